@@ -1,0 +1,1 @@
+"""Example pipelines made by this project; not part of the installed distribution."""

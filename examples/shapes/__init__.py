@@ -1,0 +1,1 @@
+"""Two small diffusion pipelines trained on captioned pictures of shapes, and how they were trained."""
