@@ -1,0 +1,1 @@
+"""PyTorch side: a pipeline goes in, a SubNet comes out."""

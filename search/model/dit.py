@@ -1,0 +1,99 @@
+"""Class-conditional diffusion transformers (DiT): blocks, guidance, labels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+
+from search.errors import SearchError
+from search.model.family import PromptInput, Request
+from search.subnet import Granularity
+
+if TYPE_CHECKING:
+    from diffusers import DiTPipeline
+
+LAYERS = frozenset({"BasicTransformerBlock", "Attention", "FeedForward"})
+NO_CLASS = 1000
+"""The label that `DiTPipeline` gives for "no class"."""
+
+
+class ClassConditionalDiT:
+    """`DiTPipeline`: class label to image."""
+
+    pipeline = "DiTPipeline"
+    component = "transformer"
+    sample = "hidden_states"
+    timestep = "timestep"
+    default_prompt = "0"
+
+    def blocks(self, denoiser: nn.Module, granularity: Granularity) -> list[str]:
+        """stage and branch: each transformer block; layer: with its attention and feed-forward."""
+        if granularity is Granularity.LAYER:
+            return [n for n, m in denoiser.named_modules() if type(m).__name__ in LAYERS]
+        return [f"transformer_blocks.{i}" for i in range(len(denoiser.transformer_blocks))]
+
+    def predict(self, output: Tensor, channels: int, guidance: Tensor | None) -> Tensor:
+        """Halves of the batch: with the class, without it; learned variances are dropped."""
+        output = output[:, :channels]
+        if guidance is None:
+            return output
+        with_class, without = output.chunk(2)
+        return without + guidance * (with_class - without)
+
+    def call(self, pipe: Any, request: Request, generator: torch.Generator | None) -> Any:
+        """Run `DiTPipeline`, which takes no latents: the noise it draws is replaced by ours."""
+        labels = [label_of(pipe, prompt) for prompt in request.prompts]
+
+        def draw(*args: Any, **kwargs: Any) -> Tensor:
+            if request.latents is None:
+                return original(*args, **kwargs)
+            return request.latents.to(device=kwargs["device"], dtype=kwargs["dtype"])
+
+        from diffusers.pipelines.dit import pipeline_dit
+
+        original = pipeline_dit.randn_tensor
+        with mock.patch.object(pipeline_dit, "randn_tensor", draw):
+            return pipe(
+                class_labels=labels,
+                guidance_scale=request.guidance,
+                num_inference_steps=request.steps,
+                generator=generator,
+                output_type="np",
+            ).images
+
+    def prompt_inputs(self, pipe: Any, *, guided: bool) -> list[PromptInput]:
+        """One class label."""
+        del pipe, guided
+        return [PromptInput(name="label", source="label")]
+
+    def conditioner(self, pipe: Any, *, guided: bool, batch: int) -> nn.Module:
+        """The label and, with guidance, the label for no class."""
+        del pipe
+        return _LabelConditioner(guided=guided, batch=batch)
+
+
+class _LabelConditioner(nn.Module):
+    def __init__(self, *, guided: bool, batch: int) -> None:
+        super().__init__()
+        self.guided, self.batch = guided, batch
+
+    def forward(self, label: Tensor) -> dict[str, Tensor]:
+        """A label `[1]` -> labels `[2 * batch]` or `[batch]`."""
+        labels = torch.cat([label, torch.full_like(label, NO_CLASS)]) if self.guided else label
+        return {"class_labels": labels.repeat_interleave(self.batch)}
+
+
+def label_of(pipe: DiTPipeline, prompt: str) -> int:
+    """The class number that `prompt` gives as a number or by name."""
+    if prompt.isdigit():
+        return int(prompt)
+    if prompt in pipe.labels:
+        return int(pipe.labels[prompt])
+    msg = (
+        f"no class {prompt!r} in this pipeline; give a number or one of "
+        f"{', '.join(sorted(pipe.labels)) or '(it names none)'}"
+    )
+    raise SearchError(msg)

@@ -1,0 +1,171 @@
+"""Opening a diffusers pipeline directory."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from search.errors import SearchError
+from search.model.family import Family, family_of
+from search.model.weights import DenoiserWeights, plain
+from search.subnet import Binding, SubNet
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A diffusers pipeline, its family and where its weights lie.
+
+    Attributes:
+        path: the directory.
+        pipe: diffusers' pipeline object. Its denoiser has weights only if `open_pipeline` was asked.
+        family: what is known about its kind.
+        weights: the denoiser's weights on disk.
+    """
+
+    path: Path
+    pipe: Any
+    family: Family
+    weights: DenoiserWeights
+
+    @property
+    def denoiser(self) -> nn.Module:
+        """The U-Net or transformer called at every step."""
+        module: nn.Module = getattr(self.pipe, self.family.component)
+        return module
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the denoiser's configuration and weights."""
+        return self.weights.fingerprint(self.denoiser.config)
+
+    def use_scheduler(self, name: str) -> None:
+        """Replace the scheduler by another class with the same noise schedule."""
+        import diffusers
+
+        if name == type(self.pipe.scheduler).__name__:
+            return
+        cls = getattr(diffusers, name, None)
+        if not (isinstance(cls, type) and hasattr(cls, "set_timesteps")):
+            known = sorted(c.__name__ for c in self.pipe.scheduler.compatibles)
+            msg = f"diffusers has no scheduler {name!r}; choose one of {', '.join(known)}"
+            raise SearchError(msg)
+        try:
+            self.pipe.scheduler = cls.from_config(self.pipe.scheduler.config)
+        except ImportError as error:
+            msg = f"the scheduler {name!r} cannot be used here: {' '.join(str(error).split())}"
+            raise SearchError(msg) from error
+
+    def binding(self, *, steps: int, guided: bool, latent_shape: tuple[int, ...]) -> Binding:
+        """What a SubNet for this pipeline, its present scheduler and these settings is bound to."""
+        scheduler = type(self.pipe.scheduler).from_config(self.pipe.scheduler.config)
+        scheduler.set_timesteps(steps)
+        return Binding(
+            denoiser=type(self.denoiser).__name__,
+            fingerprint=self.fingerprint,
+            scheduler=type(scheduler).__name__,
+            scheduler_config=plain(scheduler.config),
+            inference_steps=steps,
+            timesteps=tuple(float(t) for t in scheduler.timesteps),
+            latent_shape=latent_shape,
+            guided=guided,
+        )
+
+
+def open_pipeline(path: Path, *, weights: bool = True, device: str = "cpu") -> Pipeline:
+    """Open a directory written by `save_pretrained`.
+
+    Args:
+        path: the directory.
+        weights: load the denoiser's weights; without, it has its architecture only.
+        device: where to put the pipeline.
+
+    Raises:
+        SearchError: it is no pipeline, of an unknown kind, or damaged.
+    """
+    import torch
+    from diffusers import DiffusionPipeline
+    from diffusers.utils import logging
+
+    index = _index(path)
+    family = family_of(index["_class_name"])
+    files = DenoiserWeights(path / family.component)
+    require_device(device)
+    logging.disable_progress_bar()
+    parts = {} if weights else {family.component: _empty_denoiser(path, family, index)}
+    try:
+        pipe = DiffusionPipeline.from_pretrained(
+            path, local_files_only=True, use_safetensors=True, dtype=torch.float32, **parts
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        msg = f"cannot load the pipeline {str(path)!r}: {' '.join(str(error).split())[:300]}"
+        raise SearchError(msg) from error
+    pipe.set_progress_bar_config(disable=True)
+    return Pipeline(path, pipe.to(device) if weights else pipe, family, files)
+
+
+def require_device(device: str) -> None:
+    """Refuse a torch device that is not there."""
+    import torch
+
+    kind = device.split(":")[0]
+    if kind == "cuda" and not torch.cuda.is_available():
+        msg = f"device {device!r} was asked for, but PyTorch finds no CUDA device; use --device cpu"
+        raise SearchError(msg)
+    if kind not in ("cpu", "cuda"):
+        msg = f"unknown device {device!r}; use cpu or cuda"
+        raise SearchError(msg)
+
+
+def open_for(subnet: SubNet, path: Path, *, weights: bool, device: str = "cpu") -> Pipeline:
+    """Open the pipeline that `subnet` is for, with the sampler it is bound to.
+
+    Raises:
+        SearchError: the pipeline is not the one the SubNet was made for.
+    """
+    binding = subnet.binding
+    pipeline = open_pipeline(path, weights=weights, device=device)
+    pipeline.use_scheduler(binding.scheduler)
+    here = pipeline.binding(
+        steps=binding.inference_steps, guided=binding.guided, latent_shape=binding.latent_shape
+    )
+    binding.require(here)
+    return pipeline
+
+
+def _index(path: Path) -> dict[str, Any]:
+    file = path / "model_index.json"
+    if not path.is_dir():
+        msg = f"there is no directory {str(path)!r}; give a diffusers pipeline directory"
+        raise SearchError(msg)
+    if not file.is_file():
+        msg = (
+            f"{str(path)!r} has no model_index.json, so it is not a diffusers pipeline; "
+            "give a directory written by save_pretrained"
+        )
+        raise SearchError(msg)
+    try:
+        index = json.loads(file.read_text(encoding="utf-8"))
+        index["_class_name"]
+    except (ValueError, KeyError, TypeError) as error:
+        msg = f"{str(file)!r} is damaged ({error}); save or download the pipeline again"
+        raise SearchError(msg) from error
+    result: dict[str, Any] = index
+    return result
+
+
+def _empty_denoiser(path: Path, family: Family, index: dict[str, Any]) -> nn.Module:
+    """The denoiser built from its configuration, its parameters on the meta device."""
+    import diffusers
+    from accelerate import init_empty_weights
+
+    cls = getattr(diffusers, index[family.component][1])
+    with init_empty_weights(include_buffers=False):
+        module: nn.Module = cls.from_config(cls.load_config(path / family.component))
+    return module.eval()

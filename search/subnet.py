@@ -1,0 +1,241 @@
+"""SubNet: which block does what at which step, and for which model and sampler. No framework."""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Iterable, Sequence, Set
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from search.errors import SearchError
+from search.files import write_atomically
+from search.topology import Topology
+
+SCHEMA = 1
+
+
+class Action(enum.StrEnum):
+    """What a block does at one step."""
+
+    RUN = "RUN"
+    """Compute."""
+    REUSE = "REUSE"
+    """Emit the block's most recent effective output."""
+    DELTA = "DELTA"
+    """Emit the input plus the most recent difference of output and input."""
+    SKIP = "SKIP"
+    """Emit the input, through the shortcut convolution where there is one."""
+
+
+class Granularity(enum.StrEnum):
+    """Which submodules of the denoiser are blocks."""
+
+    STAGE = "stage"
+    BRANCH = "branch"
+    LAYER = "layer"
+
+
+@dataclass(frozen=True)
+class Binding:
+    """What a SubNet belongs to; with anything else it is refused.
+
+    Attributes:
+        denoiser: class name of the denoiser.
+        fingerprint: of the denoiser's configuration and weights.
+        scheduler: class name of the scheduler.
+        scheduler_config: its configuration.
+        inference_steps: what the scheduler's `set_timesteps` is given.
+        timesteps: one per call that the scheduler then makes, noisiest first.
+        latent_shape: `[C, H, W]` of one image.
+        guided: whether classifier-free guidance doubles the batch.
+    """
+
+    denoiser: str
+    fingerprint: str
+    scheduler: str
+    scheduler_config: dict[str, Any] = field(hash=False)
+    inference_steps: int
+    timesteps: tuple[float, ...]
+    latent_shape: tuple[int, ...]
+    guided: bool
+
+    def require(self, other: Binding) -> None:
+        """Refuse `other` (what is at hand) where it differs from this (what was searched for)."""
+        for name, mine in vars(self).items():
+            theirs = vars(other)[name]
+            if mine != theirs:
+                what = name.replace("_", " ")
+                mine, theirs = _difference(mine, theirs)
+                msg = (
+                    f"the SubNet was made for {what} {mine}, but here it is {theirs}; "
+                    "search again on this pipeline, or use the one it was made for"
+                )
+                raise SearchError(msg)
+
+
+@dataclass(frozen=True)
+class SubNet:
+    """A table steps x blocks of actions, bound to one denoiser and one sampler.
+
+    Attributes:
+        binding: the denoiser, scheduler, timesteps and shape it is for.
+        granularity: which submodules the blocks are.
+        topology: how the blocks depend on each other and what they cost.
+        actions: `actions[step][block]`; step 0 is the noisiest.
+        full_calls: how many calls the full sampler makes that this one stands in for.
+        method: what made it, for people.
+    """
+
+    binding: Binding
+    granularity: Granularity
+    topology: Topology
+    actions: tuple[tuple[Action, ...], ...]
+    full_calls: int
+    method: str
+
+    def __post_init__(self) -> None:
+        """Check the table; every problem is a `SearchError`."""
+        steps, blocks = len(self.binding.timesteps), self.topology.blocks
+        if len(self.actions) != steps:
+            msg = (
+                f"the table has {len(self.actions)} steps, but the sampler has {steps} timesteps; "
+                "give one row of actions per timestep"
+            )
+            raise SearchError(msg)
+        wrong = [i for i, row in enumerate(self.actions) if len(row) != len(blocks)]
+        if wrong:
+            msg = (
+                f"steps {wrong} have {sorted({len(self.actions[i]) for i in wrong})} actions, but "
+                f"there are {len(blocks)} blocks; give one action per block"
+            )
+            raise SearchError(msg)
+        first = self.actions[0] if self.actions else ()
+        for action in (Action.REUSE, Action.DELTA):
+            early = sorted(name for name, a in zip(blocks, first, strict=False) if a is action)
+            if early:
+                msg = (
+                    f"step 0 has {action} for {early}, but no earlier step has filled their cache; "
+                    "keep every block at step 0"
+                )
+                raise SearchError(msg)
+        self._check_filled()
+
+    def _check_filled(self) -> None:
+        for block, name in enumerate(self.topology.blocks):
+            filled = False
+            for step, row in enumerate(self.actions):
+                if row[block] is Action.RUN:
+                    filled = True
+                elif row[block] in (Action.REUSE, Action.DELTA) and not filled:
+                    msg = (
+                        f"step {step} has {row[block]} for {name!r}, but no earlier step runs it; "
+                        f"set {name!r} to RUN at a step before {step}"
+                    )
+                    raise SearchError(msg)
+
+    @property
+    def steps(self) -> int:
+        """How many timesteps the sampler has."""
+        return len(self.actions)
+
+    def require(self, known: Set[Action]) -> None:
+        """Refuse actions other than `known`, naming where they stand."""
+        for step, row in enumerate(self.actions):
+            for name, action in zip(self.topology.blocks, row, strict=True):
+                if action not in known:
+                    msg = (
+                        f"step {step} has {action} for {name!r}, which is not supported here yet; "
+                        f"use {' or '.join(sorted(known))}"
+                    )
+                    raise SearchError(msg)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values; see docs/formats.md."""
+        return {
+            "schema": SCHEMA,
+            "kind": "stepcarve-subnet",
+            "method": self.method,
+            "binding": vars(self.binding),
+            "granularity": self.granularity,
+            "full_calls": self.full_calls,
+            "actions": [list(row) for row in self.actions],
+            "topology": self.topology.to_json(),
+        }
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON, whole or not at all."""
+        rows = json.dumps(self.to_json(), indent=1).splitlines()
+        write_atomically(path, "\n".join(rows) + "\n")
+
+    @staticmethod
+    def load(path: Path) -> SubNet:
+        """Read a file that `save` wrote.
+
+        Raises:
+            SearchError: the file is missing, not a SubNet, of a newer schema, or inconsistent.
+        """
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            msg = f"cannot read the SubNet {str(path)!r}: {error.strerror}; give a file written by stepcarve search"
+            raise SearchError(msg) from error
+        except ValueError as error:
+            msg = f"{str(path)!r} is not JSON ({error}); give a file written by stepcarve search"
+            raise SearchError(msg) from error
+        return SubNet.from_json(data, str(path))
+
+    @staticmethod
+    def from_json(data: Any, source: str) -> SubNet:
+        """Read what `to_json` wrote; `source` names it in errors."""
+        if not isinstance(data, dict) or data.get("kind") != "stepcarve-subnet":
+            msg = f"{source!r} is not a SubNet; give a file written by stepcarve search"
+            raise SearchError(msg)
+        if data.get("schema") != SCHEMA:
+            msg = (
+                f"{source!r} has schema {data.get('schema')!r}, but this stepcarve reads {SCHEMA}; "
+                "use the stepcarve that wrote it, or search again"
+            )
+            raise SearchError(msg)
+        try:
+            binding = dict(data["binding"])
+            binding["timesteps"] = tuple(binding["timesteps"])
+            binding["latent_shape"] = tuple(binding["latent_shape"])
+            return SubNet(
+                binding=Binding(**binding),
+                granularity=Granularity(data["granularity"]),
+                topology=Topology.from_json(data["topology"]),
+                actions=tuple(_actions(row, step) for step, row in enumerate(data["actions"])),
+                full_calls=int(data["full_calls"]),
+                method=str(data["method"]),
+            )
+        except SearchError as error:
+            msg = f"{source!r}: {error}"
+            raise SearchError(msg) from error
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            msg = f"{source!r} lacks or garbles {error}; give a file written by stepcarve search"
+            raise SearchError(msg) from error
+
+
+def _actions(row: Iterable[str], step: int) -> tuple[Action, ...]:
+    names = list(row)
+    unknown = sorted(set(names) - set(Action))
+    if unknown:
+        msg = f"step {step} has unknown actions {unknown}; use {', '.join(Action)}"
+        raise SearchError(msg)
+    return tuple(Action(name) for name in names)
+
+
+def _difference(mine: Any, theirs: Any) -> tuple[str, str]:
+    """Both values as text, shortened to where they differ."""
+    if isinstance(mine, dict) and isinstance(theirs, dict):
+        keys = sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k))
+        return repr({k: mine.get(k) for k in keys}), repr({k: theirs.get(k) for k in keys})
+    if isinstance(mine, Sequence) and isinstance(theirs, Sequence) and len(mine) > 8:
+        if len(mine) != len(theirs):
+            return f"of length {len(mine)}", f"of length {len(theirs)}"
+        at = next(i for i, (a, b) in enumerate(zip(mine, theirs, strict=True)) if a != b)
+        if not isinstance(mine, str):
+            return f"{mine[at]} at step {at}", f"{theirs[at]}"
+    return repr(mine), repr(theirs)
