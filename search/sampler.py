@@ -26,52 +26,50 @@ _AFFINE_TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class SamplerTable:
-    """A sampler as linear combinations of the initial noise and K noise predictions.
+    """A sampler as linear combinations of the initial noise and P noise predictions.
 
     Attributes:
-        timesteps: what the denoiser is told at each call, `[K]`.
-        inputs: row k gives the denoiser's input at call k, `[K, 1 + K]`; column 0 belongs to the
-            noise (of unit variance), column 1 + j to the prediction of call j. Lower triangular.
-        final: the final latents, `[1 + K]`.
+        inputs: row k gives the denoiser's input at call k, `[K, 1 + P]`; column 0 belongs to the
+            noise (of unit variance), column 1 + p to prediction p. A row uses only predictions that
+            earlier calls have made.
+        final: the final latents, `[1 + P]`.
     """
 
-    timesteps: tuple[float, ...]
     inputs: NDArray[np.float64]
     final: NDArray[np.float64]
 
-    def merge(self, source: Sequence[int]) -> SamplerTable:
-        """The table of the calls that remain when the prediction of step k is that of `source[k]`.
+    def merge(self, source: Sequence[int], calls: Sequence[int]) -> SamplerTable:
+        """The table that remains when some steps repeat earlier predictions.
 
-        A step with `source[k] == k` is a call; any other step repeats an earlier prediction, so its
-        coefficient is added to that one's and its own row goes.
+        Args:
+            source: per step, the step whose prediction it has; its own number if it is new.
+            calls: the steps whose input is still needed.
+
+        Returns:
+            Rows for `calls`; columns for the noise and the new predictions, in order.
         """
-        calls = [k for k, s in enumerate(source) if s == k]
-        columns = np.zeros((1 + len(source), 1 + len(calls)))
+        new = sorted(set(source))
+        columns = np.zeros((1 + len(source), 1 + len(new)))
         columns[0, 0] = 1
-        for k, s in enumerate(source):
-            columns[1 + k, 1 + calls.index(s)] = 1
-        return SamplerTable(
-            timesteps=tuple(self.timesteps[k] for k in calls),
-            inputs=self.inputs[calls] @ columns,
-            final=self.final @ columns,
-        )
+        for step, origin in enumerate(source):
+            columns[1 + step, 1 + new.index(origin)] = 1
+        return SamplerTable(self.inputs[list(calls)] @ columns, self.final @ columns)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values; rows without their zeros at the end."""
+        """As plain JSON values; rows without the zeros at their end."""
         return {
-            "timesteps": list(self.timesteps),
-            "inputs": [row[: k + 1].tolist() for k, row in enumerate(self.inputs)],
+            "inputs": [np.trim_zeros(row, "b").tolist() for row in self.inputs],
             "final": self.final.tolist(),
         }
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> SamplerTable:
         """Read what `to_json` wrote."""
-        rows = data["inputs"]
-        inputs = np.zeros((len(rows), 1 + len(rows)))
-        for k, row in enumerate(rows):
-            inputs[k, : k + 1] = row
-        return SamplerTable(tuple(data["timesteps"]), inputs, np.array(data["final"]))
+        final = np.array(data["final"], np.float64)
+        inputs = np.zeros((len(data["inputs"]), len(final)))
+        for row, values in zip(inputs, data["inputs"], strict=True):
+            row[: len(values)] = values
+        return SamplerTable(inputs, final)
 
 
 def read_sampler(scheduler: Any, steps: int) -> SamplerTable:
@@ -88,7 +86,6 @@ def read_sampler(scheduler: Any, steps: int) -> SamplerTable:
     basis = torch.eye(1 + count)
     inputs, final = _walk(scheduler, steps, basis)
     table = SamplerTable(
-        timesteps=tuple(float(t) for t in scheduler.timesteps),
         inputs=np.stack([x.double().numpy() for x in inputs]),
         final=final.double().numpy(),
     )
@@ -118,7 +115,7 @@ def _check_affine(scheduler: Any, steps: int, table: SamplerTable) -> None:
 
     for scale in (1.0, 50.0):
         generator = torch.Generator().manual_seed(0)
-        values = scale * torch.randn(1 + len(table.timesteps), 256, generator=generator)
+        values = scale * torch.randn(len(table.final), 256, generator=generator)
         inputs, final = _walk(scheduler, steps, values)
         expected = np.vstack([table.inputs, table.final]) @ values.double().numpy()
         found = np.stack([x.double().numpy() for x in [*inputs, final]])

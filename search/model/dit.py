@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from search.errors import SearchError
-from search.model.family import PromptInput, Request
+from search.prompt import PromptInput
 from search.subnet import Granularity
 
 if TYPE_CHECKING:
     from diffusers import DiTPipeline
+
+    from search.model.family import Request
 
 LAYERS = frozenset({"BasicTransformerBlock", "Attention", "FeedForward"})
 NO_CLASS = 1000

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from search.prompt import PromptInput
     from search.subnet import Granularity
 
 
@@ -41,21 +42,6 @@ class Request:
     def guided(self) -> bool:
         """Whether every call sees a conditional and an unconditional half."""
         return self.guidance > 1
-
-
-@dataclass(frozen=True)
-class PromptInput:
-    """One input of the conditioner, and how the runner fills it.
-
-    Attributes:
-        name: of the input.
-        source: `prompt`, `negative` or `label`.
-        length: of the padded token ids, for texts.
-    """
-
-    name: str
-    source: str
-    length: int = 0
 
 
 class Conditioner(Protocol):

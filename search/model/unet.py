@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from search.errors import SearchError
-from search.model.family import PromptInput, Request
+from search.prompt import PromptInput
 from search.subnet import Granularity
 
 LAYERS = frozenset(
@@ -26,6 +26,8 @@ LAYERS = frozenset(
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from search.model.family import Request
 
 
 class StableDiffusion:

@@ -1,0 +1,1 @@
+"""SubNet and pipeline go in, a bundle comes out."""

@@ -1,0 +1,5 @@
+"""The error a user of the exporter sees: one sentence with what, where and what to do."""
+
+
+class ExportError(RuntimeError):
+    """An export or a bundle that cannot be made or read."""

@@ -1,0 +1,110 @@
+"""From a torch.export program to an optimised ONNX graph whose weights stay on disk."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+import torch
+from onnx_ir.passes import common as passes
+from onnxscript import optimizer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch.export import ExportedProgram
+
+OPSET = 23
+"""From 23 on, attention, group normalisation and GELU are single nodes."""
+
+
+def convert(program: ExportedProgram) -> ir.Model:
+    """The program as an unoptimised ONNX model; weights are not read."""
+    with _quiet():
+        converted = torch.onnx.export(
+            program, dynamo=True, optimize=False, opset_version=OPSET, verbose=False
+        )
+    if converted is None:
+        msg = "torch.onnx.export returned nothing"
+        raise RuntimeError(msg)
+    return converted.model
+
+
+def optimise(model: ir.Model) -> None:
+    """Fold constants and fuse, in place; weights keep their names and are only read when written."""
+    _transpose_weights(model.graph)
+    parameters = set(model.graph.initializers)
+    optimizer.optimize_ir(
+        model,
+        should_fold=lambda node: (
+            False if any(v is not None and v.name in parameters for v in node.inputs) else None
+        ),
+    )
+    passes.ClearMetadataAndDocStringPass()(model)
+
+
+def lazy_tensor(value: ir.Value, read: Callable[[], torch.Tensor]) -> ir.LazyTensor:
+    """A tensor for the initializer `value` that is read when it is written, in the value's type."""
+    if value.dtype is None or value.shape is None:
+        msg = f"the initializer {value.name!r} has no type or shape"
+        raise ValueError(msg)
+    target = ir.tensor_adapters.to_torch_dtype(value.dtype)
+    return ir.LazyTensor(
+        lambda: ir.tensor_adapters.TorchTensor(read().to(target).contiguous()),
+        dtype=value.dtype,
+        shape=ir.Shape(value.shape),
+        name=value.name,
+    )
+
+
+def _transpose_weights(graph: ir.Graph) -> None:
+    """Store the weights of linear layers the way MatMul reads them.
+
+    torch keeps them as `[out, in]`; without this, every step graph would transpose them again when it
+    is loaded, into memory of its own. The initializer's name gets the ending `.T`.
+    """
+    for node in list(graph):
+        source = node.inputs[0] if node.op_type == "Transpose" else None
+        if source is None or not source.is_initializer() or source.const_value is None:
+            continue
+        name = f"{source.name}.T"
+        if name not in graph.initializers:
+            graph.initializers[name] = _transposed(source, node, name)
+        result = node.outputs[0]
+        ir.convenience.replace_all_uses_with(result, graph.initializers[name])
+        graph.remove(node, safe=True)
+    for name in [n for n, v in graph.initializers.items() if not v.uses()]:
+        graph.initializers.pop(name)
+
+
+def _transposed(source: ir.Value, node: ir.Node, name: str) -> ir.Value:
+    tensor = source.const_value
+    if tensor is None or source.dtype is None or source.shape is None:
+        msg = f"the initializer {source.name!r} has no value"
+        raise ValueError(msg)
+    order = node.attributes["perm"].as_ints()
+    shape = ir.Shape([source.shape[axis] for axis in order])
+    lazy = ir.LazyTensor(
+        lambda: ir.tensor(tensor.numpy().transpose(order).copy(), name=name),
+        dtype=source.dtype,
+        shape=shape,
+        name=name,
+    )
+    return ir.Value(name=name, shape=shape, type=ir.TensorType(source.dtype), const_value=lazy)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide what the exporter says about packages that are not there and are not needed."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

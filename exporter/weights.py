@@ -1,0 +1,67 @@
+"""The one weights file that all graphs of a bundle share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+from onnx_ir import external_data
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+FILE = "weights.bin"
+_INLINE_BYTES = 1024
+"""Constants up to this size (shapes, scales) stay in the graph, where shape inference needs them."""
+_ALIGNMENT = 4096
+_ALIGNED_FROM = 65536
+
+Index = dict[str, tuple[int, int]]
+"""Tensor name -> offset and length in the weights file."""
+
+
+def stored(model: ir.Model, parameters: Iterable[str]) -> list[ir.Value]:
+    """The initializers of `model` that belong in the weights file."""
+    names = set(parameters)
+    return [
+        value
+        for value in model.graph.initializers.values()
+        if value.const_value is not None
+        and (value.name in names or value.const_value.nbytes > _INLINE_BYTES)
+    ]
+
+
+def write_weights(folder: Path, values: list[ir.Value], progress: Callable[[int], None]) -> Index:
+    """Stream the tensors of `values` into `folder`; `progress` is told the bytes of each."""
+    tensors = [value.const_value for value in values if value.const_value is not None]
+    written = external_data.convert_tensors_to_external(
+        tensors,
+        folder,
+        FILE,
+        callback=lambda tensor, _: progress(tensor.nbytes),
+        alignment=_ALIGNMENT,
+        align_threshold=_ALIGNED_FROM,
+    )
+    return {
+        value.name or "": (tensor.offset or 0, tensor.length or 0)
+        for value, tensor in zip(values, written, strict=True)
+    }
+
+
+def refer(folder: Path, values: list[ir.Value], index: Index) -> None:
+    """Make `values` refer to the weights file instead of holding their data."""
+    for value in values:
+        offset, length = index[value.name or ""]
+        if value.dtype is None or value.shape is None:
+            msg = f"the initializer {value.name!r} has no type or shape"
+            raise ValueError(msg)
+        value.const_value = ir.ExternalTensor(
+            FILE,
+            offset,
+            length,
+            value.dtype,
+            shape=ir.Shape(value.shape),
+            name=value.name or "",
+            base_dir=folder,
+        )

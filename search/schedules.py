@@ -1,0 +1,139 @@
+"""Hand-made SubNets: every block, DeepCache, fewer steps, random."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from search.errors import SearchError
+from search.liveness import unroll
+from search.subnet import Action, SubNet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+KEEP_TOLERANCE = 0.02
+ATTEMPTS = 32
+
+
+def keep_of(subnet: SubNet) -> float:
+    """The fraction of the full sampler's MACs that remains."""
+    return sum(unroll(subnet).macs) / (subnet.full_calls * subnet.topology.macs)
+
+
+def with_actions(
+    full: SubNet, action: Callable[[int, int], Action], method: str
+) -> SubNet:
+    """`full` with the action that `action(step, block)` gives."""
+    rows = tuple(
+        tuple(action(step, block) for block in range(len(full.topology.blocks)))
+        for step in range(full.steps)
+    )
+    return dataclasses.replace(full, actions=rows, method=method)
+
+
+def deepcache(full: SubNet, *, interval: int, branch: int) -> SubNet:
+    """DeepCache (Ma et al. 2023) as the package of that name does it with uniform skipping.
+
+    Every `interval`-th step is full. In between, only the `branch + 1` outermost layers run on the way
+    up (and what they read on the way down); all deeper blocks are reused. In terms of blocks, one is
+    reused, the last one below those layers, and liveness removes the rest.
+
+    Args:
+        full: a SubNet at branch granularity.
+        interval: of full steps, at least 1.
+        branch: which layer, counted from the outermost; three per level, as in the package.
+    """
+    if interval < 1:
+        msg = f"the DeepCache interval is {interval}; give 1 or more"
+        raise SearchError(msg)
+    reused = full.topology.blocks.index(_cut(full.topology.blocks, branch))
+    # A multistep sampler may visit a timestep twice; the package counts it where it first stands.
+    timesteps = full.binding.timesteps
+    position = [timesteps.index(t) for t in timesteps]
+    return with_actions(
+        full,
+        lambda step, block: (
+            Action.REUSE if block == reused and position[step] % interval else Action.RUN
+        ),
+        method=f"deepcache interval {interval} branch {branch}",
+    )
+
+
+def _cut(blocks: Sequence[str], branch: int) -> str:
+    """The block whose output the package's `cache_branch_id` caches."""
+    ups: dict[int, list[str]] = {}
+    for name in blocks:
+        parts = name.split(".")
+        if parts[0] == "up_blocks" and len(parts) == 4:
+            ups.setdefault(int(parts[1]), []).append(name)
+    if not ups:
+        msg = (
+            "DeepCache needs a U-Net at branch granularity (blocks like 'up_blocks.3.attentions.1'), "
+            f"but the blocks here are {list(blocks[:3])}...; use --granularity branch on a U-Net"
+        )
+        raise SearchError(msg)
+    level, layer = divmod(branch, 3)
+    stage = len(ups) - 1 - level
+    pairs = [n for n in ups.get(stage, []) if "upsamplers" not in n]
+    cut = len(pairs) - 2 - layer
+    if stage > 0 and cut < 0:
+        return ups[stage - 1][-1]
+    if branch < 0 or cut < 0:
+        msg = f"there is no DeepCache branch {branch} in this U-Net; give one of 0 to {_last(ups)}"
+        raise SearchError(msg)
+    return pairs[cut]
+
+
+def _last(ups: dict[int, list[str]]) -> int:
+    pairs = [n for n in ups[0] if "upsamplers" not in n]
+    return 3 * (len(ups) - 1) + len(pairs) - 2
+
+
+def random_reuse(full: SubNet, *, keep: float, seed: int) -> SubNet:
+    """Reuse random (step, block) cells until `keep` of the cost remains, within 0.02.
+
+    Cells are taken in a random order that the seed decides, or in another one if that one jumps over
+    `keep`; step 0 stays whole.
+
+    Raises:
+        SearchError: the cells are too coarse for that, or `keep` is out of range.
+    """
+    if not 0 < keep <= 1:
+        msg = f"--keep is {keep}; give a fraction above 0 and at most 1"
+        raise SearchError(msg)
+    found = (_reuse_at_random(full, keep, (seed, attempt)) for attempt in range(ATTEMPTS))
+    best = full
+    for candidate in found:
+        best = min(best, candidate, key=lambda s: abs(keep_of(s) - keep))
+        if abs(keep_of(best) - keep) <= KEEP_TOLERANCE:
+            return dataclasses.replace(best, method=f"random keep {keep} seed {seed}")
+    msg = (
+        f"no random SubNet of {full.steps} steps x {len(full.topology.blocks)} blocks keeps {keep}; "
+        f"the closest keeps {keep_of(best):.3f}; ask for that, or use a finer --granularity"
+    )
+    raise SearchError(msg)
+
+
+def _reuse_at_random(full: SubNet, keep: float, seed: tuple[int, int]) -> SubNet:
+    """Reuse as many cells of one random order as brings the cost closest to `keep`."""
+    shape = (full.steps, len(full.topology.blocks))
+    rank = np.random.default_rng(seed).permutation(shape[0] * shape[1]).reshape(shape)
+    rank[0] = rank.size
+
+    def reusing(count: int) -> SubNet:
+        return with_actions(
+            full,
+            lambda step, block: Action.REUSE if rank[step, block] < count else Action.RUN,
+            method="random",
+        )
+
+    # Reusing one more cell nearly always lowers the cost, so bisect, then look around.
+    low, high = 0, rank.size
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if keep_of(reusing(middle)) >= keep else (low, middle)
+    near = (reusing(count) for count in range(max(0, low - 4), min(rank.size, low + 5) + 1))
+    return min(near, key=lambda s: abs(keep_of(s) - keep))
