@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 OPSET = 23
 """From 23 on, attention, group normalisation and GELU are single nodes."""
+INLINE_BYTES = 1024
+"""Constants up to this size (shapes, scales) stay in the graph, where shape inference needs them."""
 
 
 def convert(program: ExportedProgram) -> ir.Model:
@@ -33,8 +35,13 @@ def convert(program: ExportedProgram) -> ir.Model:
     return converted.model
 
 
-def optimise(model: ir.Model) -> None:
-    """Fold constants and fuse, in place; weights keep their names and are only read when written."""
+def optimise(model: ir.Model, prefix: str) -> list[ir.Value]:
+    """Fold constants and fuse, in place; weights are only read when they are written.
+
+    Returns:
+        The initializers that belong in the weights file: the parameters, under the names the module
+        gives them, and large constants, whose names get `prefix`.
+    """
     _transpose_weights(model.graph)
     parameters = set(model.graph.initializers)
     optimizer.optimize_ir(
@@ -44,6 +51,15 @@ def optimise(model: ir.Model) -> None:
         ),
     )
     passes.ClearMetadataAndDocStringPass()(model)
+    _forget_inner_types(model.graph)
+    kept = []
+    for value in list(model.graph.initializers.values()):
+        if value.name in parameters:
+            kept.append(value)
+        elif value.const_value is not None and value.const_value.nbytes > INLINE_BYTES:
+            value.name = f"{prefix}.{value.name}"
+            kept.append(value)
+    return kept
 
 
 def lazy_tensor(value: ir.Value, read: Callable[[], torch.Tensor]) -> ir.LazyTensor:
@@ -94,6 +110,15 @@ def _transposed(source: ir.Value, node: ir.Node, name: str) -> ir.Value:
         name=name,
     )
     return ir.Value(name=name, shape=shape, type=ir.TensorType(source.dtype), const_value=lazy)
+
+
+def _forget_inner_types(graph: ir.Graph) -> None:
+    """Drop the shapes of values inside: they follow from those of the boundaries, inputs and outputs,
+    and are a third of a step graph's file."""
+    for node in graph:
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.shape, value.type = None, None
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """The loop unrolled into calls: what each computes, reads and writes, and which buffers hold it.
 
-No ONNX and no torch: a pure function of the SubNet and the sampler's table.
+No ONNX and no torch: a pure function of the SubNet.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from search.liveness import Unrolled, unroll
-from search.sampler import SamplerTable
 
 if TYPE_CHECKING:
+    from search.sampler import SamplerTable
     from search.subnet import SubNet
     from search.topology import Topology
 
@@ -64,13 +64,17 @@ class Program:
         calls: in order.
         slots: shape of each cache buffer. A slot holds one value at a time and is never read and
             written by the same call.
-        sampler: one row per call, one column per noise prediction.
+        origins: per step of the SubNet, the step whose noise prediction it has.
     """
 
     signatures: tuple[Signature, ...]
     calls: tuple[Call, ...]
     slots: tuple[tuple[int, ...], ...]
-    sampler: SamplerTable
+    origins: tuple[int, ...]
+
+    def reduce(self, table: SamplerTable) -> SamplerTable:
+        """The full sampler's table, one row per step, as one row per call of this program."""
+        return table.merge(self.origins, [call.step for call in self.calls])
 
     def to_json(self, port_names: list[str]) -> dict[str, Any]:
         """As plain JSON values, with ports by name."""
@@ -87,17 +91,16 @@ class Program:
                 for call in self.calls
             ],
             "slots": [list(shape) for shape in self.slots],
-            "sampler": self.sampler.to_json(),
         }
 
 
-def plan_program(subnet: SubNet, table: SamplerTable, batch: int) -> Program:
-    """Unroll `subnet` for `batch` images; `table` is the full sampler's, one row per step."""
+def plan_program(subnet: SubNet, batch: int) -> Program:
+    """Unroll `subnet` for `batch` images per prompt."""
     unrolled = unroll(subnet)
     topology = subnet.topology
     last_read = _last_reads(unrolled)
     slot_of, slots = _assign_slots(unrolled, last_read, batch)
-    origins = [unrolled.values[row[topology.output]].step for row in unrolled.effective]
+    origins = tuple(unrolled.values[row[topology.output]].step for row in unrolled.effective)
     predictions = sorted(set(origins))
     signatures: dict[Signature, int] = {}
     calls = []
@@ -128,7 +131,7 @@ def plan_program(subnet: SubNet, table: SamplerTable, batch: int) -> Program:
         signatures=tuple(signatures),
         calls=tuple(calls),
         slots=slots,
-        sampler=table.merge(origins, unrolled.calls),
+        origins=origins,
     )
 
 

@@ -34,12 +34,14 @@ class Master:
         inputs: the loop's inputs by name.
         prediction: the noise prediction.
         ports: per port of the topology, its boundary value.
+        weights: the initializers that belong in the weights file.
     """
 
     model: ir.Model
     inputs: dict[str, ir.Value]
     prediction: ir.Value
     ports: tuple[ir.Value, ...]
+    weights: list[ir.Value]
 
 
 def trace_master(pipeline: Pipeline, trace: Trace) -> Master:
@@ -59,9 +61,10 @@ def trace_master(pipeline: Pipeline, trace: Trace) -> Master:
     graph.outputs.extend(ports)
     for value in graph.initializers.values():
         value.const_value = lazy_tensor(value, _reader(pipeline, value.name or ""))
-    optimise(model)
+    weights = optimise(model, "denoiser")
     prediction, *marked = graph.outputs
-    return Master(model, {v.name or "": v for v in graph.inputs}, prediction, tuple(marked))
+    inputs = {value.name or "": value for value in graph.inputs}
+    return Master(model, inputs, prediction, tuple(marked), weights)
 
 
 def _mark(graph: ir.Graph, value: ir.Value, name: str) -> ir.Value:

@@ -8,12 +8,9 @@ import onnx_ir as ir
 from onnx_ir import external_data
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
     from pathlib import Path
 
 FILE = "weights.bin"
-_INLINE_BYTES = 1024
-"""Constants up to this size (shapes, scales) stay in the graph, where shape inference needs them."""
 _ALIGNMENT = 4096
 _ALIGNED_FROM = 65536
 
@@ -21,25 +18,13 @@ Index = dict[str, tuple[int, int]]
 """Tensor name -> offset and length in the weights file."""
 
 
-def stored(model: ir.Model, parameters: Iterable[str]) -> list[ir.Value]:
-    """The initializers of `model` that belong in the weights file."""
-    names = set(parameters)
-    return [
-        value
-        for value in model.graph.initializers.values()
-        if value.const_value is not None
-        and (value.name in names or value.const_value.nbytes > _INLINE_BYTES)
-    ]
-
-
-def write_weights(folder: Path, values: list[ir.Value], progress: Callable[[int], None]) -> Index:
-    """Stream the tensors of `values` into `folder`; `progress` is told the bytes of each."""
+def write_weights(folder: Path, values: list[ir.Value]) -> Index:
+    """Stream the tensors of `values` into the weights file of `folder`, one at a time."""
     tensors = [value.const_value for value in values if value.const_value is not None]
     written = external_data.convert_tensors_to_external(
         tensors,
         folder,
         FILE,
-        callback=lambda tensor, _: progress(tensor.nbytes),
         alignment=_ALIGNMENT,
         align_threshold=_ALIGNED_FROM,
     )

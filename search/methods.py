@@ -60,8 +60,24 @@ def search(pipeline: Pipeline, method: str, options: Options) -> SubNet:
         return fewer_steps(pipeline, options)
     if method == "random":
         return schedules.random_reuse(full(pipeline, options), keep=options.keep, seed=options.seed)
-    msg = f"unknown method {method!r}; choose one of {', '.join(METHODS)}"
-    raise SearchError(msg)
+    require_method(method)
+    msg = f"the method {method!r} is listed but not written"
+    raise AssertionError(msg)
+
+
+def require_method(name: str) -> None:
+    """Refuse a method that is not one of `METHODS`."""
+    if name not in METHODS:
+        msg = f"unknown method {name!r}; choose one of {', '.join(METHODS)}"
+        raise SearchError(msg)
+
+
+def granularity_of(name: str) -> Granularity:
+    """The granularity of that name."""
+    if name not in set(Granularity):
+        msg = f"unknown granularity {name!r}; choose one of {', '.join(Granularity)}"
+        raise SearchError(msg)
+    return Granularity(name)
 
 
 def full(pipeline: Pipeline, options: Options) -> SubNet:
@@ -89,6 +105,7 @@ def full(pipeline: Pipeline, options: Options) -> SubNet:
         granularity=options.granularity,
         topology=traced.topology,
         actions=(row,) * len(binding.timesteps),
+        guidance=options.guidance,
         full_calls=len(binding.timesteps),
         method="full",
     )

@@ -84,6 +84,7 @@ class SubNet:
         granularity: which submodules the blocks are.
         topology: how the blocks depend on each other and what they cost.
         actions: `actions[step][block]`; step 0 is the noisiest.
+        guidance: the guidance scale it was made with.
         full_calls: how many calls the full sampler makes that this one stands in for.
         method: what made it, for people.
     """
@@ -92,6 +93,7 @@ class SubNet:
     granularity: Granularity
     topology: Topology
     actions: tuple[tuple[Action, ...], ...]
+    guidance: float
     full_calls: int
     method: str
 
@@ -159,6 +161,7 @@ class SubNet:
             "method": self.method,
             "binding": vars(self.binding),
             "granularity": self.granularity,
+            "guidance": self.guidance,
             "full_calls": self.full_calls,
             "actions": [list(row) for row in self.actions],
             "topology": self.topology.to_json(),
@@ -207,6 +210,7 @@ class SubNet:
                 granularity=Granularity(data["granularity"]),
                 topology=Topology.from_json(data["topology"]),
                 actions=tuple(_actions(row, step) for step, row in enumerate(data["actions"])),
+                guidance=float(data["guidance"]),
                 full_calls=int(data["full_calls"]),
                 method=str(data["method"]),
             )

@@ -1,0 +1,421 @@
+"""The command line: parse, call one function, print, choose the exit code."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from engines.demo import Demo
+
+FAILED = 1
+BAD_INPUT = 2
+
+PATH = click.Path(path_type=Path)
+Command = Callable[..., Any]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="stepcarve")
+def main() -> None:
+    """Make diffusion models faster without retraining, and prove it.
+
+    \b
+    A pipeline is a diffusers directory. The usual way:
+      stepcarve search PIPELINE -o subnet.json --method deepcache
+      stepcarve export PIPELINE subnet.json -o BUNDLE
+      stepcarve verify BUNDLE --engine onnxruntime
+      stepcarve run    BUNDLE --engine onnxruntime --prompt "..." -o image.png
+    """
+
+
+def command(function: Command) -> Command:
+    """Register a command; its errors become one sentence on stderr and exit code 2."""
+    from engines.errors import EngineError, NotFiniteError
+    from exporter.errors import ExportError
+    from search.errors import SearchError
+
+    @functools.wraps(function)
+    def run(*, debug: bool, **options: Any) -> Any:
+        try:
+            return function(**options)
+        except (SearchError, ExportError, EngineError, OSError) as error:
+            if debug:
+                traceback.print_exc()
+            click.echo(f"Error: {_sentence(error)}", err=True)
+            sys.exit(FAILED if isinstance(error, NotFiniteError) else BAD_INPUT)
+
+    option = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+    return main.command()(option(run))
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename!r}" if error.filename else error.strerror
+    return str(error)
+
+
+pipeline_argument = click.argument("pipeline", type=PATH)
+bundle_argument = click.argument("bundle", type=PATH)
+engine_option = click.option(
+    "--engine", "engine_name", default="onnxruntime", show_default=True, help="What runs the graphs."
+)
+device_option = click.option(
+    "--device", default="cpu", show_default=True, help="cpu or cuda; never replaced silently."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
+
+
+@command
+@click.option("-o", "--out", type=PATH, default=Path("demo"), show_default=True)
+@json_option
+def demo(out: Path, as_json: bool) -> None:
+    """Show the whole path on the shipped pipeline."""
+    _quiet_libraries()
+    from engines.demo import run_demo
+
+    with _status() as report:
+        result = run_demo(out, report)
+    if as_json:
+        click.echo((out / "demo.json").read_text(), nl=False)
+    else:
+        _print_demo(result)
+    if not result.parity.passed:
+        sys.exit(FAILED)
+
+
+@command
+@pipeline_argument
+@click.option("-o", "--out", type=PATH, required=True, help="The SubNet to write, a JSON file.")
+@click.option(
+    "--method",
+    required=True,
+    help="full, deepcache, fewer-steps or random.",
+)
+@click.option("--steps", default=50, show_default=True, help="Inference steps of the full sampler.")
+@click.option("--scheduler", help="A diffusers scheduler class; default: the pipeline's own.")
+@click.option("--granularity", default="branch", show_default=True, help="stage, branch or layer.")
+@click.option("--keep", default=0.5, show_default=True, help="Fraction of the full cost to keep.")
+@click.option("--interval", default=5, show_default=True, help="deepcache: every N-th step is full.")
+@click.option("--branch", default=0, show_default=True, help="deepcache: cached layer, 0 outermost.")
+@click.option("--guidance", default=7.5, show_default=True, help="Guidance scale; 1 switches it off.")
+@click.option("--seed", default=0, show_default=True, help="Of random choices.")
+@click.option("--height", type=int, help="Of the image in pixels; default: the pipeline's.")
+@click.option("--width", type=int, help="Of the image in pixels; default: the pipeline's.")
+@device_option
+@json_option
+def search(
+    pipeline: Path,
+    out: Path,
+    method: str,
+    scheduler: str | None,
+    granularity: str,
+    device: str,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Decide which blocks run at which step, and write that as a SubNet."""
+    _quiet_libraries()
+    from exporter.summary import summarise
+    from search.methods import Options, granularity_of, require_method
+    from search.methods import search as run_search
+    from search.model.pipeline import open_pipeline, require_device
+
+    require_method(method)
+    chosen = Options(granularity=granularity_of(granularity), **options)
+    require_device(device)
+    with _status() as report:
+        report("open pipeline")
+        opened = open_pipeline(pipeline, weights=False)
+        if scheduler is not None:
+            opened.use_scheduler(scheduler)
+        report(f"search: {method}")
+        subnet = run_search(opened, method, chosen)
+        subnet.save(out)
+    summary = summarise(subnet)
+    if as_json:
+        click.echo(json.dumps(summary))
+    else:
+        click.echo(f"{out}: {_one_line(summary)}")
+
+
+@command
+@click.argument("source", type=PATH)
+@click.option("--image", type=PATH, help="Also draw the grid to this PNG, SVG or PDF file.")
+@json_option
+def inspect(source: Path, image: Path | None, as_json: bool) -> None:
+    """Show what a SubNet, or the SubNet in a bundle, does at each step."""
+    from exporter.bundle import SUBNET, Bundle
+    from exporter.picture import draw_grid, grid_lines, save_figure
+    from exporter.summary import summarise
+    from search.subnet import SubNet
+
+    subnet = Bundle.open(source).subnet if source.is_dir() else SubNet.load(source)
+    summary = summarise(subnet)
+    if image is not None:
+        save_figure(draw_grid(subnet), image)
+    if as_json:
+        click.echo(json.dumps(summary))
+        return
+    click.echo("\n".join(grid_lines(subnet)))
+    click.echo()
+    click.echo(_one_line(summary))
+    if image is not None:
+        click.echo(f"drawn to {image}")
+
+
+@command
+@pipeline_argument
+@click.argument("subnet", type=PATH)
+@click.option("-o", "--out", type=PATH, required=True, help="The bundle to make, a directory.")
+@click.option("--dtype", type=click.Choice(["float32"]), default="float32", show_default=True)
+@click.option("--batch", default=1, show_default=True, help="Images per prompt.")
+@json_option
+def export(
+    pipeline: Path, subnet: Path, out: Path, dtype: str, batch: int, as_json: bool
+) -> None:
+    """Carve the step graphs of a SubNet out of its pipeline, into a bundle."""
+    del dtype
+    _quiet_libraries()
+    from exporter.export import export as run_export
+    from exporter.summary import summarise
+    from search.subnet import SubNet
+
+    loaded = SubNet.load(subnet)
+    with _status() as report:
+        bundle = run_export(pipeline, loaded, out, batch=batch, report=report)
+    size = sum(file.stat().st_size for file in bundle.path.iterdir())
+    if as_json:
+        summary = summarise(loaded, batch)
+        click.echo(json.dumps({"bundle": str(out), "bytes": size, **summary}))
+    else:
+        count = len(bundle.graphs)
+        click.echo(f"{out}: {len(bundle.calls)} calls, {count} step graphs, {size / 1e6:.1f} MB")
+
+
+@command
+@bundle_argument
+@engine_option
+@device_option
+@json_option
+def build(bundle: Path, engine_name: str, device: str, as_json: bool) -> None:
+    """Check a bundle's files and load every graph on an engine."""
+    import time
+
+    from engines.base import make_engine
+    from engines.runner import Runner
+    from exporter.bundle import Bundle
+
+    engine = make_engine(engine_name, device)
+    opened = Bundle.open(bundle)
+    started = time.perf_counter()
+    with _status() as report:
+        report("load graphs")
+        Runner(opened, engine)
+    seconds = time.perf_counter() - started
+    if as_json:
+        record = {"engine": engine_name, "device": device, "graphs": len(opened.graphs)}
+        click.echo(json.dumps({**record, "seconds": seconds}))
+    else:
+        click.echo(
+            f"{bundle}: {len(opened.graphs)} step graphs load on {engine_name} ({device}) in "
+            f"{seconds:.1f} s; {engine_name} compiles them in memory, so nothing is written"
+        )
+
+
+@command
+@bundle_argument
+@engine_option
+@device_option
+@click.option("--pipeline", type=PATH, help="Default: where the bundle was exported from.")
+@click.option("--prompt", help="What to sample; a class name or number where there are classes.")
+@click.option("--seed", default=0, show_default=True, help="Of the initial noise.")
+@click.option("--report", "report_folder", type=PATH, help="Write an HTML page and JSON there.")
+@json_option
+def verify(
+    bundle: Path,
+    engine_name: str,
+    device: str,
+    pipeline: Path | None,
+    prompt: str | None,
+    seed: int,
+    report_folder: Path | None,
+    as_json: bool,
+) -> None:
+    """Compare a bundle with the PyTorch reference; exit 0 only if parity holds."""
+    _quiet_libraries()
+    from engines.base import make_engine
+    from engines.parity import verify as run_verify
+    from engines.report import verdict, write_report
+    from exporter.bundle import Bundle
+
+    engine = make_engine(engine_name, device)
+    opened = Bundle.open(bundle)
+    with _status() as report:
+        parity, pictures = run_verify(
+            opened,
+            engine,
+            opened.find_pipeline(pipeline),
+            prompt=opened.default_prompt if prompt is None else prompt,
+            seed=seed,
+            report=report,
+        )
+    page = write_report(report_folder, opened, parity, pictures) if report_folder else None
+    if as_json:
+        click.echo(json.dumps(parity.to_json()))
+    else:
+        for failure in parity.failures:
+            click.echo(failure)
+        click.echo(verdict(parity))
+        if page is not None:
+            click.echo(f"report: {page}")
+    if not parity.passed:
+        sys.exit(FAILED)
+
+
+@command
+@bundle_argument
+@engine_option
+@device_option
+@click.option("--prompt", help="What to show.")
+@click.option("--label", help="The class to show, by number or name.")
+@click.option("--negative", default="", help="What to guide away from.")
+@click.option("--guidance", type=float, help="Guidance scale; default: the bundle's.")
+@click.option("--seed", default=0, show_default=True, help="The same picture as in diffusers.")
+@click.option("--latents", type=PATH, help="Start from this noise, a .npy file [B, C, H, W].")
+@click.option("--save-latents", type=PATH, help="Write the final latents to this .npy file.")
+@click.option("-o", "--out", type=PATH, required=True, help="The picture, a PNG file.")
+@json_option
+def run(
+    bundle: Path,
+    engine_name: str,
+    device: str,
+    prompt: str | None,
+    label: str | None,
+    negative: str,
+    guidance: float | None,
+    seed: int,
+    latents: Path | None,
+    save_latents: Path | None,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Make pictures with a bundle, without PyTorch."""
+    from engines.base import make_engine
+    from engines.pictures import load_latents, save_latents_to, save_pictures
+    from engines.runner import Runner
+    from exporter.bundle import Bundle
+
+    opened = Bundle.open(bundle)
+    words = opened.require_prompt(prompt=prompt, label=label)
+    engine = make_engine(engine_name, device)
+    start = None if latents is None else load_latents(latents)
+    with _status() as report:
+        report("load graphs")
+        runner = Runner(opened, engine)
+        count = len(opened.calls)
+        result = runner.run(
+            words,
+            latents=start,
+            seed=seed,
+            negative=negative,
+            guidance=guidance,
+            on_call=lambda number, *_: report(f"call {number + 1} of {count}"),
+        )
+    paths = save_pictures(result.images, out)
+    if save_latents is not None:
+        save_latents_to(result.latents, save_latents)
+    if as_json:
+        record = {"images": [str(path) for path in paths], "calls": count}
+        click.echo(json.dumps({**record, "seconds": result.seconds}))
+    else:
+        total = sum(result.seconds.values())
+        click.echo(f"{', '.join(map(str, paths))}: {count} calls, {total:.2f} s")
+
+
+@command
+@json_option
+def doctor(as_json: bool) -> None:
+    """Say what is installed, what works and what to install."""
+    from engines.doctor import examine
+
+    findings = examine()
+    if as_json:
+        click.echo(json.dumps([vars(finding) for finding in findings]))
+        return
+    width = max(len(finding.name) for finding in findings)
+    for finding in findings:
+        mark = "ok" if finding.works else "--"
+        click.echo(f"{mark}  {finding.name:<{width}}  {finding.detail}")
+
+
+def _one_line(summary: dict[str, Any]) -> str:
+    return (
+        f"{summary['method']}: {summary['calls']} calls in {summary['steps']} steps, "
+        f"{summary['signatures']} distinct graphs, keeps {summary['keep']:.1%} of the MACs "
+        f"({summary['macs_kept'] / 1e9:.2f} of {summary['macs_full'] / 1e9:.2f} G), "
+        f"cache {summary['cache_bytes'] / 1e6:.2f} MB"
+    )
+
+
+def _print_demo(result: Demo) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from engines.report import verdict
+
+    attributes = list(result.rows[0].accuracy)
+    table = Table(title="shapes-sd, 50-step DDIM, ONNX Runtime on the CPU")
+    for heading in ("method", "calls", "MACs", "s / picture", "speedup", "PSNR to full", *attributes):
+        table.add_column(heading, justify="left" if heading == "method" else "right")
+    for row in result.rows:
+        table.add_row(
+            row.name,
+            str(row.calls),
+            f"{row.macs / 1e9:.2f} G",
+            f"{row.seconds:.2f}",
+            f"{result.rows[0].seconds / row.seconds:.2f} x",
+            "-" if row.psnr is None else f"{row.psnr:.1f} dB",
+            *(f"{row.accuracy[name]:.0%}" for name in attributes),
+        )
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    click.echo(verdict(result.parity))
+    click.echo(f"report: {result.page}")
+
+
+@contextmanager
+def _status() -> Iterator[Callable[[str], None]]:
+    """A line on stderr that says what is being done, on terminals only."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _: None
+        return
+    with console.status("start") as status:
+        yield status.update
+
+
+def _quiet_libraries() -> None:
+    """Keep the libraries' own progress bars and notices off the screen, and off the network."""
+    import logging
+    import os
+    import warnings
+
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.simplefilter("ignore")
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""A bundle goes in, engines, pictures and parity reports come out."""

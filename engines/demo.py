@@ -1,0 +1,159 @@
+"""The whole path on the shipped pipeline: search, export, run, verify, and a table of what it bought."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from engines.base import make_engine
+from engines.errors import EngineError
+from engines.parity import Parity, psnr, verify
+from engines.report import write_report
+from engines.runner import Runner
+from exporter.export import export
+from exporter.picture import draw_grid, save_figure
+from exporter.summary import summarise
+from search.files import write_atomically
+from search.judge import Judge
+from search.methods import Options, search
+from search.model.pipeline import open_pipeline
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from exporter.bundle import Bundle
+
+SHAPES = Path(__file__).parent.parent / "examples" / "shapes"
+GUIDANCE = 4.0
+INTERVAL = 5
+PICTURES = 32
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        name: of the method.
+        calls: of the denoiser per picture.
+        macs: multiply-accumulates per picture and guidance half.
+        seconds: of the loop per picture, median.
+        psnr: mean over the pictures of the PSNR to the full sampler's, in dB; None for itself.
+        accuracy: attribute -> share of pictures that show what their prompt names.
+    """
+
+    name: str
+    calls: int
+    macs: int
+    seconds: float
+    psnr: float | None
+    accuracy: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo found.
+
+    Attributes:
+        rows: full, DeepCache, fewer steps.
+        parity: of the DeepCache bundle.
+        page: the report.
+    """
+
+    rows: tuple[Row, ...]
+    parity: Parity
+    page: Path
+
+
+def run_demo(out: Path, report: Callable[[str], None]) -> Demo:
+    """Run everything and write it to `out`, which must not exist."""
+    pipeline = SHAPES / "shapes-sd"
+    if not pipeline.is_dir():
+        msg = (
+            f"the shipped pipeline {str(pipeline)!r} is not here; clone the repository and install "
+            "it from there with make setup"
+        )
+        raise EngineError(msg)
+    if out.exists():
+        msg = f"{str(out)!r} exists; remove it or choose another name with -o"
+        raise EngineError(msg)
+    prompts = (SHAPES / "prompts.txt").read_text().splitlines()[:PICTURES]
+    judge = Judge(SHAPES / "judge.onnx")
+    bundles = _bundles(pipeline, out, report)
+    engine = make_engine("onnxruntime", "cpu")
+    rows: list[Row] = []
+    reference: NDArray[np.uint8] | None = None
+    for name, bundle in bundles.items():
+        runner = Runner(bundle, engine)
+        images, seconds = _sample(runner, prompts, lambda n, name=name: report(f"{name}: {n}"))
+        _save_sheet(images, out / f"{bundle.path.name}.png")
+        rows.append(
+            Row(
+                name=name,
+                calls=len(bundle.calls),
+                macs=summarise(bundle.subnet)["macs_kept"],
+                seconds=seconds,
+                psnr=None
+                if reference is None
+                else float(np.mean([psnr(a, b) for a, b in zip(images, reference, strict=True)])),
+                accuracy=judge.accuracy(judge.read(images), prompts),
+            )
+        )
+        reference = images if reference is None else reference
+    cached = bundles["DeepCache"]
+    save_figure(draw_grid(cached.subnet), out / "grid.png")
+    report("verify DeepCache against PyTorch")
+    parity, pictures = verify(cached, engine, pipeline, prompt=prompts[0])
+    page = write_report(out / "report", cached, parity, pictures)
+    record = {"rows": [asdict(row) for row in rows], "parity": parity.to_json()}
+    write_atomically(out / "demo.json", json.dumps(record, indent=1) + "\n")
+    return Demo(tuple(rows), parity, page)
+
+
+def _bundles(pipeline: Path, out: Path, report: Callable[[str], None]) -> dict[str, Bundle]:
+    opened = open_pipeline(pipeline, weights=False)
+    options = {
+        "full": ("full", Options(guidance=GUIDANCE)),
+        "DeepCache": ("deepcache", Options(guidance=GUIDANCE, interval=INTERVAL)),
+    }
+    bundles: dict[str, Bundle] = {}
+    for name, (method, chosen) in options.items():
+        report(f"{name}: search and export")
+        subnet = search(opened, method, chosen)
+        bundles[name] = export(pipeline, subnet, out / method)
+    report("fewer steps: search and export")
+    keep = summarise(bundles["DeepCache"].subnet)["keep"]
+    fewer = search(opened, "fewer-steps", Options(guidance=GUIDANCE, keep=keep))
+    bundles["fewer steps"] = export(pipeline, fewer, out / "fewer-steps")
+    return bundles
+
+
+def _sample(
+    runner: Runner, prompts: Sequence[str], report: Callable[[str], None]
+) -> tuple[NDArray[np.uint8], float]:
+    """One picture per prompt, the prompt's number as its seed, and the median seconds of the loop."""
+    images, seconds = [], []
+    for number, prompt in enumerate(prompts):
+        report(f"picture {number + 1} of {len(prompts)}")
+        result = runner.run(prompt, seed=number)
+        images.append(result.images[0])
+        seconds.append(result.seconds["loop"])
+    return np.stack(images), float(np.median(seconds))
+
+
+def _save_sheet(images: NDArray[np.uint8], path: Path) -> None:
+    from PIL import Image
+
+    count, height, width, channels = images.shape
+    columns = 8
+    rows = -(-count // columns)
+    sheet = np.full((rows * columns, height, width, channels), 255, np.uint8)
+    sheet[:count] = images
+    grid = sheet.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
+    Image.fromarray(grid.reshape(rows * height, columns * width, channels)).save(path)

@@ -1,0 +1,51 @@
+"""What is installed, what works and what to install."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import metadata
+
+from engines.base import ENGINES, make_engine
+from engines.errors import EngineError
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's report.
+
+    Attributes:
+        name: of a package or an engine on a device.
+        works: whether it can be used here.
+        detail: its version, or what to do.
+    """
+
+    name: str
+    works: bool
+    detail: str
+
+
+PACKAGES = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "polygraphy")
+
+
+def examine() -> list[Finding]:
+    """Look at every package the export needs and every engine on every device."""
+    found = [_package(name) for name in PACKAGES]
+    for name in sorted(ENGINES):
+        found += [_engine(name, device) for device in ("cpu", "cuda")]
+    return found
+
+
+def _package(name: str) -> Finding:
+    try:
+        return Finding(name, True, metadata.version(name))
+    except metadata.PackageNotFoundError:
+        return Finding(name, False, f"not installed; pip install {name} (needed to search and export)")
+
+
+def _engine(name: str, device: str) -> Finding:
+    label = f"{name} on {device}"
+    try:
+        make_engine(name, device)
+    except EngineError as error:
+        return Finding(label, False, str(error))
+    return Finding(label, True, "works")

@@ -1,0 +1,9 @@
+"""The error a user of an engine sees: one sentence with what, where and what to do."""
+
+
+class EngineError(RuntimeError):
+    """An engine that cannot be made or run."""
+
+
+class NotFiniteError(EngineError):
+    """A run met a value that is not finite."""

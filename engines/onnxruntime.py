@@ -1,0 +1,139 @@
+"""ONNX Runtime: sessions over one memory-mapped weights file, bound to the runner's buffers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from engines.errors import EngineError
+
+try:
+    import onnxruntime
+except ImportError as error:
+    MSG = "the package onnxruntime is not installed; pip install 'stepcarve[onnxruntime]'"
+    raise EngineError(MSG) from error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_DTYPES = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
+    "tensor(int64)": np.dtype(np.int64),
+}
+
+
+class OnnxRuntime:
+    """ONNX Runtime on one device."""
+
+    name = "onnxruntime"
+
+    def __init__(self, device: str) -> None:
+        """Refuse a device whose provider is not there."""
+        if device not in PROVIDERS:
+            msg = f"unknown device {device!r}; onnxruntime runs on {' or '.join(PROVIDERS)}"
+            raise EngineError(msg)
+        self.device = device
+        if device != "cpu":
+            _probe(PROVIDERS[device])
+
+    def load(self, path: Path) -> OnnxRuntimeSession:
+        """Load a graph; its weights stay in the memory-mapped file, shared by all sessions."""
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        # Prepacked weights are private copies, and so are those of the layout optimisations.
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        return OnnxRuntimeSession(_session(path, PROVIDERS[self.device], options), path)
+
+
+class OnnxRuntimeSession:
+    """One graph in ONNX Runtime."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, path: Path) -> None:
+        self._session, self._path = session, path
+        self.inputs = {i.name: (tuple(i.shape), _DTYPES[i.type]) for i in session.get_inputs()}
+        self.outputs = {o.name: (tuple(o.shape), _DTYPES[o.type]) for o in session.get_outputs()}
+
+    def bind(
+        self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]
+    ) -> Callable[[], None]:
+        """See `engines.base.Session`."""
+        binding = self._session.io_binding()
+        for name in self.inputs:
+            array = self._checked(name, inputs, self.inputs[name])
+            binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        for name in self.outputs:
+            array = self._checked(name, outputs, self.outputs[name])
+            binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        session = self._session
+
+        def run() -> None:
+            session.run_with_iobinding(binding)
+
+        return run
+
+    def _checked(
+        self,
+        name: str,
+        arrays: Mapping[str, NDArray[Any]],
+        expected: tuple[tuple[int, ...], np.dtype[Any]],
+    ) -> NDArray[Any]:
+        """The buffer for `name`; the runtime would read or write past one of the wrong size."""
+        array = arrays.get(name)
+        if array is None:
+            msg = f"{self._path.name} has {name!r}, but no buffer was given; export again"
+            raise EngineError(msg)
+        found = (array.shape, array.dtype)
+        if found != expected or not array.flags.c_contiguous:
+            msg = (
+                f"{self._path.name} takes {name!r} as {expected[1]} {list(expected[0])}, but the "
+                f"buffer is {array.dtype} {list(array.shape)}; give values of that shape"
+            )
+            raise EngineError(msg)
+        return array
+
+
+def _session(
+    path: Path | bytes, provider: str, options: onnxruntime.SessionOptions
+) -> onnxruntime.InferenceSession:
+    """A session on `provider` and nothing else, or an EngineError."""
+    if provider != PROVIDERS["cpu"]:
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    source = path if isinstance(path, bytes) else str(path)
+    where = "a probe graph" if isinstance(path, bytes) else repr(str(path))
+    try:
+        session = onnxruntime.InferenceSession(
+            source, options, providers=[provider], enable_fallback=0
+        )
+    except Exception as error:  # the runtime has no error class of its own that covers them all
+        msg = f"onnxruntime cannot load {where} on {provider}: {' '.join(str(error).split())[:300]}"
+        raise EngineError(msg) from error
+    if session.get_providers()[0] != provider:
+        msg = f"onnxruntime put {where} on {session.get_providers()[0]} instead of {provider}"
+        raise EngineError(msg)
+    return session
+
+
+def _probe(provider: str) -> None:
+    """Run a one-node graph on `provider`: a compiled-in provider need not work."""
+    if provider not in onnxruntime.get_available_providers():
+        msg = f"this onnxruntime has no {provider}; use --device cpu, or install onnxruntime-gpu"
+        raise EngineError(msg)
+    from onnx import TensorProto, helper
+
+    value = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1]) for n in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Exp", ["x"], ["y"])], "probe", value[:1], value[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        _session(model.SerializeToString(), provider, options)
+    except EngineError as error:
+        msg = f"{provider} does not work here, so nothing can run on it; use --device cpu ({error})"
+        raise EngineError(msg) from error

@@ -1,0 +1,283 @@
+"""How closely an engine reproduces the gated PyTorch reference of the same SubNet."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from engines.errors import NotFiniteError
+from engines.runner import PREDICTION, Result, Runner
+from exporter.program import port_names
+from search.liveness import unroll
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from engines.base import Engine
+    from exporter.bundle import Bundle
+    from search.model.reference import Trajectory
+    from search.subnet import SubNet
+
+CALL_TOLERANCE = 1e-4
+"""Relative L2 error allowed in one call on the reference's own inputs, in float32."""
+FINAL_TOLERANCE = 1e-3
+"""Relative L2 error allowed in the final latents of a whole run, in float32."""
+
+
+@dataclass(frozen=True)
+class CallParity:
+    """One call of the program against the reference; errors are relative L2.
+
+    Attributes:
+        call: its number.
+        step: of the SubNet.
+        timestep: of the sampler.
+        graph: file of the step graph.
+        forced: error of each output when the call gets the reference's inputs and caches.
+        free: error of the denoiser's input when the engine runs on its own.
+    """
+
+    call: int
+    step: int
+    timestep: float
+    graph: str
+    forced: dict[str, float]
+    free: float
+
+    @property
+    def worst(self) -> tuple[str, float]:
+        """The output with the largest error."""
+        return max(self.forced.items(), key=lambda item: _comparable(item[1]))
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The verdict on a bundle.
+
+    Attributes:
+        engine: its name.
+        device: where it ran.
+        prompt: what was sampled.
+        calls: every call.
+        latents: relative L2 error of the final latents of a whole run.
+        psnr: of the picture, in dB, against the reference's; infinite if equal, NaN if none.
+        failures: one sentence each, in order of the steps; none if parity holds.
+    """
+
+    engine: str
+    device: str
+    prompt: str
+    calls: tuple[CallParity, ...]
+    latents: float
+    psnr: float
+    failures: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether parity holds."""
+        return not self.failures
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {
+            "passed": self.passed,
+            "call_tolerance": CALL_TOLERANCE,
+            "final_tolerance": FINAL_TOLERANCE,
+            **dataclasses.asdict(self),
+            "psnr": self.psnr if math.isfinite(self.psnr) else str(self.psnr),
+        }
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """`[height, width, 3]` uint8 each.
+
+    Attributes:
+        full: by diffusers' own pipeline, every block at every step.
+        reference: the SubNet in PyTorch.
+        engine: the SubNet on the engine.
+    """
+
+    full: NDArray[np.uint8]
+    reference: NDArray[np.uint8]
+    engine: NDArray[np.uint8]
+
+
+def verify(
+    bundle: Bundle,
+    engine: Engine,
+    pipeline: Path,
+    *,
+    prompt: str,
+    seed: int = 0,
+    report: Callable[[str], None] = lambda _: None,
+) -> tuple[Parity, Pictures]:
+    """Compare `engine` on `bundle` with the gated reference on the pipeline it came from.
+
+    Args:
+        bundle: to verify.
+        engine: to run it on.
+        pipeline: directory of the pipeline the bundle was exported from.
+        prompt: what to sample; a class name or number for class-conditional pipelines.
+        seed: of the initial noise.
+        report: told, in a few words, what is being done.
+
+    Raises:
+        SearchError: the pipeline is not the one the bundle was exported from.
+        EngineError: the bundle cannot be run at all.
+    """
+    import torch
+
+    from engines.noise import torch_randn
+    from search.model.family import Request
+    from search.model.pipeline import open_for
+    from search.model.reference import sample
+
+    subnet = bundle.subnet
+    report("load engine")
+    runner = Runner(bundle, engine)
+    report("run PyTorch reference")
+    opened = open_for(subnet, pipeline, weights=True)
+    noise = torch_randn(bundle.latent_shape, seed)
+    scale = getattr(opened.pipe, "vae_scale_factor", 1)
+    request = Request(
+        prompts=(prompt,) * bundle.latent_shape[0],
+        steps=subnet.binding.inference_steps,
+        guidance=bundle.guidance,
+        latents=torch.from_numpy(noise),
+        height=bundle.latent_shape[2] * scale,
+        width=bundle.latent_shape[3] * scale,
+    )
+    values: dict[tuple[int, int], NDArray[np.float32]] = {}
+
+    def keep(step: int, port: int, tensor: torch.Tensor) -> None:
+        values[step, port] = tensor.numpy(force=True).copy()
+
+    reference = sample(opened, request, subnet, observe=keep)
+    full = sample(opened, request)
+    report("compare call by call")
+    forced = _teacher_forced(runner, subnet, prompt, reference, values)
+    report("compare a whole run")
+    inputs, result, trouble = _free_run(runner, prompt, noise)
+    calls = tuple(
+        CallParity(
+            call=number,
+            step=call.step,
+            timestep=call.timestep,
+            graph=bundle.graphs[call.graph],
+            forced=errors,
+            free=relative_l2(inputs[number], reference.inputs[call.step].numpy(force=True))
+            if number < len(inputs)
+            else math.nan,
+        )
+        for number, (call, errors) in enumerate(zip(bundle.calls, forced, strict=True))
+    )
+    expected = reference.latents[-1].numpy(force=True)
+    final = math.nan if result is None else relative_l2(result.latents, expected)
+    shown = np.zeros_like(_picture(reference)) if result is None else result.images[0]
+    pictures = Pictures(_picture(full), _picture(reference), shown)
+    parity = Parity(
+        engine=engine.name,
+        device=engine.device,
+        prompt=prompt,
+        calls=calls,
+        latents=final,
+        psnr=math.nan if result is None else psnr(pictures.engine, pictures.reference),
+        failures=(*_failures(calls, final), *trouble),
+    )
+    return parity, pictures
+
+
+def _free_run(
+    runner: Runner, prompt: str, noise: NDArray[np.float32]
+) -> tuple[list[NDArray[np.float32]], Result | None, list[str]]:
+    """The denoiser's inputs, the result, and what stopped the run if something did."""
+    inputs: list[NDArray[np.float32]] = []
+
+    def keep(number: int, sample: NDArray[np.float32], prediction: object) -> None:
+        del number, prediction
+        inputs.append(sample.copy())
+
+    try:
+        return inputs, runner.run(prompt, latents=noise, on_call=keep), []
+    except NotFiniteError as error:
+        return inputs, None, [str(error)]
+
+
+def _teacher_forced(
+    runner: Runner,
+    subnet: SubNet,
+    prompt: str,
+    reference: Trajectory,
+    values: dict[tuple[int, int], NDArray[np.float32]],
+) -> list[dict[str, float]]:
+    """Errors of every output of every call when it is given the reference's inputs."""
+    unrolled, names = unroll(subnet), port_names(subnet.topology)
+
+    def value(step: int, name: str) -> NDArray[np.float32]:
+        """What the port emits at `step`: the tensor of the step that computed it."""
+        port = names.index(name)
+        return values[unrolled.values[unrolled.effective[step][port]].step, port]
+
+    runner.prepare(prompt)
+    errors = []
+    for number, call in enumerate(runner.bundle.calls):
+        outputs = runner.call(
+            number,
+            reference.inputs[call.step].numpy(force=True),
+            {name: value(call.step, name) for name in call.reads},
+        )
+        expected = {
+            name: reference.predictions[call.step].numpy(force=True)
+            if name == PREDICTION
+            else value(call.step, name)
+            for name in outputs
+        }
+        errors.append({name: relative_l2(outputs[name], expected[name]) for name in outputs})
+    return errors
+
+
+def _failures(calls: tuple[CallParity, ...], final: float) -> list[str]:
+    found = []
+    for call in calls:
+        name, error = call.worst
+        if not error <= CALL_TOLERANCE:
+            found.append(
+                f"call {call.call} (step {call.step}, timestep {call.timestep:g}, {call.graph}): "
+                f"{name!r} differs by {error:.2e} from the PyTorch reference, allowed is "
+                f"{CALL_TOLERANCE:.0e}"
+            )
+    if not final <= FINAL_TOLERANCE:
+        found.append(
+            f"the final latents differ by {final:.2e} from the PyTorch reference, allowed is "
+            f"{FINAL_TOLERANCE:.0e}"
+        )
+    return found
+
+
+def relative_l2(found: NDArray[Any], expected: NDArray[Any]) -> float:
+    """L2 norm of the difference over that of `expected`; NaN if either is not finite."""
+    difference = np.linalg.norm(found.astype(np.float64) - expected)
+    return float(difference / max(float(np.linalg.norm(expected.astype(np.float64))), 1e-30))
+
+
+def psnr(found: NDArray[np.uint8], expected: NDArray[np.uint8]) -> float:
+    """Peak signal-to-noise ratio in dB of uint8 pictures; infinite if they are equal."""
+    error = np.mean((found.astype(np.float64) - expected) ** 2)
+    return math.inf if error == 0 else float(10 * np.log10(255**2 / error))
+
+
+def _picture(trajectory: Trajectory) -> NDArray[np.uint8]:
+    images: NDArray[np.float64] = trajectory.images
+    return np.rint(images[0] * 255).astype(np.uint8)
+
+
+def _comparable(error: float) -> float:
+    return math.inf if math.isnan(error) else error

@@ -1,0 +1,247 @@
+"""Walks a bundle's program: binds buffers once, then calls engines and applies the sampler table."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from engines.errors import EngineError, NotFiniteError
+from engines.noise import torch_randn
+from exporter.bundle import CONDITIONER, DECODER, TOKENIZER, Bundle, BundleCall
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from numpy.typing import NDArray
+
+    from engines.base import Engine
+
+SAMPLE = "sample"
+TIMESTEP = "timestep"
+GUIDANCE = "guidance_scale"
+PREDICTION = "noise_prediction"
+LATENTS = "latents"
+IMAGE = "image"
+
+Array = NDArray[Any] if TYPE_CHECKING else Any
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run made.
+
+    Attributes:
+        latents: final, `[B, C, H, W]` float32.
+        images: `[B, height, width, 3]` uint8.
+        seconds: for the conditions, the loop and the decoder.
+    """
+
+    latents: NDArray[np.float32]
+    images: NDArray[np.uint8]
+    seconds: dict[str, float]
+
+
+class Runner:
+    """A bundle loaded on an engine, ready to run again and again.
+
+    All buffers are allocated and bound here: the step graphs write caches and noise predictions
+    straight into them, and a run does nothing but call them and add up the sampler's sums.
+    """
+
+    def __init__(self, bundle: Bundle, engine: Engine) -> None:
+        bundle.check()
+        self.bundle = bundle
+        self._sessions = {
+            name: engine.load(bundle.path / name) for name in (CONDITIONER, DECODER, *bundle.graphs)
+        }
+        float32 = np.float32
+        self._stack = np.zeros((bundle.sampler.final.size, *bundle.latent_shape), float32)
+        self._inputs: dict[str, Array] = {
+            SAMPLE: np.zeros(bundle.latent_shape, float32),
+            GUIDANCE: np.zeros((), float32),
+        }
+        self._prompt = _buffers(self._sessions[CONDITIONER].inputs)
+        self._inputs |= _buffers(self._sessions[CONDITIONER].outputs)
+        self._slots = [np.zeros(shape, float32) for shape in bundle.slots]
+        self._latents = np.zeros(bundle.latent_shape, float32)
+        decoder = self._sessions[DECODER]
+        self._image = _buffers(decoder.outputs)
+        self._condition = self._sessions[CONDITIONER].bind(self._prompt, self._inputs)
+        self._decode = decoder.bind({LATENTS: self._latents}, self._image)
+        self._timesteps = [np.array(call.timestep, float32) for call in bundle.calls]
+        self._calls = [self._bind(*each) for each in zip(bundle.calls, self._timesteps, strict=True)]
+        self._rows = [_row(row) for row in bundle.sampler.inputs]
+        self._final = _row(bundle.sampler.final)
+
+    def run(
+        self,
+        prompt: str,
+        *,
+        latents: NDArray[np.float32] | None = None,
+        seed: int = 0,
+        negative: str = "",
+        guidance: float | None = None,
+        on_call: Callable[[int, Array, Array | None], None] | None = None,
+    ) -> Result:
+        """Sample pictures for one prompt (or class name or number).
+
+        Args:
+            prompt: what to show.
+            latents: initial noise of unit variance `[B, C, H, W]`; None draws it from `seed`.
+            seed: of the noise; the same picture as diffusers makes with that seed on the CPU.
+            negative: what to guide away from.
+            guidance: scale; None takes the bundle's.
+            on_call: told after each call its number, the denoiser's input and the noise prediction
+                (None if it made none); the arrays are the runner's own and change with the next call.
+
+        Raises:
+            EngineError: wrong prompt, shape or scale, or a value that is not finite.
+        """
+        started = time.perf_counter()
+        self.prepare(prompt, negative=negative, guidance=guidance)
+        self._stack[0] = self._noise(latents, seed)
+        looping = time.perf_counter()
+        for number, run in enumerate(self._calls):
+            self._combine(self._rows[number], self._inputs[SAMPLE])
+            run()
+            made = self._prediction(number)
+            if made is not None and not np.isfinite(made).all():
+                raise NotFiniteError(self._not_finite("noise prediction", number))
+            if on_call is not None:
+                on_call(number, self._inputs[SAMPLE], made)
+        self._combine(self._final, self._latents)
+        decoding = time.perf_counter()
+        self._decode()
+        image = self._image[IMAGE]
+        if not (np.isfinite(self._latents).all() and np.isfinite(image).all()):
+            raise NotFiniteError(self._not_finite("picture", len(self._calls) - 1))
+        done = time.perf_counter()
+        return Result(
+            latents=self._latents.copy(),
+            images=np.rint(image.transpose(0, 2, 3, 1) * 255).astype(np.uint8),
+            seconds={
+                "condition": looping - started,
+                "loop": decoding - looping,
+                "decode": done - decoding,
+            },
+        )
+
+    def prepare(self, prompt: str, *, negative: str = "", guidance: float | None = None) -> None:
+        """Set what all calls of a run share: the conditions and the guidance scale."""
+        self._inputs[GUIDANCE][...] = self._scale(guidance, negative)
+        texts = {"prompt": prompt, "negative": negative}
+        for each in self.bundle.prompt_inputs:
+            buffer = self._prompt[each.name]
+            if each.source == "label":
+                buffer[...] = _label(self.bundle, prompt)
+            else:
+                buffer[0] = self._tokenizer.encode(texts[each.source]).ids
+        self._condition()
+
+    def call(
+        self, number: int, sample: NDArray[np.float32], caches: dict[str, NDArray[np.float32]]
+    ) -> dict[str, NDArray[np.float32]]:
+        """One call of the program on given values, after `prepare`.
+
+        Args:
+            number: of the call.
+            sample: the denoiser's input `[B, C, H, W]`.
+            caches: what the call reads, by name.
+
+        Returns:
+            Copies of what the call writes: caches by name, and `noise_prediction` if it makes one.
+        """
+        call = self.bundle.calls[number]
+        self._inputs[SAMPLE][...] = sample
+        for name, slot in call.reads.items():
+            self._slots[slot][...] = caches[name]
+        self._calls[number]()
+        made = self._prediction(number)
+        written = {name: self._slots[slot].copy() for name, slot in call.writes.items()}
+        return written if made is None else {PREDICTION: made.copy(), **written}
+
+    def _prediction(self, number: int) -> Array | None:
+        prediction = self.bundle.calls[number].prediction
+        return None if prediction is None else self._stack[1 + prediction]
+
+    def _bind(self, call: BundleCall, timestep: Array) -> Callable[[], None]:
+        inputs = {
+            **self._inputs,
+            **{name: self._slots[slot] for name, slot in call.reads.items()},
+            TIMESTEP: timestep,
+        }
+        outputs = {name: self._slots[slot] for name, slot in call.writes.items()}
+        if call.prediction is not None:
+            outputs[PREDICTION] = self._stack[1 + call.prediction]
+        return self._sessions[self.bundle.graphs[call.graph]].bind(inputs, outputs)
+
+    def _combine(self, row: NDArray[np.float32], out: Array) -> None:
+        """The linear combination of noise and predictions that `row` gives."""
+        terms = self._stack[: row.size].reshape(row.size, -1)
+        np.dot(row, terms, out=out.reshape(-1))
+
+    def _scale(self, guidance: float | None, negative: str) -> float:
+        bundle = self.bundle
+        scale = bundle.guidance if guidance is None else guidance
+        if bundle.guided and scale <= 1:
+            msg = (
+                f"guidance {scale} switches guidance off, but the bundle was exported with it; "
+                "search and export with --guidance 1, or give a scale above 1"
+            )
+            raise EngineError(msg)
+        if not bundle.guided and ((guidance is not None and guidance > 1) or negative):
+            msg = (
+                "the bundle was exported without guidance, so it takes no guidance scale above 1 and "
+                "no negative prompt; search and export with --guidance above 1"
+            )
+            raise EngineError(msg)
+        return scale
+
+    def _noise(self, latents: NDArray[np.float32] | None, seed: int) -> NDArray[np.float32]:
+        shape = self.bundle.latent_shape
+        if latents is None:
+            return torch_randn(shape, seed)
+        if latents.shape != shape:
+            msg = f"the latents are {list(latents.shape)}, but the bundle takes {list(shape)}"
+            raise EngineError(msg)
+        if not np.isfinite(latents).all():
+            msg = "the given latents are not all finite; give others"
+            raise EngineError(msg)
+        return latents.astype(np.float32)
+
+    def _not_finite(self, what: str, number: int) -> str:
+        call = self.bundle.calls[number]
+        return (
+            f"the {what} is not finite after call {number} (step {call.step}, timestep "
+            f"{call.timestep:g}, {self.bundle.graphs[call.graph]}), so no image is written; "
+            "run stepcarve verify on this bundle"
+        )
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        from tokenizers import Tokenizer
+
+        return Tokenizer.from_file(str(self.bundle.file(TOKENIZER)))
+
+
+def _buffers(values: Mapping[str, tuple[tuple[int, ...], Any]]) -> dict[str, Array]:
+    return {name: np.zeros(shape, dtype) for name, (shape, dtype) in values.items()}
+
+
+def _row(row: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Coefficients up to the last that counts."""
+    return np.trim_zeros(row, "b").astype(np.float32)
+
+
+def _label(bundle: Bundle, prompt: str) -> int:
+    if prompt.isdigit():
+        return int(prompt)
+    if prompt in bundle.labels:
+        return bundle.labels[prompt]
+    known = ", ".join(sorted(bundle.labels)) or "(it names none)"
+    msg = f"no class {prompt!r} in this bundle; give a number or one of {known}"
+    raise EngineError(msg)

@@ -1,0 +1,98 @@
+"""What stands around the denoiser as ONNX: prompts to conditions, and latents to pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from exporter.graph import convert, optimise
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from search.model.pipeline import Pipeline
+    from search.prompt import PromptInput
+
+IMAGE = "image"
+LATENTS = "latents"
+
+
+@dataclass(frozen=True)
+class Component:
+    """A graph beside the denoiser's.
+
+    Attributes:
+        model: the graph.
+        weights: its initializers that belong in the weights file.
+        outputs: names of its outputs.
+    """
+
+    model: ir.Model
+    weights: list[ir.Value]
+    outputs: tuple[str, ...]
+
+
+def conditioner_graph(
+    pipeline: Pipeline, inputs: list[PromptInput], *, guided: bool, batch: int
+) -> Component:
+    """Prompt inputs -> the denoiser's conditions, under the names the step graphs know."""
+    module = pipeline.family.conditioner(pipeline.pipe, guided=guided, batch=batch).eval()
+    example = tuple(
+        torch.zeros(1, i.length, dtype=torch.int64) if i.length else torch.zeros(1, dtype=torch.int64)
+        for i in inputs
+    )
+    with torch.no_grad():
+        names = list(module(*example))
+    return _component("condition", module, example, [i.name for i in inputs], names)
+
+
+def decoder_graph(pipeline: Pipeline, latent_shape: tuple[int, ...]) -> Component:
+    """Latents `[B, C, H, W]` -> pictures `[B, 3, height, width]` in 0..1."""
+    module = _Decoder(pipeline.pipe.vae)
+    return _component("decode", module, (torch.zeros(latent_shape),), [LATENTS], [IMAGE])
+
+
+def padded_tokenizer(tokenizer: Any) -> Tokenizer:
+    """The fast tokenizer behind a transformers tokenizer, set to pad and cut to the full length."""
+    length = tokenizer.model_max_length
+    copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    copy.enable_truncation(length)
+    copy.enable_padding(
+        length=length, pad_id=tokenizer.pad_token_id, pad_token=tokenizer.pad_token
+    )
+    return copy
+
+
+class _Decoder(nn.Module):
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        self.vae = vae.eval()
+        self.scale: float = vae.config.scaling_factor
+        self.shift: float = getattr(vae.config, "shift_factor", None) or 0.0
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """As diffusers' image pipelines do after their last step."""
+        decoded: Tensor = self.vae.decode(latents / self.scale + self.shift, return_dict=False)[0]
+        return (decoded / 2 + 0.5).clamp(0, 1)
+
+
+def _component(
+    name: str,
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    inputs: list[str],
+    outputs: list[str],
+) -> Component:
+    with torch.no_grad():
+        model = convert(torch.export.export(module, example, strict=False))
+    model.graph.name = name
+    for value, label in zip(model.graph.inputs, inputs, strict=True):
+        value.name = label
+    weights = optimise(model, name)
+    for value, label in zip(model.graph.outputs, outputs, strict=True):
+        value.name = label
+    return Component(model, weights, tuple(outputs))

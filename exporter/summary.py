@@ -1,0 +1,73 @@
+"""A SubNet in figures: calls, signatures, cost, caches. What `stepcarve inspect` prints."""
+
+from __future__ import annotations
+
+import enum
+import math
+from typing import TYPE_CHECKING, Any
+
+from exporter.program import plan_program
+from search.liveness import Unrolled, unroll
+from search.subnet import Action
+
+if TYPE_CHECKING:
+    from search.subnet import SubNet
+
+_BYTES = 4
+
+
+class Cell(enum.StrEnum):
+    """What becomes of one block at one step once dead work is gone."""
+
+    COMPUTED = "computed"
+    HELD = "held"
+    """Not computed, but its earlier output is read."""
+    GONE = "gone"
+    """Neither computed nor read."""
+
+
+def cells(subnet: SubNet) -> list[list[Cell]]:
+    """Per step and block, what becomes of it."""
+    unrolled = unroll(subnet)
+    return [
+        [_cell(unrolled, step, ports) for ports in subnet.topology.ports_of]
+        for step in range(subnet.steps)
+    ]
+
+
+def _cell(unrolled: Unrolled, step: int, ports: tuple[int, ...]) -> Cell:
+    computed = unrolled.computed[step]
+    if not computed.isdisjoint(ports):
+        return Cell.COMPUTED
+    read = {port for target in computed for port in unrolled.topology.reads[target]}
+    return Cell.GONE if read.isdisjoint(ports) else Cell.HELD
+
+
+def summarise(subnet: SubNet, batch: int = 1) -> dict[str, Any]:
+    """Figures of a SubNet as JSON values. MACs are for one sample, bytes for float32."""
+    unrolled = unroll(subnet)
+    program = plan_program(subnet, batch)
+    topology = subnet.topology
+    full, kept = subnet.full_calls * topology.macs, sum(unrolled.macs)
+    return {
+        "method": subnet.method,
+        "granularity": subnet.granularity,
+        "denoiser": subnet.binding.denoiser,
+        "scheduler": subnet.binding.scheduler,
+        "steps": subnet.steps,
+        "full_calls": subnet.full_calls,
+        "blocks": list(topology.blocks),
+        "calls": len(program.calls),
+        "signatures": len(program.signatures),
+        "macs_full": full,
+        "macs_kept": kept,
+        "keep": kept / full,
+        "params": topology.params,
+        "params_kept": unrolled.params,
+        "cache_bytes": sum(math.prod(shape) for shape in program.slots) * _BYTES,
+        "macs_per_step": list(unrolled.macs),
+        "signature_per_call": [call.signature for call in program.calls],
+        "timesteps": list(subnet.binding.timesteps),
+        "actions": [list(row) for row in subnet.actions],
+        "reused": sum(action is Action.REUSE for row in subnet.actions for action in row),
+    }
