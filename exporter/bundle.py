@@ -108,6 +108,9 @@ class Bundle:
         if not path.is_file():
             msg = f"the bundle {str(self.path)!r} lacks its file {name!r}; export again"
             raise ExportError(msg)
+        if path.is_symlink():
+            msg = f"the file {name!r} of the bundle {str(self.path)!r} is a link; put the file itself there"
+            raise ExportError(msg)
         found = sha256(path)
         if found != self.files[name]:
             msg = (
@@ -182,7 +185,7 @@ def _bundle(path: Path, data: Any) -> Bundle:
         )
         raise ExportError(msg)
     try:
-        outside = sorted(n for n in [*data["files"], *data["graphs"]] if n != Path(n).name)
+        outside = sorted(n for n in [*data["files"], *data["graphs"]] if n != Path(n).name or n == "..")
         if outside:
             msg = (
                 f"the manifest of {str(path)!r} names {outside}, but all files of a bundle lie in "

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from search import schedules
 from search.errors import SearchError
+from search.sampler import read_sampler
 from search.subnet import Action, Granularity, SubNet
 
 if TYPE_CHECKING:
@@ -40,6 +41,15 @@ class Options:
     seed: int = 0
     height: int | None = None
     width: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check what no method could use."""
+        if self.steps < 1:
+            msg = f"--steps is {self.steps}; give 1 or more"
+            raise SearchError(msg)
+        if not 0 < self.keep <= 1:
+            msg = f"--keep is {self.keep}; give a fraction above 0 and at most 1"
+            raise SearchError(msg)
 
 
 def search(pipeline: Pipeline, method: str, options: Options) -> SubNet:
@@ -85,9 +95,7 @@ def full(pipeline: Pipeline, options: Options) -> SubNet:
     from search.model.family import Request
     from search.model.trace import trace
 
-    if options.steps < 1:
-        msg = f"--steps is {options.steps}; give 1 or more"
-        raise SearchError(msg)
+    read_sampler(pipeline.pipe.scheduler, options.steps)  # refuses what could never be exported
     request = Request(
         prompts=(pipeline.family.default_prompt,),
         steps=options.steps,

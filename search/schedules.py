@@ -49,7 +49,7 @@ def deepcache(full: SubNet, *, interval: int, branch: int) -> SubNet:
     if interval < 1:
         msg = f"the DeepCache interval is {interval}; give 1 or more"
         raise SearchError(msg)
-    reused = full.topology.blocks.index(_cut(full.topology.blocks, branch))
+    reused = full.topology.blocks.index(deepcache_cut(full.topology.blocks, branch))
     # A multistep sampler may visit a timestep twice; the package counts it where it first stands.
     timesteps = full.binding.timesteps
     position = [timesteps.index(t) for t in timesteps]
@@ -62,7 +62,7 @@ def deepcache(full: SubNet, *, interval: int, branch: int) -> SubNet:
     )
 
 
-def _cut(blocks: Sequence[str], branch: int) -> str:
+def deepcache_cut(blocks: Sequence[str], branch: int) -> str:
     """The block whose output the package's `cache_branch_id` caches."""
     ups: dict[int, list[str]] = {}
     for name in blocks:
@@ -99,11 +99,8 @@ def random_reuse(full: SubNet, *, keep: float, seed: int) -> SubNet:
     `keep`; step 0 stays whole.
 
     Raises:
-        SearchError: the cells are too coarse for that, or `keep` is out of range.
+        SearchError: the cells are too coarse for that.
     """
-    if not 0 < keep <= 1:
-        msg = f"--keep is {keep}; give a fraction above 0 and at most 1"
-        raise SearchError(msg)
     found = (_reuse_at_random(full, keep, (seed, attempt)) for attempt in range(ATTEMPTS))
     best = full
     for candidate in found:

@@ -1,0 +1,28 @@
+.PHONY: setup demo test check clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+setup: .venv/installed  ## make .venv with all that demo, tests and checks need
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install -q -c constraints.txt --group dev -e ".[onnxruntime]"
+	touch $@
+
+demo: setup  ## the whole path on the shipped pipeline; OUT=demo by default
+	rm -rf $(or $(OUT),demo)
+	$(BIN)/stepcarve demo -o $(or $(OUT),demo)
+
+test: setup  ## every test that runs within minutes on two cores
+	$(BIN)/python -m pytest
+
+check: setup  ## style, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf .venv demo build *.egg-info

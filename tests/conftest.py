@@ -1,0 +1,61 @@
+"""Fixtures: the shipped pipelines, random ones of other shapes, and bundles made from them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+
+if TYPE_CHECKING:
+    from exporter.bundle import Bundle
+    from search.subnet import SubNet
+
+SHAPES = Path(__file__).parent.parent / "examples" / "shapes"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--update-golden` rewrites the files under tests/golden."""
+    parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden")
+
+
+@pytest.fixture(scope="session")
+def pipelines(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Directory of a pipeline by name: a shipped one, or one of `tests.pipelines.RANDOM`."""
+    from tests.pipelines import RANDOM
+
+    root = tmp_path_factory.mktemp("pipelines")
+
+    def find(name: str) -> Path:
+        if name in ("shapes-sd", "shapes-dit"):
+            return SHAPES / name
+        path = root / name
+        if not path.exists():
+            RANDOM[name]().save_pretrained(path)
+        return path
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def make_bundle(
+    pipelines: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, SubNet], Bundle]:
+    """Export a SubNet of a named pipeline; equal requests share one bundle."""
+    from exporter.export import export
+
+    made: dict[tuple[str, SubNet], Bundle] = {}
+
+    def make(name: str, subnet: SubNet) -> Bundle:
+        key = (name, subnet)
+        if key not in made:
+            out = tmp_path_factory.mktemp("bundles") / "bundle"
+            made[key] = export(pipelines(name), subnet, out)
+        return made[key]
+
+    return make

@@ -1,0 +1,154 @@
+"""The verdict: it holds for what was exported, and fails, naming the step, for what was tampered with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from engines.base import make_engine
+from engines.parity import Parity, Pictures, psnr, relative_l2, verify
+from engines.report import verdict, write_report
+from exporter.bundle import Bundle, sha256
+from search.errors import SearchError
+from search.methods import Options, search
+from search.model.pipeline import open_pipeline
+
+PROMPT = "a small red circle left on a grey field"
+
+
+@pytest.fixture(scope="module")
+def cached(pipelines: Callable[[str], Path], make_bundle: Callable[..., Bundle]) -> Bundle:
+    opened = open_pipeline(pipelines("shapes-sd"), weights=False)
+    return make_bundle("shapes-sd", search(opened, "deepcache", Options(steps=10, interval=5)))
+
+
+@pytest.fixture
+def copy(cached: Bundle, tmp_path: Path) -> Path:
+    return shutil.copytree(cached.path, tmp_path / "bundle")
+
+
+def check(bundle: Path, pipeline: Path) -> tuple[Parity, Pictures]:
+    return verify(
+        Bundle.open(bundle), make_engine("onnxruntime", "cpu"), pipeline, prompt=PROMPT, seed=3
+    )
+
+
+def resign(bundle: Path, **changes: object) -> None:
+    """Make a tampered bundle's checksums right again, so that only parity can notice."""
+    path = bundle / "manifest.json"
+    data = json.loads(path.read_text()) | changes
+    data["files"] = {name: sha256(bundle / name) for name in data["files"]}
+    path.write_text(json.dumps(data))
+
+
+def plant_in_weights(bundle: Path, graph: str, name: str, change: Callable[[np.ndarray], None]) -> None:
+    """Change one tensor of the weights file, found through a graph that reads it."""
+    model = onnx.load(bundle / graph, load_external_data=False)
+    tensor = next(i for i in model.graph.initializer if i.name == name)
+    place = {e.key: e.value for e in tensor.external_data}
+    values = np.memmap(
+        bundle / "weights.bin", np.float32, "r+", int(place["offset"]), tuple(tensor.dims)
+    )
+    change(values)
+    values.flush()
+    del values
+    resign(bundle)
+
+
+def test_parity_holds_for_an_untouched_bundle(
+    cached: Bundle, pipelines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    parity, pictures = check(cached.path, pipelines("shapes-sd"))
+    assert parity.passed
+    assert [call.step for call in parity.calls] == list(range(10))
+    assert max(call.worst[1] for call in parity.calls) < 1e-4
+    assert set(parity.calls[0].forced) == {"noise_prediction", "up_blocks.3.attentions.1:0"}
+    assert parity.psnr > 50
+    page = write_report(tmp_path, cached, parity, pictures)
+    text = page.read_text()
+    assert "Parity holds" in text
+    assert text.count("data:image/png;base64,") == 4
+    assert text.count("<svg") == 2
+    assert "http://" not in text.replace("http://www.w3.org", "").replace("http://purl.org", "").replace("http://creativecommons.org", "")
+    assert json.loads((tmp_path / "parity.json").read_text())["passed"] is True
+
+
+def test_a_wrong_weight_is_caught_and_its_step_named(
+    copy: Path, pipelines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    def enlarge(values: np.ndarray) -> None:
+        values[0] *= 1.05
+
+    # A deep weight: only the full steps, 0 and 5, read it.
+    plant_in_weights(copy, "step_000.onnx", "denoiser.up_blocks.2.resnets.0.conv1.weight", enlarge)
+    parity, pictures = check(copy, pipelines("shapes-sd"))
+    assert not parity.passed
+    assert "call 0 (step 0, timestep 901, step_000.onnx)" in parity.failures[0]
+    assert "call 5 (step 5" in parity.failures[1]
+    assert not any("call 1 " in failure for failure in parity.failures)
+    assert verdict(parity).startswith("Parity FAILS")
+    page = write_report(tmp_path, Bundle.open(copy), parity, pictures)
+    assert "call 0 (step 0, timestep 901" in page.read_text()
+
+
+def test_a_weight_that_is_not_a_number_is_caught_and_its_step_named(
+    copy: Path, pipelines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    def spoil(values: np.ndarray) -> None:
+        values[0] = np.nan
+
+    plant_in_weights(copy, "step_000.onnx", "denoiser.mid_block.resnets.0.conv1.weight", spoil)
+    parity, pictures = check(copy, pipelines("shapes-sd"))
+    assert not parity.passed
+    assert "call 0 (step 0" in parity.failures[0]
+    assert "noise prediction is not finite after call 0 (step 0" in parity.failures[-1]
+    write_report(tmp_path, Bundle.open(copy), parity, pictures)
+
+
+def test_a_wrong_coefficient_is_caught(copy: Path, pipelines: Callable[[str], Path]) -> None:
+    sampler = json.loads((copy / "manifest.json").read_text())["sampler"]
+    sampler["inputs"][6][0] *= 1.02
+    resign(copy, sampler=sampler)
+    parity, _ = check(copy, pipelines("shapes-sd"))
+    assert not parity.passed
+    assert "the final latents differ" in parity.failures[-1]
+    assert parity.calls[5].free < 1e-4 < parity.calls[6].free
+
+
+def test_a_stale_cache_is_caught(copy: Path, pipelines: Callable[[str], Path]) -> None:
+    """Step 5 writes its cache to a buffer that nobody reads: step 6 on sees the one of step 0."""
+    data = json.loads((copy / "manifest.json").read_text())
+    data["slots"].append(data["slots"][0])
+    calls = data["calls"]
+    calls[5]["writes"] = {name: len(data["slots"]) - 1 for name in calls[5]["writes"]}
+    resign(copy, calls=calls, slots=data["slots"])
+    parity, _ = check(copy, pipelines("shapes-sd"))
+    assert not parity.passed
+    assert parity.calls[6].free < 1e-4 < parity.calls[7].free
+
+
+def test_another_pipeline_is_refused(cached: Bundle, pipelines: Callable[[str], Path]) -> None:
+    with pytest.raises(SearchError, match="the SubNet was made for"):
+        check(cached.path, pipelines("three-levels"))
+
+
+def test_constants_of_a_graph_are_not_weights(cached: Bundle) -> None:
+    """What is left inside a step graph is shapes and scales."""
+    model = onnx.load(cached.path / "step_000.onnx", load_external_data=False)
+    inside = [i for i in model.graph.initializer if not i.external_data]
+    assert sum(numpy_helper.to_array(i).nbytes for i in inside) < 20_000
+
+
+def test_relative_l2_and_psnr_are_what_they_say() -> None:
+    assert relative_l2(np.array([3.0, 4.0]), np.array([3.0, 0.0])) == pytest.approx(4 / 3)
+    assert np.isnan(relative_l2(np.array([np.nan]), np.array([1.0])))
+    flat = np.full((2, 2, 3), 100, np.uint8)
+    assert psnr(flat, flat) == np.inf
+    assert psnr(flat + 1, flat) == pytest.approx(48.13, abs=0.01)

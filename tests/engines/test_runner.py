@@ -1,0 +1,209 @@
+"""The runner, against diffusers' own pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from engines.base import make_engine
+from engines.errors import EngineError
+from engines.runner import Runner
+from exporter.bundle import Bundle
+from search.methods import Options, search
+from search.model.family import Request
+from search.model.pipeline import Pipeline, open_pipeline
+from search.model.reference import sample
+from search.subnet import Granularity, SubNet
+from tests.search.model.test_reference import gated_by_hand
+
+MakeBundle = Callable[[str, SubNet], Bundle]
+TOLERANCE = 1e-3
+PROMPTS = {"shapes-dit": "red circle", "learned-variance": "7"}
+PROMPT = "a small red circle left on a grey field"
+
+
+def relative(found: np.ndarray, expected: torch.Tensor) -> float:
+    return float(np.linalg.norm(found - expected.numpy()) / expected.norm())
+
+
+def noise_for(bundle: Bundle) -> np.ndarray:
+    return np.random.default_rng(3).standard_normal(bundle.latent_shape).astype(np.float32)
+
+
+def by_diffusers(
+    opened: Pipeline, subnet: SubNet, noise: np.ndarray, prompt: str, guidance: float = 7.5
+) -> torch.Tensor:
+    """Final latents of diffusers' pipeline with every block computed and reused ones replaced."""
+    opened.use_scheduler(subnet.binding.scheduler)
+    ask = Request(
+        (prompt,) * len(noise),
+        subnet.binding.inference_steps,
+        guidance,
+        latents=torch.from_numpy(noise),
+    )
+    with gated_by_hand(opened.denoiser, subnet):
+        return sample(opened, ask).latents[-1]
+
+
+@pytest.mark.parametrize(
+    "name", ["shapes-sd", "shapes-dit", "three-levels", "two-levels", "learned-variance"]
+)
+@pytest.mark.parametrize("granularity", list(Granularity))
+def test_random_subnets_equal_diffusers_gated_by_hand(
+    pipelines: Callable[[str], Path], make_bundle: MakeBundle, name: str, granularity: Granularity
+) -> None:
+    opened = open_pipeline(pipelines(name))
+    options = Options(steps=20, keep=0.4, granularity=granularity, seed=11)
+    subnet = search(opened, "random", options)
+    bundle = make_bundle(name, subnet)
+    noise, prompt = noise_for(bundle), PROMPTS.get(name, PROMPT)
+    found = Runner(bundle, make_engine("onnxruntime", "cpu")).run(prompt, latents=noise)
+    expected = by_diffusers(opened, subnet, noise, prompt)
+    assert relative(found.latents, expected) <= TOLERANCE
+
+
+def test_full_equals_diffusers_picture_for_picture(
+    pipelines: Callable[[str], Path], make_bundle: MakeBundle
+) -> None:
+    """Straight through diffusers' public call, seed included; nothing of ours in between."""
+    path = pipelines("shapes-sd")
+    opened = open_pipeline(path)
+    bundle = make_bundle("shapes-sd", search(opened, "full", Options(steps=50)))
+    found = Runner(bundle, make_engine("onnxruntime", "cpu")).run(PROMPT, seed=5, negative="blue")
+    expected = opened.pipe(
+        PROMPT,
+        negative_prompt="blue",
+        num_inference_steps=50,
+        guidance_scale=7.5,
+        generator=torch.Generator().manual_seed(5),
+        output_type="np",
+    ).images
+    assert np.abs(found.images / 255 - expected).max() <= 1.5 / 255
+
+
+def test_deepcache_equals_the_package(
+    pipelines: Callable[[str], Path], make_bundle: MakeBundle
+) -> None:
+    from DeepCache import DeepCacheSDHelper
+
+    opened = open_pipeline(pipelines("shapes-sd"))
+    bundle = make_bundle("shapes-sd", search(opened, "deepcache", Options(steps=50)))
+    noise = noise_for(bundle)
+    found = Runner(bundle, make_engine("onnxruntime", "cpu")).run(PROMPT, latents=noise)
+    helper = DeepCacheSDHelper(pipe=opened.pipe)
+    helper.set_params(cache_interval=5, cache_branch_id=0)
+    helper.enable()
+    try:
+        ask = Request((PROMPT,), 50, 7.5, latents=torch.from_numpy(noise))
+        expected = sample(opened, ask)
+    finally:
+        helper.disable()
+    assert relative(found.latents, expected.latents[-1]) <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        "PNDMScheduler",
+        "DPMSolverMultistepScheduler",
+        "UniPCMultistepScheduler",
+        "EulerDiscreteScheduler",
+        "HeunDiscreteScheduler",
+        "LMSDiscreteScheduler",
+        "DEISMultistepScheduler",
+    ],
+)
+def test_any_affine_sampler_equals_diffusers(
+    pipelines: Callable[[str], Path], make_bundle: MakeBundle, scheduler: str
+) -> None:
+    opened = open_pipeline(pipelines("three-levels"))
+    opened.use_scheduler(scheduler)
+    subnet = search(opened, "random", Options(steps=10, keep=0.6, granularity=Granularity.LAYER))
+    bundle = make_bundle("three-levels", subnet)
+    noise = noise_for(bundle)
+    found = Runner(bundle, make_engine("onnxruntime", "cpu")).run(PROMPT, latents=noise)
+    assert relative(found.latents, by_diffusers(opened, subnet, noise, PROMPT)) <= TOLERANCE
+
+
+def test_a_bundle_without_guidance_equals_diffusers(
+    pipelines: Callable[[str], Path], make_bundle: MakeBundle
+) -> None:
+    opened = open_pipeline(pipelines("three-levels"))
+    subnet = search(opened, "random", Options(steps=10, keep=0.5, guidance=1.0))
+    bundle = make_bundle("three-levels", subnet)
+    runner = Runner(bundle, make_engine("onnxruntime", "cpu"))
+    noise = noise_for(bundle)
+    found = runner.run(PROMPT, latents=noise)
+    expected = by_diffusers(opened, subnet, noise, PROMPT, guidance=1.0)
+    assert relative(found.latents, expected) <= TOLERANCE
+    with pytest.raises(EngineError, match="was exported without guidance"):
+        runner.run(PROMPT, guidance=3.0)
+
+
+def test_several_images_at_once_equal_diffusers(
+    pipelines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    from exporter.export import export
+
+    for name in ("three-levels", "learned-variance"):
+        opened = open_pipeline(pipelines(name))
+        subnet = search(opened, "random", Options(steps=6, keep=0.5))
+        bundle = export(pipelines(name), subnet, tmp_path / name, batch=3)
+        noise, prompt = noise_for(bundle), PROMPTS.get(name, PROMPT)
+        assert noise.shape[0] == 3
+        found = Runner(bundle, make_engine("onnxruntime", "cpu")).run(prompt, latents=noise)
+        assert relative(found.latents, by_diffusers(opened, subnet, noise, prompt)) <= TOLERANCE
+        assert len(found.images) == 3
+
+
+def test_a_runner_runs_again_and_forgets_the_last_picture(
+    pipelines: Callable[[str], Path], make_bundle: MakeBundle
+) -> None:
+    opened = open_pipeline(pipelines("three-levels"), weights=False)
+    bundle = make_bundle("three-levels", search(opened, "random", Options(steps=8, keep=0.5)))
+    runner = Runner(bundle, make_engine("onnxruntime", "cpu"))
+    first = runner.run(PROMPT, seed=1)
+    other = runner.run("a large blue cross", seed=2, guidance=3.0)
+    again = runner.run(PROMPT, seed=1)
+    np.testing.assert_array_equal(first.latents, again.latents)
+    assert np.abs(first.latents - other.latents).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"latents": np.zeros((1, 4, 3, 3), np.float32)}, r"the latents are \[1, 4, 3, 3\], but"),
+        ({"latents": np.full((1, 4, 12, 12), np.nan, np.float32)}, "are not all finite"),
+        ({"guidance": 1.0}, "guidance 1.0 switches guidance off, but the bundle was exported with it"),
+    ],
+)
+def test_a_run_that_does_not_fit_is_refused(
+    pipelines: Callable[[str], Path],
+    make_bundle: MakeBundle,
+    arguments: dict[str, object],
+    message: str,
+) -> None:
+    opened = open_pipeline(pipelines("three-levels"), weights=False)
+    bundle = make_bundle("three-levels", search(opened, "full", Options(steps=2)))
+    runner = Runner(bundle, make_engine("onnxruntime", "cpu"))
+    with pytest.raises(EngineError, match=message):
+        runner.run(PROMPT, **arguments)
+
+
+def test_an_unknown_engine_and_a_missing_device_are_refused() -> None:
+    with pytest.raises(EngineError, match="unknown engine 'magic'; choose one of onnxruntime"):
+        make_engine("magic", "cpu")
+    with pytest.raises(EngineError, match="unknown device 'tpu'; onnxruntime runs on cpu or cuda"):
+        make_engine("onnxruntime", "tpu")
+
+
+def test_cuda_is_proven_or_refused() -> None:
+    """Where the provider works the engine says cuda; where it does not, there is no engine."""
+    try:
+        assert make_engine("onnxruntime", "cuda").device == "cuda"
+    except EngineError as error:
+        assert "use --device cpu" in str(error)

@@ -1,0 +1,100 @@
+"""Reading bundles, and refusing what cannot be trusted."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from exporter.bundle import Bundle
+from exporter.errors import ExportError
+from search.methods import Options, search
+from search.model.pipeline import open_pipeline
+
+
+@pytest.fixture
+def bundle(
+    pipelines: Callable[[str], Path], make_bundle: Callable[..., Bundle], tmp_path: Path
+) -> Path:
+    opened = open_pipeline(pipelines("learned-variance"), weights=False)
+    made = make_bundle("learned-variance", search(opened, "full", Options(steps=3)))
+    return shutil.copytree(made.path, tmp_path / "bundle")
+
+
+def edit(bundle: Path, **changes: object) -> None:
+    path = bundle / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_bundle_checks_its_files(bundle: Path) -> None:
+    Bundle.open(bundle).check()
+
+
+@pytest.mark.parametrize("name", ["weights.bin", "step_000.onnx", "subnet.json"])
+def test_a_changed_file_is_refused(bundle: Path, name: str) -> None:
+    path = bundle / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ExportError, match=f"{name}' is not the file that was exported: its SHA-256"):
+        Bundle.open(bundle).check()
+
+
+def test_a_missing_file_is_refused(bundle: Path) -> None:
+    (bundle / "decode.onnx").unlink()
+    with pytest.raises(ExportError, match=r"lacks its file 'decode.onnx'; export again"):
+        Bundle.open(bundle).check()
+
+
+@pytest.mark.parametrize("name", ["../outside.onnx", "/etc/passwd", "sub/step.onnx", ".."])
+def test_a_path_out_of_the_bundle_is_refused(bundle: Path, name: str) -> None:
+    files = json.loads((bundle / "manifest.json").read_text())["files"]
+    edit(bundle, files={**files, name: "0" * 64})
+    with pytest.raises(ExportError, match="all files of a bundle lie in its own directory"):
+        Bundle.open(bundle)
+
+
+def test_a_link_out_of_the_bundle_is_refused(bundle: Path, tmp_path: Path) -> None:
+    shutil.move(bundle / "weights.bin", tmp_path / "elsewhere.bin")
+    (bundle / "weights.bin").symlink_to(tmp_path / "elsewhere.bin")
+    with pytest.raises(ExportError, match=r"'weights.bin' .*is a link"):
+        Bundle.open(bundle).check()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "zip"}, "is not a bundle; give a directory written by stepcarve export"),
+        ({"schema": 7}, "has schema 7, but this stepcarve reads 1"),
+        ({"calls": [{"step": 0}]}, "lacks or garbles"),
+    ],
+)
+def test_a_manifest_that_cannot_be_read_is_refused(
+    bundle: Path, changes: dict[str, object], message: str
+) -> None:
+    edit(bundle, **changes)
+    with pytest.raises(ExportError) as caught:
+        Bundle.open(bundle)
+    assert message in str(caught.value)
+
+
+def test_a_directory_without_a_manifest_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"is not a bundle .*manifest.json"):
+        Bundle.open(tmp_path)
+
+
+def test_a_bundle_survives_a_move_to_an_odd_place(bundle: Path, tmp_path: Path) -> None:
+    from engines.base import make_engine
+    from engines.runner import Runner
+
+    target = tmp_path / "über all" / "bündel 1"
+    target.parent.mkdir()
+    shutil.move(bundle, target)
+    for path in (*target.iterdir(), target):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    result = Runner(Bundle.open(target), make_engine("onnxruntime", "cpu")).run("3")
+    assert result.images.shape == (1, 16, 16, 3)
+    target.chmod(0o755)

@@ -1,0 +1,179 @@
+"""Exports: what is in a bundle and what is not, and what happens when one is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+
+from exporter.bundle import Bundle
+from exporter.errors import ExportError
+from exporter.export import export
+from search.methods import Options, search
+from search.model.pipeline import open_pipeline
+from search.subnet import Granularity, SubNet
+
+MakeBundle = Callable[[str, SubNet], Bundle]
+
+
+def deepcache(pipelines: Callable[[str], Path], steps: int = 50) -> SubNet:
+    opened = open_pipeline(pipelines("shapes-sd"), weights=False)
+    return search(opened, "deepcache", Options(steps=steps, interval=5, branch=0))
+
+
+def small(pipelines: Callable[[str], Path]) -> SubNet:
+    opened = open_pipeline(pipelines("three-levels"), weights=False)
+    return search(opened, "random", Options(steps=6, keep=0.5, granularity=Granularity.LAYER))
+
+
+def test_deep_blocks_are_physically_gone_from_a_shallow_step(
+    pipelines: Callable[[str], Path], make_bundle: MakeBundle
+) -> None:
+    bundle = make_bundle("shapes-sd", deepcache(pipelines))
+    assert len(bundle.calls) == 50
+    assert len(bundle.graphs) == 2
+    deep, shallow = (onnx.load(bundle.path / g, load_external_data=False).graph for g in bundle.graphs)
+    assert [value.name for value in shallow.input][-1] == "up_blocks.3.attentions.1:0"
+    read = {name for node in shallow.node for name in node.input}
+    weights = {i.name for i in shallow.initializer}
+    gone = ("down_blocks.1", "down_blocks.2", "down_blocks.3", "mid_block", "up_blocks.0")
+    gone += ("up_blocks.1", "up_blocks.2", "up_blocks.3.resnets.1", "down_blocks.0.resnets.1")
+    for block in gone:
+        assert not [n for n in weights | read if f".{block}." in n], block
+        assert [i.name for i in deep.initializer if f".{block}." in i.name], block
+    assert len(shallow.node) < 0.12 * len(deep.node)
+
+
+def test_weights_are_stored_once(
+    pipelines: Callable[[str], Path], make_bundle: MakeBundle
+) -> None:
+    bundle = make_bundle("shapes-sd", deepcache(pipelines))
+    files = {f.name: f.stat().st_size for f in bundle.path.iterdir()}
+    assert set(files) == {*bundle.files, "manifest.json"}
+    pipeline = sum(f.stat().st_size for f in pipelines("shapes-sd").rglob("*.safetensors"))
+    assert sum(files.values()) <= 1.05 * pipeline
+    for graph in bundle.graphs:
+        model = onnx.load(bundle.path / graph, load_external_data=False)
+        places = {e.value for i in model.graph.initializer for e in i.external_data if e.key == "location"}
+        assert places == {"weights.bin"}
+
+
+def test_step_graphs_are_sound_onnx(
+    pipelines: Callable[[str], Path], make_bundle: MakeBundle
+) -> None:
+    bundle = make_bundle("three-levels", small(pipelines))
+    assert len(bundle.graphs) > 2
+    for graph in (*bundle.graphs, "condition.onnx", "decode.onnx"):
+        onnx.checker.check_model(bundle.path / graph, full_check=True)
+        model = onnx.load(bundle.path / graph, load_external_data=False)
+        assert {o.domain for o in model.opset_import} == {""}
+        assert model.opset_import[0].version >= 23
+
+
+def test_a_step_without_a_call_makes_none(
+    pipelines: Callable[[str], Path], make_bundle: MakeBundle
+) -> None:
+    from search.schedules import with_actions
+    from search.subnet import Action
+
+    opened = open_pipeline(pipelines("shapes-sd"), weights=False)
+    whole = search(opened, "full", Options(steps=50))
+    last = whole.topology.blocks.index("up_blocks.3.attentions.2")
+    held = with_actions(
+        whole, lambda t, b: Action.REUSE if b == last and t % 5 else Action.RUN, method="held"
+    )
+    bundle = make_bundle("shapes-sd", held)
+    assert [call.step for call in bundle.calls] == list(range(0, 50, 5))
+    assert len(bundle.graphs) == 1
+    assert bundle.sampler.inputs.shape == (10, 11)
+
+
+def test_exporting_twice_gives_the_same_bytes(
+    pipelines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    subnet = small(pipelines)
+    first, second = (
+        export(pipelines("three-levels"), subnet, tmp_path / name) for name in ("a", "b")
+    )
+    assert first.files == second.files
+    manifests = [(tmp_path / name / "manifest.json").read_bytes() for name in ("a", "b")]
+    assert manifests[0] == manifests[1]
+
+
+def test_an_existing_target_is_left_alone(
+    pipelines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "bundle"
+    out.mkdir()
+    (out / "precious").write_text("mine")
+    with pytest.raises(ExportError, match=r"bundle' exists; remove it or choose another name"):
+        export(pipelines("three-levels"), small(pipelines), out)
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_failed_export_leaves_nothing(
+    pipelines: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("exporter.export.carve", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        export(pipelines("three-levels"), small(pipelines), tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_batch_of_no_images_is_refused(pipelines: Callable[[str], Path], tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="the batch is 0; give 1 or more"):
+        export(pipelines("three-levels"), small(pipelines), tmp_path / "bundle", batch=0)
+
+
+def test_a_killed_export_leaves_no_bundle_and_is_finished_by_the_next(
+    pipelines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    subnet = small(pipelines)
+    subnet.save(tmp_path / "subnet.json")
+    out = tmp_path / "bundle"
+    partial = tmp_path / ".bundle.partial"
+    command = [
+        sys.executable, "-m", "cli", "export", str(pipelines("three-levels")),
+        str(tmp_path / "subnet.json"), "-o", str(out),
+    ]  # fmt: skip
+    child = subprocess.Popen(command)
+    deadline = time.monotonic() + 120
+    while not (partial / "step_001.onnx").exists() and time.monotonic() < deadline:
+        assert child.poll() is None, "the export ended before it could be killed"
+        time.sleep(0.002)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    assert not out.exists()
+    done = json.loads((partial / "finished.json").read_text())
+    assert "weights.bin" in done
+    written = (partial / "weights.bin").stat().st_mtime_ns
+
+    subprocess.run(command, check=True, capture_output=True)
+    assert not partial.exists()
+    assert (out / "weights.bin").stat().st_mtime_ns == written, "finished files are kept"
+    Bundle.open(out).check()
+    again = export(pipelines("three-levels"), subnet, tmp_path / "other")
+    assert again.files == Bundle.open(out).files
+
+
+def test_what_another_export_left_is_not_used(
+    pipelines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    partial = tmp_path / ".bundle.partial"
+    partial.mkdir()
+    (partial / "weights.bin").write_text("of something else")
+    (partial / "key").write_text("another")
+    bundle = export(pipelines("three-levels"), small(pipelines), tmp_path / "bundle")
+    bundle.check()
+    assert "key" not in {p.name for p in bundle.path.iterdir()}

@@ -1,0 +1,188 @@
+"""The gated reference, against blocks gated by hand and against the DeepCache package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from search import schedules
+from search.methods import Options, full
+from search.model.family import Request
+from search.model.pipeline import Pipeline, open_pipeline
+from search.model.reference import gated, sample
+from search.subnet import Action, Granularity, SubNet
+
+NAMES = ("shapes-sd", "shapes-dit", "three-levels", "two-levels", "learned-variance")
+
+
+@contextmanager
+def gated_by_hand(denoiser: nn.Module, subnet: SubNet) -> Iterator[None]:
+    """Compute every block at every step and replace what a reused one returns. No liveness."""
+    step = -1
+    kept: dict[str, Any] = {}
+
+    def count(*_: Any) -> None:
+        nonlocal step
+        step += 1
+
+    def gate(block: int, name: str) -> Callable[..., Any]:
+        def hook(module: nn.Module, args: Any, output: Any) -> Any:
+            del module, args
+            if subnet.actions[step][block] is Action.RUN:
+                kept[name] = output
+            return kept[name]
+
+        return hook
+
+    handles = [denoiser.register_forward_pre_hook(count)]
+    for block, name in enumerate(subnet.topology.blocks):
+        handles.append(denoiser.get_submodule(name).register_forward_hook(gate(block, name)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def request(pipeline: Pipeline, steps: int) -> Request:
+    shape = (1, pipeline.denoiser.config.in_channels, *(pipeline.denoiser.config.sample_size,) * 2)
+    noise = torch.randn(shape, generator=torch.manual_seed(7))
+    return Request((pipeline.family.default_prompt,), steps, 7.5, latents=noise)
+
+
+def difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).norm() / b.norm())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_random_subnets_equal_blocks_gated_by_hand(
+    pipelines: Callable[[str], Path], name: str
+) -> None:
+    opened = open_pipeline(pipelines(name))
+    for granularity in Granularity:
+        whole = full(opened, Options(steps=12, granularity=granularity))
+        ask = request(opened, 12)
+        plain = sample(opened, ask)
+        for seed in range(4):
+            subnet = schedules.random_reuse(whole, keep=0.5, seed=seed)
+            with gated_by_hand(opened.denoiser, subnet):
+                expected = sample(opened, ask)
+            found = sample(opened, ask, subnet)
+            assert difference(found.latents[-1], expected.latents[-1]) <= 1e-6
+            assert difference(found.latents[-1], plain.latents[-1]) > 1e-4, "the gates do something"
+
+
+def test_the_full_subnet_changes_nothing(pipelines: Callable[[str], Path]) -> None:
+    for name in NAMES:
+        opened = open_pipeline(pipelines(name))
+        ask = request(opened, 6)
+        found = sample(opened, ask, full(opened, Options(steps=6)))
+        assert torch.equal(found.latents[-1], sample(opened, ask).latents[-1])
+
+
+@pytest.mark.parametrize(("interval", "branch"), [(5, 0), (3, 1), (2, 2), (4, 3), (3, 5), (5, 7)])
+def test_deepcache_equals_the_package(
+    pipelines: Callable[[str], Path], interval: int, branch: int
+) -> None:
+    from DeepCache import DeepCacheSDHelper
+
+    opened = open_pipeline(pipelines("shapes-sd"))
+    subnet = schedules.deepcache(full(opened, Options(steps=20)), interval=interval, branch=branch)
+    ask = request(opened, 20)
+    helper = DeepCacheSDHelper(pipe=opened.pipe)
+    helper.set_params(cache_interval=interval, cache_branch_id=branch)
+    helper.enable()
+    try:
+        expected = sample(opened, ask)
+    finally:
+        helper.disable()
+    found = sample(opened, ask, subnet)
+    assert difference(found.latents[-1], expected.latents[-1]) <= 1e-6
+    assert difference(found.latents[-1], sample(opened, ask).latents[-1]) > 1e-4
+
+
+def test_only_live_blocks_are_called(pipelines: Callable[[str], Path]) -> None:
+    opened = open_pipeline(pipelines("shapes-sd"))
+    subnet = schedules.deepcache(full(opened, Options(steps=10)), interval=5, branch=0)
+    called: dict[str, int] = {}
+
+    def count(name: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            called[name] = called.get(name, 0) + 1
+
+        return hook
+
+    convolutions = {
+        name: module.register_forward_hook(count(name))
+        for name, module in opened.denoiser.named_modules()
+        if isinstance(module, nn.Conv2d)
+    }
+    sample(opened, request(opened, 10), subnet)
+    for handle in convolutions.values():
+        handle.remove()
+    assert called["conv_in"] == called["conv_out"] == 10
+    assert called["up_blocks.3.resnets.2.conv1"] == 10
+    assert called["up_blocks.3.resnets.1.conv1"] == 2
+    assert called["mid_block.resnets.0.conv1"] == 2
+    assert called["down_blocks.0.resnets.1.conv1"] == 2
+
+
+def test_a_step_without_a_call_does_not_call_the_denoiser(
+    pipelines: Callable[[str], Path],
+) -> None:
+    opened = open_pipeline(pipelines("shapes-sd"))
+    whole = full(opened, Options(steps=10))
+    last = whole.topology.blocks.index("up_blocks.3.attentions.2")
+    subnet = schedules.with_actions(
+        whole, lambda t, b: Action.REUSE if b == last and t % 5 else Action.RUN, method="held"
+    )
+    calls = 0
+
+    def count(*_: Any) -> None:
+        nonlocal calls
+        calls += 1
+
+    handle = opened.denoiser.conv_in.register_forward_hook(count)
+    found = sample(opened, request(opened, 10), subnet)
+    handle.remove()
+    assert calls == 2
+    assert len(found.latents) == 10
+
+
+def test_the_model_is_as_it_was_afterwards(pipelines: Callable[[str], Path]) -> None:
+    opened = open_pipeline(pipelines("shapes-sd"))
+    subnet = schedules.deepcache(full(opened, Options(steps=4)), interval=2, branch=0)
+    before = {name: dict(vars(m)) for name, m in opened.denoiser.named_modules()}
+    with pytest.raises(RuntimeError, match="stop"), gated(opened.denoiser, subnet):
+        raise RuntimeError("stop")
+    sample(opened, request(opened, 4), subnet)
+    after = {name: dict(vars(m)) for name, m in opened.denoiser.named_modules()}
+    assert before.keys() == after.keys()
+    assert all(before[name].keys() == after[name].keys() for name in before)
+    assert "step" not in vars(opened.pipe.scheduler)
+
+
+def test_a_table_repeats_from_one_picture_to_the_next(pipelines: Callable[[str], Path]) -> None:
+    opened = open_pipeline(pipelines("shapes-sd"))
+    subnet = schedules.deepcache(full(opened, Options(steps=6)), interval=3, branch=0)
+    ask = request(opened, 6)
+    with gated(opened.denoiser, subnet):
+        first, second = sample(opened, ask), sample(opened, ask)
+    assert torch.equal(first.latents[-1], second.latents[-1])
+
+
+def test_several_images_at_once_are_sampled_alike(pipelines: Callable[[str], Path]) -> None:
+    opened = open_pipeline(pipelines("shapes-sd"))
+    subnet = schedules.deepcache(full(opened, Options(steps=6)), interval=3, branch=0)
+    noise = torch.randn(3, 4, 16, 16, generator=torch.manual_seed(1))
+    prompts = ("a small red circle left on a grey field", "a large blue cross", "")
+    together = sample(opened, Request(prompts, 6, 4.0, latents=noise), subnet)
+    for i, prompt in enumerate(prompts):
+        alone = sample(opened, Request((prompt,), 6, 4.0, latents=noise[i : i + 1]), subnet)
+        assert difference(together.latents[-1][i], alone.latents[-1][0]) <= 1e-5

@@ -1,0 +1,114 @@
+"""What a trace says about real architectures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from search.liveness import unroll
+from search.methods import Options, full
+from search.model.family import Request, family_of
+from search.model.pipeline import Pipeline, open_pipeline
+from search.model.trace import Trace, trace
+from search.subnet import Granularity
+from search.topology import Topology
+from tests.pipelines import stable_diffusion_15
+
+GIGA = 1e9
+# GMACs of one sample per stage, attention products included, computed from the architecture.
+SD15_STAGES = {
+    "down_blocks.0": 54.78,
+    "down_blocks.1": 34.18,
+    "down_blocks.2": 31.89,
+    "down_blocks.3": 3.78,
+    "mid_block": 6.05,
+    "up_blocks.0": 12.90,
+    "up_blocks.1": 75.77,
+    "up_blocks.2": 83.41,
+    "up_blocks.3": 98.78,
+}
+
+
+@pytest.fixture(scope="module")
+def sd15() -> Callable[[Granularity], Trace]:
+    pipe = stable_diffusion_15()
+    pipe.set_progress_bar_config(disable=True)
+    family = family_of("StableDiffusionPipeline")
+    pipeline = Pipeline(Path("sd15"), pipe, family, weights=None)  # type: ignore[arg-type]
+    return lambda granularity: trace(pipeline, granularity, Request(("",), 50, 7.5))
+
+
+def own_macs(topology: Topology, block: str) -> int:
+    return sum(s.macs for s in topology.segments if block in s.units)
+
+
+def test_sd15_has_nine_stages_and_their_macs(sd15: Callable[[Granularity], Trace]) -> None:
+    topology = sd15(Granularity.STAGE).topology
+    assert list(topology.blocks) == list(SD15_STAGES)
+    for name, expected in SD15_STAGES.items():
+        assert own_macs(topology, name) / GIGA == pytest.approx(expected, rel=0.01), name
+    assert topology.macs / GIGA == pytest.approx(401.64, rel=0.001)
+    assert topology.params == 859_520_964
+
+
+def test_sd15_reads_are_those_of_a_u_net(sd15: Callable[[Granularity], Trace]) -> None:
+    topology = sd15(Granularity.STAGE).topology
+
+    def read_by(block: str) -> set[str]:
+        ports = {p for i in topology.ports_of[topology.blocks.index(block)] for p in topology.reads[i]}
+        return {topology.blocks[topology.ports[p].block] for p in ports} - {block}
+
+    assert read_by("up_blocks.0") == {"mid_block", "down_blocks.3", "down_blocks.2"}
+    assert read_by("up_blocks.3") == {"up_blocks.2", "down_blocks.0"}
+    assert read_by("mid_block") == {"down_blocks.3"}
+    assert not topology.varies[topology.output], "conv_out sees neither latents nor timestep"
+
+
+@pytest.mark.parametrize(
+    ("granularity", "blocks"),
+    [(Granularity.STAGE, 9), (Granularity.BRANCH, 27), (Granularity.LAYER, 22 + 16 * 5 + 6)],
+)
+def test_sd15_has_as_many_blocks_as_the_architecture(
+    sd15: Callable[[Granularity], Trace], granularity: Granularity, blocks: int
+) -> None:
+    assert len(sd15(granularity).topology.blocks) == blocks
+
+
+@pytest.mark.parametrize("granularity", list(Granularity))
+def test_segments_are_the_whole_denoiser_at_every_granularity(
+    pipelines: Callable[[str], Path], granularity: Granularity
+) -> None:
+    for name in ("shapes-sd", "shapes-dit", "three-levels", "two-levels", "learned-variance"):
+        opened = open_pipeline(pipelines(name))
+        subnet = full(opened, Options(steps=4, granularity=granularity))
+        params = sum(p.numel() for p in opened.denoiser.parameters())
+        assert subnet.topology.params == params
+        unrolled = unroll(subnet)
+        assert unrolled.macs == (subnet.topology.macs,) * subnet.steps
+
+
+def test_macs_are_those_of_torchs_own_counter(pipelines: Callable[[str], Path]) -> None:
+    """The counter run on the real module; it does not know the CPU's attention, so without that."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    opened = open_pipeline(pipelines("shapes-sd"))
+    text = torch.zeros(1, 16, 64)
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        opened.denoiser(torch.zeros(1, 4, 16, 16), torch.tensor(3), text)
+    traced = full(opened, Options(steps=2)).topology.macs
+    assert traced == pytest.approx(counter.get_total_flops() / 2, rel=1e-6)
+
+
+def test_without_guidance_a_call_sees_each_sample_once(pipelines: Callable[[str], Path]) -> None:
+    opened = open_pipeline(pipelines("shapes-sd"), weights=False)
+    alone = full(opened, Options(steps=2, guidance=1.0))
+    guided = full(opened, Options(steps=2))
+    assert {p.shape[0] for p in alone.topology.ports} == {1}
+    assert {p.shape[0] for p in guided.topology.ports} == {2}
+    assert alone.topology.macs == guided.topology.macs, "MACs are per sample"
+    assert not alone.binding.guided

@@ -1,0 +1,121 @@
+"""The SubNet: its checks, its file, its binding."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from search.errors import SearchError
+from search.subnet import Action, SubNet
+from tests.toys import chain, hourglass, subnet
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (
+            ("Rcc", "RRR"),
+            "step 0 has REUSE for ['b', 'c'], but no earlier step has filled their cache; "
+            "keep every block at step 0",
+        ),
+        (
+            ("dRR", "RRR"),
+            "step 0 has DELTA for ['a'], but no earlier step has filled their cache; "
+            "keep every block at step 0",
+        ),
+        (
+            ("sRR", "cRR"),
+            "step 1 has REUSE for 'a', but no earlier step runs it; set 'a' to RUN at a step before 1",
+        ),
+        (
+            ("RRR", "RR"),
+            "steps [1] have [2] actions, but there are 3 blocks; give one action per block",
+        ),
+    ],
+)
+def test_an_inconsistent_table_is_refused(rows: tuple[str, ...], message: str) -> None:
+    with pytest.raises(SearchError) as caught:
+        subnet(chain(), *rows)
+    assert str(caught.value) == message
+
+
+def test_a_table_of_the_wrong_length_is_refused() -> None:
+    whole = subnet(chain(), "RRR", "RRR")
+    with pytest.raises(SearchError, match="the table has 1 steps, but the sampler has 2 timesteps"):
+        dataclasses.replace(whole, actions=whole.actions[:1])
+
+
+def test_actions_that_a_stage_does_not_know_are_refused_with_their_place() -> None:
+    table = subnet(chain(), "RRR", "RdR")
+    with pytest.raises(SearchError) as caught:
+        table.require({Action.RUN, Action.REUSE})
+    assert (
+        str(caught.value)
+        == "step 1 has DELTA for 'b', which is not supported here yet; use REUSE or RUN"
+    )
+
+
+def test_a_saved_subnet_is_read_back_equal(tmp_path: Path) -> None:
+    table = subnet(hourglass(), "RRR", "RcR", "Rsd")
+    table.save(tmp_path / "subnet.json")
+    assert SubNet.load(tmp_path / "subnet.json") == table
+    assert [p.name for p in tmp_path.iterdir()] == ["subnet.json"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("not json", "is not JSON"),
+        ("[]", "is not a SubNet; give a file written by stepcarve search"),
+        ('{"kind": "stepcarve-subnet", "schema": 99}', "has schema 99, but this stepcarve reads 1"),
+        ('{"kind": "stepcarve-subnet", "schema": 1}', "lacks or garbles 'binding'"),
+    ],
+)
+def test_a_file_that_is_no_subnet_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "subnet.json"
+    path.write_text(content)
+    with pytest.raises(SearchError) as caught:
+        SubNet.load(path)
+    assert message in str(caught.value)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SearchError, match=r"cannot read the SubNet .*No such file"):
+        SubNet.load(tmp_path / "subnet.json")
+
+
+def test_an_unknown_action_in_a_file_is_named(tmp_path: Path) -> None:
+    data = subnet(chain(), "RRR", "RcR").to_json()
+    data["actions"][1][0] = "JUMP"
+    path = tmp_path / "subnet.json"
+    path.write_text(json.dumps(data))
+    with pytest.raises(SearchError, match=r"step 1 has unknown actions \['JUMP'\]"):
+        SubNet.load(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("fingerprint", "1" * 64, f"was made for fingerprint '{'0' * 64}', but here it is '{'1' * 64}'"),
+        ("scheduler", "PNDMScheduler", "scheduler 'DDIMScheduler', but here it is 'PNDMScheduler'"),
+        ("scheduler_config", {"beta": 0.2}, "scheduler config {'beta': 0.1}, but here it is {'beta': 0.2}"),
+        ("timesteps", (1000.0, 1.0), "timesteps (1000.0, 900.0), but here it is (1000.0, 1.0)"),
+        ("latent_shape", (4, 8, 8), "latent shape (1, 2, 2), but here it is (4, 8, 8)"),
+        ("guided", False, "guided True, but here it is False"),
+    ],
+)
+def test_a_binding_refuses_anything_else_and_names_both(
+    field: str, value: object, message: str
+) -> None:
+    binding = subnet(chain(), "RRR", "RRR").binding
+    with pytest.raises(SearchError) as caught:
+        binding.require(dataclasses.replace(binding, **{field: value}))
+    assert message in str(caught.value)
+
+
+def test_a_binding_accepts_itself() -> None:
+    binding = subnet(chain(), "RRR").binding
+    binding.require(dataclasses.replace(binding))

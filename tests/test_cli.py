@@ -1,0 +1,244 @@
+"""The command line as people use it: results, messages, exit codes."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from cli import main
+
+FRAMEWORKS = (
+    "torch", "diffusers", "transformers", "onnx", "onnxruntime", "onnx_ir", "onnxscript",
+    "matplotlib", "numpy", "polygraphy",
+)  # fmt: skip
+
+
+def stepcarve(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def ok(*arguments: object) -> str:
+    result = stepcarve(*arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def made(pipelines: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `subnet.json` and `bundle` of a small pipeline, and `dit` of another."""
+    root = tmp_path_factory.mktemp("cli")
+    for name, out, method in (("three-levels", "bundle", "random"), ("shapes-dit", "dit", "random")):
+        subnet = root / f"{out}.json"
+        ok("search", pipelines(name), "-o", subnet, "--method", method, "--steps", 8)
+        ok("export", pipelines(name), subnet, "-o", root / out)
+    return root
+
+
+def test_help_loads_no_framework() -> None:
+    code = "import sys, cli; cli.main(['--help'], standalone_mode=False); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert not loaded & set(FRAMEWORKS)
+
+
+def test_help_takes_less_than_a_third_of_importing_torch() -> None:
+    def seconds(*command: str) -> float:
+        def once() -> float:
+            started = time.perf_counter()
+            subprocess.run([sys.executable, *command], check=True, capture_output=True)
+            return time.perf_counter() - started
+
+        return min(once() for _ in range(3))
+
+    assert seconds("-m", "cli", "--help") < seconds("-c", "import torch") / 3
+
+
+@pytest.mark.parametrize("name", sorted(main.commands))
+def test_every_command_and_option_has_help(name: str) -> None:
+    command = main.commands[name]
+    assert command.help
+    for parameter in command.params:
+        if parameter.param_type_name == "option" and parameter.name not in ("out", "dtype"):
+            assert parameter.help, parameter.name
+
+
+def test_search_says_what_it_found_and_writes_it(
+    pipelines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "subnet.json"
+    printed = ok("search", pipelines("shapes-sd"), "-o", out, "--method", "deepcache", "--steps", 10)
+    assert "deepcache interval 5 branch 0: 10 calls in 10 steps, 2 distinct graphs" in printed
+    as_json = json.loads(
+        ok("search", pipelines("shapes-sd"), "-o", out, "--method", "full", "--steps", 4, "--json")
+    )
+    assert as_json["keep"] == 1.0
+
+
+def test_inspect_prints_the_contract(made: Path, tmp_path: Path) -> None:
+    data = json.loads(ok("inspect", made / "bundle.json", "--json"))
+    promised = {
+        "steps", "blocks", "calls", "signatures", "macs_full", "macs_kept", "keep", "params_kept",
+        "cache_bytes", "actions", "timesteps",
+    }  # fmt: skip
+    assert promised <= set(data)
+    assert len(data["actions"]) == data["steps"] == len(data["timesteps"]) == 8
+    assert {len(row) for row in data["actions"]} == {len(data["blocks"])}
+    assert data["keep"] == pytest.approx(data["macs_kept"] / data["macs_full"])
+    assert json.loads(ok("inspect", made / "bundle", "--json")) == data, "the bundle has its SubNet"
+
+
+def test_inspect_draws_the_grid(made: Path, tmp_path: Path) -> None:
+    printed = ok("inspect", made / "bundle.json", "--image", tmp_path / "grid.png")
+    rows = [line for line in printed.splitlines() if re.search("[█▒·]{8}$", line)]
+    assert len(rows) == len(json.loads((made / "bundle.json").read_text())["topology"]["blocks"])
+    with Image.open(tmp_path / "grid.png") as image:
+        assert image.width > 300
+    ok("inspect", made / "bundle", "--image", tmp_path / "grid.svg")
+    assert "<svg" in (tmp_path / "grid.svg").read_text()
+
+
+def test_run_writes_a_picture_and_the_latents(made: Path, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).standard_normal((1, 4, 12, 12)).astype(np.float32)
+    np.save(tmp_path / "noise.npy", noise)
+    for name in ("a", "b"):
+        ok(
+            "run", made / "bundle", "--engine", "onnxruntime", "--prompt", "a red circle",
+            "--latents", tmp_path / "noise.npy", "--save-latents", tmp_path / f"{name}.npy",
+            "-o", tmp_path / f"{name}.png",
+        )  # fmt: skip
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy"))
+    assert np.load(tmp_path / "a.npy").shape == (1, 4, 12, 12)
+    with Image.open(tmp_path / "a.png") as image:
+        assert (image.size, image.mode) == ((24, 24), "RGB")
+
+
+def test_run_takes_classes_by_number_and_by_name(made: Path, tmp_path: Path) -> None:
+    for label, name in (("1", "number"), ("red square", "name")):
+        ok("run", made / "dit", "--label", label, "-o", tmp_path / f"{name}.png")
+    assert (tmp_path / "number.png").read_bytes() == (tmp_path / "name.png").read_bytes()
+
+
+def test_verify_exits_0_and_writes_a_report(made: Path, tmp_path: Path) -> None:
+    printed = ok("verify", made / "bundle", "--engine", "onnxruntime", "--report", tmp_path / "r")
+    assert "Parity holds: 8 calls" in printed
+    assert (tmp_path / "r" / "report.html").is_file()
+    data = json.loads(ok("verify", made / "dit", "--json", "--prompt", "red square"))
+    assert data["passed"] is True
+
+
+def test_verify_exits_1_when_parity_fails(made: Path, tmp_path: Path) -> None:
+    from tests.engines.test_parity import resign
+
+    bundle = shutil.copytree(made / "bundle", tmp_path / "bundle")
+    sampler = json.loads((bundle / "manifest.json").read_text())["sampler"]
+    sampler["final"][1] += 0.5
+    resign(bundle, sampler=sampler)
+    result = stepcarve("verify", bundle, "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["failures"]
+
+
+def test_build_loads_every_graph(made: Path) -> None:
+    assert "step graphs load on onnxruntime (cpu)" in ok("build", made / "bundle")
+    assert json.loads(ok("build", made / "bundle", "--json"))["graphs"] >= 1
+
+
+def test_doctor_knows_what_works() -> None:
+    findings = {f["name"]: f for f in json.loads(ok("doctor", "--json"))}
+    assert findings["torch"]["works"]
+    assert findings["onnxruntime on cpu"]["works"]
+    assert "onnxruntime on cuda" in findings
+    assert "onnxruntime on cpu" in ok("doctor")
+
+
+BAD = [
+    ("search {no} -o {out} --method full", "there is no directory"),
+    ("search {tmp} -o {out} --method full", "has no model_index.json"),
+    ("search {sd} -o {out} --method magic", "unknown method 'magic'; choose one of full"),
+    ("search {sd} -o {out} --method full --granularity atom", "unknown granularity 'atom'"),
+    ("search {sd} -o {out} --method full --scheduler Magic", "no scheduler 'Magic'; choose one of"),
+    ("search {sd} -o {out} --method full --scheduler DDPMScheduler", "is not an affine map"),
+    ("search {sd} -o {out} --method random --keep 2", "--keep is 2.0; give a fraction above 0"),
+    ("search {sd} -o {out} --method full --device tpu", "unknown device 'tpu'"),
+    ("export {dit} {subnet} -o {out}", "the SubNet was made for denoiser 'UNet2DConditionModel'"),
+    ("export {truncated} {subnet} -o {out}", "cannot read the weights"),
+    ("export {sd} {no} -o {out}", "cannot read the SubNet"),
+    ("export {sd} {tmp}/notes.txt -o {out}", "is not JSON"),
+    ("run {changed} --prompt x -o {out}", "is not the file that was exported: its SHA-256"),
+    ("run {bundle} --engine magic --prompt x -o {out}", "unknown engine 'magic'; choose one of"),
+    ("run {bundle} --label 3 -o {out}", "shows texts; give --prompt and nothing else"),
+    ("run {bundle} --prompt x --latents {tmp}/notes.npy -o {out}", "is not a .npy file of numbers"),
+    ("run {no} --prompt x -o {out}", "is not a bundle"),
+    ("build {bundle} --engine magic", "unknown engine 'magic'"),
+    ("verify {bundle} --engine magic", "unknown engine 'magic'"),
+    ("verify {bundle} --pipeline {no}", "there is no directory"),
+    ("inspect {tmp}", "is not a bundle"),
+    ("inspect {subnet} --image {tmp}/x.bmp", "give a file that ends in .png, .svg or .pdf"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), BAD)
+def test_bad_input_is_one_sentence_exit_2_and_nothing_written(
+    pipelines: Callable[[str], Path], made: Path, tmp_path: Path, line: str, message: str
+) -> None:
+    (tmp_path / "notes.txt").write_text("not a SubNet")
+    (tmp_path / "notes.npy").write_text("not numbers")
+    places = {
+        "no": tmp_path / "nowhere",
+        "tmp": tmp_path,
+        "out": tmp_path / "out",
+        "sd": pipelines("three-levels"),
+        "dit": pipelines("learned-variance"),
+        "subnet": made / "bundle.json",
+        "bundle": made / "bundle",
+    }
+    if "{truncated}" in line:
+        places["truncated"] = shutil.copytree(places["sd"], tmp_path / "truncated")
+        weights = places["truncated"] / "unet" / "diffusion_pytorch_model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-100])
+    if "{changed}" in line:
+        places["changed"] = shutil.copytree(places["bundle"], tmp_path / "changed")
+        with (places["changed"] / "weights.bin").open("r+b") as file:
+            file.write(b"\1\2\3")
+    before = sorted(tmp_path.rglob("*"))
+    result = stepcarve(*(word.format(**places) for word in line.split()))
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+    assert result.stderr.startswith("Error: ")
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_cuda_where_there_is_none_is_refused(
+    made: Path, pipelines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        return
+    for line in (
+        ("run", made / "bundle", "--prompt", "x", "-o", tmp_path / "x.png", "--device", "cuda"),
+        ("verify", made / "bundle", "--device", "cuda"),
+        ("search", pipelines("three-levels"), "-o", tmp_path / "x", "--method", "full", "--device", "cuda"),
+    ):
+        result = stepcarve(*line)
+        assert result.exit_code == 2, line
+        assert "--device cpu" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_adds_the_traceback(tmp_path: Path) -> None:
+    result = stepcarve("inspect", tmp_path / "nowhere", "--debug")
+    assert result.exit_code == 2
+    assert "Traceback" in result.stderr
