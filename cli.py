@@ -26,7 +26,7 @@ Command = Callable[..., Any]
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="stepcarve")
 def main() -> None:
-    """Make diffusion models faster without retraining, and prove it.
+    r"""Make diffusion models faster without retraining, and prove it.
 
     \b
     A pipeline is a diffusers directory. The usual way:
@@ -66,7 +66,11 @@ def _sentence(error: Exception) -> str:
 pipeline_argument = click.argument("pipeline", type=PATH)
 bundle_argument = click.argument("bundle", type=PATH)
 engine_option = click.option(
-    "--engine", "engine_name", default="onnxruntime", show_default=True, help="What runs the graphs."
+    "--engine",
+    "engine_name",
+    default="onnxruntime",
+    show_default=True,
+    help="What runs the graphs.",
 )
 device_option = click.option(
     "--device", default="cpu", show_default=True, help="cpu or cuda; never replaced silently."
@@ -104,9 +108,15 @@ def demo(out: Path, as_json: bool) -> None:
 @click.option("--scheduler", help="A diffusers scheduler class; default: the pipeline's own.")
 @click.option("--granularity", default="branch", show_default=True, help="stage, branch or layer.")
 @click.option("--keep", default=0.5, show_default=True, help="Fraction of the full cost to keep.")
-@click.option("--interval", default=5, show_default=True, help="deepcache: every N-th step is full.")
-@click.option("--branch", default=0, show_default=True, help="deepcache: cached layer, 0 outermost.")
-@click.option("--guidance", default=7.5, show_default=True, help="Guidance scale; 1 switches it off.")
+@click.option(
+    "--interval", default=5, show_default=True, help="deepcache: every N-th step is full."
+)
+@click.option(
+    "--branch", default=0, show_default=True, help="deepcache: cached layer, 0 outermost."
+)
+@click.option(
+    "--guidance", default=7.5, show_default=True, help="Guidance scale; 1 switches it off."
+)
 @click.option("--seed", default=0, show_default=True, help="Of random choices.")
 @click.option("--height", type=int, help="Of the image in pixels; default: the pipeline's.")
 @click.option("--width", type=int, help="Of the image in pixels; default: the pipeline's.")
@@ -153,7 +163,7 @@ def search(
 @json_option
 def inspect(source: Path, image: Path | None, as_json: bool) -> None:
     """Show what a SubNet, or the SubNet in a bundle, does at each step."""
-    from exporter.bundle import SUBNET, Bundle
+    from exporter.bundle import Bundle
     from exporter.picture import draw_grid, grid_lines, save_figure
     from exporter.summary import summarise
     from search.subnet import SubNet
@@ -179,9 +189,7 @@ def inspect(source: Path, image: Path | None, as_json: bool) -> None:
 @click.option("--dtype", type=click.Choice(["float32"]), default="float32", show_default=True)
 @click.option("--batch", default=1, show_default=True, help="Images per prompt.")
 @json_option
-def export(
-    pipeline: Path, subnet: Path, out: Path, dtype: str, batch: int, as_json: bool
-) -> None:
+def export(pipeline: Path, subnet: Path, out: Path, dtype: str, batch: int, as_json: bool) -> None:
     """Carve the step graphs of a SubNet out of its pipeline, into a bundle."""
     del dtype
     _quiet_libraries()
@@ -374,7 +382,15 @@ def _print_demo(result: Demo) -> None:
 
     attributes = list(result.rows[0].accuracy)
     table = Table(title="shapes-sd, 50-step DDIM, ONNX Runtime on the CPU")
-    for heading in ("method", "calls", "MACs", "s / picture", "speedup", "PSNR to full", *attributes):
+    for heading in (
+        "method",
+        "calls",
+        "MACs",
+        "s / picture",
+        "speedup",
+        "PSNR to full",
+        *attributes,
+    ):
         table.add_column(heading, justify="left" if heading == "method" else "right")
     for row in result.rows:
         table.add_row(

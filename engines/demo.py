@@ -91,7 +91,7 @@ def run_demo(out: Path, report: Callable[[str], None]) -> Demo:
     reference: NDArray[np.uint8] | None = None
     for name, bundle in bundles.items():
         runner = Runner(bundle, engine)
-        images, seconds = _sample(runner, prompts, lambda n, name=name: report(f"{name}: {n}"))
+        images, seconds = _sample(name, runner, prompts, report)
         _save_sheet(images, out / f"{bundle.path.name}.png")
         rows.append(
             Row(
@@ -135,12 +135,12 @@ def _bundles(pipeline: Path, out: Path, report: Callable[[str], None]) -> dict[s
 
 
 def _sample(
-    runner: Runner, prompts: Sequence[str], report: Callable[[str], None]
+    name: str, runner: Runner, prompts: Sequence[str], report: Callable[[str], None]
 ) -> tuple[NDArray[np.uint8], float]:
     """One picture per prompt, the prompt's number as its seed, and the median seconds of the loop."""
     images, seconds = [], []
     for number, prompt in enumerate(prompts):
-        report(f"picture {number + 1} of {len(prompts)}")
+        report(f"{name}: picture {number + 1} of {len(prompts)}")
         result = runner.run(prompt, seed=number)
         images.append(result.images[0])
         seconds.append(result.seconds["loop"])

@@ -39,7 +39,9 @@ def _package(name: str) -> Finding:
     try:
         return Finding(name, True, metadata.version(name))
     except metadata.PackageNotFoundError:
-        return Finding(name, False, f"not installed; pip install {name} (needed to search and export)")
+        return Finding(
+            name, False, f"not installed; pip install {name} (needed to search and export)"
+        )
 
 
 def _engine(name: str, device: str) -> Finding:

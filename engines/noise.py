@@ -24,7 +24,7 @@ def torch_randn(shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
     if count < _GROUP:
         msg = f"latents of shape {shape} have fewer than {_GROUP} elements"
         raise ValueError(msg)
-    words = np.random.RandomState(seed % 2**32)  # noqa: NPY002 - torch uses this generator
+    words = np.random.RandomState(seed % 2**32)
     noise = _normal(words, count - count % _GROUP)
     if count % _GROUP:
         uniform = _uniform(words, count % _GROUP)  # drawn and then overwritten by torch

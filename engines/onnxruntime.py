@@ -128,7 +128,9 @@ def _probe(provider: str) -> None:
     from onnx import TensorProto, helper
 
     value = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1]) for n in ("x", "y")]
-    graph = helper.make_graph([helper.make_node("Exp", ["x"], ["y"])], "probe", value[:1], value[1:])
+    graph = helper.make_graph(
+        [helper.make_node("Exp", ["x"], ["y"])], "probe", value[:1], value[1:]
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4

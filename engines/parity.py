@@ -275,8 +275,11 @@ def psnr(found: NDArray[np.uint8], expected: NDArray[np.uint8]) -> float:
 
 
 def _picture(trajectory: Trajectory) -> NDArray[np.uint8]:
-    images: NDArray[np.float64] = trajectory.images
-    return np.rint(images[0] * 255).astype(np.uint8)
+    if trajectory.images is None:
+        msg = "the run was not finished"
+        raise ValueError(msg)
+    pixels: NDArray[np.uint8] = np.rint(trajectory.images[0] * 255).astype(np.uint8)
+    return pixels
 
 
 def _comparable(error: float) -> float:

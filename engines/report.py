@@ -81,9 +81,7 @@ def verdict(parity: Parity) -> str:
     )
 
 
-def _page(
-    bundle: Bundle, parity: Parity, pictures: Pictures, environment: dict[str, str]
-) -> str:
+def _page(bundle: Bundle, parity: Parity, pictures: Pictures, environment: dict[str, str]) -> str:
     subnet = bundle.subnet
     summary = summarise(subnet, bundle.latent_shape[0])
     facts = {
@@ -104,7 +102,9 @@ def _page(
         "diffusers, every block at every step": pictures.full,
         "this SubNet in PyTorch": pictures.reference,
         f"this SubNet in {parity.engine}": pictures.engine,
-        f"difference of the last two x {_DIFFERENCE_GAIN}": difference.clip(0, 255).astype(np.uint8),
+        f"difference of the last two x {_DIFFERENCE_GAIN}": difference.clip(0, 255).astype(
+            np.uint8
+        ),
     }
     return _PAGE.format(
         verdict=html.escape(verdict(parity)),

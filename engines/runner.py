@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
     from engines.base import Engine
 
+    Array = NDArray[Any]
+
 SAMPLE = "sample"
 TIMESTEP = "timestep"
 GUIDANCE = "guidance_scale"
 PREDICTION = "noise_prediction"
 LATENTS = "latents"
 IMAGE = "image"
-
-Array = NDArray[Any] if TYPE_CHECKING else Any
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,9 @@ class Runner:
         self._condition = self._sessions[CONDITIONER].bind(self._prompt, self._inputs)
         self._decode = decoder.bind({LATENTS: self._latents}, self._image)
         self._timesteps = [np.array(call.timestep, float32) for call in bundle.calls]
-        self._calls = [self._bind(*each) for each in zip(bundle.calls, self._timesteps, strict=True)]
+        self._calls = [
+            self._bind(*each) for each in zip(bundle.calls, self._timesteps, strict=True)
+        ]
         self._rows = [_row(row) for row in bundle.sampler.inputs]
         self._final = _row(bundle.sampler.final)
 

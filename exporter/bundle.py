@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +20,7 @@ from search.sampler import SamplerTable
 from search.subnet import SubNet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 SCHEMA = 1
 KIND = "stepcarve-bundle"
@@ -185,7 +184,9 @@ def _bundle(path: Path, data: Any) -> Bundle:
         )
         raise ExportError(msg)
     try:
-        outside = sorted(n for n in [*data["files"], *data["graphs"]] if n != Path(n).name or n == "..")
+        outside = sorted(
+            n for n in [*data["files"], *data["graphs"]] if n != Path(n).name or n == ".."
+        )
         if outside:
             msg = (
                 f"the manifest of {str(path)!r} names {outside}, but all files of a bundle lie in "
@@ -254,7 +255,7 @@ class Staging:
             if path.name not in keep:
                 path.unlink()
         _flush(self.folder)
-        os.rename(self.folder, self._target)
+        self.folder.rename(self._target)
         _flush(self._target.parent)
 
     def resume(self, key: str) -> None:
@@ -287,7 +288,9 @@ def staging(target: Path, key: str) -> Iterator[Staging]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            msg = f"another export to {str(target)!r} is running; wait for it or choose another name"
+            msg = (
+                f"another export to {str(target)!r} is running; wait for it or choose another name"
+            )
             raise ExportError(msg) from error
         stage = Staging(folder, target)
         stage.resume(key)

@@ -23,9 +23,7 @@ def carve(master: Master, signature: Signature, name: str) -> ir.Model:
     outputs = [master.ports[port] for port in signature.writes]
     if signature.predicts:
         outputs.insert(0, master.prediction)
-    graph = ir.convenience.extract(
-        master.model.graph, [*master.inputs.values(), *read], outputs
-    )
+    graph = ir.convenience.extract(master.model.graph, [*master.inputs.values(), *read], outputs)
     graph.name = name
     for value in [v for v in graph.inputs if not v.uses()]:
         graph.inputs.remove(value)
@@ -38,7 +36,8 @@ def carve(master: Master, signature: Signature, name: str) -> ir.Model:
 
 def _remove_boundaries(graph: ir.Graph) -> None:
     """Take out the markers; one that hands a graph input, or one value twice, to an output stays
-    as an Identity."""
+    as an Identity.
+    """
     for node in list(graph):
         if (node.domain, node.op_type) != (DOMAIN, BOUNDARY):
             continue

@@ -42,7 +42,9 @@ def conditioner_graph(
     """Prompt inputs -> the denoiser's conditions, under the names the step graphs know."""
     module = pipeline.family.conditioner(pipeline.pipe, guided=guided, batch=batch).eval()
     example = tuple(
-        torch.zeros(1, i.length, dtype=torch.int64) if i.length else torch.zeros(1, dtype=torch.int64)
+        torch.zeros(1, i.length, dtype=torch.int64)
+        if i.length
+        else torch.zeros(1, dtype=torch.int64)
         for i in inputs
     )
     with torch.no_grad():
@@ -61,9 +63,7 @@ def padded_tokenizer(tokenizer: Any) -> Tokenizer:
     length = tokenizer.model_max_length
     copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     copy.enable_truncation(length)
-    copy.enable_padding(
-        length=length, pad_id=tokenizer.pad_token_id, pad_token=tokenizer.pad_token
-    )
+    copy.enable_padding(length=length, pad_id=tokenizer.pad_token_id, pad_token=tokenizer.pad_token)
     return copy
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import partial
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from exporter.bundle import Bundle, Staging, staging
 from exporter.carve import carve
 from exporter.components import Component, conditioner_graph, decoder_graph, padded_tokenizer
 from exporter.errors import ExportError
-from exporter.program import Program, plan_program, port_names
+from exporter.program import Program, Signature, plan_program, port_names
 from exporter.trace import Master, trace_master
 from exporter.weights import FILE, refer, write_weights
 from search.model.family import Request
@@ -99,25 +100,27 @@ def _write(
         name = f"step_{number:03d}"
         report(f"carve {name} of {len(program.signatures)}")
         graphs.append(f"{name}.onnx")
-        stage.make(
-            graphs[-1], lambda file, s=signature, n=name: ir.save(carve(master, s, n), file)
-        )
+        stage.make(graphs[-1], partial(_save_step, master, signature, name))
     if any(each.length for each in inputs):
         tokenizer = padded_tokenizer(pipeline.pipe.tokenizer)
         stage.make(names.TOKENIZER, lambda file: tokenizer.save(str(file)))
     stage.make(names.SUBNET, subnet.save)
     return {
-            "pipeline": str(pipeline.path),
-            "dtype": "float32",
-            "latent_shape": latent_shape,
-            "guided": binding.guided,
-            "guidance": subnet.guidance,
-            "prompt_inputs": [vars(each) for each in inputs],
-            "labels": getattr(pipeline.pipe, "labels", {}),
-            "conditions": condition.outputs,
-            "graphs": graphs,
-            **program.to_json(port_names(subnet.topology)),
+        "pipeline": str(pipeline.path),
+        "dtype": "float32",
+        "latent_shape": latent_shape,
+        "guided": binding.guided,
+        "guidance": subnet.guidance,
+        "prompt_inputs": [vars(each) for each in inputs],
+        "labels": getattr(pipeline.pipe, "labels", {}),
+        "conditions": condition.outputs,
+        "graphs": graphs,
+        **program.to_json(port_names(subnet.topology)),
     }
+
+
+def _save_step(master: Master, signature: Signature, name: str, file: Path) -> None:
+    ir.save(carve(master, signature, name), file)
 
 
 def _master(pipeline: Pipeline, subnet: SubNet, batch: int) -> Master:

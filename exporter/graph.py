@@ -114,7 +114,8 @@ def _transposed(source: ir.Value, node: ir.Node, name: str) -> ir.Value:
 
 def _forget_inner_types(graph: ir.Graph) -> None:
     """Drop the shapes of values inside: they follow from those of the boundaries, inputs and outputs,
-    and are a third of a step graph's file."""
+    and are a third of a step graph's file.
+    """
     for node in graph:
         for value in node.outputs:
             if not value.is_graph_output():

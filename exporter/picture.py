@@ -72,10 +72,17 @@ def draw_grid(subnet: SubNet) -> Figure:
     grid.set_title(subnet.method, fontsize=9)
     handles = [Patch(facecolor=COLOURS[c], edgecolor="#999999", label=MEANING[c]) for c in order]
     grid.legend(
-        handles=handles, ncols=3, fontsize=7, frameon=False, loc="lower left", bbox_to_anchor=(0, 1.04)
+        handles=handles,
+        ncols=3,
+        fontsize=7,
+        frameon=False,
+        loc="lower left",
+        bbox_to_anchor=(0, 1.04),
     )
     full = subnet.topology.macs
-    cost.bar(range(subnet.steps), [m / full for m in unroll(subnet).macs], color="#1f6f8b", width=0.8)
+    cost.bar(
+        range(subnet.steps), [m / full for m in unroll(subnet).macs], color="#1f6f8b", width=0.8
+    )
     cost.set_ylim(0, 1.05)
     cost.set_ylabel("MACs of\na full step", fontsize=7)
     cost.set_xlabel("step (0 is the noisiest)", fontsize=8)

@@ -95,10 +95,7 @@ def unroll(subnet: SubNet) -> Unrolled:
     for step, actions in enumerate(subnet.actions):
         row: list[int] = []
         for target in range(topology.output + 1):
-            if (
-                target != topology.output
-                and actions[topology.ports[target].block] is Action.REUSE
-            ):
+            if target != topology.output and actions[topology.ports[target].block] is Action.REUSE:
                 row.append(effective[-1][target])
                 continue
             reads = tuple(row[port] for port in sorted(topology.reads[target]))

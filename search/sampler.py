@@ -93,7 +93,9 @@ def read_sampler(scheduler: Any, steps: int) -> SamplerTable:
     return table
 
 
-def _walk(scheduler: Any, steps: int, basis: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+def _walk(
+    scheduler: Any, steps: int, basis: torch.Tensor
+) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Run the sampler with `basis[0]` as noise and `basis[1 + k]` as the k-th prediction.
 
     Returns the denoiser's inputs and the final latents, each as a vector.

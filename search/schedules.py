@@ -23,9 +23,7 @@ def keep_of(subnet: SubNet) -> float:
     return sum(unroll(subnet).macs) / (subnet.full_calls * subnet.topology.macs)
 
 
-def with_actions(
-    full: SubNet, action: Callable[[int, int], Action], method: str
-) -> SubNet:
+def with_actions(full: SubNet, action: Callable[[int, int], Action], method: str) -> SubNet:
     """`full` with the action that `action(step, block)` gives."""
     rows = tuple(
         tuple(action(step, block) for block in range(len(full.topology.blocks)))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from search.errors import SearchError
 from search.files import write_atomically
 from search.topology import Topology
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SCHEMA = 1
 
@@ -142,7 +145,7 @@ class SubNet:
         """How many timesteps the sampler has."""
         return len(self.actions)
 
-    def require(self, known: Set[Action]) -> None:
+    def require(self, known: AbstractSet[Action]) -> None:
         """Refuse actions other than `known`, naming where they stand."""
         for step, row in enumerate(self.actions):
             for name, action in zip(self.topology.blocks, row, strict=True):

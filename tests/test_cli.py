@@ -38,7 +38,10 @@ def ok(*arguments: object) -> str:
 def made(pipelines: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `subnet.json` and `bundle` of a small pipeline, and `dit` of another."""
     root = tmp_path_factory.mktemp("cli")
-    for name, out, method in (("three-levels", "bundle", "random"), ("shapes-dit", "dit", "random")):
+    for name, out, method in (
+        ("three-levels", "bundle", "random"),
+        ("shapes-dit", "dit", "random"),
+    ):
         subnet = root / f"{out}.json"
         ok("search", pipelines(name), "-o", subnet, "--method", method, "--steps", 8)
         ok("export", pipelines(name), subnet, "-o", root / out)
@@ -77,7 +80,9 @@ def test_search_says_what_it_found_and_writes_it(
     pipelines: Callable[[str], Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "subnet.json"
-    printed = ok("search", pipelines("shapes-sd"), "-o", out, "--method", "deepcache", "--steps", 10)
+    printed = ok(
+        "search", pipelines("shapes-sd"), "-o", out, "--method", "deepcache", "--steps", 10
+    )
     assert "deepcache interval 5 branch 0: 10 calls in 10 steps, 2 distinct graphs" in printed
     as_json = json.loads(
         ok("search", pipelines("shapes-sd"), "-o", out, "--method", "full", "--steps", 4, "--json")
@@ -230,7 +235,16 @@ def test_cuda_where_there_is_none_is_refused(
     for line in (
         ("run", made / "bundle", "--prompt", "x", "-o", tmp_path / "x.png", "--device", "cuda"),
         ("verify", made / "bundle", "--device", "cuda"),
-        ("search", pipelines("three-levels"), "-o", tmp_path / "x", "--method", "full", "--device", "cuda"),
+        (
+            "search",
+            pipelines("three-levels"),
+            "-o",
+            tmp_path / "x",
+            "--method",
+            "full",
+            "--device",
+            "cuda",
+        ),
     ):
         result = stepcarve(*line)
         assert result.exit_code == 2, line

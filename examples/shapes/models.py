@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from itertools import pairwise
+
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiTTransformer2DModel, UNet2DConditionModel
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -25,7 +28,7 @@ class JudgeNet(nn.Module):
         super().__init__()
         widths = (3, 16, 32, 64, 64)
         layers: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             layers += [
                 nn.Conv2d(before, after, 3, stride=2, padding=1),
                 nn.GroupNorm(8, after),
@@ -99,7 +102,7 @@ def tokenizer() -> CLIPTokenizer:
     backend.train_from_iterator(sorted(words), trainer)
     learned = backend.get_vocab()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    merges = [tuple(m) for m in __import__("json").loads(backend.to_str())["model"]["merges"]]
+    merges = [tuple(m) for m in json.loads(backend.to_str())["model"]["merges"]]
     pieces = [*alphabet, *(f"{c}</w>" for c in alphabet), *("".join(m) for m in merges)]
     assert set(learned) <= set(pieces)
     pieces += ["<|startoftext|>", "<|endoftext|>"]

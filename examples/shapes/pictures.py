@@ -58,7 +58,8 @@ class Pictures:
     def captions(self) -> list[str]:
         """One sentence per picture, for example `a small red circle left on a grey field`."""
         words = {
-            name: [ATTRIBUTES[name][i] for i in indices] for name, indices in self.attributes.items()
+            name: [ATTRIBUTES[name][i] for i in indices]
+            for name, indices in self.attributes.items()
         }
         return [
             caption(*row)
@@ -89,9 +90,7 @@ def class_names() -> list[str]:
 
 def draw(count: int, rng: np.random.Generator) -> Pictures:
     """Draw `count` pictures with independent, uniform attributes and a little jitter."""
-    attributes = {
-        name: rng.integers(len(words), size=count) for name, words in ATTRIBUTES.items()
-    }
+    attributes = {name: rng.integers(len(words), size=count) for name, words in ATTRIBUTES.items()}
     foreground = np.array(list(COLOURS.values()), np.float32)[attributes["colour"]]
     field = np.array(list(BACKGROUNDS.values()), np.float32)[attributes["background"]]
     foreground = foreground + rng.uniform(-8, 8, foreground.shape).astype(np.float32)
@@ -99,9 +98,9 @@ def draw(count: int, rng: np.random.Generator) -> Pictures:
     radius = np.array(list(SIZES.values()))[attributes["size"]] * rng.uniform(0.92, 1.08, count)
     centre = np.array(list(PLACES.values()))[attributes["place"]] + rng.uniform(-2, 2, (count, 2))
 
-    coverage = _coverage(
-        attributes["shape"], centre.astype(np.float32), radius.astype(np.float32)
-    )[..., None]
+    coverage = _coverage(attributes["shape"], centre.astype(np.float32), radius.astype(np.float32))[
+        ..., None
+    ]
     pixels = field[:, None, None] * (1 - coverage) + foreground[:, None, None] * coverage
     return Pictures(np.clip(np.rint(pixels), 0, 255).astype(np.uint8), attributes)
 

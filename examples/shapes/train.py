@@ -177,7 +177,8 @@ def train_autoencoder(settings: Settings, out: Path, device: torch.device) -> No
     mean, deviation = encode(vae, draw(1024, rng), device)
     latents = mean + deviation * torch.randn_like(mean)
     vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 6))
-    vae.to("cpu", memory_format=torch.contiguous_format).save_pretrained(out / "shapes-sd" / "vae")
+    vae.to(memory_format=torch.contiguous_format)
+    vae.to("cpu").save_pretrained(out / "shapes-sd" / "vae")
 
 
 @torch.no_grad()
@@ -247,12 +248,14 @@ def train_sd(settings: Settings, out: Path, device: torch.device) -> None:
         text = encoder(ids).last_hidden_state
 
         def predict(noisy: Tensor, steps: Tensor) -> Tensor:
-            return unet(noisy, steps, text, return_dict=False)[0]
+            output: Tensor = unet(noisy, steps, text, return_dict=False)[0]
+            return output
 
         return noise_loss(predict, latents, scheduler, settings.snr_cap)
 
     trainer.fit(loss, settings.sd_steps, settings.rate)
-    trained = trainer.average.to("cpu", memory_format=torch.contiguous_format)
+    trainer.average["unet"].to(memory_format=torch.contiguous_format)
+    trained = trainer.average.cpu()
     StableDiffusionPipeline(
         vae=AutoencoderKL.from_pretrained(out / "shapes-sd" / "vae"),
         text_encoder=trained["text_encoder"],
@@ -280,7 +283,8 @@ def train_dit(settings: Settings, out: Path, device: torch.device) -> None:
         labels = data.labels[chosen].masked_fill(dropped, models.DIT_CLASSES).to(device)
 
         def predict(noisy: Tensor, steps: Tensor) -> Tensor:
-            return net(noisy, timestep=steps, class_labels=labels).sample
+            output: Tensor = net(noisy, timestep=steps, class_labels=labels).sample
+            return output
 
         return noise_loss(predict, latents, scheduler, settings.snr_cap)
 
@@ -290,8 +294,11 @@ def train_dit(settings: Settings, out: Path, device: torch.device) -> None:
         transformer=trainer.average.cpu(),
         vae=AutoencoderKL.from_pretrained(out / "shapes-sd" / "vae"),
         scheduler=scheduler,
-        id2label=dict(enumerate(class_names())),
     ).save_pretrained(out / "shapes-dit")
+    # DiTPipeline reads the names of its classes from here, but does not write them.
+    index = out / "shapes-dit" / "model_index.json"
+    named = json.loads(index.read_text()) | {"id2label": dict(enumerate(class_names()))}
+    index.write_text(json.dumps(named, indent=2) + "\n")
 
 
 STAGES = {
@@ -304,17 +311,16 @@ STAGES = {
 
 @click.command()
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=HERE, show_default=True)
-@click.option("--stage", "stages", type=click.Choice(list(STAGES)), multiple=True, help="Only these.")
+@click.option(
+    "--stage", "stages", type=click.Choice(list(STAGES)), multiple=True, help="Only these."
+)
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--steps-scale", default=1.0, help="Multiply all step counts, to try the script out.")
 def main(out: Path, stages: tuple[str, ...], device: str, steps_scale: float) -> None:
     """Train everything in order and write it to OUT; about two hours on two cores."""
-    counts = {
-        field.name: max(50, round(field.default * steps_scale))
-        for field in dataclasses.fields(Settings)
-        if field.name.endswith("_steps")
-    }
-    settings = Settings(**counts)
+    settings = Settings()
+    steps = {k: v for k, v in dataclasses.asdict(settings).items() if k.endswith("_steps")}
+    settings = Settings(**{k: max(50, round(v * steps_scale)) for k, v in steps.items()})
     for stage in stages or tuple(STAGES):
         torch.manual_seed(settings.seed)
         STAGES[stage](settings, out, torch.device(device))

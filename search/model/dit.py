@@ -31,8 +31,8 @@ class ClassConditionalDiT:
     timestep = "timestep"
     default_prompt = "0"
 
-    def blocks(self, denoiser: nn.Module, granularity: Granularity) -> list[str]:
-        """stage and branch: each transformer block; layer: with its attention and feed-forward."""
+    def blocks(self, denoiser: Any, granularity: Granularity) -> list[str]:
+        """Stage and branch: each transformer block; layer: with its attention and feed-forward."""
         if granularity is Granularity.LAYER:
             return [n for n, m in denoiser.named_modules() if type(m).__name__ in LAYERS]
         return [f"transformer_blocks.{i}" for i in range(len(denoiser.transformer_blocks))]
@@ -49,7 +49,7 @@ class ClassConditionalDiT:
         """Run `DiTPipeline`, which takes no latents: the noise it draws is replaced by ours."""
         labels = [label_of(pipe, prompt) for prompt in request.prompts]
 
-        def draw(*args: Any, **kwargs: Any) -> Tensor:
+        def draw(*args: Any, **kwargs: Any) -> Any:
             if request.latents is None:
                 return original(*args, **kwargs)
             return request.latents.to(device=kwargs["device"], dtype=kwargs["dtype"])

@@ -68,7 +68,7 @@ class Family(Protocol):
     timestep: str
     default_prompt: str
 
-    def blocks(self, denoiser: nn.Module, granularity: Granularity) -> list[str]:
+    def blocks(self, denoiser: Any, granularity: Granularity) -> list[str]:
         """Names of the submodules that are blocks at `granularity`."""
 
     def predict(self, output: Tensor, channels: int, guidance: Tensor | None) -> Tensor:

@@ -35,10 +35,9 @@ class Pipeline:
     weights: DenoiserWeights
 
     @property
-    def denoiser(self) -> nn.Module:
-        """The U-Net or transformer called at every step."""
-        module: nn.Module = getattr(self.pipe, self.family.component)
-        return module
+    def denoiser(self) -> Any:
+        """The U-Net or transformer called at every step, a diffusers `ModelMixin`."""
+        return getattr(self.pipe, self.family.component)
 
     @cached_property
     def fingerprint(self) -> str:

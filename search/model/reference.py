@@ -91,9 +91,7 @@ def gated(
         for name in sorted((units - around) | blocks):
             module = denoiser.get_submodule(name)
             stack.enter_context(_forward_replaced(module, gate.around_unit(name, module.forward)))
-        stack.enter_context(
-            _forward_replaced(denoiser, gate.around_denoiser(denoiser.forward))
-        )
+        stack.enter_context(_forward_replaced(denoiser, gate.around_denoiser(denoiser.forward)))
         yield
 
 

@@ -87,7 +87,7 @@ class _Call:
     conditions: dict[str, Tensor]
 
 
-class _Recorded(Exception):
+class _RecordedError(Exception):
     """Ends the pipeline's run once the denoiser's arguments are known."""
 
 
@@ -99,12 +99,12 @@ def _record_call(pipeline: Pipeline, request: Request) -> _Call:
 
     def record(*args: Any, **kwargs: Any) -> None:
         found.update(signature.bind(*args, **kwargs).arguments)
-        raise _Recorded
+        raise _RecordedError
 
     try:
         with mock.patch.object(denoiser, "forward", record), torch.no_grad():
             family.call(pipeline.pipe, request, None)
-    except _Recorded:
+    except _RecordedError:
         pass
     found.pop("kwargs", None)
     found["return_dict"] = False
@@ -228,8 +228,7 @@ class _Graph:
             node for name, node in zip(inputs, users, strict=True) if name in (SAMPLE, TIMESTEP)
         ]
         self.parameters = {
-            by_name[name]: key
-            for name, key in program.graph_signature.inputs_to_parameters.items()
+            by_name[name]: key for name, key in program.graph_signature.inputs_to_parameters.items()
         }
 
     def members(self, ports: Mapping[Node, int]) -> dict[Node, frozenset[int]]:

@@ -39,7 +39,7 @@ class StableDiffusion:
     timestep = "timestep"
     default_prompt = ""
 
-    def blocks(self, denoiser: nn.Module, granularity: Granularity) -> list[str]:
+    def blocks(self, denoiser: Any, granularity: Granularity) -> list[str]:
         """See `unet_blocks`."""
         return unet_blocks(denoiser, granularity)
 
@@ -91,7 +91,7 @@ class _TextConditioner(nn.Module):
         return {"encoder_hidden_states": states.repeat_interleave(self.batch, dim=0)}
 
 
-def unet_blocks(denoiser: nn.Module, granularity: Granularity) -> list[str]:
+def unet_blocks(denoiser: Any, granularity: Granularity) -> list[str]:
     """Blocks of any diffusers U-Net with `down_blocks`, `mid_block` and `up_blocks`.
 
     stage: each of these; branch: each pair of a ResNet and the attention behind it, gated at its last
@@ -115,7 +115,7 @@ def unet_blocks(denoiser: nn.Module, granularity: Granularity) -> list[str]:
     return names
 
 
-def _stages(denoiser: nn.Module) -> Iterator[str]:
+def _stages(denoiser: Any) -> Iterator[str]:
     yield from (f"down_blocks.{i}" for i in range(len(denoiser.down_blocks)))
     if denoiser.mid_block is not None:
         yield "mid_block"

@@ -48,7 +48,9 @@ def resign(bundle: Path, **changes: object) -> None:
     path.write_text(json.dumps(data))
 
 
-def plant_in_weights(bundle: Path, graph: str, name: str, change: Callable[[np.ndarray], None]) -> None:
+def plant_in_weights(
+    bundle: Path, graph: str, name: str, change: Callable[[np.ndarray], None]
+) -> None:
     """Change one tensor of the weights file, found through a graph that reads it."""
     model = onnx.load(bundle / graph, load_external_data=False)
     tensor = next(i for i in model.graph.initializer if i.name == name)
@@ -76,7 +78,9 @@ def test_parity_holds_for_an_untouched_bundle(
     assert "Parity holds" in text
     assert text.count("data:image/png;base64,") == 4
     assert text.count("<svg") == 2
-    assert "http://" not in text.replace("http://www.w3.org", "").replace("http://purl.org", "").replace("http://creativecommons.org", "")
+    assert "http://" not in text.replace("http://www.w3.org", "").replace(
+        "http://purl.org", ""
+    ).replace("http://creativecommons.org", "")
     assert json.loads((tmp_path / "parity.json").read_text())["passed"] is True
 
 

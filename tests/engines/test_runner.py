@@ -178,7 +178,10 @@ def test_a_runner_runs_again_and_forgets_the_last_picture(
     [
         ({"latents": np.zeros((1, 4, 3, 3), np.float32)}, r"the latents are \[1, 4, 3, 3\], but"),
         ({"latents": np.full((1, 4, 12, 12), np.nan, np.float32)}, "are not all finite"),
-        ({"guidance": 1.0}, "guidance 1.0 switches guidance off, but the bundle was exported with it"),
+        (
+            {"guidance": 1.0},
+            "guidance 1.0 switches guidance off, but the bundle was exported with it",
+        ),
     ],
 )
 def test_a_run_that_does_not_fit_is_refused(

@@ -39,7 +39,9 @@ def test_a_changed_file_is_refused(bundle: Path, name: str) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ExportError, match=f"{name}' is not the file that was exported: its SHA-256"):
+    with pytest.raises(
+        ExportError, match=f"{name}' is not the file that was exported: its SHA-256"
+    ):
         Bundle.open(bundle).check()
 
 

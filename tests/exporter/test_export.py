@@ -40,7 +40,9 @@ def test_deep_blocks_are_physically_gone_from_a_shallow_step(
     bundle = make_bundle("shapes-sd", deepcache(pipelines))
     assert len(bundle.calls) == 50
     assert len(bundle.graphs) == 2
-    deep, shallow = (onnx.load(bundle.path / g, load_external_data=False).graph for g in bundle.graphs)
+    deep, shallow = (
+        onnx.load(bundle.path / g, load_external_data=False).graph for g in bundle.graphs
+    )
     assert [value.name for value in shallow.input][-1] == "up_blocks.3.attentions.1:0"
     read = {name for node in shallow.node for name in node.input}
     weights = {i.name for i in shallow.initializer}
@@ -52,9 +54,7 @@ def test_deep_blocks_are_physically_gone_from_a_shallow_step(
     assert len(shallow.node) < 0.12 * len(deep.node)
 
 
-def test_weights_are_stored_once(
-    pipelines: Callable[[str], Path], make_bundle: MakeBundle
-) -> None:
+def test_weights_are_stored_once(pipelines: Callable[[str], Path], make_bundle: MakeBundle) -> None:
     bundle = make_bundle("shapes-sd", deepcache(pipelines))
     files = {f.name: f.stat().st_size for f in bundle.path.iterdir()}
     assert set(files) == {*bundle.files, "manifest.json"}
@@ -62,7 +62,9 @@ def test_weights_are_stored_once(
     assert sum(files.values()) <= 1.05 * pipeline
     for graph in bundle.graphs:
         model = onnx.load(bundle.path / graph, load_external_data=False)
-        places = {e.value for i in model.graph.initializer for e in i.external_data if e.key == "location"}
+        places = {
+            e.value for i in model.graph.initializer for e in i.external_data if e.key == "location"
+        }
         assert places == {"weights.bin"}
 
 
@@ -108,9 +110,7 @@ def test_exporting_twice_gives_the_same_bytes(
     assert manifests[0] == manifests[1]
 
 
-def test_an_existing_target_is_left_alone(
-    pipelines: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_an_existing_target_is_left_alone(pipelines: Callable[[str], Path], tmp_path: Path) -> None:
     out = tmp_path / "bundle"
     out.mkdir()
     (out / "precious").write_text("mine")

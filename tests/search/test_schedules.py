@@ -15,7 +15,11 @@ from search.subnet import Action, Granularity
 from tests.toys import chain, subnet
 
 SD15_BRANCHES = (
-    *(f"down_blocks.{i}.{part}" for i in range(3) for part in ("attentions.0", "attentions.1", "downsamplers.0")),
+    *(
+        f"down_blocks.{i}.{part}"
+        for i in range(3)
+        for part in ("attentions.0", "attentions.1", "downsamplers.0")
+    ),
     "down_blocks.3.resnets.0",
     "down_blocks.3.resnets.1",
     "mid_block",

@@ -99,9 +99,17 @@ def test_an_unknown_action_in_a_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("fingerprint", "1" * 64, f"was made for fingerprint '{'0' * 64}', but here it is '{'1' * 64}'"),
+        (
+            "fingerprint",
+            "1" * 64,
+            f"was made for fingerprint '{'0' * 64}', but here it is '{'1' * 64}'",
+        ),
         ("scheduler", "PNDMScheduler", "scheduler 'DDIMScheduler', but here it is 'PNDMScheduler'"),
-        ("scheduler_config", {"beta": 0.2}, "scheduler config {'beta': 0.1}, but here it is {'beta': 0.2}"),
+        (
+            "scheduler_config",
+            {"beta": 0.2},
+            "scheduler config {'beta': 0.1}, but here it is {'beta': 0.2}",
+        ),
         ("timesteps", (1000.0, 1.0), "timesteps (1000.0, 900.0), but here it is (1000.0, 1.0)"),
         ("latent_shape", (4, 8, 8), "latent shape (1, 2, 2), but here it is (4, 8, 8)"),
         ("guided", False, "guided True, but here it is False"),

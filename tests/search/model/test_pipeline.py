@@ -39,7 +39,9 @@ def test_a_pipeline_of_an_unknown_class_is_refused_with_the_known_ones(copy: Pat
     index = copy / "model_index.json"
     data = json.loads(index.read_text()) | {"_class_name": "AudioLDMPipeline"}
     index.write_text(json.dumps(data))
-    with pytest.raises(SearchError, match=r"'AudioLDMPipeline'; stepcarve knows DiTPipeline, Stable"):
+    with pytest.raises(
+        SearchError, match=r"'AudioLDMPipeline'; stepcarve knows DiTPipeline, Stable"
+    ):
         open_pipeline(copy)
 
 
@@ -80,16 +82,16 @@ def test_the_fingerprint_knows_the_weights(copy: Path) -> None:
     assert open_pipeline(copy, weights=False).fingerprint != before
 
 
-def test_a_subnet_of_another_model_is_refused(
-    copy: Path, pipelines: Callable[[str], Path]
-) -> None:
+def test_a_subnet_of_another_model_is_refused(copy: Path, pipelines: Callable[[str], Path]) -> None:
     subnet = full(open_pipeline(copy, weights=False), Options(steps=3))
     assert open_for(subnet, copy, weights=False).fingerprint == subnet.binding.fingerprint
     with pytest.raises(SearchError, match="the SubNet was made for fingerprint"):
         open_for(subnet, pipelines("two-levels"), weights=False)
     config = copy / "scheduler" / "scheduler_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"beta_end": 0.5}))
-    with pytest.raises(SearchError, match=r"scheduler config \{'beta_end': 0.012\}, but here it is"):
+    with pytest.raises(
+        SearchError, match=r"scheduler config \{'beta_end': 0.012\}, but here it is"
+    ):
         open_for(subnet, copy, weights=False)
 
 

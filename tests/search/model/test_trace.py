@@ -58,7 +58,9 @@ def test_sd15_reads_are_those_of_a_u_net(sd15: Callable[[Granularity], Trace]) -
     topology = sd15(Granularity.STAGE).topology
 
     def read_by(block: str) -> set[str]:
-        ports = {p for i in topology.ports_of[topology.blocks.index(block)] for p in topology.reads[i]}
+        ports = {
+            p for i in topology.ports_of[topology.blocks.index(block)] for p in topology.reads[i]
+        }
         return {topology.blocks[topology.ports[p].block] for p in ports} - {block}
 
     assert read_by("up_blocks.0") == {"mid_block", "down_blocks.3", "down_blocks.2"}
