@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-_DTYPES = {
+_DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),
     "tensor(float16)": np.dtype(np.float16),
     "tensor(int64)": np.dtype(np.int64),
@@ -57,8 +57,8 @@ class OnnxRuntimeSession:
 
     def __init__(self, session: onnxruntime.InferenceSession, path: Path) -> None:
         self._session, self._path = session, path
-        self.inputs = {i.name: (tuple(i.shape), _DTYPES[i.type]) for i in session.get_inputs()}
-        self.outputs = {o.name: (tuple(o.shape), _DTYPES[o.type]) for o in session.get_outputs()}
+        self.inputs = {i.name: _form(i) for i in session.get_inputs()}
+        self.outputs = {o.name: _form(o) for o in session.get_outputs()}
 
     def bind(
         self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]
@@ -97,6 +97,10 @@ class OnnxRuntimeSession:
             )
             raise EngineError(msg)
         return array
+
+
+def _form(port: onnxruntime.NodeArg) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    return tuple(port.shape), _DTYPES[port.type]
 
 
 def _session(

@@ -35,8 +35,9 @@ def carve(master: Master, signature: Signature, name: str) -> ir.Model:
 
 
 def _remove_boundaries(graph: ir.Graph) -> None:
-    """Take out the markers; one that hands a graph input, or one value twice, to an output stays
-    as an Identity.
+    """Take out the markers.
+
+    One that hands a graph input, or one value twice, to an output stays as an Identity.
     """
     for node in list(graph):
         if (node.domain, node.op_type) != (DOMAIN, BOUNDARY):

@@ -20,8 +20,8 @@ from exporter.trace import Master, trace_master
 from exporter.weights import FILE, refer, write_weights
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_for
+from search.model.scheduler import read_sampler
 from search.model.trace import GUIDANCE, SAMPLE, TIMESTEP, trace
-from search.sampler import read_sampler
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -113,8 +113,9 @@ def _transposed(source: ir.Value, node: ir.Node, name: str) -> ir.Value:
 
 
 def _forget_inner_types(graph: ir.Graph) -> None:
-    """Drop the shapes of values inside: they follow from those of the boundaries, inputs and outputs,
-    and are a third of a step graph's file.
+    """Drop the shapes of values inside, a third of a step graph's file.
+
+    They follow from those of the boundaries, inputs and outputs.
     """
     for node in graph:
         for value in node.outputs:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from search import schedules
 from search.errors import SearchError
-from search.sampler import read_sampler
+from search.model.scheduler import read_sampler
 from search.subnet import Action, Granularity, SubNet
 
 if TYPE_CHECKING:

@@ -127,11 +127,13 @@ def _circle(x: Field, y: Field, r: Field) -> Field:
 
 
 def _square(x: Field, y: Field, r: Field) -> Field:
-    return np.maximum(np.abs(x), np.abs(y)) - 0.86 * r
+    distance: Field = np.maximum(np.abs(x), np.abs(y)) - 0.86 * r
+    return distance
 
 
 def _triangle(x: Field, y: Field, r: Field) -> Field:
-    return np.maximum(np.sqrt(3) / 2 * np.abs(x) - y / 2, y) - r / 2
+    distance: Field = np.maximum(np.sqrt(3) / 2 * np.abs(x) - y / 2, y) - r / 2
+    return distance
 
 
 def _cross(x: Field, y: Field, r: Field) -> Field:

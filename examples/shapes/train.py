@@ -13,7 +13,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -52,7 +52,8 @@ class Settings:
     warmup: int = 200
     ema: float = 0.999
     weight_decay: float = 0.01
-    snr_floor: float = 0.1
+    sd_snr_floor: float = 0.1
+    dit_snr_floor: float = 0.0
     snr_cap: float = 5.0
     drop_condition: float = 0.1
 
@@ -80,7 +81,7 @@ class Trainer:
         rows, recent, began = [], 0.0, time.perf_counter()
         for step in range(1, steps + 1):
             value = loss()
-            value.backward()
+            value.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
             optimiser.step()
             schedule.step()
@@ -97,12 +98,14 @@ class Trainer:
         # One plain line at a time: two stages train at once and share the terminal.
         if step % (10 * LOG_EVERY) == 0 or step == steps:
             left = seconds / step * (steps - step) / 60
-            line = f"{self.name:12} step {step:5} of {steps}   loss {loss:.4f}   {left:3.0f} min left"
+            line = (
+                f"{self.name:12} step {step:5} of {steps}   loss {loss:.4f}   {left:3.0f} min left"
+            )
             click.echo(line)
 
     def _smooth(self, decay: float) -> None:
         with torch.no_grad():
-            averages = list(self.average.parameters())
+            averages: list[Tensor] = list(self.average.parameters())
             torch._foreach_lerp_(averages, list(self.module.parameters()), 1 - decay)
 
     def _record(self, rows: list[tuple[str, int, float]], seconds: float) -> None:
@@ -162,6 +165,7 @@ def export_judge(net: nn.Module, path: Path) -> None:
         dynamic_shapes=({0: batch},),
         verbose=False,
     )
+    assert program is not None
     program.model.metadata_props.update({k: json.dumps(v) for k, v in ATTRIBUTES.items()})
     program.save(path, external_data=False)
 
@@ -169,7 +173,7 @@ def export_judge(net: nn.Module, path: Path) -> None:
 def train_autoencoder(settings: Settings, out: Path, device: torch.device) -> None:
     """Train the autoencoder, measure its latent scale and write it to `shapes-sd/vae`."""
     rng = np.random.default_rng(settings.seed + 1)
-    vae = models.autoencoder().to(device, memory_format=torch.channels_last)
+    vae: Any = models.autoencoder().to(device, memory_format=torch.channels_last)
     trainer = Trainer("autoencoder", vae, settings, out)
 
     def loss() -> Tensor:
@@ -177,15 +181,18 @@ def train_autoencoder(settings: Settings, out: Path, device: torch.device) -> No
         posterior = vae.encode(images).latent_dist
         error = vae.decode(posterior.sample()).sample - images
         divergence = posterior.kl().mean() / posterior.mean[0].numel()
-        return error.abs().mean() + 2 * error.square().mean() + settings.kl_weight * divergence
+        loss: Tensor = error.abs().mean() + 2 * error.square().mean()
+        loss += settings.kl_weight * divergence
+        return loss
 
     trainer.fit(loss, settings.autoencoder_steps, settings.autoencoder_rate)
-    vae = trainer.average
-    mean, deviation = encode(vae, draw(1024, rng), device)
+    trained: Any = trainer.average
+    mean, deviation = encode(trained, draw(1024, rng), device)
     latents = mean + deviation * torch.randn_like(mean)
-    vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 6))
-    vae.to(memory_format=torch.contiguous_format)
-    vae.to("cpu").save_pretrained(out / "shapes-sd" / "vae")
+    trained.register_to_config(scaling_factor=round(1 / latents.std().item(), 6))
+    trained.to("cpu", memory_format=torch.contiguous_format).save_pretrained(
+        out / "shapes-sd" / "vae"
+    )
 
 
 @torch.no_grad()
@@ -225,20 +232,21 @@ def noise_loss(
     predict: Callable[[Tensor, Tensor], Tensor],
     latents: Tensor,
     scheduler: DDIMScheduler,
-    settings: Settings,
+    snr_range: tuple[float, float],
 ) -> Tensor:
-    """Squared error of the predicted noise, weighted by clip(SNR, floor, cap) / SNR.
+    """Squared error of the predicted noise, weighted by clip(SNR, *snr_range) / SNR.
 
-    The cap is that of Min-SNR (Hang et al. 2023). The floor keeps the noisiest steps in the sum:
-    they decide where things are placed, and next to nothing else asks for it.
+    The upper end is that of Min-SNR (Hang et al. 2023). A lower end above zero keeps the noisiest
+    steps in the sum: they decide where things are placed, and next to nothing else asks for it.
     """
     noise = torch.randn_like(latents)
     steps = torch.randint(1000, (len(latents),), device=latents.device)
     kept = scheduler.alphas_cumprod.to(latents.device)[steps]
     snr = kept / (1 - kept)
     error = predict(scheduler.add_noise(latents, noise, steps), steps) - noise
-    weight = snr.clamp(settings.snr_floor, settings.snr_cap) / snr
-    return (error.square().mean(dim=(1, 2, 3)) * weight).mean()
+    weight = snr.clamp(*snr_range) / snr
+    loss: Tensor = (error.square().mean(dim=(1, 2, 3)) * weight).mean()
+    return loss
 
 
 def train_sd(settings: Settings, out: Path, device: torch.device) -> None:
@@ -263,11 +271,11 @@ def train_sd(settings: Settings, out: Path, device: torch.device) -> None:
             output: Tensor = unet(noisy, steps, text, return_dict=False)[0]
             return output
 
-        return noise_loss(predict, latents, scheduler, settings)
+        return noise_loss(predict, latents, scheduler, (settings.sd_snr_floor, settings.snr_cap))
 
     trainer.fit(loss, settings.sd_steps, settings.rate)
-    trainer.average["unet"].to(memory_format=torch.contiguous_format)
-    trained = trainer.average.cpu()
+    trained: Any = trainer.average.cpu()
+    trained["unet"].to(memory_format=torch.contiguous_format)
     StableDiffusionPipeline(
         vae=AutoencoderKL.from_pretrained(out / "shapes-sd" / "vae"),
         text_encoder=trained["text_encoder"],
@@ -298,7 +306,7 @@ def train_dit(settings: Settings, out: Path, device: torch.device) -> None:
             output: Tensor = net(noisy, timestep=steps, class_labels=labels).sample
             return output
 
-        return noise_loss(predict, latents, scheduler, settings)
+        return noise_loss(predict, latents, scheduler, (settings.dit_snr_floor, settings.snr_cap))
 
     net.eval()
     trainer.fit(loss, settings.dit_steps, settings.rate)

@@ -50,8 +50,8 @@ class Pipeline:
 
         if name == type(self.pipe.scheduler).__name__:
             return
-        cls = getattr(diffusers, name, None)
-        if not (isinstance(cls, type) and hasattr(cls, "set_timesteps")):
+        cls: Any = getattr(diffusers, name, None)
+        if not hasattr(cls, "set_timesteps"):
             known = sorted(c.__name__ for c in self.pipe.scheduler.compatibles)
             msg = f"diffusers has no scheduler {name!r}; choose one of {', '.join(known)}"
             raise SearchError(msg)
@@ -63,7 +63,8 @@ class Pipeline:
 
     def binding(self, *, steps: int, guided: bool, latent_shape: tuple[int, ...]) -> Binding:
         """What a SubNet for this pipeline, its present scheduler and these settings is bound to."""
-        scheduler = type(self.pipe.scheduler).from_config(self.pipe.scheduler.config)
+        present: Any = self.pipe.scheduler
+        scheduler = present.from_config(present.config)
         scheduler.set_timesteps(steps)
         return Binding(
             denoiser=type(self.denoiser).__name__,

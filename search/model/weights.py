@@ -34,7 +34,7 @@ class DenoiserWeights:
         self._handles: dict[str, Any] = {}
         for path in _files(folder):
             try:
-                handle = safe_open(path, framework="pt")
+                handle: Any = safe_open(path, framework="pt")
             except (SafetensorError, OSError) as error:
                 msg = f"cannot read the weights {str(path)!r}: {error}; copy or download the file again"
                 raise SearchError(msg) from error

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from search.errors import SearchError
-from search.sampler import SamplerTable, read_sampler
+from search.model.scheduler import read_sampler
+from search.sampler import SamplerTable
 
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 

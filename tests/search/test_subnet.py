@@ -18,13 +18,17 @@ from tests.toys import chain, hourglass, subnet
     [
         (
             ("Rcc", "RRR"),
-            "step 0 has REUSE for ['b', 'c'], but no earlier step has filled their cache; "
-            "keep every block at step 0",
+            (
+                "step 0 has REUSE for ['b', 'c'], but no earlier step has filled their cache; "
+                "keep every block at step 0"
+            ),
         ),
         (
             ("dRR", "RRR"),
-            "step 0 has DELTA for ['a'], but no earlier step has filled their cache; "
-            "keep every block at step 0",
+            (
+                "step 0 has DELTA for ['a'], but no earlier step has filled their cache; "
+                "keep every block at step 0"
+            ),
         ),
         (
             ("sRR", "cRR"),

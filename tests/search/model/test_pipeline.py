@@ -26,7 +26,7 @@ def weights_of(pipeline: Path) -> Path:
 
 
 def test_a_missing_directory_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SearchError, match="there is no directory .*nowhere"):
+    with pytest.raises(SearchError, match=r"there is no directory .*nowhere"):
         open_pipeline(tmp_path / "nowhere")
 
 
@@ -69,7 +69,7 @@ def test_cuda_is_refused_where_there_is_none(copy: Path, monkeypatch: pytest.Mon
 
 def test_an_unknown_scheduler_is_refused_with_the_compatible_ones(copy: Path) -> None:
     opened = open_pipeline(copy, weights=False)
-    with pytest.raises(SearchError, match="no scheduler 'Magic'; choose one of .*DDIMScheduler"):
+    with pytest.raises(SearchError, match=r"no scheduler 'Magic'; choose one of .*DDIMScheduler"):
         opened.use_scheduler("Magic")
 
 
