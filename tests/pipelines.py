@@ -62,7 +62,11 @@ def three_levels() -> StableDiffusionPipeline:
         use_linear_projection=True,
     )
     scheduler = DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        steps_offset=1,
     )
     return text_to_image(unet, scheduler)
 

@@ -88,9 +88,14 @@ def class_names() -> list[str]:
     return [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
 
 
-def draw(count: int, rng: np.random.Generator) -> Pictures:
-    """Draw `count` pictures with independent, uniform attributes and a little jitter."""
+def draw(count: int, rng: np.random.Generator, *, place: str | None = None) -> Pictures:
+    """Draw `count` pictures with independent, uniform attributes and a little jitter.
+
+    With `place`, all shapes stand there.
+    """
     attributes = {name: rng.integers(len(words), size=count) for name, words in ATTRIBUTES.items()}
+    if place is not None:
+        attributes["place"] = np.full(count, ATTRIBUTES["place"].index(place))
     foreground = np.array(list(COLOURS.values()), np.float32)[attributes["colour"]]
     field = np.array(list(BACKGROUNDS.values()), np.float32)[attributes["background"]]
     foreground = foreground + rng.uniform(-8, 8, foreground.shape).astype(np.float32)
