@@ -52,6 +52,15 @@ def command(function: Command) -> Command:
                 traceback.print_exc()
             click.echo(f"Error: {_sentence(error)}", err=True)
             sys.exit(FAILED if isinstance(error, NotFiniteError) else BAD_INPUT)
+        except ModuleNotFoundError as error:
+            if debug:
+                traceback.print_exc()
+            click.echo(
+                f"Error: this needs {error.name!r}, which is not installed; install stepcarve with "
+                "its dependencies, or run the command where it is",
+                err=True,
+            )
+            sys.exit(BAD_INPUT)
 
     option = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
     return main.command()(option(run))

@@ -1,0 +1,56 @@
+"""What the distribution is made of, and what the layers may load."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+NAMES = ("cli", "engines", "exporter", "search")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+FRAMEWORKS = {"torch", "diffusers", "transformers", "tensorrt", "openvino"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_our_top_level_names_are_ours_alone(name: str) -> None:
+    """The names are common words: another distribution that brings one would shadow ours."""
+    assert set(metadata.packages_distributions().get(name, ["stepcarve"])) == {"stepcarve"}
+
+
+def test_the_console_script_is_the_command_line() -> None:
+    scripts = metadata.entry_points(group="console_scripts", name="stepcarve")
+    assert {script.value for script in scripts} == {"cli:main"}
+
+
+def test_nothing_can_be_uploaded_by_mistake() -> None:
+    assert "Private :: Do Not Upload" in metadata.metadata("stepcarve").get_all("Classifier")
+
+
+def test_every_installed_dependency_is_pinned() -> None:
+    """`constraints.txt` fixes everything the project installs, without local version tags."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    assert not [version for version in pins.values() if "+" in version]
+    normal = {name.lower().replace("_", "-") for name in pins}
+    project = PROJECT["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["onnxruntime"]]
+    wanted += PROJECT["dependency-groups"]["dev"]
+    for requirement in wanted:
+        name = requirement.replace("=", ">").split(">")[0]
+        assert name.lower() in normal, name
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["engines.runner", "engines.onnxruntime", "engines.pictures", "exporter.bundle",
+     "exporter.picture", "exporter.summary", "search.subnet", "search.liveness"],
+)  # fmt: skip
+def test_the_run_side_loads_no_framework(module: str) -> None:
+    code = f"import sys, {module}; print(*{{name.split('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not FRAMEWORKS & set(done.stdout.split())
