@@ -87,6 +87,8 @@ class Parity:
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
         return {
+            "schema": 1,
+            "kind": "stepcarve-parity",
             "passed": self.passed,
             "call_tolerance": CALL_TOLERANCE,
             "final_tolerance": FINAL_TOLERANCE,

@@ -29,9 +29,17 @@ def carve(master: Master, signature: Signature, name: str) -> ir.Model:
         graph.inputs.remove(value)
     _remove_boundaries(graph)
     graph.opset_imports.pop(DOMAIN, None)
+    _sort_initializers(graph)
     model = ir.Model(graph, ir_version=master.model.ir_version, producer_name="stepcarve")
     passes.TopologicalSortPass()(model)
     return model
+
+
+def _sort_initializers(graph: ir.Graph) -> None:
+    """By name: extraction collects them in a set, and equal inputs should give equal files."""
+    values = sorted(graph.initializers.items())
+    graph.initializers.clear()
+    graph.initializers.update(values)
 
 
 def _remove_boundaries(graph: ir.Graph) -> None:
@@ -50,7 +58,6 @@ def _remove_boundaries(graph: ir.Graph) -> None:
             node.domain, node.op_type = "", "Identity"
             continue
         ir.convenience.replace_all_uses_with(after, before, replace_graph_outputs=True)
-        name = after.name
         graph.remove(node, safe=True)
         if before.is_graph_output():
-            before.name = name
+            before.name, before.type, before.shape = after.name, after.type, after.shape
