@@ -18,7 +18,7 @@ from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.reference import sample
 from search.subnet import Granularity, SubNet
-from tests.search.model.test_reference import gated_by_hand
+from tests.hand_gating import gated_by_hand
 
 MakeBundle = Callable[[str, SubNet], Bundle]
 TOLERANCE = 1e-3

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,38 +15,10 @@ from search.methods import Options, full
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.reference import gated, sample
-from search.subnet import Action, Granularity, SubNet
+from search.subnet import Action, Granularity
+from tests.hand_gating import gated_by_hand
 
 NAMES = ("shapes-sd", "shapes-dit", "three-levels", "two-levels", "learned-variance")
-
-
-@contextmanager
-def gated_by_hand(denoiser: nn.Module, subnet: SubNet) -> Iterator[None]:
-    """Compute every block at every step and replace what a reused one returns. No liveness."""
-    step = -1
-    kept: dict[str, Any] = {}
-
-    def count(*_: Any) -> None:
-        nonlocal step
-        step += 1
-
-    def gate(block: int, name: str) -> Callable[..., Any]:
-        def hook(module: nn.Module, args: Any, output: Any) -> Any:
-            del module, args
-            if subnet.actions[step][block] is Action.RUN:
-                kept[name] = output
-            return kept[name]
-
-        return hook
-
-    handles = [denoiser.register_forward_pre_hook(count)]
-    for block, name in enumerate(subnet.topology.blocks):
-        handles.append(denoiser.get_submodule(name).register_forward_hook(gate(block, name)))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def request(pipeline: Pipeline, steps: int) -> Request:

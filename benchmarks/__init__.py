@@ -1,0 +1,1 @@
+"""Measurements, with the command and the machine they were made on."""

@@ -1,0 +1,40 @@
+"""Where a measurement was made, and how it is written down."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from search.files import write_atomically
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("torch", "diffusers", "onnx", "onnxruntime-gpu", "numpy")
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, memory in GiB, Python and the packages that matter."""
+    info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    names = [line.split(": ")[1] for line in info.splitlines() if line.startswith("model name")]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "processor": names[0] if names else platform.machine(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(memory),
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in PACKAGES},
+    }
+
+
+def write(name: str, result: dict[str, Any]) -> Path:
+    """Write `results/NAME.json` with the command line and the machine."""
+    module = Path(sys.argv[0]).stem
+    command = " ".join(["python -m", f"benchmarks.{module}", *sys.argv[1:]])
+    path = RESULTS / f"{name}.json"
+    record = {"command": command, "machine": machine(), **result}
+    write_atomically(path, json.dumps(record, indent=1) + "\n")
+    return path
