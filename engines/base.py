@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+Form = tuple[tuple[int, ...], "np.dtype[Any]"]
+"""Shape and dtype."""
+
+
 class Session(Protocol):
     """One graph, loaded.
 
@@ -23,8 +27,8 @@ class Session(Protocol):
         outputs: name -> shape and dtype.
     """
 
-    inputs: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
-    outputs: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
+    inputs: Mapping[str, Form]
+    outputs: Mapping[str, Form]
 
     def bind(
         self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]

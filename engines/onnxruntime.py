@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from engines.base import Form
+
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),
@@ -57,8 +59,8 @@ class OnnxRuntimeSession:
 
     def __init__(self, session: onnxruntime.InferenceSession, path: Path) -> None:
         self._session, self._path = session, path
-        self.inputs = {i.name: _form(i) for i in session.get_inputs()}
-        self.outputs = {o.name: _form(o) for o in session.get_outputs()}
+        self.inputs: Mapping[str, Form] = {i.name: _form(i) for i in session.get_inputs()}
+        self.outputs: Mapping[str, Form] = {o.name: _form(o) for o in session.get_outputs()}
 
     def bind(
         self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]
@@ -82,7 +84,7 @@ class OnnxRuntimeSession:
         self,
         name: str,
         arrays: Mapping[str, NDArray[Any]],
-        expected: tuple[tuple[int, ...], np.dtype[Any]],
+        expected: Form,
     ) -> NDArray[Any]:
         """The buffer for `name`; the runtime would read or write past one of the wrong size."""
         array = arrays.get(name)
@@ -99,7 +101,7 @@ class OnnxRuntimeSession:
         return array
 
 
-def _form(port: onnxruntime.NodeArg) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def _form(port: onnxruntime.NodeArg) -> Form:
     return tuple(port.shape), _DTYPES[port.type]
 
 

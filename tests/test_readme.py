@@ -1,0 +1,57 @@
+"""Every command in the README works as it stands there."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+SCRIPTS = re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+TARGETS = re.findall(r"^make (\w+)$", README, re.MULTILINE)
+
+
+def test_the_readme_commands_run_in_order(tmp_path: Path) -> None:
+    """As one shell session in a fresh directory that holds the examples."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    bin_folder = tmp_path / ".venv" / "bin"
+    bin_folder.mkdir(parents=True)
+    (bin_folder / "activate").touch()
+    (bin_folder / "stepcarve").write_text(f'#!/bin/sh\nexec {sys.executable} -m cli "$@"\n')
+    (bin_folder / "stepcarve").chmod(0o755)
+    environment = os.environ | {
+        "PATH": f"{bin_folder}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+    }
+    assert len(SCRIPTS) == 3
+    done = subprocess.run(
+        ["sh", "-euc", "\n".join(SCRIPTS)],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    made = {"subnet.json", "subnet.png", "bundle", "report", "cross.png", "triangle.png"}
+    assert made <= {path.name for path in tmp_path.iterdir()}
+    assert "Parity holds" in done.stdout
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_make_targets_exist(target: str) -> None:
+    subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_the_continuous_integration_runs_the_test_command() -> None:
+    assert "test" in TARGETS
+    assert (ROOT / ".ci" / "run").read_text().splitlines()[-1] == "make test"
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("[!.]*/**/*.md")),
+                         ids=lambda page: str(page.relative_to(ROOT)))  # fmt: skip
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
