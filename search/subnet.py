@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Iterable, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +12,8 @@ from search.files import write_atomically
 from search.topology import Topology
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from collections.abc import Set as AbstractSet
     from pathlib import Path
 
 SCHEMA = 1
@@ -239,10 +239,9 @@ def _difference(mine: Any, theirs: Any) -> tuple[str, str]:
     if isinstance(mine, dict) and isinstance(theirs, dict):
         keys = sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k))
         return repr({k: mine.get(k) for k in keys}), repr({k: theirs.get(k) for k in keys})
-    if isinstance(mine, Sequence) and isinstance(theirs, Sequence) and len(mine) > 8:
+    if isinstance(mine, tuple) and isinstance(theirs, tuple) and len(mine) > 8:
         if len(mine) != len(theirs):
             return f"of length {len(mine)}", f"of length {len(theirs)}"
         at = next(i for i, (a, b) in enumerate(zip(mine, theirs, strict=True)) if a != b)
-        if not isinstance(mine, str):
-            return f"{mine[at]} at step {at}", f"{theirs[at]}"
+        return f"{mine[at]} at step {at}", f"{theirs[at]}"
     return repr(mine), repr(theirs)

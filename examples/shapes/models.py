@@ -161,7 +161,15 @@ def sd_scheduler() -> DDIMScheduler:
 
 
 def dit_scheduler() -> DDIMScheduler:
-    """The schedule of DiT-XL/2."""
+    """The schedule of DiT-XL/2, with v-prediction (Salimans and Ho 2022).
+
+    A transformer normalises what it reads, so copying its noisy input to predict the noise is the
+    hardest thing to ask of it; at the noisiest steps v is the picture instead.
+    """
     return DDIMScheduler(
-        beta_start=0.0001, beta_end=0.02, beta_schedule="linear", clip_sample=False
+        beta_start=0.0001,
+        beta_end=0.02,
+        beta_schedule="linear",
+        clip_sample=False,
+        prediction_type="v_prediction",
     )

@@ -52,8 +52,7 @@ class Settings:
     warmup: int = 200
     ema: float = 0.999
     weight_decay: float = 0.01
-    sd_snr_floor: float = 0.1
-    dit_snr_floor: float = 0.0
+    snr_floor: float = 0.1
     snr_cap: float = 5.0
     drop_condition: float = 0.1
 
@@ -234,19 +233,22 @@ def noise_loss(
     predict: Callable[[Tensor, Tensor], Tensor],
     latents: Tensor,
     scheduler: DDIMScheduler,
-    snr_range: tuple[float, float],
+    settings: Settings,
 ) -> Tensor:
-    """Squared error of the predicted noise, weighted by clip(SNR, *snr_range) / SNR.
+    """Squared error of the picture that the prediction implies, weighted by clip(SNR, floor, cap).
 
-    The upper end is that of Min-SNR (Hang et al. 2023). A lower end above zero keeps the noisiest
-    steps in the sum: they decide where things are placed, and next to nothing else asks for it.
+    The cap is that of Min-SNR (Hang et al. 2023). The floor keeps the noisiest steps in the sum: they
+    decide colours of fields and where things are placed, and next to nothing else asks for it.
     """
     noise = torch.randn_like(latents)
     steps = torch.randint(1000, (len(latents),), device=latents.device)
     kept = scheduler.alphas_cumprod.to(latents.device)[steps]
     snr = kept / (1 - kept)
-    error = predict(scheduler.add_noise(latents, noise, steps), steps) - noise
-    weight = snr.clamp(*snr_range) / snr
+    velocity = scheduler.config.prediction_type == "v_prediction"
+    target = scheduler.get_velocity(latents, noise, steps) if velocity else noise
+    error = predict(scheduler.add_noise(latents, noise, steps), steps) - target
+    # A squared error e of the noise is one of e / SNR of the picture, one of v is one of e / (SNR + 1).
+    weight = snr.clamp(settings.snr_floor, settings.snr_cap) / (snr + velocity)
     loss: Tensor = (error.square().mean(dim=(1, 2, 3)) * weight).mean()
     return loss
 
@@ -273,7 +275,7 @@ def train_sd(settings: Settings, out: Path, device: torch.device) -> None:
             output: Tensor = unet(noisy, steps, text, return_dict=False)[0]
             return output
 
-        return noise_loss(predict, latents, scheduler, (settings.sd_snr_floor, settings.snr_cap))
+        return noise_loss(predict, latents, scheduler, settings)
 
     trainer.fit(loss, settings.sd_steps, settings.rate)
     trained: Any = trainer.average.cpu()
@@ -312,7 +314,7 @@ def train_dit(settings: Settings, out: Path, device: torch.device) -> None:
             output: Tensor = net(noisy, timestep=steps, class_labels=labels).sample
             return output
 
-        return noise_loss(predict, latents, scheduler, (settings.dit_snr_floor, settings.snr_cap))
+        return noise_loss(predict, latents, scheduler, settings)
 
     net.eval()
     trainer.fit(loss, settings.dit_steps, settings.rate)

@@ -151,7 +151,8 @@ def test_several_images_at_once_equal_diffusers(
 
     for name in ("three-levels", "learned-variance"):
         opened = open_pipeline(pipelines(name))
-        subnet = search(opened, "random", Options(steps=6, keep=0.5))
+        options = Options(steps=6, keep=0.5, granularity=Granularity.LAYER)
+        subnet = search(opened, "random", options)
         bundle = export(pipelines(name), subnet, tmp_path / name, batch=3)
         noise, prompt = noise_for(bundle), PROMPTS.get(name, PROMPT)
         assert noise.shape[0] == 3
