@@ -71,8 +71,8 @@ class Demo:
     page: Path
 
 
-def run_demo(out: Path, report: Callable[[str], None]) -> Demo:
-    """Run everything and write it to `out`, which must not exist."""
+def run_demo(out: Path, report: Callable[[str], None], *, pictures: int = PICTURES) -> Demo:
+    """Run everything with `pictures` prompts and write it to `out`, which must not exist."""
     pipeline = SHAPES / "shapes-sd"
     if not pipeline.is_dir():
         msg = (
@@ -83,7 +83,7 @@ def run_demo(out: Path, report: Callable[[str], None]) -> Demo:
     if out.exists():
         msg = f"{str(out)!r} exists; remove it or choose another name with -o"
         raise EngineError(msg)
-    prompts = (SHAPES / "prompts.txt").read_text().splitlines()[:PICTURES]
+    prompts = (SHAPES / "prompts.txt").read_text().splitlines()[:pictures]
     judge = Judge(SHAPES / "judge.onnx")
     bundles = _bundles(pipeline, out, report)
     engine = make_engine("onnxruntime", "cpu")
@@ -109,8 +109,8 @@ def run_demo(out: Path, report: Callable[[str], None]) -> Demo:
     cached = bundles["DeepCache"]
     save_figure(draw_grid(cached.subnet), out / "grid.png")
     report("verify DeepCache against PyTorch")
-    parity, pictures = verify(cached, engine, pipeline, prompt=prompts[0])
-    page = write_report(out / "report", cached, parity, pictures)
+    parity, shown = verify(cached, engine, pipeline, prompt=prompts[0])
+    page = write_report(out / "report", cached, parity, shown)
     record = {"rows": [asdict(row) for row in rows], "parity": parity.to_json()}
     write_atomically(out / "demo.json", json.dumps(record, indent=1) + "\n")
     return Demo(tuple(rows), parity, page)

@@ -353,12 +353,16 @@ def train(stage: str, settings: Settings, out: Path, device: str, threads: int) 
     "--stage", "stages", type=click.Choice(list(STAGES)), multiple=True, help="Only these."
 )
 @click.option("--device", default="cpu", show_default=True)
-@click.option("--steps-scale", default=1.0, help="Multiply all step counts, to try the script out.")
-def main(out: Path, stages: tuple[str, ...], device: str, steps_scale: float) -> None:
+@click.option("--scale", default=1.0, help="Of all steps and data, to try the script out.")
+def main(out: Path, stages: tuple[str, ...], device: str, scale: float) -> None:
     """Train everything in order and write it to OUT; under two hours on two cores."""
     settings = Settings()
-    steps = {k: v for k, v in dataclasses.asdict(settings).items() if k.endswith("_steps")}
-    settings = Settings(**{k: max(50, round(v * steps_scale)) for k, v in steps.items()})
+    counts = {
+        name: max(64, round(value * scale))
+        for name, value in dataclasses.asdict(settings).items()
+        if name.endswith(("_steps", "_pictures"))
+    }
+    settings = dataclasses.replace(settings, **counts)
     cores = torch.get_num_threads()
     chosen = stages or tuple(STAGES)
     together = [s for s in chosen if s in SIDE_BY_SIDE and device == "cpu"]

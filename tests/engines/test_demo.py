@@ -1,0 +1,38 @@
+"""The demo, with few pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from engines.demo import run_demo
+from engines.errors import EngineError
+
+
+def test_the_demo_shows_what_each_method_costs_and_that_parity_holds(tmp_path: Path) -> None:
+    told: list[str] = []
+    demo = run_demo(tmp_path / "demo", told.append, pictures=2)
+    full, cached, fewer = demo.rows
+    assert (full.name, cached.name, fewer.name) == ("full", "DeepCache", "fewer steps")
+    assert (full.calls, cached.calls) == (50, 50)
+    assert full.psnr is None
+    assert cached.psnr is not None
+    assert fewer.macs <= cached.macs < 0.35 * full.macs
+    assert full.accuracy["colour"] == full.accuracy["shape"] == 1
+    assert demo.parity.passed
+    page = demo.page.read_text()
+    assert "Parity holds" in page
+    assert page.count("data:image/png") >= 4
+    written = json.loads((tmp_path / "demo" / "demo.json").read_text())
+    assert [row["name"] for row in written["rows"]] == ["full", "DeepCache", "fewer steps"]
+    assert {"full.png", "deepcache.png", "fewer-steps.png", "grid.png"} <= {
+        path.name for path in (tmp_path / "demo").iterdir()
+    }
+    assert "verify DeepCache against PyTorch" in told
+
+
+def test_the_demo_does_not_write_over_anything(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="exists; remove it or choose another name"):
+        run_demo(tmp_path, lambda _: None)
