@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import json
+import math
 import platform
 from importlib import metadata
 from typing import TYPE_CHECKING
@@ -77,8 +78,12 @@ def verdict(parity: Parity) -> str:
     return (
         f"Parity {word}: {len(parity.calls)} calls, worst call {worst:.1e} (allowed "
         f"{CALL_TOLERANCE:.0e}), final latents {parity.latents:.1e} (allowed {FINAL_TOLERANCE:.0e}), "
-        f"picture {parity.psnr:.1f} dB"
+        f"picture {_likeness(parity.psnr)}"
     )
+
+
+def _likeness(psnr: float) -> str:
+    return "identical" if psnr == math.inf else f"{psnr:.1f} dB"
 
 
 def _page(bundle: Bundle, parity: Parity, pictures: Pictures, environment: dict[str, str]) -> str:
@@ -95,7 +100,7 @@ def _page(bundle: Bundle, parity: Parity, pictures: Pictures, environment: dict[
         f"({summary['keep']:.1%})",
         "cache": f"{summary['cache_bytes'] / 1e6:.2f} MB",
         "final latents": f"relative L2 error {parity.latents:.2e}",
-        "picture": f"PSNR {parity.psnr:.1f} dB",
+        "picture (PSNR)": _likeness(parity.psnr),
     }
     difference = np.abs(pictures.engine.astype(np.int16) - pictures.reference) * _DIFFERENCE_GAIN
     shown = {
