@@ -12,7 +12,7 @@ setup: .venv/installed  ## make .venv with all that demo, tests and checks need
 	touch $@
 
 demo: setup  ## the whole path on the shipped pipeline; OUT=demo by default
-	rm -rf $(or $(OUT),demo)
+	$(if $(OUT),,rm -rf demo)
 	$(BIN)/stepcarve demo -o $(or $(OUT),demo)
 
 test: setup  ## every test that runs within minutes on two cores

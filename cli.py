@@ -144,9 +144,9 @@ def search(
     """Decide which blocks run at which step, and write that as a SubNet."""
     _quiet_libraries()
     from exporter.summary import summarise
-    from search.methods import Options, granularity_of, require_method
     from search.methods import search as run_search
     from search.model.pipeline import open_pipeline, require_device
+    from search.options import Options, granularity_of, require_method
 
     require_method(method)
     chosen = Options(granularity=granularity_of(granularity), **options)
@@ -177,8 +177,13 @@ def inspect(source: Path, image: Path | None, as_json: bool) -> None:
     from exporter.summary import summarise
     from search.subnet import SubNet
 
-    subnet = Bundle.open(source).subnet if source.is_dir() else SubNet.load(source)
-    summary = summarise(subnet)
+    batch = 1
+    if source.is_dir():
+        bundle = Bundle.open(source)
+        subnet, batch = bundle.subnet, bundle.latent_shape[0]
+    else:
+        subnet = SubNet.load(source)
+    summary = summarise(subnet, batch)
     if image is not None:
         save_figure(draw_grid(subnet), image)
     if as_json:
@@ -327,10 +332,11 @@ def run(
 ) -> None:
     """Make pictures with a bundle, without PyTorch."""
     from engines.base import make_engine
-    from engines.pictures import load_latents, save_latents_to, save_pictures
+    from engines.pictures import load_latents, require_png, save_latents_to, save_pictures
     from engines.runner import Runner
     from exporter.bundle import Bundle
 
+    require_png(out)
     opened = Bundle.open(bundle)
     words = opened.require_prompt(prompt=prompt, label=label)
     engine = make_engine(engine_name, device)

@@ -12,6 +12,7 @@ import numpy as np
 from engines.base import make_engine
 from engines.errors import EngineError
 from engines.parity import Parity, psnr, verify
+from engines.pictures import save_sheet
 from engines.report import write_report
 from engines.runner import Runner
 from exporter.export import export
@@ -19,8 +20,9 @@ from exporter.picture import draw_grid, save_figure
 from exporter.summary import summarise
 from search.files import write_atomically
 from search.judge import Judge
-from search.methods import Options, search
+from search.methods import search
 from search.model.pipeline import open_pipeline
+from search.options import Options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -92,7 +94,7 @@ def run_demo(out: Path, report: Callable[[str], None], *, pictures: int = PICTUR
     for name, bundle in bundles.items():
         runner = Runner(bundle, engine)
         images, seconds = _sample(name, runner, prompts, report)
-        _save_sheet(images, out / f"{bundle.path.name}.png")
+        save_sheet(images, out / f"{bundle.path.name}.png")
         rows.append(
             Row(
                 name=name,
@@ -145,15 +147,3 @@ def _sample(
         images.append(result.images[0])
         seconds.append(result.seconds["loop"])
     return np.stack(images), float(np.median(seconds))
-
-
-def _save_sheet(images: NDArray[np.uint8], path: Path) -> None:
-    from PIL import Image
-
-    count, height, width, channels = images.shape
-    columns = 8
-    rows = -(-count // columns)
-    sheet = np.full((rows * columns, height, width, channels), 255, np.uint8)
-    sheet[:count] = images
-    grid = sheet.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
-    Image.fromarray(grid.reshape(rows * height, columns * width, channels)).save(path)

@@ -24,7 +24,7 @@ class Finding:
     detail: str
 
 
-PACKAGES = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "polygraphy")
+PACKAGES = ("torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxscript")
 
 
 def examine() -> list[Finding]:
@@ -48,6 +48,6 @@ def _engine(name: str, device: str) -> Finding:
     label = f"{name} on {device}"
     try:
         make_engine(name, device)
-    except EngineError as error:
+    except (EngineError, ImportError) as error:
         return Finding(label, False, str(error))
     return Finding(label, True, "works")

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engines.errors import NotFiniteError
-from engines.runner import PREDICTION, Result, Runner
+from engines.noise import torch_randn
+from engines.runner import Result, Runner
 from exporter.program import port_names
 from search.liveness import unroll
+from search.names import PREDICTION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,6 +69,7 @@ class Parity:
         prompt: what was sampled.
         calls: every call.
         latents: relative L2 error of the final latents of a whole run.
+        decoder: relative L2 error of the picture decoded from the reference's final latents.
         psnr: of the picture, in dB, against the reference's; infinite if equal, NaN if none.
         failures: one sentence each, in order of the steps; none if parity holds.
     """
@@ -76,6 +79,7 @@ class Parity:
     prompt: str
     calls: tuple[CallParity, ...]
     latents: float
+    decoder: float
     psnr: float
     failures: tuple[str, ...]
 
@@ -84,16 +88,21 @@ class Parity:
         """Whether parity holds."""
         return not self.failures
 
+    @property
+    def worst(self) -> float:
+        """The largest error of a call on the reference's inputs; NaN is larger than any number."""
+        return max((call.worst[1] for call in self.calls), key=_comparable, default=0.0)
+
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """As plain JSON values; numbers that are not finite as `inf` and `nan`."""
         return {
             "schema": 1,
             "kind": "stepcarve-parity",
             "passed": self.passed,
             "call_tolerance": CALL_TOLERANCE,
             "final_tolerance": FINAL_TOLERANCE,
-            **dataclasses.asdict(self),
-            "psnr": self.psnr if math.isfinite(self.psnr) else str(self.psnr),
+            "worst_call": _as_json(self.worst),
+            **{name: _as_json(value) for name, value in dataclasses.asdict(self).items()},
         }
 
 
@@ -135,19 +144,47 @@ def verify(
         SearchError: the pipeline is not the one the bundle was exported from.
         EngineError: the bundle cannot be run at all.
     """
+    subnet = bundle.subnet
+    report("load engine")
+    runner = Runner(bundle, engine)
+    report("run PyTorch reference")
+    noise = torch_randn(bundle.latent_shape, seed)
+    full, reference, values = _references(bundle, pipeline, prompt, noise)
+    report("compare call by call")
+    forced = _teacher_forced(runner, subnet, prompt, reference, values)
+    report("compare a whole run")
+    inputs, result, trouble = _free_run(runner, prompt, noise)
+    calls = _call_parities(bundle, forced, inputs, reference)
+    expected = reference.latents[-1].numpy(force=True)
+    final = math.nan if result is None else relative_l2(result.latents, expected)
+    decoder = relative_l2(runner.decode(expected), _images(reference))
+    shown = np.zeros_like(_picture(reference)) if result is None else result.images[0]
+    pictures = Pictures(_picture(full), _picture(reference), shown)
+    parity = Parity(
+        engine=engine.name,
+        device=engine.device,
+        prompt=prompt,
+        calls=calls,
+        latents=final,
+        decoder=decoder,
+        psnr=math.nan if result is None else psnr(pictures.engine, pictures.reference),
+        failures=(*_failures(calls, final, decoder), *trouble),
+    )
+    return parity, pictures
+
+
+def _references(
+    bundle: Bundle, pipeline: Path, prompt: str, noise: NDArray[np.float32]
+) -> tuple[Trajectory, Trajectory, dict[tuple[int, int], NDArray[np.float32]]]:
+    """The full sampler, the SubNet in PyTorch, and what its blocks computed by (step, port)."""
     import torch
 
-    from engines.noise import torch_randn
     from search.model.family import Request
     from search.model.pipeline import open_for
     from search.model.reference import sample
 
     subnet = bundle.subnet
-    report("load engine")
-    runner = Runner(bundle, engine)
-    report("run PyTorch reference")
     opened = open_for(subnet, pipeline, weights=True)
-    noise = torch_randn(bundle.latent_shape, seed)
     scale = getattr(opened.pipe, "vae_scale_factor", 1)
     request = Request(
         prompts=(prompt,) * bundle.latent_shape[0],
@@ -163,12 +200,16 @@ def verify(
         values[step, port] = tensor.numpy(force=True).copy()
 
     reference = sample(opened, request, subnet, observe=keep)
-    full = sample(opened, request)
-    report("compare call by call")
-    forced = _teacher_forced(runner, subnet, prompt, reference, values)
-    report("compare a whole run")
-    inputs, result, trouble = _free_run(runner, prompt, noise)
-    calls = tuple(
+    return sample(opened, request), reference, values
+
+
+def _call_parities(
+    bundle: Bundle,
+    forced: list[dict[str, float]],
+    inputs: list[NDArray[np.float32]],
+    reference: Trajectory,
+) -> tuple[CallParity, ...]:
+    return tuple(
         CallParity(
             call=number,
             step=call.step,
@@ -181,20 +222,6 @@ def verify(
         )
         for number, (call, errors) in enumerate(zip(bundle.calls, forced, strict=True))
     )
-    expected = reference.latents[-1].numpy(force=True)
-    final = math.nan if result is None else relative_l2(result.latents, expected)
-    shown = np.zeros_like(_picture(reference)) if result is None else result.images[0]
-    pictures = Pictures(_picture(full), _picture(reference), shown)
-    parity = Parity(
-        engine=engine.name,
-        device=engine.device,
-        prompt=prompt,
-        calls=calls,
-        latents=final,
-        psnr=math.nan if result is None else psnr(pictures.engine, pictures.reference),
-        failures=(*_failures(calls, final), *trouble),
-    )
-    return parity, pictures
 
 
 def _free_run(
@@ -246,7 +273,7 @@ def _teacher_forced(
     return errors
 
 
-def _failures(calls: tuple[CallParity, ...], final: float) -> list[str]:
+def _failures(calls: tuple[CallParity, ...], final: float, decoder: float) -> list[str]:
     found = []
     for call in calls:
         name, error = call.worst
@@ -260,6 +287,11 @@ def _failures(calls: tuple[CallParity, ...], final: float) -> list[str]:
         found.append(
             f"the final latents differ by {final:.2e} from the PyTorch reference, allowed is "
             f"{FINAL_TOLERANCE:.0e}"
+        )
+    if not decoder <= FINAL_TOLERANCE:
+        found.append(
+            f"the picture decoded from the reference's final latents differs by {decoder:.2e} from the "
+            f"reference's, allowed is {FINAL_TOLERANCE:.0e}"
         )
     return found
 
@@ -276,12 +308,24 @@ def psnr(found: NDArray[np.uint8], expected: NDArray[np.uint8]) -> float:
     return math.inf if error == 0 else float(10 * np.log10(255**2 / error))
 
 
-def _picture(trajectory: Trajectory) -> NDArray[np.uint8]:
+def _images(trajectory: Trajectory) -> NDArray[Any]:
     if trajectory.images is None:
         msg = "the run was not finished"
         raise ValueError(msg)
-    pixels: NDArray[np.uint8] = np.rint(trajectory.images[0] * 255).astype(np.uint8)
+    return trajectory.images
+
+
+def _picture(trajectory: Trajectory) -> NDArray[np.uint8]:
+    pixels: NDArray[np.uint8] = np.rint(_images(trajectory)[0] * 255).astype(np.uint8)
     return pixels
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _as_json(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_as_json(each) for each in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _comparable(error: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +21,7 @@ def load_latents(path: Path) -> NDArray[np.float32]:
     """Latents `[B, C, H, W]` from a .npy file; nothing is unpickled."""
     try:
         loaded = np.load(path, allow_pickle=False)
-    except ValueError as error:
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
         msg = f"{str(path)!r} is not a .npy file of numbers ({error}); write one with numpy.save"
         raise EngineError(msg) from error
     if not isinstance(loaded, np.ndarray) or not np.issubdtype(loaded.dtype, np.floating):
@@ -33,6 +34,27 @@ def save_latents_to(latents: NDArray[np.float32], path: Path) -> None:
     """Write a .npy file."""
     buffer = io.BytesIO()
     np.save(buffer, latents)
+    write_atomically(path, buffer.getvalue())
+
+
+def require_png(path: Path) -> None:
+    """Refuse to write a picture under another name than that of a PNG."""
+    if path.suffix.lower() != ".png":
+        msg = f"pictures are PNG files, but the name is {str(path)!r}; give one that ends in .png"
+        raise EngineError(msg)
+
+
+def save_sheet(images: NDArray[np.uint8], path: Path, *, columns: int = 8) -> None:
+    """Write `[N, height, width, 3]` as one PNG, row by row."""
+    from PIL import Image
+
+    count, height, width, channels = images.shape
+    rows = -(-count // columns)
+    sheet = np.full((rows * columns, height, width, channels), 255, np.uint8)
+    sheet[:count] = images
+    grid = sheet.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
+    buffer = io.BytesIO()
+    Image.fromarray(grid.reshape(rows * height, columns * width, channels)).save(buffer, "PNG")
     write_atomically(path, buffer.getvalue())
 
 

@@ -73,10 +73,9 @@ def write_report(folder: Path, bundle: Bundle, parity: Parity, pictures: Picture
 
 def verdict(parity: Parity) -> str:
     """One line: whether parity holds, and by how much."""
-    worst = max((call.worst[1] for call in parity.calls), default=0.0)
     word = "holds" if parity.passed else "FAILS"
     return (
-        f"Parity {word}: {len(parity.calls)} calls, worst call {worst:.1e} (allowed "
+        f"Parity {word}: {len(parity.calls)} calls, worst call {parity.worst:.1e} (allowed "
         f"{CALL_TOLERANCE:.0e}), final latents {parity.latents:.1e} (allowed {FINAL_TOLERANCE:.0e}), "
         f"picture {_likeness(parity.psnr)}"
     )
@@ -100,6 +99,7 @@ def _page(bundle: Bundle, parity: Parity, pictures: Pictures, environment: dict[
         f"({summary['keep']:.1%})",
         "cache": f"{summary['cache_bytes'] / 1e6:.2f} MB",
         "final latents": f"relative L2 error {parity.latents:.2e}",
+        "decoder": f"relative L2 error {parity.decoder:.2e}",
         "picture (PSNR)": _likeness(parity.psnr),
     }
     difference = np.abs(pictures.engine.astype(np.int16) - pictures.reference) * _DIFFERENCE_GAIN
@@ -177,7 +177,15 @@ def _list(sentences: tuple[str, ...]) -> str:
 
 
 def _environment() -> dict[str, str]:
-    packages = ("stepcarve", "torch", "diffusers", "onnx", "onnxruntime-gpu", "numpy")
+    packages = (
+        "stepcarve",
+        "torch",
+        "diffusers",
+        "onnx",
+        "onnxruntime-gpu",
+        "onnxruntime",
+        "numpy",
+    )
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",

@@ -12,6 +12,8 @@ import numpy as np
 from engines.errors import EngineError, NotFiniteError
 from engines.noise import torch_randn
 from exporter.bundle import CONDITIONER, DECODER, TOKENIZER, Bundle, BundleCall
+from search.names import GUIDANCE, IMAGE, LATENTS, PREDICTION, SAMPLE, TIMESTEP
+from search.prompt import class_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -21,13 +23,6 @@ if TYPE_CHECKING:
     from engines.base import Engine
 
     Array = NDArray[Any]
-
-SAMPLE = "sample"
-TIMESTEP = "timestep"
-GUIDANCE = "guidance_scale"
-PREDICTION = "noise_prediction"
-LATENTS = "latents"
-IMAGE = "image"
 
 
 @dataclass(frozen=True)
@@ -139,7 +134,7 @@ class Runner:
         for each in self.bundle.prompt_inputs:
             buffer = self._prompt[each.name]
             if each.source == "label":
-                buffer[...] = _label(self.bundle, prompt)
+                buffer[...] = class_number(prompt, self.bundle.labels, each.classes)
             else:
                 buffer[0] = self._tokenizer.encode(texts[each.source]).ids
         self._condition()
@@ -166,6 +161,13 @@ class Runner:
         written = {name: self._slots[slot].copy() for name, slot in call.writes.items()}
         return written if made is None else {PREDICTION: made.copy(), **written}
 
+    def decode(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Pictures `[B, height, width, 3]` in 0..1 from final latents."""
+        self._latents[...] = latents
+        self._decode()
+        picture: NDArray[np.float32] = self._image[IMAGE].transpose(0, 2, 3, 1).copy()
+        return picture
+
     def _prediction(self, number: int) -> Array | None:
         prediction = self.bundle.calls[number].prediction
         return None if prediction is None else self._stack[1 + prediction]
@@ -189,6 +191,9 @@ class Runner:
     def _scale(self, guidance: float | None, negative: str) -> float:
         bundle = self.bundle
         scale = bundle.guidance if guidance is None else guidance
+        if negative and bundle.takes_labels:
+            msg = "the bundle shows classes, so it takes no negative prompt; leave it out"
+            raise EngineError(msg)
         if bundle.guided and scale <= 1:
             msg = (
                 f"guidance {scale} switches guidance off, but the bundle was exported with it; "
@@ -237,13 +242,3 @@ def _buffers(values: Mapping[str, tuple[tuple[int, ...], Any]]) -> dict[str, Arr
 def _row(row: NDArray[np.float64]) -> NDArray[np.float32]:
     """Coefficients up to the last that counts."""
     return np.trim_zeros(row, "b").astype(np.float32)
-
-
-def _label(bundle: Bundle, prompt: str) -> int:
-    if prompt.isdigit():
-        return int(prompt)
-    if prompt in bundle.labels:
-        return bundle.labels[prompt]
-    known = ", ".join(sorted(bundle.labels)) or "(it names none)"
-    msg = f"no class {prompt!r} in this bundle; give a number or one of {known}"
-    raise EngineError(msg)

@@ -27,9 +27,9 @@ KIND = "stepcarve-bundle"
 MANIFEST = "manifest.json"
 SUBNET = "subnet.json"
 TOKENIZER = "tokenizer.json"
+WEIGHTS = "weights.bin"
 CONDITIONER = "condition.onnx"
 DECODER = "decode.onnx"
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,6 @@ class Bundle:
         guidance: the scale to use when none is given.
         prompt_inputs: what the conditioner takes.
         labels: class name -> number; empty for texts.
-        conditions: names of the conditioner's outputs.
         graphs: file of each step graph.
         calls: in order.
         slots: shape of each cache buffer.
@@ -81,13 +80,36 @@ class Bundle:
     guidance: float
     prompt_inputs: tuple[PromptInput, ...]
     labels: dict[str, int]
-    conditions: tuple[str, ...]
     graphs: tuple[str, ...]
     calls: tuple[BundleCall, ...]
     slots: tuple[tuple[int, ...], ...]
     sampler: SamplerTable
     pipeline: str
     files: dict[str, str]
+
+    def __post_init__(self) -> None:
+        """Check that every part refers to what is there; every problem is a `ValueError`."""
+        if self.dtype != "float32":
+            msg = f"dtype {self.dtype!r}"
+            raise ValueError(msg)
+        texts = any(each.length for each in self.prompt_inputs)
+        needed = {SUBNET, WEIGHTS, CONDITIONER, DECODER, *self.graphs, *([TOKENIZER] * texts)}
+        unlisted = sorted(needed - set(self.files))
+        if unlisted:
+            msg = f"the list of files, which leaves out {unlisted}"
+            raise ValueError(msg)
+        if not self.calls or len(self.sampler.inputs) != len(self.calls):
+            msg = f"the sampler, {len(self.sampler.inputs)} rows for {len(self.calls)} calls"
+            raise ValueError(msg)
+        for number, call in enumerate(self.calls):
+            slots = {*call.reads.values(), *call.writes.values()}
+            if (
+                not 0 <= call.graph < len(self.graphs)
+                or not slots <= set(range(len(self.slots)))
+                or call.prediction not in (None, *range(self.sampler.final.size - 1))
+            ):
+                msg = f"call {number}, which names a graph, slot or prediction that is not there"
+                raise ValueError(msg)
 
     @cached_property
     def subnet(self) -> SubNet:
@@ -198,10 +220,9 @@ def _bundle(path: Path, data: Any) -> Bundle:
             dtype=data["dtype"],
             latent_shape=tuple(data["latent_shape"]),
             guided=data["guided"],
-            guidance=data["guidance"],
+            guidance=float(data["guidance"]),
             prompt_inputs=tuple(PromptInput(**each) for each in data["prompt_inputs"]),
             labels=data["labels"],
-            conditions=tuple(data["conditions"]),
             graphs=tuple(data["graphs"]),
             calls=tuple(BundleCall(**each) for each in data["calls"]),
             slots=tuple(tuple(shape) for shape in data["slots"]),
@@ -240,10 +261,6 @@ class Staging:
         self._finished[name] = {"sha256": sha256(path), "result": result}
         write_atomically(self._record, json.dumps(self._finished))
         return result
-
-    def has(self, name: str) -> bool:
-        """Whether an earlier export has finished this file."""
-        return name in self._finished and (self.folder / name).is_file()
 
     def commit(self, manifest: dict[str, Any]) -> None:
         """Write the manifest with all checksums and make the bundle appear."""

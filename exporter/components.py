@@ -10,15 +10,13 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from exporter.graph import convert, optimise
+from search.names import IMAGE, LATENTS
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from search.model.pipeline import Pipeline
     from search.prompt import PromptInput
-
-IMAGE = "image"
-LATENTS = "latents"
 
 
 @dataclass(frozen=True)

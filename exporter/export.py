@@ -17,11 +17,11 @@ from exporter.components import Component, conditioner_graph, decoder_graph, pad
 from exporter.errors import ExportError
 from exporter.program import Program, Signature, plan_program, port_names
 from exporter.trace import Master, trace_master
-from exporter.weights import FILE, refer, write_weights
+from exporter.weights import refer, write_weights
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_for
-from search.model.scheduler import read_sampler
-from search.model.trace import GUIDANCE, SAMPLE, TIMESTEP, trace
+from search.model.trace import trace
+from search.names import GUIDANCE, SAMPLE, TIMESTEP
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,9 +61,9 @@ def export(
         raise ExportError(msg)
     report("open pipeline")
     pipeline = open_for(subnet, path, weights=False)
-    table = read_sampler(pipeline.pipe.scheduler, subnet.binding.inference_steps)
+    table = pipeline.sampler(subnet.binding.inference_steps)
     program = plan_program(subnet, batch)
-    with staging(out, _key(subnet, batch)) as stage:
+    with staging(out, _key(pipeline, subnet, batch)) as stage:
         manifest = _write(pipeline, subnet, program, batch, stage, report)
         stage.commit({**manifest, "sampler": program.reduce(table).to_json()})
     return Bundle.open(out)
@@ -90,7 +90,7 @@ def _write(
 
     report("write weights")
     values = [*master.weights, *condition.weights, *decoder.weights]
-    index = stage.make(FILE, lambda _: write_weights(stage.folder, values))
+    index = stage.make(names.WEIGHTS, lambda _: write_weights(stage.folder, values))
     refer(stage.folder, values, index)
 
     stage.make(names.CONDITIONER, lambda file: ir.save(condition.model, file))
@@ -113,7 +113,6 @@ def _write(
         "guidance": subnet.guidance,
         "prompt_inputs": [vars(each) for each in inputs],
         "labels": getattr(pipeline.pipe, "labels", {}),
-        "conditions": condition.outputs,
         "graphs": graphs,
         **program.to_json(port_names(subnet.topology)),
     }
@@ -163,11 +162,19 @@ def _check_conditions(condition: Component, master: Master) -> None:
         raise ExportError(msg)
 
 
-def _key(subnet: SubNet, batch: int) -> str:
-    """Everything that decides the content of the bundle."""
+def _key(pipeline: Pipeline, subnet: SubNet, batch: int) -> str:
+    """Everything that decides the content of the bundle.
+
+    The denoiser is in the SubNet's fingerprint; of the other components, every file counts.
+    """
+    around = {
+        str(path.relative_to(pipeline.path)): names.sha256(path)
+        for path in sorted(pipeline.path.rglob("*"))
+        if path.is_file() and path.parent.name != pipeline.family.component
+    }
     versions = {
         name: metadata.version(name)
         for name in ("stepcarve", "torch", "diffusers", "transformers", "onnxscript", "onnx-ir")
     }
-    content = json.dumps([subnet.to_json(), batch, versions], sort_keys=True)
+    content = json.dumps([subnet.to_json(), batch, versions, around], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()

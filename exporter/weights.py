@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 from onnx_ir import external_data
 
+from exporter.bundle import WEIGHTS
+
 if TYPE_CHECKING:
     from pathlib import Path
 
-FILE = "weights.bin"
 _ALIGNMENT = 4096
 _ALIGNED_FROM = 65536
 
@@ -24,7 +25,7 @@ def write_weights(folder: Path, values: list[ir.Value]) -> Index:
     written = external_data.convert_tensors_to_external(
         tensors,
         folder,
-        FILE,
+        WEIGHTS,
         alignment=_ALIGNMENT,
         align_threshold=_ALIGNED_FROM,
     )
@@ -42,7 +43,7 @@ def refer(folder: Path, values: list[ir.Value], index: Index) -> None:
             msg = f"the initializer {value.name!r} has no type or shape"
             raise ValueError(msg)
         value.const_value = ir.ExternalTensor(
-            FILE,
+            WEIGHTS,
             offset,
             length,
             value.dtype,

@@ -7,49 +7,11 @@ from typing import TYPE_CHECKING
 
 from search import schedules
 from search.errors import SearchError
-from search.model.scheduler import read_sampler
+from search.options import Options, require_method
 from search.subnet import Action, Granularity, SubNet
 
 if TYPE_CHECKING:
     from search.model.pipeline import Pipeline
-
-METHODS = ("full", "deepcache", "fewer-steps", "random")
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What the methods can be told; each uses its own.
-
-    Attributes:
-        steps: inference steps of the full sampler.
-        guidance: classifier-free guidance scale; 1 or less is no guidance.
-        granularity: which submodules are blocks.
-        keep: fraction of the full cost that may remain (fewer-steps, random).
-        interval: of full steps (deepcache).
-        branch: the cached layer, from the outermost (deepcache).
-        seed: of random choices.
-        height: of the image in pixels, or None for the pipeline's default.
-        width: likewise.
-    """
-
-    steps: int = 50
-    guidance: float = 7.5
-    granularity: Granularity = Granularity.BRANCH
-    keep: float = 0.5
-    interval: int = 5
-    branch: int = 0
-    seed: int = 0
-    height: int | None = None
-    width: int | None = None
-
-    def __post_init__(self) -> None:
-        """Check what no method could use."""
-        if self.steps < 1:
-            msg = f"--steps is {self.steps}; give 1 or more"
-            raise SearchError(msg)
-        if not 0 < self.keep <= 1:
-            msg = f"--keep is {self.keep}; give a fraction above 0 and at most 1"
-            raise SearchError(msg)
 
 
 def search(pipeline: Pipeline, method: str, options: Options) -> SubNet:
@@ -75,27 +37,12 @@ def search(pipeline: Pipeline, method: str, options: Options) -> SubNet:
     raise AssertionError(msg)
 
 
-def require_method(name: str) -> None:
-    """Refuse a method that is not one of `METHODS`."""
-    if name not in METHODS:
-        msg = f"unknown method {name!r}; choose one of {', '.join(METHODS)}"
-        raise SearchError(msg)
-
-
-def granularity_of(name: str) -> Granularity:
-    """The granularity of that name."""
-    if name not in set(Granularity):
-        msg = f"unknown granularity {name!r}; choose one of {', '.join(Granularity)}"
-        raise SearchError(msg)
-    return Granularity(name)
-
-
 def full(pipeline: Pipeline, options: Options) -> SubNet:
     """Every block at every step."""
     from search.model.family import Request
     from search.model.trace import trace
 
-    read_sampler(pipeline.pipe.scheduler, options.steps)  # refuses what could never be exported
+    pipeline.sampler(options.steps)  # refuses what could never be exported
     request = Request(
         prompts=(pipeline.family.default_prompt,),
         steps=options.steps,
@@ -104,6 +51,7 @@ def full(pipeline: Pipeline, options: Options) -> SubNet:
         width=options.width,
     )
     traced = trace(pipeline, options.granularity, request)
+    _require_size(pipeline, options, traced.latent_shape)
     binding = pipeline.binding(
         steps=options.steps, guided=request.guided, latent_shape=traced.latent_shape
     )
@@ -117,6 +65,21 @@ def full(pipeline: Pipeline, options: Options) -> SubNet:
         full_calls=len(binding.timesteps),
         method="full",
     )
+
+
+def _require_size(pipeline: Pipeline, options: Options, latent_shape: tuple[int, ...]) -> None:
+    """Refuse a size that the pipeline has not taken."""
+    if options.height is None or options.width is None:
+        return
+    factor = 2 ** (len(pipeline.pipe.vae.config.block_out_channels) - 1)
+    made = (latent_shape[1] * factor, latent_shape[2] * factor)
+    if made != (options.height, options.width):
+        msg = (
+            f"{pipeline.family.pipeline} makes pictures of {made[0]} x {made[1]} here, not of "
+            f"{options.height} x {options.width}; leave --height and --width out, or choose a "
+            f"multiple of {factor}"
+        )
+        raise SearchError(msg)
 
 
 def fewer_steps(pipeline: Pipeline, options: Options) -> SubNet:

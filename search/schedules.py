@@ -77,7 +77,7 @@ def deepcache_cut(blocks: Sequence[str], branch: int) -> str:
     stage = len(ups) - 1 - level
     pairs = [n for n in ups.get(stage, []) if "upsamplers" not in n]
     cut = len(pairs) - 2 - layer
-    if stage > 0 and cut < 0:
+    if branch >= 0 and stage > 0 and cut < 0:
         return ups[stage - 1][-1]
     if branch < 0 or cut < 0:
         msg = f"there is no DeepCache branch {branch} in this U-Net; give one of 0 to {_last(ups)}"

@@ -116,6 +116,9 @@ class SubNet:
                 f"there are {len(blocks)} blocks; give one action per block"
             )
             raise SearchError(msg)
+        if self.full_calls < 1:
+            msg = f"the full sampler makes {self.full_calls} calls; give 1 or more"
+            raise SearchError(msg)
         first = self.actions[0] if self.actions else ()
         for action in (Action.REUSE, Action.DELTA):
             early = sorted(name for name, a in zip(blocks, first, strict=False) if a is action)
@@ -172,8 +175,7 @@ class SubNet:
 
     def save(self, path: Path) -> None:
         """Write it as JSON, whole or not at all."""
-        rows = json.dumps(self.to_json(), indent=1).splitlines()
-        write_atomically(path, "\n".join(rows) + "\n")
+        write_atomically(path, json.dumps(self.to_json(), indent=1) + "\n")
 
     @staticmethod
     def load(path: Path) -> SubNet:

@@ -61,6 +61,24 @@ class Topology:
     varies: tuple[bool, ...]
     segments: tuple[Segment, ...]
 
+    def __post_init__(self) -> None:
+        """Check that all numbers refer to what is there; a wrong one is a `ValueError`."""
+        targets = len(self.ports) + 1
+        if not len(self.reads) == len(self.varies) == targets:
+            msg = (
+                f"the topology, {len(self.reads)} and {len(self.varies)} rows for {targets} targets"
+            )
+            raise ValueError(msg)
+        if any(not 0 <= port.block < len(self.blocks) for port in self.ports):
+            msg = "the topology, in which a port belongs to no block"
+            raise ValueError(msg)
+        if any(not 0 <= r < t for t, reads in enumerate(self.reads) for r in reads):
+            msg = "the topology, in which a target reads a later one"
+            raise ValueError(msg)
+        if any(not 0 <= t < targets for segment in self.segments for t in segment.targets):
+            msg = "the topology, in which a segment belongs to no target"
+            raise ValueError(msg)
+
     @property
     def output(self) -> int:
         """The target that is the noise prediction."""

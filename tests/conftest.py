@@ -20,11 +20,6 @@ if TYPE_CHECKING:
 SHAPES = Path(__file__).parent.parent / "examples" / "shapes"
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--update-golden` rewrites the files under tests/golden."""
-    parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden")
-
-
 @pytest.fixture(scope="session")
 def pipelines(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Directory of a pipeline by name: a shipped one, or one of `tests.pipelines.RANDOM`."""

@@ -103,6 +103,25 @@ def test_inspect_prints_the_contract(made: Path, tmp_path: Path) -> None:
     assert json.loads(ok("inspect", made / "bundle", "--json")) == data, "the bundle has its SubNet"
 
 
+def test_inspect_counts_the_batch_of_a_bundle(
+    pipelines: Callable[[str], Path], made: Path, tmp_path: Path
+) -> None:
+    ok(
+        "export",
+        pipelines("three-levels"),
+        made / "bundle.json",
+        "-o",
+        tmp_path / "b",
+        "--batch",
+        3,
+    )
+    one, three = (
+        json.loads(ok("inspect", bundle, "--json"))["cache_bytes"]
+        for bundle in (made / "bundle", tmp_path / "b")
+    )
+    assert three == 3 * one > 0
+
+
 def test_inspect_draws_the_grid(made: Path, tmp_path: Path) -> None:
     printed = ok("inspect", made / "bundle.json", "--image", tmp_path / "grid.png")
     rows = [line for line in printed.splitlines() if re.search("[█▒·]{8}$", line)]
@@ -172,7 +191,26 @@ BAD = [
     ("search {tmp} -o {out} --method full", "has no model_index.json"),
     ("search {sd} -o {out} --method magic", "unknown method 'magic'; choose one of full"),
     ("search {sd} -o {out} --method full --granularity atom", "unknown granularity 'atom'"),
-    ("search {sd} -o {out} --method full --scheduler Magic", "no scheduler 'Magic'; choose one of"),
+    (
+        "search {sd} -o {out} --method full --scheduler Magic",
+        "no scheduler 'Magic' for this pipeline;",
+    ),
+    (
+        "search {sd} -o {out} --method full --scheduler FlowMatchEulerDiscreteScheduler",
+        "choose one",
+    ),
+    ("search {dit} -o {out} --method full --scheduler EulerDiscreteScheduler", "wants its noise"),
+    ("search {sd} -o {out} --method full --steps 2000", "DDIMScheduler refuses 2000 steps"),
+    ("search {sd} -o {out} --method full --steps 0", "--steps is 0; give 1 or more"),
+    ("search {sd} -o {out} --method random --seed -1", "--seed is -1; give 0 or more"),
+    ("search {sd} -o {out} --method full --height 32", "needs both --height and --width"),
+    ("search {sd} -o {out} --method full --height 33 --width 33", "choose"),
+    (
+        "search {dit} -o {out} --method full --height 32 --width 32",
+        "makes pictures of 16 x 16 here",
+    ),
+    ("search {dit} -o {out} --method deepcache", "DeepCache needs a U-Net at branch granularity"),
+    ("search {sd} -o {out} --method deepcache --branch -1", "there is no DeepCache branch -1"),
     ("search {sd} -o {out} --method full --scheduler DDPMScheduler", "is not an affine map"),
     ("search {sd} -o {out} --method random --keep 2", "--keep is 2.0; give a fraction above 0"),
     ("search {sd} -o {out} --method full --device tpu", "unknown device 'tpu'"),
@@ -180,11 +218,26 @@ BAD = [
     ("export {truncated} {subnet} -o {out}", "cannot read the weights"),
     ("export {sd} {no} -o {out}", "cannot read the SubNet"),
     ("export {sd} {tmp}/notes.txt -o {out}", "is not JSON"),
-    ("run {changed} --prompt x -o {out}", "is not the file that was exported: its SHA-256"),
-    ("run {bundle} --engine magic --prompt x -o {out}", "unknown engine 'magic'; choose one of"),
-    ("run {bundle} --label 3 -o {out}", "shows texts; give --prompt and nothing else"),
-    ("run {bundle} --prompt x --latents {tmp}/notes.npy -o {out}", "is not a .npy file of numbers"),
-    ("run {no} --prompt x -o {out}", "is not a bundle"),
+    ("run {changed} --prompt x -o {out}.png", "is not the file that was exported: its SHA-256"),
+    (
+        "run {bundle} --engine magic --prompt x -o {out}.png",
+        "unknown engine 'magic'; choose one of",
+    ),
+    ("run {bundle} --label 3 -o {out}.png", "shows texts; give --prompt and nothing else"),
+    (
+        "run {bundle} --prompt x --latents {tmp}/notes.npy -o {out}.png",
+        "is not a .npy file of numbers",
+    ),
+    (
+        "run {bundle} --prompt x --latents {tmp}/empty.npy -o {out}.png",
+        "is not a .npy file of numbers",
+    ),
+    ("run {bundle} --prompt x -o {tmp}/x.jpg", "give one that ends in .png"),
+    ("run {classes} --label 5000 -o {out}.png", "no class '5000'; give a number from 0 to 999"),
+    ("run {classes} --label 99999999999999999999 -o {out}.png", "give a number from 0 to 999"),
+    ("run {classes} --label 1 --negative red -o {out}.png", "takes no negative prompt"),
+    ("run {bundle} --prompt x --device cuda -o {out}.png", "use --device cpu"),
+    ("run {no} --prompt x -o {out}.png", "is not a bundle"),
     ("build {bundle} --engine magic", "unknown engine 'magic'"),
     ("verify {bundle} --engine magic", "unknown engine 'magic'"),
     ("verify {bundle} --pipeline {no}", "there is no directory"),
@@ -199,6 +252,7 @@ def test_bad_input_is_one_sentence_exit_2_and_nothing_written(
 ) -> None:
     (tmp_path / "notes.txt").write_text("not a SubNet")
     (tmp_path / "notes.npy").write_text("not numbers")
+    (tmp_path / "empty.npy").touch()
     places = {
         "no": tmp_path / "nowhere",
         "tmp": tmp_path,

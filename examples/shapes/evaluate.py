@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from diffusers import DDIMScheduler
 from matplotlib.figure import Figure
-from PIL import Image
 
+from engines.pictures import save_sheet
 from examples.shapes.pictures import ATTRIBUTES, Pictures, class_names, draw
 from search.judge import Judge, frechet_distance
 from search.model.family import Request
@@ -78,13 +78,6 @@ def evaluate(name: str, folder: Path, judge: Judge, count: int) -> dict[str, Any
         if guidance == RECOMMENDED[name]:
             save_sheet(images[:64], folder / "training" / f"samples-{name}.png")
     return results
-
-
-def save_sheet(images: NDArray[np.uint8], path: Path) -> None:
-    """64 pictures `[64, H, W, 3]` in eight rows."""
-    height, width = images.shape[1:3]
-    rows = images.reshape(8, 8, height, width, 3).swapaxes(1, 2)
-    Image.fromarray(rows.reshape(8 * height, 8 * width, 3)).save(path)
 
 
 def draw_losses(folder: Path) -> None:

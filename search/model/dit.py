@@ -8,13 +8,10 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from search.errors import SearchError
-from search.prompt import PromptInput
+from search.prompt import PromptInput, class_number
 from search.subnet import Granularity
 
 if TYPE_CHECKING:
-    from diffusers import DiTPipeline
-
     from search.model.family import Request
 
 LAYERS = frozenset({"BasicTransformerBlock", "Attention", "FeedForward"})
@@ -30,6 +27,7 @@ class ClassConditionalDiT:
     sample = "hidden_states"
     timestep = "timestep"
     default_prompt = "0"
+    scales_latents = False
 
     def blocks(self, denoiser: Any, granularity: Granularity) -> list[str]:
         """Stage and branch: each transformer block; layer: with its attention and feed-forward."""
@@ -47,7 +45,7 @@ class ClassConditionalDiT:
 
     def call(self, pipe: Any, request: Request, generator: torch.Generator | None) -> Any:
         """Run `DiTPipeline`, which takes no latents: the noise it draws is replaced by ours."""
-        labels = [label_of(pipe, prompt) for prompt in request.prompts]
+        labels = [class_number(prompt, pipe.labels, classes_of(pipe)) for prompt in request.prompts]
 
         def draw(*args: Any, **kwargs: Any) -> Any:
             if request.latents is None:
@@ -68,8 +66,8 @@ class ClassConditionalDiT:
 
     def prompt_inputs(self, pipe: Any, *, guided: bool) -> list[PromptInput]:
         """One class label."""
-        del pipe, guided
-        return [PromptInput(name="label", source="label")]
+        del guided
+        return [PromptInput(name="label", source="label", classes=classes_of(pipe))]
 
     def conditioner(self, pipe: Any, *, guided: bool, batch: int) -> nn.Module:
         """The label and, with guidance, the label for no class."""
@@ -88,14 +86,6 @@ class _LabelConditioner(nn.Module):
         return {"class_labels": labels.repeat_interleave(self.batch)}
 
 
-def label_of(pipe: DiTPipeline, prompt: str) -> int:
-    """The class number that `prompt` gives as a number or by name."""
-    if prompt.isdigit():
-        return int(prompt)
-    if prompt in pipe.labels:
-        return int(pipe.labels[prompt])
-    msg = (
-        f"no class {prompt!r} in this pipeline; give a number or one of "
-        f"{', '.join(sorted(pipe.labels)) or '(it names none)'}"
-    )
-    raise SearchError(msg)
+def classes_of(pipe: Any) -> int:
+    """How many classes a prompt can ask for."""
+    return min(int(pipe.transformer.config.num_embeds_ada_norm), NO_CLASS)

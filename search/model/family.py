@@ -60,6 +60,8 @@ class Family(Protocol):
         sample: the denoiser's argument that takes the latents.
         timestep: the denoiser's argument that takes the timestep.
         default_prompt: a prompt that any such pipeline accepts.
+        scales_latents: whether the pipeline multiplies its noise by `init_noise_sigma` and hands
+            the scheduler unscaled latents; if not, samplers that need that give noise.
     """
 
     pipeline: str
@@ -67,6 +69,7 @@ class Family(Protocol):
     sample: str
     timestep: str
     default_prompt: str
+    scales_latents: bool
 
     def blocks(self, denoiser: Any, granularity: Granularity) -> list[str]:
         """Names of the submodules that are blocks at `granularity`."""

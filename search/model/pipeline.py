@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.errors import SearchError
 from search.model.family import Family, family_of
+from search.model.scheduler import read_sampler
 from search.model.weights import DenoiserWeights, plain
 from search.subnet import Binding, SubNet
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import nn
+
+    from search.sampler import SamplerTable
 
 
 @dataclass(frozen=True)
@@ -50,16 +53,33 @@ class Pipeline:
 
         if name == type(self.pipe.scheduler).__name__:
             return
-        cls: Any = getattr(diffusers, name, None)
-        if not hasattr(cls, "set_timesteps"):
-            known = sorted(c.__name__ for c in self.pipe.scheduler.compatibles)
-            msg = f"diffusers has no scheduler {name!r}; choose one of {', '.join(known)}"
+        known = {c.__name__ for c in self.pipe.scheduler.compatibles}
+        if name not in known:
+            msg = (
+                f"no scheduler {name!r} for this pipeline; choose one of {', '.join(sorted(known))}"
+            )
             raise SearchError(msg)
+        cls: Any = getattr(diffusers, name)
         try:
             self.pipe.scheduler = cls.from_config(self.pipe.scheduler.config)
         except ImportError as error:
             msg = f"the scheduler {name!r} cannot be used here: {' '.join(str(error).split())}"
             raise SearchError(msg) from error
+
+    def sampler(self, steps: int) -> SamplerTable:
+        """The present scheduler as a table for `steps` inference steps.
+
+        Raises:
+            SearchError: no table says what it does, or this pipeline cannot use it.
+        """
+        scheduler: Any = self.pipe.scheduler
+        if not self.family.scales_latents and scheduler.init_noise_sigma != 1:
+            msg = (
+                f"{self.family.pipeline} cannot use {type(scheduler).__name__}, which wants its noise "
+                "scaled; choose one that does not, such as DDIMScheduler or UniPCMultistepScheduler"
+            )
+            raise SearchError(msg)
+        return read_sampler(scheduler, steps)
 
     def binding(self, *, steps: int, guided: bool, latent_shape: tuple[int, ...]) -> Binding:
         """What a SubNet for this pipeline, its present scheduler and these settings is bound to."""
@@ -103,10 +123,15 @@ def open_pipeline(path: Path, *, weights: bool = True, device: str = "cpu") -> P
         pipe = DiffusionPipeline.from_pretrained(
             path, local_files_only=True, use_safetensors=True, dtype=torch.float32, **parts
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (
+        Exception
+    ) as error:  # what the libraries raise for a damaged directory has no common class
         msg = f"cannot load the pipeline {str(path)!r}: {' '.join(str(error).split())[:300]}"
         raise SearchError(msg) from error
     pipe.set_progress_bar_config(disable=True)
+    if getattr(pipe, "safety_checker", None) is not None:
+        # It may black out pictures, and is no part of what is exported.
+        pipe.register_modules(safety_checker=None)
     return Pipeline(path, pipe.to(device) if weights else pipe, family, files)
 
 
@@ -152,10 +177,13 @@ def _index(path: Path) -> dict[str, Any]:
         raise SearchError(msg)
     try:
         index = json.loads(file.read_text(encoding="utf-8"))
-        index["_class_name"]
+        name = index["_class_name"]
     except (ValueError, KeyError, TypeError) as error:
         msg = f"{str(file)!r} is damaged ({error}); save or download the pipeline again"
         raise SearchError(msg) from error
+    if not isinstance(name, str):
+        msg = f"{str(path)!r} is a custom pipeline ({name}); stepcarve knows those of diffusers itself"
+        raise SearchError(msg)
     result: dict[str, Any] = index
     return result
 
@@ -165,7 +193,11 @@ def _empty_denoiser(path: Path, family: Family, index: dict[str, Any]) -> nn.Mod
     import diffusers
     from accelerate import init_empty_weights
 
-    cls = getattr(diffusers, index[family.component][1])
+    try:
+        cls = getattr(diffusers, index[family.component][1])
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        msg = f"model_index.json in {str(path)!r} has no usable {family.component!r} ({error})"
+        raise SearchError(msg) from error
     with init_empty_weights(include_buffers=False):
         module: nn.Module = cls.from_config(cls.load_config(path / family.component))
     return module.eval()

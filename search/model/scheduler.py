@@ -26,7 +26,11 @@ def read_sampler(scheduler: Any, steps: int) -> SamplerTable:
         SearchError: the scheduler is not affine with these settings, or draws its own noise.
     """
     scheduler = type(scheduler).from_config(scheduler.config)
-    scheduler.set_timesteps(steps)
+    try:
+        scheduler.set_timesteps(steps)
+    except ValueError as error:
+        msg = f"{type(scheduler).__name__} refuses {steps} steps: {error}; choose another number"
+        raise SearchError(msg) from error
     count = len(scheduler.timesteps)
     basis = torch.eye(1 + count)
     inputs, final = _walk(scheduler, steps, basis)

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
+from search.errors import SearchError
 from search.model.cost import count_macs
+from search.names import GUIDANCE, SAMPLE, TIMESTEP
 from search.subnet import Granularity
 from search.topology import Port, Segment, Topology
 
@@ -26,10 +28,6 @@ if TYPE_CHECKING:
 
     from search.model.family import Family, Request
     from search.model.pipeline import Pipeline
-
-GUIDANCE = "guidance_scale"
-SAMPLE = "sample"
-TIMESTEP = "timestep"
 
 
 @dataclass(frozen=True)
@@ -106,6 +104,9 @@ def _record_call(pipeline: Pipeline, request: Request) -> _Call:
             family.call(pipeline.pipe, request, None)
     except _RecordedError:
         pass
+    except ValueError as error:
+        msg = f"the pipeline refuses these settings: {' '.join(str(error).split())}; choose others"
+        raise SearchError(msg) from error
     found.pop("kwargs", None)
     found["return_dict"] = False
     sample, timestep = found.pop(family.sample), found.pop(family.timestep)

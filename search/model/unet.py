@@ -38,9 +38,16 @@ class StableDiffusion:
     sample = "sample"
     timestep = "timestep"
     default_prompt = ""
+    scales_latents = True
 
     def blocks(self, denoiser: Any, granularity: Granularity) -> list[str]:
         """See `unet_blocks`."""
+        if denoiser.config.time_cond_proj_dim is not None:
+            msg = (
+                "U-Nets distilled for a guidance embedding (time_cond_proj_dim, as in LCM) are not "
+                "supported; use one without"
+            )
+            raise SearchError(msg)
         return unet_blocks(denoiser, granularity)
 
     def predict(self, output: Tensor, channels: int, guidance: Tensor | None) -> Tensor:

@@ -83,7 +83,11 @@ def _files(folder: Path) -> list[Path]:
     if single.is_file():
         return [single]
     if index.is_file():
-        names = json.loads(index.read_text())["weight_map"].values()
+        try:
+            names = json.loads(index.read_text())["weight_map"].values()
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            msg = f"{str(index)!r} is damaged ({error}); copy or download the file again"
+            raise SearchError(msg) from error
         return [folder / Path(name).name for name in sorted(set(names))]
     msg = (
         f"no {STEM}.safetensors in {str(folder)!r}; save the pipeline with "

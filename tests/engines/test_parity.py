@@ -17,8 +17,9 @@ from engines.parity import Parity, Pictures, psnr, relative_l2, verify
 from engines.report import verdict, write_report
 from exporter.bundle import Bundle, sha256
 from search.errors import SearchError
-from search.methods import Options, search
+from search.methods import search
 from search.model.pipeline import open_pipeline
+from search.options import Options
 
 PROMPT = "a small red circle left on a grey field"
 
@@ -100,6 +101,16 @@ def test_a_wrong_weight_is_caught_and_its_step_named(
     assert verdict(parity).startswith("Parity FAILS")
     page = write_report(tmp_path, Bundle.open(copy), parity, pictures)
     assert "call 0 (step 0, timestep 901" in page.read_text()
+
+
+def test_a_wrong_decoder_is_caught(copy: Path, pipelines: Callable[[str], Path]) -> None:
+    def enlarge(values: np.ndarray) -> None:
+        values[...] *= 1.05
+
+    plant_in_weights(copy, "decode.onnx", "vae.decoder.conv_out.weight", enlarge)
+    parity, _ = check(copy, pipelines("shapes-sd"))
+    assert not parity.passed
+    assert [f for f in parity.failures if "the picture decoded from" in f] == list(parity.failures)
 
 
 def test_a_weight_that_is_not_a_number_is_caught_and_its_step_named(

@@ -13,10 +13,11 @@ from engines.base import make_engine
 from engines.errors import EngineError
 from engines.runner import Runner
 from exporter.bundle import Bundle
-from search.methods import Options, search
+from search.methods import search
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.reference import sample
+from search.options import Options
 from search.subnet import Granularity, SubNet
 from tests.hand_gating import gated_by_hand
 

@@ -11,8 +11,9 @@ import pytest
 
 from exporter.bundle import Bundle
 from exporter.errors import ExportError
-from search.methods import Options, search
+from search.methods import search
 from search.model.pipeline import open_pipeline
+from search.options import Options
 
 
 @pytest.fixture
@@ -72,6 +73,11 @@ def test_a_link_out_of_the_bundle_is_refused(bundle: Path, tmp_path: Path) -> No
         ({"kind": "zip"}, "is not a bundle; give a directory written by stepcarve export"),
         ({"schema": 7}, "has schema 7, but this stepcarve reads 1"),
         ({"calls": [{"step": 0}]}, "lacks or garbles"),
+        ({"calls": []}, "garbles the sampler, 3 rows for 0 calls"),
+        ({"graphs": []}, "call 0, which names a graph, slot or prediction that is not there"),
+        ({"dtype": "float16"}, "garbles dtype 'float16'"),
+        ({"guidance": None}, "lacks or garbles"),
+        ({"files": {}}, "leaves out ['condition.onnx', 'decode.onnx', 'step_000.onnx', "),
     ],
 )
 def test_a_manifest_that_cannot_be_read_is_refused(

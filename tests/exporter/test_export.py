@@ -17,8 +17,9 @@ import pytest
 from exporter.bundle import Bundle
 from exporter.errors import ExportError
 from exporter.export import export
-from search.methods import Options, search
+from search.methods import search
 from search.model.pipeline import open_pipeline
+from search.options import Options
 from search.subnet import Granularity, SubNet
 
 MakeBundle = Callable[[str, SubNet], Bundle]

@@ -9,8 +9,9 @@ import pytest
 
 from search import schedules
 from search.errors import SearchError
-from search.methods import Options, search
+from search.methods import search
 from search.model.pipeline import open_pipeline
+from search.options import Options
 from search.subnet import Action, Granularity
 from tests.toys import chain, subnet
 

@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from search.errors import SearchError
-from search.methods import Options, full
+from search.methods import full
 from search.model.pipeline import open_for, open_pipeline
+from search.options import Options
 
 
 @pytest.fixture
@@ -69,7 +70,9 @@ def test_cuda_is_refused_where_there_is_none(copy: Path, monkeypatch: pytest.Mon
 
 def test_an_unknown_scheduler_is_refused_with_the_compatible_ones(copy: Path) -> None:
     opened = open_pipeline(copy, weights=False)
-    with pytest.raises(SearchError, match=r"no scheduler 'Magic'; choose one of .*DDIMScheduler"):
+    with pytest.raises(
+        SearchError, match=r"no scheduler 'Magic' for this pipeline; choose one of .*DDIMScheduler"
+    ):
         opened.use_scheduler("Magic")
 
 

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from search import schedules
-from search.methods import Options, full
+from search.methods import full
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.reference import gated, sample
+from search.options import Options
 from search.subnet import Action, Granularity
 from tests.hand_gating import gated_by_hand
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from search.liveness import unroll
-from search.methods import Options, full
+from search.methods import full
 from search.model.family import Request, family_of
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.trace import Trace, trace
+from search.options import Options
 from search.subnet import Granularity
 from search.topology import Topology
 from tests.pipelines import stable_diffusion_15

@@ -1,0 +1,74 @@
+"""The methods by name, and what they can be told. No framework."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from search.errors import SearchError
+from search.subnet import Granularity
+
+METHODS = ("full", "deepcache", "fewer-steps", "random")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the methods can be told; each uses its own.
+
+    Attributes:
+        steps: inference steps of the full sampler.
+        guidance: classifier-free guidance scale; 1 or less is no guidance.
+        granularity: which submodules are blocks.
+        keep: fraction of the full cost that may remain (fewer-steps, random).
+        interval: of full steps (deepcache).
+        branch: the cached layer, from the outermost (deepcache).
+        seed: of random choices.
+        height: of the image in pixels, or None for the pipeline's default.
+        width: likewise.
+    """
+
+    steps: int = 50
+    guidance: float = 7.5
+    granularity: Granularity = Granularity.BRANCH
+    keep: float = 0.5
+    interval: int = 5
+    branch: int = 0
+    seed: int = 0
+    height: int | None = None
+    width: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check what no method could use."""
+        if self.steps < 1:
+            msg = f"--steps is {self.steps}; give 1 or more"
+            raise SearchError(msg)
+        if self.seed < 0:
+            msg = f"--seed is {self.seed}; give 0 or more"
+            raise SearchError(msg)
+        if (self.height is None) != (self.width is None):
+            msg = "a size needs both --height and --width; give the other one too"
+            raise SearchError(msg)
+        if min(self.height or 1, self.width or 1) < 1 or 0 in (self.height, self.width):
+            msg = f"a picture of {self.height} x {self.width} has no pixels; give a larger size"
+            raise SearchError(msg)
+        if not math.isfinite(self.guidance):
+            msg = f"--guidance is {self.guidance}; give a number"
+            raise SearchError(msg)
+        if not 0 < self.keep <= 1:
+            msg = f"--keep is {self.keep}; give a fraction above 0 and at most 1"
+            raise SearchError(msg)
+
+
+def require_method(name: str) -> None:
+    """Refuse a method that is not one of `METHODS`."""
+    if name not in METHODS:
+        msg = f"unknown method {name!r}; choose one of {', '.join(METHODS)}"
+        raise SearchError(msg)
+
+
+def granularity_of(name: str) -> Granularity:
+    """The granularity of that name."""
+    if name not in set(Granularity):
+        msg = f"unknown granularity {name!r}; choose one of {', '.join(Granularity)}"
+        raise SearchError(msg)
+    return Granularity(name)
