@@ -85,6 +85,14 @@ def test_parity_holds_for_an_untouched_bundle(
     assert json.loads((tmp_path / "parity.json").read_text())["passed"] is True
 
 
+@pytest.mark.gpu
+def test_parity_holds_on_cuda(cached: Bundle, pipelines: Callable[[str], Path]) -> None:
+    engine = make_engine("onnxruntime", "cuda")
+    parity, _ = verify(cached, engine, pipelines("shapes-sd"), prompt=PROMPT, seed=3)
+    assert parity.device == "cuda"
+    assert parity.passed, parity.failures
+
+
 def test_a_wrong_weight_is_caught_and_its_step_named(
     copy: Path, pipelines: Callable[[str], Path], tmp_path: Path
 ) -> None:
