@@ -261,6 +261,7 @@ def test_bad_input_is_one_sentence_exit_2_and_nothing_written(
         "dit": pipelines("learned-variance"),
         "subnet": made / "bundle.json",
         "bundle": made / "bundle",
+        "classes": made / "dit",
     }
     if "{truncated}" in line:
         places["truncated"] = shutil.copytree(places["sd"], tmp_path / "truncated")
