@@ -7,7 +7,6 @@ and carved per SubNet, which is what an export does with them.
 
 from __future__ import annotations
 
-import os
 import statistics
 import tempfile
 from contextlib import ExitStack, contextmanager
@@ -167,5 +166,4 @@ def main(name: str, count: int, steps: int) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     main()

@@ -6,7 +6,6 @@ figures are medians, and ratios to the full sampler on the same engine.
 
 from __future__ import annotations
 
-import os
 import statistics
 import tempfile
 import time
@@ -115,5 +114,4 @@ def main(rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     main()

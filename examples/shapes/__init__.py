@@ -1,1 +1,7 @@
 """Two small diffusion pipelines trained on captioned pictures of shapes, and how they were trained."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -7,7 +7,6 @@ import csv
 import dataclasses
 import json
 import multiprocessing
-import os
 import platform
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -376,5 +375,4 @@ def main(out: Path, stages: tuple[str, ...], device: str, scale: float) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     main()
