@@ -28,7 +28,7 @@ HELD_OUT_SEED = 4242
 STEPS = 50
 BATCH = 64
 GUIDANCE = {"shapes-sd": (2.0, 4.0, 7.5), "shapes-dit": (1.5, 3.0, 4.0)}
-RECOMMENDED = {"shapes-sd": 4.0, "shapes-dit": 3.0}
+RECOMMENDED = {"shapes-sd": 4.0, "shapes-dit": 1.5}
 
 
 def judge_real(judge: Judge, pictures: Pictures) -> dict[str, float]:
