@@ -173,6 +173,8 @@ def supernet(
 ) -> Iterator[SuperNet]:
     """While open, the denoiser's blocks are gated; on leaving, the denoiser is as it was.
 
+    Meanwhile neither its weights nor the decoder's collect gradients.
+
     Args:
         pipeline: with its weights loaded.
         full: the SubNet that runs everything: it says blocks, sampler, guidance.
@@ -183,7 +185,7 @@ def supernet(
     net = SuperNet(pipeline, full, choices, every)
     denoiser = pipeline.denoiser
     with ExitStack() as stack:
-        for parameter in denoiser.parameters():
+        for parameter in (*denoiser.parameters(), *pipeline.pipe.vae.parameters()):
             if parameter.requires_grad:
                 stack.callback(parameter.requires_grad_, True)
                 parameter.requires_grad_(False)
