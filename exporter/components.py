@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor, nn
 
 from exporter.graph import convert, optimise
+from search.model.decoder import Decoder
 from search.names import IMAGE, LATENTS
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def conditioner_graph(
 
 def decoder_graph(pipeline: Pipeline, latent_shape: tuple[int, ...]) -> Component:
     """Latents `[B, C, H, W]` -> pictures `[B, 3, height, width]` in 0..1."""
-    module = _Decoder(pipeline.pipe.vae)
+    module = Decoder(pipeline.pipe.vae)
     return _component("decode", module, (torch.zeros(latent_shape),), [LATENTS], [IMAGE])
 
 
@@ -65,23 +65,10 @@ def padded_tokenizer(tokenizer: Any) -> Tokenizer:
     return copy
 
 
-class _Decoder(nn.Module):
-    def __init__(self, vae: Any) -> None:
-        super().__init__()
-        self.vae = vae.eval()
-        self.scale: float = vae.config.scaling_factor
-        self.shift: float = getattr(vae.config, "shift_factor", None) or 0.0
-
-    def forward(self, latents: Tensor) -> Tensor:
-        """As diffusers' image pipelines do after their last step."""
-        decoded: Tensor = self.vae.decode(latents / self.scale + self.shift, return_dict=False)[0]
-        return (decoded / 2 + 0.5).clamp(0, 1)
-
-
 def _component(
     name: str,
-    module: nn.Module,
-    example: tuple[Tensor, ...],
+    module: torch.nn.Module,
+    example: tuple[torch.Tensor, ...],
     inputs: list[str],
     outputs: list[str],
 ) -> Component:

@@ -90,8 +90,8 @@ def gated(
     with ExitStack() as stack:
         for name in sorted((units - around) | blocks):
             module = denoiser.get_submodule(name)
-            stack.enter_context(_forward_replaced(module, gate.around_unit(name, module.forward)))
-        stack.enter_context(_forward_replaced(denoiser, gate.around_denoiser(denoiser.forward)))
+            stack.enter_context(forward_replaced(module, gate.around_unit(name, module.forward)))
+        stack.enter_context(forward_replaced(denoiser, gate.around_denoiser(denoiser.forward)))
         yield
 
 
@@ -161,7 +161,8 @@ def _hollow(leaf: Any) -> Any:
 
 
 @contextmanager
-def _forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+def forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """While open, calling `module` calls `forward`."""
     before = vars(module).get("forward")
     module.forward = forward
     try:
@@ -203,7 +204,7 @@ def _recorded(
 
     pipe.scheduler.step = record_step
     try:
-        with _forward_replaced(denoiser, record_call):
+        with forward_replaced(denoiser, record_call):
             yield
     finally:
         del pipe.scheduler.step

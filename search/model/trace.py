@@ -56,7 +56,7 @@ def trace(pipeline: Pipeline, granularity: Granularity, request: Request) -> Tra
 
     The weights are never touched: a fake copy of the denoiser is built from its configuration.
     """
-    call = _record_call(pipeline, request)
+    call = record_call(pipeline, request)
     samples, *latent_shape = call.sample.shape
     family = pipeline.family
     with FakeTensorMode(), torch.no_grad():
@@ -76,7 +76,7 @@ def trace(pipeline: Pipeline, granularity: Granularity, request: Request) -> Tra
 
 
 @dataclass(frozen=True)
-class _Call:
+class DenoiserCall:
     """The arguments of one call of the denoiser, as diffusers' pipeline gives them."""
 
     arguments: dict[str, Any]
@@ -89,7 +89,7 @@ class _RecordedError(Exception):
     """Ends the pipeline's run once the denoiser's arguments are known."""
 
 
-def _record_call(pipeline: Pipeline, request: Request) -> _Call:
+def record_call(pipeline: Pipeline, request: Request) -> DenoiserCall:
     """Run diffusers' pipeline up to its first call of the denoiser and keep the arguments."""
     family, denoiser = pipeline.family, pipeline.denoiser
     signature = inspect.signature(denoiser.forward)
@@ -115,7 +115,7 @@ def _record_call(pipeline: Pipeline, request: Request) -> _Call:
         for path, leaf in pytree.tree_leaves_with_path(found)
         if isinstance(leaf, Tensor)
     }
-    return _Call(found, sample, timestep, conditions)
+    return DenoiserCall(found, sample, timestep, conditions)
 
 
 class _Step(nn.Module):
@@ -128,7 +128,7 @@ class _Step(nn.Module):
         self,
         denoiser: nn.Module,
         family: Family,
-        call: _Call,
+        call: DenoiserCall,
         blocks: list[str],
         emitted: dict[tuple[str, int], None],
     ) -> None:

@@ -1,0 +1,239 @@
+"""The gradient search: the pruner trained on a few prompts through the SuperNet."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from search.dipgo import losses
+from search.dipgo.postprocess import Scores, subnet_of
+from search.dipgo.pruner import Pruner, straight_through
+from search.dipgo.records import Checkpoint, Progress, RunFolder
+from search.dipgo.shares import action_costs, reuse_unread
+from search.errors import SearchError
+from search.model.decoder import Decoder
+from search.schedules import keep_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from search.dipgo.recipe import Recipe
+    from search.dipgo.supernet import Case, SuperNet
+
+REMEMBERED = 64
+"""How many full runs are kept to compare with; with fixed noise a prompt's is always the same."""
+
+
+def optimise(
+    net: SuperNet,
+    recipe: Recipe,
+    prompts: Sequence[str],
+    *,
+    seed: int = 0,
+    folder: RunFolder | None = None,
+    resume: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+) -> Scores:
+    """Train a pruner and return its scores.
+
+    Started by `accelerate launch`, every process takes its share of the prompts and gradients are
+    averaged: P processes give the gates of one with P times the batch.
+
+    Args:
+        net: open.
+        recipe: how.
+        prompts: to sample; each epoch goes through them in another order.
+        seed: of the pruner, the order of the prompts and the noise.
+        folder: for the log, the plot and checkpoints; None writes nothing.
+        resume: go on from the checkpoint in `folder`, if there is one.
+        progress: called after each iteration.
+    """
+    if not prompts:
+        msg = "the gradient search has no prompts; give one or more"
+        raise SearchError(msg)
+    run = _Run(net, recipe, prompts, seed)
+    done = run.restore(folder) if folder is not None and resume else []
+    if folder is not None and run.workers.is_first:
+        folder.start(done)
+    for iteration in range(len(done), recipe.iterations):
+        done.append(run.iterate(iteration))
+        if progress is not None and run.workers.is_first:
+            progress(done[-1])
+        if folder is None or not run.workers.is_first:
+            continue
+        folder.log(done[-1])
+        if len(done) % recipe.save_every == 0 or len(done) == recipe.iterations:
+            folder.save(run.checkpoint(done))
+    return run.scores()
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The processes that search together; one is the usual number."""
+
+    count: int
+    index: int
+
+    @staticmethod
+    def present(device: torch.device) -> Workers:
+        """As `accelerate launch` has started them."""
+        from accelerate import PartialState
+
+        state = PartialState(cpu=device.type == "cpu")
+        return Workers(state.num_processes, state.process_index)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes files and reports."""
+        return self.index == 0
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """Of the same tensor in all processes."""
+        if self.count == 1:
+            return tensor
+        from accelerate.utils import reduce
+
+        result: Tensor = reduce(tensor, "mean")
+        return result
+
+
+class _Run:
+    """The state of one search."""
+
+    def __init__(self, net: SuperNet, recipe: Recipe, prompts: Sequence[str], seed: int) -> None:
+        self.net, self.recipe, self.prompts, self.seed = net, recipe, tuple(prompts), seed
+        self.device = torch.device(net.pipeline.denoiser.device)
+        self.workers = Workers.present(self.device)
+        self.pruner = Pruner(net.shape, net.allowed, recipe, seed=seed).to(self.device)
+        self.optimizer = torch.optim.SGD(
+            self.pruner.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
+        costs = action_costs(net.topology, net.choices)
+        self.costs = torch.tensor(costs, dtype=torch.float32, device=self.device)
+        self.decoder = Decoder(net.pipeline.pipe.vae)
+        self.targets = lru_cache(maxsize=REMEMBERED)(self._target)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents to pictures, in the type of the latents."""
+        pictures: Tensor = self.decoder(latents.to(self.decoder.vae.dtype))
+        return pictures.to(latents.dtype)
+
+    def iterate(self, iteration: int) -> Progress:
+        """One step of the optimiser."""
+        start = time.perf_counter()
+        recipe, rate = self.recipe, learning_rate(self.recipe, iteration)
+        scores = self.pruner()
+        gates = straight_through(scores)
+        case, target = self.targets(self._drawn(iteration))
+        run = self.net.run(gates, case)
+        consistency = losses.consistency_loss(run.latents, target, self.decode)
+        sparsity = losses.sparsity_loss(gates, self.costs)
+        keep = self._keep(scores)
+        loss = consistency + (recipe.alpha * sparsity if keep >= recipe.tau else 0)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        for parameter in self.pruner.parameters():
+            if parameter.grad is not None:
+                parameter.grad = self.workers.mean(parameter.grad)
+        norm = torch.nn.utils.clip_grad_norm_(self.pruner.parameters(), recipe.clip)
+        self._require_finite(iteration, norm)
+        self.optimizer.param_groups[0]["lr"] = rate
+        self.optimizer.step()
+        return Progress(
+            iteration=iteration,
+            consistency=float(self.workers.mean(consistency.detach())),
+            sparsity=float(sparsity.detach()),
+            keep=keep,
+            learning_rate=rate,
+            seconds=time.perf_counter() - start,
+        )
+
+    def scores(self) -> Scores:
+        """What the pruner says now."""
+        with torch.no_grad():
+            return Scores(self.net.choices, self.pruner().double().cpu().numpy())
+
+    def checkpoint(self, done: Sequence[Progress]) -> Checkpoint:
+        """All that another process needs to go on; prompts and noise follow from the iteration."""
+        return Checkpoint(
+            identity=self._identity(),
+            pruner=self.pruner.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            done=tuple(done),
+        )
+
+    def restore(self, folder: RunFolder) -> list[Progress]:
+        """Go on from the last checkpoint; returns the iterations it has behind it."""
+        found = folder.load(self._identity(), self.device)
+        if found is None:
+            return []
+        self.pruner.load_state_dict(found.pruner)
+        self.optimizer.load_state_dict(found.optimizer)
+        return list(found.done)
+
+    def _identity(self) -> dict[str, object]:
+        """What a checkpoint must agree with."""
+        full = self.net.full
+        return {
+            "recipe": vars(self.recipe),
+            "seed": self.seed,
+            "prompts": self.prompts,
+            "binding": vars(full.binding),
+            "guidance": full.guidance,
+            "blocks": full.topology.blocks,
+            "processes": self.workers.count,
+        }
+
+    def _drawn(self, iteration: int) -> tuple[tuple[int, int], ...]:
+        """Prompt and noise, as numbers, of each of this process's pictures."""
+        batch, workers, count = self.recipe.batch, self.workers, len(self.prompts)
+        first = (iteration * workers.count + workers.index) * batch
+        drawn = []
+        for picture in range(first, first + batch):
+            order = np.random.default_rng((self.seed, picture // count)).permutation(count)
+            noise = 1 + picture if self.recipe.fresh_noise else 0
+            drawn.append((int(order[picture % count]), noise))
+        return tuple(drawn)
+
+    def _target(self, drawn: tuple[tuple[int, int], ...]) -> tuple[Case, losses.Target]:
+        """What to sample, and what the full sampler makes of it."""
+        shape = self.net.full.binding.latent_shape
+        noise = [
+            np.random.default_rng((self.seed, 1, number)).standard_normal(shape, np.float32)
+            for _, number in drawn
+        ]
+        prompts = [self.prompts[number] for number, _ in drawn]
+        with torch.no_grad():
+            case = self.net.case(prompts, torch.tensor(np.stack(noise), device=self.device))
+            run = self.net.run(self.net.full_gates().to(self.device), case)
+            return case, losses.target_of(self.recipe.consistency, run.latents, self.decode)
+
+    def _keep(self, scores: Tensor) -> float:
+        """The fraction of the cost that the best choices leave."""
+        values = scores.detach().double().cpu().numpy()
+        subnet = subnet_of(self.net.full, Scores(self.net.choices, values))
+        return keep_of(reuse_unread(subnet) if self.recipe.reuse_unread else subnet)
+
+    def _require_finite(self, iteration: int, norm: Tensor) -> None:
+        if not torch.isfinite(norm):
+            msg = (
+                f"the gradient of iteration {iteration} is not finite; use float32 or bfloat16, or "
+                "check the pipeline's weights and the guidance scale"
+            )
+            raise SearchError(msg)
+
+
+def learning_rate(recipe: Recipe, iteration: int) -> float:
+    """Rises linearly through the warm-up, then falls along a cosine to 0."""
+    warmup = min(recipe.warmup, recipe.iterations - 1)
+    if iteration < warmup:
+        return recipe.learning_rate * (iteration + 1) / (warmup + 1)
+    part = (iteration - warmup) / (recipe.iterations - warmup)
+    return recipe.learning_rate * (1 + math.cos(math.pi * part)) / 2

@@ -1,0 +1,75 @@
+"""The gradient search from pipeline to SubNets."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from search.dipgo.optimise import optimise
+from search.dipgo.postprocess import subnet_at
+from search.dipgo.recipe import PAPER, Recipe
+from search.dipgo.records import RunFolder
+from search.dipgo.supernet import CHOICES, CHOICES_WITH_DELTA, supernet
+from search.methods import full
+from search.schedules import keep_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from search.dipgo.postprocess import Cost
+    from search.dipgo.records import Progress
+    from search.model.pipeline import Pipeline
+    from search.options import Options
+    from search.subnet import SubNet
+
+
+def run_paper(
+    pipeline: Pipeline,
+    options: Options,
+    keeps: Sequence[float],
+    *,
+    prompts: Sequence[str],
+    recipe: Recipe = PAPER,
+    cost: Cost = keep_of,
+    folder: Path | None = None,
+    resume: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+) -> list[SubNet]:
+    """One search; a SubNet for each of `keeps`, made from the same scores.
+
+    Args:
+        pipeline: with its weights loaded, on the device to search on.
+        options: steps, guidance, granularity, size, seed.
+        keeps: fractions of the full sampler's cost that may remain.
+        prompts: to search with.
+        recipe: the choices of the search.
+        cost: of a SubNet as a fraction of the full sampler's; decides how much each may run.
+        folder: for log, plot and checkpoints, or None.
+        resume: go on from the checkpoint in `folder`, if there is one.
+        progress: called after each iteration.
+    """
+    whole = full(pipeline, options)
+    choices = CHOICES_WITH_DELTA if recipe.delta else CHOICES
+    with supernet(pipeline, whole, choices=choices, every=recipe.every) as net:
+        scores = optimise(
+            net,
+            recipe,
+            prompts,
+            seed=options.seed,
+            folder=None if folder is None else RunFolder(folder),
+            resume=resume,
+            progress=progress,
+        )
+    found = []
+    for keep in keeps:
+        subnet = subnet_at(
+            whole,
+            scores,
+            keep,
+            tolerance=recipe.tolerance,
+            cascade=recipe.reuse_unread,
+            cost=cost,
+        )
+        found.append(dataclasses.replace(subnet, method=f"dip-go keep {keep} seed {options.seed}"))
+    return found

@@ -1,0 +1,95 @@
+"""What the tests of the SuperNet share: an opened pipeline with random gates, and DELTA by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from search.dipgo.supernet import Case, SuperNet
+from search.methods import full
+from search.model.pipeline import Pipeline, open_pipeline
+from search.model.trace import tensors_of
+from search.options import Options
+from search.subnet import Action, Granularity, SubNet
+
+
+def opened(
+    path: Path, *, steps: int, granularity: Granularity = Granularity.BRANCH, double: bool = False
+) -> tuple[Pipeline, SubNet]:
+    """A pipeline, in float64 if asked, and the SubNet that runs everything."""
+    pipeline = open_pipeline(path)
+    whole = full(pipeline, Options(steps=steps, granularity=granularity, guidance=3.0))
+    if double:
+        pipeline.pipe.to(torch.float64)
+    return pipeline, whole
+
+
+def case_of(net: SuperNet, *, images: int = 1) -> Case:
+    """The pipeline's default prompt, from noise that is always the same."""
+    shape = (images, *net.full.binding.latent_shape)
+    noise = torch.randn(shape, generator=torch.manual_seed(7), dtype=torch.float64)
+    prompts = (net.pipeline.family.default_prompt,) * images
+    return net.case(prompts, noise.to(net.pipeline.denoiser.dtype))
+
+
+def soft_gates(net: SuperNet, seed: int = 0) -> Tensor:
+    """Random gates strictly between 0 and 1 that add up to 1, float64."""
+    scores = np.random.default_rng(seed).normal(size=net.shape)
+    scores[:, ~net.allowed.numpy()] = -np.inf
+    return torch.from_numpy(scores).softmax(-1)
+
+
+def hard_gates(net: SuperNet, seed: int = 0) -> Tensor:
+    """Random gates of exactly 0 and 1, float64."""
+    soft = soft_gates(net, seed)
+    return torch.nn.functional.one_hot(soft.argmax(-1), net.shape[-1]).double()
+
+
+def actions_of(net: SuperNet, gates: Tensor) -> list[list[Action]]:
+    """What hard gates say, step 0 running everything."""
+    rows = [[net.choices[i] for i in row] for row in gates.argmax(-1).tolist()]
+    return [[Action.RUN] * len(rows[0]), *rows[1:]]
+
+
+@contextmanager
+def acting(
+    denoiser: nn.Module, blocks: tuple[str, ...], rows: list[list[Action]]
+) -> Iterator[None]:
+    """Compute every block at every step, then replace what it returns by what its action says."""
+    step = -1
+    emitted: dict[str, Any] = {}
+    residual: dict[str, Tensor] = {}
+
+    def count(*_: Any) -> None:
+        nonlocal step
+        step += 1
+
+    def gate(block: int, name: str) -> Callable[..., Any]:
+        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+            action, entered = rows[step][block], tensors_of((args, kwargs))[0]
+            if action is Action.RUN:
+                emitted[name] = output
+                if len(tensors_of(output)) == 1 and tensors_of(output)[0].shape == entered.shape:
+                    residual[name] = tensors_of(output)[0] - entered
+            elif action is Action.DELTA:
+                value = entered + residual[name]
+                emitted[name] = (value,) if isinstance(output, tuple) else value
+            return emitted[name]
+
+        return hook
+
+    handles = [denoiser.register_forward_pre_hook(count)]
+    for block, name in enumerate(blocks):
+        module = denoiser.get_submodule(name)
+        handles.append(module.register_forward_hook(gate(block, name), with_kwargs=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
