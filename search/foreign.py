@@ -99,7 +99,7 @@ def _require_gates(step: int, row: Mapping[Gate, bool], expected: set[Gate]) -> 
     extra = [str(gate) for gate in sorted(row.keys() - expected)]
     if missing or extra:
         msg = (
-            f"step {step} of the gate file lacks the gates {missing} and has {extra} too many for "
-            "this U-Net; give the pipeline that the gates were made for"
+            f"step {step} of the gate file lacks {missing or 'no gate'} and has {extra or 'no gate'} "
+            "beyond those of this U-Net; give the pipeline that the gates were made for"
         )
         raise SearchError(msg)

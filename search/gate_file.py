@@ -61,8 +61,9 @@ def read_gates(path: Path) -> tuple[Mapping[Gate, bool], ...]:
             "file with the gates, not with weights"
         )
         raise SearchError(msg)
+    data = path.read_bytes()
     try:
-        return _steps(_unpickle_file(path.read_bytes()))
+        return _steps(_unpickle_file(data))
     except SearchError as error:
         msg = f"{str(path)!r} {error}"
         raise SearchError(msg) from error
@@ -171,6 +172,9 @@ def _refuse_name(name: str) -> NoReturn:
 def _steps(content: Any) -> tuple[Mapping[Gate, bool], ...]:
     if not isinstance(content, list):
         msg = f"holds a {type(content).__name__}, not a list; expected one dictionary per step"
+        raise SearchError(msg)
+    if not content:
+        msg = "holds an empty list; expected one dictionary per step"
         raise SearchError(msg)
     return tuple(_step(step, gates) for step, gates in enumerate(content))
 

@@ -109,6 +109,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "two pickles": (lambda: pickle.dumps(gates()) * 2, "bytes after its end"),
     "too large": (lambda: bytes(SIZE_LIMIT + 1), "bytes, but a gate file has at most"),
     "not a list": (lambda: pickle.dumps({"gates": 1}), "holds a dict, not a list"),
+    "no steps": (lambda: pickle.dumps([]), "holds an empty list; expected one dictionary per step"),
     "no dictionary": (lambda: pickle.dumps([*gates()[:3], 7]), "has a int as step 3"),
     "not one-hot": (
         lambda: changed(1, UP, torch.tensor([0.5, 0.5])),
@@ -141,11 +142,11 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "another key": (lambda: changed(1, b"up", 0), "has the key of type bytes at step 1"),
     "a block too many": (
         lambda: changed(1, ("up", "block", 3, 0), torch.tensor(gate_files.KEEP)),
-        "lacks the gates [] and has ['up 3'] too many",
+        "step 1 of the gate file lacks no gate and has ['up 3'] beyond those of this U-Net",
     ),
     "a block too few": (
         lambda: without(2, DOWN),
-        "step 2 of the gate file lacks the gates ['down 0']",
+        "step 2 of the gate file lacks ['down 0'] and has no gate beyond",
     ),
     "first step reuses": (
         lambda: changed(0, UP, torch.tensor(gate_files.REUSE)),
@@ -175,6 +176,16 @@ def test_a_hostile_file_is_one_sentence_exit_2_and_nothing_written(
     assert result.stderr.startswith("Error: ")
     assert len(result.stderr.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == [source]
+
+
+def test_a_directory_or_nothing_is_named(tmp_path: Path) -> None:
+    for source, message in ((tmp_path, "Is a directory"), (tmp_path / "x", "No such file")):
+        result = stepcarve_import(
+            source, "-o", tmp_path / "out", "--format", "dip-go-gates", "--pipeline", tmp_path
+        )
+        assert result.exit_code == 2
+        assert message in result.stderr
+        assert repr(str(source)) in result.stderr
 
 
 def test_the_format_is_checked_first(tmp_path: Path) -> None:
