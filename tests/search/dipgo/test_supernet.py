@@ -56,7 +56,7 @@ def test_with_hard_gates_it_is_the_gated_reference(
     pipelines: Find, name: str, granularity: Granularity
 ) -> None:
     pipeline, whole = opened(pipelines(name), steps=6, granularity=granularity)
-    for seed in range(3):
+    for seed in range(2):
         with supernet(pipeline, whole) as net:
             gates = hard_gates(net, seed)
             case = case_of(net)
@@ -118,7 +118,7 @@ def test_gradients_agree_with_finite_differences(
 
 @pytest.mark.parametrize("hard", [False, True])
 @pytest.mark.parametrize("granularity", [Granularity.STAGE, Granularity.LAYER])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["three-levels", "learned-variance"])
 def test_checkpointing_does_not_change_gradients(
     pipelines: Find, name: str, granularity: Granularity, hard: bool
 ) -> None:
