@@ -194,6 +194,12 @@ class Runner:
         if negative and bundle.takes_labels:
             msg = "the bundle shows classes, so it takes no negative prompt; leave it out"
             raise EngineError(msg)
+        if bundle.subnet.fitted is not None and scale != bundle.guidance:
+            msg = (
+                f"guidance {scale:g} was asked for, but the sampler of this bundle was fitted for "
+                f"{bundle.guidance:g}; leave --guidance out, or search again with --guidance {scale:g}"
+            )
+            raise EngineError(msg)
         if bundle.guided and scale <= 1:
             msg = (
                 f"guidance {scale} switches guidance off, but the bundle was exported with it; "

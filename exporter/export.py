@@ -61,7 +61,11 @@ def export(
         raise ExportError(msg)
     report("open pipeline")
     pipeline = open_for(subnet, path, weights=False)
-    table = pipeline.sampler(subnet.binding.inference_steps)
+    table = (
+        pipeline.sampler(subnet.binding.inference_steps)
+        if subnet.fitted is None
+        else subnet.fitted.table
+    )
     program = plan_program(subnet, batch)
     with staging(out, _key(pipeline, subnet, batch)) as stage:
         manifest = _write(pipeline, subnet, program, batch, stage, report)

@@ -120,7 +120,7 @@ def plan_program(subnet: SubNet, batch: int) -> Program:
         calls.append(
             Call(
                 step=step,
-                timestep=subnet.binding.timesteps[step],
+                timestep=subnet.timesteps[step],
                 signature=signatures.setdefault(signature, len(signatures)),
                 reads={port: slot_of[v] for port, v in sorted(reads.items())},
                 writes=dict(sorted(writes.items())),

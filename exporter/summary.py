@@ -67,7 +67,8 @@ def summarise(subnet: SubNet, batch: int = 1) -> dict[str, Any]:
         "cache_bytes": sum(math.prod(shape) for shape in program.slots) * _BYTES,
         "macs_per_step": list(unrolled.macs),
         "signature_per_call": [call.signature for call in program.calls],
-        "timesteps": list(subnet.binding.timesteps),
+        "fitted": subnet.fitted is not None,
+        "timesteps": list(subnet.timesteps),
         "actions": [list(row) for row in subnet.actions],
         "reused": sum(action is Action.REUSE for row in subnet.actions for action in row),
     }

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from search.errors import SearchError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SamplerTable:
     """A sampler as linear combinations of the initial noise and P noise predictions.
 
@@ -51,6 +53,16 @@ class SamplerTable:
             "final": self.final.tolist(),
         }
 
+    def __eq__(self, other: object) -> bool:
+        """Equal coefficients."""
+        if not isinstance(other, SamplerTable):
+            return NotImplemented
+        return np.array_equal(self.inputs, other.inputs) and np.array_equal(self.final, other.final)
+
+    def __hash__(self) -> int:
+        """Of the coefficients."""
+        return hash((self.inputs.tobytes(), self.final.tobytes()))
+
     @staticmethod
     def from_json(data: dict[str, Any]) -> SamplerTable:
         """Read what `to_json` wrote."""
@@ -59,3 +71,43 @@ class SamplerTable:
         for row, values in zip(inputs, data["inputs"], strict=True):
             row[: len(values)] = values
         return SamplerTable(inputs, final)
+
+
+@dataclass(frozen=True)
+class FittedSampler:
+    """A sampler of a SubNet's own, fitted to what the full sampler does.
+
+    Attributes:
+        timesteps: what the denoiser is told, one per step of the SubNet.
+        table: its rows; those of steps that make no call are never used.
+    """
+
+    timesteps: tuple[float, ...]
+    table: SamplerTable
+
+    def __post_init__(self) -> None:
+        """Check that the rows are one per step and use only earlier predictions."""
+        steps = len(self.timesteps)
+        if self.table.inputs.shape != (steps, 1 + steps) or self.table.final.shape != (1 + steps,):
+            msg = (
+                f"the fitted sampler has {steps} timesteps but a table of "
+                f"{list(self.table.inputs.shape)} and {list(self.table.final.shape)}; "
+                "give one row per timestep"
+            )
+            raise SearchError(msg)
+        if np.triu(self.table.inputs[:, 1:]).any():
+            msg = "the fitted sampler uses a prediction before it is made; fit it again"
+            raise SearchError(msg)
+        values = (*self.timesteps, *self.table.inputs.flat, *self.table.final)
+        if not np.isfinite(values).all():
+            msg = "the fitted sampler has coefficients that are not finite; fit it again"
+            raise SearchError(msg)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {"timesteps": list(self.timesteps), **self.table.to_json()}
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> FittedSampler:
+        """Read what `to_json` wrote."""
+        return FittedSampler(tuple(map(float, data["timesteps"])), SamplerTable.from_json(data))

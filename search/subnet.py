@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.errors import SearchError
 from search.files import write_atomically
+from search.sampler import FittedSampler
 from search.topology import Topology
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class SubNet:
         guidance: the guidance scale it was made with.
         full_calls: how many calls the full sampler makes that this one stands in for.
         method: what made it, for people.
+        fitted: the sampler it brings along; None is the scheduler it is bound to.
     """
 
     binding: Binding
@@ -99,10 +101,11 @@ class SubNet:
     guidance: float
     full_calls: int
     method: str
+    fitted: FittedSampler | None = None
 
     def __post_init__(self) -> None:
         """Check the table; every problem is a `SearchError`."""
-        steps, blocks = len(self.binding.timesteps), self.topology.blocks
+        steps, blocks = len(self.timesteps), self.topology.blocks
         if len(self.actions) != steps:
             msg = (
                 f"the table has {len(self.actions)} steps, but the sampler has {steps} timesteps; "
@@ -144,6 +147,11 @@ class SubNet:
                     raise SearchError(msg)
 
     @property
+    def timesteps(self) -> tuple[float, ...]:
+        """What the denoiser is told, one per step."""
+        return self.binding.timesteps if self.fitted is None else self.fitted.timesteps
+
+    @property
     def steps(self) -> int:
         """How many timesteps the sampler has."""
         return len(self.actions)
@@ -169,6 +177,7 @@ class SubNet:
             "granularity": self.granularity,
             "guidance": self.guidance,
             "full_calls": self.full_calls,
+            "fitted": None if self.fitted is None else self.fitted.to_json(),
             "actions": [list(row) for row in self.actions],
             "topology": self.topology.to_json(),
         }
@@ -218,6 +227,7 @@ class SubNet:
                 guidance=float(data["guidance"]),
                 full_calls=int(data["full_calls"]),
                 method=str(data["method"]),
+                fitted=None if not data.get("fitted") else FittedSampler.from_json(data["fitted"]),
             )
         except SearchError as error:
             msg = f"{source!r}: {error}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from search.errors import SearchError
 from search.liveness import Unrolled, unroll
+from search.model.scheduler import TableScheduler
 from search.model.trace import tensors_of
 
 if TYPE_CHECKING:
@@ -64,6 +66,9 @@ def sample(
     with ExitStack() as stack:
         if subnet is not None:
             stack.enter_context(gated(pipeline.denoiser, subnet, observe=observe))
+            if subnet.fitted is not None:
+                scheduler = TableScheduler(subnet.fitted, pipe.scheduler.config)
+                stack.enter_context(mock.patch.object(pipe, "scheduler", scheduler))
         stack.enter_context(_recorded(pipe, pipeline.denoiser, family, batch, trajectory))
         with torch.no_grad():
             trajectory.images = family.call(pipe, request, generator)

@@ -7,13 +7,20 @@ noise, the first prediction, the second, ...) yields all coefficients in one pas
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from diffusers.schedulers.scheduling_utils import SchedulerOutput
+from torch import Tensor
 
 from search.errors import SearchError
 from search.sampler import SamplerTable
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from search.sampler import FittedSampler
 
 # Relative difference of a probed table to the scheduler's own float32 arithmetic on random vectors.
 _AFFINE_TOLERANCE = 1e-4
@@ -40,6 +47,53 @@ def read_sampler(scheduler: Any, steps: int) -> SamplerTable:
     )
     _check_affine(scheduler, steps, table)
     return table
+
+
+class TableScheduler:
+    """A fitted sampler in the place of a diffusers scheduler, for the pipelines of diffusers.
+
+    What its `step` calls latents is the denoiser's next input, so `scale_model_input` has nothing
+    left to do, and `init_noise_sigma` is what the noise is multiplied with to be the first one.
+    """
+
+    order = 1
+
+    def __init__(self, fitted: FittedSampler, config: Any) -> None:
+        self.fitted, self.config = fitted, config
+        self.init_noise_sigma = float(fitted.table.inputs[0, 0])
+        self.timesteps = torch.tensor(fitted.timesteps)
+        self._values: list[Tensor] = []
+
+    def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
+        """Begin a run; the number of steps is the table's own."""
+        del num_inference_steps
+        self.timesteps = torch.tensor(self.fitted.timesteps, device=device)
+        self._values = []
+
+    def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
+        """The denoiser's input, as it is."""
+        del timestep
+        return sample
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: Any,
+        sample: Tensor,
+        return_dict: bool = True,  # noqa: FBT001, FBT002 - as in diffusers
+    ) -> SchedulerOutput | tuple[Tensor]:
+        """Keep the prediction; return the next input, or the final latents."""
+        del timestep
+        if not self._values:
+            self._values.append(sample / self.init_noise_sigma)
+        self._values.append(model_output)
+        made, table = len(self._values) - 1, self.fitted.table
+        row = table.final if made == len(table.inputs) else table.inputs[made]
+        latents = torch.zeros_like(sample)
+        for coefficient, value in zip(row, self._values, strict=False):
+            if coefficient:
+                latents = latents + float(coefficient) * value
+        return SchedulerOutput(prev_sample=latents) if return_dict else (latents,)
 
 
 def _walk(
