@@ -57,7 +57,7 @@ def measure(pipeline: Path, steps: int, every: int) -> None:
         gates = net.full_gates().requires_grad_(every >= 0)
         latents = net.run(gates, case).latents[-1]
         if every >= 0:
-            latents.square().mean().backward()
+            torch.autograd.backward(latents.square().mean())
         seconds = time.perf_counter() - start
     click.echo(json.dumps({"megabytes": (_resident() - before) / 1e3, "seconds": seconds}))
 

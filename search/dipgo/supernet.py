@@ -117,7 +117,11 @@ class SuperNet:
             raise SearchError(msg)
         self.pipeline, self.full, self.choices, self.every = pipeline, full, choices, every
         self.topology = full.topology
-        self.table: SamplerTable = pipeline.sampler(full.binding.inference_steps)
+        self.table: SamplerTable = (
+            pipeline.sampler(full.binding.inference_steps)
+            if full.fitted is None
+            else full.fitted.table
+        )
         self._now: GatedStep | None = None
         self._templates: dict[int, Template] = {}
         names = full.topology.blocks
@@ -206,7 +210,9 @@ class SuperNet:
         latents = sample.to(call.sample.dtype)
         arguments = dict(call.arguments)
         arguments[family.sample] = torch.cat([latents] * 2) if full.binding.guided else latents
-        arguments[family.timestep] = torch.full_like(call.timestep, full.binding.timesteps[number])
+        time = full.timesteps[number]
+        exact = call.timestep.dtype if time.is_integer() else torch.float32
+        arguments[family.timestep] = torch.full_like(call.timestep, time, dtype=exact)
         guidance = latents.new_tensor(full.guidance) if full.binding.guided else None
         self._now = now
         try:

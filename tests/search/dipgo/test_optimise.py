@@ -214,6 +214,14 @@ def test_the_learning_rate_rises_and_falls_to_nothing() -> None:
     assert rates[-1] < 1e-6
 
 
+def test_a_shorter_run_takes_longer_steps() -> None:
+    short = PAPER.shortened(50)
+    assert (short.iterations, short.learning_rate) == (50, pytest.approx(2.0))
+    assert dataclasses.replace(short, iterations=1000, learning_rate=0.1) == PAPER
+    with pytest.raises(SearchError, match="the recipe's iterations is 0; give 1 or more"):
+        PAPER.shortened(0)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
