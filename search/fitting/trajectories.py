@@ -134,9 +134,10 @@ def combine(row: Sequence[float] | np.ndarray | Tensor, values: Sequence[Tensor]
     total = torch.zeros_like(values[0])
     for coefficient, value in zip(row, values, strict=False):
         if isinstance(coefficient, Tensor) or coefficient:
-            total = total + (
-                coefficient if isinstance(coefficient, Tensor) else float(coefficient)
-            ) * value
+            total = (
+                total
+                + (coefficient if isinstance(coefficient, Tensor) else float(coefficient)) * value
+            )
     return total
 
 
