@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from search.liveness import unroll
 from tests.toys import chain, hourglass, subnet
 
@@ -27,13 +29,8 @@ def test_a_step_that_repeats_a_prediction_has_no_call() -> None:
 
 def test_a_head_that_reads_the_timestep_is_still_called() -> None:
     topology = chain()
-    reads_time = type(topology)(
-        blocks=topology.blocks,
-        ports=topology.ports,
-        reads=topology.reads,
-        varies=(True, True, True, True),
-        segments=topology.segments,
-    )
+    varies = tuple(varies or i == topology.output for i, varies in enumerate(topology.varies))
+    reads_time = dataclasses.replace(topology, varies=varies)
     found = unroll(subnet(reads_time, "RRR", "RRc"))
     assert found.calls == (0, 1)
     assert found.macs == (301, 1)
