@@ -128,10 +128,17 @@ class Topology:
             return self.ports[target].block
         return self.deltas[(target - self.output - 1) // 2]
 
+    def is_residual(self, target: int) -> bool:
+        """Whether a target is a residual."""
+        return target > self.output and (target - self.output) % 2 == 1
+
+    def is_sum(self, target: int) -> bool:
+        """Whether a target is a base plus a residual."""
+        return target > self.output and (target - self.output) % 2 == 0
+
     def tensor(self, target: int) -> int:
         """The tensor that a target is: a sum stands for its block's port, anything else for itself."""
-        is_sum = target > self.output and (target - self.output) % 2 == 0
-        return self._port(target) if is_sum else target
+        return self._port(target) if self.is_sum(target) else target
 
     def shape(self, tensor: int) -> tuple[int, ...]:
         """Shape of a tensor at one image per prompt."""

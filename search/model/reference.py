@@ -171,7 +171,9 @@ class _Gate:
     def around_block(self, name: str, module: nn.Module) -> Callable[..., Any]:
         """As `around_unit`, for a block that allows DELTA."""
         forward = self.around_unit(name, module.forward)
-        residual, total = (of(self.deltas[name]) for of in (self.topology.residual, self.topology.sum))
+        residual, total = (
+            of(self.deltas[name]) for of in (self.topology.residual, self.topology.sum)
+        )
 
         def run(*args: Any, **kwargs: Any) -> Any:
             output = forward(*args, **kwargs)
