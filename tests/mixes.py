@@ -10,7 +10,9 @@ from search.subnet import Action, SubNet
 CHOICES = (Action.RUN, Action.REUSE, Action.DELTA)
 
 
-def random_mix(whole: SubNet, seed: int, shares: tuple[float, float, float] = (0.4, 0.25, 0.35)) -> SubNet:
+def random_mix(
+    whole: SubNet, seed: int, shares: tuple[float, float, float] = (0.4, 0.25, 0.35)
+) -> SubNet:
     """`whole` with RUN, REUSE and DELTA at random after step 0; RUN where DELTA is not allowed."""
     shape = (whole.steps, len(whole.topology.blocks))
     drawn = np.random.default_rng(seed).choice(len(CHOICES), size=shape, p=shares)
