@@ -12,7 +12,6 @@ import numpy as np
 from engines.errors import NotFiniteError
 from engines.noise import torch_randn
 from engines.runner import Result, Runner
-from exporter.program import port_names
 from search.liveness import unroll
 from search.names import PREDICTION
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
     from engines.base import Engine
     from exporter.bundle import Bundle
+    from search.liveness import Value
     from search.model.reference import Trajectory
     from search.subnet import SubNet
 
@@ -176,7 +176,7 @@ def verify(
 def _references(
     bundle: Bundle, pipeline: Path, prompt: str, noise: NDArray[np.float32]
 ) -> tuple[Trajectory, Trajectory, dict[tuple[int, int], NDArray[np.float32]]]:
-    """The full sampler, the SubNet in PyTorch, and what its blocks computed by (step, port)."""
+    """The full sampler, the SubNet in PyTorch, and what it computed by (step, target)."""
     import torch
 
     from search.model.family import Request
@@ -196,8 +196,8 @@ def _references(
     )
     values: dict[tuple[int, int], NDArray[np.float32]] = {}
 
-    def keep(step: int, port: int, tensor: torch.Tensor) -> None:
-        values[step, port] = tensor.numpy(force=True).copy()
+    def keep(step: int, target: int, tensor: torch.Tensor) -> None:
+        values[step, target] = tensor.numpy(force=True).copy()
 
     reference = sample(opened, request, subnet, observe=keep)
     return sample(opened, request), reference, values
@@ -247,13 +247,23 @@ def _teacher_forced(
     reference: Trajectory,
     values: dict[tuple[int, int], NDArray[np.float32]],
 ) -> list[dict[str, float]]:
-    """Errors of every output of every call when it is given the reference's inputs."""
-    unrolled, names = unroll(subnet), port_names(subnet.topology)
+    """Errors of every output of every call when it is given the reference's inputs.
+
+    A residual that a call writes though nobody reads it is not in the reference, and not compared.
+    """
+    unrolled = unroll(subnet)
+    tensors = {name: tensor for tensor, name in subnet.topology.tensor_names.items()}
+
+    def origin(step: int, name: str) -> Value:
+        """What computed the tensor that is in place at `step`."""
+        return unrolled.values[unrolled.effective[step][tensors[name]]]
 
     def value(step: int, name: str) -> NDArray[np.float32]:
-        """What the port emits at `step`: the tensor of the step that computed it."""
-        port = names.index(name)
-        return values[unrolled.values[unrolled.effective[step][port]].step, port]
+        found = origin(step, name)
+        return values[found.step, found.target]
+
+    def is_known(step: int, name: str) -> bool:
+        return name == PREDICTION or (step, origin(step, name).target) in values
 
     runner.prepare(prompt)
     errors = []
@@ -268,8 +278,9 @@ def _teacher_forced(
             if name == PREDICTION
             else value(call.step, name)
             for name in outputs
+            if is_known(call.step, name)
         }
-        errors.append({name: relative_l2(outputs[name], expected[name]) for name in outputs})
+        errors.append({name: relative_l2(outputs[name], expected[name]) for name in expected})
     return errors
 
 

@@ -16,15 +16,22 @@ if TYPE_CHECKING:
 def carve(master: Master, signature: Signature, name: str) -> ir.Model:
     """The part of the master that one call computes; weights are those of the master.
 
-    Ports that the signature reads become inputs, ports that it writes become outputs, each under the
-    port's name. An incomplete cut raises.
+    Tensors that the signature reads become inputs, tensors that it writes become outputs, each under
+    its name. A block whose sum is computed is cut off. An incomplete cut raises.
     """
-    read = [master.ports[port] for port in signature.reads]
-    outputs = [master.ports[port] for port in signature.writes]
+    topology = master.topology
+    sums = {topology.tensor(t): master.sums[t] for t in signature.computes if topology.is_sum(t)}
+    read = [master.tensors[tensor] for tensor in (*signature.reads, *sums)]
+    outputs = [sums.get(tensor, master.tensors[tensor]) for tensor in signature.writes]
     if signature.predicts:
         outputs.insert(0, master.prediction)
-    graph = ir.convenience.extract(master.model.graph, [*master.inputs.values(), *read], outputs)
+    inside = [value for value in sums.values() if value not in outputs]
+    graph = ir.convenience.extract(
+        master.model.graph, [*master.inputs.values(), *read], [*outputs, *inside]
+    )
     graph.name = name
+    _put_in_place(graph, {master.tensors[port].name: value.name for port, value in sums.items()})
+    del graph.outputs[len(outputs) :]
     for value in [v for v in graph.inputs if not v.uses()]:
         graph.inputs.remove(value)
     _remove_boundaries(graph)
@@ -33,6 +40,15 @@ def carve(master: Master, signature: Signature, name: str) -> ir.Model:
     model = ir.Model(graph, ir_version=master.model.ir_version, producer_name="stepcarve")
     passes.TopologicalSortPass()(model)
     return model
+
+
+def _put_in_place(graph: ir.Graph, sums: dict[str | None, str | None]) -> None:
+    """Let the graph's own sums take the place and the names of the inputs that stand for them."""
+    values = {value.name: value for value in (*graph.inputs, *graph.outputs)}
+    for port, total in sums.items():
+        ir.convenience.replace_all_uses_with(values[port], values[total])
+        graph.inputs.remove(values[port])
+        values[total].name = port
 
 
 def _sort_initializers(graph: ir.Graph) -> None:

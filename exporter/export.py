@@ -15,7 +15,7 @@ from exporter.bundle import Bundle, Staging, staging
 from exporter.carve import carve
 from exporter.components import Component, conditioner_graph, decoder_graph, padded_tokenizer
 from exporter.errors import ExportError
-from exporter.program import Program, Signature, plan_program, port_names
+from exporter.program import Program, Signature, plan_program
 from exporter.trace import Master, trace_master
 from exporter.weights import refer, write_weights
 from search.model.family import Request
@@ -85,7 +85,7 @@ def _write(
     binding = subnet.binding
     latent_shape = (batch, *binding.latent_shape)
     report("trace denoiser")
-    master = _master(pipeline, subnet, batch)
+    master = _master(pipeline, subnet, program, batch)
     report("trace text encoder and decoder")
     inputs = pipeline.family.prompt_inputs(pipeline.pipe, guided=binding.guided)
     condition = conditioner_graph(pipeline, inputs, guided=binding.guided, batch=batch)
@@ -118,7 +118,7 @@ def _write(
         "prompt_inputs": [vars(each) for each in inputs],
         "labels": getattr(pipeline.pipe, "labels", {}),
         "graphs": graphs,
-        **program.to_json(port_names(subnet.topology)),
+        **program.to_json(subnet.topology.tensor_names),
     }
 
 
@@ -126,7 +126,7 @@ def _save_step(master: Master, signature: Signature, name: str, file: Path) -> N
     ir.save(carve(master, signature, name), file)
 
 
-def _master(pipeline: Pipeline, subnet: SubNet, batch: int) -> Master:
+def _master(pipeline: Pipeline, subnet: SubNet, program: Program, batch: int) -> Master:
     """Trace for `batch` images and check that the blocks are those of the SubNet."""
     binding = subnet.binding
     scale = getattr(pipeline.pipe, "vae_scale_factor", 1)
@@ -138,13 +138,18 @@ def _master(pipeline: Pipeline, subnet: SubNet, batch: int) -> Master:
         width=binding.latent_shape[2] * scale,
     )
     traced = trace(pipeline, subnet.granularity, request)
-    if (traced.topology.blocks, traced.topology.reads) != (
-        subnet.topology.blocks,
-        subnet.topology.reads,
+    topology = subnet.topology
+    # A SubNet of schema 1 knows nothing of residuals, and has no use for them.
+    deltas = traced.topology.deltas if topology.deltas else ()
+    reads = traced.topology.reads[: len(topology.reads)]
+    if (traced.topology.blocks, reads, deltas) != (
+        topology.blocks,
+        topology.reads,
+        topology.deltas,
     ):
         msg = (
             f"the denoiser traced here has other blocks than the SubNet ({len(traced.topology.blocks)} "
-            f"against {len(subnet.topology.blocks)}); search again with this version of diffusers"
+            f"against {len(topology.blocks)}); search again with this version of diffusers"
         )
         raise ExportError(msg)
     if traced.latent_shape != binding.latent_shape:
@@ -153,7 +158,7 @@ def _master(pipeline: Pipeline, subnet: SubNet, batch: int) -> Master:
             f"{traced.latent_shape}; search again with this pipeline's size"
         )
         raise ExportError(msg)
-    return trace_master(pipeline, traced)
+    return trace_master(pipeline, traced, program.deltas(topology))
 
 
 def _check_conditions(condition: Component, master: Master) -> None:

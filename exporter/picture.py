@@ -17,10 +17,16 @@ if TYPE_CHECKING:
 
     from search.subnet import SubNet
 
-SYMBOLS = {Cell.COMPUTED: "█", Cell.HELD: "▒", Cell.GONE: "·"}
-COLOURS = {Cell.COMPUTED: "#1f6f8b", Cell.HELD: "#f2b880", Cell.GONE: "#eef1f4"}
+SYMBOLS = {Cell.COMPUTED: "█", Cell.DELTA: "+", Cell.HELD: "▒", Cell.GONE: "·"}
+COLOURS = {
+    Cell.COMPUTED: "#1f6f8b",
+    Cell.DELTA: "#8fc1a9",
+    Cell.HELD: "#f2b880",
+    Cell.GONE: "#eef1f4",
+}
 MEANING = {
     Cell.COMPUTED: "computed",
+    Cell.DELTA: "input plus its cached difference",
     Cell.HELD: "earlier output read from the cache",
     Cell.GONE: "not needed, not in the graph",
 }
@@ -73,7 +79,7 @@ def draw_grid(subnet: SubNet) -> Figure:
     handles = [Patch(facecolor=COLOURS[c], edgecolor="#999999", label=MEANING[c]) for c in order]
     grid.legend(
         handles=handles,
-        ncols=3,
+        ncols=2,
         fontsize=7,
         frameon=False,
         loc="lower left",

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from search.liveness import Unrolled, unroll
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from search.sampler import SamplerTable
     from search.subnet import SubNet
     from search.topology import Topology
@@ -23,8 +25,9 @@ class Signature:
 
     Attributes:
         computes: targets of the topology that the call computes.
-        reads: ports it reads from the cache.
-        writes: ports it computes and a later call reads.
+        reads: tensors of the topology that it reads from the cache.
+        writes: tensors it computes and a later call reads; calls that differ only in these share a
+            signature that writes them all.
         predicts: whether it computes a noise prediction.
     """
 
@@ -42,8 +45,9 @@ class Call:
         step: of the SubNet.
         timestep: what the denoiser is told.
         signature: index into `Program.signatures`.
-        reads: per port that is read, the slot that holds it.
-        writes: per port that is written, the slot to write to.
+        reads: per tensor that is read, the slot that holds it.
+        writes: per tensor that is written, the slot to write to; one that nobody reads goes to a slot
+            that holds nothing during this call.
         prediction: number of the noise prediction it makes, or None.
     """
 
@@ -76,16 +80,21 @@ class Program:
         """The full sampler's table, one row per step, as one row per call of this program."""
         return table.merge(self.origins, [call.step for call in self.calls])
 
-    def to_json(self, port_names: list[str]) -> dict[str, Any]:
-        """As plain JSON values, with ports by name."""
+    def deltas(self, topology: Topology) -> frozenset[int]:
+        """The blocks whose residuals it computes."""
+        computed = {target for signature in self.signatures for target in signature.computes}
+        return frozenset(block for block in topology.deltas if topology.residual(block) in computed)
+
+    def to_json(self, names: Mapping[int, str]) -> dict[str, Any]:
+        """As plain JSON values, with tensors by name."""
         return {
             "calls": [
                 {
                     "step": call.step,
                     "timestep": call.timestep,
                     "graph": call.signature,
-                    "reads": {port_names[p]: slot for p, slot in call.reads.items()},
-                    "writes": {port_names[p]: slot for p, slot in call.writes.items()},
+                    "reads": {names[t]: slot for t, slot in call.reads.items()},
+                    "writes": {names[t]: slot for t, slot in call.writes.items()},
                     "prediction": call.prediction,
                 }
                 for call in self.calls
@@ -97,64 +106,84 @@ class Program:
 def plan_program(subnet: SubNet, batch: int) -> Program:
     """Unroll `subnet` for `batch` images per prompt."""
     unrolled = unroll(subnet)
-    topology = subnet.topology
-    last_read = _last_reads(unrolled)
-    slot_of, slots = _assign_slots(unrolled, last_read, batch)
-    origins = tuple(unrolled.values[row[topology.output]].step for row in unrolled.effective)
+    output = subnet.topology.output
+    origins = tuple(unrolled.values[row[output]].step for row in unrolled.effective)
     predictions = sorted(set(origins))
-    signatures: dict[Signature, int] = {}
-    calls = []
-    for step in unrolled.calls:
-        reads = _cache_reads(unrolled, step)
-        writes = {
-            unrolled.values[v].target: slot_of[v]
-            for v in sorted(last_read)
-            if unrolled.values[v].step == step
-        }
-        signature = Signature(
-            computes=tuple(sorted(unrolled.computed[step])),
-            reads=tuple(sorted(reads)),
-            writes=tuple(sorted(writes)),
-            predicts=topology.output in unrolled.computed[step],
-        )
-        calls.append(
+    last_read = _last_reads(unrolled)
+    signature_of = _signatures(unrolled, last_read)
+    signatures = list(dict.fromkeys(signature_of.values()))
+    buffers = _assign_slots(unrolled, last_read, signature_of, batch)
+    return Program(
+        signatures=tuple(signatures),
+        calls=tuple(
             Call(
                 step=step,
                 timestep=subnet.timesteps[step],
-                signature=signatures.setdefault(signature, len(signatures)),
-                reads={port: slot_of[v] for port, v in sorted(reads.items())},
-                writes=dict(sorted(writes.items())),
+                signature=signatures.index(signature),
+                reads={
+                    tensor: buffers.slot_of[number]
+                    for tensor, number in sorted(_cache_reads(unrolled, step).items())
+                },
+                writes=dict(sorted(buffers.writes[step].items())),
                 prediction=predictions.index(step) if signature.predicts else None,
             )
-        )
-    return Program(
-        signatures=tuple(signatures),
-        calls=tuple(calls),
-        slots=slots,
+            for step, signature in signature_of.items()
+        ),
+        slots=tuple(buffers.shapes),
         origins=origins,
     )
 
 
-def port_names(topology: Topology) -> list[str]:
-    """A readable name for every port: the block, and which of its tensors."""
-    return [f"{topology.blocks[port.block]}:{port.index}" for port in topology.ports]
+def _signatures(unrolled: Unrolled, last_read: dict[int, int]) -> dict[int, Signature]:
+    """The signature of each step that makes a call.
+
+    Calls that run the same operations on the same reads are one graph. It writes what any of them
+    has to write, residuals included: these cost nothing but the subtraction.
+    """
+    topology = unrolled.topology
+    alike: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
+    for step in unrolled.calls:
+        emitted = {t for t in unrolled.computed[step] if not topology.is_residual(t)}
+        reads = frozenset(_cache_reads(unrolled, step))
+        alike[frozenset(emitted), reads, frozenset(unrolled.segments[step])].append(step)
+    found: dict[int, Signature] = {}
+    for steps in alike.values():
+        computes = {target for step in steps for target in unrolled.computed[step]}
+        writes = {tensor for step in steps for tensor in _kept(unrolled, last_read, step)}
+        signature = Signature(
+            computes=tuple(sorted(computes)),
+            reads=tuple(sorted(_cache_reads(unrolled, steps[0]))),
+            writes=tuple(sorted(writes)),
+            predicts=topology.output in computes,
+        )
+        found.update(dict.fromkeys(steps, signature))
+    return {step: found[step] for step in unrolled.calls}
 
 
 def _cache_reads(unrolled: Unrolled, step: int) -> dict[int, int]:
-    """Ports that the calls of `step` read from earlier steps, with the value each has."""
-    found = {}
-    for target in unrolled.computed[step]:
-        for number in unrolled.values[unrolled.effective[step][target]].reads:
-            value = unrolled.values[number]
-            if value.step < step:
-                found[value.target] = number
-    return found
+    """Tensors that the call of `step` reads from earlier steps, with the value each has."""
+    values = unrolled.values
+    return {
+        unrolled.topology.tensor(values[read].target): read
+        for number in unrolled.made[step]
+        for read in values[number].reads
+        if values[read].step < step
+    }
+
+
+def _kept(unrolled: Unrolled, last_read: dict[int, int], step: int) -> dict[int, int]:
+    """Tensors of `step` that a later step reads, with the value each has."""
+    return {
+        unrolled.topology.tensor(unrolled.values[number].target): number
+        for number in unrolled.made[step]
+        if number in last_read
+    }
 
 
 def _last_reads(unrolled: Unrolled) -> dict[int, int]:
     """For each value that a later step reads, the last such step."""
     found: dict[int, int] = {}
-    for number in sorted(unrolled.live, key=lambda v: unrolled.values[v].step):
+    for number in unrolled.live:
         value = unrolled.values[number]
         for read in value.reads:
             if unrolled.values[read].step < value.step:
@@ -162,23 +191,51 @@ def _last_reads(unrolled: Unrolled) -> dict[int, int]:
     return found
 
 
+class _Buffers:
+    """The slots handed out so far.
+
+    Attributes:
+        shapes: of each slot.
+        slot_of: where each cached value is held.
+        writes: per step, the slot of each tensor it writes.
+    """
+
+    def __init__(self) -> None:
+        self.shapes: list[tuple[int, ...]] = []
+        self.slot_of: dict[int, int] = {}
+        self.writes: dict[int, dict[int, int]] = {}
+        self._free: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
+
+    def take(self, shape: tuple[int, ...]) -> int:
+        """A slot of that shape that holds nothing."""
+        if self._free[shape]:
+            return self._free[shape].pop()
+        self.shapes.append(shape)
+        return len(self.shapes) - 1
+
+    def release(self, slot: int) -> None:
+        """Its value is not needed any more."""
+        self._free[self.shapes[slot]].append(slot)
+
+
 def _assign_slots(
-    unrolled: Unrolled, last_read: dict[int, int], batch: int
-) -> tuple[dict[int, int], tuple[tuple[int, ...], ...]]:
-    """A buffer for every cached value; a buffer is free again after the last call that reads it."""
-    slot_of: dict[int, int] = {}
-    slots: list[tuple[int, ...]] = []
-    free: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
+    unrolled: Unrolled, last_read: dict[int, int], signature_of: dict[int, Signature], batch: int
+) -> _Buffers:
+    """A buffer for every tensor that is written.
+
+    It is free again after the last call that reads it: after its own call if none does.
+    """
+    buffers = _Buffers()
     expiring: defaultdict[int, list[int]] = defaultdict(list)
-    for step in unrolled.calls:
-        for number in sorted(v for v in last_read if unrolled.values[v].step == step):
-            rows, *rest = unrolled.topology.ports[unrolled.values[number].target].shape
-            shape = (rows * batch, *rest)
-            if not free[shape]:
-                free[shape].append(len(slots))
-                slots.append(shape)
-            slot_of[number] = free[shape].pop()
-            expiring[last_read[number]].append(number)
-        for number in expiring[step]:
-            free[slots[slot_of[number]]].append(slot_of[number])
-    return slot_of, tuple(slots)
+    for step, signature in signature_of.items():
+        kept = _kept(unrolled, last_read, step)
+        writes = buffers.writes[step] = {}
+        for tensor in signature.writes:
+            rows, *rest = unrolled.topology.shape(tensor)
+            writes[tensor] = buffers.take((rows * batch, *rest))
+            until = last_read[kept[tensor]] if tensor in kept else step
+            expiring[until].append(writes[tensor])
+        buffers.slot_of |= {number: writes[tensor] for tensor, number in kept.items()}
+        for slot in expiring[step]:
+            buffers.release(slot)
+    return buffers

@@ -20,6 +20,8 @@ class Cell(enum.StrEnum):
     """What becomes of one block at one step once dead work is gone."""
 
     COMPUTED = "computed"
+    DELTA = "delta"
+    """Not computed: its fresh input plus its cached residual is read."""
     HELD = "held"
     """Not computed, but its earlier output is read."""
     GONE = "gone"
@@ -39,6 +41,8 @@ def _cell(unrolled: Unrolled, step: int, ports: tuple[int, ...]) -> Cell:
     computed = unrolled.computed[step]
     if not computed.isdisjoint(ports):
         return Cell.COMPUTED
+    if any(unrolled.topology.is_sum(t) and unrolled.topology.tensor(t) in ports for t in computed):
+        return Cell.DELTA
     read = {port for target in computed for port in unrolled.topology.reads[target]}
     return Cell.GONE if read.isdisjoint(ports) else Cell.HELD
 
@@ -72,6 +76,7 @@ def summarise(subnet: SubNet, batch: int = 1) -> dict[str, Any]:
         "timesteps": list(subnet.timesteps),
         "actions": [list(row) for row in subnet.actions],
         "reused": sum(action is Action.REUSE for row in subnet.actions for action in row),
+        "deltas": sum(action is Action.DELTA for row in subnet.actions for action in row),
     }
 
 

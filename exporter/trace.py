@@ -9,15 +9,16 @@ import onnx_ir as ir
 
 from exporter.errors import ExportError
 from exporter.graph import convert, lazy_tensor, optimise
-from exporter.program import port_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from collections.abc import Set as AbstractSet
 
     import torch
 
     from search.model.pipeline import Pipeline
     from search.model.trace import Trace
+    from search.topology import Topology
 
 DOMAIN = "stepcarve"
 BOUNDARY = "Boundary"
@@ -30,41 +31,65 @@ class Master:
     """The whole denoiser in ONNX.
 
     Attributes:
-        model: its graph outputs the noise prediction and all ports.
+        model: its graph outputs the noise prediction, all tensors and all sums.
         inputs: the loop's inputs by name.
         prediction: the noise prediction.
-        ports: per port of the topology, its boundary value.
+        tensors: per tensor of the topology, its boundary value; residuals only where asked for.
+        sums: per sum of the topology whose residual is there, base plus residual.
+        topology: of the denoiser.
         weights: the initializers that belong in the weights file.
     """
 
     model: ir.Model
     inputs: dict[str, ir.Value]
     prediction: ir.Value
-    ports: tuple[ir.Value, ...]
+    tensors: dict[int, ir.Value]
+    sums: dict[int, ir.Value]
+    topology: Topology
     weights: list[ir.Value]
 
 
-def trace_master(pipeline: Pipeline, trace: Trace) -> Master:
-    """Convert `trace` to ONNX, mark the ports, attach the weights lazily and optimise."""
+def trace_master(pipeline: Pipeline, trace: Trace, deltas: AbstractSet[int]) -> Master:
+    """Convert `trace` to ONNX, mark the ports, attach the weights lazily and optimise.
+
+    Args:
+        pipeline: holds the weights.
+        trace: of its denoiser.
+        deltas: the blocks whose residuals and sums are wanted.
+    """
     model = convert(trace.program)
     graph = model.graph
     for value, name in zip(graph.inputs, trace.inputs, strict=True):
         value.name = name
     prediction = graph.outputs[0]
-    names = port_names(trace.topology)
+    topology = trace.topology
     produced = [graph.outputs[i] for i in trace.port_outputs]
+    bases = {b: graph.outputs[i] for b, i in zip(topology.deltas, trace.base_outputs, strict=True)}
     graph.outputs[:] = [prediction]
     model.opset_imports[DOMAIN] = 1
-    ports = tuple(_mark(graph, v, name) for v, name in zip(produced, names, strict=True))
+    marked = {v: _mark(graph, v, topology.tensor_names[i]) for i, v in enumerate(produced)}
     prediction = graph.outputs[0]
     prediction.name = PREDICTION
-    graph.outputs.extend(ports)
+    tensors, sums = dict(enumerate(marked.values())), dict[int, ir.Value]()
+    for block in sorted(deltas):
+        residual, total = topology.residual(block), topology.sum(block)
+        base, port = marked.get(bases[block], bases[block]), tensors[topology.tensor(total)]
+        name = topology.tensor_names[residual]
+        tensors[residual], sums[total] = _add_delta(graph, base, port, name)
+    graph.outputs.extend([*tensors.values(), *sums.values()])
     for value in graph.initializers.values():
         value.const_value = lazy_tensor(value, _reader(pipeline, value.name or ""))
     weights = optimise(model, "denoiser")
-    prediction, *marked = graph.outputs
-    inputs = {value.name or "": value for value in graph.inputs}
-    return Master(model, inputs, prediction, tuple(marked), weights)
+    prediction, *rest = graph.outputs
+    return Master(
+        model=model,
+        inputs={value.name or "": value for value in graph.inputs},
+        prediction=prediction,
+        tensors=dict(zip(tensors, rest, strict=False)),
+        sums=dict(zip(sums, rest[len(tensors) :], strict=True)),
+        topology=topology,
+        weights=weights,
+    )
 
 
 def _mark(graph: ir.Graph, value: ir.Value, name: str) -> ir.Value:
@@ -80,6 +105,19 @@ def _mark(graph: ir.Graph, value: ir.Value, name: str) -> ir.Value:
     boundary.replace_input_with(0, value)
     graph.insert_after(producer, boundary)
     return result
+
+
+def _add_delta(
+    graph: ir.Graph, base: ir.Value, port: ir.Value, name: str
+) -> tuple[ir.Value, ir.Value]:
+    """Add what caches the residual `port - base`, and what adds it to the base again."""
+    difference = ir.node("Sub", [port, base])
+    boundary = ir.node(BOUNDARY, difference.outputs, domain=DOMAIN, version=1)
+    total = ir.node("Add", [base, boundary.outputs[0]])
+    for value, called in ((boundary.outputs[0], name), (total.outputs[0], f"{name}+base")):
+        value.name, value.shape, value.type = called, port.shape, port.type
+    graph.extend([difference, boundary, total])
+    return boundary.outputs[0], total.outputs[0]
 
 
 def _reader(pipeline: Pipeline, name: str) -> Callable[[], torch.Tensor]:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
     from pathlib import Path
 
-SCHEMA = 1
+SCHEMA = 2
+READABLE = (1, 2)
+"""Schema 1 has no `deltas` in its topology, so nothing in it allows DELTA."""
 
 
 class Action(enum.StrEnum):
@@ -26,9 +28,13 @@ class Action(enum.StrEnum):
     RUN = "RUN"
     """Compute."""
     REUSE = "REUSE"
-    """Emit the block's most recent effective output."""
+    """Emit the block's most recent effective output: what it ran to, or what DELTA emitted."""
     DELTA = "DELTA"
-    """Emit the input plus the most recent difference of output and input."""
+    """Emit the fresh input plus the difference of output and input when the block last ran.
+
+    "Input" is taken through the shortcut convolution where there is one. The cached difference stays
+    as it is until the block runs again.
+    """
     SKIP = "SKIP"
     """Emit the input, through the shortcut convolution where there is one."""
 
@@ -132,6 +138,18 @@ class SubNet:
                 )
                 raise SearchError(msg)
         self._check_filled()
+        self._check_deltas()
+
+    def _check_deltas(self) -> None:
+        allowed = set(self.topology.deltas)
+        for step, row in enumerate(self.actions):
+            for block, action in enumerate(row):
+                if action is Action.DELTA and block not in allowed:
+                    msg = (
+                        f"step {step} has DELTA for {self.topology.blocks[block]!r}, which does not "
+                        "have one tensor in and one of the same shape out; use REUSE there"
+                    )
+                    raise SearchError(msg)
 
     def _check_filled(self) -> None:
         for block, name in enumerate(self.topology.blocks):
@@ -209,9 +227,10 @@ class SubNet:
         if not isinstance(data, dict) or data.get("kind") != "stepcarve-subnet":
             msg = f"{source!r} is not a SubNet; give a file written by stepcarve search"
             raise SearchError(msg)
-        if data.get("schema") != SCHEMA:
+        if data.get("schema") not in READABLE:
             msg = (
-                f"{source!r} has schema {data.get('schema')!r}, but this stepcarve reads {SCHEMA}; "
+                f"{source!r} has schema {data.get('schema')!r}, but this stepcarve reads "
+                f"{' and '.join(map(str, READABLE))}; "
                 "use the stepcarve that wrote it, or search again"
             )
             raise SearchError(msg)

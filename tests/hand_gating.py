@@ -1,4 +1,4 @@
-"""Reuse done by hand in the plainest way, to compare everything else with."""
+"""REUSE and DELTA done by hand in the plainest way, to compare everything else with."""
 
 from __future__ import annotations
 
@@ -6,33 +6,48 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from search.subnet import Action, SubNet
 
 
+def base(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """What a block works on, through its shortcut convolution if it has one."""
+    entered: Tensor = (*args, *kwargs.values())[0]
+    shortcut = getattr(module, "conv_shortcut", None)
+    return entered if shortcut is None else shortcut(entered)
+
+
 @contextmanager
 def gated_by_hand(denoiser: nn.Module, subnet: SubNet) -> Iterator[None]:
-    """Compute every block at every step and replace what a reused one returns. No liveness."""
+    """Compute every block at every step and replace what a gated one returns. No liveness."""
     step = -1
     kept: dict[str, Any] = {}
+    residual: dict[str, Tensor] = {}
 
     def count(*_: Any) -> None:
         nonlocal step
         step += 1
 
     def gate(block: int, name: str) -> Callable[..., Any]:
-        def hook(module: nn.Module, args: Any, output: Any) -> Any:
-            del module, args
-            if subnet.actions[step][block] is Action.RUN:
+        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+            action = subnet.actions[step][block]
+            fresh = output[0] if isinstance(output, tuple) else output
+            if action is Action.RUN:
                 kept[name] = output
+                if block in subnet.topology.deltas:
+                    residual[name] = fresh - base(module, args, kwargs)
+            elif action is Action.DELTA:
+                value = base(module, args, kwargs) + residual[name]
+                kept[name] = (value,) if isinstance(output, tuple) else value
             return kept[name]
 
         return hook
 
     handles = [denoiser.register_forward_pre_hook(count)]
     for block, name in enumerate(subnet.topology.blocks):
-        handles.append(denoiser.get_submodule(name).register_forward_hook(gate(block, name)))
+        module = denoiser.get_submodule(name)
+        handles.append(module.register_forward_hook(gate(block, name), with_kwargs=True))
     try:
         yield
     finally:

@@ -9,36 +9,50 @@ ACTIONS = {"R": Action.RUN, "c": Action.REUSE, "d": Action.DELTA, "s": Action.SK
 
 
 def chain(varying: tuple[bool, ...] = (True, True, True)) -> Topology:
-    """latents -> a -> b -> c -> prediction; each costs 100, the head 1."""
+    """latents -> stem -> a -> b -> c -> prediction; each block costs 100 and the head 1.
+
+    All three allow DELTA. The stem is the base of a and costs 7 of its 100.
+    """
     names = ("a", "b", "c")
     return Topology(
         blocks=names,
         ports=tuple(Port(i, 0, (2, 4)) for i in range(3)),
-        reads=(frozenset(), frozenset({0}), frozenset({1}), frozenset({2})),
-        varies=(*varying, False),
+        reads=tuple(
+            map(frozenset, (set(), {0}, {1}, {2}, {0}, {4}, {0, 1}, {0, 6}, {1, 2}, {1, 8}))
+        ),
+        varies=(*varying, False, True, True, False, False, False, False),
         segments=(
-            *(Segment(frozenset({i}), 100, 10, frozenset({n})) for i, n in enumerate(names)),
+            Segment(frozenset({0, 4, 5}), 7, 1, frozenset()),
+            Segment(frozenset({0}), 93, 9, frozenset({"a"})),
+            Segment(frozenset({1}), 100, 10, frozenset({"b"})),
+            Segment(frozenset({2}), 100, 10, frozenset({"c"})),
             Segment(frozenset({3}), 1, 1, frozenset()),
         ),
+        deltas=(0, 1, 2),
     )
 
 
 def hourglass() -> Topology:
-    """latents -> down -> deep -> up -> prediction, and down -> up as a skip connection."""
+    """latents -> down -> deep -> up -> prediction, and down -> up as a skip connection.
+
+    up allows DELTA; its base, the shortcut of down and deep together, costs 10 of its 40.
+    """
     names = ("down", "deep", "up")
     return Topology(
         blocks=names,
         ports=(Port(0, 0, (2, 4)), Port(0, 1, (2, 4)), Port(1, 0, (2, 8)), Port(2, 0, (2, 4))),
-        reads=(frozenset(), frozenset({0}), frozenset({1}), frozenset({0, 2}), frozenset({3})),
-        varies=(True, False, True, True, False),
+        reads=tuple(map(frozenset, (set(), {0}, {1}, {0, 2}, {3}, {0, 2, 3}, {0, 2, 5}))),
+        varies=(True, False, True, True, False, False, False),
         segments=(
             Segment(frozenset({0}), 20, 2, frozenset({"down"})),
             Segment(frozenset({1}), 10, 1, frozenset({"down"})),
             Segment(frozenset({2}), 500, 50, frozenset({"deep"})),
-            Segment(frozenset({3}), 40, 4, frozenset({"up"})),
+            Segment(frozenset({3}), 30, 3, frozenset({"up"})),
+            Segment(frozenset({3, 5, 6}), 10, 1, frozenset()),
             Segment(frozenset({0, 3}), 5, 1, frozenset()),
             Segment(frozenset({4}), 1, 1, frozenset()),
         ),
+        deltas=(2,),
     )
 
 

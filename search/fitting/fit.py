@@ -10,18 +10,24 @@ import torch
 
 from search.fitting.refine import robust_weights
 from search.fitting.rows import HISTORY, Calls, fit_chain, run_chain, table_of
-from search.fitting.trajectories import combine
+from search.fitting.trajectories import CHUNK, combine, sample_both
 from search.liveness import unroll
 from search.model.reference import gated
 from search.sampler import FittedSampler
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from torch import Tensor
 
     from search.fitting.trajectories import Trajectories
     from search.model.pipeline import Pipeline
     from search.sampler import SamplerTable
     from search.subnet import SubNet
+
+
+PICTURES = CHUNK
+"""To fit to, and as many to choose by: all in one call, since gates remember one batch."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,46 @@ def fit_sampler(
                 )
                 best, best_error = dataclasses.replace(subnet, fitted=fitted), error
     return Fit(best, best_error, plain)
+
+
+def fit_subnets(
+    pipeline: Pipeline,
+    full: SubNet,
+    subnets: Sequence[SubNet],
+    prompts: Sequence[str],
+    *,
+    reference_steps: int | None,
+    seed: int,
+    report: Callable[..., None],
+) -> list[SubNet]:
+    """Each of `subnets` with a sampler fitted to that of `full`, where that helps.
+
+    Args:
+        pipeline: with its weights loaded and the scheduler of all of them.
+        full: the sampler to come close to.
+        subnets: to fit.
+        prompts: to calibrate on.
+        reference_steps: fit to a sampler with other inference steps than `full`.
+        seed: of the noise.
+        report: told what is being done, and which share of it is done.
+    """
+    fitted_on, held_out = sample_both(
+        pipeline,
+        full,
+        prompts,
+        fitted_on=PICTURES,
+        held_out=PICTURES,
+        reference_steps=reference_steps,
+        seed=seed,
+        report=report,
+    )
+    found = []
+    for subnet in subnets:
+        table = pipeline.sampler(subnet.binding.inference_steps)
+        fit = fit_sampler(pipeline, subnet, table, fitted_on=fitted_on, held_out=held_out)
+        report(f"fitted: held-out error {fit.error:.4f}, with the scheduler's rows {fit.plain:.4f}")
+        found.append(fit.subnet)
+    return found
 
 
 def run_table(runs: Trajectories, subnet: SubNet, table: SamplerTable) -> Tensor:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,13 +10,15 @@ import torch
 
 from search.errors import SearchError
 from search.fitting.placement import growth_candidates, measure_growth, measure_misses, place
+from search.fitting.records import RunFolder
 from search.fitting.refine import Placed, assess, refine
 from search.fitting.rows import table_of
-from search.fitting.trajectories import sample_trajectories
+from search.fitting.trajectories import sample_both
 from search.sampler import FittedSampler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from search.fitting.trajectories import Trajectories
     from search.model.pipeline import Pipeline
@@ -50,10 +51,12 @@ def place_calls(
     keeps: Sequence[float],
     prompts: Sequence[str],
     *,
-    effort: Effort = Effort(),  # noqa: B008 - frozen
+    effort: Effort = Effort(),
     reference_steps: int | None = None,
     seed: int = 0,
-    progress: Callable[[str], None] = lambda _: None,
+    folder: Path | None = None,
+    resume: bool = False,
+    report: Callable[..., None] = lambda _text, _share=None: None,
 ) -> list[SubNet]:
     """One SubNet per keep: as many whole calls as it pays for, at times and with rows of their own.
 
@@ -65,43 +68,63 @@ def place_calls(
         effort: how much work to do.
         reference_steps: inference steps of the sampler to come close to; None is the full sampler's.
         seed: of the noise.
-        progress: told what is being done.
+        folder: for the log, its plot and finished SubNets; None writes nothing.
+        resume: take finished SubNets from `folder`.
+        report: told what is being done, and which share of it is done.
 
     Raises:
         SearchError: a keep pays for no call.
     """
     counts = [_calls(keep, full.full_calls) for keep in keeps]
-    binding = full.binding
-    runs: list[Trajectories] = []
-    texts = [prompts[i % len(prompts)] for i in range(effort.fitted_on + effort.held_out)]
-    for part, number in ((texts[: effort.fitted_on], 0), (texts[effort.fitted_on :], 1)):
-        runs.append(
-            sample_trajectories(
-                pipeline,
-                part,
-                steps=reference_steps or binding.inference_steps,
-                guidance=full.guidance,
-                latent_shape=binding.latent_shape,
-                seed=2 * seed + number,
-                progress=lambda done, total: progress(f"full sampler: call {done} of {total}"),
-            )
+    effort_of = {**vars(effort), "reference_steps": reference_steps, "seed": seed}
+    run = None
+    if folder is not None:
+        bound = {"fingerprint": full.binding.fingerprint, "guidance": full.guidance}
+        timesteps = {"scheduler": full.binding.scheduler, "timesteps": full.binding.timesteps}
+        run = RunFolder(folder, {**effort_of, **bound, **timesteps, "prompts": list(prompts)})
+        run.start(resume=resume)
+    done = {count: run.finished(count) if run is not None else None for count in set(counts)}
+    made = {count: subnet for count, subnet in done.items() if subnet is not None}
+    missing = sorted(set(counts) - set(made))
+    if missing:
+        fitted_on, held_out = sample_both(
+            pipeline,
+            full,
+            prompts,
+            fitted_on=effort.fitted_on,
+            held_out=effort.held_out,
+            reference_steps=reference_steps,
+            seed=seed,
+            report=report,
         )
-    fitted_on, held_out = runs
-    progress("growth of errors")
+        starts = _starts(fitted_on, missing, report)
+        for count in missing:
+            placed = _search(fitted_on, held_out, starts[count], effort, run, report)
+            made[count] = _subnet(full, fitted_on, placed)
+            if run is not None:
+                run.save(count, made[count])
+    return [
+        replace(made[count], method=f"dip-go keep {keep:g}")
+        for keep, count in zip(keeps, counts, strict=True)
+    ]
+
+
+def _starts(
+    fitted_on: Trajectories, counts: Sequence[int], report: Callable[..., None]
+) -> dict[int, list[list[float]]]:
+    """Per number of calls, where to begin: the placements, and even spacing."""
+    report("growth of errors")
     misses = measure_misses(fitted_on)
     growth = measure_growth(fitted_on.first_pictures(PROBED), misses)
     most = min(max(counts), len(misses.positions))
     plans = [place(misses, each, most) for each in growth_candidates(growth)]
-    made = {}
-    for count in sorted(set(counts)):
-        starts: list[Sequence[float]] = [plan[count - 1] for plan in plans if count <= most]
-        starts.append(np.linspace(0, fitted_on.last, count, endpoint=count > most).tolist())
-        placed = _search(fitted_on, held_out, starts, effort, progress)
-        made[count] = _subnet(full, fitted_on, placed)
-    return [
-        dataclasses.replace(made[count], method=f"dip-go keep {keep:g}")
-        for keep, count in zip(keeps, counts, strict=True)
-    ]
+    return {
+        count: [
+            *([float(i) for i in plan[count - 1]] for plan in plans if count <= most),
+            np.linspace(0, fitted_on.last, count, endpoint=count > most).tolist(),
+        ]
+        for count in counts
+    }
 
 
 def _search(
@@ -109,24 +132,29 @@ def _search(
     held_out: Trajectories,
     starts: Sequence[Sequence[float]],
     effort: Effort,
-    progress: Callable[[str], None],
+    run: RunFolder | None,
+    report: Callable[..., None],
 ) -> Placed:
     """Judge the starts and refine the best."""
     count = len(starts[0])
-    progress(f"{count} calls: {len(starts)} starts")
+    report(f"{count} calls: {len(starts)} starts")
     judged = [assess(fitted_on, held_out, start) for start in starts]
-    start = min(judged, key=lambda placed: placed.error)
 
-    def report(iteration: int, error: float) -> None:
-        progress(f"{count} calls: iteration {iteration} of {effort.iterations}, error {error:.4f}")
+    def tell(iteration: int, error: float) -> None:
+        if run is not None:
+            run.log(count, iteration, error)
+        report(
+            f"{count} calls: iteration {iteration} of {effort.iterations}, error {error:.4f}",
+            iteration / effort.iterations,
+        )
 
     return refine(
         fitted_on,
         held_out,
-        start,
+        min(judged, key=lambda placed: placed.error),
         iterations=effort.iterations,
         every=effort.every,
-        progress=report,
+        progress=tell,
     )
 
 
@@ -140,7 +168,7 @@ def _subnet(full: SubNet, runs: Trajectories, placed: Placed) -> SubNet:
         predicts=(True,) * count,
         total=count,
     )
-    return dataclasses.replace(
+    return replace(
         full,
         actions=full.actions[:1] * count,
         fitted=FittedSampler(tuple(timesteps), table),

@@ -90,7 +90,7 @@ def refine(
         errors = fitted_on.error(chain.final)
         loss = errors.mean().log()
         adam.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_([logits], 1.0)
         adam.step()
         weights = robust_weights(errors)

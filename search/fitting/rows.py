@@ -125,7 +125,8 @@ def least_squares(
     matrix, wanted = matrix.flatten(0, 1), wanted.flatten()
     gram = matrix.T @ matrix
     gram = gram + RIDGE * torch.diag(torch.diag(gram)).detach()
-    return torch.linalg.solve(gram, matrix.T @ wanted).to(target.dtype)
+    found: Tensor = torch.linalg.solve(gram, matrix.T @ wanted)
+    return found.to(target.dtype)
 
 
 def table_of(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from search.model.pipeline import Pipeline
+    from search.subnet import SubNet
 
 CHUNK = 16
 """Pictures per call of the denoiser."""
@@ -77,7 +78,8 @@ class Trajectories:
     def error(self, final: Tensor) -> Tensor:
         """Relative L2 of final latents `[S, C, H, W]` per picture, `[S]`."""
         difference = (final - self.final).flatten(1).norm(dim=1)
-        return difference / self.final.flatten(1).norm(dim=1)
+        relative: Tensor = difference / self.final.flatten(1).norm(dim=1)
+        return relative
 
 
 def sample_trajectories(
@@ -127,6 +129,48 @@ def sample_trajectories(
         final=combine(table.final, values),
         first=float(table.inputs[0, 0]),
     )
+
+
+def sample_both(
+    pipeline: Pipeline,
+    full: SubNet,
+    prompts: Sequence[str],
+    *,
+    fitted_on: int,
+    held_out: int,
+    reference_steps: int | None,
+    seed: int,
+    report: Callable[..., None],
+) -> tuple[Trajectories, Trajectories]:
+    """Runs to fit to and other runs to choose by, of different prompts where there are enough.
+
+    Args:
+        pipeline: with its weights loaded and the scheduler of `full`.
+        full: says steps, guidance and shape.
+        prompts: repeated, with other noise, if they are few.
+        fitted_on: pictures in the first runs.
+        held_out: pictures in the second.
+        reference_steps: inference steps; None takes those of `full`.
+        seed: of the noise.
+        report: told what is being done, and which share of it is done.
+    """
+    texts = [prompts[i % len(prompts)] for i in range(fitted_on + held_out)]
+    both = []
+    for number, part in enumerate((texts[:fitted_on], texts[fitted_on:])):
+        both.append(
+            sample_trajectories(
+                pipeline,
+                part,
+                steps=reference_steps or full.binding.inference_steps,
+                guidance=full.guidance,
+                latent_shape=full.binding.latent_shape,
+                seed=2 * seed + number,
+                progress=lambda done, total: report(
+                    f"full sampler: call {done} of {total}", done / total
+                ),
+            )
+        )
+    return both[0], both[1]
 
 
 def combine(row: Sequence[float] | np.ndarray | Tensor, values: Sequence[Tensor]) -> Tensor:

@@ -67,7 +67,7 @@ class Predictor:
 
     def __call__(self, sample: Tensor, timestep: Tensor) -> Tensor:
         """The denoiser's input `[S, C, H, W]` and a timestep `[]` -> noise predictions `[S, C, H, W]`."""
-        parts = sample.split(self._size)
+        parts: tuple[Tensor, ...] = torch.split(sample, self._size)
         pairs = zip(parts, self._calls, strict=True)
         return torch.cat([self._predict(part, timestep, call) for part, call in pairs])
 

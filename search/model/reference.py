@@ -14,10 +14,10 @@ from torch.utils import _pytree as pytree
 from search.errors import SearchError
 from search.liveness import Unrolled, unroll
 from search.model.scheduler import TableScheduler
-from search.model.trace import tensors_of
+from search.model.trace import first_tensor, shortcut_of, tensors_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -57,7 +57,8 @@ def sample(
         pipeline: with its weights loaded.
         request: what to sample.
         subnet: bound to this pipeline; None runs every block at every step.
-        observe: called with (step, port, tensor) for each tensor that a block computes.
+        observe: called with (step, target, tensor) for each tensor that is computed: what a block
+            emits, a residual that is kept, and what DELTA emits.
         generator: draws the initial noise when the request brings none.
     """
     family, pipe = pipeline.family, pipeline.pipe
@@ -95,7 +96,12 @@ def gated(
     with ExitStack() as stack:
         for name in sorted((units - around) | blocks):
             module = denoiser.get_submodule(name)
-            stack.enter_context(forward_replaced(module, gate.around_unit(name, module.forward)))
+            around = (
+                gate.around_block(name, module)
+                if name in gate.deltas
+                else gate.around_unit(name, module.forward)
+            )
+            stack.enter_context(forward_replaced(module, around))
         stack.enter_context(forward_replaced(denoiser, gate.around_denoiser(denoiser.forward)))
         yield
 
@@ -113,13 +119,16 @@ class _Gate:
         self.observe = observe
         self.ports = dict(zip(topology.blocks, topology.ports_of, strict=True))
         self.index = {i: port.index for i, port in enumerate(topology.ports)}
-        self.computed = unrolled.computed
+        self.deltas = {topology.blocks[block]: block for block in topology.deltas}
+        self.topology, self.computed = topology, unrolled.computed
         self.running = [
             frozenset(unit for segment in segments for unit in segment.units)
-            for segments in unrolled.segments
+            | _around({topology.block(target) for target in computed}, topology.blocks)
+            for segments, computed in zip(unrolled.segments, self.computed, strict=True)
         ]
         self.step = -1
         self.emitted: dict[str, Any] = {}
+        self.residuals: dict[str, Tensor] = {}
 
     def around_denoiser(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         """The denoiser's `forward`, counting steps and called only where a step needs it."""
@@ -128,6 +137,7 @@ class _Gate:
             self.step = (self.step + 1) % len(self.computed)
             if self.step == 0:
                 self.emitted.clear()
+                self.residuals.clear()
             if self.computed[self.step]:
                 self.emitted[""] = forward(*args, **kwargs)
             return self.emitted[""]
@@ -151,13 +161,51 @@ class _Gate:
             if ports and not computed and name in self.emitted:
                 return self.emitted[name]
             self.emitted[name] = output if ports else pytree.tree_map(_hollow, output)
-            if self.observe is not None:
-                tensors = tensors_of(output)
-                for port in computed:
-                    self.observe(self.step, port, tensors[self.index[port]])
+            tensors = tensors_of(output)
+            for port in computed:
+                self._observe(port, tensors[self.index[port]])
             return output
 
         return run
+
+    def around_block(self, name: str, module: nn.Module) -> Callable[..., Any]:
+        """As `around_unit`, for a block that allows DELTA."""
+        forward = self.around_unit(name, module.forward)
+        residual, total = (
+            of(self.deltas[name]) for of in (self.topology.residual, self.topology.sum)
+        )
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            output = forward(*args, **kwargs)
+            if residual in self.computed[self.step]:
+                self.residuals[name] = tensors_of(output)[0] - base_of(module, args, kwargs)
+                self._observe(residual, self.residuals[name])
+            if total in self.computed[self.step]:
+                value = base_of(module, args, kwargs) + self.residuals[name]
+                self._observe(total, value)
+                self.emitted[name] = pytree.tree_map(
+                    lambda leaf: value if isinstance(leaf, Tensor) else leaf, self.emitted[name]
+                )
+            return self.emitted[name]
+
+        return run
+
+    def _observe(self, target: int, tensor: Tensor) -> None:
+        if self.observe is not None:
+            self.observe(self.step, target, tensor)
+
+
+def _around(blocks: set[int | None], names: tuple[str, ...]) -> frozenset[str]:
+    """The modules that must run so that these blocks are reached at all."""
+    parts = [names[block].split(".") for block in blocks if block is not None]
+    return frozenset(".".join(each[:i]) for each in parts for i in range(1, len(each)))
+
+
+def base_of(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
+    """What a block that allows DELTA would emit if it did nothing."""
+    entered, shortcut = first_tensor(module, args, kwargs), shortcut_of(module)
+    base: Tensor = entered if shortcut is None else shortcut(entered)
+    return base
 
 
 def _hollow(leaf: Any) -> Any:

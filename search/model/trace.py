@@ -6,7 +6,7 @@ import inspect
 from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest import mock
 
 import torch
@@ -21,10 +21,11 @@ from search.subnet import Granularity
 from search.topology import Port, Segment, Topology
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from torch.export import ExportedProgram
     from torch.fx import Node
+    from torch.utils.hooks import RemovableHandle
 
     from search.model.family import Family, Request
     from search.model.pipeline import Pipeline
@@ -37,10 +38,11 @@ class Trace:
     Attributes:
         program: exported on fake tensors. Its inputs are `sample` `[B, C, H, W]`, `timestep` `[]`,
             the conditions and, with guidance, `guidance_scale` `[]`. Its first output is the noise
-            prediction `[B, C, H, W]`; blocks' tensors follow.
+            prediction `[B, C, H, W]`; blocks' tensors and their bases follow.
         inputs: names of the program's inputs, in order.
         topology: what the program says about the blocks.
         port_outputs: per port of the topology, which output of the program it is.
+        base_outputs: likewise for the base of each block in `Topology.deltas`.
         latent_shape: `[C, H, W]`.
     """
 
@@ -48,6 +50,7 @@ class Trace:
     inputs: tuple[str, ...]
     topology: Topology
     port_outputs: tuple[int, ...]
+    base_outputs: tuple[int, ...]
     latent_shape: tuple[int, ...]
 
 
@@ -61,8 +64,8 @@ def trace(pipeline: Pipeline, granularity: Granularity, request: Request) -> Tra
     family = pipeline.family
     with FakeTensorMode(), torch.no_grad():
         denoiser = type(pipeline.denoiser).from_config(pipeline.denoiser.config).eval()
-        emitted: dict[tuple[str, int], None] = {}
-        step = _Step(denoiser, family, call, family.blocks(denoiser, granularity), emitted)
+        outputs: dict[_Output, int] = {}
+        step = _Step(denoiser, family, call, family.blocks(denoiser, granularity), outputs)
         inputs = {
             SAMPLE: torch.empty(samples // (2 if request.guided else 1), *latent_shape),
             TIMESTEP: torch.empty(()),
@@ -71,8 +74,17 @@ def trace(pipeline: Pipeline, granularity: Granularity, request: Request) -> Tra
         }
         program = torch.export.export(step, (), inputs, strict=False)
         units = {name for each in Granularity for name in family.blocks(denoiser, each)}
-    topology, port_outputs = _read_topology(program, tuple(inputs), list(emitted), units, samples)
-    return Trace(program, tuple(inputs), topology, port_outputs, tuple(latent_shape))
+    graph = _Graph(program, tuple(inputs))
+    emitted = _emitted(graph, outputs)
+    topology = _read_topology(program, graph, emitted, units, samples)
+    return Trace(
+        program=program,
+        inputs=tuple(inputs),
+        topology=topology,
+        port_outputs=tuple(emitted.ports.values()),
+        base_outputs=tuple(emitted.bases[topology.blocks[block]] for block in topology.deltas),
+        latent_shape=tuple(latent_shape),
+    )
 
 
 @dataclass(frozen=True)
@@ -118,10 +130,17 @@ def record_call(pipeline: Pipeline, request: Request) -> DenoiserCall:
     return DenoiserCall(found, sample, timestep, conditions)
 
 
-class _Step(nn.Module):
-    """The denoiser with guidance around it; also returns what the blocks emit.
+class _Output(NamedTuple):
+    """An extra output of the trace: a tensor that a block emits, or (index None) a block's base."""
 
-    A call fills `emitted` with (block, index among its outputs) per extra output.
+    block: str
+    index: int | None
+
+
+class _Step(nn.Module):
+    """The denoiser with guidance around it; also returns what the blocks emit, and their bases.
+
+    A call fills `found` with the number of the output that each of these is.
     """
 
     def __init__(
@@ -130,15 +149,15 @@ class _Step(nn.Module):
         family: Family,
         call: DenoiserCall,
         blocks: list[str],
-        emitted: dict[tuple[str, int], None],
+        found: dict[_Output, int],
     ) -> None:
         super().__init__()
         self.denoiser, self.family, self.call, self.blocks = denoiser, family, call, blocks
         # In a function, because export undoes what a module writes to its own attributes.
-        self.report = emitted.update
+        self.report = found.update
 
     def forward(self, **inputs: Tensor) -> tuple[Tensor, ...]:
-        """Return the noise prediction and every distinct tensor that a block emits."""
+        """Return the noise prediction and every distinct tensor that is a block's output or base."""
         guidance = inputs.get(GUIDANCE)
         sample = inputs[SAMPLE]
         arguments = pytree.tree_map_with_path(
@@ -146,29 +165,64 @@ class _Step(nn.Module):
         )
         arguments[self.family.sample] = sample if guidance is None else torch.cat([sample, sample])
         arguments[self.family.timestep] = inputs[TIMESTEP].expand(self.call.timestep.shape)
-        outputs: dict[str, list[Tensor]] = {}
+        emitted: dict[str, list[Tensor]] = {}
+        bases: dict[str, Tensor] = {}
         with ExitStack() as stack:
             for name in self.blocks:
-                hook = _keep_tensors(outputs, name)
-                handle = self.denoiser.get_submodule(name).register_forward_hook(hook)
-                stack.callback(handle.remove)
+                for handle in _watch(self.denoiser.get_submodule(name), name, emitted, bases):
+                    stack.callback(handle.remove)
             raw = self.denoiser(**arguments)[0]
         prediction = self.family.predict(raw, sample.shape[1], guidance)
         # Two blocks may hand on the same tensor; it belongs to the one that made it.
-        distinct: dict[int, tuple[str, int, Tensor]] = {}
-        for name, tensors in outputs.items():
+        distinct: dict[int, Tensor] = {}
+        found: dict[_Output, int] = {}
+        for name, tensors in emitted.items():
             for index, tensor in enumerate(tensors):
-                distinct.setdefault(id(tensor), (name, index, tensor))
-        self.report({(name, index): None for name, index, _ in distinct.values()})
-        return prediction, *(tensor for _, _, tensor in distinct.values())
+                if id(tensor) not in distinct:
+                    distinct[id(tensor)] = tensor
+                    found[_Output(name, index)] = len(distinct)
+        for name, base in bases.items():
+            distinct.setdefault(id(base), base)
+            found[_Output(name, None)] = 1 + list(distinct).index(id(base))
+        self.report(found)
+        return prediction, *distinct.values()
 
 
-def _keep_tensors(outputs: dict[str, list[Tensor]], name: str) -> Callable[..., None]:
-    def hook(module: nn.Module, args: Any, output: Any) -> None:
+def _watch(
+    module: nn.Module, name: str, emitted: dict[str, list[Tensor]], bases: dict[str, Tensor]
+) -> Iterator[RemovableHandle]:
+    """Keep what the block emits and, if DELTA can be made of it, its base."""
+    shortcut = shortcut_of(module)
+    through: list[Tensor] = []
+
+    def keep_shortcut(module: nn.Module, args: Any, output: Tensor) -> None:
         del module, args
-        outputs[name] = tensors_of(output)
+        through[:] = [output]
 
-    return hook
+    def keep(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        emitted[name] = tensors_of(output)
+        base = through[0] if through else first_tensor(module, args, kwargs)
+        if base is not None and [t.shape for t in emitted[name]] == [base.shape]:
+            bases[name] = base
+
+    yield module.register_forward_hook(keep, with_kwargs=True)
+    if shortcut is not None:
+        yield shortcut.register_forward_hook(keep_shortcut)
+
+
+def shortcut_of(module: nn.Module) -> nn.Module | None:
+    """The convolution that a block's input takes past the block, if there is one."""
+    shortcut = getattr(module, "conv_shortcut", None)
+    resampled = getattr(module, "upsample", None) or getattr(module, "downsample", None)
+    return shortcut if isinstance(shortcut, nn.Module) and resampled is None else None
+
+
+def first_tensor(
+    module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Tensor | None:
+    """The first tensor among the arguments of a block: the input that it works on."""
+    arguments = inspect.signature(type(module).forward).bind(module, *args, **kwargs).arguments
+    return next(iter(tensors_of(tuple(arguments.values())[1:])), None)
 
 
 def tensors_of(output: Any) -> list[Tensor]:
@@ -180,41 +234,106 @@ def _name(path: tuple[Any, ...]) -> str:
     return ".".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path)
 
 
+@dataclass(frozen=True)
+class _Emitted:
+    """Which outputs of the program matter.
+
+    Attributes:
+        ports: those that the noise prediction depends on, in order of computation.
+        bases: by block, for those blocks whose only tensor is among the ports.
+    """
+
+    ports: dict[_Output, int]
+    bases: dict[str, int]
+
+
+def _emitted(graph: _Graph, outputs: Mapping[_Output, int]) -> _Emitted:
+    position = {node: i for i, node in enumerate(graph.nodes)}
+    used = graph.ancestors(graph.outputs[0])
+
+    def place(output: _Output) -> int:
+        return position[graph.outputs[outputs[output]]]
+
+    is_port = {o for o, i in outputs.items() if o.index is not None and graph.outputs[i] in used}
+    bases = {
+        o.block: i
+        for o, i in outputs.items()
+        if o.index is None
+        and graph.outputs[i] in used
+        and (port := _Output(o.block, 0)) in is_port
+        and place(o) < place(port)
+    }
+    return _Emitted({o: outputs[o] for o in sorted(is_port, key=place)}, bases)
+
+
 def _read_topology(
     program: ExportedProgram,
-    inputs: tuple[str, ...],
-    emitted: list[tuple[str, int]],
+    graph: _Graph,
+    emitted: _Emitted,
     units: set[str],
     samples: int,
-) -> tuple[Topology, tuple[int, ...]]:
-    """The topology, and per port which output of the program it is."""
-    graph = _Graph(program, inputs)
-    ports = _reachable_ports(graph, len(emitted))
-    members = graph.members({graph.outputs[1 + i]: port for port, i in enumerate(ports)})
-    output = len(ports)
-    owners = [emitted[i] for i in ports]
-    last_port = {name: port for port, (name, _) in enumerate(owners)}
+) -> Topology:
+    last_port = {output.block: port for port, output in enumerate(emitted.ports)}
     blocks = sorted(last_port, key=last_port.__getitem__)
-    reads: list[set[int]] = [set() for _ in range(output + 1)]
-    varies = [False] * (output + 1)
-    for port, i in enumerate(ports):
-        for user in graph.outputs[1 + i].users:
-            for target in members.get(user, ()):
-                reads[target].add(port)
-    for node in graph.varying:
-        for target in members.get(node, ()):
-            varies[target] = True
-    topology = Topology(
+    ports = {graph.outputs[i]: port for port, i in enumerate(emitted.ports.values())}
+    deltas = [block for block, name in enumerate(blocks) if name in emitted.bases]
+    based: defaultdict[Node, list[_Delta]] = defaultdict(list)
+    for i, block in enumerate(deltas):
+        residual = len(ports) + 1 + 2 * i
+        port = ports[graph.outputs[emitted.ports[_Output(blocks[block], 0)]]]
+        based[graph.outputs[emitted.bases[blocks[block]]]].append(
+            _Delta(blocks[block], port, residual, residual + 1)
+        )
+    members = graph.members(ports, based)
+    return Topology(
         blocks=tuple(blocks),
         ports=tuple(
-            Port(blocks.index(name), index, tuple(graph.outputs[1 + i].meta["val"].shape))
-            for i, (name, index) in zip(ports, owners, strict=True)
+            Port(blocks.index(output.block), output.index or 0, tuple(node.meta["val"].shape))
+            for output, node in zip(emitted.ports, ports, strict=True)
         ),
-        reads=tuple(map(frozenset, reads)),
-        varies=tuple(varies),
-        segments=_segments(program, graph, members, units, samples),
+        reads=_reads(ports, based, members),
+        varies=_varies(graph, members, len(ports) + 1 + 2 * len(deltas)),
+        segments=_segments(program, graph, members, _Units(units, based), samples),
+        deltas=tuple(deltas),
     )
-    return topology, tuple(1 + i for i in ports)
+
+
+class _Delta(NamedTuple):
+    """A block that allows DELTA, by the numbers it has in the topology."""
+
+    block: str
+    port: int
+    residual: int
+    sum: int
+
+
+def _reads(
+    ports: Mapping[Node, int],
+    based: Mapping[Node, list[_Delta]],
+    members: Mapping[Node, frozenset[int]],
+) -> tuple[frozenset[int], ...]:
+    """Per target, the tensors it is computed from."""
+    deltas = [delta for each in based.values() for delta in each]
+    reads: list[set[int]] = [set() for _ in range(len(ports) + 1 + 2 * len(deltas))]
+    for node, port in ports.items():
+        for user in node.users:
+            for target in members.get(user, ()):
+                reads[target].add(port)
+        for delta in based.get(node, ()):
+            reads[delta.residual].add(port)
+            reads[delta.sum].add(port)
+    for delta in deltas:
+        reads[delta.residual].add(delta.port)
+        reads[delta.sum].add(delta.residual)
+    return tuple(map(frozenset, reads))
+
+
+def _varies(
+    graph: _Graph, members: Mapping[Node, frozenset[int]], targets: int
+) -> tuple[bool, ...]:
+    """Per target, whether it reads the latents or the timestep."""
+    varying = {target for node in graph.varying for target in members.get(node, ())}
+    return tuple(target in varying for target in range(targets))
 
 
 class _Graph:
@@ -232,7 +351,9 @@ class _Graph:
             by_name[name]: key for name, key in program.graph_signature.inputs_to_parameters.items()
         }
 
-    def members(self, ports: Mapping[Node, int]) -> dict[Node, frozenset[int]]:
+    def members(
+        self, ports: Mapping[Node, int], based: Mapping[Node, list[_Delta]]
+    ) -> dict[Node, frozenset[int]]:
         """Per node, the targets whose computation contains it when it stops at `ports`.
 
         The noise prediction is target `len(ports)`. Nodes that no target needs are left out.
@@ -246,31 +367,43 @@ class _Graph:
                 found[node] = frozenset({ports[node]})
                 continue
             mine = {output} if node is self.outputs[0] else set[int]()
+            for delta in based.get(node, ()):
+                mine |= {delta.residual, delta.sum}
             for user in node.users:
                 mine |= found.get(user, frozenset())
             if mine:
                 found[node] = frozenset(mine)
         return found
 
+    def ancestors(self, node: Node) -> set[Node]:
+        """All nodes that `node` is computed from."""
+        pending, seen = [node], {node}
+        while pending:
+            for before in pending.pop().all_input_nodes:
+                if before not in seen:
+                    seen.add(before)
+                    pending.append(before)
+        return seen - {node}
 
-def _reachable_ports(graph: _Graph, count: int) -> list[int]:
-    """Which of the emitted tensors the noise prediction depends on, in order of computation."""
-    position = {node: i for i, node in enumerate(graph.nodes)}
-    pending, seen = [graph.outputs[0]], {graph.outputs[0]}
-    while pending:
-        for node in pending.pop().all_input_nodes:
-            if node not in seen:
-                seen.add(node)
-                pending.append(node)
-    used = [i for i in range(count) if graph.outputs[1 + i] in seen - {graph.outputs[0]}]
-    return sorted(used, key=lambda i: position[graph.outputs[1 + i]])
+
+class _Units:
+    """Which modules have to run for an operation."""
+
+    def __init__(self, units: set[str], based: Mapping[Node, list[_Delta]]) -> None:
+        self._units = units
+        self._owner = {d.residual: d.block for deltas in based.values() for d in deltas}
+
+    def of(self, nodes: Iterable[Node], targets: frozenset[int]) -> frozenset[str]:
+        """The units around `nodes`; a block need not run for the sake of its own base."""
+        for_base = {self._owner[target] for target in targets & self._owner.keys()}
+        return frozenset(u for node in nodes for u in _modules(node) if u in self._units) - for_base
 
 
 def _segments(
     program: ExportedProgram,
     graph: _Graph,
     members: Mapping[Node, frozenset[int]],
-    units: set[str],
+    units: _Units,
     samples: int,
 ) -> tuple[Segment, ...]:
     macs = count_macs(program.graph_module)
@@ -285,7 +418,7 @@ def _segments(
             macs=sum(macs[node] for node in nodes) // samples,
             attention=sum(macs[node] for node in nodes if node in attention) // samples,
             params=sum(node.meta["val"].numel() for node in nodes if node in graph.parameters),
-            units=frozenset(unit for node in nodes for unit in _modules(node) if unit in units),
+            units=units.of(nodes, targets),
         )
         for targets, nodes in grouped.items()
     )

@@ -20,6 +20,8 @@ from search.errors import SearchError
 from search.methods import search
 from search.model.pipeline import open_pipeline
 from search.options import Options
+from search.schedules import with_actions
+from search.subnet import Action
 
 PROMPT = "a small red circle left on a grey field"
 
@@ -155,6 +157,65 @@ def test_a_stale_cache_is_caught(copy: Path, pipelines: Callable[[str], Path]) -
     parity, _ = check(copy, pipelines("shapes-sd"))
     assert not parity.passed
     assert parity.calls[6].free < 1e-4 < parity.calls[7].free
+
+
+@pytest.fixture(scope="module")
+def adding(pipelines: Callable[[str], Path], make_bundle: Callable[..., Bundle]) -> Bundle:
+    """Every second step adds the residual of one block; the last full step's is read by nobody."""
+    opened = open_pipeline(pipelines("shapes-dit"), weights=False)
+    whole = search(opened, "full", Options(steps=7))
+    return make_bundle(
+        "shapes-dit",
+        with_actions(
+            whole, lambda t, b: Action.DELTA if b == 5 and t % 2 else Action.RUN, method="adding"
+        ),
+    )
+
+
+def check_label(bundle: Path, pipeline: Path) -> Parity:
+    engine = make_engine("onnxruntime", "cpu")
+    return verify(Bundle.open(bundle), engine, pipeline, prompt="red circle", seed=3)[0]
+
+
+def test_parity_holds_for_residuals(adding: Bundle, pipelines: Callable[[str], Path]) -> None:
+    assert len(adding.graphs) == 2
+    parity = check_label(adding.path, pipelines("shapes-dit"))
+    assert parity.passed, parity.failures
+    compared = [set(call.forced) - {"noise_prediction"} for call in parity.calls]
+    residual = {"transformer_blocks.5:residual"}
+    assert compared == [residual, set(), residual, set(), residual, set(), set()]
+    assert adding.calls[-1].writes.keys() == residual, "written, though nobody reads it"
+
+
+def test_a_stale_residual_is_caught(
+    adding: Bundle, pipelines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Step 2 writes its residual to a buffer that nobody reads: step 3 adds the one of step 0."""
+    copy = shutil.copytree(adding.path, tmp_path / "bundle")
+    data = json.loads((copy / "manifest.json").read_text())
+    data["slots"].append(data["slots"][0])
+    calls = data["calls"]
+    calls[2]["writes"] = dict.fromkeys(calls[2]["writes"], len(data["slots"]) - 1)
+    resign(copy, calls=calls, slots=data["slots"])
+    parity = check_label(copy, pipelines("shapes-dit"))
+    assert not parity.passed
+    assert parity.calls[3].free < 1e-4 < parity.calls[4].free
+
+
+def test_a_wrong_residual_is_caught_and_its_call_named(
+    adding: Bundle, pipelines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The subtraction the other way round."""
+    copy = shutil.copytree(adding.path, tmp_path / "bundle")
+    model = onnx.load(copy / "step_000.onnx", load_external_data=False)
+    node = next(n for n in model.graph.node if n.output[0].endswith(":residual"))
+    assert node.op_type == "Sub"
+    node.input[:] = reversed(node.input)
+    onnx.save(model, copy / "step_000.onnx")
+    resign(copy)
+    parity = check_label(copy, pipelines("shapes-dit"))
+    assert "call 0 (step 0" in parity.failures[0]
+    assert "'transformer_blocks.5:residual' differs by 2.00e+00" in parity.failures[0]
 
 
 def test_another_pipeline_is_refused(cached: Bundle, pipelines: Callable[[str], Path]) -> None:

@@ -18,8 +18,10 @@ from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.reference import sample
 from search.options import Options
-from search.subnet import Granularity, SubNet
+from search.schedules import with_actions
+from search.subnet import Action, Granularity, SubNet
 from tests.hand_gating import gated_by_hand
+from tests.mixes import random_mix
 
 MakeBundle = Callable[[str, SubNet], Bundle]
 TOLERANCE = 1e-3
@@ -64,6 +66,50 @@ def test_random_subnets_equal_diffusers_gated_by_hand(
     noise, prompt = noise_for(bundle), PROMPTS.get(name, PROMPT)
     found = Runner(bundle, make_engine("onnxruntime", "cpu")).run(prompt, latents=noise)
     expected = by_diffusers(opened, subnet, noise, prompt)
+    assert relative(found.latents, expected) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["shapes-dit", "three-levels", "two-levels"])
+@pytest.mark.parametrize("granularity", list(Granularity))
+def test_random_mixes_with_delta_equal_diffusers_gated_by_hand(
+    pipelines: Callable[[str], Path], make_bundle: MakeBundle, name: str, granularity: Granularity
+) -> None:
+    opened = open_pipeline(pipelines(name))
+    whole = search(opened, "full", Options(steps=8, granularity=granularity))
+    subnet = random_mix(whole, seed=5)
+    bundle = make_bundle(name, subnet)
+    noise, prompt = noise_for(bundle), PROMPTS.get(name, PROMPT)
+    found = Runner(bundle, make_engine("onnxruntime", "cpu")).run(prompt, latents=noise)
+    expected = by_diffusers(opened, subnet, noise, prompt)
+    assert relative(found.latents, expected) <= TOLERANCE
+    assert any("residual" in name for call in bundle.calls for name in call.reads)
+
+
+def test_a_write_that_nobody_reads_leaves_the_caches_alone(
+    pipelines: Callable[[str], Path], make_bundle: MakeBundle
+) -> None:
+    """Block 2 of step 0 is held until step 4 while calls that share a graph write one of equal shape.
+
+    Steps 1 and 3 run blocks 6 on; only step 2 reads what block 7 emits, and only that of step 1.
+    """
+    opened = open_pipeline(pipelines("shapes-dit"))
+    whole = search(opened, "full", Options(steps=6, granularity=Granularity.STAGE))
+    reused = {1: range(6), 2: range(8), 3: range(6), 4: range(3)}
+    subnet = with_actions(
+        whole,
+        lambda t, b: Action.REUSE if b in reused.get(t, ()) else Action.RUN,
+        method="by hand",
+    )
+    bundle = make_bundle("shapes-dit", subnet)
+    graphs = [call.graph for call in bundle.calls]
+    assert graphs[1] == graphs[3]
+    writes = [set(call.writes.values()) for call in bundle.calls]
+    held = bundle.calls[4].reads.values()
+    assert writes[3], "it writes though nobody reads"
+    assert not writes[3] & set(held)
+    noise = noise_for(bundle)
+    found = Runner(bundle, make_engine("onnxruntime", "cpu")).run("red circle", latents=noise)
+    expected = by_diffusers(opened, subnet, noise, "red circle")
     assert relative(found.latents, expected) <= TOLERANCE
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from exporter.export import export
 from search.methods import search
 from search.model.pipeline import open_pipeline
 from search.options import Options
-from search.subnet import Granularity, SubNet
+from search.schedules import with_actions
+from search.subnet import Action, Granularity, SubNet
 
 MakeBundle = Callable[[str, SubNet], Bundle]
 
@@ -55,6 +57,51 @@ def test_deep_blocks_are_physically_gone_from_a_shallow_step(
     assert len(shallow.node) < 0.12 * len(deep.node)
 
 
+def test_a_block_under_delta_is_physically_gone(
+    pipelines: Callable[[str], Path], make_bundle: MakeBundle
+) -> None:
+    """Its graph reads the residual and adds it; of a ResNet, only the shortcut convolution is left."""
+    opened = open_pipeline(pipelines("three-levels"), weights=False)
+    whole = search(opened, "full", Options(steps=4, granularity=Granularity.LAYER))
+    names = ("mid_block.attentions.0", "up_blocks.1.resnets.0")
+    gated = {whole.topology.blocks.index(name) for name in names}
+    subnet = with_actions(
+        whole, lambda t, b: Action.DELTA if t % 2 and b in gated else Action.RUN, method="delta"
+    )
+    bundle = make_bundle("three-levels", subnet)
+    assert [call.graph for call in bundle.calls] == [0, 1, 0, 1]
+    full, delta = (
+        onnx.load(bundle.path / g, load_external_data=False).graph for g in bundle.graphs
+    )
+    residuals = {f"{name}:residual" for name in names}
+    assert residuals == {v.name for v in full.output} - {"noise_prediction"}
+    assert residuals < {v.name for v in delta.input}
+    assert all(call.reads.keys() == residuals for call in bundle.calls[1::2])
+    for graph, expected in ((full, 1), (delta, 0)):
+        read = {name for node in graph.node for name in node.input} | {
+            i.name for i in graph.initializer
+        }
+        assert bool([n for n in read if ".mid_block.attentions.0." in n]) == expected
+        left = {n.split(".")[5] for n in read if ".up_blocks.1.resnets.0." in n}
+        assert left - {"conv_shortcut"} == (
+            {"conv1", "conv2", "norm1", "norm2", "time_emb_proj"} if expected else set()
+        )
+        assert "conv_shortcut" in left
+    kinds = [Counter(node.op_type for node in graph.node) for graph in (full, delta)]
+    assert kinds[0]["Sub"] - kinds[1]["Sub"] == 2, "one subtraction per residual"
+
+
+def test_a_residual_that_no_later_step_adds_is_not_in_the_graph(
+    pipelines: Callable[[str], Path], make_bundle: MakeBundle
+) -> None:
+    opened = open_pipeline(pipelines("three-levels"), weights=False)
+    whole = search(opened, "full", Options(steps=2, granularity=Granularity.LAYER))
+    bundle = make_bundle("three-levels", whole)
+    graph = onnx.load(bundle.path / bundle.graphs[0], load_external_data=False).graph
+    assert [v.name for v in graph.output] == ["noise_prediction"]
+    assert not [n for node in graph.node for n in (*node.input, *node.output) if "residual" in n]
+
+
 def test_weights_are_stored_once(pipelines: Callable[[str], Path], make_bundle: MakeBundle) -> None:
     bundle = make_bundle("shapes-sd", deepcache(pipelines))
     files = {f.name: f.stat().st_size for f in bundle.path.iterdir()}
@@ -84,9 +131,6 @@ def test_step_graphs_are_sound_onnx(
 def test_a_step_without_a_call_makes_none(
     pipelines: Callable[[str], Path], make_bundle: MakeBundle
 ) -> None:
-    from search.schedules import with_actions
-    from search.subnet import Action
-
     opened = open_pipeline(pipelines("shapes-sd"), weights=False)
     whole = search(opened, "full", Options(steps=50))
     last = whole.topology.blocks.index("up_blocks.3.attentions.2")

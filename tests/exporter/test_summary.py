@@ -1,12 +1,65 @@
-"""A SubNet in figures."""
+"""Figures and pictures of a SubNet."""
 
 from __future__ import annotations
 
 import dataclasses
 
-from exporter.summary import summarise
+import pytest
+
+from exporter.picture import COLOURS, MEANING, SYMBOLS, draw_grid, grid_lines
+from exporter.summary import Cell, cells, summarise
 from search.subnet import SubNet
-from tests.toys import chain, subnet
+from tests.toys import chain, hourglass, subnet
+
+
+def test_each_cell_says_what_becomes_of_its_block() -> None:
+    rows = cells(subnet(chain(), "RRR", "RdR", "RcR", "RRc"))
+    assert rows == [
+        [Cell.COMPUTED] * 3,
+        [Cell.COMPUTED, Cell.DELTA, Cell.COMPUTED],
+        [Cell.GONE, Cell.HELD, Cell.COMPUTED],
+        [Cell.GONE] * 3,
+    ]
+
+
+def test_a_delta_that_nobody_reads_is_gone() -> None:
+    assert cells(subnet(chain(), "RRR", "RdR", "RRR", "Rdc"))[3] == [Cell.GONE] * 3
+
+
+def test_the_grid_names_every_kind_of_cell() -> None:
+    lines = grid_lines(subnet(chain(), "RRR", "RdR"))
+    assert lines[1] == f"b {SYMBOLS[Cell.COMPUTED]}{SYMBOLS[Cell.DELTA]}"
+    assert all(f"{SYMBOLS[cell]} {MEANING[cell]}" in lines[-1] for cell in Cell)
+    assert len(set(SYMBOLS.values())) == len(set(COLOURS.values())) == len(Cell)
+
+
+def test_the_figure_names_every_kind_of_cell() -> None:
+    legend = draw_grid(subnet(chain(), "RRR", "RdR")).axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == [MEANING[cell] for cell in Cell]
+
+
+@pytest.mark.parametrize(
+    ("rows", "signatures", "slots"),
+    [
+        (("RRR", "RRR"), 1, 0),
+        (("RRR", "RdR"), 2, 1),
+        (("RRR", "RdR", "RRR"), 2, 1),
+        # Both full calls write a and b, though nobody reads the first a and the second b.
+        (("RRR", "RcR", "RRR", "cRR"), 3, 2),
+    ],
+)
+def test_signatures_and_cache_bytes_are_those_of_the_program(
+    rows: tuple[str, ...], signatures: int, slots: int
+) -> None:
+    found = summarise(subnet(chain(), *rows))
+    assert found["signatures"] == signatures
+    assert found["cache_bytes"] == slots * 4 * (2 * 4)
+
+
+def test_deltas_are_counted_and_cost_their_base_alone() -> None:
+    found = summarise(subnet(hourglass(), "RRR", "RRd", "RcR"))
+    assert (found["reused"], found["deltas"]) == (1, 1)
+    assert found["macs_per_step"] == [576, 546, 66]
 
 
 def with_attention() -> SubNet:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from search.liveness import unroll
 from tests.toys import chain, hourglass, subnet
 
@@ -27,13 +29,8 @@ def test_a_step_that_repeats_a_prediction_has_no_call() -> None:
 
 def test_a_head_that_reads_the_timestep_is_still_called() -> None:
     topology = chain()
-    reads_time = type(topology)(
-        blocks=topology.blocks,
-        ports=topology.ports,
-        reads=topology.reads,
-        varies=(True, True, True, True),
-        segments=topology.segments,
-    )
+    varies = tuple(varies or i == topology.output for i, varies in enumerate(topology.varies))
+    reads_time = dataclasses.replace(topology, varies=varies)
     found = unroll(subnet(reads_time, "RRR", "RRc"))
     assert found.calls == (0, 1)
     assert found.macs == (301, 1)
@@ -64,3 +61,64 @@ def test_only_the_tensors_that_are_read_are_computed() -> None:
 
 def test_params_count_what_any_step_reads() -> None:
     assert unroll(subnet(hourglass(), "RRR", "RcR")).params == 59
+
+
+def test_a_delta_computes_all_but_its_block() -> None:
+    topology = chain()
+    found = unroll(subnet(topology, "RRR", "RdR"))
+    assert found.computed[0] == {0, 1, 2, 3, topology.residual(1)}
+    assert found.computed[1] == {0, 2, 3, topology.sum(1)}, "a is read afresh"
+    assert found.macs == (301, 201)
+
+
+def test_the_base_of_a_delta_costs_what_leads_to_it() -> None:
+    assert unroll(subnet(chain(), "RRR", "dRR")).macs == (301, 7 + 200 + 1)
+    assert unroll(subnet(hourglass(), "RRR", "RRd")).macs == (576, 576 - 30)
+
+
+def test_a_delta_adds_the_residual_of_the_most_recent_run() -> None:
+    topology = chain()
+    found = unroll(subnet(topology, "RRR", "RRR", "RdR"))
+    assert [topology.residual(1) in computed for computed in found.computed] == [False, True, False]
+
+
+def test_a_delta_does_not_change_the_residual() -> None:
+    topology = chain()
+    found = unroll(subnet(topology, "RRR", "RdR", "RdR"))
+    first, second = (found.values[found.effective[step][1]] for step in (1, 2))
+    assert first.reads[-1] == second.reads[-1] == found.effective[0][topology.residual(1)]
+    assert first.reads[:-1] != second.reads[:-1], "the input is fresh each time"
+
+
+def test_a_reuse_after_a_delta_emits_what_the_delta_did() -> None:
+    found = unroll(subnet(chain(), "RRR", "RdR", "RcR"))
+    assert found.effective[2][1] == found.effective[1][1] != found.effective[0][1]
+    assert found.computed[2] == {2, 3}
+
+
+def test_a_delta_after_a_reuse_of_a_delta_still_adds_the_residual_of_the_run() -> None:
+    topology = chain()
+    found = unroll(subnet(topology, "RRR", "RdR", "RcR", "RdR"))
+    assert found.values[found.effective[3][1]].reads[-1] == found.effective[0][topology.residual(1)]
+
+
+def test_a_delta_whose_base_has_not_changed_is_the_output_of_the_run() -> None:
+    found = unroll(subnet(chain(varying=(True, False, True)), "RRR", "cdR"))
+    assert found.effective[1][1] == found.effective[0][1]
+    assert found.computed[1] == {2, 3}
+    moved = unroll(subnet(chain(varying=(True, False, True)), "RRR", "RdR"))
+    assert moved.effective[1][1] != moved.effective[0][1]
+
+
+def test_a_block_runs_for_a_later_delta_even_if_its_own_step_ignores_it() -> None:
+    topology = chain()
+    found = unroll(subnet(topology, "RRR", "RRc", "RdR"))
+    assert found.computed[1] == {0, 1, topology.residual(1)}
+    assert found.macs == (301, 200, 201)
+
+
+def test_a_delta_that_nobody_reads_is_gone() -> None:
+    found = unroll(subnet(chain(), "RRR", "RdR", "RdR", "RRc"))
+    assert found.macs == (301, 201, 201, 0)
+    assert unroll(subnet(chain(), "RRR", "RdR", "RRR")).params == 31
+    assert unroll(subnet(chain(), "RRR", "Rdc")).computed[1] == frozenset()

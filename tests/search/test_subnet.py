@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from search.errors import SearchError
+from search.liveness import unroll
 from search.subnet import Action, SubNet
 from tests.toys import chain, hourglass, subnet
 
@@ -35,6 +37,13 @@ from tests.toys import chain, hourglass, subnet
             "step 1 has REUSE for 'a', but no earlier step runs it; set 'a' to RUN at a step before 1",
         ),
         (
+            ("RRR", "RdR"),
+            (
+                "step 1 has DELTA for 'deep', which does not have one tensor in and one of the same "
+                "shape out; use REUSE there"
+            ),
+        ),
+        (
             ("RRR", "RR"),
             "steps [1] have [2] actions, but there are 3 blocks; give one action per block",
         ),
@@ -42,7 +51,7 @@ from tests.toys import chain, hourglass, subnet
 )
 def test_an_inconsistent_table_is_refused(rows: tuple[str, ...], message: str) -> None:
     with pytest.raises(SearchError) as caught:
-        subnet(chain(), *rows)
+        subnet(hourglass() if "deep" in message else chain(), *rows)
     assert str(caught.value) == message
 
 
@@ -74,8 +83,11 @@ def test_a_saved_subnet_is_read_back_equal(tmp_path: Path) -> None:
     [
         ("not json", "is not JSON"),
         ("[]", "is not a SubNet; give a file written by stepcarve search"),
-        ('{"kind": "stepcarve-subnet", "schema": 99}', "has schema 99, but this stepcarve reads 1"),
-        ('{"kind": "stepcarve-subnet", "schema": 1}', "lacks or garbles 'binding'"),
+        (
+            '{"kind": "stepcarve-subnet", "schema": 99}',
+            "has schema 99, but this stepcarve reads 1 and 2",
+        ),
+        ('{"kind": "stepcarve-subnet", "schema": 2}', "lacks or garbles 'binding'"),
     ],
 )
 def test_a_file_that_is_no_subnet_is_refused(tmp_path: Path, content: str, message: str) -> None:
@@ -84,6 +96,53 @@ def test_a_file_that_is_no_subnet_is_refused(tmp_path: Path, content: str, messa
     with pytest.raises(SearchError) as caught:
         SubNet.load(path)
     assert message in str(caught.value)
+
+
+def in_schema_1(table: SubNet) -> dict[str, Any]:
+    """The file that a stepcarve without DELTA would have written."""
+    data = table.to_json() | {"schema": 1}
+    topology = table.topology
+    data["topology"] |= {
+        "reads": data["topology"]["reads"][: topology.output + 1],
+        "varies": data["topology"]["varies"][: topology.output + 1],
+        "segments": [
+            [[t for t in targets if t <= topology.output], *rest]
+            for targets, *rest in data["topology"]["segments"]
+        ],
+    }
+    del data["topology"]["deltas"]
+    return data
+
+
+def test_a_file_of_schema_1_is_read_and_costs_the_same() -> None:
+    table = subnet(chain(), "RRR", "RcR")
+    old = SubNet.from_json(in_schema_1(table), "old.json")
+    assert old.actions == table.actions
+    assert old.topology.deltas == ()
+    assert unroll(old).macs == unroll(table).macs
+
+
+def test_nothing_in_a_file_of_schema_1_allows_delta() -> None:
+    data = in_schema_1(subnet(chain(), "RRR", "RcR"))
+    data["actions"][1][1] = "DELTA"
+    with pytest.raises(SearchError, match=r"old.json': step 1 has DELTA for 'b', which does not"):
+        SubNet.from_json(data, "old.json")
+
+
+@pytest.mark.parametrize(
+    ("deltas", "message"),
+    [
+        ([0, 2], "garbles the topology, 7 and 7 rows for 9 targets"),
+        ([0], "garbles the topology, in which block 0 allows DELTA without having one port"),
+        ([9], "garbles the topology, in which block 9 allows DELTA without having one port"),
+        ([1], "garbles the topology, in which 'deep' has no residual that DELTA adds"),
+    ],
+)
+def test_a_topology_with_other_deltas_than_rows_is_refused(deltas: list[int], message: str) -> None:
+    data = subnet(hourglass(), "RRR").to_json()
+    data["topology"]["deltas"] = deltas
+    with pytest.raises(SearchError, match=message):
+        SubNet.from_json(data, "garbled.json")
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:

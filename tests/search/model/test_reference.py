@@ -16,8 +16,9 @@ from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.reference import gated, sample
 from search.options import Options
-from search.subnet import Action, Granularity
+from search.subnet import Action, Granularity, SubNet
 from tests.hand_gating import gated_by_hand
+from tests.mixes import random_mix
 
 NAMES = ("shapes-sd", "shapes-dit", "three-levels", "two-levels", "learned-variance")
 
@@ -48,6 +49,68 @@ def test_random_subnets_equal_blocks_gated_by_hand(
             found = sample(opened, ask, subnet)
             assert difference(found.latents[-1], expected.latents[-1]) <= 1e-6
             assert difference(found.latents[-1], plain.latents[-1]) > 1e-4, "the gates do something"
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("granularity", list(Granularity))
+def test_random_mixes_with_delta_equal_blocks_gated_by_hand(
+    pipelines: Callable[[str], Path], name: str, granularity: Granularity
+) -> None:
+    opened = open_pipeline(pipelines(name))
+    whole = full(opened, Options(steps=8, granularity=granularity))
+    assert whole.topology.deltas
+    ask = request(opened, 8)
+    for seed in range(3):
+        subnet = random_mix(whole, seed)
+        with gated_by_hand(opened.denoiser, subnet):
+            expected = sample(opened, ask)
+        found = sample(opened, ask, subnet)
+        assert difference(found.latents[-1], expected.latents[-1]) <= 1e-5
+
+
+def test_delta_is_neither_running_nor_reusing(pipelines: Callable[[str], Path]) -> None:
+    opened = open_pipeline(pipelines("shapes-dit"))
+    whole = full(opened, Options(steps=8))
+    ask = request(opened, 8)
+    latents = [
+        sample(opened, ask, each_second_step(whole, action, 4)).latents[-1]
+        for action in (Action.RUN, Action.REUSE, Action.DELTA)
+    ]
+    run, reuse, delta = latents
+    assert difference(delta, run) > 1e-4
+    assert difference(delta, reuse) > 1e-4
+
+
+def each_second_step(whole: SubNet, action: Action, gated: int) -> SubNet:
+    return schedules.with_actions(
+        whole, lambda t, b: action if b == gated and t % 2 else Action.RUN, method="second"
+    )
+
+
+def test_a_block_under_delta_is_not_called_but_for_its_shortcut(
+    pipelines: Callable[[str], Path],
+) -> None:
+    opened = open_pipeline(pipelines("shapes-sd"))
+    whole = full(opened, Options(steps=6, granularity=Granularity.LAYER))
+    name = "up_blocks.1.resnets.0"
+    subnet = each_second_step(whole, Action.DELTA, whole.topology.blocks.index(name))
+    called: dict[str, int] = {}
+
+    def count(part: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            called[part] = called.get(part, 0) + 1
+
+        return hook
+
+    resnet = opened.denoiser.get_submodule(name)
+    parts = ("conv1", "conv2", "norm1")
+    handles = [resnet.get_submodule(p).register_forward_hook(count(p)) for p in parts]
+    before = opened.denoiser.get_submodule("up_blocks.0.upsamplers.0.conv")
+    handles.append(before.register_forward_hook(count("before")))
+    sample(opened, request(opened, 6), subnet)
+    for handle in handles:
+        handle.remove()
+    assert called == {"conv1": 3, "conv2": 3, "norm1": 3, "before": 6}
 
 
 def test_the_full_subnet_changes_nothing(pipelines: Callable[[str], Path]) -> None:

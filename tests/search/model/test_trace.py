@@ -136,3 +136,42 @@ def test_without_guidance_a_call_sees_each_sample_once(pipelines: Callable[[str]
     assert {p.shape[0] for p in guided.topology.ports} == {2}
     assert alone.topology.macs == guided.topology.macs, "MACs are per sample"
     assert not alone.binding.guided
+
+
+@pytest.mark.parametrize(
+    ("granularity", "refused"),
+    [
+        (Granularity.STAGE, {name for name in SD15_STAGES if name != "mid_block"}),
+        (
+            Granularity.BRANCH,
+            {f"down_blocks.{i}.downsamplers.0" for i in range(3)}
+            | {f"up_blocks.{i}.upsamplers.0" for i in range(3)},
+        ),
+    ],
+)
+def test_blocks_with_one_tensor_in_and_out_of_one_shape_allow_delta(
+    sd15: Callable[[Granularity], Trace], granularity: Granularity, refused: set[str]
+) -> None:
+    topology = sd15(granularity).topology
+    allowed = {topology.blocks[block] for block in topology.deltas}
+    assert set(topology.blocks) - allowed == refused
+
+
+def test_a_resnet_with_a_shortcut_convolution_allows_delta_through_it(
+    sd15: Callable[[Granularity], Trace],
+) -> None:
+    topology = sd15(Granularity.LAYER).topology
+    block = topology.blocks.index("up_blocks.3.resnets.0")
+    port, total = topology.ports_of[block][0], topology.sum(block)
+    read = topology.reads[total] - {topology.residual(block)}
+    assert {topology.blocks[topology.ports[p].block] for p in read} == {
+        "up_blocks.2.upsamplers.0",
+        "down_blocks.0.attentions.1",
+    }, "the concatenation is fresh"
+    # 64 x 64 pixels, 1x1 from 640 + 320 channels to 320.
+    shortcut = 64 * 64 * 960 * 320
+    assert sum(s.macs for s in topology.needed(frozenset({total}))) == shortcut
+    in_both = (s for s in topology.needed(frozenset({total})) if port in s.targets)
+    assert sum(s.macs for s in in_both) == shortcut, "running the block computes it anyway"
+    plain = topology.blocks.index("down_blocks.0.resnets.1")
+    assert topology.needed(frozenset({topology.sum(plain)})) == (), "its base is another's output"
