@@ -115,14 +115,39 @@ def demo(out: Path, as_json: bool) -> None:
 )
 @click.option("--steps", default=50, show_default=True, help="Inference steps of the full sampler.")
 @click.option("--scheduler", help="A diffusers scheduler class; default: the pipeline's own.")
-@click.option("--granularity", default="branch", show_default=True, help="stage, branch or layer.")
-@click.option("--keep", default=0.5, show_default=True, help="Fraction of the full cost to keep.")
+@click.option(
+    "--granularity",
+    help="stage, branch or layer; default: branch, and stage for dip-go.",
+)
+@click.option(
+    "--keep",
+    default="0.5",
+    show_default=True,
+    help="Fraction of the full cost to keep; several, as in 0.2,0.3, make a file each.",
+)
 @click.option(
     "--interval", default=5, show_default=True, help="deepcache: every N-th step is full."
 )
 @click.option(
     "--branch", default=0, show_default=True, help="deepcache: cached layer, 0 outermost."
 )
+@click.option(
+    "--recipe", default="default", show_default=True, help="dip-go: default (ours) or paper."
+)
+@click.option("--iterations", type=int, help="dip-go: of the gradient search, per keep.")
+@click.option(
+    "--fit-sampler/--no-fit-sampler",
+    default=None,
+    help="Fit the sampler's coefficients to the full sampler; dip-go does so by default.",
+)
+@click.option(
+    "--reference-steps",
+    type=int,
+    help="Fit to a sampler with this many steps instead of --steps.",
+)
+@click.option("--prompts", type=PATH, help="To search with, one per line; default: see README.")
+@click.option("--run", "folder", type=PATH, help="dip-go: directory for log, plot, checkpoints.")
+@click.option("--resume", is_flag=True, help="dip-go: go on from what is in --run.")
 @click.option(
     "--guidance", default=7.5, show_default=True, help="Guidance scale; 1 switches it off."
 )
@@ -136,7 +161,11 @@ def search(
     out: Path,
     method: str,
     scheduler: str | None,
-    granularity: str,
+    granularity: str | None,
+    keep: str,
+    prompts: Path | None,
+    folder: Path | None,
+    resume: bool,
     device: str,
     as_json: bool,
     **options: Any,
@@ -144,20 +173,85 @@ def search(
     """Decide which blocks run at which step, and write that as a SubNet."""
     _quiet_libraries()
     from exporter.summary import summarise
-    from search.methods import search as run_search
+    from search.methods import needs_weights, search_keeps
     from search.model.pipeline import open_pipeline, require_device
-    from search.options import Options, granularity_of, require_method
+    from search.options import Options, granularity_of, keeps_of, require_method
+    from search.prompts import read_prompts
 
     require_method(method)
-    chosen = Options(granularity=granularity_of(granularity), **options)
+    keeps = keeps_of(keep)
+    chosen = Options(
+        granularity=granularity_of(granularity or ("stage" if method == "dip-go" else "branch")),
+        prompts=() if prompts is None else tuple(read_prompts(prompts)),
+        **options,
+    )
     require_device(device)
+    with _status() as report:
+        report("open pipeline")
+        opened = open_pipeline(pipeline, weights=needs_weights(method, chosen), device=device)
+        if scheduler is not None:
+            opened.use_scheduler(scheduler)
+        report(f"search: {method}")
+        found = search_keeps(
+            opened, method, chosen, keeps, folder=folder, resume=resume, report=report
+        )
+    files = [out] if len(keeps) == 1 else [_numbered(out, each) for each in keeps]
+    for path, subnet in zip(files, found, strict=True):
+        subnet.save(path)
+    summaries = [summarise(subnet) for subnet in found]
+    if as_json:
+        click.echo(json.dumps(summaries[0] if len(keeps) == 1 else summaries))
+        return
+    for path, summary in zip(files, summaries, strict=True):
+        click.echo(f"{path}: {_one_line(summary)}")
+
+
+def _numbered(out: Path, keep: float) -> Path:
+    """`subnet.json` and 0.3 -> `subnet-0.3.json`."""
+    return out.with_name(f"{out.stem}-{keep:g}{out.suffix}")
+
+
+@command
+@click.argument("source", type=PATH)
+@click.option("-o", "--out", type=PATH, required=True, help="The SubNet to write, a JSON file.")
+@click.option("--format", "format_name", required=True, help="What SOURCE is: dip-go-gates.")
+@click.option("--pipeline", type=PATH, required=True, help="What the SubNet is for.")
+@click.option("--steps", type=int, help="Inference steps; default: as many as SOURCE has.")
+@click.option("--scheduler", help="A diffusers scheduler class; default: the pipeline's own.")
+@click.option(
+    "--guidance", default=7.5, show_default=True, help="Guidance scale; 1 switches it off."
+)
+@click.option("--height", type=int, help="Of the image in pixels; default: the pipeline's.")
+@click.option("--width", type=int, help="Of the image in pixels; default: the pipeline's.")
+@json_option
+def import_command(
+    source: Path,
+    out: Path,
+    format_name: str,
+    pipeline: Path,
+    steps: int | None,
+    scheduler: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Read a table that another project published, and write it as a SubNet."""
+    _quiet_libraries()
+    from exporter.summary import summarise
+    from search.foreign import require_format, subnet_from_gates
+    from search.gate_file import read_gates
+    from search.model.pipeline import open_pipeline
+    from search.options import Options
+
+    require_format(format_name)
+    gates = read_gates(source)
+    chosen = Options(steps=len(gates) if steps is None else steps, **options)
     with _status() as report:
         report("open pipeline")
         opened = open_pipeline(pipeline, weights=False)
         if scheduler is not None:
             opened.use_scheduler(scheduler)
-        report(f"search: {method}")
-        subnet = run_search(opened, method, chosen)
+        report(f"import: {format_name}")
+        subnet = subnet_from_gates(opened, gates, chosen)
         subnet.save(out)
     summary = summarise(subnet)
     if as_json:
@@ -423,16 +517,21 @@ def _print_demo(result: Demo) -> None:
 
 
 @contextmanager
-def _status() -> Iterator[Callable[[str], None]]:
-    """A line on stderr that says what is being done, on terminals only."""
+def _status() -> Iterator[Callable[..., None]]:
+    """What is being done, and a bar where its share is known; on stderr, on terminals only."""
     from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield lambda _: None
+        yield lambda _text, _share=None: None
         return
-    with console.status("start") as status:
-        yield status.update
+    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("start", total=None)
+        yield lambda text, share=None: progress.update(
+            task, description=text, total=None if share is None else 1, completed=share or 0
+        )
 
 
 def _quiet_libraries() -> None:

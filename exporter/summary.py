@@ -66,6 +66,7 @@ def summarise(subnet: SubNet, batch: int = 1) -> dict[str, Any]:
         "macs_full": full,
         "macs_kept": kept,
         "keep": kept / full,
+        **_without_attention(subnet, unrolled),
         "params": topology.params,
         "params_kept": unrolled.params,
         "cache_bytes": sum(math.prod(shape) for shape in program.slots) * _BYTES,
@@ -77,3 +78,14 @@ def summarise(subnet: SubNet, batch: int = 1) -> dict[str, Any]:
         "reused": sum(action is Action.REUSE for row in subnet.actions for action in row),
         "deltas": sum(action is Action.DELTA for row in subnet.actions for action in row),
     }
+
+
+def _without_attention(subnet: SubNet, unrolled: Unrolled) -> dict[str, float | None]:
+    """The cost without the products of attention, as DiP-GO's paper counts; None if unknown."""
+    names = ("macs_full_without_attention", "macs_kept_without_attention", "keep_without_attention")
+    segments = subnet.topology.segments
+    if any(segment.attention is None for segment in segments):
+        return dict.fromkeys(names)
+    full = subnet.full_calls * sum(s.macs - (s.attention or 0) for s in segments)
+    kept = sum(s.macs - (s.attention or 0) for running in unrolled.segments for s in running)
+    return dict(zip(names, (full, kept, kept / full), strict=True))

@@ -2,20 +2,139 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from search import schedules
 from search.errors import SearchError
 from search.options import Options, require_method
+from search.prompts import default_prompts
 from search.subnet import Action, Granularity, SubNet
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from search.dipgo.records import Progress
     from search.model.pipeline import Pipeline
+
+    Report = Callable[..., None]
+
+
+def search_keeps(
+    pipeline: Pipeline,
+    method: str,
+    options: Options,
+    keeps: Sequence[float],
+    *,
+    folder: Path | None = None,
+    resume: bool = False,
+    report: Report = lambda _text, _share=None: None,
+) -> list[SubNet]:
+    """One SubNet for each of `keeps`, with a fitted sampler where that is asked for.
+
+    Args:
+        pipeline: with its weights loaded if `needs_weights`.
+        method: one of `METHODS`.
+        options: what the method can be told.
+        keeps: fractions of the full sampler's cost; they stand in for `options.keep`.
+        folder: for the log, the plot and the checkpoints of a gradient search, or None.
+        resume: go on from what is in `folder`.
+        report: told what is being done, and which share of it is done.
+
+    Raises:
+        SearchError: unknown method, or options that do not fit the pipeline.
+    """
+    if method == "dip-go":
+        found = _dip_go(pipeline, options, keeps, folder=folder, resume=resume, report=report)
+    else:
+        found = [search(pipeline, method, replace(options, keep=keep)) for keep in keeps]
+    if not needs_fit(method, options):
+        return found
+    from search.fitting.fit import fit_subnets
+
+    return fit_subnets(
+        pipeline,
+        full(pipeline, options),
+        found,
+        options.prompts or default_prompts(pipeline, guided=options.guidance > 1),
+        reference_steps=options.reference_steps,
+        seed=options.seed,
+        report=report,
+    )
+
+
+def needs_weights(method: str, options: Options) -> bool:
+    """Whether the method calls the denoiser, and not only its architecture."""
+    return method == "dip-go" or needs_fit(method, options)
+
+
+def needs_fit(method: str, options: Options) -> bool:
+    """Whether SubNets of `method` are to be fitted afterwards; our recipe fits its own."""
+    if method == "dip-go" and options.recipe == "default":
+        if options.fit_sampler is False:
+            msg = (
+                "the default recipe places its calls through the fitted sampler, so it cannot do "
+                "without; use --recipe paper, or leave --no-fit-sampler out"
+            )
+            raise SearchError(msg)
+        return False
+    return bool(options.fit_sampler)
+
+
+def _dip_go(
+    pipeline: Pipeline,
+    options: Options,
+    keeps: Sequence[float],
+    *,
+    folder: Path | None,
+    resume: bool,
+    report: Report,
+) -> list[SubNet]:
+    """The gradient searches: the paper's, and ours."""
+    prompts = options.prompts or default_prompts(pipeline, guided=options.guidance > 1)
+    if options.recipe == "paper":
+        from search.dipgo.paper import run_paper
+        from search.dipgo.recipe import PAPER
+
+        recipe = PAPER if options.iterations is None else PAPER.shortened(options.iterations)
+
+        def tell(each: Progress) -> None:
+            report(
+                f"iteration {each.iteration + 1} of {recipe.iterations}: consistency "
+                f"{each.consistency:.4f}, sparsity {each.sparsity:.3f}, keep {each.keep:.3f}",
+                (each.iteration + 1) / recipe.iterations,
+            )
+
+        return run_paper(
+            pipeline,
+            options,
+            keeps,
+            prompts=prompts,
+            recipe=recipe,
+            folder=folder,
+            resume=resume,
+            progress=tell,
+        )
+    from search.fitting.recipe import Effort, place_calls
+
+    effort = Effort() if options.iterations is None else Effort(iterations=options.iterations)
+    return place_calls(
+        pipeline,
+        full(pipeline, options),
+        keeps,
+        prompts,
+        effort=effort,
+        reference_steps=options.reference_steps,
+        seed=options.seed,
+        folder=folder,
+        resume=resume,
+        report=report,
+    )
 
 
 def search(pipeline: Pipeline, method: str, options: Options) -> SubNet:
-    """Make a SubNet for `pipeline` by one of `METHODS`.
+    """A hand-made SubNet for `pipeline`: those of `METHODS` that need no weights.
 
     Raises:
         SearchError: unknown method, or options that do not fit the pipeline.
@@ -33,8 +152,8 @@ def search(pipeline: Pipeline, method: str, options: Options) -> SubNet:
     if method == "random":
         return schedules.random_reuse(full(pipeline, options), keep=options.keep, seed=options.seed)
     require_method(method)
-    msg = f"the method {method!r} is listed but not written"
-    raise AssertionError(msg)
+    msg = f"the method {method!r} makes a SubNet per keep; use search_keeps"
+    raise SearchError(msg)
 
 
 def full(pipeline: Pipeline, options: Options) -> SubNet:
@@ -91,7 +210,7 @@ def fewer_steps(pipeline: Pipeline, options: Options) -> SubNet:
             steps=steps, guided=whole.binding.guided, latent_shape=whole.binding.latent_shape
         )
         if len(binding.timesteps) <= budget:
-            return dataclasses.replace(
+            return replace(
                 whole,
                 binding=binding,
                 actions=whole.actions[:1] * len(binding.timesteps),

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from search.errors import SearchError
 from search.subnet import Granularity
 
-METHODS = ("full", "deepcache", "fewer-steps", "random")
+METHODS = ("full", "deepcache", "fewer-steps", "random", "dip-go")
+RECIPES = ("default", "paper")
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,12 @@ class Options:
         seed: of random choices.
         height: of the image in pixels, or None for the pipeline's default.
         width: likewise.
+        recipe: one of `RECIPES` (dip-go).
+        iterations: of the gradient search, or None for the recipe's (dip-go).
+        reference_steps: of the sampler to come close to, or None for `steps` (fitted samplers).
+        fit_sampler: give the SubNet a sampler fitted to the full one; None is what the method does
+            by default.
+        prompts: to search and fit with; none stands for the pipeline's own.
     """
 
     steps: int = 50
@@ -36,6 +43,11 @@ class Options:
     seed: int = 0
     height: int | None = None
     width: int | None = None
+    recipe: str = "default"
+    iterations: int | None = None
+    reference_steps: int | None = None
+    fit_sampler: bool | None = None
+    prompts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check what no method could use."""
@@ -51,6 +63,14 @@ class Options:
         if min(self.height or 1, self.width or 1) < 1 or 0 in (self.height, self.width):
             msg = f"a picture of {self.height} x {self.width} has no pixels; give a larger size"
             raise SearchError(msg)
+        if self.recipe not in RECIPES:
+            msg = f"unknown recipe {self.recipe!r}; choose one of {', '.join(RECIPES)}"
+            raise SearchError(msg)
+        for name in ("iterations", "reference_steps"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                msg = f"--{name.replace('_', '-')} is {number}; give 1 or more"
+                raise SearchError(msg)
         if not math.isfinite(self.guidance):
             msg = f"--guidance is {self.guidance}; give a number"
             raise SearchError(msg)
@@ -64,6 +84,20 @@ def require_method(name: str) -> None:
     if name not in METHODS:
         msg = f"unknown method {name!r}; choose one of {', '.join(METHODS)}"
         raise SearchError(msg)
+
+
+def keeps_of(text: str) -> tuple[float, ...]:
+    """The fractions in a list such as `0.2,0.3,0.5`."""
+    try:
+        keeps = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        keeps = ()
+    if not keeps or not all(0 < keep <= 1 for keep in keeps) or len(set(keeps)) < len(keeps):
+        msg = (
+            f"--keep is {text!r}; give fractions above 0 and at most 1, such as 0.5 or 0.2,0.3,0.5"
+        )
+        raise SearchError(msg)
+    return keeps
 
 
 def granularity_of(name: str) -> Granularity:

@@ -31,12 +31,15 @@ class Segment:
         macs: multiply-accumulates of one call for one sample.
         params: weights these operations read.
         units: names of the modules these operations belong to.
+        attention: how many of the MACs are the products of attention, queries with keys and weights
+            with values; None if the file it was read from does not say.
     """
 
     targets: frozenset[int]
     macs: int
     params: int
     units: frozenset[str]
+    attention: int | None = None
 
 
 @dataclass(frozen=True)
@@ -192,20 +195,29 @@ class Topology:
                 [sorted(s.targets), s.macs, s.params, sorted(number[u] for u in s.units)]
                 for s in self.segments
             ],
+            "attention": [s.attention for s in self.segments],
         }
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Topology:
         """Read what `to_json` wrote."""
-        units = data["units"]
+        units, segments = data["units"], data["segments"]
         return Topology(
             blocks=tuple(data["blocks"]),
             ports=tuple(Port(block, index, tuple(shape)) for block, index, shape in data["ports"]),
             reads=tuple(frozenset(r) for r in data["reads"]),
             varies=tuple(data["varies"]),
             segments=tuple(
-                Segment(frozenset(targets), macs, params, frozenset(units[i] for i in numbers))
-                for targets, macs, params, numbers in data["segments"]
+                Segment(
+                    frozenset(targets),
+                    macs,
+                    params,
+                    frozenset(units[i] for i in numbers),
+                    attention,
+                )
+                for (targets, macs, params, numbers), attention in zip(
+                    segments, data.get("attention", [None] * len(segments)), strict=True
+                )
             ),
             deltas=tuple(data.get("deltas", ())),
         )

@@ -124,10 +124,16 @@ RANDOM = {
 def stable_diffusion_15() -> StableDiffusionPipeline:
     """SD-1.5's U-Net without weights (meta device), behind a text encoder of the right width."""
     from accelerate import init_empty_weights
-    from transformers import CLIPTextConfig, CLIPTextModel
 
     with init_empty_weights(include_buffers=False):
         unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
+    return behind_wide_text(unet)
+
+
+def behind_wide_text(unet: UNet2DConditionModel) -> StableDiffusionPipeline:
+    """A pipeline around `unet` with the interfaces of SD-1.5: text `[77, 768]`, a VAE of factor 8."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
     words = models.tokenizer()
     words.model_max_length = 77
     encoder = CLIPTextModel(

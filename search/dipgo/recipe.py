@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 from dataclasses import dataclass
 
@@ -86,6 +87,17 @@ class Recipe:
         if not self.clip > 0:
             msg = f"the recipe's clip is {self.clip}; give a norm above 0"
             raise SearchError(msg)
+
+    def shortened(self, iterations: int) -> Recipe:
+        """As far in other many iterations: the learning rate makes up for what is left out."""
+        if iterations < 1:
+            msg = f"the recipe's iterations is {iterations}; give 1 or more"
+            raise SearchError(msg)
+        return dataclasses.replace(
+            self,
+            iterations=iterations,
+            learning_rate=self.learning_rate * self.iterations / iterations,
+        )
 
 
 PAPER = Recipe()

@@ -22,6 +22,7 @@ LOG = "log.jsonl"
 PLOT = "run.png"
 CHECKPOINT = "checkpoint.pt"
 SCHEMA = 1
+_UNREADABLE = (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -106,16 +107,12 @@ class RunFolder:
             theirs = json.loads(content["identity"])
             done = tuple(Progress(*entry) for entry in content["done"])
             checkpoint = Checkpoint(theirs, content["pruner"], content["optimizer"], done)
-        except (
-            RuntimeError,
-            pickle.UnpicklingError,
-            EOFError,
-            KeyError,
-            TypeError,
-            ValueError,
-        ) as e:
-            msg = f"cannot read the checkpoint {str(path)!r} ({' '.join(str(e).split())[:200]}); start again without --resume"
-            raise SearchError(msg) from e
+        except (*_UNREADABLE, pickle.UnpicklingError) as error:
+            reason = " ".join(str(error).split())[:200]
+            msg = (
+                f"cannot read the checkpoint {str(path)!r} ({reason}); start again without --resume"
+            )
+            raise SearchError(msg) from error
         mine = json.loads(_text(identity))
         if mine != theirs:
             keys = sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k))

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
+from search.dipgo.chain import Chain, Checkpointed
+from search.dipgo.gates import DELTA, REUSE, RUN, Carry, GatedStep, Template
 from search.errors import SearchError
 from search.model.family import Request
 from search.model.reference import forward_replaced
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 CHOICES = (Action.RUN, Action.REUSE)
 CHOICES_WITH_DELTA = (Action.RUN, Action.REUSE, Action.DELTA)
-_RUN, _REUSE, _DELTA = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -64,103 +64,6 @@ class Trajectory:
 
     predictions: Tensor
     latents: Tensor
-
-
-@dataclass(frozen=True)
-class _Carry:
-    """What one step hands to the next: per port, what its block emitted and its residual."""
-
-    outputs: tuple[Tensor, ...] = ()
-    residuals: tuple[Tensor | None, ...] = ()
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        return [*self.outputs, *(r for r in self.residuals if r is not None)]
-
-    def with_tensors(self, tensors: Sequence[Tensor]) -> _Carry:
-        """The same with other tensors, in the order of `tensors`."""
-        rest = iter(tensors[len(self.outputs) :])
-        residuals = tuple(None if r is None else next(rest) for r in self.residuals)
-        return _Carry(tuple(tensors[: len(self.outputs)]), residuals)
-
-
-class _Step:
-    """One step in progress: its gates, what came in, what goes out.
-
-    `gates` are one row `[A]` per block, and `weights` their values, known without asking the device;
-    both are empty at step 0, where everything runs.
-    """
-
-    def __init__(self, gates: tuple[Tensor, ...], weights: list[list[float]], came: _Carry) -> None:
-        self.gates, self.weights, self.came = gates, weights, came
-        self.outputs: dict[int, Tensor] = {}
-        self.residuals: dict[int, Tensor] = {}
-
-    def emit(self, block: int, port: int, fresh: Tensor | None, entered: Tensor | None) -> None:
-        """Decide what a port emits, and its residual if the block's input is given.
-
-        `fresh` may be missing where its gate is 0 and gradients are off.
-        """
-        if not self.gates:
-            assert fresh is not None, "step 0 runs everything"
-            self.outputs[port] = fresh
-            if entered is not None:
-                self.residuals[port] = fresh - entered
-            return
-        gates, weights = self.gates[block], self.weights[block]
-        options = [fresh, self.came.outputs[port]]
-        residual = self.came.residuals[port]
-        if entered is not None and residual is not None:
-            options.append(entered + residual)
-            now = None if fresh is None else fresh - entered
-            run = weights[_RUN]
-            either = torch.stack([gates[_RUN], 1 - gates[_RUN]])
-            self.residuals[port] = _mix(either, [run, 1 - run], [now, residual])
-        self.outputs[port] = _mix(gates, weights, options)
-
-    def carry(self, ports: int) -> _Carry:
-        """What goes out; a block inside one that was not called hands on what it got."""
-        came = self.came
-        return _Carry(
-            tuple(self.outputs[i] if i in self.outputs else came.outputs[i] for i in range(ports)),
-            tuple(
-                self.residuals.get(i, came.residuals[i] if came.residuals else None)
-                for i in range(ports)
-            ),
-        )
-
-
-@dataclass(frozen=True)
-class _PortOf:
-    """In the place of a tensor: it is that of a port."""
-
-    port: int
-
-
-@dataclass(frozen=True)
-class _Template:
-    """What a block returns, with its ports in the place of tensors."""
-
-    leaves: tuple[Any, ...]
-    spec: pytree.TreeSpec
-
-    @staticmethod
-    def of(output: Any, ports: dict[int, int]) -> _Template:
-        """Of `output`, whose i-th tensor is port `ports[i]` if there is one; it may stand twice."""
-        leaves, spec = pytree.tree_flatten(output)
-        tensors = tensors_of(output)
-        known = {id(tensors[index]): _PortOf(port) for index, port in ports.items()}
-        return _Template(tuple(known.get(id(leaf), leaf) for leaf in leaves), spec)
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether the ports are all there is to it."""
-        return not any(isinstance(leaf, Tensor) for leaf in self.leaves)
-
-    def filled(self, tensors: dict[int, Tensor]) -> Any:
-        """The output with the tensors of the ports."""
-        leaves = [tensors[x.port] if isinstance(x, _PortOf) else x for x in self.leaves]
-        return pytree.tree_unflatten(leaves, self.spec)
 
 
 @contextmanager
@@ -214,9 +117,13 @@ class SuperNet:
             raise SearchError(msg)
         self.pipeline, self.full, self.choices, self.every = pipeline, full, choices, every
         self.topology = full.topology
-        self.table: SamplerTable = pipeline.sampler(full.binding.inference_steps)
-        self._now: _Step | None = None
-        self._templates: dict[int, _Template] = {}
+        self.table: SamplerTable = (
+            pipeline.sampler(full.binding.inference_steps)
+            if full.fitted is None
+            else full.fitted.table
+        )
+        self._now: GatedStep | None = None
+        self._templates: dict[int, Template] = {}
         names = full.topology.blocks
         self._inside = [
             [i for i, other in enumerate(names) if other.startswith(f"{name}.")] for name in names
@@ -224,7 +131,7 @@ class SuperNet:
         self.allowed = torch.ones(len(names), len(choices), dtype=torch.bool)
         if Action.DELTA in choices:
             able = _delta_blocks(pipeline, full)
-            self.allowed[:, _DELTA] = torch.tensor([name in able for name in names])
+            self.allowed[:, DELTA] = torch.tensor([name in able for name in names])
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -255,16 +162,22 @@ class SuperNet:
     def full_gates(self) -> Tensor:
         """Gates of a SuperNet that runs everything, `[T, N, A]`."""
         gates = torch.zeros(self.shape)
-        gates[..., _RUN] = 1
+        gates[..., RUN] = 1
         return gates
 
     def run(self, gates: Tensor, case: Case) -> Trajectory:
         """Sample with `gates` `[T, N, A]`; those of step 0 are ignored, it runs everything."""
         self._check(gates)
-        chain = _Chain(self, case, cast("list[list[list[float]]]", gates.detach().tolist()))
+        chain = Chain(
+            gated_call=lambda number, sample, now: self.call(number, sample, case, now),
+            noise=case.noise,
+            rows=self.table.inputs.tolist(),
+            weights=cast("list[list[list[float]]]", gates.detach().tolist()),
+            every=self.every,
+        )
         differentiable = gates.requires_grad and torch.is_grad_enabled()
         if self.every and differentiable:
-            predictions = cast("Tensor", _Checkpointed.apply(gates, chain))  # type: ignore[no-untyped-call]
+            predictions = cast("Tensor", Checkpointed.apply(gates, chain))  # type: ignore[no-untyped-call]
         else:
             with torch.set_grad_enabled(differentiable):
                 predictions = torch.stack(chain.predictions(gates))
@@ -291,13 +204,15 @@ class SuperNet:
             )
             raise SearchError(msg)
 
-    def call(self, number: int, sample: Tensor, case: Case, now: _Step) -> tuple[Tensor, _Carry]:
+    def call(self, number: int, sample: Tensor, case: Case, now: GatedStep) -> tuple[Tensor, Carry]:
         """One call of the denoiser, gated by `now`: the prediction `[B, C, H, W]`, the next carry."""
         family, call, full = self.pipeline.family, case.call, self.full
         latents = sample.to(call.sample.dtype)
         arguments = dict(call.arguments)
         arguments[family.sample] = torch.cat([latents] * 2) if full.binding.guided else latents
-        arguments[family.timestep] = torch.full_like(call.timestep, full.binding.timesteps[number])
+        time = full.timesteps[number]
+        exact = call.timestep.dtype if time.is_integer() else torch.float32
+        arguments[family.timestep] = torch.full_like(call.timestep, time, dtype=exact)
         guidance = latents.new_tensor(full.guidance) if full.binding.guided else None
         self._now = now
         try:
@@ -310,7 +225,7 @@ class SuperNet:
     def gated(self, block: int, forward: Callable[..., Any]) -> Callable[..., Any]:
         """The forward of a block, gated while a step is in progress and as it was otherwise."""
         ports = {self.topology.ports[port].index: port for port in self.topology.ports_of[block]}
-        has_delta = Action.DELTA in self.choices and bool(self.allowed[block, _DELTA])
+        has_delta = Action.DELTA in self.choices and bool(self.allowed[block, DELTA])
 
         def run(*args: Any, **kwargs: Any) -> Any:
             now = self._now
@@ -323,7 +238,7 @@ class SuperNet:
             else:
                 with torch.set_grad_enabled(self._is_felt(now, block)):
                     output = forward(*args, **kwargs)
-                template = _Template.of(output, ports)
+                template = Template.of(output, ports)
                 tensors = tensors_of(output)
                 fresh = {port: tensors[index] for index, port in ports.items()}
                 if template.is_complete:
@@ -334,170 +249,17 @@ class SuperNet:
 
         return run
 
-    def _is_idle(self, now: _Step, block: int) -> bool:
+    def _is_idle(self, now: GatedStep, block: int) -> bool:
         """Whether neither the block's result nor a gradient to its gates is wanted."""
         if not now.gates or torch.is_grad_enabled() or block not in self._templates:
             return False
-        held = all(now.weights[i][_REUSE] == 1 for i in self._inside[block])
-        return now.weights[block][_RUN] == 0 and held
+        held = all(now.weights[i][REUSE] == 1 for i in self._inside[block])
+        return now.weights[block][RUN] == 0 and held
 
-    def _is_felt(self, now: _Step, block: int) -> bool:
+    def _is_felt(self, now: GatedStep, block: int) -> bool:
         """Whether a gradient may go through the block; gates inside it always may be felt."""
-        weightless = now.gates and now.weights[block][_RUN] == 0 and not self._inside[block]
+        weightless = now.gates and now.weights[block][RUN] == 0 and not self._inside[block]
         return torch.is_grad_enabled() and not weightless
-
-
-class _Chain:
-    """The calls of one run, one after the other; `weights` are the values of its gates."""
-
-    def __init__(self, net: SuperNet, case: Case, weights: list[list[list[float]]]) -> None:
-        self.net, self.case, self.weights = net, case, weights
-        self.rows: list[list[float]] = net.table.inputs.tolist()
-
-    def sample(self, number: int, predictions: Sequence[Tensor]) -> Tensor:
-        """The denoiser's input at a step, `[B, C, H, W]`, given the predictions before it."""
-        row = self.rows[number]
-        latents = row[0] * self.case.noise
-        for coefficient, prediction in zip(row[1:], predictions[:number], strict=False):
-            if coefficient:
-                latents = latents + coefficient * prediction
-        return latents
-
-    def call(
-        self, number: int, sample: Tensor, gates: Tensor, carry: _Carry
-    ) -> tuple[Tensor, _Carry]:
-        """The prediction of a step, and what it hands on; `gates` are its own, `[N, A]`."""
-        rows = gates.unbind() if number else ()
-        return self.net.call(number, sample, self.case, _Step(rows, self.weights[number], carry))
-
-    def predictions(self, gates: Tensor, keep: dict[int, _Carry] | None = None) -> list[Tensor]:
-        """Of all steps; `keep` is filled with what came into every `net.every`-th step."""
-        found: list[Tensor] = []
-        carry = _Carry()
-        for number in range(len(self.rows)):
-            if keep is not None and number % self.net.every == 0:
-                keep[number] = carry
-            sample = self.sample(number, found)
-            prediction, carry = self.call(number, sample, gates[number], carry)
-            found.append(prediction)
-        return found
-
-
-class _Checkpointed(torch.autograd.Function):
-    """All predictions of a chain, step by step again on the way back."""
-
-    @staticmethod
-    def forward(ctx: Any, gates: Tensor, chain: _Chain) -> Tensor:
-        """Gates `[T, N, A]` -> predictions `[T, B, C, H, W]`."""
-        ctx.chain, ctx.came = chain, {}
-        found = chain.predictions(gates, ctx.came)
-        predictions = torch.stack(found)
-        ctx.save_for_backward(gates, predictions)
-        return predictions
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, wanted: Tensor) -> tuple[Tensor, None]:
-        """The gradient of the predictions -> that of the gates."""
-        gates, stacked = ctx.saved_tensors
-        chain: _Chain = ctx.chain
-        predictions = stacked.unbind()
-        back = _WayBack(chain, gates, predictions, wanted)
-        every, steps = chain.net.every, len(chain.rows)
-        for start in reversed(range(0, steps, every)):
-            came = [ctx.came.pop(start)]
-            for number in range(start, min(start + every, steps) - 1):
-                sample = chain.sample(number, predictions)
-                came.append(chain.call(number, sample, gates[number], came[-1])[1])
-            for number in reversed(range(start, start + len(came))):
-                back.through(number, came.pop())
-        return back.gates, None
-
-
-class _WayBack:
-    """Gradients on their way from the last step to the first."""
-
-    def __init__(
-        self, chain: _Chain, gates: Tensor, predictions: Sequence[Tensor], wanted: Tensor
-    ) -> None:
-        self.chain, self.values, self.found = chain, gates, predictions
-        self.gates = torch.zeros_like(gates)
-        self.predictions = list(wanted.clone().unbind())
-        self.carried: list[Tensor | None] = []
-
-    def through(self, number: int, came: _Carry) -> None:
-        """Compute a step again and take the gradients from what it gave to what it got."""
-        if number == 0:
-            return
-        chain = self.chain
-        sample = chain.sample(number, self.found).requires_grad_()
-        gates = self.values[number].detach().requires_grad_()
-        inputs = [tensor.detach().requires_grad_() for tensor in came.tensors]
-        with torch.enable_grad():
-            prediction, gone = chain.call(number, sample, gates, came.with_tensors(inputs))
-        carried = self.carried or [None] * len(inputs)
-        results = zip(
-            [prediction, *gone.tensors], [self.predictions[number], *carried], strict=True
-        )
-        felt = [(r, wanted) for r, wanted in results if wanted is not None and r.requires_grad]
-        found = torch.autograd.grad(
-            [result for result, _ in felt],
-            [sample, gates, *inputs],
-            [wanted for _, wanted in felt],
-            allow_unused=True,
-        )
-        of_sample, of_gates = found[:2]
-        self.carried = list(found[2:])
-        if of_gates is not None:
-            self.gates[number] = of_gates
-        if of_sample is not None:
-            for earlier, coefficient in enumerate(chain.rows[number][1 : 1 + number]):
-                self.predictions[earlier] += coefficient * of_sample
-
-
-class _Mix(torch.autograd.Function):
-    """Tensors weighed by gates. A gate of 1 alone hands its tensor on; one of 0 stops gradients."""
-
-    @staticmethod
-    def forward(ctx: Any, gates: Tensor, weights: Sequence[float], *options: Tensor) -> Tensor:
-        """Gates `[A]`, their values, and up to A tensors of one shape."""
-        ctx.save_for_backward(*options)
-        ctx.weights, ctx.gates = weights, (gates.shape, gates.dtype, gates.device)
-        return _weighed(weights, options)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, wanted: Tensor) -> tuple[Tensor | None, ...]:
-        """Each gate has the product of its tensor with the gradient."""
-        options = ctx.saved_tensors
-        shape, dtype, device = ctx.gates
-        gates = torch.zeros(shape, dtype=dtype, device=device)
-        for i, option in enumerate(options):
-            gates[i] = (wanted.to(dtype) * option.to(dtype)).sum()
-        passed = [w * wanted if w else None for w in ctx.weights[: len(options)]]
-        return gates, None, *passed
-
-
-def _mix(gates: Tensor, weights: Sequence[float], options: Sequence[Tensor | None]) -> Tensor:
-    """Options weighed by gates; differentiable only where gradients are on.
-
-    An option may be None where its weight is 0 and gradients are off.
-    """
-    if torch.is_grad_enabled():
-        return cast("Tensor", _Mix.apply(gates, weights, *options))  # type: ignore[no-untyped-call]
-    return _weighed(weights, options)
-
-
-def _weighed(weights: Sequence[float], options: Sequence[Tensor | None]) -> Tensor:
-    pairs = [(w, o) for w, o in zip(weights, options, strict=False) if w and o is not None]
-    if len(pairs) == 1 and pairs[0][0] == 1:
-        return pairs[0][1]
-    if not pairs:
-        return torch.zeros_like(next(o for o in options if o is not None))
-    total = pairs[0][0] * pairs[0][1]
-    for weight, option in pairs[1:]:
-        total = total + weight * option
-    return total
 
 
 def _delta_blocks(pipeline: Pipeline, full: SubNet) -> set[str]:

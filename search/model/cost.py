@@ -9,6 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 if TYPE_CHECKING:
+    from torch.export import ExportedProgram
     from torch.fx import GraphModule, Node
 
 
@@ -32,6 +33,24 @@ def count_macs(module: GraphModule) -> dict[Node, int]:
         interpreter = _Counting(module, counter)
         interpreter.run(*inputs)
     return interpreter.macs
+
+
+def attention_products(program: ExportedProgram) -> frozenset[Node]:
+    """The operations that multiply no weights: two or more operands are computed from the inputs.
+
+    Those are the products of attention (queries with keys, attention weights with values), whether the
+    trace has them as one operation or as two. Only among operations with MACs does this mean anything.
+    """
+    inputs = set(program.graph_signature.user_inputs)
+    computed: set[Node] = set()
+    products: set[Node] = set()
+    for node in program.graph.nodes:
+        operands = sum(each in computed for each in node.all_input_nodes)
+        if node.name in inputs or operands:
+            computed.add(node)
+        if operands > 1:
+            products.add(node)
+    return frozenset(products)
 
 
 class _Counting(torch.fx.Interpreter):

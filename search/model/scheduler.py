@@ -18,8 +18,6 @@ from search.errors import SearchError
 from search.sampler import SamplerTable
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from search.sampler import FittedSampler
 
 # Relative difference of a probed table to the scheduler's own float32 arithmetic on random vectors.
@@ -80,7 +78,7 @@ class TableScheduler:
         model_output: Tensor,
         timestep: Any,
         sample: Tensor,
-        return_dict: bool = True,  # noqa: FBT001, FBT002 - as in diffusers
+        return_dict: bool = True,
     ) -> SchedulerOutput | tuple[Tensor]:
         """Keep the prediction; return the next input, or the final latents."""
         del timestep

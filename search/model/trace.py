@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
 from search.errors import SearchError
-from search.model.cost import count_macs
+from search.model.cost import attention_products, count_macs
 from search.names import GUIDANCE, SAMPLE, TIMESTEP
 from search.subnet import Granularity
 from search.topology import Port, Segment, Topology
@@ -407,6 +407,7 @@ def _segments(
     samples: int,
 ) -> tuple[Segment, ...]:
     macs = count_macs(program.graph_module)
+    attention = attention_products(program)
     grouped: defaultdict[frozenset[int], list[Node]] = defaultdict(list)
     for node in graph.nodes:
         if node in members:
@@ -415,6 +416,7 @@ def _segments(
         Segment(
             targets=targets,
             macs=sum(macs[node] for node in nodes) // samples,
+            attention=sum(macs[node] for node in nodes if node in attention) // samples,
             params=sum(node.meta["val"].numel() for node in nodes if node in graph.parameters),
             units=units.of(nodes, targets),
         )

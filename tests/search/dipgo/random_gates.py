@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,16 @@ def opened(
 ) -> tuple[Pipeline, SubNet]:
     """A pipeline, in float64 if asked, and the SubNet that runs everything."""
     pipeline = open_pipeline(path)
-    whole = full(pipeline, Options(steps=steps, granularity=granularity, guidance=3.0))
+    whole = _full(path, steps, granularity)
     if double:
         pipeline.pipe.to(torch.float64)
     return pipeline, whole
+
+
+@lru_cache
+def _full(path: Path, steps: int, granularity: Granularity) -> SubNet:
+    options = Options(steps=steps, granularity=granularity, guidance=3.0)
+    return full(open_pipeline(path), options)
 
 
 def case_of(net: SuperNet, *, images: int = 1) -> Case:

@@ -31,6 +31,18 @@ SD15_STAGES = {
     "up_blocks.2": 83.41,
     "up_blocks.3": 98.78,
 }
+# The same without the products of queries with keys and of attention weights with values.
+SD15_STAGES_WITHOUT_ATTENTION = {
+    "down_blocks.0": 32.94,
+    "down_blocks.1": 31.32,
+    "down_blocks.2": 31.46,
+    "down_blocks.3": 3.78,
+    "mid_block": 6.03,
+    "up_blocks.0": 12.90,
+    "up_blocks.1": 75.14,
+    "up_blocks.2": 79.12,
+    "up_blocks.3": 66.04,
+}
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +58,21 @@ def own_macs(topology: Topology, block: str) -> int:
     return sum(s.macs for s in topology.segments if block in s.units)
 
 
+def own_attention(topology: Topology, block: str) -> int:
+    return sum(s.attention or 0 for s in topology.segments if block in s.units)
+
+
 def test_sd15_has_nine_stages_and_their_macs(sd15: Callable[[Granularity], Trace]) -> None:
     topology = sd15(Granularity.STAGE).topology
     assert list(topology.blocks) == list(SD15_STAGES)
     for name, expected in SD15_STAGES.items():
-        assert own_macs(topology, name) / GIGA == pytest.approx(expected, rel=0.01), name
+        assert own_macs(topology, name) / GIGA == pytest.approx(expected, rel=0.002), name
+        rest = own_macs(topology, name) - own_attention(topology, name)
+        expected = SD15_STAGES_WITHOUT_ATTENTION[name]
+        assert rest / GIGA == pytest.approx(expected, rel=0.002), name
     assert topology.macs / GIGA == pytest.approx(401.64, rel=0.001)
+    products = sum(segment.attention or 0 for segment in topology.segments)
+    assert (topology.macs - products) / GIGA == pytest.approx(338.83, rel=0.001)
     assert topology.params == 859_520_964
 
 

@@ -1,0 +1,1 @@
+"""Samplers fitted to the full one, and calls placed through the fit."""

@@ -1,0 +1,173 @@
+"""A fitted sampler for any SubNet: the gates stay, the coefficients are calibrated."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from search.fitting.refine import robust_weights
+from search.fitting.rows import HISTORY, Calls, fit_chain, run_chain, table_of
+from search.fitting.trajectories import CHUNK, combine, sample_both
+from search.liveness import unroll
+from search.model.reference import gated
+from search.sampler import FittedSampler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
+
+    from search.fitting.trajectories import Trajectories
+    from search.model.pipeline import Pipeline
+    from search.sampler import SamplerTable
+    from search.subnet import SubNet
+
+
+PICTURES = CHUNK
+"""To fit to, and as many to choose by: all in one call, since gates remember one batch."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What fitting did.
+
+    Attributes:
+        subnet: with the fitted sampler, or as it was where that is no better.
+        error: mean relative L2 of the final latents of held-out pictures, as returned.
+        plain: the same with the scheduler's own rows.
+    """
+
+    subnet: SubNet
+    error: float
+    plain: float
+
+
+def fit_sampler(
+    pipeline: Pipeline,
+    subnet: SubNet,
+    table: SamplerTable,
+    *,
+    fitted_on: Trajectories,
+    held_out: Trajectories,
+) -> Fit:
+    """Fit the rows of `subnet` to runs of the full sampler, with several lengths of history.
+
+    Args:
+        pipeline: with its weights loaded.
+        subnet: its gates.
+        table: the sampler it is bound to.
+        fitted_on: runs to fit to; their predictor must call all pictures at once.
+        held_out: runs to choose by.
+    """
+    steps = unroll(subnet).calls
+    calls = _calls_of(subnet, steps, fitted_on)
+    thinned = _only(subnet, steps)
+    with torch.no_grad(), gated(pipeline.denoiser, thinned):
+        plain = _mean(held_out, run_table(held_out, subnet, table))
+        best, best_error = subnet, plain
+        for history in range(1, HISTORY + 1):
+            first = fit_chain(fitted_on, calls, history=history)
+            weights = robust_weights(fitted_on.error(first.final))
+            chain = fit_chain(fitted_on, calls, history=history, weights=weights)
+            error = _mean(held_out, run_chain(held_out, calls, chain.rows))
+            if error < best_error:
+                fitted = FittedSampler(
+                    subnet.timesteps,
+                    table_of(
+                        chain.rows,
+                        fitted_on.first,
+                        steps=steps,
+                        predicts=calls.predicts,
+                        total=subnet.steps,
+                    ),
+                )
+                best, best_error = dataclasses.replace(subnet, fitted=fitted), error
+    return Fit(best, best_error, plain)
+
+
+def fit_subnets(
+    pipeline: Pipeline,
+    full: SubNet,
+    subnets: Sequence[SubNet],
+    prompts: Sequence[str],
+    *,
+    reference_steps: int | None,
+    seed: int,
+    report: Callable[..., None],
+) -> list[SubNet]:
+    """Each of `subnets` with a sampler fitted to that of `full`, where that helps.
+
+    Args:
+        pipeline: with its weights loaded and the scheduler of all of them.
+        full: the sampler to come close to.
+        subnets: to fit.
+        prompts: to calibrate on.
+        reference_steps: fit to a sampler with other inference steps than `full`.
+        seed: of the noise.
+        report: told what is being done, and which share of it is done.
+    """
+    fitted_on, held_out = sample_both(
+        pipeline,
+        full,
+        prompts,
+        fitted_on=PICTURES,
+        held_out=PICTURES,
+        reference_steps=reference_steps,
+        seed=seed,
+        report=report,
+    )
+    found = []
+    for subnet in subnets:
+        table = pipeline.sampler(subnet.binding.inference_steps)
+        fit = fit_sampler(pipeline, subnet, table, fitted_on=fitted_on, held_out=held_out)
+        report(f"fitted: held-out error {fit.error:.4f}, with the scheduler's rows {fit.plain:.4f}")
+        found.append(fit.subnet)
+    return found
+
+
+def run_table(runs: Trajectories, subnet: SubNet, table: SamplerTable) -> Tensor:
+    """Final latents `[S, C, H, W]` of the calls of `subnet` with rows over steps.
+
+    The denoiser must be gated by the steps of `subnet` that make calls.
+    """
+    unrolled = unroll(subnet)
+    output = subnet.topology.output
+    origins = [unrolled.values[row[output]].step for row in unrolled.effective]
+    merged = table.merge(origins, unrolled.calls)
+    values = [runs.noise]
+    for row, step in zip(merged.inputs, unrolled.calls, strict=True):
+        timestep = torch.tensor(subnet.timesteps[step], device=runs.noise.device)
+        made = runs.predictor(combine(row, values), timestep)
+        if origins[step] == step:
+            values.append(made)
+    return combine(merged.final, values)
+
+
+def _calls_of(subnet: SubNet, steps: tuple[int, ...], runs: Trajectories) -> Calls:
+    unrolled = unroll(subnet)
+    output = subnet.topology.output
+    device = runs.noise.device
+    return Calls(
+        positions=tuple(
+            torch.tensor(runs.position_of(subnet.timesteps[step]), device=device) for step in steps
+        ),
+        predicts=tuple(output in unrolled.computed[step] for step in steps),
+    )
+
+
+def _only(subnet: SubNet, steps: tuple[int, ...]) -> SubNet:
+    """The rows of `steps` alone: those without a call compute nothing that another reads."""
+    timesteps = tuple(subnet.timesteps[step] for step in steps)
+    return dataclasses.replace(
+        subnet,
+        binding=dataclasses.replace(subnet.binding, timesteps=timesteps),
+        actions=tuple(subnet.actions[step] for step in steps),
+        fitted=None,
+    )
+
+
+def _mean(runs: Trajectories, final: Tensor) -> float:
+    return float(runs.error(final).mean())

@@ -1,0 +1,197 @@
+"""Where to call the denoiser: an optimal choice under an additive model of the error, by dynamic programming.
+
+Everything the model needs is linear algebra on the full sampler's runs: how far a row fitted to the
+true latents and predictions at calls a < b < c misses the true latents at d. The sum of these misses,
+each weighed by how much it grows until the end, is minimised over all choices at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from search.fitting.rows import HISTORY, RIDGE, least_squares
+from search.fitting.trajectories import combine
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from search.fitting.trajectories import Trajectories
+
+GRID = 50
+"""Positions to choose from, at most; the tables grow with its fourth power."""
+PROBES = 13
+"""Positions at which growth is measured, at most."""
+NUDGE = 0.02
+"""Size of the measured errors relative to the noise."""
+
+
+@dataclass(frozen=True)
+class Misses:
+    """How far rows miss when all before them is exact.
+
+    Attributes:
+        positions: to choose from, `[G]`; the first is 0.
+        miss: `miss[s, d]` is the relative L2 error of latents at grid point d (G is the end) fitted
+            at the calls of state s, `[states, G + 1]`; infinite where d is not after them.
+        states: the last three calls as grid points, `[states, 3]`; 0 stands for "none" before the
+            first.
+    """
+
+    positions: NDArray[np.int64]
+    miss: NDArray[np.float64]
+    states: NDArray[np.int64]
+
+
+def measure_misses(runs: Trajectories) -> Misses:
+    """From the Gram matrix of all latents and predictions, each picture scaled to its final latents."""
+    positions = np.unique(np.rint(np.linspace(0, runs.last, min(GRID, runs.last + 1))).astype(int))
+    vectors = [*runs.latents[positions], runs.final, *runs.predictions[positions]]
+    scale = 1 / runs.final.flatten(1).norm(dim=1)
+    flat = torch.stack([(v.flatten(1) * scale[:, None]).flatten() for v in vectors]).double()
+    gram = (flat @ flat.T).numpy(force=True) / len(scale)
+    count = len(positions)
+    grid = np.arange(count)
+    a, b, c = (axis.ravel() for axis in np.meshgrid(grid, grid, grid, indexing="ij"))
+    kept = ((a < b) & (b < c)) | ((a == 0) & (b == 0))
+    states = np.stack([a, b, c], axis=1)[kept]
+    miss = np.full((len(states), count + 1), np.inf)
+    for end in range(1, count + 1):
+        # How many predictions each state has: one at the first call, two at the second.
+        history = 1 + (states[:, 2] > 0) + (states[:, 1] > 0)
+        for known in range(1, HISTORY + 1):
+            rows = np.flatnonzero((history == known) & (states[:, 2] < end))
+            calls = states[rows][:, ::-1][:, :known]
+            features = np.concatenate([states[rows][:, 2:], count + 1 + calls], axis=1)
+            miss[rows, end] = _residual(gram, features, end)
+    return Misses(positions, miss, states)
+
+
+def _residual(
+    gram: NDArray[np.float64], features: NDArray[np.int64], target: int
+) -> NDArray[np.float64]:
+    """Norms of what is left of `target` after least squares on each row of `features` `[n, m]`."""
+    size = features.shape[1]
+    matrix = gram[features[:, :, None], features[:, None, :]]
+    matrix[:, np.arange(size), np.arange(size)] *= 1 + RIDGE
+    side = gram[features, target]
+    weights = np.linalg.solve(matrix, side[..., None])[..., 0]
+    left: NDArray[np.float64] = np.sqrt(
+        np.maximum(gram[target, target] - (weights * side).sum(1), 1e-16)
+    )
+    return left
+
+
+def place(misses: Misses, growth: NDArray[np.float64], most: int) -> list[list[int]]:
+    """The best positions of 1, 2, ... `most` calls.
+
+    Args:
+        misses: of rows.
+        growth: of an error at each grid point and the end, `[G + 1]`.
+        most: calls, at most the number of positions.
+    """
+    count = len(misses.positions)
+    number = np.full((count,) * 3, -1)
+    number[tuple(misses.states.T)] = np.arange(len(misses.states))
+    cost = misses.miss * growth
+    total = np.full(len(misses.states), np.inf)
+    total[number[0, 0, 0]] = 0
+    origins: list[NDArray[np.int64]] = []
+    found = []
+    for _ in range(most):
+        state = int((total + cost[:, count]).argmin())
+        found.append([int(misses.positions[i]) for i in _way(misses, origins, state)])
+        total, origin = _advance(misses, number, total, cost)
+        origins.append(origin)
+    return found
+
+
+def _advance(
+    misses: Misses,
+    number: NDArray[np.int64],
+    total: NDArray[np.float64],
+    cost: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """One more call: the least total of each state, and the state it comes from."""
+    following = np.full(len(total), np.inf)
+    origin = np.full(len(total), -1)
+    for end in range(1, len(misses.positions)):
+        before = np.flatnonzero((misses.states[:, 2] < end) & np.isfinite(total))
+        values = total[before] + cost[before, end]
+        after = number[misses.states[before, 1], misses.states[before, 2], end]
+        order = np.argsort(-values)  # the least is written last
+        following[after[order]], origin[after[order]] = values[order], before[order]
+    return following, origin
+
+
+def _way(misses: Misses, origins: list[NDArray[np.int64]], state: int) -> list[int]:
+    way = [int(misses.states[state, 2])]
+    for origin in reversed(origins):
+        state = int(origin[state])
+        way.append(int(misses.states[state, 2]))
+    return way[::-1]
+
+
+def measure_growth(runs: Trajectories, misses: Misses) -> NDArray[np.float64]:
+    """How many times larger a small error of the latents has become at the end, `[G + 1]`.
+
+    Errors are of the kind that rows make. They are followed through a coarse sampler with rows fitted
+    to the full one, and averaged geometrically over a few pictures.
+    """
+    probes = np.unique(np.rint(np.linspace(0, runs.last, min(PROBES, runs.last + 1))).astype(int))
+    rows = [_teacher_row(runs, probes, i) for i in range(len(probes))]
+    found = {}
+    with torch.no_grad():
+        for i in range(1, len(probes)):
+            found[int(probes[i])] = _growth_at(runs, probes, rows, i)
+    known = sorted(found)
+    inner = np.interp(misses.positions, known, [found[p] for p in known])
+    return np.append(inner, 1.0)
+
+
+def _teacher_row(runs: Trajectories, probes: NDArray[np.int64], i: int) -> Tensor:
+    is_last = i + 1 == len(probes)
+    target = runs.final if is_last else runs.latents[probes[i + 1]]
+    return least_squares(_teacher_features(runs, probes, i), target)
+
+
+def _teacher_features(runs: Trajectories, probes: NDArray[np.int64], i: int) -> list[Tensor]:
+    past = [runs.predictions[probes[j]] for j in range(i, max(-1, i - HISTORY), -1)]
+    return [runs.latents[probes[i]], *past]
+
+
+def _growth_at(
+    runs: Trajectories, probes: NDArray[np.int64], rows: list[Tensor], start: int
+) -> float:
+    """Follow the true latents at a probe and the same with an error, and compare the ends."""
+    made = combine(rows[start - 1], _teacher_features(runs, probes, start - 1))
+    error = made - runs.latents[probes[start]]
+    norms = error.flatten(1).norm(dim=1).clamp_min(1e-30)
+    size = NUDGE * runs.noise.flatten(1).norm(dim=1)
+    error = error * (size / norms)[:, None, None, None]
+    ends = [
+        _follow(runs, probes, rows, start, runs.latents[probes[start]] + offset)
+        for offset in (torch.zeros_like(error), error)
+    ]
+    grown = (ends[1] - ends[0]).flatten(1).norm(dim=1) / size
+    return float(grown.clamp_min(1e-6).log().mean().exp())
+
+
+def _follow(
+    runs: Trajectories, probes: NDArray[np.int64], rows: list[Tensor], start: int, sample: Tensor
+) -> Tensor:
+    features = _teacher_features(runs, probes, start)
+    predictions = features[2:]
+    for i in range(start, len(probes)):
+        predictions = [runs.predictor(sample, runs.timesteps[probes[i]]), *predictions][:HISTORY]
+        sample = combine(rows[i], [sample, *predictions])
+    return sample
+
+
+def growth_candidates(growth: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """The measured growth, none, and something between: which serves best is tried out."""
+    return [growth**power for power in (1.0, 0.5, 0.0)]

@@ -1,0 +1,183 @@
+"""Our recipe: few calls, placed through the fit. See docs/recipe.md for what was tried."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from search.errors import SearchError
+from search.fitting.placement import growth_candidates, measure_growth, measure_misses, place
+from search.fitting.records import RunFolder
+from search.fitting.refine import Placed, assess, refine
+from search.fitting.rows import table_of
+from search.fitting.trajectories import sample_both
+from search.sampler import FittedSampler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from search.fitting.trajectories import Trajectories
+    from search.model.pipeline import Pipeline
+    from search.subnet import SubNet
+
+PROBED = 8
+"""Pictures with which the growth of errors is measured."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much work to do.
+
+    Attributes:
+        fitted_on: pictures to fit and take gradients on.
+        held_out: other pictures, to choose by.
+        iterations: of the gradient search, per keep.
+        every: how often it is judged on held-out pictures.
+    """
+
+    fitted_on: int = 24
+    held_out: int = 12
+    iterations: int = 20
+    every: int = 5
+
+
+def place_calls(
+    pipeline: Pipeline,
+    full: SubNet,
+    keeps: Sequence[float],
+    prompts: Sequence[str],
+    *,
+    effort: Effort = Effort(),
+    reference_steps: int | None = None,
+    seed: int = 0,
+    folder: Path | None = None,
+    resume: bool = False,
+    report: Callable[..., None] = lambda _text, _share=None: None,
+) -> list[SubNet]:
+    """One SubNet per keep: as many whole calls as it pays for, at times and with rows of their own.
+
+    Args:
+        pipeline: with its weights loaded and the scheduler of `full`.
+        full: runs everything: blocks, sampler, guidance.
+        keeps: fractions of the full sampler's calls, largest allowed.
+        prompts: to calibrate on, repeated with other noise if they are few.
+        effort: how much work to do.
+        reference_steps: inference steps of the sampler to come close to; None is the full sampler's.
+        seed: of the noise.
+        folder: for the log, its plot and finished SubNets; None writes nothing.
+        resume: take finished SubNets from `folder`.
+        report: told what is being done, and which share of it is done.
+
+    Raises:
+        SearchError: a keep pays for no call.
+    """
+    counts = [_calls(keep, full.full_calls) for keep in keeps]
+    effort_of = {**vars(effort), "reference_steps": reference_steps, "seed": seed}
+    run = None
+    if folder is not None:
+        bound = {"fingerprint": full.binding.fingerprint, "guidance": full.guidance}
+        timesteps = {"scheduler": full.binding.scheduler, "timesteps": full.binding.timesteps}
+        run = RunFolder(folder, {**effort_of, **bound, **timesteps, "prompts": list(prompts)})
+        run.start(resume=resume)
+    done = {count: run.finished(count) if run is not None else None for count in set(counts)}
+    made = {count: subnet for count, subnet in done.items() if subnet is not None}
+    missing = sorted(set(counts) - set(made))
+    if missing:
+        fitted_on, held_out = sample_both(
+            pipeline,
+            full,
+            prompts,
+            fitted_on=effort.fitted_on,
+            held_out=effort.held_out,
+            reference_steps=reference_steps,
+            seed=seed,
+            report=report,
+        )
+        starts = _starts(fitted_on, missing, report)
+        for count in missing:
+            placed = _search(fitted_on, held_out, starts[count], effort, run, report)
+            made[count] = _subnet(full, fitted_on, placed)
+            if run is not None:
+                run.save(count, made[count])
+    return [
+        replace(made[count], method=f"dip-go keep {keep:g}")
+        for keep, count in zip(keeps, counts, strict=True)
+    ]
+
+
+def _starts(
+    fitted_on: Trajectories, counts: Sequence[int], report: Callable[..., None]
+) -> dict[int, list[list[float]]]:
+    """Per number of calls, where to begin: the placements, and even spacing."""
+    report("growth of errors")
+    misses = measure_misses(fitted_on)
+    growth = measure_growth(fitted_on.first_pictures(PROBED), misses)
+    most = min(max(counts), len(misses.positions))
+    plans = [place(misses, each, most) for each in growth_candidates(growth)]
+    return {
+        count: [
+            *([float(i) for i in plan[count - 1]] for plan in plans if count <= most),
+            np.linspace(0, fitted_on.last, count, endpoint=count > most).tolist(),
+        ]
+        for count in counts
+    }
+
+
+def _search(
+    fitted_on: Trajectories,
+    held_out: Trajectories,
+    starts: Sequence[Sequence[float]],
+    effort: Effort,
+    run: RunFolder | None,
+    report: Callable[..., None],
+) -> Placed:
+    """Judge the starts and refine the best."""
+    count = len(starts[0])
+    report(f"{count} calls: {len(starts)} starts")
+    judged = [assess(fitted_on, held_out, start) for start in starts]
+
+    def tell(iteration: int, error: float) -> None:
+        if run is not None:
+            run.log(count, iteration, error)
+        report(
+            f"{count} calls: iteration {iteration} of {effort.iterations}, error {error:.4f}",
+            iteration / effort.iterations,
+        )
+
+    return refine(
+        fitted_on,
+        held_out,
+        min(judged, key=lambda placed: placed.error),
+        iterations=effort.iterations,
+        every=effort.every,
+        progress=tell,
+    )
+
+
+def _subnet(full: SubNet, runs: Trajectories, placed: Placed) -> SubNet:
+    count = len(placed.positions)
+    timesteps = [float(runs.timestep_at(torch.tensor(p))) for p in placed.positions]
+    table = table_of(
+        placed.chain.rows,
+        runs.first,
+        steps=range(count),
+        predicts=(True,) * count,
+        total=count,
+    )
+    return replace(
+        full,
+        actions=full.actions[:1] * count,
+        fitted=FittedSampler(tuple(timesteps), table),
+    )
+
+
+def _calls(keep: float, full_calls: int) -> int:
+    count = int(keep * full_calls + 1e-9)
+    if count < 1:
+        msg = f"--keep {keep} of {full_calls} calls is less than one call; keep more"
+        raise SearchError(msg)
+    return count

@@ -1,0 +1,200 @@
+"""What the full sampler does: the latents and noise predictions a fitted sampler is to reproduce."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from search.model.predictor import Predictor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from search.model.pipeline import Pipeline
+    from search.subnet import SubNet
+
+CHUNK = 16
+"""Pictures per call of the denoiser."""
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """Runs of the full sampler from S noises, at its T distinct timesteps.
+
+    A *position* is where in these timesteps one stands, 0 to T - 1; between them all is interpolated.
+
+    Attributes:
+        predictor: for the S prompts.
+        timesteps: `[T]`, noisiest first.
+        noise: of unit variance, `[S, C, H, W]`.
+        latents: the denoiser's inputs, `[T, S, C, H, W]`.
+        predictions: of the noise, `[T, S, C, H, W]`.
+        final: latents, `[S, C, H, W]`.
+        first: what the noise is multiplied with to be the first input.
+    """
+
+    predictor: Predictor
+    timesteps: Tensor
+    noise: Tensor
+    latents: Tensor
+    predictions: Tensor
+    final: Tensor
+    first: float
+
+    @property
+    def last(self) -> int:
+        """The largest position."""
+        return len(self.timesteps) - 1
+
+    def latents_at(self, position: Tensor) -> Tensor:
+        """The denoiser's inputs at a position `[]`, `[S, C, H, W]`."""
+        return _interpolate(position, self.latents)
+
+    def timestep_at(self, position: Tensor) -> Tensor:
+        """The timestep at a position `[]`."""
+        return _interpolate(position, self.timesteps)
+
+    def position_of(self, timestep: float) -> float:
+        """The position of a timestep, clipped to those there are."""
+        known = self.timesteps.double().numpy(force=True)
+        return float(np.interp(-timestep, -known, np.arange(len(known))))
+
+    def first_pictures(self, count: int) -> Trajectories:
+        """The same for the first `count` pictures only, called at once."""
+        return dataclasses.replace(
+            self,
+            predictor=self.predictor.first(count),
+            noise=self.noise[:count],
+            latents=self.latents[:, :count],
+            predictions=self.predictions[:, :count],
+            final=self.final[:count],
+        )
+
+    def error(self, final: Tensor) -> Tensor:
+        """Relative L2 of final latents `[S, C, H, W]` per picture, `[S]`."""
+        difference = (final - self.final).flatten(1).norm(dim=1)
+        relative: Tensor = difference / self.final.flatten(1).norm(dim=1)
+        return relative
+
+
+def sample_trajectories(
+    pipeline: Pipeline,
+    prompts: Sequence[str],
+    *,
+    steps: int,
+    guidance: float,
+    latent_shape: tuple[int, ...],
+    seed: int,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Trajectories:
+    """Run the pipeline's present scheduler for all prompts.
+
+    Args:
+        pipeline: with its weights loaded.
+        prompts: one per picture.
+        steps: inference steps.
+        guidance: scale.
+        latent_shape: `[C, H, W]`.
+        seed: of the noise.
+        progress: told how many calls of how many are done.
+    """
+    table = pipeline.sampler(steps)
+    found = pipeline.binding(steps=steps, guided=guidance > 1, latent_shape=latent_shape)
+    predictor = Predictor(
+        pipeline, prompts, guidance=guidance, latent_shape=latent_shape, chunk=CHUNK
+    )
+    generator = torch.Generator().manual_seed(seed)
+    device = pipeline.pipe.device
+    noise = torch.randn(len(prompts), *latent_shape, generator=generator).to(device)
+    values, inputs = [noise], []
+    with torch.no_grad():
+        for number, (row, timestep) in enumerate(zip(table.inputs, found.timesteps, strict=True)):
+            inputs.append(combine(row, values))
+            values.append(predictor(inputs[-1], torch.tensor(timestep, device=device)))
+            progress(number + 1, len(found.timesteps))
+    # Samplers with predictor steps visit a timestep twice; the later latents are the better ones.
+    last = {timestep: number for number, timestep in enumerate(found.timesteps)}
+    kept = sorted(last.values())
+    return Trajectories(
+        predictor=predictor,
+        timesteps=torch.tensor([found.timesteps[i] for i in kept], device=device),
+        noise=noise,
+        latents=torch.stack([inputs[i] for i in kept]),
+        predictions=torch.stack([values[1 + i] for i in kept]),
+        final=combine(table.final, values),
+        first=float(table.inputs[0, 0]),
+    )
+
+
+def sample_both(
+    pipeline: Pipeline,
+    full: SubNet,
+    prompts: Sequence[str],
+    *,
+    fitted_on: int,
+    held_out: int,
+    reference_steps: int | None,
+    seed: int,
+    report: Callable[..., None],
+) -> tuple[Trajectories, Trajectories]:
+    """Runs to fit to and other runs to choose by, of different prompts where there are enough.
+
+    Args:
+        pipeline: with its weights loaded and the scheduler of `full`.
+        full: says steps, guidance and shape.
+        prompts: repeated, with other noise, if they are few.
+        fitted_on: pictures in the first runs.
+        held_out: pictures in the second.
+        reference_steps: inference steps; None takes those of `full`.
+        seed: of the noise.
+        report: told what is being done, and which share of it is done.
+    """
+    texts = [prompts[i % len(prompts)] for i in range(fitted_on + held_out)]
+    both = []
+    for number, part in enumerate((texts[:fitted_on], texts[fitted_on:])):
+        both.append(
+            sample_trajectories(
+                pipeline,
+                part,
+                steps=reference_steps or full.binding.inference_steps,
+                guidance=full.guidance,
+                latent_shape=full.binding.latent_shape,
+                seed=2 * seed + number,
+                progress=lambda done, total: report(
+                    f"full sampler: call {done} of {total}", done / total
+                ),
+            )
+        )
+    return both[0], both[1]
+
+
+def combine(row: Sequence[float] | np.ndarray | Tensor, values: Sequence[Tensor]) -> Tensor:
+    """The linear combination of `values`; coefficients beyond them are ignored."""
+    total = torch.zeros_like(values[0])
+    for coefficient, value in zip(row, values, strict=False):
+        if isinstance(coefficient, Tensor) or coefficient:
+            total = (
+                total
+                + (coefficient if isinstance(coefficient, Tensor) else float(coefficient)) * value
+            )
+    return total
+
+
+def _interpolate(position: Tensor, values: Tensor) -> Tensor:
+    """Cubic (Lagrange) interpolation of `values` `[T, ...]` at a position `[]`."""
+    count = min(4, len(values))
+    start = min(max(int(position.detach()) - 1, 0), len(values) - count)
+    offset = position - start
+    total = torch.zeros_like(values[0])
+    for i in range(count):
+        weight = torch.ones_like(offset)
+        for j in range(count):
+            if j != i:
+                weight = weight * (offset - j) / (i - j)
+        total = total + weight.to(values.dtype) * values[start + i]
+    return total

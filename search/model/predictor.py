@@ -1,0 +1,81 @@
+"""The denoiser as a function of latents and timestep, for given prompts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from search.model.family import Request
+from search.model.trace import DenoiserCall, record_call
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from search.model.pipeline import Pipeline
+
+
+class Predictor:
+    """Noise predictions for S prompts, guidance applied; differentiable in latents and timestep."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        prompts: Sequence[str],
+        *,
+        guidance: float,
+        latent_shape: tuple[int, ...],
+        chunk: int | None = None,
+    ) -> None:
+        """Encode the prompts.
+
+        Args:
+            pipeline: with its weights loaded.
+            prompts: one per picture.
+            guidance: classifier-free guidance scale; 1 or less is none.
+            latent_shape: `[C, H, W]`.
+            chunk: pictures per call of the denoiser; None puts all into one.
+        """
+        self.pipeline, self.prompts, self.guidance = pipeline, tuple(prompts), guidance
+        self.guided = guidance > 1
+        size = chunk or len(prompts)
+        scale = getattr(pipeline.pipe, "vae_scale_factor", 1)
+        self._calls: list[DenoiserCall] = [
+            record_call(
+                pipeline,
+                Request(
+                    prompts=self.prompts[start : start + size],
+                    steps=2,
+                    guidance=guidance,
+                    height=latent_shape[1] * scale,
+                    width=latent_shape[2] * scale,
+                ),
+            )
+            for start in range(0, len(prompts), size)
+        ]
+        self._size, self._latent_shape = size, latent_shape
+
+    def first(self, count: int) -> Predictor:
+        """For the first `count` prompts, all in one call."""
+        return Predictor(
+            self.pipeline,
+            self.prompts[:count],
+            guidance=self.guidance,
+            latent_shape=self._latent_shape,
+        )
+
+    def __call__(self, sample: Tensor, timestep: Tensor) -> Tensor:
+        """The denoiser's input `[S, C, H, W]` and a timestep `[]` -> noise predictions `[S, C, H, W]`."""
+        parts: tuple[Tensor, ...] = torch.split(sample, self._size)
+        pairs = zip(parts, self._calls, strict=True)
+        return torch.cat([self._predict(part, timestep, call) for part, call in pairs])
+
+    def _predict(self, sample: Tensor, timestep: Tensor, call: DenoiserCall) -> Tensor:
+        family = self.pipeline.family
+        arguments = dict(call.arguments)
+        arguments[family.sample] = torch.cat([sample, sample]) if self.guided else sample
+        arguments[family.timestep] = timestep.to(torch.float32).expand(call.timestep.shape)
+        raw = self.pipeline.denoiser(**arguments)[0]
+        scale = sample.new_tensor(self.guidance) if self.guided else None
+        return family.predict(raw, sample.shape[1], scale)

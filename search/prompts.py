@@ -1,0 +1,73 @@
+"""Which prompts a search samples with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from search.errors import SearchError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from search.model.pipeline import Pipeline
+
+SHIPPED = "prompts.txt"
+"""A pipeline directory may bring prompts of its own kind, one per line."""
+CLASSES_DRAWN = 64
+
+CAPTIONS = (
+    "a photo of a brown dog running along a beach",
+    "an oil painting of a stormy sea",
+    "portrait of an old woman with a silver necklace, soft light",
+    "a red bicycle leaning against a stone wall",
+    "a bowl of fruit on a wooden table",
+    "an astronaut standing on a green hill",
+    "a narrow street in an old town at night",
+    "a watercolour of a heron in the reeds",
+    "a steam train crossing a high bridge",
+    "a cup of coffee next to an open book",
+    "a snowy mountain above a blue lake",
+    "a black cat sleeping on a windowsill",
+    "a pencil drawing of a sailing ship",
+    "a market stall full of vegetables",
+    "a modern house made of glass in a forest",
+    "a close-up of a bee on a yellow flower",
+    "a child flying a kite in the park",
+    "a robot playing a violin, studio light",
+    "a lighthouse at sunset with long shadows",
+    "a plate of pasta with basil leaves",
+    "three hot-air balloons above a desert",
+    "a stained glass window showing an owl",
+    "an empty classroom in the morning sun",
+    "a tiger walking through tall grass",
+)
+"""For pipelines from text to image that bring none."""
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The lines of a text file that are not empty."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"cannot read prompts from {str(path)!r} ({error}); give a text file, one prompt per line"
+        raise SearchError(msg) from error
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        msg = f"{str(path)!r} has no prompts; give a text file, one prompt per line"
+        raise SearchError(msg)
+    return prompts
+
+
+def default_prompts(pipeline: Pipeline, *, guided: bool) -> list[str]:
+    """Prompts for a search that was given none: the pipeline's own, its classes, or `CAPTIONS`."""
+    shipped = pipeline.path / SHIPPED
+    if shipped.is_file():
+        return read_prompts(shipped)
+    for each in pipeline.family.prompt_inputs(pipeline.pipe, guided=guided):
+        if each.source == "label":
+            named = sorted(set(getattr(pipeline.pipe, "labels", {}).values()))
+            drawn = np.random.default_rng(0).choice(named or each.classes, CLASSES_DRAWN)
+            return [str(number) for number in drawn]
+    return list(CAPTIONS)
