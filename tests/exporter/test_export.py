@@ -23,6 +23,7 @@ from search.model.pipeline import open_pipeline
 from search.options import Options
 from search.schedules import with_actions
 from search.subnet import Action, Granularity, SubNet
+from tests.search.test_subnet import in_schema_1
 
 MakeBundle = Callable[[str, SubNet], Bundle]
 
@@ -98,6 +99,16 @@ def test_a_residual_that_no_later_step_adds_is_not_in_the_graph(
     graph = onnx.load(bundle.path / bundle.graphs[0], load_external_data=False).graph
     assert [v.name for v in graph.output] == ["noise_prediction"]
     assert not [n for node in graph.node for n in (*node.input, *node.output) if "residual" in n]
+
+
+def test_a_subnet_of_schema_1_is_exported_as_before(
+    pipelines: Callable[[str], Path], make_bundle: MakeBundle
+) -> None:
+    subnet = small(pipelines)
+    old = SubNet.from_json(in_schema_1(subnet), "old.json")
+    old_bundle, bundle = (make_bundle("three-levels", each) for each in (old, subnet))
+    graphs = [name for name in bundle.files if name.endswith(".onnx")]
+    assert [old_bundle.files[name] for name in graphs] == [bundle.files[name] for name in graphs]
 
 
 def test_weights_are_stored_once(pipelines: Callable[[str], Path], make_bundle: MakeBundle) -> None:
