@@ -10,7 +10,7 @@ import torch
 
 from search.fitting.refine import robust_weights
 from search.fitting.rows import HISTORY, Calls, fit_chain, run_chain, table_of
-from search.fitting.trajectories import CHUNK, combine, sample_both
+from search.fitting.trajectories import combine, sample_both
 from search.liveness import unroll
 from search.model.reference import gated
 from search.sampler import FittedSampler
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from search.subnet import SubNet
 
 
-PICTURES = CHUNK
+PICTURES = 16
 """To fit to, and as many to choose by: all in one call, since gates remember one batch."""
 
 
@@ -59,9 +59,11 @@ def fit_sampler(
         pipeline: with its weights loaded.
         subnet: its gates.
         table: the sampler it is bound to.
-        fitted_on: runs to fit to; their predictor must call all pictures at once.
+        fitted_on: runs to fit to.
         held_out: runs to choose by.
     """
+    fitted_on = fitted_on.first_pictures(len(fitted_on.noise))
+    held_out = held_out.first_pictures(len(held_out.noise))
     steps = unroll(subnet).calls
     calls = _calls_of(subnet, steps, fitted_on)
     thinned = _only(subnet, steps)
