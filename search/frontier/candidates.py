@@ -13,6 +13,7 @@ from search.errors import SearchError
 from search.fitting.fit import PICTURES, final_latents, fit_sampler
 from search.fitting.recipe import Effort, place_calls
 from search.fitting.trajectories import sample_both
+from search.frontier.points import SLACK
 from search.frontier.settings import Method
 from search.frontier.spacing import spacings, uniform
 from search.methods import fewer_steps, full
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     Report = Callable[..., None]
 
 DPM_SOLVER = "DPMSolverMultistepScheduler"
-SLACK = 1e-9
-"""Of comparisons between costs."""
 
 
 @dataclass(frozen=True)

@@ -117,9 +117,8 @@ class HeldOut:
         errors = torch.cat([runs.error(final) for runs, final in pairs])
         pictures = torch.cat([decode(self.pipeline, final) for final in finals])
         squared = (pictures - self.pictures).square().mean((1, 2, 3)).clamp_min(IDENTICAL)
-        similar = torch.cat(
-            [ssim(*pair) for pair in zip(pictures.split(CHUNK), self.pictures.split(CHUNK))]
-        )
+        pieces = zip(torch.split(pictures, CHUNK), torch.split(self.pictures, CHUNK), strict=True)
+        similar = torch.cat([ssim(*pair) for pair in pieces])
         accuracy, frechet = self._judged(pictures)
         return Quality(
             error=float(errors.mean()),
@@ -227,7 +226,8 @@ def read_features(path: Path, size: int) -> NDArray[np.float32]:
             f"features per picture; give an array [M, {size}] with 2 rows or more"
         )
         raise SearchError(msg)
-    return features.astype(np.float32)
+    found: NDArray[np.float32] = features.astype(np.float32)
+    return found
 
 
 def spelled(pipeline: Pipeline, prompts: Sequence[str]) -> tuple[str, ...]:

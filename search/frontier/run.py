@@ -91,9 +91,7 @@ def _make(ground: Ground, report: Report) -> tuple[list[Candidate], tuple[str, .
     return found, tuple(notes)
 
 
-def _judge(
-    held_out: HeldOut, candidates: list[Candidate], report: Report
-) -> tuple[Point, ...]:
+def _judge(held_out: HeldOut, candidates: list[Candidate], report: Report) -> tuple[Point, ...]:
     """Each candidate on the held-out pictures; where fitting changed nothing, nothing is repeated."""
     points: list[Point] = []
     for number, each in enumerate(candidates):
