@@ -26,7 +26,7 @@ COLOURS = {
 }
 MEANING = {
     Cell.COMPUTED: "computed",
-    Cell.DELTA: "input plus its cached difference",
+    Cell.DELTA: "input plus cached residual",
     Cell.HELD: "earlier output read from the cache",
     Cell.GONE: "not needed, not in the graph",
 }

@@ -25,7 +25,7 @@ from search.dipgo.chain import Chain, Checkpointed
 from search.dipgo.gates import DELTA, REUSE, RUN, Carry, GatedStep, Template
 from search.errors import SearchError
 from search.model.family import Request
-from search.model.reference import forward_replaced
+from search.model.reference import base_of, forward_replaced
 from search.model.trace import DenoiserCall, record_call, tensors_of
 from search.subnet import Action
 
@@ -94,7 +94,7 @@ def supernet(
                 parameter.requires_grad_(False)
         for block, name in enumerate(full.topology.blocks):
             module = denoiser.get_submodule(name)
-            stack.enter_context(forward_replaced(module, net.gated(block, module.forward)))
+            stack.enter_context(forward_replaced(module, net.gated(block, module)))
         yield net
 
 
@@ -103,8 +103,7 @@ class SuperNet:
 
     Attributes:
         choices: the meaning of the gates' last axis.
-        allowed: which choices each block has, `[N, A]` bool; DELTA needs one tensor in and out of
-            equal shape.
+        allowed: which choices each block has, `[N, A]` bool.
     """
 
     def __init__(
@@ -130,8 +129,8 @@ class SuperNet:
         ]
         self.allowed = torch.ones(len(names), len(choices), dtype=torch.bool)
         if Action.DELTA in choices:
-            able = _delta_blocks(pipeline, full)
-            self.allowed[:, DELTA] = torch.tensor([name in able for name in names])
+            able = full.topology.deltas
+            self.allowed[:, DELTA] = torch.tensor([i in able for i in range(len(names))])
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -222,16 +221,17 @@ class SuperNet:
         prediction = family.predict(raw, latents.shape[1], guidance)
         return prediction.to(sample.dtype), now.carry(len(self.topology.ports))
 
-    def gated(self, block: int, forward: Callable[..., Any]) -> Callable[..., Any]:
+    def gated(self, block: int, module: nn.Module) -> Callable[..., Any]:
         """The forward of a block, gated while a step is in progress and as it was otherwise."""
         ports = {self.topology.ports[port].index: port for port in self.topology.ports_of[block]}
+        forward = module.forward
         has_delta = Action.DELTA in self.choices and bool(self.allowed[block, DELTA])
 
         def run(*args: Any, **kwargs: Any) -> Any:
             now = self._now
             if now is None:
                 return forward(*args, **kwargs)
-            entered = tensors_of((args, kwargs))[0] if has_delta else None
+            entered = base_of(module, args, kwargs) if has_delta else None
             fresh: dict[int, Tensor] = {}
             if self._is_idle(now, block):
                 template = self._templates[block]
@@ -260,39 +260,3 @@ class SuperNet:
         """Whether a gradient may go through the block; gates inside it always may be felt."""
         weightless = now.gates and now.weights[block][RUN] == 0 and not self._inside[block]
         return torch.is_grad_enabled() and not weightless
-
-
-def _delta_blocks(pipeline: Pipeline, full: SubNet) -> set[str]:
-    """Blocks with one tensor in and out of equal shape, seen in one call of the denoiser."""
-    shape = full.binding.latent_shape
-    scale = getattr(pipeline.pipe, "vae_scale_factor", 1)
-    request = Request(
-        prompts=(pipeline.family.default_prompt,),
-        steps=full.binding.inference_steps,
-        guidance=full.guidance,
-        height=shape[1] * scale,
-        width=shape[2] * scale,
-        latents=torch.zeros(1, *shape, dtype=pipeline.denoiser.dtype),
-    )
-    call = record_call(pipeline, request)
-    arguments = dict(call.arguments)
-    arguments[pipeline.family.sample] = call.sample
-    arguments[pipeline.family.timestep] = call.timestep
-    topology, able = full.topology, set[str]()
-
-    def look(name: str, block: int) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            del module
-            entered, left = tensors_of((args, kwargs))[0], tensors_of(output)
-            if len(left) == len(topology.ports_of[block]) == 1 and left[0].shape == entered.shape:
-                able.add(name)
-
-        return hook
-
-    with ExitStack() as stack, torch.no_grad():
-        for block, name in enumerate(topology.blocks):
-            module = pipeline.denoiser.get_submodule(name)
-            handle = module.register_forward_hook(look(name, block), with_kwargs=True)
-            stack.callback(handle.remove)
-        pipeline.denoiser(**arguments)
-    return able

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from unittest import mock
 
 import torch
@@ -96,12 +96,12 @@ def gated(
     with ExitStack() as stack:
         for name in sorted((units - around) | blocks):
             module = denoiser.get_submodule(name)
-            around = (
+            forward = (
                 gate.around_block(name, module)
                 if name in gate.deltas
                 else gate.around_unit(name, module.forward)
             )
-            stack.enter_context(forward_replaced(module, around))
+            stack.enter_context(forward_replaced(module, forward))
         stack.enter_context(forward_replaced(denoiser, gate.around_denoiser(denoiser.forward)))
         yield
 
@@ -204,8 +204,10 @@ def _around(blocks: set[int | None], names: tuple[str, ...]) -> frozenset[str]:
 def base_of(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
     """What a block that allows DELTA would emit if it did nothing."""
     entered, shortcut = first_tensor(module, args, kwargs), shortcut_of(module)
-    base: Tensor = entered if shortcut is None else shortcut(entered)
-    return base
+    if entered is None:
+        msg = f"a {type(module).__name__} was called without a tensor"
+        raise ValueError(msg)
+    return entered if shortcut is None else cast("Tensor", shortcut(entered))
 
 
 def _hollow(leaf: Any) -> Any:

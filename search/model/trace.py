@@ -131,10 +131,10 @@ def record_call(pipeline: Pipeline, request: Request) -> DenoiserCall:
 
 
 class _Output(NamedTuple):
-    """An extra output of the trace: a tensor that a block emits, or (index None) a block's base."""
+    """An extra output of the trace: a tensor that a block emits, or (tensor None) a block's base."""
 
     block: str
-    index: int | None
+    tensor: int | None
 
 
 class _Step(nn.Module):
@@ -254,11 +254,11 @@ def _emitted(graph: _Graph, outputs: Mapping[_Output, int]) -> _Emitted:
     def place(output: _Output) -> int:
         return position[graph.outputs[outputs[output]]]
 
-    is_port = {o for o, i in outputs.items() if o.index is not None and graph.outputs[i] in used}
+    is_port = {o for o, i in outputs.items() if o.tensor is not None and graph.outputs[i] in used}
     bases = {
         o.block: i
         for o, i in outputs.items()
-        if o.index is None
+        if o.tensor is None
         and graph.outputs[i] in used
         and (port := _Output(o.block, 0)) in is_port
         and place(o) < place(port)
@@ -288,7 +288,7 @@ def _read_topology(
     return Topology(
         blocks=tuple(blocks),
         ports=tuple(
-            Port(blocks.index(output.block), output.index or 0, tuple(node.meta["val"].shape))
+            Port(blocks.index(output.block), output.tensor or 0, tuple(node.meta["val"].shape))
             for output, node in zip(emitted.ports, ports, strict=True)
         ),
         reads=_reads(ports, based, members),

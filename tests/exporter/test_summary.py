@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from exporter.picture import COLOURS, MEANING, SYMBOLS, draw_grid, grid_lines
 from exporter.summary import Cell, cells, summarise
-from search.subnet import SubNet
+from search.methods import full
+from search.model.pipeline import open_pipeline
+from search.options import Options
+from search.schedules import with_actions
+from search.subnet import Action, Granularity, SubNet
 from tests.toys import chain, hourglass, subnet
 
 
@@ -54,6 +61,24 @@ def test_signatures_and_cache_bytes_are_those_of_the_program(
     found = summarise(subnet(chain(), *rows))
     assert found["signatures"] == signatures
     assert found["cache_bytes"] == slots * 4 * (2 * 4)
+
+
+def test_the_published_table_needs_two_graphs(pipelines: Callable[[str], Path]) -> None:
+    """Ten calls of fifty; the second reuses `down_blocks.3` from the first."""
+    opened = open_pipeline(pipelines("shapes-sd"), weights=False)
+    whole = full(opened, Options(steps=50, granularity=Granularity.STAGE))
+    deep = whole.topology.blocks.index("down_blocks.3")
+    active = (0, 7, 13, 19, 20, 21, 26, 32, 39, 48)
+    table = with_actions(
+        whole,
+        lambda t, b: Action.RUN if t in active and (t, b) != (7, deep) else Action.REUSE,
+        method="published",
+    )
+    found = summarise(table)
+    assert found["signature_per_call"] == [0, 1] + [0] * 8
+    assert found["signatures"] == 2
+    ports = [p for p in whole.topology.ports if p.block == deep]
+    assert found["cache_bytes"] == 4 * sum(math.prod(p.shape) for p in ports)
 
 
 def test_deltas_are_counted_and_cost_their_base_alone() -> None:

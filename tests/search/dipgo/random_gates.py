@@ -1,21 +1,17 @@
-"""What the tests of the SuperNet share: an opened pipeline with random gates, and DELTA by hand."""
+"""What the tests of the SuperNet share: an opened pipeline with random gates."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from search.dipgo.supernet import Case, SuperNet
 from search.methods import full
 from search.model.pipeline import Pipeline, open_pipeline
-from search.model.trace import tensors_of
 from search.options import Options
 from search.subnet import Action, Granularity, SubNet
 
@@ -62,41 +58,3 @@ def actions_of(net: SuperNet, gates: Tensor) -> list[list[Action]]:
     """What hard gates say, step 0 running everything."""
     rows = [[net.choices[i] for i in row] for row in gates.argmax(-1).tolist()]
     return [[Action.RUN] * len(rows[0]), *rows[1:]]
-
-
-@contextmanager
-def acting(
-    denoiser: nn.Module, blocks: tuple[str, ...], rows: list[list[Action]]
-) -> Iterator[None]:
-    """Compute every block at every step, then replace what it returns by what its action says."""
-    step = -1
-    emitted: dict[str, Any] = {}
-    residual: dict[str, Tensor] = {}
-
-    def count(*_: Any) -> None:
-        nonlocal step
-        step += 1
-
-    def gate(block: int, name: str) -> Callable[..., Any]:
-        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-            action, entered = rows[step][block], tensors_of((args, kwargs))[0]
-            if action is Action.RUN:
-                emitted[name] = output
-                if len(tensors_of(output)) == 1 and tensors_of(output)[0].shape == entered.shape:
-                    residual[name] = tensors_of(output)[0] - entered
-            elif action is Action.DELTA:
-                value = entered + residual[name]
-                emitted[name] = (value,) if isinstance(output, tuple) else value
-            return emitted[name]
-
-        return hook
-
-    handles = [denoiser.register_forward_pre_hook(count)]
-    for block, name in enumerate(blocks):
-        module = denoiser.get_submodule(name)
-        handles.append(module.register_forward_hook(gate(block, name), with_kwargs=True))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

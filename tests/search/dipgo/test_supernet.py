@@ -17,8 +17,8 @@ from search.model.family import Request
 from search.model.reference import sample
 from search.sampler import FittedSampler, SamplerTable
 from search.subnet import Action, Granularity
+from tests.hand_gating import gated_by_hand
 from tests.search.dipgo.random_gates import (
-    acting,
     actions_of,
     case_of,
     hard_gates,
@@ -99,7 +99,9 @@ def test_with_hard_gates_delta_is_that_of_blocks_gated_by_hand(
         found = net.run(gates, case)
     rows = actions_of(net, gates)
     assert any(Action.DELTA in row for row in rows)
-    with acting(pipeline.denoiser, whole.topology.blocks, rows):
+    with gated_by_hand(
+        pipeline.denoiser, dataclasses.replace(whole, actions=tuple(map(tuple, rows)))
+    ):
         expected = sample(pipeline, request_of(net, case))
     assert difference(found.latents[-1], expected.latents[-1]) <= 1e-5
 
