@@ -29,11 +29,8 @@ if TYPE_CHECKING:
 
     Report = Callable[..., None]
 
-HELD_OUT_SEED = 2**40
-REFERENCE_SEED = 2**41
-"""Searches and fits draw their noise from small seeds."""
-SEEDS = 4096
-"""Between two values of --seed."""
+HELD_OUT, REFERENCE = 1, 2
+"""Streams of noise; searches and fits draw theirs from --seed itself and its double."""
 IDENTICAL = 1e-10
 """Least mean squared error that PSNR tells apart, 100 dB."""
 
@@ -154,7 +151,7 @@ def sample_held_out(
         SearchError: the judge cannot read these pictures, or the features are not its own.
     """
     texts = [prompts[i % len(prompts)] for i in range(settings.count)]
-    runs = _sample(pipeline, whole, texts, HELD_OUT_SEED + SEEDS * settings.seed, report)
+    runs = _sample(pipeline, whole, texts, (settings.seed, HELD_OUT), report)
     pictures = torch.cat([decode(pipeline, each.final) for each in runs])
     if settings.judge is None:
         return HeldOut(pipeline, runs, pictures)
@@ -163,14 +160,17 @@ def sample_held_out(
     if settings.features is not None:
         features = read_features(settings.features, size)
     else:
-        seed = REFERENCE_SEED + SEEDS * settings.seed
-        others = _sample(pipeline, whole, texts, seed, report)
+        others = _sample(pipeline, whole, texts, (settings.seed, REFERENCE), report)
         features = _read(judge, torch.cat([decode(pipeline, each.final) for each in others]))
     return HeldOut(pipeline, runs, pictures, Jury(judge, spelled(pipeline, texts), features))
 
 
 def _sample(
-    pipeline: Pipeline, whole: SubNet, texts: Sequence[str], seed: int, report: Report
+    pipeline: Pipeline,
+    whole: SubNet,
+    texts: Sequence[str],
+    stream: tuple[int, int],
+    report: Report,
 ) -> tuple[Trajectories, ...]:
     return tuple(
         sample_trajectories(
@@ -179,7 +179,7 @@ def _sample(
             steps=whole.binding.inference_steps,
             guidance=whole.guidance,
             latent_shape=whole.binding.latent_shape,
-            seed=seed + start,
+            seed=noise_seed(*stream, start),
             progress=lambda done, total, start=start: report(  # type: ignore[misc]
                 f"held-out pictures: {start + 1} and on, call {done} of {total}",
                 (start + CHUNK * done / total) / len(texts),
@@ -187,6 +187,11 @@ def _sample(
         )
         for start in range(0, len(texts), CHUNK)
     )
+
+
+def noise_seed(*numbers: int) -> int:
+    """A seed of its own for these numbers: torch looks at 32 bits only, so large offsets do not do."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def decode(pipeline: Pipeline, latents: Tensor) -> Tensor:
