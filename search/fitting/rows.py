@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 HISTORY = 3
 """How many noise predictions a row reads; more do not help (see docs/recipe.md)."""
-RIDGE = 1e-6
+RIDGE = 1e-9
 """Relative to each feature's own square sum."""
 
 

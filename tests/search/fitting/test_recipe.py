@@ -1,0 +1,94 @@
+"""Our recipe from pipeline to SubNets, and through the whole path."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from engines.base import make_engine
+from engines.parity import verify
+from exporter.export import export
+from search.errors import SearchError
+from search.fitting.recipe import Effort, place_calls
+from search.methods import full
+from search.model.pipeline import Pipeline, open_pipeline
+from search.options import Options
+from search.schedules import keep_of
+from search.subnet import SubNet
+
+EFFORT = Effort(fitted_on=3, held_out=2, iterations=2, every=1)
+PROMPTS = ("a red cross", "a blue circle")
+
+
+@pytest.fixture(scope="module")
+def opened(pipelines: Callable[[str], Path]) -> Pipeline:
+    return open_pipeline(pipelines("three-levels"))
+
+
+@pytest.fixture(scope="module")
+def whole(opened: Pipeline) -> SubNet:
+    return full(opened, Options(steps=10, guidance=4))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("run")
+
+
+@pytest.fixture(scope="module")
+def found(opened: Pipeline, whole: SubNet, folder: Path) -> list[SubNet]:
+    return place_calls(opened, whole, (0.5, 0.25), PROMPTS, effort=EFFORT, folder=folder)
+
+
+def test_each_keep_is_met_and_never_exceeded(found: list[SubNet]) -> None:
+    assert [keep_of(subnet) for subnet in found] == [0.5, 0.2]
+    assert [subnet.method for subnet in found] == ["dip-go keep 0.5", "dip-go keep 0.25"]
+
+
+def test_they_pass_through_the_whole_path(
+    pipelines: Callable[[str], Path], found: list[SubNet], tmp_path: Path
+) -> None:
+    bundle = export(pipelines("three-levels"), found[1], tmp_path / "bundle")
+    assert len(bundle.calls) == 2
+    engine = make_engine("onnxruntime", "cpu")
+    parity, _ = verify(bundle, engine, pipelines("three-levels"), prompt="a red cross")
+    assert parity.passed, parity.failures
+
+
+def test_the_same_seed_finds_the_same(opened: Pipeline, whole: SubNet, found: list[SubNet]) -> None:
+    assert place_calls(opened, whole, (0.25,), PROMPTS, effort=EFFORT) == found[1:]
+
+
+def test_the_run_is_logged_drawn_and_resumed(
+    opened: Pipeline, whole: SubNet, found: list[SubNet], folder: Path
+) -> None:
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [(line["calls"], line["iteration"]) for line in lines] == [
+        (2, 1),
+        (2, 2),
+        (5, 1),
+        (5, 2),
+    ]
+    assert (folder / "run.png").read_bytes().startswith(b"\x89PNG")
+    again = place_calls(
+        opened, whole, (0.5, 0.25), PROMPTS, effort=EFFORT, folder=folder, resume=True
+    )
+    assert again == found
+    assert len((folder / "log.jsonl").read_text().splitlines()) == 4, "nothing was computed again"
+
+
+def test_another_search_is_not_resumed(
+    opened: Pipeline, whole: SubNet, found: list[SubNet], folder: Path
+) -> None:
+    with pytest.raises(SearchError, match="holds a search with other settings"):
+        place_calls(
+            opened, whole, (0.5,), PROMPTS, effort=EFFORT, folder=folder, resume=True, seed=1
+        )
+
+
+def test_less_than_a_call_is_refused(opened: Pipeline, whole: SubNet) -> None:
+    with pytest.raises(SearchError, match=r"--keep 0\.05 of 10 calls is less than one call"):
+        place_calls(opened, whole, (0.05,), PROMPTS, effort=EFFORT)
