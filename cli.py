@@ -591,7 +591,7 @@ def _print_frontier(found: Frontier) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from search.frontier.table import compared, headings
+    from search.frontier.table import compared, full_judged, headings
 
     console = Console(width=None if sys.stdout.isatty() else 200)
     for comparison in found.comparisons:
@@ -603,8 +603,9 @@ def _print_frontier(found: Frontier) -> None:
         for row in compared(found, comparison):
             table.add_row(*row, style="bold" if row[0] == "ours" else None)
         console.print(table)
-    for note in found.notes:
-        click.echo(note)
+    for line in (full_judged(found), *found.notes):
+        if line:
+            click.echo(line)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import base64
 import html
 from typing import TYPE_CHECKING
 
-from search.frontier.table import compared, figures_of, headings
+from search.frontier.table import compared, figures_of, full_judged, headings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,7 +68,7 @@ def _comparison(frontier: Frontier, comparison: Comparison) -> str:
 
 
 def _facts(frontier: Frontier) -> dict[str, str]:
-    settings, full = frontier.settings, frontier.full
+    settings = frontier.settings
     calibration, held_out = frontier.prompts
     facts = {
         "denoiser": frontier.whole.binding.denoiser,
@@ -80,10 +80,8 @@ def _facts(frontier: Frontier) -> dict[str, str]:
         "the paper's search": f"{settings.paper_iterations} iterations (published: 1000)",
         "random search": f"best of {settings.random} tables per keep",
     }
-    if frontier.reference is not None:
-        read = ", ".join(f"{name} {share:.0%}" for name, share in full.accuracy.items())
-        facts["full sampler, judged"] = f"{read or 'no attributes'}; Fréchet {full.frechet:.1f}"
-        facts["Fréchet distance to"] = frontier.reference
+    if judged := full_judged(frontier):
+        facts["judge"] = judged
     return facts
 
 

@@ -39,6 +39,17 @@ def figures_of(frontier: Frontier, point: Point) -> tuple[str, ...]:
     )
 
 
+def full_judged(frontier: Frontier) -> str:
+    """What the judge makes of the full sampler's own pictures; empty without a judge."""
+    if frontier.reference is None:
+        return ""
+    read = ", ".join(f"{name} {share:.1%}" for name, share in frontier.full.accuracy.items())
+    return (
+        f"full sampler: {read or 'no attributes in the prompts'}, Fréchet distance "
+        f"{frontier.full.frechet:.1f} (to {frontier.reference})"
+    )
+
+
 def compared(frontier: Frontier, comparison: Comparison) -> list[tuple[str, ...]]:
     """A row per contender: what it is, its name, its figures, and our error over its error."""
     rows = []

@@ -20,6 +20,7 @@ from search.frontier import write
 from search.frontier.points import Frontier, Point
 from search.frontier.quality import Quality
 from search.frontier.settings import Method, Settings, methods_of
+from search.frontier.table import full_judged
 from search.frontier.write import write_frontier
 from search.judge import Judge
 from search.schedules import keep_of
@@ -234,6 +235,16 @@ def test_a_directory_appears_whole_or_not_at_all(
     with pytest.raises(OSError, match="disk full"):
         write_frontier(toy_frontier(), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_full_sampler_is_judged_too() -> None:
+    found = toy_frontier()
+    assert full_judged(found) == ""
+    judged = Quality(0, 0, 0, 100, 1, accuracy={"colour": 0.975}, frechet=12.34)
+    found = dataclasses.replace(found, full=judged, reference="real pictures")
+    assert full_judged(found) == (
+        "full sampler: colour 97.5%, Fréchet distance 12.3 (to real pictures)"
+    )
 
 
 def test_methods_come_once_each() -> None:
