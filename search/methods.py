@@ -45,11 +45,12 @@ def search_keeps(
     Raises:
         SearchError: unknown method, or options that do not fit the pipeline.
     """
+    fits = needs_fit(method, options)
     if method == "dip-go":
         found = _dip_go(pipeline, options, keeps, folder=folder, resume=resume, report=report)
     else:
         found = [search(pipeline, method, replace(options, keep=keep)) for keep in keeps]
-    if not needs_fit(method, options):
+    if not fits:
         return found
     from search.fitting.fit import fit_subnets
 
@@ -66,7 +67,7 @@ def search_keeps(
 
 def needs_weights(method: str, options: Options) -> bool:
     """Whether the method calls the denoiser, and not only its architecture."""
-    return method == "dip-go" or needs_fit(method, options)
+    return needs_fit(method, options) or method == "dip-go"
 
 
 def needs_fit(method: str, options: Options) -> bool:

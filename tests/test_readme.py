@@ -28,13 +28,21 @@ def test_the_readme_commands_run_in_order(tmp_path: Path) -> None:
         "PATH": f"{bin_folder}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
     }
-    assert len(SCRIPTS) == 3
+    assert len(SCRIPTS) == 4
     done = subprocess.run(
         ["sh", "-euc", "\n".join(SCRIPTS)],
         cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    made = {"subnet.json", "subnet.png", "bundle", "report", "cross.png", "triangle.png"}
+    made = {
+        "subnet.json",
+        "subnet.png",
+        "bundle",
+        "report",
+        "cross.png",
+        "triangle.png",
+        "fast-0.3.json",
+    }
     assert made <= {path.name for path in tmp_path.iterdir()}
     assert "Parity holds" in done.stdout
 
