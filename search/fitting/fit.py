@@ -130,6 +130,21 @@ def fit_subnets(
     return found
 
 
+def final_latents(
+    pipeline: Pipeline, subnet: SubNet, table: SamplerTable, runs: Trajectories
+) -> Tensor:
+    """What `subnet` makes of the noise and prompts of `runs`, `[S, C, H, W]`.
+
+    Args:
+        pipeline: with its weights loaded.
+        subnet: its gates.
+        table: rows over its steps.
+        runs: their predictor must call all pictures at once.
+    """
+    with torch.no_grad(), gated(pipeline.denoiser, _only(subnet, unroll(subnet).calls)):
+        return run_table(runs, subnet, table)
+
+
 def run_table(runs: Trajectories, subnet: SubNet, table: SamplerTable) -> Tensor:
     """Final latents `[S, C, H, W]` of the calls of `subnet` with rows over steps.
 
