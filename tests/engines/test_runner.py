@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 
 from engines.base import make_engine
 from engines.errors import EngineError
@@ -52,10 +53,26 @@ def by_diffusers(
         return sample(opened, ask).latents[-1]
 
 
+def each_pipeline(*quick: tuple[str, str]) -> list[ParameterSet]:
+    """All pipelines at all granularities; those that are not among `quick` are slow."""
+    names = ["shapes-sd", "shapes-dit", "three-levels", "two-levels", "learned-variance"]
+    return [
+        pytest.param(name, each, marks=[] if (name, each) in quick else [pytest.mark.slow])
+        for name in names
+        for each in Granularity
+    ]
+
+
 @pytest.mark.parametrize(
-    "name", ["shapes-sd", "shapes-dit", "three-levels", "two-levels", "learned-variance"]
+    ("name", "granularity"),
+    each_pipeline(
+        ("shapes-sd", "branch"),
+        ("shapes-dit", "layer"),
+        ("three-levels", "layer"),
+        ("two-levels", "stage"),
+        ("learned-variance", "branch"),
+    ),
 )
-@pytest.mark.parametrize("granularity", list(Granularity))
 def test_random_subnets_equal_diffusers_gated_by_hand(
     pipelines: Callable[[str], Path], make_bundle: MakeBundle, name: str, granularity: Granularity
 ) -> None:
@@ -69,8 +86,10 @@ def test_random_subnets_equal_diffusers_gated_by_hand(
     assert relative(found.latents, expected) <= TOLERANCE
 
 
-@pytest.mark.parametrize("name", ["shapes-dit", "three-levels", "two-levels"])
-@pytest.mark.parametrize("granularity", list(Granularity))
+@pytest.mark.parametrize(
+    ("name", "granularity"),
+    each_pipeline(("shapes-dit", "branch"), ("three-levels", "stage"), ("two-levels", "layer")),
+)
 def test_random_mixes_with_delta_equal_diffusers_gated_by_hand(
     pipelines: Callable[[str], Path], make_bundle: MakeBundle, name: str, granularity: Granularity
 ) -> None:

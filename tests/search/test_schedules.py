@@ -75,7 +75,7 @@ def test_a_timestep_that_comes_twice_counts_where_it_first_stands(
 
 
 @pytest.mark.parametrize("name", ["shapes-sd", "shapes-dit", "two-levels"])
-@pytest.mark.parametrize("keep", [0.15, 0.3, 0.5, 0.85])
+@pytest.mark.parametrize("keep", [0.15, 0.5])
 def test_random_keeps_what_was_asked(
     pipelines: Callable[[str], Path], name: str, keep: float
 ) -> None:
