@@ -14,6 +14,8 @@ from search.subnet import Action, SubNet
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    Cost = Callable[[SubNet], float]
+
 KEEP_TOLERANCE = 0.02
 ATTEMPTS = 32
 
@@ -90,29 +92,29 @@ def _last(ups: dict[int, list[str]]) -> int:
     return 3 * (len(ups) - 1) + len(pairs) - 2
 
 
-def random_reuse(full: SubNet, *, keep: float, seed: int) -> SubNet:
+def random_reuse(full: SubNet, *, keep: float, seed: int, cost: Cost = keep_of) -> SubNet:
     """Reuse random (step, block) cells until `keep` of the cost remains, within 0.02.
 
     Cells are taken in a random order that the seed decides, or in another one if that one jumps over
-    `keep`; step 0 stays whole.
+    `keep`; step 0 stays whole. `cost` is of a SubNet, as a fraction of the full sampler's.
 
     Raises:
         SearchError: the cells are too coarse for that.
     """
-    found = (_reuse_at_random(full, keep, (seed, attempt)) for attempt in range(ATTEMPTS))
+    found = (_reuse_at_random(full, keep, (seed, attempt), cost) for attempt in range(ATTEMPTS))
     best = full
     for candidate in found:
-        best = min(best, candidate, key=lambda s: abs(keep_of(s) - keep))
-        if abs(keep_of(best) - keep) <= KEEP_TOLERANCE:
+        best = min(best, candidate, key=lambda s: abs(cost(s) - keep))
+        if abs(cost(best) - keep) <= KEEP_TOLERANCE:
             return dataclasses.replace(best, method=f"random keep {keep} seed {seed}")
     msg = (
         f"no random SubNet of {full.steps} steps x {len(full.topology.blocks)} blocks keeps {keep}; "
-        f"the closest keeps {keep_of(best):.3f}; ask for that, or use a finer --granularity"
+        f"the closest keeps {cost(best):.3f}; ask for that, or use a finer --granularity"
     )
     raise SearchError(msg)
 
 
-def _reuse_at_random(full: SubNet, keep: float, seed: tuple[int, int]) -> SubNet:
+def _reuse_at_random(full: SubNet, keep: float, seed: tuple[int, int], cost: Cost) -> SubNet:
     """Reuse as many cells of one random order as brings the cost closest to `keep`."""
     shape = (full.steps, len(full.topology.blocks))
     rank = np.random.default_rng(seed).permutation(shape[0] * shape[1]).reshape(shape)
@@ -129,6 +131,6 @@ def _reuse_at_random(full: SubNet, keep: float, seed: tuple[int, int]) -> SubNet
     low, high = 0, rank.size
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if keep_of(reusing(middle)) >= keep else (low, middle)
+        low, high = (middle, high) if cost(reusing(middle)) >= keep else (low, middle)
     near = (reusing(count) for count in range(max(0, low - 4), min(rank.size, low + 5) + 1))
-    return min(near, key=lambda s: abs(keep_of(s) - keep))
+    return min(near, key=lambda s: abs(cost(s) - keep))
