@@ -87,8 +87,8 @@ def require_method(name: str) -> None:
         raise SearchError(msg)
 
 
-def require_cost(name: str, method: str, recipe: str) -> None:
-    """Refuse a cost that is not one of `COSTS`, or that the method does not look at."""
+def require_cost(name: str, method: str, recipe: str, *, has_table: bool) -> None:
+    """Refuse a cost that is not one of `COSTS`, that the method does not look at, or that takes no table."""
     if name not in COSTS:
         msg = f"unknown cost {name!r}; choose one of {', '.join(COSTS)}"
         raise SearchError(msg)
@@ -99,6 +99,9 @@ def require_cost(name: str, method: str, recipe: str) -> None:
             f"{what} does not choose blocks by their cost, so it cannot use --cost {name}; use "
             "--method random, or dip-go with --recipe paper"
         )
+        raise SearchError(msg)
+    if has_table and name != "latency":
+        msg = f"--latencies keeps measured times, but --cost is {name}; give --cost latency, or leave it out"
         raise SearchError(msg)
 
 
