@@ -16,6 +16,7 @@ import click
 if TYPE_CHECKING:
     from engines.base import Engine
     from engines.demo import Demo
+    from search.frontier.points import Frontier
     from search.subnet import SubNet
 
 FAILED = 1
@@ -264,6 +265,76 @@ def _price(
 def _numbered(out: Path, keep: float) -> Path:
     """`subnet.json` and 0.3 -> `subnet-0.3.json`."""
     return out.with_name(f"{out.stem}-{keep:g}{out.suffix}")
+
+
+@command
+@pipeline_argument
+@click.option("-o", "--out", type=PATH, required=True, help="The directory to make.")
+@click.option("--steps", default=50, show_default=True, help="Inference steps of the full sampler.")
+@click.option("--scheduler", help="A diffusers scheduler class; default: the pipeline's own.")
+@click.option(
+    "--guidance", default=7.5, show_default=True, help="Guidance scale; 1 switches it off."
+)
+@click.option(
+    "--keep", default="0.5,0.3,0.2", show_default=True, help="Fractions of the full cost."
+)
+@click.option("--methods", help="To compare, as in ours,fewer-steps; default: all.")
+@click.option("--prompts", type=PATH, help="To search and fit with, one per line.")
+@click.option("--held-out", type=PATH, help="Prompts to judge with, one per line.")
+@click.option("--count", default=32, show_default=True, help="Held-out pictures.")
+@click.option("--judge", type=PATH, help="An ONNX classifier that reads attributes off pictures.")
+@click.option("--features", type=PATH, help="The judge's features of real pictures, a .npy file.")
+@click.option("--iterations", type=int, help="Of our gradient search, per keep.")
+@click.option(
+    "--paper-iterations",
+    default=100,
+    show_default=True,
+    help="Of the paper's search, all keeps together; it publishes 1000.",
+)
+@click.option("--random", default=28, show_default=True, help="Random tables to try per keep.")
+@click.option("--seed", default=0, show_default=True, help="Of noise and random choices.")
+@device_option
+@json_option
+def frontier(
+    pipeline: Path,
+    out: Path,
+    keep: str,
+    methods: str | None,
+    prompts: Path | None,
+    held_out: Path | None,
+    device: str,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Compare our search with the paper's and with simple baselines: quality against cost."""
+    _quiet_libraries()
+    from search.frontier.run import run_frontier
+    from search.frontier.settings import Method, Settings, methods_of
+    from search.frontier.write import require_free, write_frontier
+    from search.model.pipeline import open_pipeline, require_device
+    from search.options import keeps_of
+    from search.prompts import read_prompts
+
+    require_free(out)
+    settings = Settings(
+        keeps=keeps_of(keep),
+        methods=tuple(Method) if methods is None else methods_of(methods),
+        prompts=() if prompts is None else tuple(read_prompts(prompts)),
+        held_out=() if held_out is None else tuple(read_prompts(held_out)),
+        **options,
+    )
+    require_device(device)
+    with _status() as report:
+        report("open pipeline")
+        opened = open_pipeline(pipeline, device=device)
+        found = run_frontier(opened, settings, report=report)
+        report("write")
+        write_frontier(found, out)
+    if as_json:
+        click.echo((out / "frontier.json").read_text(encoding="utf-8"), nl=False)
+    else:
+        _print_frontier(found)
+        click.echo(f"page: {out / 'frontier.html'}")
 
 
 @command
@@ -569,6 +640,27 @@ def _print_demo(result: Demo) -> None:
     Console(width=None if sys.stdout.isatty() else 120).print(table)
     click.echo(verdict(result.parity))
     click.echo(f"report: {result.page}")
+
+
+def _print_frontier(found: Frontier) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from search.frontier.table import compared, full_judged, headings
+
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    for comparison in found.comparisons:
+        table = Table(title=f"at {comparison.keep:g} of the full cost, or less")
+        table.add_column("")
+        table.add_column("SubNet")
+        for heading in (*headings(found), "ours / this"):
+            table.add_column(heading, justify="right")
+        for row in compared(found, comparison):
+            table.add_row(*row, style="bold" if row[0] == "ours" else None)
+        console.print(table)
+    for line in (full_judged(found), *found.notes):
+        if line:
+            click.echo(line)
 
 
 @contextmanager

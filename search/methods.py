@@ -158,7 +158,7 @@ def search(
         whole = full(pipeline, options)
         return schedules.deepcache(whole, interval=options.interval, branch=options.branch)
     if method == "fewer-steps":
-        return fewer_steps(pipeline, options)
+        return fewer_steps(pipeline, full(pipeline, options), options.keep)
     if method == "random":
         whole = full(pipeline, options)
         return schedules.random_reuse(whole, keep=options.keep, seed=options.seed, cost=cost)
@@ -212,11 +212,10 @@ def _require_size(pipeline: Pipeline, options: Options, latent_shape: tuple[int,
         raise SearchError(msg)
 
 
-def fewer_steps(pipeline: Pipeline, options: Options) -> SubNet:
-    """The same sampler with as many full calls as `keep` of the full sampler's pay for."""
-    whole = full(pipeline, options)
-    budget = options.keep * whole.full_calls + 1e-9
-    for steps in range(options.steps, 0, -1):
+def fewer_steps(pipeline: Pipeline, whole: SubNet, keep: float) -> SubNet:
+    """The pipeline's present sampler with as many full calls as `keep` of those of `whole` pay for."""
+    budget = keep * whole.full_calls + 1e-9
+    for steps in range(whole.binding.inference_steps, 0, -1):
         binding = pipeline.binding(
             steps=steps, guided=whole.binding.guided, latent_shape=whole.binding.latent_shape
         )
@@ -225,7 +224,7 @@ def fewer_steps(pipeline: Pipeline, options: Options) -> SubNet:
                 whole,
                 binding=binding,
                 actions=whole.actions[:1] * len(binding.timesteps),
-                method=f"fewer-steps keep {options.keep}",
+                method=f"fewer-steps keep {keep}",
             )
-    msg = f"--keep {options.keep} of {whole.full_calls} calls is less than one call; keep more"
+    msg = f"--keep {keep} of {whole.full_calls} calls is less than one call; keep more"
     raise SearchError(msg)

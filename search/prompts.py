@@ -9,6 +9,7 @@ import numpy as np
 from search.errors import SearchError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from search.model.pipeline import Pipeline
@@ -60,14 +61,43 @@ def read_prompts(path: Path) -> list[str]:
     return prompts
 
 
-def default_prompts(pipeline: Pipeline, *, guided: bool) -> list[str]:
-    """Prompts for a search that was given none: the pipeline's own, its classes, or `CAPTIONS`."""
+def default_prompts(pipeline: Pipeline, *, guided: bool, draw: int = 0) -> list[str]:
+    """Prompts for a search that was given none: the pipeline's own, its classes, or `CAPTIONS`.
+
+    Args:
+        pipeline: to sample from.
+        guided: whether there is guidance.
+        draw: of classes, another number gives others.
+    """
     shipped = pipeline.path / SHIPPED
     if shipped.is_file():
         return read_prompts(shipped)
     for each in pipeline.family.prompt_inputs(pipeline.pipe, guided=guided):
         if each.source == "label":
             named = sorted(set(getattr(pipeline.pipe, "labels", {}).values()))
-            drawn = np.random.default_rng(0).choice(named or each.classes, CLASSES_DRAWN)
+            drawn = np.random.default_rng(draw).choice(named or each.classes, CLASSES_DRAWN)
             return [str(number) for number in drawn]
     return list(CAPTIONS)
+
+
+def apart_prompts(
+    pipeline: Pipeline, *, guided: bool, search: Sequence[str], judge: Sequence[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Prompts to search with and others to judge by; those that are given stay as they are.
+
+    Texts are not shared where there are enough of them; classes are drawn twice.
+
+    Args:
+        pipeline: to sample from.
+        guided: whether there is guidance.
+        search: given by the user, or none.
+        judge: likewise.
+    """
+    known = default_prompts(pipeline, guided=guided)
+    others = default_prompts(pipeline, guided=guided, draw=1)
+    if known == others and not search and not judge and len(known) > 1:
+        return tuple(known[::2]), tuple(known[1::2])
+    if known == others:
+        known = [text for text in known if text not in judge] or known
+        others = [text for text in others if text not in search] or others
+    return tuple(search or known), tuple(judge or others)

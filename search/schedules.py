@@ -14,6 +14,8 @@ from search.subnet import Action, SubNet
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from numpy.typing import NDArray
+
     Cost = Callable[[SubNet], float]
 
 KEEP_TOLERANCE = 0.02
@@ -62,8 +64,28 @@ def deepcache(full: SubNet, *, interval: int, branch: int) -> SubNet:
     )
 
 
+def deepcache_branches(blocks: Sequence[str]) -> range:
+    """The branches of `deepcache` that a U-Net has; several may cut at the same block."""
+    return range(1 + _last(_pairs_and_samplers(blocks)))
+
+
 def deepcache_cut(blocks: Sequence[str], branch: int) -> str:
     """The block whose output the package's `cache_branch_id` caches."""
+    ups = _pairs_and_samplers(blocks)
+    level, layer = divmod(branch, 3)
+    stage = len(ups) - 1 - level
+    pairs = [n for n in ups.get(stage, []) if "upsamplers" not in n]
+    cut = len(pairs) - 2 - layer
+    if branch >= 0 and stage > 0 and cut < 0:
+        return ups[stage - 1][-1]
+    if branch < 0 or cut < 0:
+        msg = f"there is no DeepCache branch {branch} in this U-Net; give one of 0 to {_last(ups)}"
+        raise SearchError(msg)
+    return pairs[cut]
+
+
+def _pairs_and_samplers(blocks: Sequence[str]) -> dict[int, list[str]]:
+    """Per up stage, its blocks at branch granularity."""
     ups: dict[int, list[str]] = {}
     for name in blocks:
         parts = name.split(".")
@@ -75,16 +97,7 @@ def deepcache_cut(blocks: Sequence[str], branch: int) -> str:
             f"but the blocks here are {list(blocks[:3])}...; use --granularity branch on a U-Net"
         )
         raise SearchError(msg)
-    level, layer = divmod(branch, 3)
-    stage = len(ups) - 1 - level
-    pairs = [n for n in ups.get(stage, []) if "upsamplers" not in n]
-    cut = len(pairs) - 2 - layer
-    if branch >= 0 and stage > 0 and cut < 0:
-        return ups[stage - 1][-1]
-    if branch < 0 or cut < 0:
-        msg = f"there is no DeepCache branch {branch} in this U-Net; give one of 0 to {_last(ups)}"
-        raise SearchError(msg)
-    return pairs[cut]
+    return ups
 
 
 def _last(ups: dict[int, list[str]]) -> int:
@@ -114,23 +127,53 @@ def random_reuse(full: SubNet, *, keep: float, seed: int, cost: Cost = keep_of) 
     raise SearchError(msg)
 
 
+def random_within(full: SubNet, *, keep: float, seed: int) -> SubNet:
+    """Reuse random (step, block) cells, in an order that the seed decides, until at most `keep` remains.
+
+    Raises:
+        SearchError: step 0, which stays whole, costs more.
+    """
+    rank = _random_order(full, (seed, 0))
+    count = _bisected(full, rank, keep, keep_of)
+    # Now and then one cell more makes a SubNet dearer, so the first that fits may come a little later.
+    fitting = (_reusing(full, rank, each) for each in range(count, rank.size + 1))
+    for subnet in fitting:
+        if keep_of(subnet) <= keep + 1e-9:
+            return dataclasses.replace(subnet, method=f"random within {keep:g} seed {seed}")
+    msg = f"step 0 alone costs more than a keep of {keep}; keep more, or take more steps"
+    raise SearchError(msg)
+
+
 def _reuse_at_random(full: SubNet, keep: float, seed: tuple[int, int], cost: Cost) -> SubNet:
     """Reuse as many cells of one random order as brings the cost closest to `keep`."""
+    rank = _random_order(full, seed)
+    low = _bisected(full, rank, keep, cost)
+    # Reusing one more cell nearly always lowers the cost, so look around.
+    around = range(max(0, low - 4), min(rank.size, low + 5) + 1)
+    return min((_reusing(full, rank, count) for count in around), key=lambda s: abs(cost(s) - keep))
+
+
+def _random_order(full: SubNet, seed: tuple[int, int]) -> NDArray[np.int64]:
+    """The turn of each cell, `[steps, blocks]`; those of step 0 never have theirs."""
     shape = (full.steps, len(full.topology.blocks))
     rank = np.random.default_rng(seed).permutation(shape[0] * shape[1]).reshape(shape)
     rank[0] = rank.size
+    return rank
 
-    def reusing(count: int) -> SubNet:
-        return with_actions(
-            full,
-            lambda step, block: Action.REUSE if rank[step, block] < count else Action.RUN,
-            method="random",
-        )
 
-    # Reusing one more cell nearly always lowers the cost, so bisect, then look around.
+def _reusing(full: SubNet, rank: NDArray[np.int64], count: int) -> SubNet:
+    return with_actions(
+        full,
+        lambda step, block: Action.REUSE if rank[step, block] < count else Action.RUN,
+        method="random",
+    )
+
+
+def _bisected(full: SubNet, rank: NDArray[np.int64], keep: float, cost: Cost) -> int:
+    """The largest number of reused cells that still costs `keep` or more, if the cost only falls."""
     low, high = 0, rank.size
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if cost(reusing(middle)) >= keep else (low, middle)
-    near = (reusing(count) for count in range(max(0, low - 4), min(rank.size, low + 5) + 1))
-    return min(near, key=lambda s: abs(cost(s) - keep))
+        costs_enough = cost(_reusing(full, rank, middle)) >= keep
+        low, high = (middle, high) if costs_enough else (low, middle)
+    return low

@@ -10,7 +10,7 @@ import torch
 
 from search.fitting.refine import robust_weights
 from search.fitting.rows import HISTORY, Calls, fit_chain, run_chain, table_of
-from search.fitting.trajectories import CHUNK, combine, sample_both
+from search.fitting.trajectories import combine, sample_both
 from search.liveness import unroll
 from search.model.reference import gated
 from search.sampler import FittedSampler
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from search.subnet import SubNet
 
 
-PICTURES = CHUNK
+PICTURES = 16
 """To fit to, and as many to choose by: all in one call, since gates remember one batch."""
 
 
@@ -59,9 +59,11 @@ def fit_sampler(
         pipeline: with its weights loaded.
         subnet: its gates.
         table: the sampler it is bound to.
-        fitted_on: runs to fit to; their predictor must call all pictures at once.
+        fitted_on: runs to fit to.
         held_out: runs to choose by.
     """
+    fitted_on = fitted_on.first_pictures(len(fitted_on.noise))
+    held_out = held_out.first_pictures(len(held_out.noise))
     steps = unroll(subnet).calls
     calls = _calls_of(subnet, steps, fitted_on)
     thinned = _only(subnet, steps)
@@ -126,6 +128,21 @@ def fit_subnets(
         report(f"fitted: held-out error {fit.error:.4f}, with the scheduler's rows {fit.plain:.4f}")
         found.append(fit.subnet)
     return found
+
+
+def final_latents(
+    pipeline: Pipeline, subnet: SubNet, table: SamplerTable, runs: Trajectories
+) -> Tensor:
+    """What `subnet` makes of the noise and prompts of `runs`, `[S, C, H, W]`.
+
+    Args:
+        pipeline: with its weights loaded.
+        subnet: its gates.
+        table: rows over its steps.
+        runs: their predictor must call all pictures at once.
+    """
+    with torch.no_grad(), gated(pipeline.denoiser, _only(subnet, unroll(subnet).calls)):
+        return run_table(runs, subnet, table)
 
 
 def run_table(runs: Trajectories, subnet: SubNet, table: SamplerTable) -> Tensor:

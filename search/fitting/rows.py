@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from search.fitting.trajectories import combine
 from search.sampler import SamplerTable
@@ -65,7 +64,7 @@ def fit_chain(
     """Walk the calls; fit each row to the full sampler's latents at the next call, or its final ones.
 
     Our own latents are fed forward, so that later rows correct earlier errors. Differentiable in the
-    positions; then each call is computed again on the way back, so that memory stays that of one.
+    positions.
 
     Args:
         runs: of the full sampler.
@@ -96,10 +95,7 @@ def _walk(
     sample, predictions = runs.first * runs.noise, list[Tensor]()
     for number, position in enumerate(calls.positions):
         timestep = runs.timestep_at(position)
-        if torch.is_grad_enabled():
-            made = checkpoint(runs.predictor, sample, timestep, use_reentrant=False)
-        else:
-            made = runs.predictor(sample, timestep)
+        made = runs.predictor(sample, timestep)
         if calls.predicts[number]:
             predictions = [made, *predictions[: HISTORY - 1]]
         features = [sample, *predictions]

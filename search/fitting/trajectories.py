@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from search.model.pipeline import Pipeline
     from search.subnet import SubNet
 
-CHUNK = 16
+CHUNK = 8
 """Pictures per call of the denoiser."""
 
 
@@ -65,7 +65,7 @@ class Trajectories:
         return float(np.interp(-timestep, -known, np.arange(len(known))))
 
     def first_pictures(self, count: int) -> Trajectories:
-        """The same for the first `count` pictures only, called at once."""
+        """The same for the first `count` pictures only, called at once, as gated blocks need it."""
         return dataclasses.replace(
             self,
             predictor=self.predictor.first(count),

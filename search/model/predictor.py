@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from search.model.family import Request
 from search.model.trace import DenoiserCall, record_call
@@ -68,8 +69,14 @@ class Predictor:
     def __call__(self, sample: Tensor, timestep: Tensor) -> Tensor:
         """The denoiser's input `[S, C, H, W]` and a timestep `[]` -> noise predictions `[S, C, H, W]`."""
         parts: tuple[Tensor, ...] = torch.split(sample, self._size)
+        run = self._checkpointed if torch.is_grad_enabled() else self._predict
         pairs = zip(parts, self._calls, strict=True)
-        return torch.cat([self._predict(part, timestep, call) for part, call in pairs])
+        return torch.cat([run(part, timestep, call) for part, call in pairs])
+
+    def _checkpointed(self, sample: Tensor, timestep: Tensor, call: DenoiserCall) -> Tensor:
+        """The same; on the way back it is computed again, so that one call is in memory at a time."""
+        made: Tensor = checkpoint(self._predict, sample, timestep, call, use_reentrant=False)
+        return made
 
     def _predict(self, sample: Tensor, timestep: Tensor, call: DenoiserCall) -> Tensor:
         family = self.pipeline.family

@@ -13,7 +13,7 @@ from search.methods import search
 from search.model.pipeline import open_pipeline
 from search.options import Options
 from search.subnet import Action, Granularity
-from tests.toys import chain, subnet
+from tests.toys import chain, hourglass, subnet
 
 SD15_BRANCHES = (
     *(
@@ -98,6 +98,38 @@ def test_random_refuses_a_keep_it_cannot_reach() -> None:
     whole = subnet(chain(), "RRR", "RRR")
     with pytest.raises(SearchError, match=r"keeps 0.1; the closest keeps 0.500"):
         schedules.random_reuse(whole, keep=0.1, seed=0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("keep", [0.2, 0.5, 0.9, 1.0])
+def test_random_within_never_costs_more(keep: float, seed: int) -> None:
+    found = schedules.random_within(subnet(hourglass(), *["RRR"] * 8), keep=keep, seed=seed)
+    assert schedules.keep_of(found) <= keep
+    assert schedules.keep_of(found) > keep - 1 / 8 - 1e-9, "one step fits in at most"
+    assert set(found.actions[0]) == {Action.RUN}
+
+
+def test_random_within_cannot_do_without_the_first_step() -> None:
+    whole = subnet(hourglass(), *["RRR"] * 8)
+    assert (
+        schedules.random_within(whole, keep=1 / 8, seed=0).actions[1:] == ((Action.REUSE,) * 3,) * 7
+    )
+    with pytest.raises(SearchError, match=r"step 0 alone costs more than a keep of 0\.1"):
+        schedules.random_within(whole, keep=0.1, seed=0)
+
+
+@pytest.mark.parametrize(("name", "last"), [("three-levels", 6), ("shapes-sd", 10)])
+def test_deepcache_has_the_branches_it_says(
+    pipelines: Callable[[str], Path], name: str, last: int
+) -> None:
+    opened = open_pipeline(pipelines(name), weights=False)
+    blocks = search(opened, "full", Options(steps=2)).topology.blocks
+    branches = schedules.deepcache_branches(blocks)
+    assert branches == range(last + 1)
+    for branch in branches:
+        schedules.deepcache_cut(blocks, branch)
+    with pytest.raises(SearchError, match=f"give one of 0 to {last}"):
+        schedules.deepcache_cut(blocks, last + 1)
 
 
 @pytest.mark.parametrize(("keep", "calls"), [(0.5, 10), (0.3, 6), (0.26, 5), (1.0, 20)])

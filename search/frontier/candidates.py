@@ -1,0 +1,348 @@
+"""What is compared: SubNets of every method at every keep, with plain and with fitted samplers."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from search import schedules
+from search.dipgo.paper import run_paper
+from search.dipgo.recipe import PAPER
+from search.errors import SearchError
+from search.fitting.fit import PICTURES, final_latents, fit_sampler
+from search.fitting.recipe import Effort, place_calls
+from search.fitting.trajectories import sample_both
+from search.frontier.points import SLACK
+from search.frontier.settings import Method
+from search.frontier.spacing import spacings, uniform
+from search.methods import fewer_steps, full
+from search.options import Options
+from search.sampler import FittedSampler
+from search.schedules import keep_of
+from search.subnet import Granularity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from search.dipgo.records import Progress
+    from search.fitting.trajectories import Trajectories
+    from search.frontier.settings import Settings
+    from search.model.pipeline import Pipeline
+    from search.sampler import SamplerTable
+    from search.subnet import SubNet
+
+    Report = Callable[..., None]
+
+DPM_SOLVER = "DPMSolverMultistepScheduler"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One SubNet to be judged.
+
+    Attributes:
+        method: what made it.
+        label: tells it from others of the method.
+        keep: what it was made for; None where the cost is what it is.
+        subnet: its gates and, if it brings one, its sampler.
+        table: the rows it runs with, over its steps.
+        is_fitted: whether the rows were calibrated.
+    """
+
+    method: Method
+    label: str
+    keep: float | None
+    subnet: SubNet
+    table: SamplerTable
+    is_fitted: bool = False
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Where candidates are made and tried out; the held-out pictures are not here.
+
+    Attributes:
+        pipeline: with its weights loaded and the full sampler's scheduler.
+        own_scheduler: the one the pipeline came with, from which the others are made.
+        settings: what was asked.
+        prompts: to search and calibrate with.
+        whole: the full sampler at branch granularity.
+        table: the full sampler.
+        fitted_on: runs of the full sampler, all pictures in one call.
+        chosen_by: other such runs.
+    """
+
+    pipeline: Pipeline
+    own_scheduler: Any
+    settings: Settings
+    prompts: tuple[str, ...]
+    whole: SubNet
+    table: SamplerTable
+    fitted_on: Trajectories
+    chosen_by: Trajectories
+
+    def error(self, subnet: SubNet, table: SamplerTable) -> float:
+        """Mean relative L2 of the final latents of the calibration pictures."""
+        found = final_latents(self.pipeline, subnet, table, self.fitted_on)
+        return float(self.fitted_on.error(found).mean())
+
+    def counts(self) -> dict[float, int]:
+        """Per keep, the whole calls it pays for."""
+        calls = self.whole.full_calls
+        return {keep: int(keep * calls + SLACK) for keep in self.settings.keeps}
+
+
+def prepare(
+    pipeline: Pipeline,
+    settings: Settings,
+    own_scheduler: Any,
+    prompts: Sequence[str],
+    report: Report,
+) -> Ground:
+    """Trace the denoiser and run the full sampler on the calibration prompts.
+
+    Raises:
+        SearchError: a keep pays for no call.
+    """
+    report("trace the denoiser")
+    whole = full(pipeline, _options(settings, Granularity.BRANCH))
+    least = min(settings.keeps)
+    if least * whole.full_calls < 1 - SLACK:
+        msg = f"--keep {least} of {whole.full_calls} calls is less than one call; keep more"
+        raise SearchError(msg)
+    fitted_on, chosen_by = sample_both(
+        pipeline,
+        whole,
+        prompts,
+        fitted_on=PICTURES,
+        held_out=PICTURES,
+        reference_steps=None,
+        seed=settings.seed,
+        report=report,
+    )
+    return Ground(
+        pipeline=pipeline,
+        own_scheduler=own_scheduler,
+        settings=settings,
+        prompts=tuple(prompts),
+        whole=whole,
+        table=pipeline.sampler(settings.steps),
+        fitted_on=fitted_on,
+        chosen_by=chosen_by,
+    )
+
+
+def make_plain(ground: Ground, method: Method, report: Report) -> list[Candidate]:
+    """The candidates of a method, before anything is fitted to them (ours is fitted by itself).
+
+    Raises:
+        SearchError: the method cannot be used here.
+    """
+    return _MAKERS[method](ground, report)
+
+
+def fitted(ground: Ground, candidate: Candidate) -> Candidate:
+    """The same gates with a fitted sampler, or with the old one where fitting does not help."""
+    fit = fit_sampler(
+        ground.pipeline,
+        candidate.subnet,
+        candidate.table,
+        fitted_on=ground.fitted_on,
+        held_out=ground.chosen_by,
+    )
+    table = candidate.table if fit.subnet.fitted is None else fit.subnet.fitted.table
+    return replace(candidate, subnet=fit.subnet, table=table, is_fitted=True)
+
+
+def _ours(ground: Ground, report: Report) -> list[Candidate]:
+    settings = ground.settings
+    effort = Effort() if settings.iterations is None else Effort(iterations=settings.iterations)
+    found = place_calls(
+        ground.pipeline,
+        ground.whole,
+        settings.keeps,
+        ground.prompts,
+        effort=effort,
+        seed=settings.seed,
+        report=report,
+    )
+    return [
+        Candidate(Method.OURS, f"keep {keep:g}", keep, subnet, subnet.fitted.table, is_fitted=True)
+        for keep, subnet in zip(settings.keeps, found, strict=True)
+        if subnet.fitted is not None
+    ]
+
+
+def _paper(ground: Ground, report: Report) -> list[Candidate]:
+    settings = ground.settings
+    recipe = PAPER.shortened(settings.paper_iterations)
+
+    def tell(each: Progress) -> None:
+        done = each.iteration + 1
+        report(
+            f"paper: iteration {done} of {recipe.iterations}, keep {each.keep:.3f}",
+            done / recipe.iterations,
+        )
+
+    found = run_paper(
+        ground.pipeline,
+        _options(settings, Granularity.STAGE),
+        settings.keeps,
+        prompts=ground.prompts,
+        recipe=recipe,
+        progress=tell,
+    )
+    return [
+        Candidate(Method.PAPER, f"keep {keep:g}", keep, subnet, ground.table)
+        for keep, subnet in zip(settings.keeps, found, strict=True)
+    ]
+
+
+def _deepcache(ground: Ground, report: Report) -> list[Candidate]:
+    """Every branch and every number of full steps; what costs more than the largest keep is left out."""
+    whole, dearest = ground.whole, max(ground.settings.keeps)
+    branches = schedules.deepcache_branches(whole.topology.blocks)
+    intervals: dict[int, int] = {}
+    for interval in range(2, whole.steps + 1):
+        intervals.setdefault(len(range(0, whole.steps, interval)), interval)
+    found: dict[Any, Candidate] = {}
+    for branch in branches:
+        report(f"deepcache: branch {branch}", branch / len(branches))
+        for interval in intervals.values():
+            subnet = schedules.deepcache(whole, interval=interval, branch=branch)
+            if subnet.actions not in found and keep_of(subnet) <= dearest + SLACK:
+                label = f"interval {interval} branch {branch}"
+                found[subnet.actions] = Candidate(
+                    Method.DEEPCACHE, label, None, subnet, ground.table
+                )
+    return list(found.values())
+
+
+def _fewer_steps(ground: Ground, report: Report) -> list[Candidate]:
+    del report
+    return _few_steps_of(ground, Method.FEWER_STEPS)
+
+
+def _dpm_solver(ground: Ground, report: Report) -> list[Candidate]:
+    del report
+    if ground.whole.binding.scheduler == DPM_SOLVER:
+        msg = "the full sampler is DPM-Solver++ itself, so this is what fewer-steps is"
+        raise SearchError(msg)
+    with scheduler(ground.pipeline, ground.own_scheduler, DPM_SOLVER):
+        return _few_steps_of(ground, Method.DPM_SOLVER)
+
+
+def _few_steps_of(ground: Ground, method: Method) -> list[Candidate]:
+    """Candidates of the pipeline's present scheduler."""
+    found = []
+    for keep in ground.settings.keeps:
+        subnet = fewer_steps(ground.pipeline, ground.whole, keep)
+        subnet = replace(subnet, method=f"{method} keep {keep:g}")
+        table = ground.pipeline.sampler(subnet.binding.inference_steps)
+        found.append(Candidate(method, f"keep {keep:g}", keep, subnet, table))
+    return found
+
+
+def _hold(ground: Ground, report: Report) -> list[Candidate]:
+    del report
+    return [
+        Candidate(
+            Method.HOLD,
+            f"keep {keep:g}",
+            keep,
+            *holding(ground.whole, ground.table, uniform(ground.whole.steps, count), "hold evenly"),
+        )
+        for keep, count in ground.counts().items()
+    ]
+
+
+def _hold_spaced(ground: Ground, report: Report) -> list[Candidate]:
+    found = []
+    for keep, count in ground.counts().items():
+        tried: list[tuple[float, str, SubNet, SamplerTable]] = []
+        choices = spacings(ground.whole.steps, count)
+        for number, (name, steps) in enumerate(choices.items()):
+            report(f"hold-spaced: keep {keep:g}, {name}", number / len(choices))
+            subnet, table = holding(ground.whole, ground.table, steps, f"hold {name}")
+            tried.append((ground.error(subnet, table), name, subnet, table))
+        if tried:
+            _, name, subnet, table = min(tried, key=lambda each: each[0])
+            label = f"keep {keep:g} {name}"
+            found.append(Candidate(Method.HOLD_SPACED, label, keep, subnet, table))
+    return found
+
+
+def _random(ground: Ground, report: Report) -> list[Candidate]:
+    settings = ground.settings
+    found = []
+    for keep in settings.keeps:
+        tried = []
+        for number in range(settings.random):
+            report(f"random: keep {keep:g}, table {number + 1}", number / settings.random)
+            seed = settings.random * settings.seed + number
+            subnet = schedules.random_within(ground.whole, keep=keep, seed=seed)
+            tried.append((ground.error(subnet, ground.table), subnet))
+        _, best = min(tried, key=lambda each: each[0])
+        found.append(Candidate(Method.RANDOM, f"keep {keep:g}", keep, best, ground.table))
+    return found
+
+
+_MAKERS: dict[Method, Callable[[Ground, Report], list[Candidate]]] = {
+    Method.OURS: _ours,
+    Method.PAPER: _paper,
+    Method.DEEPCACHE: _deepcache,
+    Method.FEWER_STEPS: _fewer_steps,
+    Method.DPM_SOLVER: _dpm_solver,
+    Method.HOLD: _hold,
+    Method.HOLD_SPACED: _hold_spaced,
+    Method.RANDOM: _random,
+}
+
+
+def holding(
+    whole: SubNet, table: SamplerTable, active: Sequence[int], name: str
+) -> tuple[SubNet, SamplerTable]:
+    """Call at the steps in `active` only; the others hold the last prediction.
+
+    The steps without a call vanish into the rows, so that the prediction itself is held even where
+    the denoiser's last layers read the timestep. The rows are the scheduler's, only summed.
+
+    Args:
+        whole: runs everything.
+        table: of its sampler.
+        active: increasing step numbers, the first of which is 0.
+        name: for people.
+    """
+    origins = [max(step for step in active if step <= here) for here in range(whole.steps)]
+    merged = table.merge(origins, active)
+    timesteps = tuple(whole.timesteps[step] for step in active)
+    subnet = replace(
+        whole,
+        actions=whole.actions[:1] * len(active),
+        fitted=FittedSampler(timesteps, merged),
+        method=f"{name}, {len(active)} calls",
+    )
+    return subnet, merged
+
+
+@contextmanager
+def scheduler(pipeline: Pipeline, own: Any, name: str | None) -> Iterator[None]:
+    """While open, the pipeline has the scheduler of that class, made from its own; None is its own."""
+    before = pipeline.pipe.scheduler
+    pipeline.pipe.scheduler = own
+    try:
+        if name is not None:
+            pipeline.use_scheduler(name)
+        yield
+    finally:
+        pipeline.pipe.scheduler = before
+
+
+def _options(settings: Settings, granularity: Granularity) -> Options:
+    return Options(
+        steps=settings.steps,
+        guidance=settings.guidance,
+        granularity=granularity,
+        seed=settings.seed,
+    )

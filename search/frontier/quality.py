@@ -1,0 +1,241 @@
+"""How close a SubNet comes to the full sampler, on prompts and noise it was not made with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from search.dipgo.losses import ssim
+from search.errors import SearchError
+from search.fitting.fit import final_latents
+from search.fitting.trajectories import CHUNK, Trajectories, sample_trajectories
+from search.judge import Judge, frechet_distance
+from search.model.decoder import Decoder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from search.frontier.settings import Settings
+    from search.model.pipeline import Pipeline
+    from search.sampler import SamplerTable
+    from search.subnet import SubNet
+
+    Report = Callable[..., None]
+
+HELD_OUT, REFERENCE = 1, 2
+"""Streams of noise; searches and fits draw theirs from --seed itself and its double."""
+IDENTICAL = 1e-10
+"""Least mean squared error that PSNR tells apart, 100 dB."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Of the held-out pictures, against the full sampler's.
+
+    Attributes:
+        error: mean relative L2 of the final latents.
+        median_error: of the pictures.
+        largest_error: of the pictures.
+        psnr: mean, in dB; 100 stands for identical.
+        ssim: mean.
+        accuracy: attribute -> share of the pictures in which the judge reads what the prompt says.
+        frechet: distance of the judge's features to those of the reference pictures.
+    """
+
+    error: float
+    median_error: float
+    largest_error: float
+    psnr: float
+    ssim: float
+    accuracy: dict[str, float] = field(default_factory=dict)
+    frechet: float | None = None
+
+    @property
+    def mean_accuracy(self) -> float | None:
+        """Over the attributes."""
+        return float(np.mean(list(self.accuracy.values()))) if self.accuracy else None
+
+
+@dataclass(frozen=True)
+class Jury:
+    """A judge, what it should see, and the pictures it compares with.
+
+    Attributes:
+        judge: reads pictures.
+        words: what each held-out picture should show.
+        features: of the reference pictures, `[M, F]`.
+    """
+
+    judge: Judge
+    words: tuple[str, ...]
+    features: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Runs of the full sampler to judge by.
+
+    Attributes:
+        pipeline: with its weights loaded.
+        runs: each of pictures that fit into one call.
+        pictures: of the full sampler, `[N, 3, height, width]` in 0..1.
+        jury: if there is a judge.
+    """
+
+    pipeline: Pipeline
+    runs: tuple[Trajectories, ...]
+    pictures: Tensor
+    jury: Jury | None = None
+
+    def examine(self, subnet: SubNet, table: SamplerTable) -> Quality:
+        """Sample the held-out pictures with `subnet` and compare.
+
+        Args:
+            subnet: its gates.
+            table: rows over its steps.
+        """
+        finals = [final_latents(self.pipeline, subnet, table, runs) for runs in self.runs]
+        return self.compare(finals)
+
+    def examine_full(self) -> Quality:
+        """The full sampler's own pictures: what cannot be beaten, and what its judgement is."""
+        return self.compare([runs.final for runs in self.runs])
+
+    def compare(self, finals: Sequence[Tensor]) -> Quality:
+        """The quality of final latents `[S, C, H, W]`, one tensor per run."""
+        pairs = list(zip(self.runs, finals, strict=True))
+        errors = torch.cat([runs.error(final) for runs, final in pairs])
+        pictures = torch.cat([decode(self.pipeline, final) for final in finals])
+        squared = (pictures - self.pictures).square().mean((1, 2, 3)).clamp_min(IDENTICAL)
+        pieces = zip(torch.split(pictures, CHUNK), torch.split(self.pictures, CHUNK), strict=True)
+        similar = torch.cat([ssim(*pair) for pair in pieces])
+        accuracy, frechet = self._judged(pictures)
+        return Quality(
+            error=float(errors.mean()),
+            median_error=float(errors.median()),
+            largest_error=float(errors.max()),
+            psnr=float(-10 * squared.log10().mean()),
+            ssim=float(similar.mean()),
+            accuracy=accuracy,
+            frechet=frechet,
+        )
+
+    def _judged(self, pictures: Tensor) -> tuple[dict[str, float], float | None]:
+        if self.jury is None:
+            return {}, None
+        reading = self.jury.judge.read(as_bytes(pictures))
+        accuracy = self.jury.judge.accuracy(reading, self.jury.words)
+        return accuracy, frechet_distance(self.jury.features, reading.features)
+
+
+def sample_held_out(
+    pipeline: Pipeline, whole: SubNet, prompts: Sequence[str], settings: Settings, report: Report
+) -> HeldOut:
+    """Run the full sampler on the held-out prompts, repeated with other noise if they are few.
+
+    Args:
+        pipeline: with its weights loaded and the full sampler's scheduler.
+        whole: the full sampler.
+        prompts: to judge with.
+        settings: how many pictures, and which judge.
+        report: told what is being done.
+
+    Raises:
+        SearchError: the judge cannot read these pictures, or the features are not its own.
+    """
+    texts = [prompts[i % len(prompts)] for i in range(settings.count)]
+    runs = _sample(pipeline, whole, texts, (settings.seed, HELD_OUT), report)
+    pictures = torch.cat([decode(pipeline, each.final) for each in runs])
+    if settings.judge is None:
+        return HeldOut(pipeline, runs, pictures)
+    judge = Judge(settings.judge)
+    size = _read(judge, pictures[:1]).shape[1]
+    if settings.features is not None:
+        features = read_features(settings.features, size)
+    else:
+        others = _sample(pipeline, whole, texts, (settings.seed, REFERENCE), report)
+        features = _read(judge, torch.cat([decode(pipeline, each.final) for each in others]))
+    return HeldOut(pipeline, runs, pictures, Jury(judge, spelled(pipeline, texts), features))
+
+
+def _sample(
+    pipeline: Pipeline,
+    whole: SubNet,
+    texts: Sequence[str],
+    stream: tuple[int, int],
+    report: Report,
+) -> tuple[Trajectories, ...]:
+    return tuple(
+        sample_trajectories(
+            pipeline,
+            texts[start : start + CHUNK],
+            steps=whole.binding.inference_steps,
+            guidance=whole.guidance,
+            latent_shape=whole.binding.latent_shape,
+            seed=noise_seed(*stream, start),
+            progress=lambda done, total, start=start: report(  # type: ignore[misc]
+                f"held-out pictures: {start + 1} and on, call {done} of {total}",
+                (start + CHUNK * done / total) / len(texts),
+            ),
+        )
+        for start in range(0, len(texts), CHUNK)
+    )
+
+
+def noise_seed(*numbers: int) -> int:
+    """A seed of its own for these numbers: torch looks at 32 bits only, so large offsets do not do."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def decode(pipeline: Pipeline, latents: Tensor) -> Tensor:
+    """Pictures `[B, 3, height, width]` in 0..1 of latents `[B, C, H, W]`."""
+    with torch.no_grad():
+        pictures: Tensor = Decoder(pipeline.pipe.vae)(latents)
+    return pictures
+
+
+def as_bytes(pictures: Tensor) -> NDArray[np.uint8]:
+    """`[B, 3, height, width]` in 0..1 -> `[B, height, width, 3]`."""
+    scaled = (pictures * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+    found: NDArray[np.uint8] = scaled.numpy(force=True)
+    return found
+
+
+def _read(judge: Judge, pictures: Tensor) -> NDArray[np.float32]:
+    try:
+        return judge.read(as_bytes(pictures)).features
+    except Exception as error:  # what ONNX Runtime raises for a wrong shape has no public class
+        size = " x ".join(map(str, pictures.shape[2:]))
+        reason = " ".join(str(error).split())[:200]
+        msg = f"the judge cannot read pictures of {size} ({reason}); give one made for this size"
+        raise SearchError(msg) from error
+
+
+def read_features(path: Path, size: int) -> NDArray[np.float32]:
+    """Features `[M, size]` of real pictures from a `.npy` file."""
+    try:
+        features = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        msg = f"{str(path)!r} is no .npy file ({error}); give the judge's features of real pictures"
+        raise SearchError(msg) from error
+    if features.ndim != 2 or features.shape[1] != size or len(features) < 2:
+        msg = (
+            f"{str(path)!r} has the shape {list(features.shape)}, but the judge makes {size} "
+            f"features per picture; give an array [M, {size}] with 2 rows or more"
+        )
+        raise SearchError(msg)
+    found: NDArray[np.float32] = features.astype(np.float32)
+    return found
+
+
+def spelled(pipeline: Pipeline, prompts: Sequence[str]) -> tuple[str, ...]:
+    """Prompts in words: the number of a class becomes its name where it has one."""
+    names = {str(n): word for word, n in reversed(getattr(pipeline.pipe, "labels", {}).items())}
+    return tuple(names.get(prompt, prompt) for prompt in prompts)

@@ -1,0 +1,109 @@
+"""What is compared, and how hard each search tries. No framework."""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from search.errors import SearchError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Method(enum.StrEnum):
+    """What makes the points of a frontier."""
+
+    OURS = "ours"
+    """Our recipe: calls placed through a fitted sampler."""
+    PAPER = "paper"
+    """DiP-GO as published."""
+    DEEPCACHE = "deepcache"
+    """Every interval and branch there is."""
+    FEWER_STEPS = "fewer-steps"
+    """The same sampler with fewer steps."""
+    DPM_SOLVER = "dpm-solver"
+    """Fewer steps with DPM-Solver++ (2M)."""
+    HOLD = "hold"
+    """The full sampler's grid; every n-th step calls, the others hold the last prediction."""
+    HOLD_SPACED = "hold-spaced"
+    """The same with the spacing that does best on the calibration pictures."""
+    RANDOM = "random"
+    """The best of random tables on the calibration pictures."""
+
+
+SEARCHES = frozenset({Method.OURS, Method.PAPER})
+"""What the others are baselines of."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `stepcarve frontier` can be told.
+
+    Attributes:
+        steps: inference steps of the full sampler.
+        scheduler: a diffusers scheduler class; None is the pipeline's own.
+        guidance: classifier-free guidance scale; 1 or less is no guidance.
+        keeps: fractions of the full sampler's cost.
+        methods: to compare.
+        prompts: to search and calibrate with; none stands for half of the pipeline's own.
+        held_out: prompts to judge with; none stands for the other half.
+        count: held-out pictures.
+        iterations: of our recipe's gradient search, or None for its default.
+        paper_iterations: of the paper's search, which publishes 1000; with fewer, its learning rate
+            rises to make up for them.
+        random: tables that the random search tries per keep; the default is how often our recipe
+            judges calls (4 starts, 20 iterations, 4 looks at other pictures).
+        seed: of noise and random choices.
+        judge: an ONNX classifier that reads attributes off pictures, or None.
+        features: a `.npy` file with what the judge makes of real pictures, `[M, F]`, or None.
+    """
+
+    steps: int = 50
+    scheduler: str | None = None
+    guidance: float = 7.5
+    keeps: tuple[float, ...] = (0.5, 0.3, 0.2)
+    methods: tuple[Method, ...] = tuple(Method)
+    prompts: tuple[str, ...] = ()
+    held_out: tuple[str, ...] = ()
+    count: int = 32
+    iterations: int | None = None
+    paper_iterations: int = 100
+    random: int = 28
+    seed: int = 0
+    judge: Path | None = None
+    features: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Check what no comparison could use."""
+        least = {"steps": 1, "count": 2, "paper_iterations": 1, "random": 1, "seed": 0}
+        for name, smallest in least.items():
+            if getattr(self, name) < smallest:
+                option = f"--{name.replace('_', '-')}"
+                msg = f"{option} is {getattr(self, name)}; give {smallest} or more"
+                raise SearchError(msg)
+        if self.iterations is not None and self.iterations < 1:
+            msg = f"--iterations is {self.iterations}; give 1 or more"
+            raise SearchError(msg)
+        if not math.isfinite(self.guidance):
+            msg = f"--guidance is {self.guidance}; give a number"
+            raise SearchError(msg)
+        if self.features is not None and self.judge is None:
+            msg = "--features holds what a judge makes of real pictures; give --judge too"
+            raise SearchError(msg)
+        for file in (self.judge, self.features):
+            if file is not None and not file.is_file():
+                msg = f"there is no file {str(file)!r}; give the judge's ONNX or features file"
+                raise SearchError(msg)
+
+
+def methods_of(text: str) -> tuple[Method, ...]:
+    """The methods in a list such as `ours,fewer-steps`."""
+    names = [name.strip() for name in text.split(",")]
+    unknown = sorted(set(names) - set(Method))
+    if unknown:
+        msg = f"unknown methods {unknown}; choose from {', '.join(Method)}"
+        raise SearchError(msg)
+    return tuple(Method(name) for name in dict.fromkeys(names))
