@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from engines.base import Engine
     from engines.demo import Demo
     from search.frontier.points import Frontier
+    from search.subnet import SubNet
 
 FAILED = 1
 BAD_INPUT = 2
@@ -127,6 +129,18 @@ def demo(out: Path, as_json: bool) -> None:
     help="Fraction of the full cost to keep; several, as in 0.2,0.3, make a file each.",
 )
 @click.option(
+    "--cost",
+    default="macs",
+    show_default=True,
+    help="What --keep counts: macs, or latency as measured here (random, dip-go --recipe paper).",
+)
+@click.option(
+    "--latencies",
+    type=PATH,
+    help="Keep measured times in this JSON file; those in it are not measured again.",
+)
+@engine_option
+@click.option(
     "--interval", default=5, show_default=True, help="deepcache: every N-th step is full."
 )
 @click.option(
@@ -164,6 +178,9 @@ def search(
     scheduler: str | None,
     granularity: str | None,
     keep: str,
+    cost: str,
+    latencies: Path | None,
+    engine_name: str,
     prompts: Path | None,
     folder: Path | None,
     resume: bool,
@@ -173,10 +190,11 @@ def search(
 ) -> None:
     """Decide which blocks run at which step, and write that as a SubNet."""
     _quiet_libraries()
+    from engines.base import make_engine
     from exporter.summary import summarise
-    from search.methods import needs_weights, search_keeps
+    from search.methods import full, needs_weights, search_keeps
     from search.model.pipeline import open_pipeline, require_device
-    from search.options import Options, granularity_of, keeps_of, require_method
+    from search.options import Options, granularity_of, keeps_of, require_cost, require_method
     from search.prompts import read_prompts
 
     require_method(method)
@@ -186,25 +204,62 @@ def search(
         prompts=() if prompts is None else tuple(read_prompts(prompts)),
         **options,
     )
+    require_cost(cost, method, chosen.recipe, has_table=latencies is not None)
     require_device(device)
+    engine = make_engine(engine_name, device) if cost == "latency" else None
     with _status() as report:
         report("open pipeline")
         opened = open_pipeline(pipeline, weights=needs_weights(method, chosen), device=device)
         if scheduler is not None:
             opened.use_scheduler(scheduler)
-        report(f"search: {method}")
-        found = search_keeps(
-            opened, method, chosen, keeps, folder=folder, resume=resume, report=report
-        )
+        with _price(engine, pipeline, lambda: full(opened, chosen), latencies, report) as price:
+            report(f"search: {method}")
+            found = search_keeps(
+                opened,
+                method,
+                chosen,
+                keeps,
+                cost=price,
+                folder=folder,
+                resume=resume,
+                report=report,
+            )
+            shares = [price(subnet) for subnet in found]
     files = [out] if len(keeps) == 1 else [_numbered(out, each) for each in keeps]
     for path, subnet in zip(files, found, strict=True):
         subnet.save(path)
     summaries = [summarise(subnet) for subnet in found]
+    lines = [_one_line(summary) for summary in summaries]
+    if engine is not None:
+        where = {"engine": engine.name, "device": engine.device}
+        for number, share in enumerate(shares):
+            summaries[number]["latency"] = {"keep": share, **where}
+            lines[number] += f", {share:.1%} of the time on {engine.name} ({engine.device})"
     if as_json:
         click.echo(json.dumps(summaries[0] if len(keeps) == 1 else summaries))
         return
-    for path, summary in zip(files, summaries, strict=True):
-        click.echo(f"{path}: {_one_line(summary)}")
+    for path, line in zip(files, lines, strict=True):
+        click.echo(f"{path}: {line}")
+
+
+@contextmanager
+def _price(
+    engine: Engine | None,
+    pipeline: Path,
+    whole: Callable[[], SubNet],
+    latencies: Path | None,
+    report: Callable[..., None],
+) -> Iterator[Callable[[SubNet], float]]:
+    """What a SubNet costs: MACs, or the time it takes on `engine`."""
+    if engine is None:
+        from search.schedules import keep_of
+
+        yield keep_of
+        return
+    from engines.latency import latency_table
+
+    with latency_table(pipeline, whole(), engine, file=latencies, report=report) as table:
+        yield table
 
 
 def _numbered(out: Path, keep: float) -> Path:

@@ -45,7 +45,7 @@ DEEPCACHE = ((2, 0), (3, 1), (5, 0), (5, 4), (10, 7))
 def traced_once() -> Iterator[None]:
     """Within, exports of one pipeline and granularity share what they trace."""
     with ExitStack() as stack:
-        for name in ("_master", "conditioner_graph", "decoder_graph"):
+        for name in ("trace_denoiser", "conditioner_graph", "decoder_graph"):
             stack.enter_context(mock.patch.object(exporting, name, _remembered(name)))
         yield
 

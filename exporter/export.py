@@ -25,6 +25,7 @@ from search.names import GUIDANCE, SAMPLE, TIMESTEP
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from collections.abc import Set as AbstractSet
     from pathlib import Path
 
     from search.subnet import SubNet
@@ -85,7 +86,7 @@ def _write(
     binding = subnet.binding
     latent_shape = (batch, *binding.latent_shape)
     report("trace denoiser")
-    master = _master(pipeline, subnet, program, batch)
+    master = trace_denoiser(pipeline, subnet, program.deltas(subnet.topology), batch)
     report("trace text encoder and decoder")
     inputs = pipeline.family.prompt_inputs(pipeline.pipe, guided=binding.guided)
     condition = conditioner_graph(pipeline, inputs, guided=binding.guided, batch=batch)
@@ -104,7 +105,7 @@ def _write(
         name = f"step_{number:03d}"
         report(f"carve {name} of {len(program.signatures)}")
         graphs.append(f"{name}.onnx")
-        stage.make(graphs[-1], partial(_save_step, master, signature, name))
+        stage.make(graphs[-1], partial(save_step, master, signature, name))
     if any(each.length for each in inputs):
         tokenizer = padded_tokenizer(pipeline.pipe.tokenizer)
         stage.make(names.TOKENIZER, lambda file: tokenizer.save(str(file)))
@@ -122,12 +123,25 @@ def _write(
     }
 
 
-def _save_step(master: Master, signature: Signature, name: str, file: Path) -> None:
+def save_step(master: Master, signature: Signature, name: str, file: Path) -> None:
+    """Carve the graph of one signature and write it to `file`, beside the weights."""
     ir.save(carve(master, signature, name), file)
 
 
-def _master(pipeline: Pipeline, subnet: SubNet, program: Program, batch: int) -> Master:
-    """Trace for `batch` images and check that the blocks are those of the SubNet."""
+def trace_denoiser(
+    pipeline: Pipeline, subnet: SubNet, deltas: AbstractSet[int], batch: int
+) -> Master:
+    """Trace for `batch` images and check that the blocks are those of the SubNet.
+
+    Args:
+        pipeline: that `subnet` is bound to.
+        subnet: whose granularity, guidance and shape to trace at.
+        deltas: the blocks whose residuals and sums are wanted.
+        batch: images per prompt.
+
+    Raises:
+        ExportError: the denoiser has other blocks, or makes latents of another shape.
+    """
     binding = subnet.binding
     scale = getattr(pipeline.pipe, "vae_scale_factor", 1)
     request = Request(
@@ -140,9 +154,9 @@ def _master(pipeline: Pipeline, subnet: SubNet, program: Program, batch: int) ->
     traced = trace(pipeline, subnet.granularity, request)
     topology = subnet.topology
     # A SubNet of schema 1 knows nothing of residuals, and has no use for them.
-    deltas = traced.topology.deltas if topology.deltas else ()
+    allowed = traced.topology.deltas if topology.deltas else ()
     reads = traced.topology.reads[: len(topology.reads)]
-    if (traced.topology.blocks, reads, deltas) != (
+    if (traced.topology.blocks, reads, allowed) != (
         topology.blocks,
         topology.reads,
         topology.deltas,
@@ -158,7 +172,7 @@ def _master(pipeline: Pipeline, subnet: SubNet, program: Program, batch: int) ->
             f"{traced.latent_shape}; search again with this pipeline's size"
         )
         raise ExportError(msg)
-    return trace_master(pipeline, traced, program.deltas(topology))
+    return trace_master(pipeline, traced, deltas)
 
 
 def _check_conditions(condition: Component, master: Master) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from search.dipgo.records import Progress
     from search.model.pipeline import Pipeline
+    from search.schedules import Cost
 
     Report = Callable[..., None]
 
@@ -27,6 +28,7 @@ def search_keeps(
     options: Options,
     keeps: Sequence[float],
     *,
+    cost: Cost = schedules.keep_of,
     folder: Path | None = None,
     resume: bool = False,
     report: Report = lambda _text, _share=None: None,
@@ -38,6 +40,7 @@ def search_keeps(
         method: one of `METHODS`.
         options: what the method can be told.
         keeps: fractions of the full sampler's cost; they stand in for `options.keep`.
+        cost: of a SubNet, as a fraction of the full sampler's; what `random` and the paper's recipe go by.
         folder: for the log, the plot and the checkpoints of a gradient search, or None.
         resume: go on from what is in `folder`.
         report: told what is being done, and which share of it is done.
@@ -47,9 +50,11 @@ def search_keeps(
     """
     fits = needs_fit(method, options)
     if method == "dip-go":
-        found = _dip_go(pipeline, options, keeps, folder=folder, resume=resume, report=report)
+        found = _dip_go(
+            pipeline, options, keeps, cost=cost, folder=folder, resume=resume, report=report
+        )
     else:
-        found = [search(pipeline, method, replace(options, keep=keep)) for keep in keeps]
+        found = [search(pipeline, method, replace(options, keep=keep), cost=cost) for keep in keeps]
     if not fits:
         return found
     from search.fitting.fit import fit_subnets
@@ -88,6 +93,7 @@ def _dip_go(
     options: Options,
     keeps: Sequence[float],
     *,
+    cost: Cost,
     folder: Path | None,
     resume: bool,
     report: Report,
@@ -113,6 +119,7 @@ def _dip_go(
             keeps,
             prompts=prompts,
             recipe=recipe,
+            cost=cost,
             folder=folder,
             resume=resume,
             progress=tell,
@@ -134,7 +141,9 @@ def _dip_go(
     )
 
 
-def search(pipeline: Pipeline, method: str, options: Options) -> SubNet:
+def search(
+    pipeline: Pipeline, method: str, options: Options, *, cost: Cost = schedules.keep_of
+) -> SubNet:
     """A hand-made SubNet for `pipeline`: those of `METHODS` that need no weights.
 
     Raises:
@@ -151,7 +160,8 @@ def search(pipeline: Pipeline, method: str, options: Options) -> SubNet:
     if method == "fewer-steps":
         return fewer_steps(pipeline, full(pipeline, options), options.keep)
     if method == "random":
-        return schedules.random_reuse(full(pipeline, options), keep=options.keep, seed=options.seed)
+        whole = full(pipeline, options)
+        return schedules.random_reuse(whole, keep=options.keep, seed=options.seed, cost=cost)
     require_method(method)
     msg = f"the method {method!r} makes a SubNet per keep; use search_keeps"
     raise SearchError(msg)

@@ -10,6 +10,7 @@ from search.subnet import Granularity
 
 METHODS = ("full", "deepcache", "fewer-steps", "random", "dip-go")
 RECIPES = ("default", "paper")
+COSTS = ("macs", "latency")
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,24 @@ def require_method(name: str) -> None:
     """Refuse a method that is not one of `METHODS`."""
     if name not in METHODS:
         msg = f"unknown method {name!r}; choose one of {', '.join(METHODS)}"
+        raise SearchError(msg)
+
+
+def require_cost(name: str, method: str, recipe: str, *, has_table: bool) -> None:
+    """Refuse a cost that is not one of `COSTS`, that the method does not look at, or that takes no table."""
+    if name not in COSTS:
+        msg = f"unknown cost {name!r}; choose one of {', '.join(COSTS)}"
+        raise SearchError(msg)
+    looks = method == "random" or (method, recipe) == ("dip-go", "paper")
+    if name != "macs" and not looks:
+        what = "the default recipe of dip-go" if method == "dip-go" else f"the method {method!r}"
+        msg = (
+            f"{what} does not choose blocks by their cost, so it cannot use --cost {name}; use "
+            "--method random, or dip-go with --recipe paper"
+        )
+        raise SearchError(msg)
+    if has_table and name != "latency":
+        msg = f"--latencies keeps measured times, but --cost is {name}; give --cost latency, or leave it out"
         raise SearchError(msg)
 
 

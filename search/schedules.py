@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    Cost = Callable[[SubNet], float]
+
 KEEP_TOLERANCE = 0.02
 ATTEMPTS = 32
 
@@ -103,24 +105,24 @@ def _last(ups: dict[int, list[str]]) -> int:
     return 3 * (len(ups) - 1) + len(pairs) - 2
 
 
-def random_reuse(full: SubNet, *, keep: float, seed: int) -> SubNet:
+def random_reuse(full: SubNet, *, keep: float, seed: int, cost: Cost = keep_of) -> SubNet:
     """Reuse random (step, block) cells until `keep` of the cost remains, within 0.02.
 
     Cells are taken in a random order that the seed decides, or in another one if that one jumps over
-    `keep`; step 0 stays whole.
+    `keep`; step 0 stays whole. `cost` is of a SubNet, as a fraction of the full sampler's.
 
     Raises:
         SearchError: the cells are too coarse for that.
     """
-    found = (_reuse_at_random(full, keep, (seed, attempt)) for attempt in range(ATTEMPTS))
+    found = (_reuse_at_random(full, keep, (seed, attempt), cost) for attempt in range(ATTEMPTS))
     best = full
     for candidate in found:
-        best = min(best, candidate, key=lambda s: abs(keep_of(s) - keep))
-        if abs(keep_of(best) - keep) <= KEEP_TOLERANCE:
+        best = min(best, candidate, key=lambda s: abs(cost(s) - keep))
+        if abs(cost(best) - keep) <= KEEP_TOLERANCE:
             return dataclasses.replace(best, method=f"random keep {keep} seed {seed}")
     msg = (
         f"no random SubNet of {full.steps} steps x {len(full.topology.blocks)} blocks keeps {keep}; "
-        f"the closest keeps {keep_of(best):.3f}; ask for that, or use a finer --granularity"
+        f"the closest keeps {cost(best):.3f}; ask for that, or use a finer --granularity"
     )
     raise SearchError(msg)
 
@@ -132,7 +134,7 @@ def random_within(full: SubNet, *, keep: float, seed: int) -> SubNet:
         SearchError: step 0, which stays whole, costs more.
     """
     rank = _random_order(full, (seed, 0))
-    count = _bisected(full, rank, keep)
+    count = _bisected(full, rank, keep, keep_of)
     # Now and then one cell more makes a SubNet dearer, so the first that fits may come a little later.
     fitting = (_reusing(full, rank, each) for each in range(count, rank.size + 1))
     for subnet in fitting:
@@ -142,15 +144,13 @@ def random_within(full: SubNet, *, keep: float, seed: int) -> SubNet:
     raise SearchError(msg)
 
 
-def _reuse_at_random(full: SubNet, keep: float, seed: tuple[int, int]) -> SubNet:
+def _reuse_at_random(full: SubNet, keep: float, seed: tuple[int, int], cost: Cost) -> SubNet:
     """Reuse as many cells of one random order as brings the cost closest to `keep`."""
     rank = _random_order(full, seed)
-    low = _bisected(full, rank, keep)
+    low = _bisected(full, rank, keep, cost)
     # Reusing one more cell nearly always lowers the cost, so look around.
     around = range(max(0, low - 4), min(rank.size, low + 5) + 1)
-    return min(
-        (_reusing(full, rank, count) for count in around), key=lambda s: abs(keep_of(s) - keep)
-    )
+    return min((_reusing(full, rank, count) for count in around), key=lambda s: abs(cost(s) - keep))
 
 
 def _random_order(full: SubNet, seed: tuple[int, int]) -> NDArray[np.int64]:
@@ -169,11 +169,11 @@ def _reusing(full: SubNet, rank: NDArray[np.int64], count: int) -> SubNet:
     )
 
 
-def _bisected(full: SubNet, rank: NDArray[np.int64], keep: float) -> int:
+def _bisected(full: SubNet, rank: NDArray[np.int64], keep: float, cost: Cost) -> int:
     """The largest number of reused cells that still costs `keep` or more, if the cost only falls."""
     low, high = 0, rank.size
     while high - low > 1:
         middle = (low + high) // 2
-        costs_enough = keep_of(_reusing(full, rank, middle)) >= keep
+        costs_enough = cost(_reusing(full, rank, middle)) >= keep
         low, high = (middle, high) if costs_enough else (low, middle)
     return low

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from search.dipgo.postprocess import Cost
     from search.dipgo.records import Progress
     from search.model.pipeline import Pipeline
     from search.options import Options
+    from search.schedules import Cost
     from search.subnet import SubNet
 
 

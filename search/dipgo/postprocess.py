@@ -17,9 +17,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from search.schedules import Cost
     from search.subnet import SubNet
-
-    Cost = Callable[[SubNet], float]
 
 
 @dataclasses.dataclass(frozen=True)
