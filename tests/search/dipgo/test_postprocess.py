@@ -71,13 +71,13 @@ def test_blocks_nobody_reads_are_reused_when_asked() -> None:
 
 def test_the_best_other_choice_is_taken() -> None:
     run = scores().values[..., :1]
-    delta = np.where(np.arange(3) == 1, 0.9, 0.1)[None, :, None] * np.ones((40, 1, 1))
+    delta = np.where(np.arange(3) == 2, 0.9, 0.1)[None, :, None] * np.ones((40, 1, 1))
     given = Scores((*CHOICES, Action.DELTA), np.concatenate([run, 0.5 + 0 * run, delta], -1))
     found = subnet_at(
         FULL, given, 0.5, tolerance=0.0125, cascade=False, cost=lambda s: share_of(s, Action.RUN)
     )
-    middle = {row[1] for row in found.actions}
-    assert middle == {Action.RUN, Action.DELTA}
+    last = {row[2] for row in found.actions}
+    assert last == {Action.RUN, Action.DELTA}
     assert {row[0] for row in found.actions} == {Action.RUN, Action.REUSE}
 
 

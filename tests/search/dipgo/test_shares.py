@@ -39,7 +39,7 @@ def test_a_residual_reads_its_input_and_a_reused_block_reads_nothing() -> None:
 
 
 def test_blocks_that_nobody_reads_are_reused_in_the_paper() -> None:
-    table = subnet(hourglass(), "RRR", "RRc", "RcR", "RRd", "dRc")
+    table = subnet(hourglass(), "RRR", "RRc", "RcR", "RRd", "RRc")
     assert (
         reuse_unread(table).actions
         == subnet(hourglass(), "RRR", "ccc", "RcR", "RRd", "ccc").actions
