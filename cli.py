@@ -603,7 +603,7 @@ def doctor(as_json: bool) -> None:
 def _one_line(summary: dict[str, Any]) -> str:
     return (
         f"{summary['method']}: {summary['calls']} calls in {summary['steps']} steps, "
-        f"{summary['signatures']} distinct graphs, keeps {summary['keep']:.1%} of the MACs "
+        f"{summary['signatures']} distinct {'graph' if summary['signatures'] == 1 else 'graphs'}, keeps {summary['keep']:.1%} of the MACs "
         f"({summary['macs_kept'] / 1e9:.2f} of {summary['macs_full'] / 1e9:.2f} G), "
         f"cache {summary['cache_bytes'] / 1e6:.2f} MB"
     )
