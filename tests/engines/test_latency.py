@@ -18,7 +18,7 @@ from exporter.program import Signature, plan_program
 from search.methods import search
 from search.model.pipeline import open_pipeline
 from search.options import Options
-from search.schedules import with_actions
+from search.schedules import deepcache, with_actions
 from search.subnet import Action, Granularity, SubNet
 from tests.mixes import random_mix
 from tests.toys import chain, hourglass, subnet
@@ -199,8 +199,7 @@ def test_short_runs_are_repeated_more_often() -> None:
 
 def test_a_shallow_call_costs_less_than_a_full_one(pipelines: Callable[[str], Path]) -> None:
     whole = whole_of(pipelines, "shapes-sd", Granularity.BRANCH)
-    opened = open_pipeline(pipelines("shapes-sd"), weights=False)
-    shallow = search(opened, "deepcache", Options(steps=4, interval=4))
+    shallow = deepcache(whole, interval=4, branch=0)
     with latency_table(pipelines("shapes-sd"), whole, make_engine("onnxruntime", "cpu")) as table:
         assert table(shallow) < table(whole) == 1.0
     assert all(seconds > 0 for seconds in table.seconds.values())
