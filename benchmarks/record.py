@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from engines.machine import processor
 from search.files import write_atomically
 
 RESULTS = Path(__file__).parent / "results"
@@ -18,11 +19,9 @@ PACKAGES = ("torch", "diffusers", "onnx", "onnxruntime-gpu", "numpy")
 
 def machine() -> dict[str, Any]:
     """Processor, cores, memory in GiB, Python and the packages that matter."""
-    info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    names = [line.split(": ")[1] for line in info.splitlines() if line.startswith("model name")]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
-        "processor": names[0] if names else platform.machine(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "memory_gib": round(memory),
         "python": platform.python_version(),

@@ -151,7 +151,7 @@ class LatencyTable:
         """Write it as JSON, whole or not at all; see docs/formats.md."""
         calls = [asdict(signature) | {"seconds": s} for signature, s in self.seconds.items()]
         data = {"schema": SCHEMA, "kind": KIND, "setting": asdict(self.setting), "calls": calls}
-        write_atomically(path, json.dumps(data, indent=1) + "\n")
+        write_atomically(path, json.dumps(data) + "\n")
 
     def _total(self, subnet: SubNet) -> float:
         program = plan_program(subnet, 1)

@@ -90,6 +90,25 @@ def test_search_says_what_it_found_and_writes_it(
     assert as_json["keep"] == 1.0
 
 
+@pytest.mark.parametrize("method", [("random",), ("dip-go", "--recipe", "paper")])
+def test_search_keeps_a_fraction_of_the_time(
+    pipelines: Callable[[str], Path], tmp_path: Path, method: tuple[str, ...]
+) -> None:
+    """The second search reads the times of the first, so it finds the same."""
+    latencies = tmp_path / "latencies.json"
+    command = (
+        "search", pipelines("three-levels"), "--method", *method, "--granularity", "branch",
+        "--steps", 6, "--keep", 0.7, "--iterations", 1, "--cost", "latency",
+        "--latencies", latencies, "-o",
+    )  # fmt: skip
+    assert "of the time on onnxruntime (cpu)" in ok(*command, tmp_path / "first.json")
+    measured = latencies.read_bytes()
+    found = json.loads(ok(*command, tmp_path / "second.json", "--json"))
+    assert found["latency"]["keep"] <= 0.72
+    assert (tmp_path / "first.json").read_bytes() == (tmp_path / "second.json").read_bytes()
+    assert latencies.read_bytes() == measured
+
+
 def test_inspect_prints_the_contract(made: Path, tmp_path: Path) -> None:
     data = json.loads(ok("inspect", made / "bundle.json", "--json"))
     promised = {
@@ -225,6 +244,27 @@ BAD = [
     ),
     ("search {sd} -o {out} --method random --keep 2", "--keep is '2'; give fractions above 0"),
     ("search {sd} -o {out} --method full --device tpu", "unknown device 'tpu'"),
+    ("search {sd} -o {out} --method random --cost time", "unknown cost 'time'; choose one of macs"),
+    (
+        "search {sd} -o {out} --method full --cost latency",
+        "the method 'full' does not choose blocks",
+    ),
+    (
+        "search {sd} -o {out} --method dip-go --cost latency",
+        "the default recipe of dip-go does not choose blocks by their cost",
+    ),
+    (
+        "search {sd} -o {out} --method random --cost latency --engine magic",
+        "unknown engine 'magic'",
+    ),
+    (
+        "search {sd} -o {out} --method random --cost latency --latencies {tmp}/notes.txt",
+        "is not JSON",
+    ),
+    (
+        "search {sd} -o {out} --method random --latencies {out}",
+        "--latencies keeps measured times, but --cost is macs",
+    ),
     ("export {dit} {subnet} -o {out}", "the SubNet was made for denoiser 'UNet2DConditionModel'"),
     ("export {truncated} {subnet} -o {out}", "cannot read the weights"),
     ("export {sd} {no} -o {out}", "cannot read the SubNet"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from search import schedules
@@ -12,7 +13,7 @@ from search.errors import SearchError
 from search.methods import search
 from search.model.pipeline import open_pipeline
 from search.options import Options
-from search.subnet import Action, Granularity
+from search.subnet import Action, Granularity, SubNet
 from tests.toys import chain, hourglass, subnet
 
 SD15_BRANCHES = (
@@ -176,3 +177,20 @@ def test_options_that_no_method_could_use_are_refused(
 ) -> None:
     with pytest.raises(SearchError, match=message):
         Options(**options)
+
+
+def test_random_reuse_goes_by_the_cost_it_is_given(pipelines: Callable[[str], Path]) -> None:
+    """A cost of which the blocks of the way up have nine tenths, whatever their MACs."""
+    opened = open_pipeline(pipelines("three-levels"), weights=False)
+    whole = search(opened, "full", Options(steps=12))
+    blocks = whole.topology.blocks
+    up = np.array([name.startswith("up_blocks") for name in blocks])
+    price = np.where(up, 0.9 / up.sum(), 0.1 / (~up).sum())
+
+    def cost(subnet: SubNet) -> float:
+        runs = np.array(subnet.actions) == Action.RUN
+        return float((runs * price).sum() / subnet.full_calls)
+
+    found = schedules.random_reuse(whole, keep=0.5, seed=3, cost=cost)
+    assert abs(cost(found) - 0.5) <= schedules.KEEP_TOLERANCE
+    assert abs(schedules.keep_of(found) - 0.5) > schedules.KEEP_TOLERANCE

@@ -1,0 +1,262 @@
+"""Costs in seconds: made-up ones by hand, and real ones of calls that could hardly differ more."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from engines import latency
+from engines.base import Session, make_engine
+from engines.errors import EngineError
+from engines.latency import LatencyTable, Setting, Stopwatch, latency_table, read_seconds
+from exporter.program import Signature, plan_program
+from search.methods import search
+from search.model.pipeline import open_pipeline
+from search.options import Options
+from search.schedules import deepcache, with_actions
+from search.subnet import Action, Granularity, SubNet
+from tests.mixes import random_mix
+from tests.toys import chain, hourglass, subnet
+
+SETTING = Setting(
+    denoiser="Toy",
+    fingerprint="0" * 64,
+    topology="1" * 64,
+    latent_shape=(1, 2, 2),
+    guided=True,
+    engine="onnxruntime",
+    device="cpu",
+    machine="abacus, 2 cores",
+    versions={"onnxruntime": "1.0"},
+)
+
+
+class Counting:
+    """ONNX Runtime that remembers what it loaded."""
+
+    name, device = "onnxruntime", "cpu"
+
+    def __init__(self) -> None:
+        self.loaded: list[Path] = []
+        self._engine = make_engine("onnxruntime", "cpu")
+
+    def load(self, path: Path) -> Session:
+        self.loaded.append(path)
+        return self._engine.load(path)
+
+
+def by_targets(signature: Signature) -> float:
+    """Made-up seconds: one per target that is computed."""
+    return float(len(signature.computes))
+
+
+def toy_table(**options: object) -> LatencyTable:
+    return LatencyTable(SETTING, subnet(chain(), "RRR", "RRR"), by_targets, **options)
+
+
+def whole_of(pipelines: Callable[[str], Path], name: str, granularity: Granularity) -> SubNet:
+    opened = open_pipeline(pipelines(name), weights=False)
+    return search(opened, "full", Options(steps=4, granularity=granularity))
+
+
+def test_the_full_sampler_costs_one() -> None:
+    assert toy_table()(subnet(chain(), "RRR", "RRR", "RRR")) == 1.0
+
+
+def test_the_cost_is_the_sum_over_the_calls() -> None:
+    """Calls of 4, 2 (block c and the head) and 0 seconds, of three full ones of 4."""
+    found = subnet(chain(), "RRR", "ccR", "ccc")
+    program = plan_program(found, 1)
+    assert [len(program.signatures[c.signature].computes) for c in program.calls] == [4, 2]
+    assert toy_table()(found) == pytest.approx((4 + 2) / (3 * 4))
+
+
+def test_fewer_steps_are_counted_against_the_full_sampler() -> None:
+    half = dataclasses.replace(subnet(chain(), "RRR", "RRR"), full_calls=4)
+    assert toy_table()(half) == pytest.approx(0.5)
+
+
+def test_equal_signatures_are_measured_once() -> None:
+    asked: list[Signature] = []
+
+    def measure(signature: Signature) -> float:
+        asked.append(signature)
+        return by_targets(signature)
+
+    table = LatencyTable(SETTING, subnet(chain(), "RRR"), measure)
+    for rows in (("RRR", "ccR", "ccR", "RRR"), ("RRR", "ccR"), ("RRR", "cRR")):
+        table(subnet(chain(), *rows))
+    assert len(asked) == len(set(asked)) == len(table.seconds)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        subnet(hourglass(), "RRR"),
+        dataclasses.replace(
+            subnet(chain(), "RRR"),
+            binding=dataclasses.replace(subnet(chain(), "RRR").binding, fingerprint="f" * 64),
+        ),
+    ],
+)
+def test_a_subnet_of_another_denoiser_is_refused(other: SubNet) -> None:
+    with pytest.raises(EngineError, match="these latencies are of another denoiser"):
+        toy_table()(other)
+
+
+def test_json_gives_back_the_seconds(tmp_path: Path) -> None:
+    table = toy_table()
+    found = subnet(chain(), "RRR", "ccR", "cdR")
+    cost = table(found)
+    table.save(tmp_path / "latencies.json")
+    known = read_seconds(tmp_path / "latencies.json", SETTING)
+    assert known == table.seconds
+
+    def never(signature: Signature) -> float:
+        raise AssertionError(signature)
+
+    again = LatencyTable(SETTING, subnet(chain(), "RRR"), never, known)
+    assert again(found) == cost
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"engine": "openvino"}, "with engine 'onnxruntime', but here it is 'openvino'"),
+        ({"device": "cuda"}, "with device 'cpu', but here it is 'cuda'"),
+        ({"machine": "other"}, "with machine 'abacus, 2 cores', but here it is 'other'"),
+        ({"versions": {}}, "with versions {'onnxruntime': '1.0'}, but here it is {}"),
+        ({"latent_shape": (1, 4, 4)}, r"with latent shape \(1, 2, 2\), but here"),
+        ({"fingerprint": "f" * 64}, "with fingerprint '000"),
+    ],
+)
+def test_latencies_of_another_setting_are_refused(
+    tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    toy_table().save(tmp_path / "latencies.json")
+    with pytest.raises(EngineError, match=message):
+        read_seconds(tmp_path / "latencies.json", dataclasses.replace(SETTING, **change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "stepcarve-subnet"}, "is not a table of latencies"),
+        ({"schema": 9}, "has schema 9, but this stepcarve reads 1"),
+        ({"calls": [{"computes": [0]}]}, "lacks or garbles 'reads'"),
+        ({"setting": {}}, "lacks or garbles 'latent_shape'"),
+        (
+            {
+                "calls": [
+                    {"computes": [0], "reads": [], "writes": [], "predicts": True, "seconds": 0}
+                ]
+            },
+            "lacks or garbles the seconds of a call, 0.0",
+        ),
+    ],
+)
+def test_what_is_no_table_is_refused(
+    tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    file = tmp_path / "latencies.json"
+    toy_table().save(file)
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(EngineError, match=message):
+        read_seconds(file, SETTING)
+
+
+def test_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("not numbers")
+    with pytest.raises(EngineError, match="is not JSON"):
+        read_seconds(tmp_path / "notes", SETTING)
+
+
+def test_the_median_leaves_the_warm_up_out() -> None:
+    now, lengths = 0.0, iter([100.0] * latency.WARM_UP + [3.0, 1.0, 2.0, 9.0, 8.0])
+
+    def run() -> None:
+        nonlocal now
+        now += next(lengths)
+
+    assert latency.median_seconds(run, clock=lambda: now) == 3.0
+
+
+def test_short_runs_are_repeated_more_often() -> None:
+    runs = 0
+
+    def run() -> None:
+        nonlocal runs
+        runs += 1
+
+    latency.median_seconds(run, clock=lambda: 0.0)
+    assert runs == latency.WARM_UP + latency.MOST_RUNS
+
+
+def test_a_shallow_call_costs_less_than_a_full_one(pipelines: Callable[[str], Path]) -> None:
+    whole = whole_of(pipelines, "shapes-sd", Granularity.BRANCH)
+    shallow = deepcache(whole, interval=4, branch=0)
+    with latency_table(pipelines("shapes-sd"), whole, make_engine("onnxruntime", "cpu")) as table:
+        assert table(shallow) < table(whole) == 1.0
+    assert all(seconds > 0 for seconds in table.seconds.values())
+
+
+def test_a_table_in_a_file_is_neither_measured_nor_traced_again(
+    pipelines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    whole = whole_of(pipelines, "three-levels", Granularity.STAGE)
+    thin = with_actions(
+        whole, lambda t, b: Action.REUSE if t and b else Action.RUN, method="by hand"
+    )
+    file, engine = tmp_path / "latencies.json", Counting()
+    where = pipelines("three-levels")
+    with latency_table(where, whole, engine, file=file) as table:
+        cost = table(thin)
+    distinct = {*plan_program(whole, 1).signatures, *plan_program(thin, 1).signatures}
+    assert len(engine.loaded) == len(distinct)
+    with latency_table(where, whole, engine, file=file) as table:
+        assert table(thin) == cost
+    assert len(engine.loaded) == len(distinct)
+
+
+def test_what_was_measured_is_kept_when_the_search_fails(
+    pipelines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    whole = whole_of(pipelines, "three-levels", Granularity.STAGE)
+    file = tmp_path / "latencies.json"
+
+    def fail() -> None:
+        with latency_table(pipelines("three-levels"), whole, Counting(), file=file) as table:
+            table(whole)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert json.loads(file.read_text())["calls"]
+
+
+def test_nothing_is_left_behind(
+    pipelines: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    whole, engine = whole_of(pipelines, "three-levels", Granularity.STAGE), Counting()
+    with latency_table(pipelines("three-levels"), whole, engine) as table:
+        table(whole)
+        assert engine.loaded[0].parent.parent == tmp_path
+        assert not engine.loaded[0].exists(), "a graph goes when it has been timed"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_calls_with_residuals_are_measured(
+    pipelines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    mixed = random_mix(whole_of(pipelines, "three-levels", Granularity.LAYER), seed=5)
+    assert any(Action.DELTA in row for row in mixed.actions)
+    stopwatch = Stopwatch(
+        pipelines("three-levels"), mixed, make_engine("onnxruntime", "cpu"), tmp_path
+    )
+    assert all(stopwatch.seconds(s) > 0 for s in plan_program(mixed, 1).signatures)
