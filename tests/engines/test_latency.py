@@ -197,6 +197,7 @@ def test_short_runs_are_repeated_more_often() -> None:
     assert runs == latency.WARM_UP + latency.MOST_RUNS
 
 
+@pytest.mark.slow
 def test_a_shallow_call_costs_less_than_a_full_one(pipelines: Callable[[str], Path]) -> None:
     whole = whole_of(pipelines, "shapes-sd", Granularity.BRANCH)
     shallow = deepcache(whole, interval=4, branch=0)

@@ -17,11 +17,10 @@ from search.model.reference import sample
 from search.options import Options
 from search.subnet import SubNet
 
-STEPS, GUIDANCE = 20, 4.0
+STEPS, GUIDANCE = 16, 4.0
 PROMPTS = (
     "a large red cross left on a grey field",
     "a small blue circle above on a white field",
-    "a large green square centred on a black field",
 )
 
 
@@ -43,7 +42,7 @@ def runs(opened: Pipeline) -> tuple[Trajectories, Trajectories]:
 
 @pytest.mark.parametrize(
     ("method", "extra"),
-    [("deepcache", {"interval": 3}), ("fewer-steps", {"keep": 0.5}), ("random", {"keep": 0.6})],
+    [("deepcache", {"interval": 3}), ("fewer-steps", {"keep": 0.5})],
 )
 def test_a_fit_comes_closer_and_the_reference_obeys_it(
     opened: Pipeline,
