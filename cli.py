@@ -114,7 +114,7 @@ def demo(out: Path, as_json: bool) -> None:
 @click.option(
     "--method",
     required=True,
-    help="full, deepcache, fewer-steps or random.",
+    help="full, deepcache, fewer-steps, random or dip-go.",
 )
 @click.option("--steps", default=50, show_default=True, help="Inference steps of the full sampler.")
 @click.option("--scheduler", help="A diffusers scheduler class; default: the pipeline's own.")
@@ -479,6 +479,7 @@ def build(bundle: Path, engine_name: str, device: str, as_json: bool) -> None:
 @device_option
 @click.option("--pipeline", type=PATH, help="Default: where the bundle was exported from.")
 @click.option("--prompt", help="What to sample; a class name or number where there are classes.")
+@click.option("--label", help="The class to sample, by number or name.")
 @click.option("--seed", default=0, show_default=True, help="Of the initial noise.")
 @click.option("--report", "report_folder", type=PATH, help="Write an HTML page and JSON there.")
 @json_option
@@ -488,6 +489,7 @@ def verify(
     device: str,
     pipeline: Path | None,
     prompt: str | None,
+    label: str | None,
     seed: int,
     report_folder: Path | None,
     as_json: bool,
@@ -501,12 +503,15 @@ def verify(
 
     engine = make_engine(engine_name, device)
     opened = Bundle.open(bundle)
+    words = opened.default_prompt if prompt is None else prompt
+    if label is not None:
+        words = opened.require_prompt(prompt=prompt, label=label)
     with _status() as report:
         parity, pictures = run_verify(
             opened,
             engine,
             opened.find_pipeline(pipeline),
-            prompt=opened.default_prompt if prompt is None else prompt,
+            prompt=words,
             seed=seed,
             report=report,
         )
@@ -689,6 +694,7 @@ def _quiet_libraries() -> None:
 
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.simplefilter("ignore")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
