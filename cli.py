@@ -160,7 +160,11 @@ def demo(out: Path, as_json: bool) -> None:
     type=int,
     help="Fit to a sampler with this many steps instead of --steps.",
 )
-@click.option("--prompts", type=PATH, help="To search with, one per line; default: see README.")
+@click.option(
+    "--prompts",
+    type=PATH,
+    help="A file with one per line; default: prompts.txt of the pipeline, its classes, or built-in captions.",
+)
 @click.option("--run", "folder", type=PATH, help="dip-go: directory for log, plot, checkpoints.")
 @click.option("--resume", is_flag=True, help="dip-go: go on from what is in --run.")
 @click.option(
@@ -194,10 +198,18 @@ def search(
     from exporter.summary import summarise
     from search.methods import full, needs_weights, search_keeps
     from search.model.pipeline import open_pipeline, require_device
-    from search.options import Options, granularity_of, keeps_of, require_cost, require_method
+    from search.options import (
+        Options,
+        granularity_of,
+        keeps_of,
+        require_cost,
+        require_method,
+        require_used,
+    )
     from search.prompts import read_prompts
 
     require_method(method)
+    require_used(method, _given())
     keeps = keeps_of(keep)
     chosen = Options(
         granularity=granularity_of(granularity or ("stage" if method == "dip-go" else "branch")),
@@ -240,6 +252,17 @@ def search(
         return
     for path, line in zip(files, lines, strict=True):
         click.echo(f"{path}: {line}")
+
+
+def _given() -> list[str]:
+    """The options of the present command that were given on its line."""
+    context = click.get_current_context()
+    given = click.core.ParameterSource.COMMANDLINE
+    return [
+        option.opts[-1].removeprefix("--")
+        for option in context.command.params
+        if option.name and context.get_parameter_source(option.name) is given
+    ]
 
 
 @contextmanager

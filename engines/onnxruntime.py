@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from engines.base import Form
 
+WARNINGS, SILENT = 2, 4
+"""Severities of ONNX Runtime's loggers."""
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # An ONNX model of one node, y = Exp(x).
 _PROBE = bytes.fromhex(
@@ -137,9 +139,15 @@ def _probe(provider: str) -> None:
         msg = f"this onnxruntime has no {provider}; use --device cpu, or install onnxruntime-gpu"
         raise EngineError(msg)
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
+    options.log_severity_level = SILENT
+    onnxruntime.set_default_logger_severity(SILENT)
     try:
         _session(_PROBE, provider, options).run(None, {"x": np.zeros(1, np.float32)})
     except Exception as error:  # of the engine, or of the provider while it runs
-        msg = f"{provider} does not work here, so nothing can run on it; use --device cpu ({error})"
+        msg = (
+            f"{provider} does not work here; use --device cpu, or install an NVIDIA driver and "
+            'pip install "onnxruntime-gpu[cuda,cudnn]", which brings CUDA and cuDNN'
+        )
         raise EngineError(msg) from error
+    finally:
+        onnxruntime.set_default_logger_severity(WARNINGS)

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from search.errors import SearchError
 from search.subnet import Granularity
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 METHODS = ("full", "deepcache", "fewer-steps", "random", "dip-go")
 RECIPES = ("default", "paper")
 COSTS = ("macs", "latency")
+USED_BY = {
+    "keep": ("fewer-steps", "random", "dip-go"),
+    "interval": ("deepcache",),
+    "branch": ("deepcache",),
+    "recipe": ("dip-go",),
+    "iterations": ("dip-go",),
+    "run": ("dip-go",),
+    "resume": ("dip-go",),
+}
+"""Options that only some methods look at."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +99,17 @@ def require_method(name: str) -> None:
     if name not in METHODS:
         msg = f"unknown method {name!r}; choose one of {', '.join(METHODS)}"
         raise SearchError(msg)
+
+
+def require_used(method: str, given: Iterable[str]) -> None:
+    """Refuse an option in `given` that `method` would not look at."""
+    for name in given:
+        if method not in USED_BY.get(name, METHODS):
+            msg = (
+                f"the method {method!r} does not look at --{name}, which is for "
+                f"{', '.join(USED_BY[name])}; leave it out"
+            )
+            raise SearchError(msg)
 
 
 def require_cost(name: str, method: str, recipe: str, *, has_table: bool) -> None:

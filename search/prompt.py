@@ -29,11 +29,12 @@ class PromptInput:
 
 
 def class_number(prompt: str, labels: Mapping[str, int], classes: int) -> int:
-    """The class that `prompt` gives as a number below `classes`, or by a name in `labels`."""
+    """The class of a name in `labels` or of one of their numbers; without names, of one below `classes`."""
     if prompt in labels:
         return int(labels[prompt])
-    if prompt.isdecimal() and len(prompt) < 10 and int(prompt) < classes:
+    numbers = set(labels.values()) or range(classes)
+    if prompt.isdecimal() and len(prompt) < 10 and int(prompt) in numbers:
         return int(prompt)
-    known = ", ".join(sorted(labels)) or "(none has a name)"
-    msg = f"no class {prompt!r}; give a number from 0 to {classes - 1} or one of {known}"
+    known = f" or one of {', '.join(sorted(labels))}" if labels else ""
+    msg = f"no class {prompt!r}; give a number from {min(numbers)} to {max(numbers)}{known}"
     raise SearchError(msg)

@@ -90,7 +90,9 @@ def test_search_says_what_it_found_and_writes_it(
     assert as_json["keep"] == 1.0
 
 
-@pytest.mark.parametrize("method", [("random",), ("dip-go", "--recipe", "paper")])
+@pytest.mark.parametrize(
+    "method", [("random",), ("dip-go", "--recipe", "paper", "--iterations", "1")]
+)
 def test_search_keeps_a_fraction_of_the_time(
     pipelines: Callable[[str], Path], tmp_path: Path, method: tuple[str, ...]
 ) -> None:
@@ -98,7 +100,7 @@ def test_search_keeps_a_fraction_of_the_time(
     latencies = tmp_path / "latencies.json"
     command = (
         "search", pipelines("three-levels"), "--method", *method, "--granularity", "branch",
-        "--steps", 6, "--keep", 0.7, "--iterations", 1, "--cost", "latency",
+        "--steps", 6, "--keep", 0.7, "--cost", "latency",
         "--latencies", latencies, "-o",
     )  # fmt: skip
     assert "of the time on onnxruntime (cpu)" in ok(*command, tmp_path / "first.json")
@@ -243,6 +245,11 @@ BAD = [
         "cannot read prompts from '/no/file'",
     ),
     ("search {sd} -o {out} --method random --keep 2", "--keep is '2'; give fractions above 0"),
+    (
+        "search {sd} -o {out} --method deepcache --keep 0.3",
+        "'deepcache' does not look at --keep, which is for fewer-steps, random, dip-go; leave",
+    ),
+    ("search {sd} -o {out} --method random --resume", "does not look at --resume"),
     ("search {sd} -o {out} --method full --device tpu", "unknown device 'tpu'"),
     ("search {sd} -o {out} --method random --cost time", "unknown cost 'time'; choose one of macs"),
     (
@@ -284,8 +291,8 @@ BAD = [
         "is not a .npy file of numbers",
     ),
     ("run {bundle} --prompt x -o {tmp}/x.jpg", "give one that ends in .png"),
-    ("run {classes} --label 5000 -o {out}.png", "no class '5000'; give a number from 0 to 999"),
-    ("run {classes} --label 99999999999999999999 -o {out}.png", "give a number from 0 to 999"),
+    ("run {classes} --label 5000 -o {out}.png", "no class '5000'; give a number from 0 to 23"),
+    ("run {classes} --label 99999999999999999999 -o {out}.png", "give a number from 0 to 23"),
     ("run {classes} --label 1 --negative red -o {out}.png", "takes no negative prompt"),
     ("run {bundle} --prompt x --device cuda -o {out}.png", "use --device cpu"),
     ("run {no} --prompt x -o {out}.png", "is not a bundle"),
