@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,9 +17,33 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
 if TYPE_CHECKING:
     from exporter.bundle import Bundle
-    from search.subnet import SubNet
+    from search.model.family import Request
+    from search.model.pipeline import Pipeline
+    from search.model.trace import Trace
+    from search.subnet import Granularity, SubNet
 
 SHAPES = Path(__file__).parent.parent / "examples" / "shapes"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def trace_once() -> Iterator[None]:
+    """Searches in all tests share the traces they read topologies off; tracing has tests of its own."""
+    from unittest import mock
+
+    from search.model import trace as module
+
+    traced: dict[tuple[object, ...], Trace] = {}
+    original = module.trace
+
+    def trace(pipeline: Pipeline, granularity: Granularity, request: Request) -> Trace:
+        size = (request.height, request.width, len(request.prompts))
+        key = (pipeline.path, pipeline.fingerprint, granularity, request.guided, *size)
+        if key not in traced:
+            traced[key] = original(pipeline, granularity, request)
+        return traced[key]
+
+    with mock.patch.object(module, "trace", trace):
+        yield
 
 
 @pytest.fixture(scope="session")

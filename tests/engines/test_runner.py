@@ -176,11 +176,11 @@ def test_deepcache_equals_the_package(
     [
         "PNDMScheduler",
         "DPMSolverMultistepScheduler",
-        "UniPCMultistepScheduler",
         "EulerDiscreteScheduler",
-        "HeunDiscreteScheduler",
-        "LMSDiscreteScheduler",
-        "DEISMultistepScheduler",
+        *(
+            pytest.param(f"{name}Scheduler", marks=pytest.mark.slow)
+            for name in ("UniPCMultistep", "HeunDiscrete", "LMSDiscrete", "DEISMultistep")
+        ),
     ],
 )
 def test_any_affine_sampler_equals_diffusers(
