@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
     from pathlib import Path
 
-SCHEMA = 2
-READABLE = (1, 2)
-"""Schema 1 has no `deltas` in its topology, so nothing in it allows DELTA."""
+SCHEMA = 3
+READABLE = (1, 2, 3)
+"""Schema 1 has no `deltas` in its topology, so nothing in it allows DELTA; before schema 3 noise and
+latents had one shape."""
 
 
 class Action(enum.StrEnum):
@@ -58,7 +59,8 @@ class Binding:
         scheduler_config: its configuration.
         inference_steps: what the scheduler's `set_timesteps` is given.
         timesteps: one per call that the scheduler then makes, noisiest first.
-        latent_shape: `[C, H, W]` of one image.
+        latent_shape: of one image, as the denoiser takes it; `[C, H, W]` unless it is packed.
+        noise_shape: of the noise that one image starts from, `[C, H, W]`.
         guided: whether classifier-free guidance doubles the batch.
     """
 
@@ -69,6 +71,7 @@ class Binding:
     inference_steps: int
     timesteps: tuple[float, ...]
     latent_shape: tuple[int, ...]
+    noise_shape: tuple[int, ...]
     guided: bool
 
     def require(self, other: Binding) -> None:
@@ -238,6 +241,7 @@ class SubNet:
             binding = dict(data["binding"])
             binding["timesteps"] = tuple(binding["timesteps"])
             binding["latent_shape"] = tuple(binding["latent_shape"])
+            binding["noise_shape"] = tuple(binding.get("noise_shape", binding["latent_shape"]))
             return SubNet(
                 binding=Binding(**binding),
                 granularity=Granularity(data["granularity"]),

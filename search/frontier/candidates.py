@@ -239,7 +239,7 @@ def _few_steps_of(ground: Ground, method: Method) -> list[Candidate]:
     for keep in ground.settings.keeps:
         subnet = fewer_steps(ground.pipeline, ground.whole, keep)
         subnet = replace(subnet, method=f"{method} keep {keep:g}")
-        table = ground.pipeline.sampler(subnet.binding.inference_steps)
+        table = ground.pipeline.sampler(subnet.binding.inference_steps, size)
         found.append(Candidate(method, f"keep {keep:g}", keep, subnet, table))
     return found
 

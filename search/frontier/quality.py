@@ -178,7 +178,7 @@ def _sample(
             texts[start : start + CHUNK],
             steps=whole.binding.inference_steps,
             guidance=whole.guidance,
-            latent_shape=whole.binding.latent_shape,
+            noise_shape=whole.binding.noise_shape,
             seed=noise_seed(*stream, start),
             progress=lambda done, total, start=start: report(  # type: ignore[misc]
                 f"held-out pictures: {start + 1} and on, call {done} of {total}",
