@@ -11,9 +11,9 @@ import numpy as np
 
 from engines.errors import EngineError, NotFiniteError
 from engines.noise import torch_randn
-from exporter.bundle import CONDITIONER, DECODER, TOKENIZER, Bundle, BundleCall
+from exporter.bundle import CONDITIONER, DECODER, LAYOUT, Bundle, BundleCall
 from search.names import GUIDANCE, IMAGE, LATENTS, PREDICTION, SAMPLE, TIMESTEP
-from search.prompt import class_number
+from search.prompt import Fill, PromptInput, class_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -132,12 +132,19 @@ class Runner:
         self._inputs[GUIDANCE][...] = self._scale(guidance, negative)
         texts = {"prompt": prompt, "negative": negative}
         for each in self.bundle.prompt_inputs:
-            buffer = self._prompt[each.name]
-            if each.source == "label":
-                buffer[...] = class_number(prompt, self.bundle.labels, each.classes)
-            else:
-                buffer[0] = self._tokenizer.encode(texts[each.source]).ids
+            self._prompt[each.name][...] = self._filling(each, texts[each.source])
         self._condition()
+
+    def _filling(self, each: PromptInput, text: str) -> Any:
+        match each.fill:
+            case Fill.LABEL:
+                return class_number(text, self.bundle.labels, each.classes)
+            case Fill.GIVEN:
+                return bool(text)
+            case Fill.IDS:
+                return self._tokenizers[each.tokenizer].encode(text).ids
+            case Fill.MASK:
+                return self._tokenizers[each.tokenizer].encode(text).attention_mask
 
     def call(
         self, number: int, sample: NDArray[np.float32], caches: dict[str, NDArray[np.float32]]
@@ -191,8 +198,11 @@ class Runner:
     def _scale(self, guidance: float | None, negative: str) -> float:
         bundle = self.bundle
         scale = bundle.guidance if guidance is None else guidance
-        if negative and bundle.takes_labels:
-            msg = "the bundle shows classes, so it takes no negative prompt; leave it out"
+        if negative and not bundle.takes_negative:
+            what = (
+                "shows classes" if bundle.takes_labels else "was exported without guidance by one"
+            )
+            msg = f"the bundle {what}, so it takes no negative prompt; leave it out"
             raise EngineError(msg)
         if bundle.subnet.fitted is not None and scale != bundle.guidance:
             msg = (
@@ -206,10 +216,11 @@ class Runner:
                 "search and export with --guidance 1, or give a scale above 1"
             )
             raise EngineError(msg)
-        if not bundle.guided and ((guidance is not None and guidance > 1) or negative):
+        if not bundle.guided and max(scale, bundle.guidance) > 1 and scale != bundle.guidance:
             msg = (
-                "the bundle was exported without guidance, so it takes no guidance scale above 1 and "
-                "no negative prompt; search and export with --guidance above 1"
+                f"guidance {scale:g} was asked for, but the bundle was exported for "
+                f"{bundle.guidance:g} and has no scale to set; search and export with --guidance "
+                f"{scale:g}"
             )
             raise EngineError(msg)
         return scale
@@ -217,7 +228,7 @@ class Runner:
     def _noise(self, latents: NDArray[np.float32] | None, seed: int) -> NDArray[np.float32]:
         shape = self.bundle.latent_shape
         if latents is None:
-            return torch_randn(shape, seed)
+            return initial_noise(self.bundle, seed)
         if latents.shape != shape:
             msg = f"the latents are {list(latents.shape)}, but the bundle takes {list(shape)}"
             raise EngineError(msg)
@@ -235,10 +246,19 @@ class Runner:
         )
 
     @cached_property
-    def _tokenizer(self) -> Any:
+    def _tokenizers(self) -> dict[str, Any]:
         from tokenizers import Tokenizer
 
-        return Tokenizer.from_file(str(self.bundle.file(TOKENIZER)))
+        files = {each.tokenizer for each in self.bundle.prompt_inputs if each.tokenizer}
+        return {file: Tokenizer.from_file(str(self.bundle.file(file))) for file in files}
+
+
+def initial_noise(bundle: Bundle, seed: int) -> NDArray[np.float32]:
+    """The latents that diffusers starts from with that seed on the CPU, of unit variance."""
+    drawn = torch_randn(bundle.noise_shape, seed)
+    if LAYOUT in bundle.files:
+        drawn = drawn.ravel()[np.load(bundle.file(LAYOUT), allow_pickle=False)]
+    return drawn.reshape(bundle.latent_shape)
 
 
 def _buffers(values: Mapping[str, tuple[tuple[int, ...], Any]]) -> dict[str, Array]:

@@ -15,21 +15,22 @@ from typing import TYPE_CHECKING, Any
 
 from exporter.errors import ExportError
 from search.files import write_atomically
-from search.prompt import PromptInput
+from search.prompt import Fill, PromptInput
 from search.sampler import SamplerTable
 from search.subnet import SubNet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-SCHEMA = 1
+SCHEMA = 2
 KIND = "stepcarve-bundle"
 MANIFEST = "manifest.json"
 SUBNET = "subnet.json"
-TOKENIZER = "tokenizer.json"
 WEIGHTS = "weights.bin"
 CONDITIONER = "condition.onnx"
 DECODER = "decode.onnx"
+LAYOUT = "layout.npy"
+"""Per element of the latents, which element of the drawn noise it is; only where that is another."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class Bundle:
     Attributes:
         path: the directory.
         dtype: of weights and activations.
-        latent_shape: `[B, C, H, W]`.
+        latent_shape: `[B, C, H, W]`, or as the pipeline packs it.
+        noise_shape: of the noise that a seed draws, `[B, C, H, W]`.
         guided: whether the graphs take a guidance scale.
         guidance: the scale to use when none is given.
         prompt_inputs: what the conditioner takes.
@@ -76,6 +78,7 @@ class Bundle:
     path: Path
     dtype: str
     latent_shape: tuple[int, ...]
+    noise_shape: tuple[int, ...]
     guided: bool
     guidance: float
     prompt_inputs: tuple[PromptInput, ...]
@@ -92,8 +95,8 @@ class Bundle:
         if self.dtype != "float32":
             msg = f"dtype {self.dtype!r}"
             raise ValueError(msg)
-        texts = any(each.length for each in self.prompt_inputs)
-        needed = {SUBNET, WEIGHTS, CONDITIONER, DECODER, *self.graphs, *([TOKENIZER] * texts)}
+        tokenizers = {each.tokenizer for each in self.prompt_inputs if each.length}
+        needed = {SUBNET, WEIGHTS, CONDITIONER, DECODER, *self.graphs, *tokenizers}
         unlisted = sorted(needed - set(self.files))
         if unlisted:
             msg = f"the list of files, which leaves out {unlisted}"
@@ -144,7 +147,12 @@ class Bundle:
     @property
     def takes_labels(self) -> bool:
         """Whether prompts are classes."""
-        return any(each.source == "label" for each in self.prompt_inputs)
+        return any(each.fill is Fill.LABEL for each in self.prompt_inputs)
+
+    @property
+    def takes_negative(self) -> bool:
+        """Whether there is a negative prompt."""
+        return any(each.source == "negative" for each in self.prompt_inputs)
 
     @property
     def default_prompt(self) -> str:
@@ -221,7 +229,11 @@ def _bundle(path: Path, data: Any) -> Bundle:
             latent_shape=tuple(data["latent_shape"]),
             guided=data["guided"],
             guidance=float(data["guidance"]),
-            prompt_inputs=tuple(PromptInput(**each) for each in data["prompt_inputs"]),
+            noise_shape=tuple(data["noise_shape"]),
+            prompt_inputs=tuple(
+                PromptInput(**{**each, "fill": Fill(each["fill"])})
+                for each in data["prompt_inputs"]
+            ),
             labels=data["labels"],
             graphs=tuple(data["graphs"]),
             calls=tuple(BundleCall(**each) for each in data["calls"]),

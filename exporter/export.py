@@ -8,12 +8,14 @@ from functools import partial
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx_ir as ir
+import torch
 
 from exporter import bundle as names
 from exporter.bundle import Bundle, Staging, staging
 from exporter.carve import carve
-from exporter.components import Component, conditioner_graph, decoder_graph, padded_tokenizer
+from exporter.components import Component, conditioner_graph, decoder_graph
 from exporter.errors import ExportError
 from exporter.program import Program, Signature, plan_program
 from exporter.trace import Master, trace_master
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from collections.abc import Set as AbstractSet
     from pathlib import Path
+
+    from tokenizers import Tokenizer
 
     from search.subnet import SubNet
 
@@ -63,7 +67,7 @@ def export(
     report("open pipeline")
     pipeline = open_for(subnet, path, weights=False)
     table = (
-        pipeline.sampler(subnet.binding.inference_steps)
+        pipeline.sampler(subnet.binding.inference_steps, pipeline.size(subnet.binding.noise_shape))
         if subnet.fitted is None
         else subnet.fitted.table
     )
@@ -87,10 +91,10 @@ def _write(
     latent_shape = (batch, *binding.latent_shape)
     report("trace denoiser")
     master = trace_denoiser(pipeline, subnet, program.deltas(subnet.topology), batch)
-    report("trace text encoder and decoder")
-    inputs = pipeline.family.prompt_inputs(pipeline.pipe, guided=binding.guided)
-    condition = conditioner_graph(pipeline, inputs, guided=binding.guided, batch=batch)
-    decoder = decoder_graph(pipeline, latent_shape)
+    report("trace text encoders and decoder")
+    conditioner = pipeline.family.conditioner(pipeline, conditioning(pipeline, subnet, batch))
+    condition = conditioner_graph(conditioner)
+    decoder = decoder_graph(pipeline, latent_shape, pipeline.size(binding.noise_shape))
     _check_conditions(condition, master)
 
     report("write weights")
@@ -106,9 +110,10 @@ def _write(
         report(f"carve {name} of {len(program.signatures)}")
         graphs.append(f"{name}.onnx")
         stage.make(graphs[-1], partial(save_step, master, signature, name))
-    if any(each.length for each in inputs):
-        tokenizer = padded_tokenizer(pipeline.pipe.tokenizer)
-        stage.make(names.TOKENIZER, lambda file: tokenizer.save(str(file)))
+    for name, tokenizer in conditioner.tokenizers.items():
+        stage.make(name, partial(save_tokenizer, tokenizer))
+    if list(master.layout) != sorted(master.layout):
+        stage.make(names.LAYOUT, partial(save_layout, master.layout))
     stage.make(names.SUBNET, subnet.save)
     return {
         "pipeline": str(pipeline.path),
@@ -116,16 +121,40 @@ def _write(
         "latent_shape": latent_shape,
         "guided": binding.guided,
         "guidance": subnet.guidance,
-        "prompt_inputs": [vars(each) for each in inputs],
+        "noise_shape": (batch, *binding.noise_shape),
+        "prompt_inputs": [vars(each) for each in conditioner.inputs],
         "labels": getattr(pipeline.pipe, "labels", {}),
         "graphs": graphs,
         **program.to_json(subnet.topology.tensor_names),
     }
 
 
+def save_tokenizer(tokenizer: Tokenizer, file: Path) -> None:
+    """Write it as the JSON of the tokenizers library."""
+    tokenizer.save(str(file))
+
+
+def save_layout(layout: tuple[int, ...], file: Path) -> None:
+    """Write it as a numpy array of int32."""
+    with file.open("wb") as stream:
+        np.save(stream, np.array(layout, np.int32))
+
+
 def save_step(master: Master, signature: Signature, name: str, file: Path) -> None:
     """Carve the graph of one signature and write it to `file`, beside the weights."""
     ir.save(carve(master, signature, name), file)
+
+
+def conditioning(pipeline: Pipeline, subnet: SubNet, batch: int) -> Request:
+    """What the conditioner is made for: `batch` images of one prompt."""
+    binding = subnet.binding
+    return Request(
+        prompts=(pipeline.family.default_prompt,),
+        steps=binding.inference_steps,
+        guidance=subnet.guidance,
+        latents=torch.zeros(batch, *binding.latent_shape),
+        images=batch,
+    ).sized(pipeline.size(binding.noise_shape))
 
 
 def trace_denoiser(
@@ -143,14 +172,11 @@ def trace_denoiser(
         ExportError: the denoiser has other blocks, or makes latents of another shape.
     """
     binding = subnet.binding
-    scale = getattr(pipeline.pipe, "vae_scale_factor", 1)
     request = Request(
         prompts=(pipeline.family.default_prompt,) * batch,
         steps=binding.inference_steps,
         guidance=subnet.guidance,
-        height=binding.latent_shape[1] * scale,
-        width=binding.latent_shape[2] * scale,
-    )
+    ).sized(pipeline.size(binding.noise_shape))
     traced = trace(pipeline, subnet.granularity, request)
     topology = subnet.topology
     # A SubNet of schema 1 knows nothing of residuals, and has no use for them.

@@ -42,6 +42,7 @@ def optimise(model: ir.Model, prefix: str) -> list[ir.Value]:
         The initializers that belong in the weights file: the parameters, under the names the module
         gives them, and large constants, whose names get `prefix`.
     """
+    _drop_void_squeezes(model.graph)
     _transpose_weights(model.graph)
     parameters = set(model.graph.initializers)
     optimizer.optimize_ir(
@@ -74,6 +75,17 @@ def lazy_tensor(value: ir.Value, read: Callable[[], torch.Tensor]) -> ir.LazyTen
         shape=ir.Shape(value.shape),
         name=value.name,
     )
+
+
+def _drop_void_squeezes(graph: ir.Graph) -> None:
+    """Remove each Squeeze of a dimension that is not 1: torch does nothing there, ONNX refuses."""
+    for node in list(graph):
+        if node.op_type != "Squeeze" or node.inputs[0] is None:
+            continue
+        before, after = node.inputs[0], node.outputs[0]
+        if before.shape is not None and before.shape == after.shape:
+            ir.convenience.replace_all_uses_with(after, before, replace_graph_outputs=True)
+            graph.remove(node, safe=True)
 
 
 def _transpose_weights(graph: ir.Graph) -> None:

@@ -38,6 +38,7 @@ class Master:
         sums: per sum of the topology whose residual is there, base plus residual.
         topology: of the denoiser.
         weights: the initializers that belong in the weights file.
+        layout: per element of the latents, which element of the drawn noise it is.
     """
 
     model: ir.Model
@@ -47,6 +48,7 @@ class Master:
     sums: dict[int, ir.Value]
     topology: Topology
     weights: list[ir.Value]
+    layout: tuple[int, ...]
 
 
 def trace_master(pipeline: Pipeline, trace: Trace, deltas: AbstractSet[int]) -> Master:
@@ -89,6 +91,7 @@ def trace_master(pipeline: Pipeline, trace: Trace, deltas: AbstractSet[int]) -> 
         sums=dict(zip(sums, rest[len(tensors) :], strict=True)),
         topology=topology,
         weights=weights,
+        layout=trace.layout,
     )
 
 

@@ -172,7 +172,9 @@ def full(pipeline: Pipeline, options: Options) -> SubNet:
     from search.model.family import Request
     from search.model.trace import trace
 
-    size = None if options.height is None or options.width is None else (options.height, options.width)
+    size = (
+        None if options.height is None or options.width is None else (options.height, options.width)
+    )
     pipeline.sampler(options.steps, size)  # refuses what could never be exported
     request = Request(
         prompts=(pipeline.family.default_prompt,),

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, normalizers
 from torch import Tensor, nn
 
 from search.errors import SearchError
-from search.model.recording import record_call, with_gradients, with_parts
+from search.model.recording import record_conditions, with_gradients, with_parts
 from search.model.scheduler import StillScheduler
 from search.prompt import Fill, PromptInput
 
@@ -80,7 +80,7 @@ class TextConditioner(nn.Module):
         with ExitStack() as stack:
             stack.enter_context(with_gradients(pipe))
             stack.enter_context(with_parts(pipe, scheduler=self._scheduler, **stubs))
-            return record_call(self._pipeline, request).conditions
+            return record_conditions(self._pipeline, request)
 
     def _note(self, tokenizer: str, source: str, fill: Fill, length: int, text: str) -> Tensor:
         """Add an input, and what the pipeline does to the text to its tokenizer; answer anything."""
@@ -91,7 +91,9 @@ class TextConditioner(nn.Module):
         self.tokenizers[file] = _padded(getattr(self._pipeline.pipe, tokenizer), length, text)
         lengths = sorted({each.length for each in self.inputs if each.tokenizer == file})
         if len(lengths) > 1:
-            msg = f"the pipeline pads texts of its {tokenizer} to {lengths}; one length is supported"
+            msg = (
+                f"the pipeline pads texts of its {tokenizer} to {lengths}; one length is supported"
+            )
             raise SearchError(msg)
         return torch.ones(noted.shape, dtype=torch.int64)
 
@@ -166,7 +168,9 @@ def _source_of(text: str) -> str | None:
 def _padded(tokenizer: Any, length: int, text: str) -> Tokenizer:
     """The fast tokenizer behind one of transformers, made to pad and cut, and to do what was done to `text`."""
     if not hasattr(tokenizer, "backend_tokenizer"):
-        msg = f"{type(tokenizer).__name__} has no fast tokenizer; save the pipeline with one that has"
+        msg = (
+            f"{type(tokenizer).__name__} has no fast tokenizer; save the pipeline with one that has"
+        )
         raise SearchError(msg)
     copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     done: list[Any] = []

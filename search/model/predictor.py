@@ -51,7 +51,7 @@ class Predictor:
             )
             for start in range(0, len(prompts), size)
         ]
-        self._size, self._noise_shape = size, noise_shape
+        self._size, self.noise_shape = size, noise_shape
         self.guided = self._calls[0].guided
         self.latent_shape = tuple(self._calls[0].sample.shape[1:])
 
@@ -61,7 +61,7 @@ class Predictor:
             self.pipeline,
             self.prompts[:count],
             guidance=self.guidance,
-            noise_shape=self._noise_shape,
+            noise_shape=self.noise_shape,
         )
 
     def __call__(self, sample: Tensor, timestep: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,7 @@ class DenoiserCall:
         timestep: what the denoiser is told, `[]` or `[len(sample)]`.
         conditions: the tensors among `arguments`, by their place there.
         guided: whether there is a conditional and an unconditional half.
-        scheduled: the scheduler's timestep of this call, `[]`.
+        unit: how much of the scheduler's timestep is 1 for the denoiser.
         drawn: shape of the noise that the pipeline drew, `[B, C, H, W]`; None if it was given some.
     """
 
@@ -43,14 +43,12 @@ class DenoiserCall:
     timestep: Tensor
     conditions: dict[str, Tensor]
     guided: bool
-    scheduled: Tensor
+    unit: float
     drawn: tuple[int, ...] | None
 
     def told(self, timestep: Tensor) -> Tensor:
         """What the denoiser is told at one of the scheduler's timesteps `[]`, for the whole batch."""
-        told, scheduled = float(self.timestep.flatten()[0]), float(self.scheduled)
-        if told != scheduled:
-            timestep = timestep / (scheduled / told)
+        timestep = timestep if self.unit == 1 else timestep / self.unit
         return timestep.expand(self.timestep.shape)
 
     def layout(self) -> tuple[int, ...]:
@@ -78,43 +76,58 @@ def record_call(pipeline: Pipeline, request: Request) -> DenoiserCall:
 
     What the pipeline draws as noise is numbered instead, element by element.
     """
-    family, pipe, denoiser = pipeline.family, pipeline.pipe, pipeline.denoiser
-    signature = inspect.signature(denoiser.forward)
-    found: dict[str, Any] = {}
+    family = pipeline.family
     drawn: list[tuple[int, ...]] = []
-
-    def record(*args: Any, **kwargs: Any) -> None:
-        found.update(signature.bind(*args, **kwargs).arguments)
-        raise _RecordedError
 
     def number(shape: tuple[int, ...], *_: Any, device: Any = None, **__: Any) -> Tensor:
         drawn.append(tuple(shape))
         return torch.arange(math.prod(shape), dtype=torch.float32, device=device).reshape(shape)
 
-    module = inspect.getmodule(type(pipe))
-    with (
-        mock.patch.object(denoiser, "forward", record),
-        mock.patch.object(module, "randn_tensor", number),
-    ):
-        _run(pipeline, request)
-    found.pop("kwargs", None)
-    found["return_dict"] = False
+    with mock.patch.object(inspect.getmodule(type(pipeline.pipe)), "randn_tensor", number):
+        found = _record_arguments(pipeline, request)
     sample, timestep = found.pop(family.sample), found.pop(family.timestep)
-    conditions = {
-        path_name(path): leaf
-        for path, leaf in pytree.tree_leaves_with_path(found)
-        if isinstance(leaf, Tensor)
-    }
-    images = len(request.prompts) * request.images
+    told = float(timestep.flatten()[0])
+    scheduled = float(pipeline.pipe.scheduler.timesteps[0])
     return DenoiserCall(
         arguments=found,
         sample=sample,
         timestep=timestep,
-        conditions=conditions,
-        guided=len(sample) == 2 * images,
-        scheduled=pipe.scheduler.timesteps[0],
+        conditions=_tensors(found),
+        guided=len(sample) == 2 * len(request.prompts) * request.images,
+        unit=1.0 if told == scheduled else scheduled / told,
         drawn=drawn[0] if drawn else None,
     )
+
+
+def record_conditions(pipeline: Pipeline, request: Request) -> dict[str, Tensor]:
+    """What the denoiser is told in its first call beside latents and timestep; can be traced."""
+    found = _record_arguments(pipeline, request)
+    del found[pipeline.family.sample], found[pipeline.family.timestep]
+    return _tensors(found)
+
+
+def _record_arguments(pipeline: Pipeline, request: Request) -> dict[str, Any]:
+    """The arguments of the first call of the denoiser, asked for a tuple."""
+    signature = inspect.signature(pipeline.denoiser.forward)
+    found: dict[str, Any] = {}
+
+    def record(*args: Any, **kwargs: Any) -> None:
+        found.update(signature.bind(*args, **kwargs).arguments)
+        raise _RecordedError
+
+    with mock.patch.object(pipeline.denoiser, "forward", record):
+        _run(pipeline, request)
+    found.pop("kwargs", None)
+    return found | {"return_dict": False}
+
+
+def _tensors(arguments: dict[str, Any]) -> dict[str, Tensor]:
+    """The tensors among the arguments, by their place there."""
+    return {
+        path_name(path): leaf
+        for path, leaf in pytree.tree_leaves_with_path(arguments)
+        if isinstance(leaf, Tensor)
+    }
 
 
 def record_grid(pipeline: Pipeline, steps: int, size: tuple[int, int] | None) -> Grid:
@@ -192,8 +205,7 @@ def with_parts(pipe: Any, **parts: Any) -> Iterator[None]:
 def with_gradients(pipe: Any) -> Iterator[None]:
     """While open, the pipeline's call leaves the mode of automatic differentiation alone."""
     call: Callable[..., Any] = inspect.unwrap(type(pipe).__call__)
-    with ExitStack() as stack:
-        stack.enter_context(mock.patch.object(type(pipe), "__call__", call))
+    with mock.patch.object(type(pipe), "__call__", call):
         yield
 
 

@@ -59,7 +59,9 @@ def read_sampler(scheduler: Any, grid: Grid) -> SamplerTable:
     try:
         grid.apply(scheduler)
     except ValueError as error:
-        msg = f"{type(scheduler).__name__} refuses {grid.steps} steps: {error}; choose another number"
+        msg = (
+            f"{type(scheduler).__name__} refuses {grid.steps} steps: {error}; choose another number"
+        )
         raise SearchError(msg) from error
     count = len(scheduler.timesteps)
     basis = torch.eye(1 + count)
