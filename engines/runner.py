@@ -199,9 +199,7 @@ class Runner:
         bundle = self.bundle
         scale = bundle.guidance if guidance is None else guidance
         if negative and not bundle.takes_negative:
-            what = (
-                "shows classes" if bundle.takes_labels else "was exported without guidance by one"
-            )
+            what = "shows classes" if bundle.takes_labels else "was exported without guidance"
             msg = f"the bundle {what}, so it takes no negative prompt; leave it out"
             raise EngineError(msg)
         if bundle.subnet.fitted is not None and scale != bundle.guidance:
@@ -217,10 +215,10 @@ class Runner:
             )
             raise EngineError(msg)
         if not bundle.guided and max(scale, bundle.guidance) > 1 and scale != bundle.guidance:
+            how = f"for {bundle.guidance:g} alone" if bundle.guidance > 1 else "without guidance"
             msg = (
-                f"guidance {scale:g} was asked for, but the bundle was exported for "
-                f"{bundle.guidance:g} and has no scale to set; search and export with --guidance "
-                f"{scale:g}"
+                f"guidance {scale:g} was asked for, but the bundle was exported {how}; "
+                f"search and export with --guidance {scale:g}"
             )
             raise EngineError(msg)
         return scale

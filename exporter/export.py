@@ -112,7 +112,7 @@ def _write(
         stage.make(graphs[-1], partial(save_step, master, signature, name))
     for name, tokenizer in conditioner.tokenizers.items():
         stage.make(name, partial(save_tokenizer, tokenizer))
-    if list(master.layout) != sorted(master.layout):
+    if master.layout is not None:
         stage.make(names.LAYOUT, partial(save_layout, master.layout))
     stage.make(names.SUBNET, subnet.save)
     return {

@@ -38,7 +38,7 @@ class Master:
         sums: per sum of the topology whose residual is there, base plus residual.
         topology: of the denoiser.
         weights: the initializers that belong in the weights file.
-        layout: per element of the latents, which element of the drawn noise it is.
+        layout: per element of the latents, which element of the drawn noise it is; None: its own.
     """
 
     model: ir.Model
@@ -48,7 +48,7 @@ class Master:
     sums: dict[int, ir.Value]
     topology: Topology
     weights: list[ir.Value]
-    layout: tuple[int, ...]
+    layout: tuple[int, ...] | None
 
 
 def trace_master(pipeline: Pipeline, trace: Trace, deltas: AbstractSet[int]) -> Master:

@@ -25,8 +25,8 @@ from search.dipgo.chain import Chain, Checkpointed
 from search.dipgo.gates import DELTA, REUSE, RUN, Carry, GatedStep, Template
 from search.errors import SearchError
 from search.model.family import Request
-from search.model.reference import base_of, forward_replaced
 from search.model.recording import DenoiserCall, record_call
+from search.model.reference import base_of, forward_replaced
 from search.model.trace import tensors_of
 from search.subnet import Action
 

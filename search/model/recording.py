@@ -51,14 +51,16 @@ class DenoiserCall:
         timestep = timestep if self.unit == 1 else timestep / self.unit
         return timestep.expand(self.timestep.shape)
 
-    def layout(self) -> tuple[int, ...]:
-        """Per element of the latents, which element of the drawn noise it is.
+    def layout(self) -> tuple[int, ...] | None:
+        """Per element of the latents, which element of the drawn noise it is; None: its own.
 
         Raises:
             SearchError: the latents are not the noise in another order.
         """
+        if self.drawn is None or self.sample.shape[1:] == self.drawn[1:]:
+            return None
         order = self.sample[: len(self.sample) // (2 if self.guided else 1)].flatten().long()
-        if not torch.equal(order.sort().values, torch.arange(math.prod(self.drawn or ()))):
+        if not torch.equal(order.sort().values, torch.arange(math.prod(self.drawn))):
             msg = (
                 f"the pipeline makes latents {tuple(self.sample.shape)} of noise {self.drawn} by more "
                 "than ordering it anew; such pipelines are not supported"
@@ -210,5 +212,5 @@ def with_gradients(pipe: Any) -> Iterator[None]:
 
 
 def path_name(path: tuple[Any, ...]) -> str:
-    """The place of a leaf as a name: `added_cond_kwargs.time_ids`."""
-    return ".".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path)
+    """The place of a leaf as an identifier: `added_cond_kwargs__time_ids`."""
+    return "__".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path)

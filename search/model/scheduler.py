@@ -8,7 +8,6 @@ noise, the first prediction, the second, ...) yields all coefficients in one pas
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -100,6 +99,10 @@ class StillScheduler:
         """Begin a run; whatever is asked, the timesteps are its own."""
         del num_inference_steps, timesteps, sigmas, mu
         self.timesteps = self.timesteps.to(device)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Forget the run before."""
 
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Runs begin at the first timestep."""
@@ -127,10 +130,7 @@ class TableScheduler(StillScheduler):
         self.init_noise_sigma = float(fitted.table.inputs[0, 0])
         self._values: list[Tensor] = []
 
-    @wraps(StillScheduler.set_timesteps)  # pipelines look at the signature
-    def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
-        """Begin a run; the timesteps are the table's own."""
-        super().set_timesteps(*args, **kwargs)
+    def _begin(self) -> None:
         self._values = []
 
     def step(

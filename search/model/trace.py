@@ -44,7 +44,8 @@ class Trace:
         base_outputs: likewise for the base of each block in `Topology.deltas`.
         latent_shape: of one image; `[C, H, W]`, or as the pipeline packs it.
         noise_shape: of the noise drawn for one image, `[C, H, W]`.
-        layout: per element of a batch of latents, which element of the drawn noise it is.
+        layout: per element of a batch of latents, which element of the drawn noise it is; None: its
+            own.
         guided: whether the denoiser is called with two halves.
     """
 
@@ -55,7 +56,7 @@ class Trace:
     base_outputs: tuple[int, ...]
     latent_shape: tuple[int, ...]
     noise_shape: tuple[int, ...]
-    layout: tuple[int, ...]
+    layout: tuple[int, ...] | None
     guided: bool
 
 
