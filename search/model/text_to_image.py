@@ -59,10 +59,11 @@ class TextToImage:
 
     def call(self, pipe: Any, request: Request, generator: torch.Generator | None) -> Any:
         """Run diffusers' own pipeline."""
-        count = len(request.prompts)
+        settings = dict(self.settings)
+        if request.negative:
+            settings["negative_prompt"] = [request.negative] * len(request.prompts)
         return pipe(
             prompt=list(request.prompts),
-            negative_prompt=[request.negative] * count if request.negative else None,
             guidance_scale=request.guidance,
             num_inference_steps=request.steps,
             num_images_per_prompt=request.images,
@@ -71,7 +72,7 @@ class TextToImage:
             height=request.height,
             width=request.width,
             output_type=request.output,
-            **self.settings,
+            **settings,
         ).images
 
     def classes(self, pipe: Any) -> int:
