@@ -7,6 +7,7 @@ import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from onnx_ir.passes import common as passes
@@ -43,6 +44,7 @@ def optimise(model: ir.Model, prefix: str) -> list[ir.Value]:
         gives them, and large constants, whose names get `prefix`.
     """
     _drop_void_squeezes(model.graph)
+    _widen_masks(model.graph)
     _transpose_weights(model.graph)
     parameters = set(model.graph.initializers)
     optimizer.optimize_ir(
@@ -86,6 +88,25 @@ def _drop_void_squeezes(graph: ir.Graph) -> None:
         if before.shape is not None and before.shape == after.shape:
             ir.convenience.replace_all_uses_with(after, before, replace_graph_outputs=True)
             graph.remove(node, safe=True)
+
+
+def _widen_masks(graph: ir.Graph) -> None:
+    """Give each attention mask a row per query: ONNX Runtime does not broadcast along that axis."""
+    for node in list(graph):
+        if node.op_type != "Attention" or len(node.inputs) < 4 or node.inputs[3] is None:
+            continue
+        mask, query = node.inputs[3], node.inputs[0]
+        if mask.shape is None or query is None or query.shape is None:
+            msg = f"the attention {node.name!r} has a mask or a query of unknown shape"
+            raise ValueError(msg)
+        if mask.shape[-2] == query.shape[2]:
+            continue
+        rows = np.array([*(1 for _ in mask.shape[:-2]), query.shape[2], 1], np.int64)
+        shape = ir.node("Constant", [], {"value": ir.tensor(rows)})
+        wide = ir.node("Expand", [mask, shape.outputs[0]])
+        wide.outputs[0].type = mask.type
+        graph.insert_before(node, [shape, wide])
+        node.replace_input_with(3, wide.outputs[0])
 
 
 def _transpose_weights(graph: ir.Graph) -> None:

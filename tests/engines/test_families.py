@@ -26,7 +26,7 @@ from tests.hand_gating import gated_by_hand
 from tests.mixes import random_mix
 
 MakeBundle = Callable[[str, SubNet], Bundle]
-TOLERANCE = 1e-3
+TOLERANCE = 1e-4
 PIXEL = 1.5 / 255
 PROMPT = " A small Red circle, left on a grey field "
 SIZE = (16, 24)
