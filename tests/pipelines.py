@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
 from diffusers import (
+    AuraFlowPipeline,
+    AuraFlowTransformer2DModel,
     AutoencoderKL,
     DDIMScheduler,
+    DiffusionPipeline,
     DiTPipeline,
     DiTTransformer2DModel,
     DPMSolverMultistepScheduler,
@@ -34,6 +38,8 @@ from transformers import (
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
+    UMT5Config,
+    UMT5EncoderModel,
 )
 
 from examples.shapes import models
@@ -143,12 +149,13 @@ def t5_tokenizer() -> T5Tokenizer:
     return T5Tokenizer(vocab=vocabulary, extra_ids=0, model_max_length=32)
 
 
-def t5_encoder(words: T5Tokenizer) -> T5EncoderModel:
+T5 = {"vocab_size": 80, "d_model": 64, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2}
+"""A text encoder for `t5_tokenizer`."""
+
+
+def t5_encoder() -> T5EncoderModel:
     """One layer, 64 wide."""
-    config = T5Config(
-        vocab_size=len(words), d_model=64, d_kv=16, d_ff=64, num_layers=1, num_heads=2
-    )
-    return T5EncoderModel(config).eval()
+    return T5EncoderModel(T5Config(**T5)).eval()
 
 
 def clip_with_projection(words: CLIPTokenizer, width: int) -> CLIPTextModelWithProjection:
@@ -226,7 +233,7 @@ def sd3() -> StableDiffusion3Pipeline:
         tokenizer=words,
         text_encoder_2=clip_with_projection(words, 16),
         tokenizer_2=words,
-        text_encoder_3=t5_encoder(pieces),
+        text_encoder_3=t5_encoder(),
         tokenizer_3=pieces,
     )
 
@@ -251,7 +258,7 @@ def flux(*, guidance: bool) -> FluxPipeline:
         vae=tiny_vae(shift=0.1),
         text_encoder=models.text_encoder(words).eval(),
         tokenizer=words,
-        text_encoder_2=t5_encoder(pieces),
+        text_encoder_2=t5_encoder(),
         tokenizer_2=pieces,
         transformer=transformer.eval(),
     )
@@ -275,14 +282,39 @@ def pixart(*, sigma: bool) -> PixArtAlphaPipeline | PixArtSigmaPipeline:
     cls = PixArtSigmaPipeline if sigma else PixArtAlphaPipeline
     return cls(
         tokenizer=pieces,
-        text_encoder=t5_encoder(pieces),
+        text_encoder=t5_encoder(),
         vae=tiny_vae(),
         transformer=transformer.eval(),
         scheduler=DPMSolverMultistepScheduler(),
     )
 
 
-RANDOM = {
+def aura_flow() -> AuraFlowPipeline:
+    """Two joint blocks and one single one."""
+    torch.manual_seed(8)
+    pieces = t5_tokenizer()
+    transformer = AuraFlowTransformer2DModel(
+        sample_size=8,
+        in_channels=4,
+        num_mmdit_layers=2,
+        num_single_dit_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        joint_attention_dim=64,
+        caption_projection_dim=32,
+        out_channels=4,
+        pos_embed_max_size=256,
+    )
+    return AuraFlowPipeline(
+        tokenizer=pieces,
+        text_encoder=UMT5EncoderModel(UMT5Config(**T5)).eval(),
+        vae=tiny_vae(),
+        transformer=transformer.eval(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.73),
+    )
+
+
+RANDOM: dict[str, Callable[[], DiffusionPipeline]] = {
     "three-levels": three_levels,
     "two-levels": two_levels,
     "learned-variance": learned_variance,
@@ -290,6 +322,7 @@ RANDOM = {
     "sd3": sd3,
     "flux-dev": partial(flux, guidance=True),
     "flux-schnell": partial(flux, guidance=False),
+    "aura-flow": aura_flow,
     "pixart-alpha": partial(pixart, sigma=False),
     "pixart-sigma": partial(pixart, sigma=True),
 }

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from tokenizers import Tokenizer, normalizers
@@ -12,11 +13,11 @@ from torch import Tensor, nn
 
 from search.errors import SearchError
 from search.model.recording import record_conditions, with_gradients, with_parts
-from search.model.scheduler import StillScheduler
+from search.model.scheduler import Instant, StillScheduler
 from search.prompt import Fill, PromptInput
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from search.model.family import Request
     from search.model.pipeline import Pipeline
@@ -41,7 +42,7 @@ class TextConditioner(nn.Module):
         for name, part in pipe.components.items():
             if isinstance(part, nn.Module) and part is not pipeline.denoiser:
                 self.add_module(name, part)
-        self._scheduler = StillScheduler(torch.ones(1), pipe.scheduler.config)
+        self._scheduler = StillScheduler([Instant(1)], pipe.scheduler.config)
         self._request = replace(request, prompts=(TEXTS["prompt"],), negative=TEXTS["negative"])
         self.inputs: list[PromptInput] = []
         self.tokenizers: dict[str, Tokenizer] = {}
@@ -130,27 +131,30 @@ class _Tokens:
         return _Encoded(lambda fill: self._answer(self._name, source, fill, length, one))
 
 
-class _Encoded:
-    """What a tokenizer returns.
+class _Encoded(Mapping[str, Tensor]):
+    """What a tokenizer returns: token ids and their mask, by key or by attribute.
 
     Without padding to a length, pipelines only ask to warn of texts that are too long: nothing is.
     """
 
+    _FILLS: ClassVar[dict[str, Fill]] = {"input_ids": Fill.IDS, "attention_mask": Fill.MASK}
+
     def __init__(self, find: Callable[[Fill], Tensor]) -> None:
         self._find = find
 
-    @property
-    def input_ids(self) -> Tensor:
-        """Token ids `[1, L]`."""
-        return self._find(Fill.IDS)
-
-    @property
-    def attention_mask(self) -> Tensor:
-        """1 for tokens and 0 for padding, `[1, L]`."""
-        return self._find(Fill.MASK)
-
     def __getitem__(self, name: str) -> Tensor:
-        return self._find({"input_ids": Fill.IDS, "attention_mask": Fill.MASK}[name])
+        return self._find(self._FILLS[name])
+
+    def __getattr__(self, name: str) -> Tensor:
+        if name not in self._FILLS:
+            raise AttributeError(name)
+        return self[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._FILLS)
+
+    def __len__(self) -> int:
+        return len(self._FILLS)
 
 
 def _source_of(text: str) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
 from search.model.family import Request
@@ -23,7 +22,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.vae = pipeline.pipe.vae.eval()
         self._pipeline, self._size = pipeline, size
-        self._scheduler = StillScheduler(torch.ones(0), pipeline.pipe.scheduler.config)
+        self._scheduler = StillScheduler([], pipeline.pipe.scheduler.config)
         self._encoded = record_encoding(pipeline)
 
     def forward(self, latents: Tensor) -> Tensor:

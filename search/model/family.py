@@ -28,6 +28,7 @@ FAMILIES: dict[str, str] = {
     "FluxPipeline": "search.model.flux:Flux",
     "PixArtAlphaPipeline": "search.model.pixart:PixArtAlpha",
     "PixArtSigmaPipeline": "search.model.pixart:PixArtSigma",
+    "AuraFlowPipeline": "search.model.aura_flow:AuraFlow",
     "DiTPipeline": "search.model.dit:ClassConditionalDiT",
 }
 """Pipeline class -> module and class of its family."""

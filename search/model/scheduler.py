@@ -73,11 +73,21 @@ def read_sampler(scheduler: Any, grid: Grid) -> SamplerTable:
     return table
 
 
+class Instant(float):
+    """A timestep as a number, for pipelines that are traced: a tensor's value could not be asked for."""
+
+    __slots__ = ()
+
+    def expand(self, *shape: int) -> Tensor:
+        """As a tensor of that shape."""
+        return torch.full(shape, float(self))
+
+
 class StillScheduler:
     """Timesteps that do not change, in the place of a diffusers scheduler; it makes no steps.
 
     Attributes:
-        timesteps: `[T]`; without any, the pipeline's loop does nothing.
+        timesteps: without any, the pipeline's loop does nothing.
         config: of the scheduler whose place it takes.
         init_noise_sigma: what the pipeline multiplies its noise by, if it does that.
     """
@@ -85,7 +95,7 @@ class StillScheduler:
     order = 1
     init_noise_sigma = 1.0
 
-    def __init__(self, timesteps: Tensor, config: Any) -> None:
+    def __init__(self, timesteps: Tensor | list[Instant], config: Any) -> None:
         self.timesteps, self.config = timesteps, config
 
     def set_timesteps(
@@ -98,11 +108,10 @@ class StillScheduler:
     ) -> None:
         """Begin a run; whatever is asked, the timesteps are its own."""
         del num_inference_steps, timesteps, sigmas, mu
-        self.timesteps = self.timesteps.to(device)
-        self._begin()
+        self._begin(device)
 
-    def _begin(self) -> None:
-        """Forget the run before."""
+    def _begin(self, device: Any) -> None:
+        """Prepare for a run on `device`."""
 
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Runs begin at the first timestep."""
@@ -126,11 +135,12 @@ class TableScheduler(StillScheduler):
 
     def __init__(self, fitted: FittedSampler, config: Any) -> None:
         super().__init__(torch.tensor(fitted.timesteps), config)
-        self.table = fitted.table
+        self._told, self.table = fitted.timesteps, fitted.table
         self.init_noise_sigma = float(fitted.table.inputs[0, 0])
         self._values: list[Tensor] = []
 
-    def _begin(self) -> None:
+    def _begin(self, device: Any) -> None:
+        self.timesteps = torch.tensor(self._told, device=device)
         self._values = []
 
     def step(

@@ -53,6 +53,7 @@ CASES = {
     "sd3": Case(7.0, "Blue"),
     "flux-dev": Case(3.5),
     "flux-schnell": Case(0.0),
+    "aura-flow": Case(3.5, "Blue"),
     "pixart-sigma": Case(4.5, "Blue", PIXART),
     "pixart-alpha": Case(4.5, "Blue", PIXART),
 }
