@@ -233,7 +233,7 @@ class SubNet:
         if data.get("schema") not in READABLE:
             msg = (
                 f"{source!r} has schema {data.get('schema')!r}, but this stepcarve reads "
-                f"{' and '.join(map(str, READABLE))}; "
+                f"{READABLE[0]} to {READABLE[-1]}; "
                 "use the stepcarve that wrote it, or search again"
             )
             raise SearchError(msg)

@@ -305,8 +305,8 @@ def aura_flow() -> AuraFlowPipeline:
         out_channels=4,
         pos_embed_max_size=256,
     )
-    transformer.context_embedder.weight.data *= 30  # so that the prompt can be seen
-    transformer.proj_out.weight.data *= 0.1  # and the picture is not black
+    for parameter in transformer.joint_transformer_blocks.parameters():
+        parameter.data *= 3  # so that the prompt can be seen
     return AuraFlowPipeline(
         tokenizer=pieces,
         text_encoder=UMT5EncoderModel(UMT5Config(**T5)).eval(),
