@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from onnx_ir.passes import common as passes
 
 from exporter.graph import convert, optimise
 from search.model.decoder import Decoder
@@ -62,6 +63,7 @@ def _component(
     model.graph.name = name
     for value, label in zip(model.graph.inputs, inputs, strict=True):
         value.name = label
+    passes.CommonSubexpressionEliminationPass()(model)
     weights = optimise(model, name)
     for value, label in zip(model.graph.outputs, outputs, strict=True):
         value.name = label

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -16,6 +18,7 @@ from engines.errors import EngineError
 from engines.parity import verify
 from engines.runner import Runner
 from exporter.bundle import Bundle
+from exporter.export import export
 from search.methods import search
 from search.model.family import Request
 from search.model.pipeline import open_pipeline
@@ -145,6 +148,39 @@ def test_an_embedded_guidance_scale_cannot_be_changed(
     with pytest.raises(EngineError, match="takes no negative prompt"):
         runner.run(PROMPT, negative="Blue")
     runner.run(PROMPT, guidance=3.5)
+
+
+@pytest.mark.parametrize("name", ["flux-schnell", "sd3"])
+def test_two_images_without_guidance_equal_diffusers(
+    pipelines: Callable[[str], Path], tmp_path: Path, name: str
+) -> None:
+    opened = open_pipeline(pipelines(name))
+    subnet = search(opened, "full", replace(options(name), guidance=1.0))
+    assert not subnet.binding.guided
+    bundle = export(pipelines(name), subnet, tmp_path / "bundle", batch=2)
+    found = Runner(bundle, make_engine("onnxruntime", "cpu")).run(PROMPT, seed=5).images / 255
+    expected = opened.pipe(
+        prompt=PROMPT,
+        guidance_scale=1.0,
+        num_inference_steps=4,
+        num_images_per_prompt=2,
+        height=SIZE[0],
+        width=SIZE[1],
+        generator=torch.Generator().manual_seed(5),
+        output_type="np",
+    ).images
+    assert np.abs(found - expected).max() <= PIXEL
+    assert np.abs(found[0] - found[1]).max() > PIXEL
+
+
+def test_a_prompt_is_encoded_once_even_where_an_empty_negative_one_is_another_thing(
+    pipelines: Callable[[str], Path], make_bundle: MakeBundle
+) -> None:
+    opened = open_pipeline(pipelines("sdxl"), weights=False)
+    bundle = make_bundle("sdxl", search(opened, "full", options("sdxl")))
+    graph = onnx.load(bundle.file("condition.onnx"), load_external_data=False).graph
+    uses = Counter(name for node in graph.node for name in node.input if "q_proj.weight" in name)
+    assert set(uses.values()) == {2}, "prompt and negative"
 
 
 def relative(found: np.ndarray, expected: np.ndarray) -> float:
