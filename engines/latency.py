@@ -17,7 +17,8 @@ import numpy as np
 
 from engines.errors import EngineError
 from engines.machine import describe, installed
-from exporter.export import save_step, trace_denoiser
+from exporter.carve import carve
+from exporter.export import trace_denoiser
 from exporter.program import Signature, plan_program
 from exporter.weights import refer, write_weights
 from search.files import write_atomically
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from exporter.trace import Master
     from search.subnet import SubNet
 
-SCHEMA = 1
+SCHEMA = 2
 KIND = "stepcarve-latencies"
 PACKAGES = ("stepcarve", "torch", "diffusers", "onnxscript", "onnx-ir")
 """What decides the graphs; the engine's own package is added to them."""
@@ -252,12 +253,14 @@ class Stopwatch:
         Raises:
             EngineError: the engine cannot load its graph.
         """
+        import onnx_ir as ir
+
         if self._master is None:
             self._master = self._prepared()
         self._report(f"measure call {self._count}")
         file = self._folder / f"call_{self._count:05d}.onnx"
         self._count += 1
-        save_step(self._master, signature, file.stem, file)
+        ir.save(carve(self._master, signature, file.stem), file)
         session = self._engine.load(file)
         random = np.random.default_rng(0)
         inputs = {name: _filled(form, random) for name, form in session.inputs.items()}

@@ -22,13 +22,14 @@ from search.subnet import SubNet
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-SCHEMA = 1
+SCHEMA = 2
 KIND = "stepcarve-bundle"
 MANIFEST = "manifest.json"
 SUBNET = "subnet.json"
 TOKENIZER = "tokenizer.json"
 WEIGHTS = "weights.bin"
 CONDITIONER = "condition.onnx"
+PROLOGUE = "prologue.onnx"
 DECODER = "decode.onnx"
 
 
@@ -38,7 +39,7 @@ class BundleCall:
 
     Attributes:
         step: of the SubNet.
-        timestep: what the graph is told.
+        timestep: whose rows of the prologue's outputs the graph reads.
         graph: index into `Bundle.graphs`.
         reads: graph input -> slot, for every cache it reads.
         writes: graph output -> slot, for every cache it writes.
@@ -65,6 +66,7 @@ class Bundle:
         guidance: the scale to use when none is given.
         prompt_inputs: what the conditioner takes.
         labels: class name -> number; empty for texts.
+        rows: outputs of the prologue that have one row per timestep.
         graphs: file of each step graph.
         calls: in order.
         slots: shape of each cache buffer.
@@ -80,6 +82,7 @@ class Bundle:
     guidance: float
     prompt_inputs: tuple[PromptInput, ...]
     labels: dict[str, int]
+    rows: tuple[str, ...]
     graphs: tuple[str, ...]
     calls: tuple[BundleCall, ...]
     slots: tuple[tuple[int, ...], ...]
@@ -115,6 +118,16 @@ class Bundle:
     def subnet(self) -> SubNet:
         """The SubNet it was exported from."""
         return SubNet.load(self.file(SUBNET))
+
+    @property
+    def prologue(self) -> bool:
+        """Whether there is a graph that computes loop invariants."""
+        return PROLOGUE in self.files
+
+    @cached_property
+    def timesteps(self) -> tuple[float, ...]:
+        """Those of the calls, each once: the rows of the prologue's outputs."""
+        return tuple(dict.fromkeys(call.timestep for call in self.calls))
 
     def file(self, name: str) -> Path:
         """Path of one of its files, once its content has been checked.
@@ -223,6 +236,7 @@ def _bundle(path: Path, data: Any) -> Bundle:
             guidance=float(data["guidance"]),
             prompt_inputs=tuple(PromptInput(**each) for each in data["prompt_inputs"]),
             labels=data["labels"],
+            rows=tuple(data["rows"]),
             graphs=tuple(data["graphs"]),
             calls=tuple(BundleCall(**each) for each in data["calls"]),
             slots=tuple(tuple(shape) for shape in data["slots"]),

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
-from exporter.trace import BOUNDARY, DOMAIN, Master
+from exporter.graph import BOUNDARY, DOMAIN, forget_inner_types, sort_initializers
 
 if TYPE_CHECKING:
     from exporter.program import Signature
+    from exporter.trace import Master
 
 
 def carve(master: Master, signature: Signature, name: str) -> ir.Model:
@@ -36,7 +37,8 @@ def carve(master: Master, signature: Signature, name: str) -> ir.Model:
         graph.inputs.remove(value)
     _remove_boundaries(graph)
     graph.opset_imports.pop(DOMAIN, None)
-    _sort_initializers(graph)
+    forget_inner_types(graph)
+    sort_initializers(graph)
     model = ir.Model(graph, ir_version=master.model.ir_version, producer_name="stepcarve")
     passes.TopologicalSortPass()(model)
     return model
@@ -49,13 +51,6 @@ def _put_in_place(graph: ir.Graph, sums: dict[str | None, str | None]) -> None:
         ir.convenience.replace_all_uses_with(values[port], values[total])
         graph.inputs.remove(values[port])
         values[total].name = port
-
-
-def _sort_initializers(graph: ir.Graph) -> None:
-    """By name: extraction collects them in a set, and equal inputs should give equal files."""
-    values = sorted(graph.initializers.items())
-    graph.initializers.clear()
-    graph.initializers.update(values)
 
 
 def _remove_boundaries(graph: ir.Graph) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tokenizers import Tokenizer
 
-from exporter.graph import convert, optimise
+from exporter.graph import convert, forget_inner_types, optimise
 from search.model.decoder import Decoder
 from search.names import IMAGE, LATENTS
 
@@ -78,6 +78,7 @@ def _component(
     for value, label in zip(model.graph.inputs, inputs, strict=True):
         value.name = label
     weights = optimise(model, name)
+    forget_inner_types(model.graph)
     for value, label in zip(model.graph.outputs, outputs, strict=True):
         value.name = label
     return Component(model, weights, tuple(outputs))

@@ -15,7 +15,8 @@ from exporter.bundle import Bundle, Staging, staging
 from exporter.carve import carve
 from exporter.components import Component, conditioner_graph, decoder_graph, padded_tokenizer
 from exporter.errors import ExportError
-from exporter.program import Program, Signature, plan_program
+from exporter.program import Program, plan_program
+from exporter.prologue import make_prologue
 from exporter.trace import Master, trace_master
 from exporter.weights import refer, write_weights
 from search.model.family import Request
@@ -93,19 +94,26 @@ def _write(
     decoder = decoder_graph(pipeline, latent_shape)
     _check_conditions(condition, master)
 
-    report("write weights")
-    values = [*master.weights, *condition.weights, *decoder.weights]
-    index = stage.make(names.WEIGHTS, lambda _: write_weights(stage.folder, values))
-    refer(stage.folder, values, index)
-
-    stage.make(names.CONDITIONER, lambda file: ir.save(condition.model, file))
-    stage.make(names.DECODER, lambda file: ir.save(decoder.model, file))
-    graphs = []
+    steps = {}
     for number, signature in enumerate(program.signatures):
         name = f"step_{number:03d}"
         report(f"carve {name} of {len(program.signatures)}")
-        graphs.append(f"{name}.onnx")
-        stage.make(graphs[-1], partial(save_step, master, signature, name))
+        steps[f"{name}.onnx"] = carve(master, signature, name)
+    reads = {value.name or "" for step in steps.values() for value in step.graph.inputs}
+    prologue = make_prologue(master, reads, program.timesteps)
+    models = {names.CONDITIONER: condition.model, **steps, names.DECODER: decoder.model}
+    values = [*master.weights, *condition.weights, *decoder.weights]
+    if prologue is not None:
+        models[names.PROLOGUE] = prologue.model
+        values += prologue.table
+
+    report("write weights")
+    used = {name for model in models.values() for name in model.graph.initializers}
+    values = [value for value in values if value.name in used]
+    index = stage.make(names.WEIGHTS, lambda _: write_weights(stage.folder, values))
+    for file, model in models.items():
+        refer(stage.folder, model.graph.initializers.values(), index)
+        stage.make(file, partial(ir.save, model))
     if any(each.length for each in inputs):
         tokenizer = padded_tokenizer(pipeline.pipe.tokenizer)
         stage.make(names.TOKENIZER, lambda file: tokenizer.save(str(file)))
@@ -118,14 +126,10 @@ def _write(
         "guidance": subnet.guidance,
         "prompt_inputs": [vars(each) for each in inputs],
         "labels": getattr(pipeline.pipe, "labels", {}),
-        "graphs": graphs,
+        "rows": () if prologue is None else prologue.rows,
+        "graphs": list(steps),
         **program.to_json(subnet.topology.tensor_names),
     }
-
-
-def save_step(master: Master, signature: Signature, name: str, file: Path) -> None:
-    """Carve the graph of one signature and write it to `file`, beside the weights."""
-    ir.save(carve(master, signature, name), file)
 
 
 def trace_denoiser(
@@ -176,7 +180,7 @@ def trace_denoiser(
 
 
 def _check_conditions(condition: Component, master: Master) -> None:
-    missing = sorted(set(master.inputs) - set(condition.outputs) - LOOP_INPUTS)
+    missing = sorted(set(master.inputs) - set(master.invariants) - set(condition.outputs) - LOOP_INPUTS)
     if missing:
         msg = (
             f"the denoiser takes {missing}, which no prompt gives; "

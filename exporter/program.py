@@ -76,6 +76,11 @@ class Program:
     slots: tuple[tuple[int, ...], ...]
     origins: tuple[int, ...]
 
+    @property
+    def timesteps(self) -> tuple[float, ...]:
+        """Those of the calls, each once."""
+        return tuple(dict.fromkeys(call.timestep for call in self.calls))
+
     def reduce(self, table: SamplerTable) -> SamplerTable:
         """The full sampler's table, one row per step, as one row per call of this program."""
         return table.merge(self.origins, [call.step for call in self.calls])

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from exporter.errors import ExportError
-from exporter.graph import convert, lazy_tensor, optimise
+from exporter.graph import BOUNDARY, DOMAIN, convert, lazy_tensor, optimise
+from exporter.hoist import hoist
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from search.model.trace import Trace
     from search.topology import Topology
 
-DOMAIN = "stepcarve"
-BOUNDARY = "Boundary"
-"""An identity that no optimisation sees through: what is cut there is exactly the block's output."""
 PREDICTION = "noise_prediction"
 
 
@@ -32,7 +30,8 @@ class Master:
 
     Attributes:
         model: its graph outputs the noise prediction, all tensors and all sums.
-        inputs: the loop's inputs by name.
+        inputs: of the graph, by name; those of the loop include the stand-ins of its invariants.
+        invariants: per such stand-in, the value that it stands for.
         prediction: the noise prediction.
         tensors: per tensor of the topology, its boundary value; residuals only where asked for.
         sums: per sum of the topology whose residual is there, base plus residual.
@@ -42,6 +41,7 @@ class Master:
 
     model: ir.Model
     inputs: dict[str, ir.Value]
+    invariants: dict[str, ir.Value]
     prediction: ir.Value
     tensors: dict[int, ir.Value]
     sums: dict[int, ir.Value]
@@ -80,10 +80,12 @@ def trace_master(pipeline: Pipeline, trace: Trace, deltas: AbstractSet[int]) -> 
     for value in graph.initializers.values():
         value.const_value = lazy_tensor(value, _reader(pipeline, value.name or ""))
     weights = optimise(model, "denoiser")
+    invariants = hoist(graph)
     prediction, *rest = graph.outputs
     return Master(
         model=model,
         inputs={value.name or "": value for value in graph.inputs},
+        invariants=invariants,
         prediction=prediction,
         tensors=dict(zip(tensors, rest, strict=False)),
         sums=dict(zip(sums, rest[len(tensors) :], strict=True)),
