@@ -180,7 +180,9 @@ def trace_denoiser(
 
 
 def _check_conditions(condition: Component, master: Master) -> None:
-    missing = sorted(set(master.inputs) - set(master.invariants) - set(condition.outputs) - LOOP_INPUTS)
+    missing = sorted(
+        set(master.inputs) - set(master.invariants) - set(condition.outputs) - LOOP_INPUTS
+    )
     if missing:
         msg = (
             f"the denoiser takes {missing}, which no prompt gives; "

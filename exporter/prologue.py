@@ -86,9 +86,7 @@ def _tabulate(
         Per such value `[...]`, an initializer `[T, ...]` with its rows.
     """
     met = [v for n in graph if varies[n.outputs[0]] == BOTH for v in n.inputs if v is not None]
-    wanted = list(
-        dict.fromkeys(v for v in (*graph.outputs, *met) if varies[v] == Varies.TIMESTEP)
-    )
+    wanted = list(dict.fromkeys(v for v in (*graph.outputs, *met) if varies[v] == Varies.TIMESTEP))
     table = {}
     for value, rows in zip(wanted, _evaluate(graph, wanted, timesteps), strict=True):
         name = f"table/{value.name}"
@@ -155,7 +153,9 @@ class _Widening:
             self._wide[value] = (
                 self._add("Reshape", [self._table[value], self._sizes([-1, *shape[1:]])])
                 if value in self._table
-                else self._add("Tile", [value, self._sizes([self._timesteps, *[1] * (len(shape) - 1)])])
+                else self._add(
+                    "Tile", [value, self._sizes([self._timesteps, *[1] * (len(shape) - 1)])]
+                )
             )
         return self._wide[value]
 

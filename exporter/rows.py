@@ -15,7 +15,13 @@ _ELEMENTWISE = frozenset(
         "Reciprocal", "Relu", "Sigmoid", "Sin", "Softplus", "Sqrt", "Sub", "Swish", "Tanh",
     }
 )  # fmt: skip
-_AXIS = {"Concat": None, "LayerNormalization": -1, "RMSNormalization": -1, "Softmax": -1, "Split": 0}
+_AXIS = {
+    "Concat": None,
+    "LayerNormalization": -1,
+    "RMSNormalization": -1,
+    "Softmax": -1,
+    "Split": 0,
+}
 """Operations along the axis that an attribute gives, and its default."""
 _AXES_INPUT = {"Slice": 3, "Squeeze": 1, "Unsqueeze": 1}
 """Operations along the axes that an input gives, and which input."""

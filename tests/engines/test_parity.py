@@ -202,6 +202,23 @@ def test_a_stale_residual_is_caught(
     assert parity.calls[3].free < 1e-4 < parity.calls[4].free
 
 
+def test_a_wrong_row_of_the_table_is_caught_and_its_step_named(
+    copy: Path, pipelines: Callable[[str], Path]
+) -> None:
+    shallow = onnx.load(copy / "step_001.onnx", load_external_data=False).graph
+    read = next(v.name for v in shallow.input if v.name.startswith("timestep/"))
+    table = read.replace("timestep/", "table/")
+
+    def enlarge(values: np.ndarray) -> None:
+        values[3] += 0.5
+
+    plant_in_weights(copy, "prologue.onnx", table, enlarge)
+    parity, _ = check(copy, pipelines("shapes-sd"))
+    assert not parity.passed
+    assert [call.call for call in parity.calls if call.worst[1] > 1e-4] == [3]
+    assert "call 3 (step 3" in parity.failures[0]
+
+
 def test_a_wrong_residual_is_caught_and_its_call_named(
     adding: Bundle, pipelines: Callable[[str], Path], tmp_path: Path
 ) -> None:

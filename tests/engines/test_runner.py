@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -265,6 +266,17 @@ def test_a_run_that_does_not_fit_is_refused(
     runner = Runner(bundle, make_engine("onnxruntime", "cpu"))
     with pytest.raises(EngineError, match=message):
         runner.run(PROMPT, **arguments)
+
+
+def test_a_prologue_with_rows_for_other_timesteps_is_refused(
+    pipelines: Callable[[str], Path], make_bundle: MakeBundle
+) -> None:
+    opened = open_pipeline(pipelines("three-levels"), weights=False)
+    bundle = make_bundle("three-levels", search(opened, "full", Options(steps=2)))
+    first, second = bundle.calls
+    again = replace(bundle, calls=(first, replace(second, timestep=first.timestep)))
+    with pytest.raises(EngineError, match=r"gives 'timestep/.*' as \[2, .*but the calls have 1"):
+        Runner(again, make_engine("onnxruntime", "cpu"))
 
 
 def test_an_unknown_engine_and_a_missing_device_are_refused() -> None:

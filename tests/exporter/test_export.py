@@ -23,6 +23,7 @@ from search.model.pipeline import open_pipeline
 from search.options import Options
 from search.schedules import with_actions
 from search.subnet import Action, Granularity, SubNet
+from tests.mixes import random_mix
 from tests.search.test_subnet import in_schema_1
 
 MakeBundle = Callable[[str, SubNet], Bundle]
@@ -109,6 +110,60 @@ def test_a_subnet_of_schema_1_is_exported_as_before(
     old_bundle, bundle = (make_bundle("three-levels", each) for each in (old, subnet))
     graphs = [name for name in bundle.files if name.endswith(".onnx")]
     assert [old_bundle.files[name] for name in graphs] == [bundle.files[name] for name in graphs]
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "hoisted"),
+    [
+        ("three-levels", {"attn2.to_k", "attn2.to_v"}, {"time_emb", "time_embedding"}),
+        ("learned-variance", {"norm1.linear", "class_embedder", "proj_out_1"}, {"timestep_embed"}),
+    ],
+)
+def test_what_does_not_depend_on_the_latents_is_in_no_step_graph(
+    pipelines: Callable[[str], Path],
+    make_bundle: MakeBundle,
+    name: str,
+    before: set[str],
+    hoisted: set[str],
+) -> None:
+    """`before` is read by the prologue; `hoisted` by nothing: its results are in the table."""
+    opened = open_pipeline(pipelines(name), weights=False)
+    whole = search(opened, "full", Options(steps=4, granularity=Granularity.LAYER))
+    bundle = make_bundle(name, random_mix(whole, seed=2))
+    assert len(bundle.graphs) > 1
+    prologue, *steps = (
+        onnx.load(bundle.path / g, load_external_data=False).graph
+        for g in ("prologue.onnx", *bundle.graphs)
+    )
+
+    def read(graph: onnx.GraphProto, parts: set[str]) -> set[str]:
+        return {part for part in parts for i in graph.initializer if f".{part}" in i.name}
+
+    assert read(prologue, before) == before
+    assert read(prologue, hoisted) == set()
+    given = {v.name for v in prologue.output}
+    for step in steps:
+        assert read(step, before | hoisted) == set()
+        assert not {"timestep", "encoder_hidden_states", "class_labels"} & {
+            v.name for v in step.input
+        }
+    assert given == {v.name for step in steps for v in step.input if "/" in v.name}
+    assert set(bundle.rows) == {each for each in given if each.startswith("timestep/")}
+
+
+def test_weights_that_no_graph_reads_are_left_out(
+    pipelines: Callable[[str], Path], make_bundle: MakeBundle
+) -> None:
+    bundle = make_bundle("three-levels", small(pipelines))
+    read = {}
+    for name in bundle.files:
+        if name.endswith(".onnx"):
+            graph = onnx.load(bundle.path / name, load_external_data=False).graph
+            for tensor in graph.initializer:
+                place = {e.key: int(e.value) for e in tensor.external_data if e.key != "location"}
+                read[tensor.name] = place.get("length", 0)
+    aligned = sum(4096 for length in read.values() if length >= 65536)
+    assert (bundle.path / "weights.bin").stat().st_size <= sum(read.values()) + aligned
 
 
 def test_weights_are_stored_once(pipelines: Callable[[str], Path], make_bundle: MakeBundle) -> None:
