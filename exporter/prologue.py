@@ -89,12 +89,7 @@ def _tabulate(
     wanted = list(dict.fromkeys(v for v in (*graph.outputs, *met) if varies[v] == Varies.TIMESTEP))
     table = {}
     for value, rows in zip(wanted, _evaluate(graph, wanted, timesteps), strict=True):
-        name = f"table/{value.name}"
-        tensor = ir.tensor(rows, name=name)
-        table[value] = ir.Value(
-            name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
-        )
-        graph.register_initializer(table[value])
+        table[value] = _add_constant(graph, f"table/{value.name}", rows)
     return table
 
 
@@ -181,16 +176,20 @@ class _Widening:
         """A constant; equal ones are one."""
         name = f"sizes/{'x'.join(map(str, sizes))}"
         if name not in self._graph.initializers:
-            tensor = ir.tensor(np.array(sizes, np.int64), name=name)
-            self._graph.register_initializer(
-                ir.Value(
-                    name=name,
-                    shape=tensor.shape,
-                    type=ir.TensorType(tensor.dtype),
-                    const_value=tensor,
-                )
-            )
+            _add_constant(self._graph, name, np.array(sizes, np.int64))
         return self._graph.initializers[name]
+
+
+def _add_constant(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(
+        name=name,
+        shape=ir.Shape(array.shape),
+        type=ir.TensorType(tensor.dtype),
+        const_value=tensor,
+    )
+    graph.register_initializer(value)
+    return value
 
 
 def _static(value: ir.Value) -> tuple[int, ...]:

@@ -73,9 +73,8 @@ def _serves_all_rows(value: ir.Value, node: ir.Node) -> bool:
 def _axes(node: ir.Node) -> tuple[int, ...] | None:
     """The axes that a node works along, counted from 0; None if they are not known."""
     if node.op_type in _AXIS:
-        default = _AXIS[node.op_type]
-        axis = node.attributes.get_int("axis", default)
-        axes = None if axis is None else (axis,)
+        axis = node.attributes.get_int("axis", _AXIS[node.op_type])
+        axes: tuple[int, ...] | None = None if axis is None else (axis,)
     else:
         axes = _constant(node, _AXES_INPUT.get(node.op_type))
     rank = _rank(node.outputs[0] if node.op_type == "Unsqueeze" else node.inputs[0])
