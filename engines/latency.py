@@ -263,7 +263,7 @@ class Stopwatch:
         ir.save(carve(self._master, signature, file.stem), file)
         session = self._engine.load(file)
         random = np.random.default_rng(0)
-        inputs = {name: _filled(form, random) for name, form in session.inputs.items()}
+        inputs = {name: filled(form, random) for name, form in session.inputs.items()}
         outputs = {name: np.zeros(*form) for name, form in session.outputs.items()}
         taken = median_seconds(session.bind(inputs, outputs))
         file.unlink()
@@ -299,7 +299,7 @@ def _subject(subnet: SubNet) -> tuple[object, ...]:
     return binding.fingerprint, binding.latent_shape, binding.guided, subnet.topology
 
 
-def _filled(form: Form, random: np.random.Generator) -> NDArray[Any]:
+def filled(form: Form, random: np.random.Generator) -> NDArray[Any]:
     """Normal values; zeros where they are whole numbers."""
     shape, dtype = form
     if np.issubdtype(dtype, np.floating):
