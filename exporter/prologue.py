@@ -101,7 +101,9 @@ def _evaluate(
         return []
     clock = next(value for value in graph.inputs if value.name == TIMESTEP)
     part = ir.convenience.extract(graph, [clock], wanted)
-    weights = {n: v.const_value.numpy() for n, v in part.initializers.items() if v.const_value}
+    weights = {
+        n: v.const_value.numpy() for n, v in part.initializers.items() if v.const_value is not None
+    }
     part.inputs.extend(part.initializers.values())
     part.initializers.clear()
     part.opset_imports.pop(DOMAIN, None)
