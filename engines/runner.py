@@ -32,7 +32,7 @@ class Result:
     Attributes:
         latents: final, `[B, C, H, W]` float32.
         images: `[B, height, width, 3]` uint8.
-        seconds: for the conditions, the loop and the decoder.
+        seconds: for the conditions (and the prologue), the loop and the decoder.
     """
 
     latents: NDArray[np.float32]
