@@ -52,7 +52,7 @@ class Runner:
         self.bundle = bundle
         self._sessions = {
             name: engine.load(bundle.path / name)
-            for name in (CONDITIONER, DECODER, *bundle.graphs, *[PROLOGUE] * bundle.prologue)
+            for name in (CONDITIONER, DECODER, *bundle.graphs, *[PROLOGUE] * bundle.has_prologue)
         }
         float32 = np.float32
         self._stack = np.zeros((bundle.sampler.final.size, *bundle.latent_shape), float32)
@@ -174,7 +174,7 @@ class Runner:
 
     def _bind_prologue(self) -> tuple[Callable[[], None], dict[str, Array]]:
         """What computes the loop invariants, and the buffers that it fills."""
-        if not self.bundle.prologue:
+        if not self.bundle.has_prologue:
             return (lambda: None), {}
         session, count = self._sessions[PROLOGUE], len(self.bundle.timesteps)
         for name in self.bundle.rows:

@@ -97,6 +97,7 @@ class Bundle:
             raise ValueError(msg)
         texts = any(each.length for each in self.prompt_inputs)
         needed = {SUBNET, WEIGHTS, CONDITIONER, DECODER, *self.graphs, *([TOKENIZER] * texts)}
+        needed |= {PROLOGUE} if self.rows else set()
         unlisted = sorted(needed - set(self.files))
         if unlisted:
             msg = f"the list of files, which leaves out {unlisted}"
@@ -120,7 +121,7 @@ class Bundle:
         return SubNet.load(self.file(SUBNET))
 
     @property
-    def prologue(self) -> bool:
+    def has_prologue(self) -> bool:
         """Whether there is a graph that computes loop invariants."""
         return PROLOGUE in self.files
 

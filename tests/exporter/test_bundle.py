@@ -81,7 +81,7 @@ def test_a_link_out_of_the_bundle_is_refused(bundle: Path, tmp_path: Path) -> No
         ({"graphs": []}, "call 0, which names a graph, slot or prediction that is not there"),
         ({"dtype": "float16"}, "garbles dtype 'float16'"),
         ({"guidance": None}, "lacks or garbles"),
-        ({"files": {}}, "leaves out ['condition.onnx', 'decode.onnx', 'step_000.onnx', "),
+        ({"files": {}}, "leaves out ['condition.onnx', 'decode.onnx', 'prologue.onnx', "),
     ],
 )
 def test_a_manifest_that_cannot_be_read_is_refused(
