@@ -20,6 +20,7 @@ from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.reference import sample
 from search.options import Options
+from search.sampler import FittedSampler
 from search.schedules import with_actions
 from search.subnet import Action, Granularity, SubNet
 from tests.hand_gating import gated_by_hand
@@ -197,6 +198,23 @@ def test_any_affine_sampler_equals_diffusers(
     noise = noise_for(bundle)
     found = Runner(bundle, make_engine("onnxruntime", "cpu")).run(PROMPT, latents=noise)
     assert relative(found.latents, by_diffusers(opened, subnet, noise, PROMPT)) <= TOLERANCE
+
+
+def test_timesteps_between_whole_numbers_equal_diffusers(
+    pipelines: Callable[[str], Path], make_bundle: MakeBundle
+) -> None:
+    """A fitted sampler's timesteps have rows of their own in the prologue."""
+    opened = open_pipeline(pipelines("learned-variance"))
+    whole = search(opened, "full", Options(steps=4))
+    table = opened.sampler(whole.binding.inference_steps)
+    timesteps = tuple(each + 0.37 for each in whole.binding.timesteps)
+    subnet = replace(whole, fitted=FittedSampler(timesteps=timesteps, table=table))
+    bundle = make_bundle("learned-variance", subnet)
+    assert bundle.timesteps == timesteps
+    noise = noise_for(bundle)
+    found = Runner(bundle, make_engine("onnxruntime", "cpu")).run("7", latents=noise)
+    ask = Request(("7",), 4, 7.5, latents=torch.from_numpy(noise))
+    assert relative(found.latents, sample(opened, ask, subnet).latents[-1]) <= TOLERANCE
 
 
 def test_a_bundle_without_guidance_equals_diffusers(
