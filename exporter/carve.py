@@ -17,10 +17,17 @@ def carve(master: Master, signature: Signature, name: str) -> ir.Model:
     """The part of the master that one call computes; weights are those of the master.
 
     Tensors that the signature reads become inputs, tensors that it writes become outputs, each under
-    its name. A block whose sum is computed is cut off. An incomplete cut raises.
+    its name. A block whose sum is computed is cut off, and its sum or its base put in its place. An
+    incomplete cut raises.
     """
     topology = master.topology
-    sums = {topology.tensor(t): master.sums[t] for t in signature.computes if topology.is_sum(t)}
+    sums = {
+        topology.tensor(t): (
+            master.sums if topology.added(t) in signature.reads else master.bases
+        )[t]
+        for t in signature.computes
+        if topology.is_sum(t)
+    }
     read = [master.tensors[tensor] for tensor in (*signature.reads, *sums)]
     outputs = [sums.get(tensor, master.tensors[tensor]) for tensor in signature.writes]
     if signature.predicts:
