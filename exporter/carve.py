@@ -10,6 +10,8 @@ from onnx_ir.passes import common as passes
 from exporter.trace import BOUNDARY, DOMAIN, Master
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from exporter.program import Signature
 
 
@@ -20,14 +22,7 @@ def carve(master: Master, signature: Signature, name: str) -> ir.Model:
     its name. A block whose sum is computed is cut off, and its sum or its base put in its place. An
     incomplete cut raises.
     """
-    topology = master.topology
-    sums = {
-        topology.tensor(t): (
-            master.sums if topology.added(t) in signature.reads else master.bases
-        )[t]
-        for t in signature.computes
-        if topology.is_sum(t)
-    }
+    sums = _sums(master, signature)
     read = [master.tensors[tensor] for tensor in (*signature.reads, *sums)]
     outputs = [sums.get(tensor, master.tensors[tensor]) for tensor in signature.writes]
     if signature.predicts:
@@ -47,6 +42,36 @@ def carve(master: Master, signature: Signature, name: str) -> ir.Model:
     model = ir.Model(graph, ir_version=master.model.ir_version, producer_name="stepcarve")
     passes.TopologicalSortPass()(model)
     return model
+
+
+def weights_read(master: Master, signatures: Iterable[Signature]) -> list[ir.Value]:
+    """Those of the master's weights that the graph of some signature has, in the master's order."""
+    read: set[ir.Value] = set()
+    for signature in signatures:
+        sums = _sums(master, signature)
+        seen = {master.tensors[tensor] for tensor in (*signature.reads, *sums)}
+        pending = [*sums.values(), *(master.tensors[t] for t in signature.writes)]
+        pending += [master.prediction] * signature.predicts
+        while pending:
+            value = pending.pop()
+            if value not in seen:
+                seen.add(value)
+                producer = value.producer()
+                pending.extend(v for v in producer.inputs if v is not None) if producer else ()
+        read |= seen
+    return [value for value in master.weights if value in read]
+
+
+def _sums(master: Master, signature: Signature) -> dict[int, ir.Value]:
+    """By port, what a call puts in its place: base plus residual (DELTA), or the base alone (SKIP)."""
+    topology = master.topology
+    return {
+        topology.tensor(total): (
+            master.sums if topology.added(total) in signature.reads else master.bases
+        )[total]
+        for total in signature.computes
+        if topology.is_sum(total)
+    }
 
 
 def _put_in_place(graph: ir.Graph, sums: dict[str | None, str | None]) -> None:

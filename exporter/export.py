@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from exporter import bundle as names
 from exporter.bundle import Bundle, Staging, staging
-from exporter.carve import carve
+from exporter.carve import carve, weights_read
 from exporter.components import Component, conditioner_graph, decoder_graph, padded_tokenizer
 from exporter.errors import ExportError
 from exporter.program import Program, Signature, plan_program
@@ -94,7 +94,8 @@ def _write(
     _check_conditions(condition, master)
 
     report("write weights")
-    values = [*master.weights, *condition.weights, *decoder.weights]
+    own = weights_read(master, program.signatures)
+    values = [*own, *condition.weights, *decoder.weights]
     index = stage.make(names.WEIGHTS, lambda _: write_weights(stage.folder, values))
     refer(stage.folder, values, index)
 

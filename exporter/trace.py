@@ -38,7 +38,7 @@ class Master:
         sums: per sum of the topology whose residual is there, base plus residual.
         bases: likewise, the base alone.
         topology: of the denoiser.
-        weights: the initializers that belong in the weights file.
+        weights: the initializers that belong in the weights file, if a call reads them.
     """
 
     model: ir.Model
