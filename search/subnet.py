@@ -161,7 +161,9 @@ class SubNet:
             for step, row in enumerate(self.actions):
                 ran |= row[block] is Action.RUN
                 emitted |= row[block] in (Action.RUN, Action.SKIP)
-                if not (emitted if row[block] is Action.REUSE else ran or row[block] is Action.SKIP):
+                if not (
+                    emitted if row[block] is Action.REUSE else ran or row[block] is Action.SKIP
+                ):
                     msg = (
                         f"step {step} has {row[block]} for {name!r}, but no earlier step runs it; "
                         f"set {name!r} to RUN at a step before {step}"

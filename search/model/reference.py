@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 from unittest import mock
 
@@ -177,7 +179,7 @@ class _Gate:
                 output = self.hollow[name]
             tensors = tensors_of(output)
             for port in ports:
-                self._keep(port, lambda port=port: tensors[self.index[port]])
+                self._keep(port, partial(operator.getitem, tensors, self.index[port]))
             if block is not None:
                 self._keep_delta(block, tensors[0], lambda: base_of(module, args, kwargs))
             return self._in_effect(ports, tensors, output)
@@ -190,7 +192,8 @@ class _Gate:
         self._keep(residual, lambda: output - base())
         adds = self.actions[self.step][block] is Action.DELTA
         self._keep(
-            total, lambda: base() + self.kept[self.effective[self.step][residual]] if adds else base()
+            total,
+            lambda: base() + self.kept[self.effective[self.step][residual]] if adds else base(),
         )
 
     def _keep(self, target: int, make: Callable[[], Tensor]) -> None:

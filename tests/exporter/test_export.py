@@ -115,8 +115,8 @@ def test_a_skipped_block_is_physically_gone_and_its_weights_are_not_written(
         for name, each in (("full", make_bundle("three-levels", whole)), ("skip", bundle))
     }
     assert gone > 0
-    # Large tensors start at multiples of 4096.
-    assert abs(written["full"] - written["skip"] - 4 * gone) <= 4096 * len(graph.initializer)
+    # Where the last large tensor ends decides a little padding.
+    assert written["full"] - written["skip"] == pytest.approx(4 * gone, abs=4096)
 
 
 def test_a_block_that_is_skipped_at_some_steps_keeps_its_weights(

@@ -135,7 +135,7 @@ def test_a_block_that_is_always_skipped_is_never_called_but_for_its_shortcut(
     whole = full(opened, Options(steps=3, granularity=granularity))
     at = whole.topology.blocks.index(block)
     subnet = schedules.with_actions(
-        whole, lambda t, b: Action.SKIP if b == at else Action.RUN, method="skip"
+        whole, lambda _, b: Action.SKIP if b == at else Action.RUN, method="skip"
     )
     module = opened.denoiser.get_submodule(block)
     called: list[str] = []
