@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -179,7 +178,7 @@ class _Gate:
                 output = self.hollow[name]
             tensors = tensors_of(output)
             for port in ports:
-                self._keep(port, partial(operator.getitem, tensors, self.index[port]))
+                self._keep(port, partial(tensors.__getitem__, self.index[port]))
             if block is not None:
                 self._keep_delta(block, tensors[0], lambda: base_of(module, args, kwargs))
             return self._in_effect(ports, tensors, output)
