@@ -193,7 +193,10 @@ def test_the_format_is_checked_first(tmp_path: Path) -> None:
         tmp_path / "none.pkl", "-o", tmp_path / "out", "--format", "magic", "--pipeline", tmp_path
     )
     assert result.exit_code == 2
-    assert "unknown format 'magic'; choose one of dip-go-gates, deepcache, learning-to-cache, cache-dit-mask" in result.stderr
+    assert (
+        "unknown format 'magic'; choose one of dip-go-gates, deepcache, learning-to-cache, cache-dit-mask"
+        in result.stderr
+    )
 
 
 def test_parameters_without_steps_are_for_fifty(

@@ -58,7 +58,9 @@ def test_deepcache_parameters_are_the_schedule(
         },
     )
     found = imported(pipelines, "shapes-sd", path, "deepcache", Options(steps=10))
-    expected = schedules.deepcache(full(opened, Options(steps=10)), interval=interval, branch=branch)
+    expected = schedules.deepcache(
+        full(opened, Options(steps=10)), interval=interval, branch=branch
+    )
     assert found == expected
 
 
@@ -95,9 +97,7 @@ def test_routers_come_back_as_the_table_they_were_made_of(
         safetensors.torch.save_file(state, path)
     else:
         torch.save({"routers": state} if form == "nested" else state, path)
-    found = imported(
-        pipelines, "learned-variance", path, "learning-to-cache", Options(steps=steps)
-    )
+    found = imported(pipelines, "learned-variance", path, "learning-to-cache", Options(steps=steps))
     assert found.actions == original.actions
 
 
@@ -173,7 +173,10 @@ def test_routers_of_another_dit_are_refused(
 MASKS: dict[str, object] = {
     "digits": "1110010\n",
     "list": [1, 1, 1, 0, 0, 1, 0],
-    "object": {"steps_computation_mask": [1, 1, 1, 0, 0, 1, 0], "steps_computation_policy": "static"},
+    "object": {
+        "steps_computation_mask": [1, 1, 1, 0, 0, 1, 0],
+        "steps_computation_policy": "static",
+    },
     "digits in an object": {"steps_computation_mask": "1110010"},
     "bins": {"compute_bins": [3, 1], "cache_bins": [2, 1]},
     "bins, cut": {"compute_bins": [3, 1, 2], "cache_bins": [2, 1], "total_steps": 7},
@@ -262,7 +265,11 @@ BAD_SETTINGS: dict[str, tuple[str, object, str]] = {
     "not JSON": ("deepcache", "{", "is not JSON (JSONDecodeError)"),
     "a list": ("deepcache", [1], "holds a list; give a JSON object"),
     "another key": ("deepcache", {"interval": 3}, "has ['interval']; use cache_interval,"),
-    "no interval": ("deepcache", {"cache_interval": 0}, "has cache_interval 0; give a whole number"),
+    "no interval": (
+        "deepcache",
+        {"cache_interval": 0},
+        "has cache_interval 0; give a whole number",
+    ),
     "a fraction": ("deepcache", {"cache_branch_id": 1.5}, "has cache_branch_id 1.5; give a whole"),
     "truth": ("deepcache", {"cache_interval": True}, "has cache_interval True; give a whole"),
     "another mode": ("deepcache", {"skip_mode": "quad"}, "the skip_mode is 'quad'; only uniform"),
@@ -329,7 +336,9 @@ def test_a_mask_that_caches_no_block_or_no_transformer_is_refused(
 
 def test_a_threshold_is_for_routers_alone(tmp_path: Path) -> None:
     path = write(tmp_path / "mask", "1100")
-    with pytest.raises(SearchError, match="--threshold is for learning-to-cache, not for cache-dit"):
+    with pytest.raises(
+        SearchError, match="--threshold is for learning-to-cache, not for cache-dit"
+    ):
         read_foreign(path, "cache-dit-mask", 0.5)
     torch.save({"0.prob": torch.zeros(2)}, tmp_path / "routers.pt")
     with pytest.raises(SearchError, match="the threshold is 1.5; give a number between 0 and 1"):
