@@ -166,7 +166,7 @@ def test_routers_of_another_dit_are_refused(
     ):
         with pytest.raises(SearchError, match=message):
             imported(pipelines, name, path, "learning-to-cache", Options(steps=4))
-    with pytest.raises(SearchError, match="the file has 4 steps, but .* makes 5 calls"):
+    with pytest.raises(SearchError, match=r"the file has 4 steps, but .* makes 5 calls"):
         imported(pipelines, "learned-variance", path, "learning-to-cache", Options(steps=5))
 
 
@@ -341,5 +341,5 @@ def test_a_threshold_is_for_routers_alone(tmp_path: Path) -> None:
     ):
         read_foreign(path, "cache-dit-mask", 0.5)
     torch.save({"0.prob": torch.zeros(2)}, tmp_path / "routers.pt")
-    with pytest.raises(SearchError, match="the threshold is 1.5; give a number between 0 and 1"):
+    with pytest.raises(SearchError, match=r"the threshold is 1.5; give a number between 0 and 1"):
         read_foreign(tmp_path / "routers.pt", "learning-to-cache", 1.5)

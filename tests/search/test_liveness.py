@@ -163,5 +163,13 @@ def test_a_skip_and_a_delta_of_one_base_are_not_one_value() -> None:
     assert found.effective[1][2] != found.effective[2][2] != found.effective[3][2]
 
 
+def test_an_old_value_comes_back_when_its_block_is_skipped_again() -> None:
+    found = unroll(subnet(chain((True, True, False)), "RRR", "csR", "cRR", "csR"))
+    b = [row[1] for row in found.effective]
+    assert b[3] == b[1] != b[2]
+    assert found.effective[3][3] == found.effective[1][3], "and so does the prediction"
+    assert found.calls == (0, 1, 2)
+
+
 def test_a_skip_that_nobody_reads_is_gone() -> None:
     assert unroll(subnet(chain(), "RRR", "Rsc")).computed[1] == frozenset()

@@ -113,6 +113,20 @@ def test_a_block_under_delta_is_not_called_but_for_its_shortcut(
     assert called == {"conv1": 3, "conv2": 3, "norm1": 3, "before": 6}
 
 
+def test_an_old_value_comes_back_when_its_block_is_skipped_again(
+    pipelines: Callable[[str], Path],
+) -> None:
+    opened = open_pipeline(pipelines("shapes-dit"))
+    whole = full(opened, Options(steps=6))
+    gates = {(t, 4): Action.REUSE for t in (2, 3, 4)}
+    gates |= {(2, 5): Action.SKIP, (4, 5): Action.SKIP, (5, 5): Action.REUSE}
+    subnet = schedules.with_actions(whole, lambda t, b: gates.get((t, b), Action.RUN), method="x")
+    ask = request(opened, 6)
+    with gated_by_hand(opened.denoiser, subnet):
+        expected = sample(opened, ask)
+    assert difference(sample(opened, ask, subnet).latents[-1], expected.latents[-1]) <= 1e-6
+
+
 @pytest.mark.parametrize(
     ("name", "granularity", "block", "parts", "left"),
     [
