@@ -273,8 +273,8 @@ class Stopwatch:
         """The master graph, its weights in the folder."""
         self._report("trace denoiser to measure it")
         pipeline = open_for(self._subnet, self._path, weights=False)
-        deltas = frozenset(self._subnet.topology.deltas)
-        master = trace_denoiser(pipeline, self._subnet, deltas, 1)
+        replaced = frozenset(self._subnet.topology.deltas)
+        master = trace_denoiser(pipeline, self._subnet, replaced, 1)
         refer(self._folder, master.weights, write_weights(self._folder, master.weights))
         return master
 

@@ -18,10 +18,10 @@ def carve(master: Master, signature: Signature, name: str) -> ir.Model:
     """The part of the master that one call computes; weights are those of the master.
 
     Tensors that the signature reads become inputs, tensors that it writes become outputs, each under
-    its name. A block whose sum is computed is cut off. An incomplete cut raises.
+    its name. A block whose sum is computed is cut off, and its sum or its base put in its place. An
+    incomplete cut raises.
     """
-    topology = master.topology
-    sums = {topology.tensor(t): master.sums[t] for t in signature.computes if topology.is_sum(t)}
+    sums = _sums(master, signature)
     read = [master.tensors[tensor] for tensor in (*signature.reads, *sums)]
     outputs = [sums.get(tensor, master.tensors[tensor]) for tensor in signature.writes]
     if signature.predicts:
@@ -42,6 +42,18 @@ def carve(master: Master, signature: Signature, name: str) -> ir.Model:
     model = ir.Model(graph, ir_version=master.model.ir_version, producer_name="stepcarve")
     passes.TopologicalSortPass()(model)
     return model
+
+
+def _sums(master: Master, signature: Signature) -> dict[int, ir.Value]:
+    """By port, what a call puts in its place: base plus residual (DELTA), or the base alone (SKIP)."""
+    topology = master.topology
+    return {
+        topology.tensor(total): (
+            master.sums if topology.added(total) in signature.reads else master.bases
+        )[total]
+        for total in signature.computes
+        if topology.is_sum(total)
+    }
 
 
 def _put_in_place(graph: ir.Graph, sums: dict[str | None, str | None]) -> None:

@@ -87,7 +87,7 @@ def _write(
     binding = subnet.binding
     latent_shape = (batch, *binding.latent_shape)
     report("trace denoiser")
-    master = trace_denoiser(pipeline, subnet, program.deltas(subnet.topology), batch)
+    master = trace_denoiser(pipeline, subnet, program.replaced(subnet.topology), batch)
     report("trace text encoder and decoder")
     inputs = pipeline.family.prompt_inputs(pipeline.pipe, guided=binding.guided)
     condition = conditioner_graph(pipeline, inputs, guided=binding.guided, batch=batch)
@@ -133,14 +133,14 @@ def _write(
 
 
 def trace_denoiser(
-    pipeline: Pipeline, subnet: SubNet, deltas: AbstractSet[int], batch: int
+    pipeline: Pipeline, subnet: SubNet, replaced: AbstractSet[int], batch: int
 ) -> Master:
     """Trace for `batch` images and check that the blocks are those of the SubNet.
 
     Args:
         pipeline: that `subnet` is bound to.
         subnet: whose granularity, guidance and shape to trace at.
-        deltas: the blocks whose residuals and sums are wanted.
+        replaced: the blocks whose residuals, sums and bases are wanted.
         batch: images per prompt.
 
     Raises:
@@ -176,7 +176,7 @@ def trace_denoiser(
             f"{traced.latent_shape}; search again with this pipeline's size"
         )
         raise ExportError(msg)
-    return trace_master(pipeline, traced, deltas)
+    return trace_master(pipeline, traced, replaced)
 
 
 def _check_conditions(condition: Component, master: Master) -> None:

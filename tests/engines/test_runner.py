@@ -92,7 +92,7 @@ def test_random_subnets_equal_diffusers_gated_by_hand(
     ("name", "granularity"),
     each_pipeline(("shapes-dit", "branch"), ("three-levels", "stage"), ("two-levels", "layer")),
 )
-def test_random_mixes_with_delta_equal_diffusers_gated_by_hand(
+def test_random_mixes_of_all_actions_equal_diffusers_gated_by_hand(
     pipelines: Callable[[str], Path], make_bundle: MakeBundle, name: str, granularity: Granularity
 ) -> None:
     opened = open_pipeline(pipelines(name))

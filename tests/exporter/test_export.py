@@ -18,6 +18,7 @@ import pytest
 from exporter.bundle import Bundle
 from exporter.errors import ExportError
 from exporter.export import export
+from exporter.summary import summarise
 from search.methods import search
 from search.model.pipeline import open_pipeline
 from search.options import Options
@@ -89,6 +90,48 @@ def test_a_block_under_delta_is_physically_gone(
         assert left == {"conv_shortcut"} | branch
     kinds = [Counter(node.op_type for node in graph.node) for graph in (full, delta)]
     assert kinds[0]["Sub"] - kinds[1]["Sub"] == 2, "one subtraction per residual"
+
+
+def test_a_skipped_block_is_physically_gone_and_its_weights_are_not_written(
+    pipelines: Callable[[str], Path], make_bundle: MakeBundle
+) -> None:
+    """Of a ResNet whose width changes, the shortcut convolution is left."""
+    opened = open_pipeline(pipelines("three-levels"), weights=False)
+    whole = search(opened, "full", Options(steps=3, granularity=Granularity.LAYER))
+    names = ("mid_block.attentions.0", "up_blocks.1.resnets.0")
+    gated = {whole.topology.blocks.index(name) for name in names}
+    subnet = with_actions(
+        whole, lambda _, b: Action.SKIP if b in gated else Action.RUN, method="skip"
+    )
+    bundle = make_bundle("three-levels", subnet)
+    graph = onnx.load(bundle.path / "step_000.onnx", load_external_data=False).graph
+    assert [v.name for v in graph.output] == ["noise_prediction"]
+    read = {n for node in graph.node for n in node.input} | {i.name for i in graph.initializer}
+    assert not [n for n in read if ".mid_block.attentions.0." in n]
+    assert {n.split(".")[5] for n in read if ".up_blocks.1.resnets.0." in n} == {"conv_shortcut"}
+    summary = summarise(subnet)
+    gone = summary["params"] - summary["params_kept"]
+    written = {
+        name: (each.path / "weights.bin").stat().st_size
+        for name, each in (("full", make_bundle("three-levels", whole)), ("skip", bundle))
+    }
+    assert gone > 0
+    # Where the last large tensor ends decides a little padding.
+    assert written["full"] - written["skip"] == pytest.approx(4 * gone, abs=4096)
+
+
+def test_a_block_that_is_skipped_at_some_steps_keeps_its_weights(
+    pipelines: Callable[[str], Path], make_bundle: MakeBundle
+) -> None:
+    opened = open_pipeline(pipelines("three-levels"), weights=False)
+    whole = search(opened, "full", Options(steps=3, granularity=Granularity.LAYER))
+    block = whole.topology.blocks.index("mid_block.attentions.0")
+    subnet = with_actions(
+        whole, lambda t, b: Action.SKIP if b == block and t != 1 else Action.RUN, method="some"
+    )
+    some, all_of_them = make_bundle("three-levels", subnet), make_bundle("three-levels", whole)
+    assert [call.graph for call in some.calls] == [0, 1, 0]
+    assert some.files["weights.bin"] == all_of_them.files["weights.bin"]
 
 
 def test_a_residual_that_no_later_step_adds_is_not_in_the_graph(
