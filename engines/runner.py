@@ -11,8 +11,8 @@ import numpy as np
 
 from engines.errors import EngineError, NotFiniteError
 from engines.noise import torch_randn
-from exporter.bundle import CONDITIONER, DECODER, LAYOUT, Bundle, BundleCall
-from search.names import GUIDANCE, IMAGE, LATENTS, PREDICTION, SAMPLE, TIMESTEP
+from exporter.bundle import CONDITIONER, DECODER, LAYOUT, PROLOGUE, Bundle, BundleCall
+from search.names import GUIDANCE, IMAGE, LATENTS, PREDICTION, SAMPLE
 from search.prompt import Fill, PromptInput, class_number
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Result:
     Attributes:
         latents: final, `[B, C, H, W]` float32.
         images: `[B, height, width, 3]` uint8.
-        seconds: for the conditions, the loop and the decoder.
+        seconds: for the conditions (and the prologue), the loop and the decoder.
     """
 
     latents: NDArray[np.float32]
@@ -51,7 +51,8 @@ class Runner:
         bundle.check()
         self.bundle = bundle
         self._sessions = {
-            name: engine.load(bundle.path / name) for name in (CONDITIONER, DECODER, *bundle.graphs)
+            name: engine.load(bundle.path / name)
+            for name in (CONDITIONER, DECODER, *bundle.graphs, *[PROLOGUE] * bundle.has_prologue)
         }
         float32 = np.float32
         self._stack = np.zeros((bundle.sampler.final.size, *bundle.latent_shape), float32)
@@ -67,10 +68,8 @@ class Runner:
         self._image = _buffers(decoder.outputs)
         self._condition = self._sessions[CONDITIONER].bind(self._prompt, self._inputs)
         self._decode = decoder.bind({LATENTS: self._latents}, self._image)
-        self._timesteps = [np.array(call.timestep, float32) for call in bundle.calls]
-        self._calls = [
-            self._bind(*each) for each in zip(bundle.calls, self._timesteps, strict=True)
-        ]
+        self._prologue, self._invariants = self._bind_prologue()
+        self._calls = [self._bind(call) for call in bundle.calls]
         self._rows = [_row(row) for row in bundle.sampler.inputs]
         self._final = _row(bundle.sampler.final)
 
@@ -134,6 +133,7 @@ class Runner:
         for each in self.bundle.prompt_inputs:
             self._prompt[each.name][...] = self._filling(each, texts[each.source])
         self._condition()
+        self._prologue()
 
     def _filling(self, each: PromptInput, text: str) -> Any:
         match each.fill:
@@ -179,11 +179,29 @@ class Runner:
         prediction = self.bundle.calls[number].prediction
         return None if prediction is None else self._stack[1 + prediction]
 
-    def _bind(self, call: BundleCall, timestep: Array) -> Callable[[], None]:
+    def _bind_prologue(self) -> tuple[Callable[[], None], dict[str, Array]]:
+        """What computes the loop invariants, and the buffers that it fills."""
+        if not self.bundle.has_prologue:
+            return (lambda: None), {}
+        session, count = self._sessions[PROLOGUE], len(self.bundle.timesteps)
+        for name in self.bundle.rows:
+            found = session.outputs[name][0] if name in session.outputs else ()
+            if found[:1] != (count,):
+                msg = (
+                    f"{PROLOGUE} gives {name!r} as {list(found)}, but the calls have {count} "
+                    "timesteps; export again"
+                )
+                raise EngineError(msg)
+        invariants = _buffers(session.outputs)
+        return session.bind(self._inputs, invariants), invariants
+
+    def _bind(self, call: BundleCall) -> Callable[[], None]:
+        row = self.bundle.timesteps.index(call.timestep)
         inputs = {
             **self._inputs,
             **{name: self._slots[slot] for name, slot in call.reads.items()},
-            TIMESTEP: timestep,
+            **self._invariants,
+            **{name: self._invariants[name][row, ...] for name in self.bundle.rows},
         }
         outputs = {name: self._slots[slot] for name, slot in call.writes.items()}
         if call.prediction is not None:

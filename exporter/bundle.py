@@ -28,6 +28,7 @@ MANIFEST = "manifest.json"
 SUBNET = "subnet.json"
 WEIGHTS = "weights.bin"
 CONDITIONER = "condition.onnx"
+PROLOGUE = "prologue.onnx"
 DECODER = "decode.onnx"
 LAYOUT = "layout.npy"
 """Per element of the latents, which element of the drawn noise it is; only where that is another."""
@@ -39,7 +40,7 @@ class BundleCall:
 
     Attributes:
         step: of the SubNet.
-        timestep: what the graph is told.
+        timestep: whose rows of the prologue's outputs the graph reads.
         graph: index into `Bundle.graphs`.
         reads: graph input -> slot, for every cache it reads.
         writes: graph output -> slot, for every cache it writes.
@@ -67,6 +68,7 @@ class Bundle:
         guidance: the scale to use when none is given.
         prompt_inputs: what the conditioner takes.
         labels: class name -> number; empty for texts.
+        rows: outputs of the prologue that have one row per timestep.
         graphs: file of each step graph.
         calls: in order.
         slots: shape of each cache buffer.
@@ -83,6 +85,7 @@ class Bundle:
     guidance: float
     prompt_inputs: tuple[PromptInput, ...]
     labels: dict[str, int]
+    rows: tuple[str, ...]
     graphs: tuple[str, ...]
     calls: tuple[BundleCall, ...]
     slots: tuple[tuple[int, ...], ...]
@@ -97,6 +100,7 @@ class Bundle:
             raise ValueError(msg)
         tokenizers = {each.tokenizer for each in self.prompt_inputs if each.length}
         needed = {SUBNET, WEIGHTS, CONDITIONER, DECODER, *self.graphs, *tokenizers}
+        needed |= {PROLOGUE} if self.rows else set()
         unlisted = sorted(needed - set(self.files))
         if unlisted:
             msg = f"the list of files, which leaves out {unlisted}"
@@ -118,6 +122,16 @@ class Bundle:
     def subnet(self) -> SubNet:
         """The SubNet it was exported from."""
         return SubNet.load(self.file(SUBNET))
+
+    @property
+    def has_prologue(self) -> bool:
+        """Whether there is a graph that computes loop invariants."""
+        return PROLOGUE in self.files
+
+    @cached_property
+    def timesteps(self) -> tuple[float, ...]:
+        """Those of the calls, each once: the rows of the prologue's outputs."""
+        return tuple(dict.fromkeys(call.timestep for call in self.calls))
 
     def file(self, name: str) -> Path:
         """Path of one of its files, once its content has been checked.
@@ -235,6 +249,7 @@ def _bundle(path: Path, data: Any) -> Bundle:
                 for each in data["prompt_inputs"]
             ),
             labels=data["labels"],
+            rows=tuple(data["rows"]),
             graphs=tuple(data["graphs"]),
             calls=tuple(BundleCall(**each) for each in data["calls"]),
             slots=tuple(tuple(shape) for shape in data["slots"]),

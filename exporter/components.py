@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from onnx_ir.passes import common as passes
 
-from exporter.graph import convert, optimise
+from exporter.graph import convert, forget_inner_types, optimise
 from search.model.decoder import Decoder
 from search.names import IMAGE, LATENTS
 
@@ -65,6 +65,7 @@ def _component(
         value.name = label
     passes.CommonSubexpressionEliminationPass()(model)
     weights = optimise(model, name)
+    forget_inner_types(model.graph)
     for value, label in zip(model.graph.outputs, outputs, strict=True):
         value.name = label
     return Component(model, weights, tuple(outputs))

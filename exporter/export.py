@@ -17,7 +17,8 @@ from exporter.bundle import Bundle, Staging, staging
 from exporter.carve import carve
 from exporter.components import Component, conditioner_graph, decoder_graph
 from exporter.errors import ExportError
-from exporter.program import Program, Signature, plan_program
+from exporter.program import Program, plan_program
+from exporter.prologue import make_prologue
 from exporter.trace import Master, trace_master
 from exporter.weights import refer, write_weights
 from search.model.family import Request
@@ -90,26 +91,33 @@ def _write(
     binding = subnet.binding
     latent_shape = (batch, *binding.latent_shape)
     report("trace denoiser")
-    master = trace_denoiser(pipeline, subnet, program.deltas(subnet.topology), batch)
+    master = trace_denoiser(pipeline, subnet, program.replaced(subnet.topology), batch)
     report("trace text encoders and decoder")
     conditioner = pipeline.family.conditioner(pipeline, conditioning(pipeline, subnet, batch))
     condition = conditioner_graph(conditioner)
     decoder = decoder_graph(pipeline, latent_shape, pipeline.size(binding.noise_shape))
     _check_conditions(condition, master)
 
-    report("write weights")
-    values = [*master.weights, *condition.weights, *decoder.weights]
-    index = stage.make(names.WEIGHTS, lambda _: write_weights(stage.folder, values))
-    refer(stage.folder, values, index)
-
-    stage.make(names.CONDITIONER, lambda file: ir.save(condition.model, file))
-    stage.make(names.DECODER, lambda file: ir.save(decoder.model, file))
-    graphs = []
+    steps = {}
     for number, signature in enumerate(program.signatures):
         name = f"step_{number:03d}"
         report(f"carve {name} of {len(program.signatures)}")
-        graphs.append(f"{name}.onnx")
-        stage.make(graphs[-1], partial(save_step, master, signature, name))
+        steps[f"{name}.onnx"] = carve(master, signature, name)
+    reads = {value.name or "" for step in steps.values() for value in step.graph.inputs}
+    prologue = make_prologue(master, reads, program.timesteps)
+    models = {names.CONDITIONER: condition.model, **steps, names.DECODER: decoder.model}
+    values = [*master.weights, *condition.weights, *decoder.weights]
+    if prologue is not None:
+        models[names.PROLOGUE] = prologue.model
+        values += prologue.table
+
+    report("write weights")
+    used = {name for model in models.values() for name in model.graph.initializers}
+    values = [value for value in values if value.name in used]
+    index = stage.make(names.WEIGHTS, lambda _: write_weights(stage.folder, values))
+    for file, model in models.items():
+        refer(stage.folder, model.graph.initializers.values(), index)
+        stage.make(file, partial(ir.save, model))
     for name, tokenizer in conditioner.tokenizers.items():
         stage.make(name, partial(save_tokenizer, tokenizer))
     if master.layout is not None:
@@ -124,7 +132,8 @@ def _write(
         "noise_shape": (batch, *binding.noise_shape),
         "prompt_inputs": [vars(each) for each in conditioner.inputs],
         "labels": getattr(pipeline.pipe, "labels", {}),
-        "graphs": graphs,
+        "rows": () if prologue is None else prologue.rows,
+        "graphs": list(steps),
         **program.to_json(subnet.topology.tensor_names),
     }
 
@@ -140,11 +149,6 @@ def save_layout(layout: tuple[int, ...], file: Path) -> None:
         np.save(stream, np.array(layout, np.int32))
 
 
-def save_step(master: Master, signature: Signature, name: str, file: Path) -> None:
-    """Carve the graph of one signature and write it to `file`, beside the weights."""
-    ir.save(carve(master, signature, name), file)
-
-
 def conditioning(pipeline: Pipeline, subnet: SubNet, batch: int) -> Request:
     """What the conditioner is made for: `batch` images of one prompt."""
     binding = subnet.binding
@@ -158,14 +162,14 @@ def conditioning(pipeline: Pipeline, subnet: SubNet, batch: int) -> Request:
 
 
 def trace_denoiser(
-    pipeline: Pipeline, subnet: SubNet, deltas: AbstractSet[int], batch: int
+    pipeline: Pipeline, subnet: SubNet, replaced: AbstractSet[int], batch: int
 ) -> Master:
     """Trace for `batch` images and check that the blocks are those of the SubNet.
 
     Args:
         pipeline: that `subnet` is bound to.
         subnet: whose granularity, guidance and shape to trace at.
-        deltas: the blocks whose residuals and sums are wanted.
+        replaced: the blocks whose residuals, sums and bases are wanted.
         batch: images per prompt.
 
     Raises:
@@ -198,11 +202,13 @@ def trace_denoiser(
             f"{traced.latent_shape}; search again with this pipeline's size"
         )
         raise ExportError(msg)
-    return trace_master(pipeline, traced, deltas)
+    return trace_master(pipeline, traced, replaced)
 
 
 def _check_conditions(condition: Component, master: Master) -> None:
-    missing = sorted(set(master.inputs) - set(condition.outputs) - LOOP_INPUTS)
+    missing = sorted(
+        set(master.inputs) - set(master.invariants) - set(condition.outputs) - LOOP_INPUTS
+    )
     if missing:
         msg = (
             f"the denoiser takes {missing}, which no prompt gives; "

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from torch.export import ExportedProgram
 
+DOMAIN = "stepcarve"
+BOUNDARY = "Boundary"
+"""An identity that no optimisation sees through: what is cut there is exactly the block's output."""
 OPSET = 23
 """From 23 on, attention, group normalisation and GELU are single nodes."""
 INLINE_BYTES = 1024
@@ -54,7 +57,6 @@ def optimise(model: ir.Model, prefix: str) -> list[ir.Value]:
         ),
     )
     passes.ClearMetadataAndDocStringPass()(model)
-    _forget_inner_types(model.graph)
     kept = []
     for value in list(model.graph.initializers.values()):
         if value.name in parameters:
@@ -145,7 +147,7 @@ def _transposed(source: ir.Value, node: ir.Node, name: str) -> ir.Value:
     return ir.Value(name=name, shape=shape, type=ir.TensorType(source.dtype), const_value=lazy)
 
 
-def _forget_inner_types(graph: ir.Graph) -> None:
+def forget_inner_types(graph: ir.Graph) -> None:
     """Drop the shapes of values inside, a third of a step graph's file.
 
     They follow from those of the boundaries, inputs and outputs.
@@ -154,6 +156,13 @@ def _forget_inner_types(graph: ir.Graph) -> None:
         for value in node.outputs:
             if not value.is_graph_output():
                 value.shape, value.type = None, None
+
+
+def sort_initializers(graph: ir.Graph) -> None:
+    """By name: extraction collects them in a set, and equal inputs should give equal files."""
+    values = sorted(graph.initializers.items())
+    graph.initializers.clear()
+    graph.initializers.update(values)
 
 
 @contextmanager

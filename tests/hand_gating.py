@@ -1,4 +1,4 @@
-"""REUSE and DELTA done by hand in the plainest way, to compare everything else with."""
+"""REUSE, DELTA and SKIP done by hand in the plainest way, to compare everything else with."""
 
 from __future__ import annotations
 
@@ -38,8 +38,10 @@ def gated_by_hand(denoiser: nn.Module, subnet: SubNet) -> Iterator[None]:
                 kept[name] = output
                 if block in subnet.topology.deltas:
                     residual[name] = fresh - base(module, args, kwargs)
-            elif action is Action.DELTA:
-                value = base(module, args, kwargs) + residual[name]
+            elif action is not Action.REUSE:
+                value = base(module, args, kwargs)
+                if action is Action.DELTA:
+                    value = value + residual[name]
                 whole = tuple(None if part is None else value for part in parts)
                 kept[name] = whole if isinstance(output, tuple) else value
             return kept[name]
