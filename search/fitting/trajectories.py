@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from search.model.predictor import Predictor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from search.model.pipeline import Pipeline
     from search.subnet import SubNet
@@ -73,6 +74,31 @@ class Trajectories:
             latents=self.latents[:, :count],
             predictions=self.predictions[:, :count],
             final=self.final[:count],
+        )
+
+    def batches(self, pictures: int, seed: int) -> Iterator[Trajectories]:
+        """Endlessly, the runs of `pictures` at a time, whole calls of the denoiser, in random order."""
+        each = min(CHUNK, len(self.noise))
+        count = max(1, pictures // each)
+        if pictures >= len(self.noise):
+            yield from itertools.repeat(self)
+        random = np.random.default_rng(seed)
+        left: list[int] = []
+        while True:
+            if len(left) < count:
+                left = random.permutation(self.predictor.chunks).tolist()
+            chosen, left = sorted(left[:count]), left[count:]
+            yield self._of_chunks(chosen, each)
+
+    def _of_chunks(self, numbers: Sequence[int], each: int) -> Trajectories:
+        kept = [i for i in range(len(self.noise)) if i // each in numbers]
+        return dataclasses.replace(
+            self,
+            predictor=self.predictor.of_chunks(numbers),
+            noise=self.noise[kept],
+            latents=self.latents[:, kept],
+            predictions=self.predictions[:, kept],
+            final=self.final[kept],
         )
 
     def error(self, final: Tensor) -> Tensor:

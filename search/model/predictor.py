@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 import torch
@@ -63,6 +64,17 @@ class Predictor:
             guidance=self.guidance,
             noise_shape=self.noise_shape,
         )
+
+    @property
+    def chunks(self) -> int:
+        """How many calls of the denoiser it takes for all pictures."""
+        return len(self._calls)
+
+    def of_chunks(self, numbers: Sequence[int]) -> Predictor:
+        """For the pictures of some of these calls, in order."""
+        part = copy.copy(self)
+        part._calls = [self._calls[number] for number in numbers]
+        return part
 
     def __call__(self, sample: Tensor, timestep: Tensor) -> Tensor:
         """The denoiser's input `[S, C, H, W]` and a timestep `[]` -> noise predictions `[S, C, H, W]`."""
