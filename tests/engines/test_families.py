@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 
 from engines.base import make_engine
 from engines.errors import EngineError
@@ -62,6 +63,16 @@ CASES = {
 }
 
 
+def each_case(
+    *names: str, quick: tuple[str, ...], and_also: tuple[object, ...] = ()
+) -> list[ParameterSet]:
+    """All cases; those that are not `quick` are slow."""
+    return [
+        pytest.param(name, *and_also, marks=[] if name in quick else [pytest.mark.slow])
+        for name in names
+    ]
+
+
 def options(name: str, **settings: Any) -> Options:
     size = {"height": SIZE[0], "width": SIZE[1]}
     return Options(guidance=CASES[name].guidance, **{"steps": 4, **size, **settings})
@@ -105,8 +116,13 @@ def test_full_equals_diffusers_picture_for_picture(
         assert np.abs(away - plain).max() > PIXEL, "the negative prompt counts"
 
 
-@pytest.mark.parametrize("granularity", [Granularity.BRANCH, Granularity.LAYER])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    ("name", "granularity"),
+    [
+        *((name, Granularity.BRANCH) for name in CASES),
+        *each_case(*CASES, quick=("flux-dev", "pixart-sigma"), and_also=(Granularity.LAYER,)),
+    ],
+)
 def test_random_mixes_equal_diffusers_gated_by_hand(
     pipelines: Callable[[str], Path],
     make_bundle: MakeBundle,
@@ -126,7 +142,7 @@ def test_random_mixes_equal_diffusers_gated_by_hand(
     assert relative(found.latents, sample(opened, ask).latents[-1].numpy()) > TOLERANCE
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", each_case(*CASES, quick=("sdxl", "flux-dev")))
 def test_parity_is_verified(
     pipelines: Callable[[str], Path], make_bundle: MakeBundle, name: str
 ) -> None:
