@@ -35,10 +35,16 @@ class Component:
 
 
 def conditioner_graph(
-    pipeline: Pipeline, inputs: list[PromptInput], *, guided: bool, batch: int
+    pipeline: Pipeline,
+    inputs: list[PromptInput],
+    *,
+    guided: bool,
+    batch: int,
+    dtype: str = "float32",
 ) -> Component:
-    """Prompt inputs -> the denoiser's conditions, under the names the step graphs know."""
-    module = pipeline.family.conditioner(pipeline.pipe, guided=guided, batch=batch).eval()
+    """Prompt inputs -> the denoiser's conditions in `dtype`, under the names the step graphs know."""
+    conditioner = pipeline.family.conditioner(pipeline.pipe, guided=guided, batch=batch)
+    module = _Converted(conditioner, getattr(torch, dtype)).eval()
     example = tuple(
         torch.zeros(1, i.length, dtype=torch.int64)
         if i.length
@@ -48,6 +54,20 @@ def conditioner_graph(
     with torch.no_grad():
         names = list(module(*example))
     return _component("condition", module, example, [i.name for i in inputs], names)
+
+
+class _Converted(torch.nn.Module):
+    """A conditioner whose floating-point outputs have another dtype."""
+
+    def __init__(self, conditioner: torch.nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.conditioner, self.dtype = conditioner, dtype
+
+    def forward(self, *inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {
+            name: value.to(self.dtype) if value.is_floating_point() else value
+            for name, value in self.conditioner(*inputs).items()
+        }
 
 
 def decoder_graph(pipeline: Pipeline, latent_shape: tuple[int, ...]) -> Component:

@@ -9,12 +9,14 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
+import torch
 
 from exporter import bundle as names
-from exporter.bundle import Bundle, Staging, staging
+from exporter.bundle import Bundle, Staging, require_dtype, staging
 from exporter.carve import carve
 from exporter.components import Component, conditioner_graph, decoder_graph, padded_tokenizer
 from exporter.errors import ExportError
+from exporter.preflight import require_room
 from exporter.program import Program, Signature, plan_program
 from exporter.trace import Master, trace_master
 from exporter.weights import refer, write_weights
@@ -39,6 +41,7 @@ def export(
     out: Path,
     *,
     batch: int = 1,
+    dtype: str = "float32",
     report: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
     """Compile `subnet` of the pipeline at `path` into the bundle `out`.
@@ -48,12 +51,14 @@ def export(
         subnet: bound to that pipeline.
         out: the directory to make; it appears whole or not at all.
         batch: images per prompt.
+        dtype: of the denoiser's weights and activations, one of `exporter.bundle.DTYPES`.
         report: told, in a few words, what is being done.
 
     Raises:
         SearchError: the SubNet is for another pipeline.
-        ExportError: `out` exists, or something cannot be exported.
+        ExportError: unknown `dtype`, too little memory or disk, `out` exists, or something cannot be exported.
     """
+    require_dtype(dtype)
     if batch < 1:
         msg = f"the batch is {batch}; give 1 or more"
         raise ExportError(msg)
@@ -68,8 +73,9 @@ def export(
         else subnet.fitted.table
     )
     program = plan_program(subnet, batch)
-    with staging(out, _key(pipeline, subnet, batch)) as stage:
-        manifest = _write(pipeline, subnet, program, batch, stage, report)
+    report(require_room(pipeline, out, dtype))
+    with staging(out, _key(pipeline, subnet, batch, dtype)) as stage:
+        manifest = _write(pipeline, subnet, program, batch, dtype, stage, report)
         stage.commit({**manifest, "sampler": program.reduce(table).to_json()})
     return Bundle.open(out)
 
@@ -79,6 +85,7 @@ def _write(
     subnet: SubNet,
     program: Program,
     batch: int,
+    dtype: str,
     stage: Staging,
     report: Callable[[str], None],
 ) -> dict[str, Any]:
@@ -86,10 +93,10 @@ def _write(
     binding = subnet.binding
     latent_shape = (batch, *binding.latent_shape)
     report("trace denoiser")
-    master = trace_denoiser(pipeline, subnet, program.deltas(subnet.topology), batch)
+    master = trace_denoiser(pipeline, subnet, program.deltas(subnet.topology), batch, dtype)
     report("trace text encoder and decoder")
     inputs = pipeline.family.prompt_inputs(pipeline.pipe, guided=binding.guided)
-    condition = conditioner_graph(pipeline, inputs, guided=binding.guided, batch=batch)
+    condition = conditioner_graph(pipeline, inputs, guided=binding.guided, batch=batch, dtype=dtype)
     decoder = decoder_graph(pipeline, latent_shape)
     _check_conditions(condition, master)
 
@@ -112,7 +119,7 @@ def _write(
     stage.make(names.SUBNET, subnet.save)
     return {
         "pipeline": str(pipeline.path),
-        "dtype": "float32",
+        "dtype": dtype,
         "latent_shape": latent_shape,
         "guided": binding.guided,
         "guidance": subnet.guidance,
@@ -129,7 +136,11 @@ def save_step(master: Master, signature: Signature, name: str, file: Path) -> No
 
 
 def trace_denoiser(
-    pipeline: Pipeline, subnet: SubNet, deltas: AbstractSet[int], batch: int
+    pipeline: Pipeline,
+    subnet: SubNet,
+    deltas: AbstractSet[int],
+    batch: int,
+    dtype: str = "float32",
 ) -> Master:
     """Trace for `batch` images and check that the blocks are those of the SubNet.
 
@@ -138,6 +149,7 @@ def trace_denoiser(
         subnet: whose granularity, guidance and shape to trace at.
         deltas: the blocks whose residuals and sums are wanted.
         batch: images per prompt.
+        dtype: of weights and activations.
 
     Raises:
         ExportError: the denoiser has other blocks, or makes latents of another shape.
@@ -151,7 +163,7 @@ def trace_denoiser(
         height=binding.latent_shape[1] * scale,
         width=binding.latent_shape[2] * scale,
     )
-    traced = trace(pipeline, subnet.granularity, request)
+    traced = trace(pipeline, subnet.granularity, request, getattr(torch, dtype))
     topology = subnet.topology
     # A SubNet of schema 1 knows nothing of residuals, and has no use for them.
     allowed = traced.topology.deltas if topology.deltas else ()
@@ -185,7 +197,7 @@ def _check_conditions(condition: Component, master: Master) -> None:
         raise ExportError(msg)
 
 
-def _key(pipeline: Pipeline, subnet: SubNet, batch: int) -> str:
+def _key(pipeline: Pipeline, subnet: SubNet, batch: int, dtype: str) -> str:
     """Everything that decides the content of the bundle.
 
     The denoiser is in the SubNet's fingerprint; of the other components, every file counts.
@@ -199,5 +211,5 @@ def _key(pipeline: Pipeline, subnet: SubNet, batch: int) -> str:
         name: metadata.version(name)
         for name in ("stepcarve", "torch", "diffusers", "transformers", "onnxscript", "onnx-ir")
     }
-    content = json.dumps([subnet.to_json(), batch, versions, around], sort_keys=True)
+    content = json.dumps([subnet.to_json(), batch, dtype, versions, around], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
