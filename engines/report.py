@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engines.parity import Parity, Pictures
 from exporter.picture import draw_grid
 from exporter.summary import summarise
 from search.files import write_atomically
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
+    from engines.parity import Parity, Pictures
     from exporter.bundle import Bundle
 
 _DIFFERENCE_GAIN = 32
