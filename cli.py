@@ -363,15 +363,23 @@ def frontier(
 @command
 @click.argument("source", type=PATH)
 @click.option("-o", "--out", type=PATH, required=True, help="The SubNet to write, a JSON file.")
-@click.option("--format", "format_name", required=True, help="What SOURCE is: dip-go-gates.")
+@click.option(
+    "--format",
+    "format_name",
+    required=True,
+    help="What SOURCE is: dip-go-gates, deepcache, learning-to-cache or cache-dit-mask.",
+)
 @click.option("--pipeline", type=PATH, required=True, help="What the SubNet is for.")
-@click.option("--steps", type=int, help="Inference steps; default: as many as SOURCE has.")
+@click.option("--steps", type=int, help="Inference steps; default: as many as SOURCE has, or 50.")
 @click.option("--scheduler", help="A diffusers scheduler class; default: the pipeline's own.")
 @click.option(
     "--guidance", default=7.5, show_default=True, help="Guidance scale; 1 switches it off."
 )
 @click.option("--height", type=int, help="Of the image in pixels; default: the pipeline's.")
 @click.option("--width", type=int, help="Of the image in pixels; default: the pipeline's.")
+@click.option(
+    "--threshold", type=float, help="Scores above it compute (learning-to-cache); default 0.1."
+)
 @json_option
 def import_command(
     source: Path,
@@ -380,27 +388,27 @@ def import_command(
     pipeline: Path,
     steps: int | None,
     scheduler: str | None,
+    threshold: float | None,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Read a table that another project published, and write it as a SubNet."""
     _quiet_libraries()
     from exporter.summary import summarise
-    from search.foreign import require_format, subnet_from_gates
-    from search.gate_file import read_gates
+    from search.foreign import read_foreign
     from search.model.pipeline import open_pipeline
     from search.options import Options
 
-    require_format(format_name)
-    gates = read_gates(source)
-    chosen = Options(steps=len(gates) if steps is None else steps, **options)
+    foreign = read_foreign(source, format_name, threshold)
+    count = foreign.steps if steps is None else steps
+    chosen = Options(**options) if count is None else Options(steps=count, **options)
     with _status() as report:
         report("open pipeline")
         opened = open_pipeline(pipeline, weights=False)
         if scheduler is not None:
             opened.use_scheduler(scheduler)
         report(f"import: {format_name}")
-        subnet = subnet_from_gates(opened, gates, chosen)
+        subnet = foreign.subnet(opened, chosen)
         subnet.save(out)
     summary = summarise(subnet)
     if as_json:

@@ -54,13 +54,13 @@ def main(name: str, keep: str, reference: int, truth_steps: int, count: int) -> 
     pipeline = open_pipeline(HERE / name)
     options = Options(guidance=GUIDANCE[name], granularity=Granularity.STAGE)
     whole = full(pipeline, options)
-    searched, judged = apart_prompts(pipeline, guided=True, search=(), judge=())
+    searched, judged = apart_prompts(pipeline, search=(), judge=())
     truth = sample_trajectories(
         pipeline,
         [judged[i % len(judged)] for i in range(count)],
         steps=truth_steps,
         guidance=whole.guidance,
-        latent_shape=whole.binding.latent_shape,
+        noise_shape=whole.binding.noise_shape,
         seed=HELD_OUT_SEED,
     )
     rows: dict[str, Any] = {

@@ -17,7 +17,8 @@ import numpy as np
 
 from engines.errors import EngineError
 from engines.machine import describe, installed
-from exporter.export import save_step, trace_denoiser
+from exporter.carve import carve
+from exporter.export import trace_denoiser
 from exporter.program import Signature, plan_program
 from exporter.weights import refer, write_weights
 from search.files import write_atomically
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from exporter.trace import Master
     from search.subnet import SubNet
 
-SCHEMA = 1
+SCHEMA = 2
 KIND = "stepcarve-latencies"
 PACKAGES = ("stepcarve", "torch", "diffusers", "onnxscript", "onnx-ir")
 """What decides the graphs; the engine's own package is added to them."""
@@ -252,15 +253,17 @@ class Stopwatch:
         Raises:
             EngineError: the engine cannot load its graph.
         """
+        import onnx_ir as ir
+
         if self._master is None:
             self._master = self._prepared()
         self._report(f"measure call {self._count}")
         file = self._folder / f"call_{self._count:05d}.onnx"
         self._count += 1
-        save_step(self._master, signature, file.stem, file)
+        ir.save(carve(self._master, signature, file.stem), file)
         session = self._engine.load(file)
         random = np.random.default_rng(0)
-        inputs = {name: _filled(form, random) for name, form in session.inputs.items()}
+        inputs = {name: filled(form, random) for name, form in session.inputs.items()}
         outputs = {name: np.zeros(*form) for name, form in session.outputs.items()}
         taken = median_seconds(session.bind(inputs, outputs))
         file.unlink()
@@ -270,8 +273,8 @@ class Stopwatch:
         """The master graph, its weights in the folder."""
         self._report("trace denoiser to measure it")
         pipeline = open_for(self._subnet, self._path, weights=False)
-        deltas = frozenset(self._subnet.topology.deltas)
-        master = trace_denoiser(pipeline, self._subnet, deltas, 1)
+        replaced = frozenset(self._subnet.topology.deltas)
+        master = trace_denoiser(pipeline, self._subnet, replaced, 1)
         refer(self._folder, master.weights, write_weights(self._folder, master.weights))
         return master
 
@@ -296,7 +299,7 @@ def _subject(subnet: SubNet) -> tuple[object, ...]:
     return binding.fingerprint, binding.latent_shape, binding.guided, subnet.topology
 
 
-def _filled(form: Form, random: np.random.Generator) -> NDArray[Any]:
+def filled(form: Form, random: np.random.Generator) -> NDArray[Any]:
     """Normal values; zeros where they are whole numbers."""
     shape, dtype = form
     if np.issubdtype(dtype, np.floating):

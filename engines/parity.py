@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engines.errors import NotFiniteError
-from engines.noise import torch_randn
-from engines.runner import Result, Runner
+from engines.runner import Result, Runner, initial_noise
 from search.liveness import unroll
 from search.names import PREDICTION
 
@@ -170,7 +169,7 @@ def verify(
     report("load engine")
     runner = Runner(bundle, engine)
     report("run PyTorch reference")
-    noise = torch_randn(bundle.latent_shape, seed)
+    noise = initial_noise(bundle, seed)
     full, reference, values = _references(bundle, pipeline, prompt, noise)
     report("compare call by call")
     forced = _teacher_forced(runner, subnet, prompt, reference, values)
@@ -209,15 +208,12 @@ def _references(
 
     subnet = bundle.subnet
     opened = open_for(subnet, pipeline, weights=True)
-    scale = getattr(opened.pipe, "vae_scale_factor", 1)
     request = Request(
         prompts=(prompt,) * bundle.latent_shape[0],
         steps=subnet.binding.inference_steps,
         guidance=bundle.guidance,
         latents=torch.from_numpy(noise),
-        height=bundle.latent_shape[2] * scale,
-        width=bundle.latent_shape[3] * scale,
-    )
+    ).sized(opened.size(subnet.binding.noise_shape))
     values: dict[tuple[int, int], NDArray[np.float32]] = {}
 
     def keep(step: int, target: int, tensor: torch.Tensor) -> None:

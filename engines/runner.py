@@ -11,9 +11,9 @@ import numpy as np
 
 from engines.errors import EngineError, NotFiniteError
 from engines.noise import torch_randn
-from exporter.bundle import CONDITIONER, DECODER, TOKENIZER, Bundle, BundleCall
-from search.names import GUIDANCE, IMAGE, LATENTS, PREDICTION, SAMPLE, TIMESTEP
-from search.prompt import class_number
+from exporter.bundle import CONDITIONER, DECODER, LAYOUT, PROLOGUE, Bundle, BundleCall
+from search.names import GUIDANCE, IMAGE, LATENTS, PREDICTION, SAMPLE
+from search.prompt import Fill, PromptInput, class_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -32,7 +32,7 @@ class Result:
     Attributes:
         latents: final, `[B, C, H, W]` float32.
         images: `[B, height, width, 3]` uint8.
-        seconds: for the conditions, the loop and the decoder.
+        seconds: for the conditions (and the prologue), the loop and the decoder.
     """
 
     latents: NDArray[np.float32]
@@ -51,7 +51,8 @@ class Runner:
         bundle.check()
         self.bundle = bundle
         self._sessions = {
-            name: engine.load(bundle.path / name) for name in (CONDITIONER, DECODER, *bundle.graphs)
+            name: engine.load(bundle.path / name)
+            for name in (CONDITIONER, DECODER, *bundle.graphs, *[PROLOGUE] * bundle.has_prologue)
         }
         float32 = np.float32
         self._stack = np.zeros((bundle.sampler.final.size, *bundle.latent_shape), float32)
@@ -67,10 +68,8 @@ class Runner:
         self._image = _buffers(decoder.outputs)
         self._condition = self._sessions[CONDITIONER].bind(self._prompt, self._inputs)
         self._decode = decoder.bind({LATENTS: self._latents}, self._image)
-        self._timesteps = [np.array(call.timestep, float32) for call in bundle.calls]
-        self._calls = [
-            self._bind(*each) for each in zip(bundle.calls, self._timesteps, strict=True)
-        ]
+        self._prologue, self._invariants = self._bind_prologue()
+        self._calls = [self._bind(call) for call in bundle.calls]
         self._rows = [_row(row) for row in bundle.sampler.inputs]
         self._final = _row(bundle.sampler.final)
 
@@ -132,12 +131,20 @@ class Runner:
         self._inputs[GUIDANCE][...] = self._scale(guidance, negative)
         texts = {"prompt": prompt, "negative": negative}
         for each in self.bundle.prompt_inputs:
-            buffer = self._prompt[each.name]
-            if each.source == "label":
-                buffer[...] = class_number(prompt, self.bundle.labels, each.classes)
-            else:
-                buffer[0] = self._tokenizer.encode(texts[each.source]).ids
+            self._prompt[each.name][...] = self._filling(each, texts[each.source])
         self._condition()
+        self._prologue()
+
+    def _filling(self, each: PromptInput, text: str) -> Any:
+        match each.fill:
+            case Fill.LABEL:
+                return class_number(text, self.bundle.labels, each.classes)
+            case Fill.GIVEN:
+                return bool(text)
+            case Fill.IDS:
+                return self._tokenizers[each.tokenizer].encode(text).ids
+            case Fill.MASK:
+                return self._tokenizers[each.tokenizer].encode(text).attention_mask
 
     def call(
         self, number: int, sample: NDArray[np.float32], caches: dict[str, NDArray[np.float32]]
@@ -180,11 +187,29 @@ class Runner:
         prediction = self.bundle.calls[number].prediction
         return None if prediction is None else self._stack[1 + prediction]
 
-    def _bind(self, call: BundleCall, timestep: Array) -> Callable[[], None]:
+    def _bind_prologue(self) -> tuple[Callable[[], None], dict[str, Array]]:
+        """What computes the loop invariants, and the buffers that it fills."""
+        if not self.bundle.has_prologue:
+            return (lambda: None), {}
+        session, count = self._sessions[PROLOGUE], len(self.bundle.timesteps)
+        for name in self.bundle.rows:
+            found = session.outputs[name][0] if name in session.outputs else ()
+            if found[:1] != (count,):
+                msg = (
+                    f"{PROLOGUE} gives {name!r} as {list(found)}, but the calls have {count} "
+                    "timesteps; export again"
+                )
+                raise EngineError(msg)
+        invariants = _buffers(session.outputs)
+        return session.bind(self._inputs, invariants), invariants
+
+    def _bind(self, call: BundleCall) -> Callable[[], None]:
+        row = self.bundle.timesteps.index(call.timestep)
         inputs = {
             **self._inputs,
             **{name: self._slots[slot] for name, slot in call.reads.items()},
-            TIMESTEP: timestep,
+            **self._invariants,
+            **{name: self._invariants[name][row, ...] for name in self.bundle.rows},
         }
         outputs = {name: self._slots[slot] for name, slot in call.writes.items()}
         if call.prediction is not None:
@@ -199,8 +224,9 @@ class Runner:
     def _scale(self, guidance: float | None, negative: str) -> float:
         bundle = self.bundle
         scale = bundle.guidance if guidance is None else guidance
-        if negative and bundle.takes_labels:
-            msg = "the bundle shows classes, so it takes no negative prompt; leave it out"
+        if negative and not bundle.takes_negative:
+            what = "shows classes" if bundle.takes_labels else "was exported without guidance"
+            msg = f"the bundle {what}, so it takes no negative prompt; leave it out"
             raise EngineError(msg)
         if bundle.subnet.fitted is not None and scale != bundle.guidance:
             msg = (
@@ -214,10 +240,11 @@ class Runner:
                 "search and export with --guidance 1, or give a scale above 1"
             )
             raise EngineError(msg)
-        if not bundle.guided and ((guidance is not None and guidance > 1) or negative):
+        if not bundle.guided and max(scale, bundle.guidance) > 1 and scale != bundle.guidance:
+            how = f"for {bundle.guidance:g} alone" if bundle.guidance > 1 else "without guidance"
             msg = (
-                "the bundle was exported without guidance, so it takes no guidance scale above 1 and "
-                "no negative prompt; search and export with --guidance above 1"
+                f"guidance {scale:g} was asked for, but the bundle was exported {how}; "
+                f"search and export with --guidance {scale:g}"
             )
             raise EngineError(msg)
         return scale
@@ -225,7 +252,7 @@ class Runner:
     def _noise(self, latents: NDArray[np.float32] | None, seed: int) -> NDArray[np.float32]:
         shape = self.bundle.latent_shape
         if latents is None:
-            return torch_randn(shape, seed)
+            return initial_noise(self.bundle, seed)
         if latents.shape != shape:
             msg = f"the latents are {list(latents.shape)}, but the bundle takes {list(shape)}"
             raise EngineError(msg)
@@ -243,10 +270,19 @@ class Runner:
         )
 
     @cached_property
-    def _tokenizer(self) -> Any:
+    def _tokenizers(self) -> dict[str, Any]:
         from tokenizers import Tokenizer
 
-        return Tokenizer.from_file(str(self.bundle.file(TOKENIZER)))
+        files = {each.tokenizer for each in self.bundle.prompt_inputs if each.tokenizer}
+        return {file: Tokenizer.from_file(str(self.bundle.file(file))) for file in files}
+
+
+def initial_noise(bundle: Bundle, seed: int) -> NDArray[np.float32]:
+    """The latents that diffusers starts from with that seed on the CPU, of unit variance."""
+    drawn = torch_randn(bundle.noise_shape, seed)
+    if LAYOUT in bundle.files:
+        drawn = drawn.ravel()[np.load(bundle.file(LAYOUT), allow_pickle=False)]
+    return drawn.reshape(bundle.latent_shape)
 
 
 def _buffers(values: Mapping[str, tuple[tuple[int, ...], Any]]) -> dict[str, Array]:

@@ -15,21 +15,23 @@ from typing import TYPE_CHECKING, Any
 
 from exporter.errors import ExportError
 from search.files import write_atomically
-from search.prompt import PromptInput
+from search.prompt import Fill, PromptInput
 from search.sampler import SamplerTable
 from search.subnet import SubNet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-SCHEMA = 1
+SCHEMA = 2
 KIND = "stepcarve-bundle"
 MANIFEST = "manifest.json"
 SUBNET = "subnet.json"
-TOKENIZER = "tokenizer.json"
 WEIGHTS = "weights.bin"
 CONDITIONER = "condition.onnx"
+PROLOGUE = "prologue.onnx"
 DECODER = "decode.onnx"
+LAYOUT = "layout.npy"
+"""Per element of the latents, which element of the drawn noise it is; only where that is another."""
 DTYPES = {"float32": 4, "float16": 2, "bfloat16": 2}
 """Of a bundle's denoiser -> bytes of a value."""
 
@@ -47,7 +49,7 @@ class BundleCall:
 
     Attributes:
         step: of the SubNet.
-        timestep: what the graph is told.
+        timestep: whose rows of the prologue's outputs the graph reads.
         graph: index into `Bundle.graphs`.
         reads: graph input -> slot, for every cache it reads.
         writes: graph output -> slot, for every cache it writes.
@@ -69,11 +71,13 @@ class Bundle:
     Attributes:
         path: the directory.
         dtype: of the denoiser's weights and activations; what surrounds it is float32.
-        latent_shape: `[B, C, H, W]`.
+        latent_shape: `[B, C, H, W]`, or as the pipeline packs it.
+        noise_shape: of the noise that a seed draws, `[B, C, H, W]`.
         guided: whether the graphs take a guidance scale.
         guidance: the scale to use when none is given.
         prompt_inputs: what the conditioner takes.
         labels: class name -> number; empty for texts.
+        rows: outputs of the prologue that have one row per timestep.
         graphs: file of each step graph.
         calls: in order.
         slots: shape of each cache buffer.
@@ -85,10 +89,12 @@ class Bundle:
     path: Path
     dtype: str
     latent_shape: tuple[int, ...]
+    noise_shape: tuple[int, ...]
     guided: bool
     guidance: float
     prompt_inputs: tuple[PromptInput, ...]
     labels: dict[str, int]
+    rows: tuple[str, ...]
     graphs: tuple[str, ...]
     calls: tuple[BundleCall, ...]
     slots: tuple[tuple[int, ...], ...]
@@ -101,8 +107,9 @@ class Bundle:
         if self.dtype not in DTYPES:
             msg = f"dtype {self.dtype!r}"
             raise ValueError(msg)
-        texts = any(each.length for each in self.prompt_inputs)
-        needed = {SUBNET, WEIGHTS, CONDITIONER, DECODER, *self.graphs, *([TOKENIZER] * texts)}
+        tokenizers = {each.tokenizer for each in self.prompt_inputs if each.length}
+        needed = {SUBNET, WEIGHTS, CONDITIONER, DECODER, *self.graphs, *tokenizers}
+        needed |= {PROLOGUE} if self.rows else set()
         unlisted = sorted(needed - set(self.files))
         if unlisted:
             msg = f"the list of files, which leaves out {unlisted}"
@@ -124,6 +131,16 @@ class Bundle:
     def subnet(self) -> SubNet:
         """The SubNet it was exported from."""
         return SubNet.load(self.file(SUBNET))
+
+    @property
+    def has_prologue(self) -> bool:
+        """Whether there is a graph that computes loop invariants."""
+        return PROLOGUE in self.files
+
+    @cached_property
+    def timesteps(self) -> tuple[float, ...]:
+        """Those of the calls, each once: the rows of the prologue's outputs."""
+        return tuple(dict.fromkeys(call.timestep for call in self.calls))
 
     def file(self, name: str) -> Path:
         """Path of one of its files, once its content has been checked.
@@ -153,7 +170,12 @@ class Bundle:
     @property
     def takes_labels(self) -> bool:
         """Whether prompts are classes."""
-        return any(each.source == "label" for each in self.prompt_inputs)
+        return any(each.fill is Fill.LABEL for each in self.prompt_inputs)
+
+    @property
+    def takes_negative(self) -> bool:
+        """Whether there is a negative prompt."""
+        return any(each.source == "negative" for each in self.prompt_inputs)
 
     @property
     def default_prompt(self) -> str:
@@ -230,8 +252,13 @@ def _bundle(path: Path, data: Any) -> Bundle:
             latent_shape=tuple(data["latent_shape"]),
             guided=data["guided"],
             guidance=float(data["guidance"]),
-            prompt_inputs=tuple(PromptInput(**each) for each in data["prompt_inputs"]),
+            noise_shape=tuple(data["noise_shape"]),
+            prompt_inputs=tuple(
+                PromptInput(**{**each, "fill": Fill(each["fill"])})
+                for each in data["prompt_inputs"]
+            ),
             labels=data["labels"],
+            rows=tuple(data["rows"]),
             graphs=tuple(data["graphs"]),
             calls=tuple(BundleCall(**each) for each in data["calls"]),
             slots=tuple(tuple(shape) for shape in data["slots"]),

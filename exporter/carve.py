@@ -7,20 +7,21 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
-from exporter.trace import BOUNDARY, DOMAIN, Master
+from exporter.graph import BOUNDARY, DOMAIN, forget_inner_types, sort_initializers
 
 if TYPE_CHECKING:
     from exporter.program import Signature
+    from exporter.trace import Master
 
 
 def carve(master: Master, signature: Signature, name: str) -> ir.Model:
     """The part of the master that one call computes; weights are those of the master.
 
     Tensors that the signature reads become inputs, tensors that it writes become outputs, each under
-    its name. A block whose sum is computed is cut off. An incomplete cut raises.
+    its name. A block whose sum is computed is cut off, and its sum or its base put in its place. An
+    incomplete cut raises.
     """
-    topology = master.topology
-    sums = {topology.tensor(t): master.sums[t] for t in signature.computes if topology.is_sum(t)}
+    sums = _sums(master, signature)
     read = [master.tensors[tensor] for tensor in (*signature.reads, *sums)]
     outputs = [sums.get(tensor, master.tensors[tensor]) for tensor in signature.writes]
     if signature.predicts:
@@ -36,10 +37,23 @@ def carve(master: Master, signature: Signature, name: str) -> ir.Model:
         graph.inputs.remove(value)
     _remove_boundaries(graph)
     graph.opset_imports.pop(DOMAIN, None)
-    _sort_initializers(graph)
+    forget_inner_types(graph)
+    sort_initializers(graph)
     model = ir.Model(graph, ir_version=master.model.ir_version, producer_name="stepcarve")
     passes.TopologicalSortPass()(model)
     return model
+
+
+def _sums(master: Master, signature: Signature) -> dict[int, ir.Value]:
+    """By port, what a call puts in its place: base plus residual (DELTA), or the base alone (SKIP)."""
+    topology = master.topology
+    return {
+        topology.tensor(total): (
+            master.sums if topology.added(total) in signature.reads else master.bases
+        )[total]
+        for total in signature.computes
+        if topology.is_sum(total)
+    }
 
 
 def _put_in_place(graph: ir.Graph, sums: dict[str | None, str | None]) -> None:
@@ -49,13 +63,6 @@ def _put_in_place(graph: ir.Graph, sums: dict[str | None, str | None]) -> None:
         ir.convenience.replace_all_uses_with(values[port], values[total])
         graph.inputs.remove(values[port])
         values[total].name = port
-
-
-def _sort_initializers(graph: ir.Graph) -> None:
-    """By name: extraction collects them in a set, and equal inputs should give equal files."""
-    values = sorted(graph.initializers.items())
-    graph.initializers.clear()
-    graph.initializers.update(values)
 
 
 def _remove_boundaries(graph: ir.Graph) -> None:

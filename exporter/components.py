@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from tokenizers import Tokenizer
+from onnx_ir.passes import common as passes
 
-from exporter.graph import convert, optimise
+from exporter.graph import convert, forget_inner_types, optimise
 from search.model.decoder import Decoder
 from search.names import IMAGE, LATENTS
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from search.model.family import Conditioner
     from search.model.pipeline import Pipeline
-    from search.prompt import PromptInput
 
 
 @dataclass(frozen=True)
@@ -34,26 +34,13 @@ class Component:
     outputs: tuple[str, ...]
 
 
-def conditioner_graph(
-    pipeline: Pipeline,
-    inputs: list[PromptInput],
-    *,
-    guided: bool,
-    batch: int,
-    dtype: str = "float32",
-) -> Component:
+def conditioner_graph(conditioner: Conditioner, dtype: str) -> Component:
     """Prompt inputs -> the denoiser's conditions in `dtype`, under the names the step graphs know."""
-    conditioner = pipeline.family.conditioner(pipeline.pipe, guided=guided, batch=batch)
-    module = _Converted(conditioner, getattr(torch, dtype)).eval()
-    example = tuple(
-        torch.zeros(1, i.length, dtype=torch.int64)
-        if i.length
-        else torch.zeros(1, dtype=torch.int64)
-        for i in inputs
-    )
+    module = _Converted(conditioner.eval(), getattr(torch, dtype)).eval()
+    example = tuple(torch.ones(each.shape, dtype=torch.int64) for each in conditioner.inputs)
     with torch.no_grad():
         names = list(module(*example))
-    return _component("condition", module, example, [i.name for i in inputs], names)
+    return _component("condition", module, example, [i.name for i in conditioner.inputs], names)
 
 
 class _Converted(torch.nn.Module):
@@ -70,19 +57,12 @@ class _Converted(torch.nn.Module):
         }
 
 
-def decoder_graph(pipeline: Pipeline, latent_shape: tuple[int, ...]) -> Component:
-    """Latents `[B, C, H, W]` -> pictures `[B, 3, height, width]` in 0..1."""
-    module = Decoder(pipeline.pipe.vae)
+def decoder_graph(
+    pipeline: Pipeline, latent_shape: tuple[int, ...], size: tuple[int, int]
+) -> Component:
+    """Latents `[B, ...]` -> pictures `[B, 3, height, width]` of `size` in 0..1."""
+    module = Decoder(pipeline, size)
     return _component("decode", module, (torch.zeros(latent_shape),), [LATENTS], [IMAGE])
-
-
-def padded_tokenizer(tokenizer: Any) -> Tokenizer:
-    """The fast tokenizer behind a transformers tokenizer, set to pad and cut to the full length."""
-    length = tokenizer.model_max_length
-    copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    copy.enable_truncation(length)
-    copy.enable_padding(length=length, pad_id=tokenizer.pad_token_id, pad_token=tokenizer.pad_token)
-    return copy
 
 
 def _component(
@@ -97,7 +77,9 @@ def _component(
     model.graph.name = name
     for value, label in zip(model.graph.inputs, inputs, strict=True):
         value.name = label
+    passes.CommonSubexpressionEliminationPass()(model)
     weights = optimise(model, name)
+    forget_inner_types(model.graph)
     for value, label in zip(model.graph.outputs, outputs, strict=True):
         value.name = label
     return Component(model, weights, tuple(outputs))

@@ -8,16 +8,18 @@ from functools import partial
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx_ir as ir
 import torch
 
 from exporter import bundle as names
 from exporter.bundle import Bundle, Staging, require_dtype, staging
 from exporter.carve import carve
-from exporter.components import Component, conditioner_graph, decoder_graph, padded_tokenizer
+from exporter.components import Component, conditioner_graph, decoder_graph
 from exporter.errors import ExportError
 from exporter.preflight import require_room
-from exporter.program import Program, Signature, plan_program
+from exporter.program import Program, plan_program
+from exporter.prologue import make_prologue
 from exporter.trace import Master, trace_master
 from exporter.weights import refer, write_weights
 from search.model.family import Request
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from collections.abc import Set as AbstractSet
     from pathlib import Path
+
+    from tokenizers import Tokenizer
 
     from search.subnet import SubNet
 
@@ -68,7 +72,7 @@ def export(
     report("open pipeline")
     pipeline = open_for(subnet, path, weights=False)
     table = (
-        pipeline.sampler(subnet.binding.inference_steps)
+        pipeline.sampler(subnet.binding.inference_steps, pipeline.size(subnet.binding.noise_shape))
         if subnet.fitted is None
         else subnet.fitted.table
     )
@@ -93,29 +97,37 @@ def _write(
     binding = subnet.binding
     latent_shape = (batch, *binding.latent_shape)
     report("trace denoiser")
-    master = trace_denoiser(pipeline, subnet, program.deltas(subnet.topology), batch, dtype)
-    report("trace text encoder and decoder")
-    inputs = pipeline.family.prompt_inputs(pipeline.pipe, guided=binding.guided)
-    condition = conditioner_graph(pipeline, inputs, guided=binding.guided, batch=batch, dtype=dtype)
-    decoder = decoder_graph(pipeline, latent_shape)
+    master = trace_denoiser(pipeline, subnet, program.replaced(subnet.topology), batch, dtype)
+    report("trace text encoders and decoder")
+    conditioner = pipeline.family.conditioner(pipeline, conditioning(pipeline, subnet, batch))
+    condition = conditioner_graph(conditioner, dtype)
+    decoder = decoder_graph(pipeline, latent_shape, pipeline.size(binding.noise_shape))
     _check_conditions(condition, master)
 
-    report("write weights")
-    values = [*master.weights, *condition.weights, *decoder.weights]
-    index = stage.make(names.WEIGHTS, lambda _: write_weights(stage.folder, values))
-    refer(stage.folder, values, index)
-
-    stage.make(names.CONDITIONER, lambda file: ir.save(condition.model, file))
-    stage.make(names.DECODER, lambda file: ir.save(decoder.model, file))
-    graphs = []
+    steps = {}
     for number, signature in enumerate(program.signatures):
         name = f"step_{number:03d}"
         report(f"carve {name} of {len(program.signatures)}")
-        graphs.append(f"{name}.onnx")
-        stage.make(graphs[-1], partial(save_step, master, signature, name))
-    if any(each.length for each in inputs):
-        tokenizer = padded_tokenizer(pipeline.pipe.tokenizer)
-        stage.make(names.TOKENIZER, lambda file: tokenizer.save(str(file)))
+        steps[f"{name}.onnx"] = carve(master, signature, name)
+    reads = {value.name or "" for step in steps.values() for value in step.graph.inputs}
+    prologue = make_prologue(master, reads, program.timesteps)
+    models = {names.CONDITIONER: condition.model, **steps, names.DECODER: decoder.model}
+    values = [*master.weights, *condition.weights, *decoder.weights]
+    if prologue is not None:
+        models[names.PROLOGUE] = prologue.model
+        values += prologue.table
+
+    report("write weights")
+    used = {name for model in models.values() for name in model.graph.initializers}
+    values = [value for value in values if value.name in used]
+    index = stage.make(names.WEIGHTS, lambda _: write_weights(stage.folder, values))
+    for file, model in models.items():
+        refer(stage.folder, model.graph.initializers.values(), index)
+        stage.make(file, partial(ir.save, model))
+    for name, tokenizer in conditioner.tokenizers.items():
+        stage.make(name, partial(save_tokenizer, tokenizer))
+    if master.layout is not None:
+        stage.make(names.LAYOUT, partial(save_layout, master.layout))
     stage.make(names.SUBNET, subnet.save)
     return {
         "pipeline": str(pipeline.path),
@@ -123,22 +135,42 @@ def _write(
         "latent_shape": latent_shape,
         "guided": binding.guided,
         "guidance": subnet.guidance,
-        "prompt_inputs": [vars(each) for each in inputs],
+        "noise_shape": (batch, *binding.noise_shape),
+        "prompt_inputs": [vars(each) for each in conditioner.inputs],
         "labels": getattr(pipeline.pipe, "labels", {}),
-        "graphs": graphs,
+        "rows": () if prologue is None else prologue.rows,
+        "graphs": list(steps),
         **program.to_json(subnet.topology.tensor_names),
     }
 
 
-def save_step(master: Master, signature: Signature, name: str, file: Path) -> None:
-    """Carve the graph of one signature and write it to `file`, beside the weights."""
-    ir.save(carve(master, signature, name), file)
+def save_tokenizer(tokenizer: Tokenizer, file: Path) -> None:
+    """Write it as the JSON of the tokenizers library."""
+    tokenizer.save(str(file))
+
+
+def save_layout(layout: tuple[int, ...], file: Path) -> None:
+    """Write it as a numpy array of int32."""
+    with file.open("wb") as stream:
+        np.save(stream, np.array(layout, np.int32))
+
+
+def conditioning(pipeline: Pipeline, subnet: SubNet, batch: int) -> Request:
+    """What the conditioner is made for: `batch` images of one prompt."""
+    binding = subnet.binding
+    return Request(
+        prompts=(pipeline.family.default_prompt,),
+        steps=binding.inference_steps,
+        guidance=subnet.guidance,
+        latents=torch.zeros(batch, *binding.latent_shape),
+        images=batch,
+    ).sized(pipeline.size(binding.noise_shape))
 
 
 def trace_denoiser(
     pipeline: Pipeline,
     subnet: SubNet,
-    deltas: AbstractSet[int],
+    replaced: AbstractSet[int],
     batch: int,
     dtype: str = "float32",
 ) -> Master:
@@ -147,7 +179,7 @@ def trace_denoiser(
     Args:
         pipeline: that `subnet` is bound to.
         subnet: whose granularity, guidance and shape to trace at.
-        deltas: the blocks whose residuals and sums are wanted.
+        replaced: the blocks whose residuals, sums and bases are wanted.
         batch: images per prompt.
         dtype: of weights and activations.
 
@@ -155,14 +187,11 @@ def trace_denoiser(
         ExportError: the denoiser has other blocks, or makes latents of another shape.
     """
     binding = subnet.binding
-    scale = getattr(pipeline.pipe, "vae_scale_factor", 1)
     request = Request(
         prompts=(pipeline.family.default_prompt,) * batch,
         steps=binding.inference_steps,
         guidance=subnet.guidance,
-        height=binding.latent_shape[1] * scale,
-        width=binding.latent_shape[2] * scale,
-    )
+    ).sized(pipeline.size(binding.noise_shape))
     traced = trace(pipeline, subnet.granularity, request, getattr(torch, dtype))
     topology = subnet.topology
     # A SubNet of schema 1 knows nothing of residuals, and has no use for them.
@@ -184,11 +213,13 @@ def trace_denoiser(
             f"{traced.latent_shape}; search again with this pipeline's size"
         )
         raise ExportError(msg)
-    return trace_master(pipeline, traced, deltas)
+    return trace_master(pipeline, traced, replaced)
 
 
 def _check_conditions(condition: Component, master: Master) -> None:
-    missing = sorted(set(master.inputs) - set(condition.outputs) - LOOP_INPUTS)
+    missing = sorted(
+        set(master.inputs) - set(master.invariants) - set(condition.outputs) - LOOP_INPUTS
+    )
     if missing:
         msg = (
             f"the denoiser takes {missing}, which no prompt gives; "

@@ -7,6 +7,7 @@ import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from onnx_ir.passes import common as passes
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
     from torch.export import ExportedProgram
 
+DOMAIN = "stepcarve"
+BOUNDARY = "Boundary"
+"""An identity that no optimisation sees through: what is cut there is exactly the block's output."""
 OPSET = 23
 """From 23 on, attention, group normalisation and GELU are single nodes."""
 INLINE_BYTES = 1024
@@ -42,6 +46,8 @@ def optimise(model: ir.Model, prefix: str) -> list[ir.Value]:
         The initializers that belong in the weights file: the parameters, under the names the module
         gives them, and large constants, whose names get `prefix`.
     """
+    _drop_void_squeezes(model.graph)
+    _widen_masks(model.graph)
     _transpose_weights(model.graph)
     parameters = set(model.graph.initializers)
     optimizer.optimize_ir(
@@ -51,7 +57,6 @@ def optimise(model: ir.Model, prefix: str) -> list[ir.Value]:
         ),
     )
     passes.ClearMetadataAndDocStringPass()(model)
-    _forget_inner_types(model.graph)
     kept = []
     for value in list(model.graph.initializers.values()):
         if value.name in parameters:
@@ -74,6 +79,36 @@ def lazy_tensor(value: ir.Value, read: Callable[[], torch.Tensor]) -> ir.LazyTen
         shape=ir.Shape(value.shape),
         name=value.name,
     )
+
+
+def _drop_void_squeezes(graph: ir.Graph) -> None:
+    """Remove each Squeeze of a dimension that is not 1: torch does nothing there, ONNX refuses."""
+    for node in list(graph):
+        if node.op_type != "Squeeze" or node.inputs[0] is None:
+            continue
+        before, after = node.inputs[0], node.outputs[0]
+        if before.shape is not None and before.shape == after.shape:
+            ir.convenience.replace_all_uses_with(after, before, replace_graph_outputs=True)
+            graph.remove(node, safe=True)
+
+
+def _widen_masks(graph: ir.Graph) -> None:
+    """Give each attention mask a row per query: ONNX Runtime does not broadcast along that axis."""
+    for node in list(graph):
+        if node.op_type != "Attention" or len(node.inputs) < 4 or node.inputs[3] is None:
+            continue
+        mask, query = node.inputs[3], node.inputs[0]
+        if mask.shape is None or query is None or query.shape is None:
+            msg = f"the attention {node.name!r} has a mask or a query of unknown shape"
+            raise ValueError(msg)
+        if mask.shape[-2] == query.shape[2]:
+            continue
+        rows = np.array([*(1 for _ in mask.shape[:-2]), query.shape[2], 1], np.int64)
+        shape = ir.node("Constant", [], {"value": ir.tensor(rows)})
+        wide = ir.node("Expand", [mask, shape.outputs[0]])
+        wide.outputs[0].type = mask.type
+        graph.insert_before(node, [shape, wide])
+        node.replace_input_with(3, wide.outputs[0])
 
 
 def _transpose_weights(graph: ir.Graph) -> None:
@@ -112,7 +147,7 @@ def _transposed(source: ir.Value, node: ir.Node, name: str) -> ir.Value:
     return ir.Value(name=name, shape=shape, type=ir.TensorType(source.dtype), const_value=lazy)
 
 
-def _forget_inner_types(graph: ir.Graph) -> None:
+def forget_inner_types(graph: ir.Graph) -> None:
     """Drop the shapes of values inside, a third of a step graph's file.
 
     They follow from those of the boundaries, inputs and outputs.
@@ -121,6 +156,13 @@ def _forget_inner_types(graph: ir.Graph) -> None:
         for value in node.outputs:
             if not value.is_graph_output():
                 value.shape, value.type = None, None
+
+
+def sort_initializers(graph: ir.Graph) -> None:
+    """By name: extraction collects them in a set, and equal inputs should give equal files."""
+    values = sorted(graph.initializers.items())
+    graph.initializers.clear()
+    graph.initializers.update(values)
 
 
 @contextmanager

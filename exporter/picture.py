@@ -17,16 +17,24 @@ if TYPE_CHECKING:
 
     from search.subnet import SubNet
 
-SYMBOLS = {Cell.COMPUTED: "█", Cell.DELTA: "+", Cell.HELD: "▒", Cell.GONE: "·"}
+SYMBOLS = {
+    Cell.COMPUTED: "█",
+    Cell.DELTA: "+",
+    Cell.SKIPPED: "-",
+    Cell.HELD: "▒",
+    Cell.GONE: "·",
+}
 COLOURS = {
     Cell.COMPUTED: "#1f6f8b",
     Cell.DELTA: "#8fc1a9",
+    Cell.SKIPPED: "#c9b6d9",
     Cell.HELD: "#f2b880",
     Cell.GONE: "#eef1f4",
 }
 MEANING = {
     Cell.COMPUTED: "computed",
     Cell.DELTA: "input plus cached residual",
+    Cell.SKIPPED: "input handed on",
     Cell.HELD: "earlier output read from the cache",
     Cell.GONE: "not needed, not in the graph",
 }

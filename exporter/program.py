@@ -24,7 +24,8 @@ class Signature:
     """What makes two calls the same graph.
 
     Attributes:
-        computes: targets of the topology that the call computes.
+        computes: targets of the topology that the call computes; a sum is that of a SKIP if its
+            residual is not among the reads.
         reads: tensors of the topology that it reads from the cache.
         writes: tensors it computes and a later call reads; calls that differ only in these share a
             signature that writes them all.
@@ -76,14 +77,19 @@ class Program:
     slots: tuple[tuple[int, ...], ...]
     origins: tuple[int, ...]
 
+    @property
+    def timesteps(self) -> tuple[float, ...]:
+        """Those of the calls, each once."""
+        return tuple(dict.fromkeys(call.timestep for call in self.calls))
+
     def reduce(self, table: SamplerTable) -> SamplerTable:
         """The full sampler's table, one row per step, as one row per call of this program."""
         return table.merge(self.origins, [call.step for call in self.calls])
 
-    def deltas(self, topology: Topology) -> frozenset[int]:
-        """The blocks whose residuals it computes."""
+    def replaced(self, topology: Topology) -> frozenset[int]:
+        """The blocks that DELTA or SKIP stands in for in some call."""
         computed = {target for signature in self.signatures for target in signature.computes}
-        return frozenset(block for block in topology.deltas if topology.residual(block) in computed)
+        return frozenset(block for block in topology.deltas if topology.sum(block) in computed)
 
     def to_json(self, names: Mapping[int, str]) -> dict[str, Any]:
         """As plain JSON values, with tensors by name."""

@@ -22,6 +22,8 @@ class Cell(enum.StrEnum):
     COMPUTED = "computed"
     DELTA = "delta"
     """Not computed: its fresh input plus its cached residual is read."""
+    SKIPPED = "skipped"
+    """Not computed: its fresh input is read."""
     HELD = "held"
     """Not computed, but its earlier output is read."""
     GONE = "gone"
@@ -41,9 +43,12 @@ def _cell(unrolled: Unrolled, step: int, ports: tuple[int, ...]) -> Cell:
     computed = unrolled.computed[step]
     if not computed.isdisjoint(ports):
         return Cell.COMPUTED
-    if any(unrolled.topology.is_sum(t) and unrolled.topology.tensor(t) in ports for t in computed):
-        return Cell.DELTA
-    read = {port for target in computed for port in unrolled.topology.reads[target]}
+    topology, values = unrolled.topology, unrolled.values
+    for value in (values[number] for number in unrolled.made[step]):
+        if topology.is_sum(value.target) and topology.tensor(value.target) in ports:
+            adds = any(topology.is_residual(values[read].target) for read in value.reads)
+            return Cell.DELTA if adds else Cell.SKIPPED
+    read = {port for target in computed for port in topology.reads[target]}
     return Cell.GONE if read.isdisjoint(ports) else Cell.HELD
 
 
@@ -77,6 +82,7 @@ def summarise(subnet: SubNet, batch: int = 1) -> dict[str, Any]:
         "actions": [list(row) for row in subnet.actions],
         "reused": sum(action is Action.REUSE for row in subnet.actions for action in row),
         "deltas": sum(action is Action.DELTA for row in subnet.actions for action in row),
+        "skips": sum(action is Action.SKIP for row in subnet.actions for action in row),
     }
 
 

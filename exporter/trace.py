@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from exporter.errors import ExportError
-from exporter.graph import convert, lazy_tensor, optimise
+from exporter.graph import BOUNDARY, DOMAIN, convert, lazy_tensor, optimise
+from exporter.hoist import hoist
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from search.model.trace import Trace
     from search.topology import Topology
 
-DOMAIN = "stepcarve"
-BOUNDARY = "Boundary"
-"""An identity that no optimisation sees through: what is cut there is exactly the block's output."""
 PREDICTION = "noise_prediction"
 
 
@@ -31,31 +29,37 @@ class Master:
     """The whole denoiser in ONNX.
 
     Attributes:
-        model: its graph outputs the noise prediction, all tensors and all sums.
-        inputs: the loop's inputs by name.
+        model: its graph outputs the noise prediction, all tensors, all sums and their bases.
+        inputs: of the graph, by name; those of the loop include the stand-ins of its invariants.
+        invariants: per such stand-in, the value that it stands for.
         prediction: the noise prediction.
         tensors: per tensor of the topology, its boundary value; residuals only where asked for.
         sums: per sum of the topology whose residual is there, base plus residual.
+        bases: likewise, the base alone.
         topology: of the denoiser.
-        weights: the initializers that belong in the weights file.
+        weights: the initializers that belong in the weights file, if a call reads them.
+        layout: per element of the latents, which element of the drawn noise it is; None: its own.
     """
 
     model: ir.Model
     inputs: dict[str, ir.Value]
+    invariants: dict[str, ir.Value]
     prediction: ir.Value
     tensors: dict[int, ir.Value]
     sums: dict[int, ir.Value]
+    bases: dict[int, ir.Value]
     topology: Topology
     weights: list[ir.Value]
+    layout: tuple[int, ...] | None
 
 
-def trace_master(pipeline: Pipeline, trace: Trace, deltas: AbstractSet[int]) -> Master:
+def trace_master(pipeline: Pipeline, trace: Trace, replaced: AbstractSet[int]) -> Master:
     """Convert `trace` to ONNX, mark the ports, attach the weights lazily and optimise.
 
     Args:
         pipeline: holds the weights.
         trace: of its denoiser.
-        deltas: the blocks whose residuals and sums are wanted.
+        replaced: the blocks whose residuals, sums and bases are wanted.
     """
     model = convert(trace.program)
     graph = model.graph
@@ -64,31 +68,38 @@ def trace_master(pipeline: Pipeline, trace: Trace, deltas: AbstractSet[int]) -> 
     prediction = graph.outputs[0]
     topology = trace.topology
     produced = [graph.outputs[i] for i in trace.port_outputs]
-    bases = {b: graph.outputs[i] for b, i in zip(topology.deltas, trace.base_outputs, strict=True)}
+    base_of = {
+        b: graph.outputs[i] for b, i in zip(topology.deltas, trace.base_outputs, strict=True)
+    }
     graph.outputs[:] = [prediction]
     model.opset_imports[DOMAIN] = 1
     marked = {v: _mark(graph, v, topology.tensor_names[i]) for i, v in enumerate(produced)}
     prediction = graph.outputs[0]
     prediction.name = PREDICTION
-    tensors, sums = dict(enumerate(marked.values())), dict[int, ir.Value]()
-    for block in sorted(deltas):
+    tensors = dict(enumerate(marked.values()))
+    sums, bases = dict[int, ir.Value](), dict[int, ir.Value]()
+    for block in sorted(replaced):
         residual, total = topology.residual(block), topology.sum(block)
-        base, port = marked.get(bases[block], bases[block]), tensors[topology.tensor(total)]
+        base, port = marked.get(base_of[block], base_of[block]), tensors[topology.tensor(total)]
         name = topology.tensor_names[residual]
-        tensors[residual], sums[total] = _add_delta(graph, base, port, name)
-    graph.outputs.extend([*tensors.values(), *sums.values()])
+        tensors[residual], sums[total], bases[total] = _add_delta(graph, base, port, name)
+    graph.outputs.extend([*tensors.values(), *sums.values(), *bases.values()])
     for value in graph.initializers.values():
         value.const_value = lazy_tensor(value, _reader(pipeline, value.name or ""))
     weights = optimise(model, "denoiser")
-    prediction, *rest = graph.outputs
+    invariants = hoist(graph)
+    outputs = iter(graph.outputs)
     return Master(
         model=model,
         inputs={value.name or "": value for value in graph.inputs},
-        prediction=prediction,
-        tensors=dict(zip(tensors, rest, strict=False)),
-        sums=dict(zip(sums, rest[len(tensors) :], strict=True)),
+        invariants=invariants,
+        prediction=next(outputs),
+        tensors={tensor: next(outputs) for tensor in tensors},
+        sums={total: next(outputs) for total in sums},
+        bases={total: next(outputs) for total in bases},
         topology=topology,
         weights=weights,
+        layout=trace.layout,
     )
 
 
@@ -109,15 +120,17 @@ def _mark(graph: ir.Graph, value: ir.Value, name: str) -> ir.Value:
 
 def _add_delta(
     graph: ir.Graph, base: ir.Value, port: ir.Value, name: str
-) -> tuple[ir.Value, ir.Value]:
-    """Add what caches the residual `port - base`, and what adds it to the base again."""
+) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """Add what caches the residual `port - base`, what adds it to the base again, and the base alone."""
     difference = ir.node("Sub", [port, base])
-    boundary = ir.node(BOUNDARY, difference.outputs, domain=DOMAIN, version=1)
-    total = ir.node("Add", [base, boundary.outputs[0]])
-    for value, called in ((boundary.outputs[0], name), (total.outputs[0], f"{name}+base")):
+    residual = ir.node(BOUNDARY, difference.outputs, domain=DOMAIN, version=1)
+    total = ir.node("Add", [base, residual.outputs[0]])
+    alone = ir.node(BOUNDARY, [base], domain=DOMAIN, version=1)
+    results = residual.outputs[0], total.outputs[0], alone.outputs[0]
+    for value, called in zip(results, (name, f"{name}+base", f"{name}-base"), strict=True):
         value.name, value.shape, value.type = called, port.shape, port.type
-    graph.extend([difference, boundary, total])
-    return boundary.outputs[0], total.outputs[0]
+    graph.extend([difference, residual, total, alone])
+    return results
 
 
 def _reader(pipeline: Pipeline, name: str) -> Callable[[], torch.Tensor]:

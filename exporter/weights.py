@@ -10,6 +10,7 @@ from onnx_ir import external_data
 from exporter.bundle import WEIGHTS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 _ALIGNMENT = 4096
@@ -35,19 +36,22 @@ def write_weights(folder: Path, values: list[ir.Value]) -> Index:
     }
 
 
-def refer(folder: Path, values: list[ir.Value], index: Index) -> None:
-    """Make `values` refer to the weights file instead of holding their data."""
+def refer(folder: Path, values: Iterable[ir.Value], index: Index) -> None:
+    """Make those of `values` that are in the weights file refer to it instead of holding their data."""
     for value in values:
-        offset, length = index[value.name or ""]
+        name = value.name or ""
+        if name not in index:
+            continue
         if value.dtype is None or value.shape is None:
-            msg = f"the initializer {value.name!r} has no type or shape"
+            msg = f"the initializer {name!r} has no type or shape"
             raise ValueError(msg)
+        offset, length = index[name]
         value.const_value = ir.ExternalTensor(
             WEIGHTS,
             offset,
             length,
             value.dtype,
             shape=ir.Shape(value.shape),
-            name=value.name or "",
+            name=name,
             base_dir=folder,
         )

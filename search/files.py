@@ -1,14 +1,22 @@
-"""Writing files so that they appear whole or not at all."""
+"""Writing files so that they appear whole or not at all, and reading settings that others wrote."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import tempfile
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from search.errors import SearchError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+SIZE_LIMIT = 2**20
+"""Bytes of a file of settings."""
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -27,3 +35,86 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
         raise
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A JSON object by its keys, each read as what it has to be.
+
+    Attributes:
+        content: the object.
+        source: names the file in errors.
+    """
+
+    content: Mapping[str, Any]
+    source: str
+
+    def require_known(self, names: Sequence[str]) -> None:
+        """Refuse keys other than `names`."""
+        unknown = sorted(set(self.content) - set(names))
+        if unknown:
+            msg = f"{self.source!r} has {unknown}; use {', '.join(names)}"
+            raise SearchError(msg)
+
+    def number(self, name: str, default: int, *, least: int = 0) -> int:
+        """A whole number of at least `least`."""
+        return self._number(name, self.content.get(name, default), least)
+
+    def numbers(self, name: str) -> list[int]:
+        """A list of whole numbers of at least 0."""
+        found = self.content[name]
+        if not isinstance(found, list):
+            msg = f"{self.source!r} has {name} {found!r}; give a list of whole numbers"
+            raise SearchError(msg)
+        return [self._number(name, each, 0) for each in found]
+
+    def word(self, name: str, default: str) -> str:
+        """A text."""
+        return str(self.content.get(name, default))
+
+    def _number(self, name: str, found: object, least: int) -> int:
+        if (
+            isinstance(found, bool)
+            or not isinstance(found, int)
+            or not least <= found <= SIZE_LIMIT
+        ):
+            msg = f"{self.source!r} has {name} {found!r}; give a whole number from {least} on"
+            raise SearchError(msg)
+        return found
+
+
+def read_settings(path: Path) -> Settings:
+    """Read a JSON object.
+
+    Raises:
+        SearchError: the file holds anything else.
+    """
+    content = parse_json(read_text(path), str(path))
+    if not isinstance(content, dict):
+        msg = f"{str(path)!r} holds a {type(content).__name__}; give a JSON object"
+        raise SearchError(msg)
+    return Settings(content, str(path))
+
+
+def parse_json(text: str, source: str) -> Any:
+    """What a JSON text says; anything else is a `SearchError`."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        msg = f"{source!r} is not JSON ({type(error).__name__}); give a JSON file"
+        raise SearchError(msg) from error
+
+
+def read_text(path: Path) -> str:
+    """The text of a small file; a `SearchError` if it is large or not UTF-8."""
+    size = path.stat().st_size
+    if size > SIZE_LIMIT:
+        msg = (
+            f"{str(path)!r} has {size} bytes, but settings have at most {SIZE_LIMIT}; give another"
+        )
+        raise SearchError(msg)
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        msg = f"{str(path)!r} is not UTF-8 text; give a text file"
+        raise SearchError(msg) from error

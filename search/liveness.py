@@ -4,7 +4,7 @@ Every tensor of every step is given the number of the value it has. A block that
 number of its previous value. A block that runs has a new number, unless it reads neither latents nor
 timestep and all it reads has the numbers of an earlier time: then it is that earlier value. A block
 under DELTA has the number of its base plus the residual of its last run; if its base is what it was
-then, that is what it emitted then. So a step whose noise prediction is an earlier one is seen as such
+then, that is what it emitted then. A block under SKIP has the number of its base. So a step whose noise prediction is an earlier one is seen as such
 and needs no call. What is not reachable backwards from the noise predictions is never computed.
 """
 
@@ -92,11 +92,7 @@ class Unrolled:
 
 
 def unroll(subnet: SubNet) -> Unrolled:
-    """Number the values of every step of `subnet` and find those that are needed.
-
-    `SKIP` is not understood; `SubNet.require` refuses it with a sentence.
-    """
-    subnet.require({Action.RUN, Action.REUSE, Action.DELTA})
+    """Number the values of every step of `subnet` and find those that are needed."""
     topology = subnet.topology
     loop = _Loop(
         topology, {b for row in subnet.actions for b, a in enumerate(row) if a is Action.DELTA}
@@ -131,6 +127,8 @@ class _Loop:
                 row[port] = before[port]
             elif action is Action.DELTA:
                 row[port] = self._sum(step, owner.block, row)
+            elif action is Action.SKIP:
+                row[port] = self._base(step, owner.block, row)
             else:
                 row[port] = self._value(step, port, row)
                 if owner.block in self.deltas:
@@ -148,9 +146,18 @@ class _Loop:
             return output_then
         return self._value(step, total, row)
 
+    def _base(self, step: int, block: int, row: dict[int, int]) -> int:
+        """What SKIP emits: the sum without its residual."""
+        total = self.topology.sum(block)
+        base = self.topology.reads[total] - {self.topology.residual(block)}
+        return self._number(step, total, tuple(row[tensor] for tensor in sorted(base)))
+
     def _value(self, step: int, target: int, row: dict[int, int]) -> int:
         """The number of a target computed from the tensors of `row`."""
         reads = tuple(row[tensor] for tensor in sorted(self.topology.reads[target]))
+        return self._number(step, target, reads)
+
+    def _number(self, step: int, target: int, reads: tuple[int, ...]) -> int:
         key = (target, step if self.topology.varies[target] else -1, reads)
         if key not in self._numbers:
             self._numbers[key] = len(self.values)

@@ -63,7 +63,7 @@ def search_keeps(
         pipeline,
         full(pipeline, options),
         found,
-        options.prompts or default_prompts(pipeline, guided=options.guidance > 1),
+        options.prompts or default_prompts(pipeline),
         reference_steps=options.reference_steps,
         seed=options.seed,
         report=report,
@@ -99,7 +99,7 @@ def _dip_go(
     report: Report,
 ) -> list[SubNet]:
     """The gradient searches: the paper's, and ours."""
-    prompts = options.prompts or default_prompts(pipeline, guided=options.guidance > 1)
+    prompts = options.prompts or default_prompts(pipeline)
     if options.recipe == "paper":
         from search.dipgo.paper import run_paper
         from search.dipgo.recipe import PAPER
@@ -172,18 +172,22 @@ def full(pipeline: Pipeline, options: Options) -> SubNet:
     from search.model.family import Request
     from search.model.trace import trace
 
-    pipeline.sampler(options.steps)  # refuses what could never be exported
+    size = (
+        None if options.height is None or options.width is None else (options.height, options.width)
+    )
+    pipeline.sampler(options.steps, size)  # refuses what could never be exported
     request = Request(
         prompts=(pipeline.family.default_prompt,),
         steps=options.steps,
         guidance=options.guidance,
-        height=options.height,
-        width=options.width,
-    )
+    ).sized(size)
     traced = trace(pipeline, options.granularity, request)
-    _require_size(pipeline, options, traced.latent_shape)
+    _require_size(pipeline, size, traced.noise_shape)
     binding = pipeline.binding(
-        steps=options.steps, guided=request.guided, latent_shape=traced.latent_shape
+        steps=options.steps,
+        guided=traced.guided,
+        latent_shape=traced.latent_shape,
+        noise_shape=traced.noise_shape,
     )
     row = (Action.RUN,) * len(traced.topology.blocks)
     return SubNet(
@@ -197,16 +201,16 @@ def full(pipeline: Pipeline, options: Options) -> SubNet:
     )
 
 
-def _require_size(pipeline: Pipeline, options: Options, latent_shape: tuple[int, ...]) -> None:
-    """Refuse a size that the pipeline has not taken."""
-    if options.height is None or options.width is None:
-        return
+def _require_size(
+    pipeline: Pipeline, size: tuple[int, int] | None, noise_shape: tuple[int, ...]
+) -> None:
+    """Refuse a size (height, width) that the pipeline has not taken."""
     factor = 2 ** (len(pipeline.pipe.vae.config.block_out_channels) - 1)
-    made = (latent_shape[1] * factor, latent_shape[2] * factor)
-    if made != (options.height, options.width):
+    made = (noise_shape[1] * factor, noise_shape[2] * factor)
+    if size not in (None, made):
         msg = (
             f"{pipeline.family.pipeline} makes pictures of {made[0]} x {made[1]} here, not of "
-            f"{options.height} x {options.width}; leave --height and --width out, or choose a "
+            f"{size[0]} x {size[1]}; leave --height and --width out, or choose a "
             f"multiple of {factor}"
         )
         raise SearchError(msg)
@@ -217,7 +221,10 @@ def fewer_steps(pipeline: Pipeline, whole: SubNet, keep: float) -> SubNet:
     budget = keep * whole.full_calls + 1e-9
     for steps in range(whole.binding.inference_steps, 0, -1):
         binding = pipeline.binding(
-            steps=steps, guided=whole.binding.guided, latent_shape=whole.binding.latent_shape
+            steps=steps,
+            guided=whole.binding.guided,
+            latent_shape=whole.binding.latent_shape,
+            noise_shape=whole.binding.noise_shape,
         )
         if len(binding.timesteps) <= budget:
             return replace(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,21 +12,43 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+class Fill(enum.StrEnum):
+    """What an input of the conditioner is filled with."""
+
+    IDS = "ids"
+    """Token ids `[1, length]`."""
+    MASK = "mask"
+    """1 where there is a token and 0 where there is padding, `[1, length]`."""
+    GIVEN = "given"
+    """1 if there is such a text and 0 if not, `[1]`."""
+    LABEL = "label"
+    """A class number `[1]`."""
+
+
 @dataclass(frozen=True)
 class PromptInput:
     """One input of the conditioner, and how the runner fills it.
 
     Attributes:
         name: of the input.
-        source: `prompt`, `negative` (token ids `[1, length]`) or `label` (a class number `[1]`).
-        length: of the padded token ids, for texts.
+        source: `prompt` or `negative`.
+        fill: with what of that.
+        length: of token ids and masks.
         classes: how many there are, for labels.
+        tokenizer: file that turns the text into ids and mask.
     """
 
     name: str
     source: str
+    fill: Fill
     length: int = 0
     classes: int = 0
+    tokenizer: str = ""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the input, which is int64."""
+        return (1, self.length) if self.length else (1,)
 
 
 def class_number(prompt: str, labels: Mapping[str, int], classes: int) -> int:

@@ -61,27 +61,26 @@ def read_prompts(path: Path) -> list[str]:
     return prompts
 
 
-def default_prompts(pipeline: Pipeline, *, guided: bool, draw: int = 0) -> list[str]:
+def default_prompts(pipeline: Pipeline, *, draw: int = 0) -> list[str]:
     """Prompts for a search that was given none: the pipeline's own, its classes, or `CAPTIONS`.
 
     Args:
         pipeline: to sample from.
-        guided: whether there is guidance.
         draw: of classes, another number gives others.
     """
     shipped = pipeline.path / SHIPPED
     if shipped.is_file():
         return read_prompts(shipped)
-    for each in pipeline.family.prompt_inputs(pipeline.pipe, guided=guided):
-        if each.source == "label":
-            named = sorted(set(getattr(pipeline.pipe, "labels", {}).values()))
-            drawn = np.random.default_rng(draw).choice(named or each.classes, CLASSES_DRAWN)
-            return [str(number) for number in drawn]
-    return list(CAPTIONS)
+    classes = pipeline.family.classes(pipeline.pipe)
+    if not classes:
+        return list(CAPTIONS)
+    named = sorted(set(getattr(pipeline.pipe, "labels", {}).values()))
+    drawn = np.random.default_rng(draw).choice(named or classes, CLASSES_DRAWN)
+    return [str(number) for number in drawn]
 
 
 def apart_prompts(
-    pipeline: Pipeline, *, guided: bool, search: Sequence[str], judge: Sequence[str]
+    pipeline: Pipeline, *, search: Sequence[str], judge: Sequence[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Prompts to search with and others to judge by; those that are given stay as they are.
 
@@ -89,12 +88,11 @@ def apart_prompts(
 
     Args:
         pipeline: to sample from.
-        guided: whether there is guidance.
         search: given by the user, or none.
         judge: likewise.
     """
-    known = default_prompts(pipeline, guided=guided)
-    others = default_prompts(pipeline, guided=guided, draw=1)
+    known = default_prompts(pipeline)
+    others = default_prompts(pipeline, draw=1)
     if known == others and not search and not judge and len(known) > 1:
         return tuple(known[::2]), tuple(known[1::2])
     if known == others:

@@ -14,12 +14,12 @@ from search.topology import Topology
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from collections.abc import Set as AbstractSet
     from pathlib import Path
 
-SCHEMA = 2
-READABLE = (1, 2)
-"""Schema 1 has no `deltas` in its topology, so nothing in it allows DELTA."""
+SCHEMA = 3
+READABLE = (1, 2, 3)
+"""Schema 1 has no `deltas` in its topology, so nothing in it allows DELTA; before schema 3 noise and
+latents had one shape."""
 
 
 class Action(enum.StrEnum):
@@ -28,7 +28,7 @@ class Action(enum.StrEnum):
     RUN = "RUN"
     """Compute."""
     REUSE = "REUSE"
-    """Emit the block's most recent effective output: what it ran to, or what DELTA emitted."""
+    """Emit the block's most recent effective output: what it ran to, or what DELTA or SKIP emitted."""
     DELTA = "DELTA"
     """Emit the fresh input plus the difference of output and input when the block last ran.
 
@@ -36,7 +36,10 @@ class Action(enum.StrEnum):
     as it is until the block runs again.
     """
     SKIP = "SKIP"
-    """Emit the input, through the shortcut convolution where there is one."""
+    """Emit the input, through the shortcut convolution where there is one.
+
+    The cached difference stays as it is.
+    """
 
 
 class Granularity(enum.StrEnum):
@@ -58,7 +61,8 @@ class Binding:
         scheduler_config: its configuration.
         inference_steps: what the scheduler's `set_timesteps` is given.
         timesteps: one per call that the scheduler then makes, noisiest first.
-        latent_shape: `[C, H, W]` of one image.
+        latent_shape: of one image, as the denoiser takes it; `[C, H, W]` unless it is packed.
+        noise_shape: of the noise that one image starts from, `[C, H, W]`.
         guided: whether classifier-free guidance doubles the batch.
     """
 
@@ -69,6 +73,7 @@ class Binding:
     inference_steps: int
     timesteps: tuple[float, ...]
     latent_shape: tuple[int, ...]
+    noise_shape: tuple[int, ...]
     guided: bool
 
     def require(self, other: Binding) -> None:
@@ -138,26 +143,30 @@ class SubNet:
                 )
                 raise SearchError(msg)
         self._check_filled()
-        self._check_deltas()
+        self._check_based()
 
-    def _check_deltas(self) -> None:
+    def _check_based(self) -> None:
         allowed = set(self.topology.deltas)
         for step, row in enumerate(self.actions):
-            for block, action in enumerate(row):
-                if action is Action.DELTA and block not in allowed:
+            for action in (Action.DELTA, Action.SKIP):
+                blocks = [b for b, a in enumerate(row) if a is action and b not in allowed]
+                if blocks:
+                    names = sorted(self.topology.blocks[block] for block in blocks)
                     msg = (
-                        f"step {step} has DELTA for {self.topology.blocks[block]!r}, which does not "
-                        "have one tensor in and one of the same shape out; use REUSE there"
+                        f"step {step} has {action} for {names}, but that takes one tensor in and one "
+                        "of the same shape out; use RUN or REUSE there, or a finer granularity"
                     )
                     raise SearchError(msg)
 
     def _check_filled(self) -> None:
         for block, name in enumerate(self.topology.blocks):
-            filled = False
+            ran = emitted = False
             for step, row in enumerate(self.actions):
-                if row[block] is Action.RUN:
-                    filled = True
-                elif row[block] in (Action.REUSE, Action.DELTA) and not filled:
+                ran |= row[block] is Action.RUN
+                emitted |= row[block] in (Action.RUN, Action.SKIP)
+                if not (
+                    emitted if row[block] is Action.REUSE else ran or row[block] is Action.SKIP
+                ):
                     msg = (
                         f"step {step} has {row[block]} for {name!r}, but no earlier step runs it; "
                         f"set {name!r} to RUN at a step before {step}"
@@ -173,17 +182,6 @@ class SubNet:
     def steps(self) -> int:
         """How many timesteps the sampler has."""
         return len(self.actions)
-
-    def require(self, known: AbstractSet[Action]) -> None:
-        """Refuse actions other than `known`, naming where they stand."""
-        for step, row in enumerate(self.actions):
-            for name, action in zip(self.topology.blocks, row, strict=True):
-                if action not in known:
-                    msg = (
-                        f"step {step} has {action} for {name!r}, which is not supported here yet; "
-                        f"use {' or '.join(sorted(known))}"
-                    )
-                    raise SearchError(msg)
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values; see docs/formats.md."""
@@ -230,7 +228,7 @@ class SubNet:
         if data.get("schema") not in READABLE:
             msg = (
                 f"{source!r} has schema {data.get('schema')!r}, but this stepcarve reads "
-                f"{' and '.join(map(str, READABLE))}; "
+                f"{READABLE[0]} to {READABLE[-1]}; "
                 "use the stepcarve that wrote it, or search again"
             )
             raise SearchError(msg)
@@ -238,6 +236,7 @@ class SubNet:
             binding = dict(data["binding"])
             binding["timesteps"] = tuple(binding["timesteps"])
             binding["latent_shape"] = tuple(binding["latent_shape"])
+            binding["noise_shape"] = tuple(binding.get("noise_shape", binding["latent_shape"]))
             return SubNet(
                 binding=Binding(**binding),
                 granularity=Granularity(data["granularity"]),

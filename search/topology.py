@@ -48,7 +48,8 @@ class Topology:
 
     A *target* is something a call can compute: target `i` is port `i`, then comes the noise
     prediction, then two targets for each block in `deltas`: its *residual* (what it emits minus its
-    base) and its *sum* (its base plus the residual, which is what DELTA emits in place of its port).
+    base) and its *sum* (its base plus the residual, which is what DELTA emits in place of its port;
+    SKIP emits the sum of its base and nothing: a sum for which no residual is read).
     The base of a block is what it would emit if it did nothing: its input, through the shortcut
     convolution where it has one. Ports stand in the order of computation, so a target reads only
     lower ones.
@@ -62,7 +63,8 @@ class Topology:
         varies: per target, whether its computation reads the latents or the timestep.
         segments: a partition of all operations; what a set of targets costs is the sum over the
             segments that any of them needs.
-        deltas: the blocks that allow DELTA, in order; each has a single port, of its base's shape.
+        deltas: the blocks that allow DELTA and SKIP, in order; each has a single port, of its base's
+            shape.
     """
 
     blocks: tuple[str, ...]
@@ -138,6 +140,10 @@ class Topology:
     def is_sum(self, target: int) -> bool:
         """Whether a target is a base plus a residual."""
         return target > self.output and (target - self.output) % 2 == 0
+
+    def added(self, total: int) -> int:
+        """The residual that a sum adds to its base."""
+        return total - 1
 
     def tensor(self, target: int) -> int:
         """The tensor that a target is: a sum stands for its block's port, anything else for itself."""

@@ -37,7 +37,7 @@ def trace_once() -> Iterator[None]:
 
     def trace(pipeline: Pipeline, granularity: Granularity, request: Request) -> Trace:
         size = (request.height, request.width, len(request.prompts))
-        key = (pipeline.path, pipeline.fingerprint, granularity, request.guided, *size)
+        key = (pipeline.path, pipeline.fingerprint, granularity, request.guidance > 1, *size)
         if key not in traced:
             traced[key] = original(pipeline, granularity, request)
         return traced[key]

@@ -1,4 +1,4 @@
-"""REUSE and DELTA done by hand in the plainest way, to compare everything else with."""
+"""REUSE, DELTA and SKIP done by hand in the plainest way, to compare everything else with."""
 
 from __future__ import annotations
 
@@ -32,14 +32,18 @@ def gated_by_hand(denoiser: nn.Module, subnet: SubNet) -> Iterator[None]:
     def gate(block: int, name: str) -> Callable[..., Any]:
         def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
             action = subnet.actions[step][block]
-            fresh = output[0] if isinstance(output, tuple) else output
+            parts = output if isinstance(output, tuple) else (output,)
+            fresh = next(part for part in parts if part is not None)
             if action is Action.RUN:
                 kept[name] = output
                 if block in subnet.topology.deltas:
                     residual[name] = fresh - base(module, args, kwargs)
-            elif action is Action.DELTA:
-                value = base(module, args, kwargs) + residual[name]
-                kept[name] = (value,) if isinstance(output, tuple) else value
+            elif action is not Action.REUSE:
+                value = base(module, args, kwargs)
+                if action is Action.DELTA:
+                    value = value + residual[name]
+                whole = tuple(None if part is None else value for part in parts)
+                kept[name] = whole if isinstance(output, tuple) else value
             return kept[name]
 
         return hook

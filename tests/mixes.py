@@ -7,19 +7,22 @@ import numpy as np
 from search.schedules import with_actions
 from search.subnet import Action, SubNet
 
-CHOICES = (Action.RUN, Action.REUSE, Action.DELTA)
+CHOICES = (Action.RUN, Action.REUSE, Action.DELTA, Action.SKIP)
 
 
 def random_mix(
-    whole: SubNet, seed: int, shares: tuple[float, float, float] = (0.4, 0.25, 0.35)
+    whole: SubNet, seed: int, shares: tuple[float, ...] = (0.4, 0.2, 0.25, 0.15)
 ) -> SubNet:
-    """`whole` with RUN, REUSE and DELTA at random after step 0; RUN where DELTA is not allowed."""
+    """`whole` with RUN, REUSE, DELTA and SKIP at random; RUN where what was drawn is not allowed."""
     shape = (whole.steps, len(whole.topology.blocks))
     drawn = np.random.default_rng(seed).choice(len(CHOICES), size=shape, p=shares)
 
     def action(step: int, block: int) -> Action:
-        chosen = CHOICES[drawn[step, block]] if step else Action.RUN
-        allowed = chosen is not Action.DELTA or block in whole.topology.deltas
-        return chosen if allowed else Action.RUN
+        chosen = CHOICES[drawn[step, block]]
+        if chosen in (Action.DELTA, Action.SKIP) and block not in whole.topology.deltas:
+            return Action.RUN
+        ran = (drawn[:step, block] == CHOICES.index(Action.RUN)).any()
+        filled = {Action.REUSE: step > 0, Action.DELTA: ran}
+        return chosen if filled.get(chosen, True) else Action.RUN
 
     return with_actions(whole, action, method=f"mix {seed}")

@@ -193,4 +193,20 @@ def test_the_format_is_checked_first(tmp_path: Path) -> None:
         tmp_path / "none.pkl", "-o", tmp_path / "out", "--format", "magic", "--pipeline", tmp_path
     )
     assert result.exit_code == 2
-    assert "unknown format 'magic'; choose one of dip-go-gates" in result.stderr
+    assert (
+        "unknown format 'magic'; choose one of dip-go-gates, deepcache, learning-to-cache, cache-dit-mask"
+        in result.stderr
+    )
+
+
+def test_parameters_without_steps_are_for_fifty(
+    pipelines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    source, out = tmp_path / "deepcache.json", tmp_path / "subnet.json"
+    source.write_text(json.dumps({"cache_interval": 5}))
+    result = stepcarve_import(
+        source, "-o", out, "--format", "deepcache", "--pipeline", pipelines("shapes-sd"), "--json"
+    )
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["calls"] == 50
+    assert SubNet.load(out).method == "deepcache interval 5 branch 0"

@@ -67,6 +67,7 @@ def subnet(topology: Topology, *rows: str, method: str = "toy") -> SubNet:
             inference_steps=len(rows),
             timesteps=tuple(float(1000 - 100 * i) for i in range(len(rows))),
             latent_shape=(1, 2, 2),
+            noise_shape=(1, 2, 2),
             guided=True,
         ),
         granularity=Granularity.STAGE,

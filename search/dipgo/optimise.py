@@ -117,7 +117,7 @@ class _Run:
         )
         costs = action_costs(net.topology, net.choices)
         self.costs = torch.tensor(costs, dtype=torch.float32, device=self.device)
-        self.decoder = Decoder(net.pipeline.pipe.vae)
+        self.decoder = Decoder(net.pipeline, net.pipeline.size(net.full.binding.noise_shape))
         self.targets = lru_cache(maxsize=REMEMBERED)(self._target)
 
     def decode(self, latents: Tensor) -> Tensor:

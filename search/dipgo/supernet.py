@@ -25,8 +25,9 @@ from search.dipgo.chain import Chain, Checkpointed
 from search.dipgo.gates import DELTA, REUSE, RUN, Carry, GatedStep, Template
 from search.errors import SearchError
 from search.model.family import Request
+from search.model.recording import DenoiserCall, record_call
 from search.model.reference import base_of, forward_replaced
-from search.model.trace import DenoiserCall, record_call, tensors_of
+from search.model.trace import tensors_of
 from search.subnet import Action
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class SuperNet:
         self.pipeline, self.full, self.choices, self.every = pipeline, full, choices, every
         self.topology = full.topology
         self.table: SamplerTable = (
-            pipeline.sampler(full.binding.inference_steps)
+            pipeline.sampler(full.binding.inference_steps, pipeline.size(full.binding.noise_shape))
             if full.fitted is None
             else full.fitted.table
         )
@@ -139,23 +140,20 @@ class SuperNet:
 
     def case(self, prompts: Sequence[str], noise: Tensor, *, negative: str = "") -> Case:
         """Ask for one picture per prompt, from `noise` `[B, C, H, W]` of unit variance."""
-        shape, binding = noise.shape[2:], self.full.binding
+        binding = self.full.binding
         if (len(prompts), *binding.latent_shape) != noise.shape:
             msg = (
                 f"the noise has shape {tuple(noise.shape)}, but {len(prompts)} prompts of this "
                 f"SubNet need {(len(prompts), *binding.latent_shape)}; give one noise per prompt"
             )
             raise SearchError(msg)
-        scale = getattr(self.pipeline.pipe, "vae_scale_factor", 1)
         request = Request(
             prompts=tuple(prompts),
             steps=binding.inference_steps,
             guidance=self.full.guidance,
             negative=negative,
             latents=noise.to(self.pipeline.denoiser.dtype),
-            height=shape[0] * scale,
-            width=shape[1] * scale,
-        )
+        ).sized(self.pipeline.size(binding.noise_shape))
         return Case(record_call(self.pipeline, request), noise)
 
     def full_gates(self) -> Tensor:
@@ -211,7 +209,9 @@ class SuperNet:
         arguments[family.sample] = torch.cat([latents] * 2) if full.binding.guided else latents
         time = full.timesteps[number]
         exact = call.timestep.dtype if time.is_integer() else torch.float32
-        arguments[family.timestep] = torch.full_like(call.timestep, time, dtype=exact)
+        arguments[family.timestep] = call.told(
+            torch.tensor(time, dtype=exact, device=call.timestep.device)
+        )
         guidance = latents.new_tensor(full.guidance) if full.binding.guided else None
         self._now = now
         try:

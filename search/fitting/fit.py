@@ -66,8 +66,7 @@ def fit_sampler(
     held_out = held_out.first_pictures(len(held_out.noise))
     steps = unroll(subnet).calls
     calls = _calls_of(subnet, steps, fitted_on)
-    thinned = _only(subnet, steps)
-    with torch.no_grad(), gated(pipeline.denoiser, thinned):
+    with torch.no_grad(), gated(pipeline.denoiser, subnet, steps=steps):
         plain = _mean(held_out, run_table(held_out, subnet, table))
         best, best_error = subnet, plain
         for history in range(1, HISTORY + 1):
@@ -123,7 +122,8 @@ def fit_subnets(
     )
     found = []
     for subnet in subnets:
-        table = pipeline.sampler(subnet.binding.inference_steps)
+        binding = subnet.binding
+        table = pipeline.sampler(binding.inference_steps, pipeline.size(binding.noise_shape))
         fit = fit_sampler(pipeline, subnet, table, fitted_on=fitted_on, held_out=held_out)
         report(f"fitted: held-out error {fit.error:.4f}, with the scheduler's rows {fit.plain:.4f}")
         found.append(fit.subnet)
@@ -141,7 +141,7 @@ def final_latents(
         table: rows over its steps.
         runs: their predictor must call all pictures at once.
     """
-    with torch.no_grad(), gated(pipeline.denoiser, _only(subnet, unroll(subnet).calls)):
+    with torch.no_grad(), gated(pipeline.denoiser, subnet, steps=unroll(subnet).calls):
         return run_table(runs, subnet, table)
 
 
@@ -172,17 +172,6 @@ def _calls_of(subnet: SubNet, steps: tuple[int, ...], runs: Trajectories) -> Cal
             torch.tensor(runs.position_of(subnet.timesteps[step]), device=device) for step in steps
         ),
         predicts=tuple(output in unrolled.computed[step] for step in steps),
-    )
-
-
-def _only(subnet: SubNet, steps: tuple[int, ...]) -> SubNet:
-    """The rows of `steps` alone: those without a call compute nothing that another reads."""
-    timesteps = tuple(subnet.timesteps[step] for step in steps)
-    return dataclasses.replace(
-        subnet,
-        binding=dataclasses.replace(subnet.binding, timesteps=timesteps),
-        actions=tuple(subnet.actions[step] for step in steps),
-        fitted=None,
     )
 
 

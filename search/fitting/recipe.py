@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from search.model.pipeline import Pipeline
     from search.subnet import SubNet
 
+SPACINGS = (1.0, 0.8)
+"""Exponents of plain spacings to begin at: even, and denser at the end."""
 PROBED = 8
 """Pictures with which the growth of errors is measured."""
 
@@ -35,13 +37,15 @@ class Effort:
     Attributes:
         fitted_on: pictures to fit and take gradients on.
         held_out: other pictures, to choose by.
+        batch: pictures to take one gradient on.
         iterations: of the gradient search, per keep.
-        every: how often it is judged on held-out pictures.
+        every: how often it is judged on all pictures.
     """
 
-    fitted_on: int = 24
-    held_out: int = 12
-    iterations: int = 20
+    fitted_on: int = 72
+    held_out: int = 24
+    batch: int = 24
+    iterations: int = 15
     every: int = 5
 
 
@@ -99,7 +103,7 @@ def place_calls(
         )
         starts = _starts(fitted_on, missing, report)
         for count in missing:
-            placed = _search(fitted_on, held_out, starts[count], effort, run, report)
+            placed = _search(fitted_on, held_out, starts[count], effort, seed, run, report)
             made[count] = _subnet(full, fitted_on, placed)
             if run is not None:
                 run.save(count, made[count])
@@ -112,7 +116,7 @@ def place_calls(
 def _starts(
     fitted_on: Trajectories, counts: Sequence[int], report: Callable[..., None]
 ) -> dict[int, list[list[float]]]:
-    """Per number of calls, where to begin: the placements, and even spacing."""
+    """Per number of calls, where to begin: the placements, and spacings that nothing was measured for."""
     report("growth of errors")
     misses = measure_misses(fitted_on)
     growth = measure_growth(fitted_on.first_pictures(PROBED), misses)
@@ -121,7 +125,10 @@ def _starts(
     return {
         count: [
             *([float(i) for i in plan[count - 1]] for plan in plans if count <= most),
-            np.linspace(0, fitted_on.last, count, endpoint=count > most).tolist(),
+            *(
+                (fitted_on.last * np.linspace(0, 1, count, endpoint=count > most) ** power).tolist()
+                for power in SPACINGS
+            ),
         ]
         for count in counts
     }
@@ -132,6 +139,7 @@ def _search(
     held_out: Trajectories,
     starts: Sequence[Sequence[float]],
     effort: Effort,
+    seed: int,
     run: RunFolder | None,
     report: Callable[..., None],
 ) -> Placed:
@@ -154,6 +162,8 @@ def _search(
         min(judged, key=lambda placed: placed.error),
         iterations=effort.iterations,
         every=effort.every,
+        batch=effort.batch,
+        seed=seed,
         progress=tell,
     )
 

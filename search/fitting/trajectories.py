@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from search.model.predictor import Predictor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from search.model.pipeline import Pipeline
     from search.subnet import SubNet
@@ -75,6 +76,31 @@ class Trajectories:
             final=self.final[:count],
         )
 
+    def batches(self, pictures: int, seed: int) -> Iterator[Trajectories]:
+        """Endlessly, the runs of `pictures` at a time, whole calls of the denoiser, in random order."""
+        each = min(CHUNK, len(self.noise))
+        count = max(1, pictures // each)
+        if pictures >= len(self.noise):
+            yield from itertools.repeat(self)
+        random = np.random.default_rng(seed)
+        left: list[int] = []
+        while True:
+            if len(left) < count:
+                left = random.permutation(self.predictor.chunks).tolist()
+            chosen, left = sorted(left[:count]), left[count:]
+            yield self._of_chunks(chosen, each)
+
+    def _of_chunks(self, numbers: Sequence[int], each: int) -> Trajectories:
+        kept = [i for i in range(len(self.noise)) if i // each in numbers]
+        return dataclasses.replace(
+            self,
+            predictor=self.predictor.of_chunks(numbers),
+            noise=self.noise[kept],
+            latents=self.latents[:, kept],
+            predictions=self.predictions[:, kept],
+            final=self.final[kept],
+        )
+
     def error(self, final: Tensor) -> Tensor:
         """Relative L2 of final latents `[S, C, H, W]` per picture, `[S]`."""
         difference = (final - self.final).flatten(1).norm(dim=1)
@@ -88,7 +114,7 @@ def sample_trajectories(
     *,
     steps: int,
     guidance: float,
-    latent_shape: tuple[int, ...],
+    noise_shape: tuple[int, ...],
     seed: int,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Trajectories:
@@ -99,30 +125,30 @@ def sample_trajectories(
         prompts: one per picture.
         steps: inference steps.
         guidance: scale.
-        latent_shape: `[C, H, W]`.
+        noise_shape: `[C, H, W]` of one picture.
         seed: of the noise.
         progress: told how many calls of how many are done.
     """
-    table = pipeline.sampler(steps)
-    found = pipeline.binding(steps=steps, guided=guidance > 1, latent_shape=latent_shape)
+    size = pipeline.size(noise_shape)
+    table, timesteps = pipeline.sampler(steps, size), pipeline.timesteps(steps, size)
     predictor = Predictor(
-        pipeline, prompts, guidance=guidance, latent_shape=latent_shape, chunk=CHUNK
+        pipeline, prompts, guidance=guidance, noise_shape=noise_shape, chunk=CHUNK
     )
     generator = torch.Generator().manual_seed(seed)
     device = pipeline.pipe.device
-    noise = torch.randn(len(prompts), *latent_shape, generator=generator).to(device)
+    noise = torch.randn(len(prompts), *predictor.latent_shape, generator=generator).to(device)
     values, inputs = [noise], []
     with torch.no_grad():
-        for number, (row, timestep) in enumerate(zip(table.inputs, found.timesteps, strict=True)):
+        for number, (row, timestep) in enumerate(zip(table.inputs, timesteps, strict=True)):
             inputs.append(combine(row, values))
             values.append(predictor(inputs[-1], torch.tensor(timestep, device=device)))
-            progress(number + 1, len(found.timesteps))
+            progress(number + 1, len(timesteps))
     # Samplers with predictor steps visit a timestep twice; the later latents are the better ones.
-    last = {timestep: number for number, timestep in enumerate(found.timesteps)}
+    last = {timestep: number for number, timestep in enumerate(timesteps)}
     kept = sorted(last.values())
     return Trajectories(
         predictor=predictor,
-        timesteps=torch.tensor([found.timesteps[i] for i in kept], device=device),
+        timesteps=torch.tensor([timesteps[i] for i in kept], device=device),
         noise=noise,
         latents=torch.stack([inputs[i] for i in kept]),
         predictions=torch.stack([values[1 + i] for i in kept]),
@@ -163,7 +189,7 @@ def sample_both(
                 part,
                 steps=reference_steps or full.binding.inference_steps,
                 guidance=full.guidance,
-                latent_shape=full.binding.latent_shape,
+                noise_shape=full.binding.noise_shape,
                 seed=2 * seed + number,
                 progress=lambda done, total: report(
                     f"full sampler: call {done} of {total}", done / total

@@ -112,7 +112,7 @@ class HeldOut:
         """The quality of final latents `[S, C, H, W]`, one tensor per run."""
         pairs = list(zip(self.runs, finals, strict=True))
         errors = torch.cat([runs.error(final) for runs, final in pairs])
-        pictures = torch.cat([decode(self.pipeline, final) for final in finals])
+        pictures = decode(self.pipeline, self.runs, finals)
         squared = (pictures - self.pictures).square().mean((1, 2, 3)).clamp_min(IDENTICAL)
         pieces = zip(torch.split(pictures, CHUNK), torch.split(self.pictures, CHUNK), strict=True)
         similar = torch.cat([ssim(*pair) for pair in pieces])
@@ -152,7 +152,7 @@ def sample_held_out(
     """
     texts = [prompts[i % len(prompts)] for i in range(settings.count)]
     runs = _sample(pipeline, whole, texts, (settings.seed, HELD_OUT), report)
-    pictures = torch.cat([decode(pipeline, each.final) for each in runs])
+    pictures = decode(pipeline, runs, [each.final for each in runs])
     if settings.judge is None:
         return HeldOut(pipeline, runs, pictures)
     judge = Judge(settings.judge)
@@ -161,7 +161,7 @@ def sample_held_out(
         features = read_features(settings.features, size)
     else:
         others = _sample(pipeline, whole, texts, (settings.seed, REFERENCE), report)
-        features = _read(judge, torch.cat([decode(pipeline, each.final) for each in others]))
+        features = _read(judge, decode(pipeline, others, [each.final for each in others]))
     return HeldOut(pipeline, runs, pictures, Jury(judge, spelled(pipeline, texts), features))
 
 
@@ -178,7 +178,7 @@ def _sample(
             texts[start : start + CHUNK],
             steps=whole.binding.inference_steps,
             guidance=whole.guidance,
-            latent_shape=whole.binding.latent_shape,
+            noise_shape=whole.binding.noise_shape,
             seed=noise_seed(*stream, start),
             progress=lambda done, total, start=start: report(  # type: ignore[misc]
                 f"held-out pictures: {start + 1} and on, call {done} of {total}",
@@ -194,11 +194,11 @@ def noise_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def decode(pipeline: Pipeline, latents: Tensor) -> Tensor:
-    """Pictures `[B, 3, height, width]` in 0..1 of latents `[B, C, H, W]`."""
+def decode(pipeline: Pipeline, runs: Sequence[Trajectories], finals: Sequence[Tensor]) -> Tensor:
+    """Pictures `[S, 3, height, width]` in 0..1 of the final latents of `runs`."""
+    decoder = Decoder(pipeline, pipeline.size(runs[0].predictor.noise_shape))
     with torch.no_grad():
-        pictures: Tensor = Decoder(pipeline.pipe.vae)(latents)
-    return pictures
+        return torch.cat([decoder(latents) for latents in finals])
 
 
 def as_bytes(pictures: Tensor) -> NDArray[np.uint8]:

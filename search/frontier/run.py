@@ -43,7 +43,6 @@ def run_frontier(
     own = pipeline.pipe.scheduler
     prompts = apart_prompts(
         pipeline,
-        guided=settings.guidance > 1,
         search=settings.prompts,
         judge=settings.held_out,
     )

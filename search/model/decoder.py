@@ -1,22 +1,45 @@
-"""Latents to pictures, as diffusers' image pipelines do it."""
+"""Latents to pictures: the end of diffusers' own pipeline."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from search.model.family import Request
+from search.model.recording import at_home, record_encoding, with_gradients, with_parts
+from search.model.scheduler import StillScheduler
+
+if TYPE_CHECKING:
+    from search.model.pipeline import Pipeline
+
 
 class Decoder(nn.Module):
-    """The decoder of an autoencoder with what the pipelines do before and after it."""
+    """The pipeline with no steps to make, so that it decodes the latents it is given."""
 
-    def __init__(self, vae: Any) -> None:
+    def __init__(self, pipeline: Pipeline, size: tuple[int, int]) -> None:
+        """Prepare to make pictures of `size` (height, width)."""
         super().__init__()
-        self.vae = vae.eval()
-        self.scale: float = vae.config.scaling_factor
-        self.shift: float = getattr(vae.config, "shift_factor", None) or 0.0
+        self.vae = pipeline.pipe.vae.eval()
+        self._pipeline, self._size = pipeline, size
+        self._scheduler = StillScheduler([], pipeline.pipe.scheduler.config)
+        self._encoded = record_encoding(pipeline)
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Latents `[B, C, H, W]` -> pictures `[B, 3, height, width]` in 0..1."""
-        decoded: Tensor = self.vae.decode(latents / self.scale + self.shift, return_dict=False)[0]
-        return (decoded / 2 + 0.5).clamp(0, 1)
+        """Latents `[B, ...]` -> pictures `[B, 3, height, width]` in 0..1."""
+        pipe, family = self._pipeline.pipe, self._pipeline.family
+        request = Request(
+            prompts=(family.default_prompt,) * len(latents),
+            steps=1,
+            guidance=1.0,
+            latents=latents,
+            output="pt",
+        ).sized(self._size)
+        parts = {} if self._encoded is None else {"encode_prompt": lambda *_, **__: self._encoded}
+        with (
+            at_home(pipe),
+            with_gradients(pipe),
+            with_parts(pipe, scheduler=self._scheduler, **parts),
+        ):
+            pictures: Tensor = family.call(pipe, request, None)
+        return pictures

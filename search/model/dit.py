@@ -8,11 +8,14 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from search.prompt import PromptInput, class_number
+from search.prompt import Fill, PromptInput, class_number
 from search.subnet import Granularity
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
     from search.model.family import Request
+    from search.model.pipeline import Pipeline
 
 LAYERS = frozenset({"BasicTransformerBlock", "Attention", "FeedForward"})
 NO_CLASS = 1000
@@ -45,7 +48,11 @@ class ClassConditionalDiT:
 
     def call(self, pipe: Any, request: Request, generator: torch.Generator | None) -> Any:
         """Run `DiTPipeline`, which takes no latents: the noise it draws is replaced by ours."""
-        labels = [class_number(prompt, pipe.labels, classes_of(pipe)) for prompt in request.prompts]
+        labels = [
+            class_number(prompt, pipe.labels, self.classes(pipe))
+            for prompt in request.prompts
+            for _ in range(request.images)
+        ]
 
         def draw(*args: Any, **kwargs: Any) -> Any:
             if request.latents is None:
@@ -61,31 +68,29 @@ class ClassConditionalDiT:
                 guidance_scale=request.guidance,
                 num_inference_steps=request.steps,
                 generator=generator,
-                output_type="np",
+                output_type=request.output,
             ).images
 
-    def prompt_inputs(self, pipe: Any, *, guided: bool) -> list[PromptInput]:
-        """One class label."""
-        del guided
-        return [PromptInput(name="label", source="label", classes=classes_of(pipe))]
+    def classes(self, pipe: Any) -> int:
+        """How many there are."""
+        return min(int(pipe.transformer.config.num_embeds_ada_norm), NO_CLASS)
 
-    def conditioner(self, pipe: Any, *, guided: bool, batch: int) -> nn.Module:
+    def conditioner(self, pipeline: Pipeline, request: Request) -> LabelConditioner:
         """The label and, with guidance, the label for no class."""
-        del pipe
-        return _LabelConditioner(guided=guided, batch=batch)
+        classes = self.classes(pipeline.pipe)
+        return LabelConditioner(classes, guided=request.guidance > 1, images=request.images)
 
 
-class _LabelConditioner(nn.Module):
-    def __init__(self, *, guided: bool, batch: int) -> None:
+class LabelConditioner(nn.Module):
+    """A label and, guided, the label for no class."""
+
+    def __init__(self, classes: int, *, guided: bool, images: int) -> None:
         super().__init__()
-        self.guided, self.batch = guided, batch
+        self.inputs = [PromptInput("label", "prompt", Fill.LABEL, classes=classes)]
+        self.tokenizers: dict[str, Tokenizer] = {}
+        self.guided, self.images = guided, images
 
     def forward(self, label: Tensor) -> dict[str, Tensor]:
-        """A label `[1]` -> labels `[2 * batch]` or `[batch]`."""
+        """A label `[1]` -> labels `[2 * images]` or `[images]`."""
         labels = torch.cat([label, torch.full_like(label, NO_CLASS)]) if self.guided else label
-        return {"class_labels": labels.repeat_interleave(self.batch)}
-
-
-def classes_of(pipe: Any) -> int:
-    """How many classes a prompt can ask for."""
-    return min(int(pipe.transformer.config.num_embeds_ada_norm), NO_CLASS)
+        return {"class_labels": labels.repeat_interleave(self.images)}

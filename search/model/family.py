@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib import metadata
 from typing import TYPE_CHECKING, Any, Protocol
 
 from search.errors import SearchError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     import torch
+    from tokenizers import Tokenizer
     from torch import Tensor, nn
 
+    from search.model.pipeline import Pipeline
     from search.prompt import PromptInput
     from search.subnet import Granularity
+
+
+FAMILIES: dict[str, str] = {
+    "StableDiffusionPipeline": "search.model.unet:StableDiffusion",
+    "StableDiffusionXLPipeline": "search.model.unet:StableDiffusionXL",
+    "StableDiffusion3Pipeline": "search.model.sd3:StableDiffusion3",
+    "FluxPipeline": "search.model.flux:Flux",
+    "PixArtAlphaPipeline": "search.model.pixart:PixArtAlpha",
+    "PixArtSigmaPipeline": "search.model.pixart:PixArtSigma",
+    "AuraFlowPipeline": "search.model.aura_flow:AuraFlow",
+    "DiTPipeline": "search.model.dit:ClassConditionalDiT",
+}
+"""Pipeline class -> module and class of its family."""
+ENTRY_POINTS = "stepcarve.families"
+"""Group in which other packages name theirs: pipeline class = module:class."""
 
 
 @dataclass(frozen=True)
@@ -21,13 +41,15 @@ class Request:
     """What to sample.
 
     Attributes:
-        prompts: texts, or class names or numbers for class-conditional pipelines; one per image.
+        prompts: texts, or class names or numbers for class-conditional pipelines.
         steps: inference steps given to the scheduler.
-        guidance: classifier-free guidance scale; 1 or less switches it off.
-        negative: what to guide away from.
-        latents: initial noise of unit variance, `[B, C, H, W]`, or None to draw it.
+        guidance: scale; what it means is the pipeline's affair.
+        negative: what to guide away from; empty is the same as none.
+        latents: initial noise of unit variance, `[B, ...]`, or None to draw it.
         height: of the image in pixels, or None for the pipeline's default.
         width: likewise.
+        images: per prompt.
+        output: `np` or `pt`, the images' library; `pt` gives `[B, 3, H, W]`.
     """
 
     prompts: tuple[str, ...]
@@ -37,18 +59,28 @@ class Request:
     latents: Tensor | None = None
     height: int | None = None
     width: int | None = None
+    images: int = 1
+    output: str = "np"
 
-    @property
-    def guided(self) -> bool:
-        """Whether every call sees a conditional and an unconditional half."""
-        return self.guidance > 1
+    def sized(self, size: tuple[int, int] | None) -> Request:
+        """The same at another size (height, width); None is the pipeline's default."""
+        height, width = size or (None, None)
+        return replace(self, height=height, width=width)
 
 
 class Conditioner(Protocol):
-    """A module from prompt inputs to the denoiser's conditions, `{name: [batch, ...]}`."""
+    """A module from prompt inputs to the denoiser's conditions.
 
-    def __call__(self, *inputs: Tensor) -> dict[str, Tensor]:
-        """Return the conditions of one call of the denoiser."""
+    Attributes:
+        inputs: what it takes, in order.
+        tokenizers: the files that turn texts into these, by name.
+    """
+
+    inputs: Sequence[PromptInput]
+    tokenizers: Mapping[str, Tokenizer]
+
+    def eval(self) -> nn.Module:
+        """The module, `forward(*inputs) -> {name: [batch, ...]}`."""
 
 
 class Family(Protocol):
@@ -75,33 +107,37 @@ class Family(Protocol):
         """Names of the submodules that are blocks at `granularity`."""
 
     def predict(self, output: Tensor, channels: int, guidance: Tensor | None) -> Tensor:
-        """The noise prediction `[B, C, H, W]` from the denoiser's raw output, guidance applied."""
+        """The noise prediction from the denoiser's raw output, in the shape of the latents `[B, ...]`.
+
+        Args:
+            output: `[B, ...]` or, guided, `[2 * B, ...]`.
+            channels: size of dimension 1 of the latents.
+            guidance: scale `[]`, or None where there are no halves.
+        """
 
     def call(self, pipe: Any, request: Request, generator: torch.Generator | None) -> Any:
         """Run diffusers' own pipeline; the images are `[B, H, W, 3]` float in 0..1."""
 
-    def prompt_inputs(self, pipe: Any, *, guided: bool) -> list[PromptInput]:
-        """What the conditioner takes, in order."""
+    def classes(self, pipe: Any) -> int:
+        """How many classes a prompt can ask for; 0 where prompts are texts."""
 
-    def conditioner(self, pipe: Any, *, guided: bool, batch: int) -> nn.Module:
-        """A `Conditioner` for `batch` images of one prompt."""
-
-
-FAMILIES: dict[str, str] = {
-    "StableDiffusionPipeline": "search.model.unet:StableDiffusion",
-    "DiTPipeline": "search.model.dit:ClassConditionalDiT",
-}
-"""Pipeline class -> module and class of its family."""
+    def conditioner(self, pipeline: Pipeline, request: Request) -> Conditioner:
+        """For `request.images` images of one prompt, whatever it says."""
 
 
 def family_of(pipeline_class: str) -> Family:
     """The family of a pipeline class; an unknown one is refused with the known ones named."""
-    if pipeline_class not in FAMILIES:
+    if pipeline_class in FAMILIES:
+        module, name = FAMILIES[pipeline_class].split(":")
+        family: Family = getattr(importlib.import_module(module), name)()
+        return family
+    others = {each.name: each for each in metadata.entry_points(group=ENTRY_POINTS)}
+    if pipeline_class not in others:
+        known = ", ".join(sorted(FAMILIES.keys() | others.keys()))
         msg = (
-            f"no family for the pipeline class {pipeline_class!r}; stepcarve knows "
-            f"{', '.join(sorted(FAMILIES))}, and search/model/family.py says how to add one"
+            f"no family for the pipeline class {pipeline_class!r}; stepcarve knows {known}, and "
+            "docs/add-a-family.md says how to add one"
         )
         raise SearchError(msg)
-    module, name = FAMILIES[pipeline_class].split(":")
-    family: Family = getattr(importlib.import_module(module), name)()
-    return family
+    other: Family = others[pipeline_class].load()()
+    return other

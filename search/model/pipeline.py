@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from search.errors import SearchError
 from search.model.family import Family, family_of
-from search.model.scheduler import read_sampler
+from search.model.recording import record_grid
+from search.model.scheduler import Grid, read_sampler
 from search.model.weights import DenoiserWeights, plain
 from search.subnet import Binding, SubNet
 
@@ -36,6 +37,9 @@ class Pipeline:
     pipe: Any
     family: Family
     weights: DenoiserWeights
+    _grids: dict[tuple[str, int, tuple[int, int] | None], Grid] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     @property
     def denoiser(self) -> Any:
@@ -66,34 +70,59 @@ class Pipeline:
             msg = f"the scheduler {name!r} cannot be used here: {' '.join(str(error).split())}"
             raise SearchError(msg) from error
 
-    def sampler(self, steps: int) -> SamplerTable:
-        """The present scheduler as a table for `steps` inference steps.
+    def size(self, noise_shape: tuple[int, ...]) -> tuple[int, int]:
+        """Height and width of the picture that noise `[C, H, W]` becomes."""
+        factor = getattr(self.pipe, "vae_scale_factor", 1)
+        return noise_shape[-2] * factor, noise_shape[-1] * factor
+
+    def grid(self, steps: int, size: tuple[int, int] | None = None) -> Grid:
+        """What the pipeline asks of its present scheduler for pictures of `size` (height, width)."""
+        key = (type(self.pipe.scheduler).__name__, steps, size)
+        if key not in self._grids:
+            self._grids[key] = record_grid(self, steps, size)
+        return self._grids[key]
+
+    def timesteps(self, steps: int, size: tuple[int, int] | None = None) -> tuple[float, ...]:
+        """Those of the present scheduler, one per call, noisiest first."""
+        present: Any = self.pipe.scheduler
+        scheduler = present.from_config(present.config)
+        self.grid(steps, size).apply(scheduler)
+        return tuple(float(t) for t in scheduler.timesteps)
+
+    def sampler(self, steps: int, size: tuple[int, int] | None = None) -> SamplerTable:
+        """The present scheduler as a table for `steps` inference steps and pictures of `size`.
 
         Raises:
             SearchError: no table says what it does, or this pipeline cannot use it.
         """
         scheduler: Any = self.pipe.scheduler
-        if not self.family.scales_latents and scheduler.init_noise_sigma != 1:
+        if not self.family.scales_latents and getattr(scheduler, "init_noise_sigma", 1) != 1:
             msg = (
                 f"{self.family.pipeline} cannot use {type(scheduler).__name__}, which wants its noise "
                 "scaled; choose one that does not, such as DDIMScheduler or UniPCMultistepScheduler"
             )
             raise SearchError(msg)
-        return read_sampler(scheduler, steps)
+        return read_sampler(scheduler, self.grid(steps, size))
 
-    def binding(self, *, steps: int, guided: bool, latent_shape: tuple[int, ...]) -> Binding:
+    def binding(
+        self,
+        *,
+        steps: int,
+        guided: bool,
+        latent_shape: tuple[int, ...],
+        noise_shape: tuple[int, ...],
+    ) -> Binding:
         """What a SubNet for this pipeline, its present scheduler and these settings is bound to."""
-        present: Any = self.pipe.scheduler
-        scheduler = present.from_config(present.config)
-        scheduler.set_timesteps(steps)
+        scheduler: Any = self.pipe.scheduler
         return Binding(
             denoiser=type(self.denoiser).__name__,
             fingerprint=self.fingerprint,
             scheduler=type(scheduler).__name__,
             scheduler_config=plain(scheduler.config),
             inference_steps=steps,
-            timesteps=tuple(float(t) for t in scheduler.timesteps),
+            timesteps=self.timesteps(steps, self.size(noise_shape)),
             latent_shape=latent_shape,
+            noise_shape=noise_shape,
             guided=guided,
         )
 
@@ -158,7 +187,10 @@ def open_for(subnet: SubNet, path: Path, *, weights: bool, device: str = "cpu") 
     pipeline = open_pipeline(path, weights=weights, device=device)
     pipeline.use_scheduler(binding.scheduler)
     here = pipeline.binding(
-        steps=binding.inference_steps, guided=binding.guided, latent_shape=binding.latent_shape
+        steps=binding.inference_steps,
+        guided=binding.guided,
+        latent_shape=binding.latent_shape,
+        noise_shape=binding.noise_shape,
     )
     binding.require(here)
     return pipeline

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from search.model.family import Request
-from search.model.trace import DenoiserCall, record_call
+from search.model.recording import DenoiserCall, record_call
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +27,7 @@ class Predictor:
         prompts: Sequence[str],
         *,
         guidance: float,
-        latent_shape: tuple[int, ...],
+        noise_shape: tuple[int, ...],
         chunk: int | None = None,
     ) -> None:
         """Encode the prompts.
@@ -35,13 +36,11 @@ class Predictor:
             pipeline: with its weights loaded.
             prompts: one per picture.
             guidance: classifier-free guidance scale; 1 or less is none.
-            latent_shape: `[C, H, W]`.
+            noise_shape: `[C, H, W]` of one picture.
             chunk: pictures per call of the denoiser; None puts all into one.
         """
         self.pipeline, self.prompts, self.guidance = pipeline, tuple(prompts), guidance
-        self.guided = guidance > 1
         size = chunk or len(prompts)
-        scale = getattr(pipeline.pipe, "vae_scale_factor", 1)
         self._calls: list[DenoiserCall] = [
             record_call(
                 pipeline,
@@ -49,13 +48,13 @@ class Predictor:
                     prompts=self.prompts[start : start + size],
                     steps=2,
                     guidance=guidance,
-                    height=latent_shape[1] * scale,
-                    width=latent_shape[2] * scale,
-                ),
+                ).sized(pipeline.size(noise_shape)),
             )
             for start in range(0, len(prompts), size)
         ]
-        self._size, self._latent_shape = size, latent_shape
+        self._size, self.noise_shape = size, noise_shape
+        self.guided = self._calls[0].guided
+        self.latent_shape = tuple(self._calls[0].sample.shape[1:])
 
     def first(self, count: int) -> Predictor:
         """For the first `count` prompts, all in one call."""
@@ -63,8 +62,19 @@ class Predictor:
             self.pipeline,
             self.prompts[:count],
             guidance=self.guidance,
-            latent_shape=self._latent_shape,
+            noise_shape=self.noise_shape,
         )
+
+    @property
+    def chunks(self) -> int:
+        """How many calls of the denoiser it takes for all pictures."""
+        return len(self._calls)
+
+    def of_chunks(self, numbers: Sequence[int]) -> Predictor:
+        """For the pictures of some of these calls, in order."""
+        part = copy.copy(self)
+        part._calls = [self._calls[number] for number in numbers]
+        return part
 
     def __call__(self, sample: Tensor, timestep: Tensor) -> Tensor:
         """The denoiser's input `[S, C, H, W]` and a timestep `[]` -> noise predictions `[S, C, H, W]`."""
@@ -82,7 +92,7 @@ class Predictor:
         family = self.pipeline.family
         arguments = dict(call.arguments)
         arguments[family.sample] = torch.cat([sample, sample]) if self.guided else sample
-        arguments[family.timestep] = timestep.to(torch.float32).expand(call.timestep.shape)
+        arguments[family.timestep] = call.told(timestep.to(torch.float32))
         raw = self.pipeline.denoiser(**arguments)[0]
         scale = sample.new_tensor(self.guidance) if self.guided else None
         return family.predict(raw, sample.shape[1], scale)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 from unittest import mock
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
 from search.errors import SearchError
 from search.liveness import Unrolled, unroll
 from search.model.scheduler import TableScheduler
 from search.model.trace import first_tensor, shortcut_of, tensors_of
+from search.subnet import Action
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -58,7 +61,7 @@ def sample(
         request: what to sample.
         subnet: bound to this pipeline; None runs every block at every step.
         observe: called with (step, target, tensor) for each tensor that is computed: what a block
-            emits, a residual that is kept, and what DELTA emits.
+            emits, a residual that is kept, and what DELTA or SKIP emits.
         generator: draws the initial noise when the request brings none.
     """
     family, pipe = pipeline.family, pipeline.pipe
@@ -81,14 +84,21 @@ def gated(
     denoiser: nn.Module,
     subnet: SubNet,
     *,
+    steps: Sequence[int] | None = None,
     observe: Callable[[int, int, Tensor], None] | None = None,
 ) -> Iterator[None]:
-    """While open, `denoiser` obeys `subnet`; call k of it is step k, and the table repeats.
+    """While open, `denoiser` obeys `subnet`; call k of it is step `steps[k]`, and then it starts anew.
 
     Only live blocks are called: a step whose noise prediction is an earlier one calls nothing. On
     leaving, the denoiser is as it was.
+
+    Args:
+        denoiser: what to gate.
+        subnet: of that denoiser.
+        steps: those that are called; None is all. The others must have nothing to compute.
+        observe: see `sample`.
     """
-    gate = _Gate(subnet, unroll(subnet), observe)
+    gate = _Gate(subnet, unroll(subnet), range(subnet.steps) if steps is None else steps, observe)
     blocks = set(subnet.topology.blocks)
     units = {u for segment in subnet.topology.segments for u in segment.units}
     # A module around a block always runs: what the block emits may leave through it.
@@ -96,27 +106,26 @@ def gated(
     with ExitStack() as stack:
         for name in sorted((units - around) | blocks):
             module = denoiser.get_submodule(name)
-            forward = (
-                gate.around_block(name, module)
-                if name in gate.deltas
-                else gate.around_unit(name, module.forward)
-            )
-            stack.enter_context(forward_replaced(module, forward))
+            stack.enter_context(forward_replaced(module, gate.around_module(name, module)))
         stack.enter_context(forward_replaced(denoiser, gate.around_denoiser(denoiser.forward)))
         yield
 
 
 class _Gate:
-    """Decides, at each step, whether a module runs or emits what it emitted before."""
+    """Decides, at each step, whether a module runs or emits an earlier value.
+
+    What is computed is kept under its number in the unrolled loop until no later step has it.
+    """
 
     def __init__(
         self,
         subnet: SubNet,
         unrolled: Unrolled,
+        steps: Sequence[int],
         observe: Callable[[int, int, Tensor], None] | None,
     ) -> None:
         topology = subnet.topology
-        self.observe = observe
+        self.observe, self.actions = observe, subnet.actions
         self.ports = dict(zip(topology.blocks, topology.ports_of, strict=True))
         self.index = {i: port.index for i, port in enumerate(topology.ports)}
         self.deltas = {topology.blocks[block]: block for block in topology.deltas}
@@ -126,73 +135,79 @@ class _Gate:
             | _around({topology.block(target) for target in computed}, topology.blocks)
             for segments, computed in zip(unrolled.segments, self.computed, strict=True)
         ]
+        self.effective = unrolled.effective
+        self.last = {n: t for t, row in enumerate(unrolled.effective) for n in row.values()}
+        self.steps, self.calls = steps, 0
         self.step = -1
-        self.emitted: dict[str, Any] = {}
-        self.residuals: dict[str, Tensor] = {}
+        self.kept: dict[int, Any] = {}
+        self.hollow: dict[str, Any] = {}
 
     def around_denoiser(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         """The denoiser's `forward`, counting steps and called only where a step needs it."""
 
         def run(*args: Any, **kwargs: Any) -> Any:
-            self.step = (self.step + 1) % len(self.computed)
-            if self.step == 0:
-                self.emitted.clear()
-                self.residuals.clear()
+            self.step = self.steps[self.calls % len(self.steps)]
+            if self.calls % len(self.steps) == 0:
+                self.kept.clear()
+                self.hollow.clear()
+            self.calls += 1
+            self.kept = {n: each for n, each in self.kept.items() if self.last[n] >= self.step}
+            prediction = self.effective[self.step][self.topology.output]
             if self.computed[self.step]:
-                self.emitted[""] = forward(*args, **kwargs)
-            return self.emitted[""]
+                output = forward(*args, **kwargs)
+                self.kept.setdefault(prediction, output)
+            return self.kept[prediction]
 
         return run
 
-    def around_unit(self, name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """A submodule's `forward`, replaced by its last output where it is not needed.
+    def around_module(self, name: str, module: nn.Module) -> Callable[..., Any]:
+        """A submodule's `forward`, called only where it is needed.
 
         A block that is not computed may still have to run for the sake of a block inside it; then
         its own result is thrown away.
         """
-        ports = self.ports.get(name, ())
+        ports, forward, block = self.ports.get(name, ()), module.forward, self.deltas.get(name)
 
         def run(*args: Any, **kwargs: Any) -> Any:
-            computed = [port for port in ports if port in self.computed[self.step]]
-            runs = name in self.running[self.step] or name not in self.emitted
-            if not runs:
-                return self.emitted[name]
-            output = forward(*args, **kwargs)
-            if ports and not computed and name in self.emitted:
-                return self.emitted[name]
-            self.emitted[name] = output if ports else pytree.tree_map(_hollow, output)
+            if name in self.running[self.step]:
+                output = forward(*args, **kwargs)
+                self.hollow[name] = _hollowed(output)
+            else:
+                if name not in self.hollow:
+                    self.hollow[name] = _hollow_output(module, args, kwargs)
+                output = self.hollow[name]
             tensors = tensors_of(output)
-            for port in computed:
-                self._observe(port, tensors[self.index[port]])
-            return output
+            for port in ports:
+                self._keep(port, partial(tensors.__getitem__, self.index[port]))
+            if block is not None:
+                self._keep_delta(block, tensors[0], lambda: base_of(module, args, kwargs))
+            return self._in_effect(ports, tensors, output)
 
         return run
 
-    def around_block(self, name: str, module: nn.Module) -> Callable[..., Any]:
-        """As `around_unit`, for a block that allows DELTA."""
-        forward = self.around_unit(name, module.forward)
-        residual, total = (
-            of(self.deltas[name]) for of in (self.topology.residual, self.topology.sum)
+    def _keep_delta(self, block: int, output: Tensor, base: Callable[[], Tensor]) -> None:
+        """Keep the residual of a block, or what stands in for it."""
+        residual, total = self.topology.residual(block), self.topology.sum(block)
+        self._keep(residual, lambda: output - base())
+        adds = self.actions[self.step][block] is Action.DELTA
+        self._keep(
+            total,
+            lambda: base() + self.kept[self.effective[self.step][residual]] if adds else base(),
         )
 
-        def run(*args: Any, **kwargs: Any) -> Any:
-            output = forward(*args, **kwargs)
-            if residual in self.computed[self.step]:
-                self.residuals[name] = tensors_of(output)[0] - base_of(module, args, kwargs)
-                self._observe(residual, self.residuals[name])
-            if total in self.computed[self.step]:
-                value = base_of(module, args, kwargs) + self.residuals[name]
-                self._observe(total, value)
-                self.emitted[name] = pytree.tree_map(
-                    lambda leaf: value if isinstance(leaf, Tensor) else leaf, self.emitted[name]
-                )
-            return self.emitted[name]
+    def _keep(self, target: int, make: Callable[[], Tensor]) -> None:
+        """Keep what a target is, if this step computes it."""
+        if target in self.computed[self.step]:
+            tensor = make()
+            self.kept[self.effective[self.step][self.topology.tensor(target)]] = tensor
+            if self.observe is not None:
+                self.observe(self.step, target, tensor)
 
-        return run
-
-    def _observe(self, target: int, tensor: Tensor) -> None:
-        if self.observe is not None:
-            self.observe(self.step, target, tensor)
+    def _in_effect(self, ports: Sequence[int], tensors: Sequence[Tensor], output: Any) -> Any:
+        """`output`, of these tensors, with those that this step has; the others are not read."""
+        row = self.effective[self.step]
+        mine = {id(tensors[self.index[p]]): self.kept[row[p]] for p in ports if row[p] in self.kept}
+        return pytree.tree_map(lambda leaf: mine.get(id(leaf), leaf), output)
 
 
 def _around(blocks: set[int | None], names: tuple[str, ...]) -> frozenset[str]:
@@ -202,7 +217,7 @@ def _around(blocks: set[int | None], names: tuple[str, ...]) -> frozenset[str]:
 
 
 def base_of(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
-    """What a block that allows DELTA would emit if it did nothing."""
+    """What a block that allows DELTA and SKIP would emit if it did nothing."""
     entered, shortcut = first_tensor(module, args, kwargs), shortcut_of(module)
     if entered is None:
         msg = f"a {type(module).__name__} was called without a tensor"
@@ -210,9 +225,34 @@ def base_of(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -
     return entered if shortcut is None else cast("Tensor", shortcut(entered))
 
 
-def _hollow(leaf: Any) -> Any:
-    """A tensor of the same shape that takes no memory: its content is never used."""
-    return leaf.new_zeros(()).expand(leaf.shape) if isinstance(leaf, Tensor) else leaf
+def _hollow_output(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """What a module would return, without content.
+
+    It runs on fake tensors, so nothing is computed; hooks and gates in it are not called.
+    """
+
+    def plain(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return type(module).forward(module, *args, **kwargs)
+
+    with (
+        FakeTensorMode(allow_non_fake_inputs=True) as mode,
+        mock.patch.object(nn.Module, "__call__", plain),
+    ):
+        fake_args, fake_kwargs = pytree.tree_map(
+            lambda leaf: mode.from_tensor(leaf) if isinstance(leaf, Tensor) else leaf,
+            (tuple(args), dict(kwargs)),
+        )
+        output = plain(module, *fake_args, **fake_kwargs)
+    return _hollowed(output)
+
+
+def _hollowed(output: Any) -> Any:
+    """`output` with tensors that take no memory and are never read; what was one tensor still is."""
+    hollow = {
+        id(t): torch.zeros((), dtype=t.dtype, device=t.device).expand(t.shape)
+        for t in tensors_of(output)
+    }
+    return pytree.tree_map(lambda leaf: hollow.get(id(leaf), leaf), output)
 
 
 @contextmanager

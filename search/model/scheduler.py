@@ -7,6 +7,7 @@ noise, the first prediction, the second, ...) yields all coefficients in one pas
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,54 +25,123 @@ if TYPE_CHECKING:
 _AFFINE_TOLERANCE = 1e-4
 
 
-def read_sampler(scheduler: Any, steps: int) -> SamplerTable:
-    """The table of a diffusers scheduler for `steps` inference steps.
+@dataclass(frozen=True)
+class Grid:
+    """What a pipeline asks of its scheduler.
+
+    Attributes:
+        steps: inference steps.
+        sigmas: noise levels before shifting; None leaves them to the scheduler.
+        mu: the shift for the picture's size, for schedulers that take one.
+    """
+
+    steps: int
+    sigmas: tuple[float, ...] | None = None
+    mu: float | None = None
+
+    def apply(self, scheduler: Any) -> None:
+        """Set the scheduler's timesteps."""
+        asked = {"sigmas": self.sigmas, "mu": self.mu}
+        given = {name: value for name, value in asked.items() if value is not None}
+        if self.sigmas is None:
+            given["num_inference_steps"] = self.steps
+        scheduler.set_timesteps(**given)
+
+
+def read_sampler(scheduler: Any, grid: Grid) -> SamplerTable:
+    """The table of a diffusers scheduler for the timesteps of `grid`.
 
     Raises:
         SearchError: the scheduler is not affine with these settings, or draws its own noise.
     """
     scheduler = type(scheduler).from_config(scheduler.config)
     try:
-        scheduler.set_timesteps(steps)
+        grid.apply(scheduler)
     except ValueError as error:
-        msg = f"{type(scheduler).__name__} refuses {steps} steps: {error}; choose another number"
+        msg = (
+            f"{type(scheduler).__name__} refuses {grid.steps} steps: {error}; choose another number"
+        )
         raise SearchError(msg) from error
     count = len(scheduler.timesteps)
     basis = torch.eye(1 + count)
-    inputs, final = _walk(scheduler, steps, basis)
+    inputs, final = _walk(scheduler, grid, basis)
     table = SamplerTable(
         inputs=np.stack([x.double().numpy() for x in inputs]),
         final=final.double().numpy(),
     )
-    _check_affine(scheduler, steps, table)
+    _check_affine(scheduler, grid, table)
     return table
 
 
-class TableScheduler:
+class Instant(float):
+    """A timestep as a number, for pipelines that are traced: a tensor's value could not be asked for."""
+
+    __slots__ = ()
+
+    def expand(self, *shape: int) -> Tensor:
+        """As a tensor of that shape."""
+        return torch.full(shape, float(self))
+
+
+class StillScheduler:
+    """Timesteps that do not change, in the place of a diffusers scheduler; it makes no steps.
+
+    Attributes:
+        timesteps: without any, the pipeline's loop does nothing.
+        config: of the scheduler whose place it takes.
+        init_noise_sigma: what the pipeline multiplies its noise by, if it does that.
+    """
+
+    order = 1
+    init_noise_sigma = 1.0
+
+    def __init__(self, timesteps: Tensor | list[Instant], config: Any) -> None:
+        self.timesteps, self.config = timesteps, config
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: Any = None,
+        timesteps: Any = None,
+        sigmas: Any = None,
+        mu: float | None = None,
+    ) -> None:
+        """Begin a run; whatever is asked, the timesteps are its own."""
+        del num_inference_steps, timesteps, sigmas, mu
+        self._begin(device)
+
+    def _begin(self, device: Any) -> None:
+        """Prepare for a run on `device`."""
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Runs begin at the first timestep."""
+
+    def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
+        """The denoiser's input, as it is."""
+        del timestep
+        return sample
+
+    def step(self, *args: Any, **kwargs: Any) -> Any:
+        """There is none."""
+        raise NotImplementedError
+
+
+class TableScheduler(StillScheduler):
     """A fitted sampler in the place of a diffusers scheduler, for the pipelines of diffusers.
 
     What its `step` calls latents is the denoiser's next input, so `scale_model_input` has nothing
     left to do, and `init_noise_sigma` is what the noise is multiplied with to be the first one.
     """
 
-    order = 1
-
     def __init__(self, fitted: FittedSampler, config: Any) -> None:
-        self.fitted, self.config = fitted, config
+        super().__init__(torch.tensor(fitted.timesteps), config)
+        self._told, self.table = fitted.timesteps, fitted.table
         self.init_noise_sigma = float(fitted.table.inputs[0, 0])
-        self.timesteps = torch.tensor(fitted.timesteps)
         self._values: list[Tensor] = []
 
-    def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
-        """Begin a run; the number of steps is the table's own."""
-        del num_inference_steps
-        self.timesteps = torch.tensor(self.fitted.timesteps, device=device)
+    def _begin(self, device: Any) -> None:
+        self.timesteps = torch.tensor(self._told, device=device)
         self._values = []
-
-    def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
-        """The denoiser's input, as it is."""
-        del timestep
-        return sample
 
     def step(
         self,
@@ -85,7 +155,7 @@ class TableScheduler:
         if not self._values:
             self._values.append(sample / self.init_noise_sigma)
         self._values.append(model_output)
-        made, table = len(self._values) - 1, self.fitted.table
+        made, table = len(self._values) - 1, self.table
         row = table.final if made == len(table.inputs) else table.inputs[made]
         latents = torch.zeros_like(sample)
         for coefficient, value in zip(row, self._values, strict=False):
@@ -95,13 +165,13 @@ class TableScheduler:
 
 
 def _walk(
-    scheduler: Any, steps: int, basis: torch.Tensor
+    scheduler: Any, grid: Grid, basis: torch.Tensor
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Run the sampler with `basis[0]` as noise and `basis[1 + k]` as the k-th prediction.
 
     Returns the denoiser's inputs and the final latents, each as a vector.
     """
-    scheduler.set_timesteps(steps)
+    grid.apply(scheduler)
     latents = basis[0].reshape(1, 1, 1, -1) * getattr(scheduler, "init_noise_sigma", 1.0)
     inputs = []
     for k, timestep in enumerate(scheduler.timesteps):
@@ -112,12 +182,12 @@ def _walk(
     return inputs, latents.flatten()
 
 
-def _check_affine(scheduler: Any, steps: int, table: SamplerTable) -> None:
+def _check_affine(scheduler: Any, grid: Grid, table: SamplerTable) -> None:
     """Compare the table with the scheduler itself on two scales of random vectors."""
     for scale in (1.0, 50.0):
         generator = torch.Generator().manual_seed(0)
         values = scale * torch.randn(len(table.final), 256, generator=generator)
-        inputs, final = _walk(scheduler, steps, values)
+        inputs, final = _walk(scheduler, grid, values)
         expected = np.vstack([table.inputs, table.final]) @ values.double().numpy()
         found = np.stack([x.double().numpy() for x in [*inputs, final]])
         error = np.abs(found - expected).max() / np.abs(expected).max()

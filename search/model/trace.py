@@ -7,15 +7,14 @@ from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
-from search.errors import SearchError
 from search.model.cost import attention_products, count_macs
+from search.model.recording import DenoiserCall, path_name, record_call
 from search.names import GUIDANCE, SAMPLE, TIMESTEP
 from search.subnet import Granularity
 from search.topology import Port, Segment, Topology
@@ -43,7 +42,11 @@ class Trace:
         topology: what the program says about the blocks.
         port_outputs: per port of the topology, which output of the program it is.
         base_outputs: likewise for the base of each block in `Topology.deltas`.
-        latent_shape: `[C, H, W]`.
+        latent_shape: of one image; `[C, H, W]`, or as the pipeline packs it.
+        noise_shape: of the noise drawn for one image, `[C, H, W]`.
+        layout: per element of a batch of latents, which element of the drawn noise it is; None: its
+            own.
+        guided: whether the denoiser is called with two halves.
     """
 
     program: ExportedProgram
@@ -52,6 +55,9 @@ class Trace:
     port_outputs: tuple[int, ...]
     base_outputs: tuple[int, ...]
     latent_shape: tuple[int, ...]
+    noise_shape: tuple[int, ...]
+    layout: tuple[int, ...] | None
+    guided: bool
 
 
 def trace(
@@ -74,13 +80,13 @@ def trace(
         outputs: dict[_Output, int] = {}
         step = _Step(denoiser, family, call, family.blocks(denoiser, granularity), outputs, dtype)
         inputs = {
-            SAMPLE: torch.empty(samples // (2 if request.guided else 1), *latent_shape),
+            SAMPLE: torch.empty(samples // (2 if call.guided else 1), *latent_shape),
             TIMESTEP: torch.empty(()),
             **{
                 name: torch.empty(t.shape, dtype=dtype if t.is_floating_point() else t.dtype)
                 for name, t in call.conditions.items()
             },
-            **({GUIDANCE: torch.empty(())} if request.guided else {}),
+            **({GUIDANCE: torch.empty(())} if call.guided else {}),
         }
         program = torch.export.export(step, (), inputs, strict=False)
         units = {name for each in Granularity for name in family.blocks(denoiser, each)}
@@ -94,6 +100,9 @@ def trace(
         port_outputs=tuple(emitted.ports.values()),
         base_outputs=tuple(emitted.bases[topology.blocks[block]] for block in topology.deltas),
         latent_shape=tuple(latent_shape),
+        noise_shape=(call.drawn or ())[1:],
+        layout=call.layout(),
+        guided=call.guided,
     )
 
 
@@ -103,49 +112,6 @@ def _convert(denoiser: nn.Module, dtype: torch.dtype) -> None:
     for name, tensor in (*denoiser.named_parameters(), *denoiser.named_buffers()):
         if tensor.is_floating_point() and not set(kept) & set(name.split(".")):
             tensor.data = tensor.data.to(dtype)
-
-
-@dataclass(frozen=True)
-class DenoiserCall:
-    """The arguments of one call of the denoiser, as diffusers' pipeline gives them."""
-
-    arguments: dict[str, Any]
-    sample: Tensor
-    timestep: Tensor
-    conditions: dict[str, Tensor]
-
-
-class _RecordedError(Exception):
-    """Ends the pipeline's run once the denoiser's arguments are known."""
-
-
-def record_call(pipeline: Pipeline, request: Request) -> DenoiserCall:
-    """Run diffusers' pipeline up to its first call of the denoiser and keep the arguments."""
-    family, denoiser = pipeline.family, pipeline.denoiser
-    signature = inspect.signature(denoiser.forward)
-    found: dict[str, Any] = {}
-
-    def record(*args: Any, **kwargs: Any) -> None:
-        found.update(signature.bind(*args, **kwargs).arguments)
-        raise _RecordedError
-
-    try:
-        with mock.patch.object(denoiser, "forward", record), torch.no_grad():
-            family.call(pipeline.pipe, request, None)
-    except _RecordedError:
-        pass
-    except ValueError as error:
-        msg = f"the pipeline refuses these settings: {' '.join(str(error).split())}; choose others"
-        raise SearchError(msg) from error
-    found.pop("kwargs", None)
-    found["return_dict"] = False
-    sample, timestep = found.pop(family.sample), found.pop(family.timestep)
-    conditions = {
-        _name(path): leaf
-        for path, leaf in pytree.tree_leaves_with_path(found)
-        if isinstance(leaf, Tensor)
-    }
-    return DenoiserCall(found, sample, timestep, conditions)
 
 
 class _Output(NamedTuple):
@@ -181,11 +147,11 @@ class _Step(nn.Module):
         guidance = inputs.get(GUIDANCE)
         sample = inputs[SAMPLE]
         arguments = pytree.tree_map_with_path(
-            lambda path, leaf: inputs.get(_name(path), leaf), self.call.arguments
+            lambda path, leaf: inputs.get(path_name(path), leaf), self.call.arguments
         )
         batch = sample if guidance is None else torch.cat([sample, sample])
         arguments[self.family.sample] = batch.to(self.dtype)
-        arguments[self.family.timestep] = inputs[TIMESTEP].expand(self.call.timestep.shape)
+        arguments[self.family.timestep] = self.call.told(inputs[TIMESTEP])
         emitted: dict[str, list[Tensor]] = {}
         bases: dict[str, Tensor] = {}
         with ExitStack() as stack:
@@ -249,10 +215,6 @@ def first_tensor(
 def tensors_of(output: Any) -> list[Tensor]:
     """The tensors in what a block returns, in a fixed order: the ports of the block."""
     return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
-
-
-def _name(path: tuple[Any, ...]) -> str:
-    return ".".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path)
 
 
 @dataclass(frozen=True)

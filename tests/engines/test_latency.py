@@ -147,7 +147,7 @@ def test_latencies_of_another_setting_are_refused(
     ("change", "message"),
     [
         ({"kind": "stepcarve-subnet"}, "is not a table of latencies"),
-        ({"schema": 9}, "has schema 9, but this stepcarve reads 1"),
+        ({"schema": 9}, "has schema 9, but this stepcarve reads 2"),
         ({"calls": [{"computes": [0]}]}, "lacks or garbles 'reads'"),
         ({"setting": {}}, "lacks or garbles 'latent_shape'"),
         (

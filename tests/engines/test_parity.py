@@ -17,6 +17,7 @@ from engines.parity import Parity, Pictures, psnr, relative_l2, verify
 from engines.report import verdict, write_report
 from exporter.bundle import Bundle, sha256
 from search.errors import SearchError
+from search.liveness import unroll
 from search.methods import search
 from search.model.pipeline import open_pipeline
 from search.options import Options
@@ -187,6 +188,23 @@ def test_parity_holds_for_residuals(adding: Bundle, pipelines: Callable[[str], P
     assert adding.calls[-1].writes.keys() == residual, "written, though nobody reads it"
 
 
+def test_parity_holds_for_skips_and_for_a_value_that_comes_back(
+    pipelines: Callable[[str], Path], make_bundle: Callable[..., Bundle]
+) -> None:
+    """Block 5 skipped, run, and skipped again while its input is held; block 2 never runs."""
+    opened = open_pipeline(pipelines("shapes-dit"), weights=False)
+    whole = search(opened, "full", Options(steps=6))
+    gates = {(t, 4): Action.REUSE for t in (2, 3, 4)} | {(t, 2): Action.SKIP for t in range(6)}
+    gates |= {(2, 5): Action.SKIP, (4, 5): Action.SKIP, (5, 5): Action.REUSE}
+    subnet = with_actions(whole, lambda t, b: gates.get((t, b), Action.RUN), method="skipping")
+    held = [row[whole.topology.ports_of[5][0]] for row in unroll(subnet).effective]
+    assert held[2] == held[4] == held[5] != held[3]
+    bundle = make_bundle("shapes-dit", subnet)
+    parity = check_label(bundle.path, pipelines("shapes-dit"))
+    assert parity.passed, parity.failures
+    assert parity.latents < 1e-4
+
+
 def test_a_stale_residual_is_caught(
     adding: Bundle, pipelines: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -200,6 +218,23 @@ def test_a_stale_residual_is_caught(
     parity = check_label(copy, pipelines("shapes-dit"))
     assert not parity.passed
     assert parity.calls[3].free < 1e-4 < parity.calls[4].free
+
+
+def test_a_wrong_row_of_the_table_is_caught_and_its_step_named(
+    copy: Path, pipelines: Callable[[str], Path]
+) -> None:
+    shallow = onnx.load(copy / "step_001.onnx", load_external_data=False).graph
+    read = next(v.name for v in shallow.input if v.name.startswith("timestep/"))
+    table = read.replace("timestep/", "table/")
+
+    def enlarge(values: np.ndarray) -> None:
+        values[3] *= 1.5  # an addition would be lost in the normalisation of groups
+
+    plant_in_weights(copy, "prologue.onnx", table, enlarge)
+    parity, _ = check(copy, pipelines("shapes-sd"))
+    assert not parity.passed
+    assert [call.call for call in parity.calls if call.worst[1] > 1e-4] == [3]
+    assert "call 3 (step 3" in parity.failures[0]
 
 
 def test_a_wrong_residual_is_caught_and_its_call_named(

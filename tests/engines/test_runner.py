@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.reference import sample
 from search.options import Options
+from search.sampler import FittedSampler
 from search.schedules import with_actions
 from search.subnet import Action, Granularity, SubNet
 from tests.hand_gating import gated_by_hand
@@ -90,7 +92,7 @@ def test_random_subnets_equal_diffusers_gated_by_hand(
     ("name", "granularity"),
     each_pipeline(("shapes-dit", "branch"), ("three-levels", "stage"), ("two-levels", "layer")),
 )
-def test_random_mixes_with_delta_equal_diffusers_gated_by_hand(
+def test_random_mixes_of_all_actions_equal_diffusers_gated_by_hand(
     pipelines: Callable[[str], Path], make_bundle: MakeBundle, name: str, granularity: Granularity
 ) -> None:
     opened = open_pipeline(pipelines(name))
@@ -198,6 +200,23 @@ def test_any_affine_sampler_equals_diffusers(
     assert relative(found.latents, by_diffusers(opened, subnet, noise, PROMPT)) <= TOLERANCE
 
 
+def test_timesteps_between_whole_numbers_equal_diffusers(
+    pipelines: Callable[[str], Path], make_bundle: MakeBundle
+) -> None:
+    """A fitted sampler's timesteps have rows of their own in the prologue."""
+    opened = open_pipeline(pipelines("learned-variance"))
+    whole = search(opened, "full", Options(steps=4))
+    table = opened.sampler(whole.binding.inference_steps)
+    timesteps = tuple(each + 0.37 for each in whole.binding.timesteps)
+    subnet = replace(whole, fitted=FittedSampler(timesteps=timesteps, table=table))
+    bundle = make_bundle("learned-variance", subnet)
+    assert bundle.timesteps == timesteps
+    noise = noise_for(bundle)
+    found = Runner(bundle, make_engine("onnxruntime", "cpu")).run("7", latents=noise)
+    ask = Request(("7",), 4, 7.5, latents=torch.from_numpy(noise))
+    assert relative(found.latents, sample(opened, ask, subnet).latents[-1]) <= TOLERANCE
+
+
 def test_a_bundle_without_guidance_equals_diffusers(
     pipelines: Callable[[str], Path], make_bundle: MakeBundle
 ) -> None:
@@ -265,6 +284,17 @@ def test_a_run_that_does_not_fit_is_refused(
     runner = Runner(bundle, make_engine("onnxruntime", "cpu"))
     with pytest.raises(EngineError, match=message):
         runner.run(PROMPT, **arguments)
+
+
+def test_a_prologue_with_rows_for_other_timesteps_is_refused(
+    pipelines: Callable[[str], Path], make_bundle: MakeBundle
+) -> None:
+    opened = open_pipeline(pipelines("three-levels"), weights=False)
+    bundle = make_bundle("three-levels", search(opened, "full", Options(steps=2)))
+    first, second = bundle.calls
+    again = replace(bundle, calls=(first, replace(second, timestep=first.timestep)))
+    with pytest.raises(EngineError, match=r"gives 'timestep/.*' as \[2, .*but the calls have 1"):
+        Runner(again, make_engine("onnxruntime", "cpu"))
 
 
 def test_an_unknown_engine_and_a_missing_device_are_refused() -> None:

@@ -71,13 +71,17 @@ def test_a_link_out_of_the_bundle_is_refused(bundle: Path, tmp_path: Path) -> No
     ("changes", "message"),
     [
         ({"kind": "zip"}, "is not a bundle; give a directory written by stepcarve export"),
-        ({"schema": 7}, "has schema 7, but this stepcarve reads 1"),
+        ({"schema": 7}, "has schema 7, but this stepcarve reads 2"),
+        (
+            {"schema": 1},
+            "has schema 1, but this stepcarve reads 2; use the stepcarve that wrote it",
+        ),
         ({"calls": [{"step": 0}]}, "lacks or garbles"),
         ({"calls": []}, "garbles the sampler, 3 rows for 0 calls"),
         ({"graphs": []}, "call 0, which names a graph, slot or prediction that is not there"),
         ({"dtype": "float16"}, "garbles dtype 'float16'"),
         ({"guidance": None}, "lacks or garbles"),
-        ({"files": {}}, "leaves out ['condition.onnx', 'decode.onnx', 'step_000.onnx', "),
+        ({"files": {}}, "leaves out ['condition.onnx', 'decode.onnx', 'prologue.onnx', "),
     ],
 )
 def test_a_manifest_that_cannot_be_read_is_refused(

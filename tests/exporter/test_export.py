@@ -18,11 +18,13 @@ import pytest
 from exporter.bundle import Bundle
 from exporter.errors import ExportError
 from exporter.export import export
+from exporter.summary import summarise
 from search.methods import search
 from search.model.pipeline import open_pipeline
 from search.options import Options
 from search.schedules import with_actions
 from search.subnet import Action, Granularity, SubNet
+from tests.mixes import random_mix
 from tests.search.test_subnet import in_schema_1
 
 MakeBundle = Callable[[str, SubNet], Bundle]
@@ -84,10 +86,55 @@ def test_a_block_under_delta_is_physically_gone(
         }
         assert bool([n for n in read if ".mid_block.attentions.0." in n]) == expected
         left = {n.split(".")[5] for n in read if ".up_blocks.1.resnets.0." in n}
-        branch = {"conv1", "conv2", "time_emb_proj"} if expected else set()
+        branch = {"conv1", "conv2"} if expected else set()
         assert left == {"conv_shortcut"} | branch
     kinds = [Counter(node.op_type for node in graph.node) for graph in (full, delta)]
     assert kinds[0]["Sub"] - kinds[1]["Sub"] == 2, "one subtraction per residual"
+
+
+def test_a_skipped_block_is_physically_gone_and_its_weights_are_not_written(
+    pipelines: Callable[[str], Path], make_bundle: MakeBundle
+) -> None:
+    """Of a ResNet whose width changes, the shortcut convolution is left."""
+    opened = open_pipeline(pipelines("three-levels"), weights=False)
+    whole = search(opened, "full", Options(steps=3, granularity=Granularity.LAYER))
+    names = ("mid_block.attentions.0", "up_blocks.1.resnets.0")
+    gated = {whole.topology.blocks.index(name) for name in names}
+    subnet = with_actions(
+        whole, lambda _, b: Action.SKIP if b in gated else Action.RUN, method="skip"
+    )
+    bundle = make_bundle("three-levels", subnet)
+    graph = onnx.load(bundle.path / "step_000.onnx", load_external_data=False).graph
+    assert [v.name for v in graph.output] == ["noise_prediction"]
+    read = {n for node in graph.node for n in node.input} | {i.name for i in graph.initializer}
+    assert not [n for n in read if ".mid_block.attentions.0." in n]
+    assert {n.split(".")[5] for n in read if ".up_blocks.1.resnets.0." in n} == {"conv_shortcut"}
+    summary = summarise(subnet)
+    gone = summary["params"] - summary["params_kept"]
+    written = {
+        name: (each.path / "weights.bin").stat().st_size
+        for name, each in (("full", make_bundle("three-levels", whole)), ("skip", bundle))
+    }
+    assert gone > 0
+    # What reads the timestep alone is a table in both; where large tensors end decides a little padding.
+    names = ("weight", "bias")
+    weights = [f"up_blocks.1.resnets.0.time_emb_proj.{name}" for name in names]
+    tabled = sum(opened.weights.tensor(name).numel() for name in weights)
+    assert written["full"] - written["skip"] == pytest.approx(4 * (gone - tabled), abs=4096)
+
+
+def test_a_block_that_is_skipped_at_some_steps_keeps_its_weights(
+    pipelines: Callable[[str], Path], make_bundle: MakeBundle
+) -> None:
+    opened = open_pipeline(pipelines("three-levels"), weights=False)
+    whole = search(opened, "full", Options(steps=3, granularity=Granularity.LAYER))
+    block = whole.topology.blocks.index("mid_block.attentions.0")
+    subnet = with_actions(
+        whole, lambda t, b: Action.SKIP if b == block and t != 1 else Action.RUN, method="some"
+    )
+    some, all_of_them = make_bundle("three-levels", subnet), make_bundle("three-levels", whole)
+    assert [call.graph for call in some.calls] == [0, 1, 0]
+    assert some.files["weights.bin"] == all_of_them.files["weights.bin"]
 
 
 def test_a_residual_that_no_later_step_adds_is_not_in_the_graph(
@@ -109,6 +156,60 @@ def test_a_subnet_of_schema_1_is_exported_as_before(
     old_bundle, bundle = (make_bundle("three-levels", each) for each in (old, subnet))
     graphs = [name for name in bundle.files if name.endswith(".onnx")]
     assert [old_bundle.files[name] for name in graphs] == [bundle.files[name] for name in graphs]
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "hoisted"),
+    [
+        ("three-levels", {"attn2.to_k", "attn2.to_v"}, {"time_emb", "time_embedding"}),
+        ("learned-variance", {"norm1.linear", "class_embedder", "proj_out_1"}, {"timestep_embed"}),
+    ],
+)
+def test_what_does_not_depend_on_the_latents_is_in_no_step_graph(
+    pipelines: Callable[[str], Path],
+    make_bundle: MakeBundle,
+    name: str,
+    before: set[str],
+    hoisted: set[str],
+) -> None:
+    """`before` is read by the prologue; `hoisted` by nothing: its results are in the table."""
+    opened = open_pipeline(pipelines(name), weights=False)
+    whole = search(opened, "full", Options(steps=4, granularity=Granularity.LAYER))
+    bundle = make_bundle(name, random_mix(whole, seed=2))
+    assert len(bundle.graphs) > 1
+    prologue, *steps = (
+        onnx.load(bundle.path / g, load_external_data=False).graph
+        for g in ("prologue.onnx", *bundle.graphs)
+    )
+
+    def read(graph: onnx.GraphProto, parts: set[str]) -> set[str]:
+        return {part for part in parts for i in graph.initializer if f".{part}" in i.name}
+
+    assert read(prologue, before) == before
+    assert read(prologue, hoisted) == set()
+    given = {v.name for v in prologue.output}
+    for step in steps:
+        assert read(step, before | hoisted) == set()
+        assert not {"timestep", "encoder_hidden_states", "class_labels"} & {
+            v.name for v in step.input
+        }
+    assert given == {v.name for step in steps for v in step.input if "/" in v.name}
+    assert set(bundle.rows) == {each for each in given if each.startswith("timestep/")}
+
+
+def test_weights_that_no_graph_reads_are_left_out(
+    pipelines: Callable[[str], Path], make_bundle: MakeBundle
+) -> None:
+    bundle = make_bundle("three-levels", small(pipelines))
+    read = {}
+    for name in bundle.files:
+        if name.endswith(".onnx"):
+            graph = onnx.load(bundle.path / name, load_external_data=False).graph
+            for tensor in graph.initializer:
+                place = {e.key: int(e.value) for e in tensor.external_data if e.key != "location"}
+                read[tensor.name] = place.get("length", 0)
+    aligned = sum(4096 for length in read.values() if length >= 65536)
+    assert (bundle.path / "weights.bin").stat().st_size <= sum(read.values()) + aligned
 
 
 def test_weights_are_stored_once(pipelines: Callable[[str], Path], make_bundle: MakeBundle) -> None:

@@ -123,6 +123,18 @@ def test_a_full_step_whose_residual_nobody_reads_shares_the_graph() -> None:
     replay(table, program)
 
 
+def test_a_skip_reads_no_residual_and_is_another_graph_than_a_delta() -> None:
+    topology = chain()
+    table = subnet(topology, "RRR", "RdR", "RsR", "RsR")
+    program = plan_program(table, 1)
+    assert [call.signature for call in program.calls] == [0, 1, 2, 2]
+    assert program.signatures[1].computes == program.signatures[2].computes
+    assert program.signatures[1].reads == (topology.residual(1),)
+    assert program.signatures[2].reads == ()
+    assert program.replaced(topology) == {1}
+    replay(table, program)
+
+
 def test_what_a_delta_emits_is_cached_under_the_name_of_the_port() -> None:
     topology = chain()
     table = subnet(topology, "RRR", "RdR", "RcR")

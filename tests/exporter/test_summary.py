@@ -20,9 +20,10 @@ from tests.toys import chain, hourglass, subnet
 
 
 def test_each_cell_says_what_becomes_of_its_block() -> None:
-    rows = cells(subnet(chain(), "RRR", "RdR", "RcR", "RRc"))
+    rows = cells(subnet(chain(), "RRR", "RsR", "RdR", "RcR", "RRc"))
     assert rows == [
         [Cell.COMPUTED] * 3,
+        [Cell.COMPUTED, Cell.SKIPPED, Cell.COMPUTED],
         [Cell.COMPUTED, Cell.DELTA, Cell.COMPUTED],
         [Cell.GONE, Cell.HELD, Cell.COMPUTED],
         [Cell.GONE] * 3,
@@ -34,8 +35,8 @@ def test_a_delta_that_nobody_reads_is_gone() -> None:
 
 
 def test_the_grid_names_every_kind_of_cell() -> None:
-    lines = grid_lines(subnet(chain(), "RRR", "RdR"))
-    assert lines[1] == f"b {SYMBOLS[Cell.COMPUTED]}{SYMBOLS[Cell.DELTA]}"
+    lines = grid_lines(subnet(chain(), "RRR", "RdR", "RsR"))
+    assert lines[1] == f"b {SYMBOLS[Cell.COMPUTED]}{SYMBOLS[Cell.DELTA]}{SYMBOLS[Cell.SKIPPED]}"
     assert all(f"{SYMBOLS[cell]} {MEANING[cell]}" in lines[-1] for cell in Cell)
     assert len(set(SYMBOLS.values())) == len(set(COLOURS.values())) == len(Cell)
 
@@ -85,6 +86,12 @@ def test_deltas_are_counted_and_cost_their_base_alone() -> None:
     found = summarise(subnet(hourglass(), "RRR", "RRd", "RcR"))
     assert (found["reused"], found["deltas"]) == (1, 1)
     assert found["macs_per_step"] == [576, 546, 66]
+
+
+def test_skips_are_counted_and_what_is_always_skipped_has_no_weights() -> None:
+    found = summarise(subnet(hourglass(), "RRs", "RRs"))
+    assert (found["skips"], found["macs_per_step"]) == (2, [546, 546])
+    assert found["params"] - found["params_kept"] == 3
 
 
 def with_attention() -> SubNet:

@@ -122,3 +122,54 @@ def test_a_delta_that_nobody_reads_is_gone() -> None:
     assert found.macs == (301, 201, 201, 0)
     assert unroll(subnet(chain(), "RRR", "RdR", "RRR")).params == 31
     assert unroll(subnet(chain(), "RRR", "Rdc")).computed[1] == frozenset()
+
+
+def test_a_skip_computes_all_but_its_block() -> None:
+    topology = chain()
+    found = unroll(subnet(topology, "RRR", "RsR"))
+    assert found.computed[0] == {0, 1, 2, 3}, "no residual"
+    assert found.computed[1] == {0, 2, 3, topology.sum(1)}
+    assert found.values[found.effective[1][1]].reads == (found.effective[1][0],)
+    assert found.macs == (301, 201)
+
+
+def test_a_skip_costs_what_leads_to_its_base() -> None:
+    assert unroll(subnet(chain(), "sRR")).macs == (7 + 200 + 1,)
+    assert unroll(subnet(hourglass(), "RRs")).macs == (576 - 30,)
+
+
+def test_a_block_that_is_always_skipped_has_no_weights() -> None:
+    assert unroll(subnet(chain(), "RsR", "RsR")).params == 31 - 10
+    assert unroll(subnet(hourglass(), "RRs", "RcR", "RRs")).params == 59
+    assert unroll(subnet(hourglass(), "RRs", "RRs")).params == 59 - 3, "the shortcut stays"
+
+
+def test_a_reuse_after_a_skip_emits_what_the_skip_did() -> None:
+    found = unroll(subnet(chain(), "RRR", "RsR", "RcR"))
+    assert found.effective[2][1] == found.effective[1][1] != found.effective[0][1]
+    assert found.computed[2] == {2, 3}
+    first = unroll(subnet(chain(), "RsR", "RcR"))
+    assert first.effective[1][1] == first.effective[0][1]
+
+
+def test_a_skip_does_not_change_the_residual() -> None:
+    topology = chain()
+    found = unroll(subnet(topology, "RRR", "RsR", "RdR"))
+    assert found.values[found.effective[2][1]].reads[-1] == found.effective[0][topology.residual(1)]
+
+
+def test_a_skip_and_a_delta_of_one_base_are_not_one_value() -> None:
+    found = unroll(subnet(chain(varying=(True, False, False)), "RRR", "cRs", "RRd", "cRs"))
+    assert found.effective[1][2] != found.effective[2][2] != found.effective[3][2]
+
+
+def test_an_old_value_comes_back_when_its_block_is_skipped_again() -> None:
+    found = unroll(subnet(chain((True, True, False)), "RRR", "csR", "cRR", "csR"))
+    b = [row[1] for row in found.effective]
+    assert b[3] == b[1] != b[2]
+    assert found.effective[3][3] == found.effective[1][3], "and so does the prediction"
+    assert found.calls == (0, 1, 2)
+
+
+def test_a_skip_that_nobody_reads_is_gone() -> None:
+    assert unroll(subnet(chain(), "RRR", "Rsc")).computed[1] == frozenset()

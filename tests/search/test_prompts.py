@@ -19,18 +19,18 @@ def texts(pipelines: Callable[[str], Path]) -> Pipeline:
 def apart(
     pipeline: Pipeline, search: tuple[str, ...] = (), judge: tuple[str, ...] = ()
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    return apart_prompts(pipeline, guided=True, search=search, judge=judge)
+    return apart_prompts(pipeline, search=search, judge=judge)
 
 
 def test_texts_are_halved(texts: Pipeline) -> None:
     search, judge = apart(texts)
-    assert sorted([*search, *judge]) == sorted(default_prompts(texts, guided=True))
+    assert sorted([*search, *judge]) == sorted(default_prompts(texts))
     assert not set(search) & set(judge)
     assert len(search) == len(judge)
 
 
 def test_texts_that_are_given_are_left_out_of_the_others(texts: Pipeline) -> None:
-    known = default_prompts(texts, guided=True)
+    known = default_prompts(texts)
     given = tuple(known[:10])
     assert apart(texts, search=given) == (given, tuple(known[10:]))
     assert apart(texts, judge=given) == (tuple(known[10:]), given)
@@ -41,13 +41,13 @@ def test_all_that_is_given_stays_as_it_is(texts: Pipeline) -> None:
 
 
 def test_all_texts_are_judged_if_all_were_searched_with(texts: Pipeline) -> None:
-    known = tuple(default_prompts(texts, guided=True))
+    known = tuple(default_prompts(texts))
     assert apart(texts, search=known) == (known, known)
 
 
 def test_classes_are_drawn_twice(pipelines: Callable[[str], Path]) -> None:
     pipeline = open_pipeline(pipelines("shapes-dit"), weights=False)
     search, judge = apart(pipeline)
-    assert search == tuple(default_prompts(pipeline, guided=True))
+    assert search == tuple(default_prompts(pipeline))
     assert search != judge
     assert {*search, *judge} <= {str(number) for number in range(24)}

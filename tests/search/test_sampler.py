@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from search.errors import SearchError
-from search.model.scheduler import read_sampler
+from search.model.scheduler import Grid, read_sampler
 from search.sampler import SamplerTable
 
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -52,7 +52,7 @@ def test_a_table_walks_like_its_scheduler(name: str, config: dict[str, Any], ste
     if steps == 1 and not config.get("skip_prk_steps", True):
         steps = 5  # its four Runge-Kutta steps need as many
     scheduler = getattr(diffusers, name)(**config)
-    table = read_sampler(scheduler, steps)
+    table = read_sampler(scheduler, Grid(steps))
 
     scheduler.set_timesteps(steps)
     noise = torch.randn(1, 4, 8, 8, generator=torch.manual_seed(0))
@@ -73,14 +73,14 @@ def test_a_table_walks_like_its_scheduler(name: str, config: dict[str, Any], ste
 @pytest.mark.parametrize(("name", "config"), NOT_AFFINE)
 def test_a_sampler_that_is_not_affine_is_refused_by_name(name: str, config: dict[str, Any]) -> None:
     with pytest.raises(SearchError, match=f"the scheduler {name} is not an affine map"):
-        read_sampler(getattr(diffusers, name)(**config), 8)
+        read_sampler(getattr(diffusers, name)(**config), Grid(8))
 
 
 def test_reading_a_table_leaves_the_scheduler_alone() -> None:
     scheduler = diffusers.UniPCMultistepScheduler(**NOISE)
     scheduler.set_timesteps(7)
     before = scheduler.timesteps.clone()
-    read_sampler(scheduler, 20)
+    read_sampler(scheduler, Grid(20))
     assert torch.equal(scheduler.timesteps, before)
 
 
@@ -96,7 +96,7 @@ def test_steps_that_share_a_prediction_merge_into_their_call() -> None:
 
 def test_ddim_that_holds_predictions_is_ddim_with_larger_steps() -> None:
     scheduler = diffusers.DDIMScheduler(**NOISE, clip_sample=False, set_alpha_to_one=False)
-    every = read_sampler(scheduler, 50)
+    every = read_sampler(scheduler, Grid(50))
     held = every.merge([k - k % 5 for k in range(50)], range(0, 50, 5))
     kept = scheduler.alphas_cumprod.double().numpy()[np.arange(980, -1, -100)]
     # Song et al. 2021, eq. 12 with sigma 0, over the ten timesteps that keep a call.
@@ -111,7 +111,7 @@ def test_ddim_that_holds_predictions_is_ddim_with_larger_steps() -> None:
 
 
 def test_a_table_is_read_back_from_json() -> None:
-    table = read_sampler(diffusers.DDIMScheduler(**NOISE, clip_sample=False), 6)
+    table = read_sampler(diffusers.DDIMScheduler(**NOISE, clip_sample=False), Grid(6))
     again = SamplerTable.from_json(table.to_json())
     np.testing.assert_array_equal(again.inputs, table.inputs)
     np.testing.assert_array_equal(again.final, table.final)

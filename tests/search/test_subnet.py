@@ -33,14 +33,21 @@ from tests.toys import chain, hourglass, subnet
             ),
         ),
         (
-            ("sRR", "cRR"),
-            "step 1 has REUSE for 'a', but no earlier step runs it; set 'a' to RUN at a step before 1",
+            ("sRR", "dRR"),
+            "step 1 has DELTA for 'a', but no earlier step runs it; set 'a' to RUN at a step before 1",
         ),
         (
             ("RRR", "RdR"),
             (
-                "step 1 has DELTA for 'deep', which does not have one tensor in and one of the same "
-                "shape out; use REUSE there"
+                "step 1 has DELTA for ['deep'], but that takes one tensor in and one of the same "
+                "shape out; use RUN or REUSE there, or a finer granularity"
+            ),
+        ),
+        (
+            ("sss", "RRR"),
+            (
+                "step 0 has SKIP for ['deep', 'down'], but that takes one tensor in and one of the "
+                "same shape out; use RUN or REUSE there, or a finer granularity"
             ),
         ),
         (
@@ -61,18 +68,12 @@ def test_a_table_of_the_wrong_length_is_refused() -> None:
         dataclasses.replace(whole, actions=whole.actions[:1])
 
 
-def test_actions_that_a_stage_does_not_know_are_refused_with_their_place() -> None:
-    table = subnet(chain(), "RRR", "RdR")
-    with pytest.raises(SearchError) as caught:
-        table.require({Action.RUN, Action.REUSE})
-    assert (
-        str(caught.value)
-        == "step 1 has DELTA for 'b', which is not supported here yet; use REUSE or RUN"
-    )
+def test_a_block_may_be_skipped_before_it_ever_runs_and_reused_after() -> None:
+    assert subnet(chain(), "sRR", "cRR", "RRR", "dRR").actions[0][0] is Action.SKIP
 
 
 def test_a_saved_subnet_is_read_back_equal(tmp_path: Path) -> None:
-    table = subnet(hourglass(), "RRR", "RcR", "Rsd")
+    table = subnet(hourglass(), "RRR", "RcR", "Rcd", "RRs")
     table.save(tmp_path / "subnet.json")
     assert SubNet.load(tmp_path / "subnet.json") == table
     assert [p.name for p in tmp_path.iterdir()] == ["subnet.json"]
@@ -85,9 +86,9 @@ def test_a_saved_subnet_is_read_back_equal(tmp_path: Path) -> None:
         ("[]", "is not a SubNet; give a file written by stepcarve search"),
         (
             '{"kind": "stepcarve-subnet", "schema": 99}',
-            "has schema 99, but this stepcarve reads 1 and 2",
+            "has schema 99, but this stepcarve reads 1 to 3",
         ),
-        ('{"kind": "stepcarve-subnet", "schema": 2}', "lacks or garbles 'binding'"),
+        ('{"kind": "stepcarve-subnet", "schema": 3}', "lacks or garbles 'binding'"),
     ],
 )
 def test_a_file_that_is_no_subnet_is_refused(tmp_path: Path, content: str, message: str) -> None:
@@ -101,6 +102,7 @@ def test_a_file_that_is_no_subnet_is_refused(tmp_path: Path, content: str, messa
 def in_schema_1(table: SubNet) -> dict[str, Any]:
     """The file that a stepcarve without DELTA would have written."""
     data = table.to_json() | {"schema": 1}
+    data["binding"] = {k: v for k, v in data["binding"].items() if k != "noise_shape"}
     topology = table.topology
     data["topology"] |= {
         "reads": data["topology"]["reads"][: topology.output + 1],
@@ -125,7 +127,7 @@ def test_a_file_of_schema_1_is_read_and_costs_the_same() -> None:
 def test_nothing_in_a_file_of_schema_1_allows_delta() -> None:
     data = in_schema_1(subnet(chain(), "RRR", "RcR"))
     data["actions"][1][1] = "DELTA"
-    with pytest.raises(SearchError, match=r"old.json': step 1 has DELTA for 'b', which does not"):
+    with pytest.raises(SearchError, match=r"old.json': step 1 has DELTA for \['b'\], but that"):
         SubNet.from_json(data, "old.json")
 
 

@@ -33,7 +33,7 @@ def opened(pipelines: Callable[[str], Path]) -> Pipeline:
 def runs(opened: Pipeline) -> tuple[Trajectories, Trajectories]:
     made = [
         sample_trajectories(
-            opened, PROMPTS, steps=STEPS, guidance=GUIDANCE, latent_shape=(4, 16, 16), seed=seed
+            opened, PROMPTS, steps=STEPS, guidance=GUIDANCE, noise_shape=(4, 16, 16), seed=seed
         )
         for seed in (0, 1)
     ]

@@ -12,23 +12,23 @@ from tests.search.fitting.toy import linear_runs
 def test_it_improves_a_bad_start_and_never_spoils_one() -> None:
     fitted, held_out = linear_runs(seed=0), linear_runs(seed=1)
     start = assess(fitted, held_out, [0, 0.5, 1.0])
-    found = refine(fitted, held_out, start, iterations=20, every=5)
+    found = refine(fitted, held_out, start, iterations=20, every=5, batch=4)
     assert found.error < 0.9 * start.error
-    assert refine(fitted, held_out, found, iterations=1, every=1).error <= found.error
+    assert refine(fitted, held_out, found, iterations=1, every=1, batch=4).error <= found.error
 
 
 def test_it_reports_each_iteration() -> None:
     runs = linear_runs()
     seen: list[int] = []
     start = assess(runs, runs, [0, 3])
-    refine(runs, runs, start, iterations=4, every=2, progress=lambda i, _: seen.append(i))
+    refine(runs, runs, start, iterations=4, every=2, batch=4, progress=lambda i, _: seen.append(i))
     assert seen == [1, 2, 3, 4]
 
 
 def test_one_call_has_nothing_to_move() -> None:
     runs = linear_runs()
     start = assess(runs, runs, [0])
-    assert refine(runs, runs, start, iterations=3, every=1) is start
+    assert refine(runs, runs, start, iterations=3, every=1, batch=4) is start
 
 
 def test_positions_increase_from_the_first_to_at_most_the_last() -> None:

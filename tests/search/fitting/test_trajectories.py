@@ -29,7 +29,7 @@ def test_they_end_where_diffusers_does(
     opened = open_pipeline(pipelines(name))
     size = opened.denoiser.config.sample_size
     runs = sample_trajectories(
-        opened, prompts, steps=5, guidance=guidance, latent_shape=(4, size, size), seed=3
+        opened, prompts, steps=5, guidance=guidance, noise_shape=(4, size, size), seed=3
     )
     theirs = sample(opened, Request(prompts, 5, guidance, latents=runs.noise)).latents[-1]
     assert runs.error(theirs).max() < 1e-5

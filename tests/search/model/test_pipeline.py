@@ -41,7 +41,8 @@ def test_a_pipeline_of_an_unknown_class_is_refused_with_the_known_ones(copy: Pat
     data = json.loads(index.read_text()) | {"_class_name": "AudioLDMPipeline"}
     index.write_text(json.dumps(data))
     with pytest.raises(
-        SearchError, match=r"'AudioLDMPipeline'; stepcarve knows DiTPipeline, Stable"
+        SearchError,
+        match=r"'AudioLDMPipeline'; stepcarve knows AuraFlowPipeline, DiTPipeline, Flux",
     ):
         open_pipeline(copy)
 

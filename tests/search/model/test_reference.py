@@ -53,7 +53,7 @@ def test_random_subnets_equal_blocks_gated_by_hand(
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("granularity", list(Granularity))
-def test_random_mixes_with_delta_equal_blocks_gated_by_hand(
+def test_random_mixes_of_all_actions_equal_blocks_gated_by_hand(
     pipelines: Callable[[str], Path], name: str, granularity: Granularity
 ) -> None:
     opened = open_pipeline(pipelines(name))
@@ -111,6 +111,80 @@ def test_a_block_under_delta_is_not_called_but_for_its_shortcut(
     for handle in handles:
         handle.remove()
     assert called == {"conv1": 3, "conv2": 3, "norm1": 3, "before": 6}
+
+
+def test_an_old_value_comes_back_when_its_block_is_skipped_again(
+    pipelines: Callable[[str], Path],
+) -> None:
+    opened = open_pipeline(pipelines("shapes-dit"))
+    whole = full(opened, Options(steps=6))
+    gates = {(t, 4): Action.REUSE for t in (2, 3, 4)}
+    gates |= {(2, 5): Action.SKIP, (4, 5): Action.SKIP, (5, 5): Action.REUSE}
+    subnet = schedules.with_actions(whole, lambda t, b: gates.get((t, b), Action.RUN), method="x")
+    ask = request(opened, 6)
+    with gated_by_hand(opened.denoiser, subnet):
+        expected = sample(opened, ask)
+    assert difference(sample(opened, ask, subnet).latents[-1], expected.latents[-1]) <= 1e-6
+
+
+@pytest.mark.parametrize(
+    ("name", "granularity", "block", "parts", "left"),
+    [
+        ("shapes-sd", Granularity.LAYER, "up_blocks.1.resnets.0", ("conv1", "time_emb_proj"), True),
+        ("shapes-sd", Granularity.BRANCH, "up_blocks.1.attentions.1", ("proj_in", "norm"), False),
+        ("shapes-sd", Granularity.STAGE, "mid_block", ("resnets.0.conv1", "attentions.0"), False),
+        ("two-levels", Granularity.LAYER, "mid_block.attentions.0", ("proj_in",), False),
+        ("shapes-dit", Granularity.LAYER, "transformer_blocks.3", ("attn1.to_q", "norm1"), False),
+    ],
+)
+def test_a_block_that_is_always_skipped_is_never_called_but_for_its_shortcut(
+    pipelines: Callable[[str], Path],
+    name: str,
+    granularity: Granularity,
+    block: str,
+    parts: tuple[str, ...],
+    left: bool,
+) -> None:
+    opened = open_pipeline(pipelines(name))
+    whole = full(opened, Options(steps=3, granularity=granularity))
+    at = whole.topology.blocks.index(block)
+    subnet = schedules.with_actions(
+        whole, lambda _, b: Action.SKIP if b == at else Action.RUN, method="skip"
+    )
+    module = opened.denoiser.get_submodule(block)
+    called: list[str] = []
+    watched = (*parts, "conv_shortcut") if left else parts
+    handles = [
+        module.get_submodule(part).register_forward_hook(lambda *_, part=part: called.append(part))
+        for part in watched
+    ]
+    ask = request(opened, 3)
+    found = sample(opened, ask, subnet)
+    assert called == ["conv_shortcut"] * (len(found.latents) if left else 0)
+    for handle in handles:
+        handle.remove()
+    with gated_by_hand(opened.denoiser, subnet):
+        expected = sample(opened, ask)
+    assert difference(found.latents[-1], expected.latents[-1]) <= 1e-6
+    assert difference(found.latents[-1], sample(opened, ask).latents[-1]) > 1e-4
+
+
+def test_a_skipped_block_still_runs_for_a_block_inside_it_that_is_read_later(
+    pipelines: Callable[[str], Path],
+) -> None:
+    opened = open_pipeline(pipelines("shapes-dit"))
+    whole = full(opened, Options(steps=3, granularity=Granularity.LAYER))
+    outer, inner = map(
+        whole.topology.blocks.index, ("transformer_blocks.3", "transformer_blocks.3.attn1")
+    )
+    gates = {(0, outer): Action.SKIP, (1, inner): Action.REUSE}
+    subnet = schedules.with_actions(
+        whole, lambda t, b: gates.get((t, b), Action.RUN), method="inner"
+    )
+    ask = request(opened, 3)
+    with gated_by_hand(opened.denoiser, subnet):
+        expected = sample(opened, ask)
+    assert difference(sample(opened, ask, subnet).latents[-1], expected.latents[-1]) <= 1e-6
 
 
 def test_the_full_subnet_changes_nothing(pipelines: Callable[[str], Path]) -> None:

@@ -1,0 +1,203 @@
+"""Token ids to the denoiser's conditions: diffusers' own pipeline up to its first call of the denoiser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from tokenizers import Tokenizer, normalizers
+from torch import Tensor, nn
+
+from search.errors import SearchError
+from search.model.recording import record_conditions, with_gradients, with_parts
+from search.model.scheduler import Instant, StillScheduler
+from search.prompt import Fill, PromptInput
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from search.model.family import Request
+    from search.model.pipeline import Pipeline
+
+TEXTS = {"prompt": " Stepcarve prompt ", "negative": " Stepcarve negative "}
+"""What stands for the texts while the pipeline runs; their blanks and capitals show what it does."""
+GIVEN = "negative_given"
+
+
+class TextConditioner(nn.Module):
+    """Prompt inputs to conditions, for any pipeline that reads its texts with tokenizers.
+
+    While the pipeline runs, its tokenizers answer with the module's inputs instead of token ids.
+    Which inputs there are is found by running it once.
+    """
+
+    def __init__(self, pipeline: Pipeline, request: Request) -> None:
+        super().__init__()
+        pipe = pipeline.pipe
+        self._pipeline = pipeline
+        self._names = [name for name, part in pipe.components.items() if _is_tokenizer(part)]
+        for name, part in pipe.components.items():
+            if isinstance(part, nn.Module) and part is not pipeline.denoiser:
+                self.add_module(name, part)
+        self._scheduler = StillScheduler([Instant(1)], pipe.scheduler.config)
+        self._request = replace(request, prompts=(TEXTS["prompt"],), negative=TEXTS["negative"])
+        self.inputs: list[PromptInput] = []
+        self.tokenizers: dict[str, Tokenizer] = {}
+        self._conditions(self._request, self._note)
+        # Such a pipeline takes no negative prompt for another thing than an empty one.
+        self._zeros = pipe.config.get("force_zeros_for_empty_prompt", False) and any(
+            each.source == "negative" for each in self.inputs
+        )
+        if self._zeros:
+            self.inputs.append(PromptInput(GIVEN, "negative", Fill.GIVEN))
+
+    def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
+        """What `inputs` says, in that order -> the conditions by name."""
+        given = {each.name: tensor for each, tensor in zip(self.inputs, inputs, strict=True)}
+
+        def answer(tokenizer: str, source: str, fill: Fill, length: int, text: str) -> Tensor:
+            del length, text
+            return given[_input_name(tokenizer, source, fill)]
+
+        conditions = self._conditions(self._request, answer)
+        if not self._zeros:
+            return conditions
+        plain = self._conditions(replace(self._request, negative=""), answer)
+        has_negative = given[GIVEN].bool()
+        return {
+            name: torch.where(has_negative, tensor, plain[name])
+            if tensor.is_floating_point()
+            else tensor
+            for name, tensor in conditions.items()
+        }
+
+    def _conditions(self, request: Request, answer: _Answer) -> dict[str, Tensor]:
+        """Run the pipeline with its tokenizers answering by `answer`."""
+        pipe = self._pipeline.pipe
+        stubs = {name: _Tokens(name, getattr(pipe, name), answer) for name in self._names}
+        with ExitStack() as stack:
+            stack.enter_context(with_gradients(pipe))
+            stack.enter_context(with_parts(pipe, scheduler=self._scheduler, **stubs))
+            return record_conditions(self._pipeline, request)
+
+    def _note(self, tokenizer: str, source: str, fill: Fill, length: int, text: str) -> Tensor:
+        """Add an input, and what the pipeline does to the text to its tokenizer; answer anything."""
+        name, file = _input_name(tokenizer, source, fill), f"{tokenizer}.json"
+        noted = PromptInput(name, source, fill, length=length, tokenizer=file)
+        if noted not in self.inputs:
+            self.inputs.append(noted)
+        self.tokenizers[file] = _padded(getattr(self._pipeline.pipe, tokenizer), length, text)
+        lengths = sorted({each.length for each in self.inputs if each.tokenizer == file})
+        if len(lengths) > 1:
+            msg = (
+                f"the pipeline pads texts of its {tokenizer} to {lengths}; one length is supported"
+            )
+            raise SearchError(msg)
+        return torch.ones(noted.shape, dtype=torch.int64)
+
+
+if TYPE_CHECKING:
+    _Answer = Callable[[str, str, Fill, int, str], Tensor]
+
+
+class _Tokens:
+    """Stands in for a tokenizer of a pipeline."""
+
+    def __init__(self, name: str, tokenizer: Any, answer: _Answer) -> None:
+        self._name, self._tokenizer, self._answer = name, tokenizer, answer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+    def __call__(
+        self,
+        text: str | list[str],
+        *,
+        padding: str | bool = False,
+        max_length: int | None = None,
+        **options: Any,
+    ) -> Any:
+        """Answer with inputs for our texts, and with the tokenizer's own ids for any other."""
+        [one] = [text] if isinstance(text, str) else text
+        source = _source_of(one)
+        if source is None:
+            return self._tokenizer(text, padding=padding, max_length=max_length, **options)
+        if padding != "max_length":
+            return _Encoded(lambda _: torch.zeros(1, 0, dtype=torch.int64))
+        length = max_length or self._tokenizer.model_max_length
+        return _Encoded(lambda fill: self._answer(self._name, source, fill, length, one))
+
+
+class _Encoded(Mapping[str, Tensor]):
+    """What a tokenizer returns: token ids and their mask, by key or by attribute.
+
+    Without padding to a length, pipelines only ask to warn of texts that are too long: nothing is.
+    """
+
+    _FILLS: ClassVar[dict[str, Fill]] = {"input_ids": Fill.IDS, "attention_mask": Fill.MASK}
+
+    def __init__(self, find: Callable[[Fill], Tensor]) -> None:
+        self._find = find
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._find(self._FILLS[name])
+
+    def __getattr__(self, name: str) -> Tensor:
+        if name not in self._FILLS:
+            raise AttributeError(name)
+        return self[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._FILLS)
+
+    def __len__(self) -> int:
+        return len(self._FILLS)
+
+
+def _source_of(text: str) -> str | None:
+    """Which of our texts the pipeline has made `text` of; None if it is another."""
+    for source, ours in TEXTS.items():
+        plain = ours.strip().lower()
+        if text.strip().lower() == plain:
+            return source
+        if plain in text.lower():
+            msg = f"the pipeline puts the {source} into a longer text, {text!r}; that is not supported"
+            raise SearchError(msg)
+    return None
+
+
+def _padded(tokenizer: Any, length: int, text: str) -> Tokenizer:
+    """The fast tokenizer behind one of transformers, made to pad and cut, and to do what was done to `text`."""
+    if not hasattr(tokenizer, "backend_tokenizer"):
+        msg = (
+            f"{type(tokenizer).__name__} has no fast tokenizer; save the pipeline with one that has"
+        )
+        raise SearchError(msg)
+    copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    done: list[Any] = []
+    if text == text.strip():
+        done.append(normalizers.Strip())
+    if text == text.lower():
+        done.append(normalizers.Lowercase())
+    if done:
+        own = copy.normalizer
+        copy.normalizer = normalizers.Sequence([*done, *([] if own is None else [own])])
+    copy.enable_truncation(length)
+    copy.enable_padding(
+        direction=tokenizer.padding_side,
+        length=length,
+        pad_id=tokenizer.pad_token_id,
+        pad_token=tokenizer.pad_token,
+    )
+    return copy
+
+
+def _input_name(tokenizer: str, source: str, fill: Fill) -> str:
+    return f"{source}_{fill}{tokenizer.removeprefix('tokenizer')}"
+
+
+def _is_tokenizer(part: Any) -> bool:
+    return hasattr(part, "model_max_length")

@@ -1,0 +1,216 @@
+"""What diffusers' own pipelines do, read by running them with recording parts in place."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from search.errors import SearchError
+from search.model.family import Request
+from search.model.scheduler import Grid
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from search.model.pipeline import Pipeline
+
+
+@dataclass(frozen=True)
+class DenoiserCall:
+    """The arguments of the first call of the denoiser, as diffusers' pipeline gives them.
+
+    Attributes:
+        arguments: all but latents and timestep.
+        sample: the latents `[B, ...]` or, guided, `[2 * B, ...]`.
+        timestep: what the denoiser is told, `[]` or `[len(sample)]`.
+        conditions: the tensors among `arguments`, by their place there.
+        guided: whether there is a conditional and an unconditional half.
+        unit: how much of the scheduler's timestep is 1 for the denoiser.
+        drawn: shape of the noise that the pipeline drew, `[B, C, H, W]`; None if it was given some.
+    """
+
+    arguments: dict[str, Any]
+    sample: Tensor
+    timestep: Tensor
+    conditions: dict[str, Tensor]
+    guided: bool
+    unit: float
+    drawn: tuple[int, ...] | None
+
+    def told(self, timestep: Tensor) -> Tensor:
+        """What the denoiser is told at one of the scheduler's timesteps `[]`, for the whole batch."""
+        timestep = timestep if self.unit == 1 else timestep / self.unit
+        return timestep.expand(self.timestep.shape)
+
+    def layout(self) -> tuple[int, ...] | None:
+        """Per element of the latents, which element of the drawn noise it is; None: its own.
+
+        Raises:
+            SearchError: the latents are not the noise in another order.
+        """
+        if self.drawn is None or self.sample.shape[1:] == self.drawn[1:]:
+            return None
+        order = self.sample[: len(self.sample) // (2 if self.guided else 1)].flatten().long()
+        if not torch.equal(order.sort().values, torch.arange(math.prod(self.drawn))):
+            msg = (
+                f"the pipeline makes latents {tuple(self.sample.shape)} of noise {self.drawn} by more "
+                "than ordering it anew; such pipelines are not supported"
+            )
+            raise SearchError(msg)
+        return tuple(order.tolist())
+
+
+class _RecordedError(Exception):
+    """Ends the pipeline's run once what was wanted is known."""
+
+
+def record_call(pipeline: Pipeline, request: Request) -> DenoiserCall:
+    """Run diffusers' pipeline up to its first call of the denoiser and keep the arguments.
+
+    What the pipeline draws as noise is numbered instead, element by element.
+    """
+    family = pipeline.family
+    drawn: list[tuple[int, ...]] = []
+
+    def number(shape: tuple[int, ...], *_: Any, device: Any = None, **__: Any) -> Tensor:
+        drawn.append(tuple(shape))
+        return torch.arange(math.prod(shape), dtype=torch.float32, device=device).reshape(shape)
+
+    with mock.patch.object(inspect.getmodule(type(pipeline.pipe)), "randn_tensor", number):
+        found = _record_arguments(pipeline, request)
+    sample, timestep = found.pop(family.sample), found.pop(family.timestep)
+    told = float(timestep.flatten()[0])
+    scheduled = float(pipeline.pipe.scheduler.timesteps[0])
+    return DenoiserCall(
+        arguments=found,
+        sample=sample,
+        timestep=timestep,
+        conditions=_tensors(found),
+        guided=len(sample) == 2 * len(request.prompts) * request.images,
+        unit=1.0 if told == scheduled else scheduled / told,
+        drawn=drawn[0] if drawn else None,
+    )
+
+
+def record_conditions(pipeline: Pipeline, request: Request) -> dict[str, Tensor]:
+    """What the denoiser is told in its first call beside latents and timestep; can be traced."""
+    found = _record_arguments(pipeline, request)
+    del found[pipeline.family.sample], found[pipeline.family.timestep]
+    return _tensors(found)
+
+
+def _record_arguments(pipeline: Pipeline, request: Request) -> dict[str, Any]:
+    """The arguments of the first call of the denoiser, asked for a tuple."""
+    signature = inspect.signature(pipeline.denoiser.forward)
+    found: dict[str, Any] = {}
+
+    def record(*args: Any, **kwargs: Any) -> None:
+        found.update(signature.bind(*args, **kwargs).arguments)
+        raise _RecordedError
+
+    with mock.patch.object(pipeline.denoiser, "forward", record):
+        _run(pipeline, request)
+    found.pop("kwargs", None)
+    return found | {"return_dict": False}
+
+
+def _tensors(arguments: dict[str, Any]) -> dict[str, Tensor]:
+    """The tensors among the arguments, by their place there."""
+    return {
+        path_name(path): leaf
+        for path, leaf in pytree.tree_leaves_with_path(arguments)
+        if isinstance(leaf, Tensor)
+    }
+
+
+def record_grid(pipeline: Pipeline, steps: int, size: tuple[int, int] | None) -> Grid:
+    """What the pipeline asks of its scheduler for `steps` and pictures of `size` (height, width)."""
+    original = pipeline.pipe.scheduler.set_timesteps
+    found: dict[str, Any] = {}
+
+    @wraps(original)
+    def record(*args: Any, **kwargs: Any) -> None:
+        found.update(inspect.signature(original).bind(*args, **kwargs).arguments)
+        raise _RecordedError
+
+    request = Request((pipeline.family.default_prompt,), steps, 1.0).sized(size)
+    with mock.patch.object(pipeline.pipe.scheduler, "set_timesteps", record):
+        _run(pipeline, request)
+    asked = {name: value for name, value in found.items() if value is not None}
+    asked.pop("device", None)
+    unknown = sorted(asked.keys() - {"num_inference_steps", "sigmas", "mu"})
+    if unknown:
+        msg = f"the pipeline gives its scheduler {unknown}; such pipelines are not supported"
+        raise SearchError(msg)
+    sigmas, mu = asked.get("sigmas"), asked.get("mu")
+    return Grid(
+        steps=steps,
+        sigmas=None if sigmas is None else tuple(map(float, sigmas)),
+        mu=None if mu is None else float(mu),
+    )
+
+
+def record_encoding(pipeline: Pipeline) -> Any:
+    """What the pipeline's own `encode_prompt` returns for its default prompt; None if it has none."""
+    original = getattr(pipeline.pipe, "encode_prompt", None)
+    if original is None:
+        return None
+    found: list[Any] = []
+
+    @wraps(original)
+    def record(*args: Any, **kwargs: Any) -> None:
+        found.append(original(*args, **kwargs))
+        raise _RecordedError
+
+    with with_parts(pipeline.pipe, encode_prompt=record):
+        _run(pipeline, Request((pipeline.family.default_prompt,), 1, 1.0))
+    return found[0]
+
+
+def _run(pipeline: Pipeline, request: Request) -> None:
+    """Run diffusers' pipeline until something is recorded."""
+    try:
+        with at_home(pipeline.pipe), torch.no_grad():
+            pipeline.family.call(pipeline.pipe, request, None)
+    except _RecordedError:
+        pass
+    except ValueError as error:
+        msg = f"the pipeline refuses these settings: {' '.join(str(error).split())}; choose others"
+        raise SearchError(msg) from error
+
+
+@contextmanager
+def at_home(pipe: Any) -> Iterator[None]:
+    """While open, the pipeline works on its VAE's device: the denoiser may be on the meta device."""
+    device = property(lambda _: pipe.vae.device)
+    with mock.patch.object(type(pipe), "_execution_device", device):
+        yield
+
+
+@contextmanager
+def with_parts(pipe: Any, **parts: Any) -> Iterator[None]:
+    """While open, these attributes of the pipeline are others."""
+    with mock.patch.dict(vars(pipe), parts):
+        yield
+
+
+@contextmanager
+def with_gradients(pipe: Any) -> Iterator[None]:
+    """While open, the pipeline's call leaves the mode of automatic differentiation alone."""
+    call: Callable[..., Any] = inspect.unwrap(type(pipe).__call__)
+    with mock.patch.object(type(pipe), "__call__", call):
+        yield
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """The place of a leaf as an identifier: `added_cond_kwargs__time_ids`."""
+    return "__".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path)

@@ -1,0 +1,187 @@
+"""Every family, from its text encoders to its pictures, against diffusers' own pipeline."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from engines.base import make_engine
+from engines.errors import EngineError
+from engines.parity import verify
+from engines.runner import Runner
+from exporter.bundle import Bundle
+from exporter.export import export
+from search.methods import search
+from search.model.family import Request
+from search.model.pipeline import open_pipeline
+from search.model.reference import sample
+from search.options import Options
+from search.subnet import Granularity, SubNet
+from tests.hand_gating import gated_by_hand
+from tests.mixes import random_mix
+
+MakeBundle = Callable[[str, SubNet], Bundle]
+TOLERANCE = 1e-4
+PIXEL = 1.5 / 255
+PROMPT = " A small Red circle, left on a grey field "
+SIZE = (16, 24)
+
+
+@dataclass(frozen=True)
+class Case:
+    """How people call a pipeline.
+
+    Attributes:
+        guidance: scale.
+        negative: prompt, for those that take one.
+        arguments: of the public call beside the usual ones.
+    """
+
+    guidance: float
+    negative: str = ""
+    arguments: tuple[tuple[str, Any], ...] = ()
+
+
+PIXART = (("clean_caption", False), ("use_resolution_binning", False))
+CASES = {
+    "sdxl": Case(5.0, "Blue"),
+    "sd3": Case(7.0, "Blue"),
+    "flux-dev": Case(3.5),
+    "flux-schnell": Case(0.0),
+    "aura-flow": Case(3.5, "Blue"),
+    "pixart-sigma": Case(4.5, "Blue", PIXART),
+    "pixart-alpha": Case(4.5, "Blue", PIXART),
+}
+
+
+def options(name: str, **settings: Any) -> Options:
+    size = {"height": SIZE[0], "width": SIZE[1]}
+    return Options(guidance=CASES[name].guidance, **{"steps": 4, **size, **settings})
+
+
+def pictures_of_diffusers(path: Path, name: str, negative: str) -> np.ndarray:
+    """Straight through diffusers' public call, seed included; nothing of ours in between."""
+    case = CASES[name]
+    extra = {"negative_prompt": negative} if negative else {}
+    pipe = open_pipeline(path).pipe
+    images: np.ndarray = pipe(
+        prompt=PROMPT,
+        guidance_scale=case.guidance,
+        num_inference_steps=4,
+        height=SIZE[0],
+        width=SIZE[1],
+        generator=torch.Generator().manual_seed(5),
+        output_type="np",
+        **extra,
+        **dict(case.arguments),
+    ).images
+    return images
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_full_equals_diffusers_picture_for_picture(
+    pipelines: Callable[[str], Path], make_bundle: MakeBundle, name: str
+) -> None:
+    opened = open_pipeline(pipelines(name), weights=False)
+    bundle = make_bundle(name, search(opened, "full", options(name)))
+    runner = Runner(bundle, make_engine("onnxruntime", "cpu"))
+    plain = runner.run(PROMPT, seed=5).images / 255
+    assert np.abs(plain - pictures_of_diffusers(pipelines(name), name, "")).max() <= PIXEL
+    assert plain.shape == (1, *SIZE, 3)
+    other = runner.run("green", seed=5).images / 255
+    assert np.abs(plain - other).max() > PIXEL, "the prompt counts"
+    if negative := CASES[name].negative:
+        away = runner.run(PROMPT, seed=5, negative=negative).images / 255
+        expected = pictures_of_diffusers(pipelines(name), name, negative)
+        assert np.abs(away - expected).max() <= PIXEL
+        assert np.abs(away - plain).max() > PIXEL, "the negative prompt counts"
+
+
+@pytest.mark.parametrize("granularity", [Granularity.BRANCH, Granularity.LAYER])
+@pytest.mark.parametrize("name", CASES)
+def test_random_mixes_equal_diffusers_gated_by_hand(
+    pipelines: Callable[[str], Path],
+    make_bundle: MakeBundle,
+    name: str,
+    granularity: Granularity,
+) -> None:
+    opened = open_pipeline(pipelines(name))
+    whole = search(opened, "full", options(name, granularity=granularity))
+    subnet = random_mix(whole, seed=5)
+    bundle = make_bundle(name, subnet)
+    noise = np.random.default_rng(3).standard_normal(bundle.latent_shape).astype(np.float32)
+    found = Runner(bundle, make_engine("onnxruntime", "cpu")).run(PROMPT, latents=noise)
+    ask = Request((PROMPT,), 4, subnet.guidance, latents=torch.from_numpy(noise)).sized(SIZE)
+    with gated_by_hand(opened.denoiser, subnet):
+        expected = sample(opened, ask).latents[-1].numpy()
+    assert relative(found.latents, expected) <= TOLERANCE
+    assert relative(found.latents, sample(opened, ask).latents[-1].numpy()) > TOLERANCE
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_parity_is_verified(
+    pipelines: Callable[[str], Path], make_bundle: MakeBundle, name: str
+) -> None:
+    opened = open_pipeline(pipelines(name), weights=False)
+    subnet = random_mix(search(opened, "full", options(name)), seed=5)
+    bundle, engine = make_bundle(name, subnet), make_engine("onnxruntime", "cpu")
+    parity, _ = verify(bundle, engine, pipelines(name), prompt=PROMPT, seed=1)
+    assert parity.failures == ()
+
+
+def test_an_embedded_guidance_scale_cannot_be_changed(
+    pipelines: Callable[[str], Path], make_bundle: MakeBundle
+) -> None:
+    opened = open_pipeline(pipelines("flux-dev"), weights=False)
+    bundle = make_bundle("flux-dev", search(opened, "full", options("flux-dev")))
+    runner = Runner(bundle, make_engine("onnxruntime", "cpu"))
+    with pytest.raises(EngineError, match=r"guidance 2 was asked .* was exported for 3\.5 alone"):
+        runner.run(PROMPT, guidance=2.0)
+    with pytest.raises(EngineError, match="takes no negative prompt"):
+        runner.run(PROMPT, negative="Blue")
+    runner.run(PROMPT, guidance=3.5)
+
+
+@pytest.mark.parametrize("name", ["flux-schnell", "sd3"])
+def test_two_images_without_guidance_equal_diffusers(
+    pipelines: Callable[[str], Path], tmp_path: Path, name: str
+) -> None:
+    opened = open_pipeline(pipelines(name))
+    subnet = search(opened, "full", replace(options(name), guidance=1.0))
+    assert not subnet.binding.guided
+    bundle = export(pipelines(name), subnet, tmp_path / "bundle", batch=2)
+    found = Runner(bundle, make_engine("onnxruntime", "cpu")).run(PROMPT, seed=5).images / 255
+    expected = opened.pipe(
+        prompt=PROMPT,
+        guidance_scale=1.0,
+        num_inference_steps=4,
+        num_images_per_prompt=2,
+        height=SIZE[0],
+        width=SIZE[1],
+        generator=torch.Generator().manual_seed(5),
+        output_type="np",
+    ).images
+    assert np.abs(found - expected).max() <= PIXEL
+    assert np.abs(found[0] - found[1]).max() > PIXEL
+
+
+def test_a_prompt_is_encoded_once_even_where_an_empty_negative_one_is_another_thing(
+    pipelines: Callable[[str], Path], make_bundle: MakeBundle
+) -> None:
+    opened = open_pipeline(pipelines("sdxl"), weights=False)
+    bundle = make_bundle("sdxl", search(opened, "full", options("sdxl")))
+    graph = onnx.load(bundle.file("condition.onnx"), load_external_data=False).graph
+    uses = Counter(name for node in graph.node for name in node.input if "q_proj.weight" in name)
+    assert set(uses.values()) == {2}, "prompt and negative"
+
+
+def relative(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
