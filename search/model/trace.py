@@ -108,10 +108,15 @@ def trace(
 
 def _convert(denoiser: nn.Module, dtype: torch.dtype) -> None:
     """Give the denoiser `dtype`, but for the modules that its class keeps in float32."""
-    kept = tuple(getattr(denoiser, "_keep_in_fp32_modules", None) or ())
-    for name, tensor in (*denoiser.named_parameters(), *denoiser.named_buffers()):
-        if tensor.is_floating_point() and not set(kept) & set(name.split(".")):
-            tensor.data = tensor.data.to(dtype)
+    kept = set(getattr(denoiser, "_keep_in_fp32_modules", None) or ())
+    for name, module in denoiser.named_modules():
+        if kept & set(name.split(".")):
+            continue
+        for key, tensor in module.named_parameters(recurse=False):
+            setattr(module, key, nn.Parameter(tensor.detach().to(dtype), requires_grad=False))
+        for key, tensor in module.named_buffers(recurse=False):
+            if tensor.is_floating_point():
+                setattr(module, key, tensor.to(dtype))
 
 
 class _Output(NamedTuple):

@@ -33,7 +33,8 @@ def test_float16_halves_the_weights_and_holds_parity(
     )
     sizes = [(bundle.path / "weights.bin").stat().st_size for bundle in (half, single)]
     params = subnet.topology.params
-    assert sizes[1] - sizes[0] == pytest.approx(2 * params, rel=0.02)
+    # Less than all of it: what the timestep alone decides is a table, its weights are in neither.
+    assert 0.85 * 2 * params < sizes[1] - sizes[0] <= 2 * params
     engine = make_engine("onnxruntime", "cpu")
     parity, _ = verify(half, engine, pipelines(name), prompt=prompt)
     assert parity.passed, parity.failures
