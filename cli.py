@@ -451,12 +451,16 @@ def inspect(source: Path, image: Path | None, as_json: bool) -> None:
 @pipeline_argument
 @click.argument("subnet", type=PATH)
 @click.option("-o", "--out", type=PATH, required=True, help="The bundle to make, a directory.")
-@click.option("--dtype", type=click.Choice(["float32"]), default="float32", show_default=True)
+@click.option(
+    "--dtype",
+    default="float32",
+    show_default=True,
+    help="Of the denoiser: float32, float16 or bfloat16.",
+)
 @click.option("--batch", default=1, show_default=True, help="Images per prompt.")
 @json_option
 def export(pipeline: Path, subnet: Path, out: Path, dtype: str, batch: int, as_json: bool) -> None:
     """Carve the step graphs of a SubNet out of its pipeline, into a bundle."""
-    del dtype
     _quiet_libraries()
     from exporter.export import export as run_export
     from exporter.summary import summarise
@@ -464,7 +468,7 @@ def export(pipeline: Path, subnet: Path, out: Path, dtype: str, batch: int, as_j
 
     loaded = SubNet.load(subnet)
     with _status() as report:
-        bundle = run_export(pipeline, loaded, out, batch=batch, report=report)
+        bundle = run_export(pipeline, loaded, out, batch=batch, dtype=dtype, report=report)
     size = sum(file.stat().st_size for file in bundle.path.iterdir())
     if as_json:
         summary = summarise(loaded, batch)

@@ -26,10 +26,26 @@ if TYPE_CHECKING:
     from search.model.reference import Trajectory
     from search.subnet import SubNet
 
-CALL_TOLERANCE = 1e-4
-"""Relative L2 error allowed in one call on the reference's own inputs, in float32."""
-FINAL_TOLERANCE = 1e-3
-"""Relative L2 error allowed in the final latents of a whole run, in float32."""
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Relative L2 errors that are allowed.
+
+    Attributes:
+        call: in one call on the reference's own inputs.
+        final: in the final latents of a whole run, and in the picture decoded from given latents.
+    """
+
+    call: float
+    final: float
+
+
+TOLERANCES = {
+    "float32": Tolerance(call=1e-4, final=1e-3),
+    "float16": Tolerance(call=1e-2, final=3e-2),
+    "bfloat16": Tolerance(call=6e-2, final=2e-1),
+}
+"""By the dtype of the bundle; the reference is float32."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +87,7 @@ class Parity:
         decoder: relative L2 error of the picture decoded from the reference's final latents.
         psnr: of the picture, in dB, against the reference's; infinite if equal, NaN if none.
         failures: one sentence each, in order of the steps; none if parity holds.
+        tolerance: what was allowed.
     """
 
     engine: str
@@ -81,6 +98,7 @@ class Parity:
     decoder: float
     psnr: float
     failures: tuple[str, ...]
+    tolerance: Tolerance
 
     @property
     def passed(self) -> bool:
@@ -98,10 +116,14 @@ class Parity:
             "schema": 1,
             "kind": "stepcarve-parity",
             "passed": self.passed,
-            "call_tolerance": CALL_TOLERANCE,
-            "final_tolerance": FINAL_TOLERANCE,
+            "call_tolerance": self.tolerance.call,
+            "final_tolerance": self.tolerance.final,
             "worst_call": _as_json(self.worst),
-            **{name: _as_json(value) for name, value in dataclasses.asdict(self).items()},
+            **{
+                name: _as_json(value)
+                for name, value in dataclasses.asdict(self).items()
+                if name != "tolerance"
+            },
         }
 
 
@@ -155,6 +177,7 @@ def verify(
     inputs, result, trouble = _free_run(runner, prompt, noise)
     calls = _call_parities(bundle, forced, inputs, reference)
     expected = reference.latents[-1].numpy(force=True)
+    tolerance = TOLERANCES[bundle.dtype]
     final = math.nan if result is None else relative_l2(result.latents, expected)
     decoder = relative_l2(runner.decode(expected), _images(reference))
     shown = np.zeros_like(_picture(reference)) if result is None else result.images[0]
@@ -167,7 +190,8 @@ def verify(
         latents=final,
         decoder=decoder,
         psnr=math.nan if result is None else psnr(pictures.engine, pictures.reference),
-        failures=(*_failures(calls, final, decoder), *trouble),
+        failures=(*_failures(calls, final, decoder, tolerance), *trouble),
+        tolerance=tolerance,
     )
     return parity, pictures
 
@@ -280,25 +304,27 @@ def _teacher_forced(
     return errors
 
 
-def _failures(calls: tuple[CallParity, ...], final: float, decoder: float) -> list[str]:
+def _failures(
+    calls: tuple[CallParity, ...], final: float, decoder: float, tolerance: Tolerance
+) -> list[str]:
     found = []
     for call in calls:
         name, error = call.worst
-        if not error <= CALL_TOLERANCE:
+        if not error <= tolerance.call:
             found.append(
                 f"call {call.call} (step {call.step}, timestep {call.timestep:g}, {call.graph}): "
                 f"{name!r} differs by {error:.2e} from the PyTorch reference, allowed is "
-                f"{CALL_TOLERANCE:.0e}"
+                f"{tolerance.call:.0e}"
             )
-    if not final <= FINAL_TOLERANCE:
+    if not final <= tolerance.final:
         found.append(
             f"the final latents differ by {final:.2e} from the PyTorch reference, allowed is "
-            f"{FINAL_TOLERANCE:.0e}"
+            f"{tolerance.final:.0e}"
         )
-    if not decoder <= FINAL_TOLERANCE:
+    if not decoder <= tolerance.final:
         found.append(
             f"the picture decoded from the reference's final latents differs by {decoder:.2e} from the "
-            f"reference's, allowed is {FINAL_TOLERANCE:.0e}"
+            f"reference's, allowed is {tolerance.final:.0e}"
         )
     return found
 

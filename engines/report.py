@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engines.parity import CALL_TOLERANCE, FINAL_TOLERANCE, Parity, Pictures
 from exporter.picture import draw_grid
 from exporter.summary import summarise
 from search.files import write_atomically
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
+    from engines.parity import Parity, Pictures
     from exporter.bundle import Bundle
 
 _DIFFERENCE_GAIN = 32
@@ -76,7 +76,7 @@ def verdict(parity: Parity) -> str:
     word = "holds" if parity.passed else "FAILS"
     return (
         f"Parity {word}: {len(parity.calls)} calls, worst call {parity.worst:.1e} (allowed "
-        f"{CALL_TOLERANCE:.0e}), final latents {parity.latents:.1e} (allowed {FINAL_TOLERANCE:.0e}), "
+        f"{parity.tolerance.call:.0e}), final latents {parity.latents:.1e} (allowed {parity.tolerance.final:.0e}), "
         f"picture {_likeness(parity.psnr)}"
     )
 
@@ -140,8 +140,8 @@ def _draw_errors(parity: Parity) -> Figure:
     free = [max(call.free, floor) for call in parity.calls]
     axes.semilogy(steps, forced, "o-", markersize=3, label="one call", color="#1f6f8b")
     axes.semilogy(steps, free, "o-", markersize=3, label="whole run", color="#d9822b")
-    axes.axhline(CALL_TOLERANCE, color="#1f6f8b", linewidth=0.8, linestyle="--")
-    axes.axhline(FINAL_TOLERANCE, color="#d9822b", linewidth=0.8, linestyle="--")
+    axes.axhline(parity.tolerance.call, color="#1f6f8b", linewidth=0.8, linestyle="--")
+    axes.axhline(parity.tolerance.final, color="#d9822b", linewidth=0.8, linestyle="--")
     axes.set_xlabel("step (0 is the noisiest)")
     axes.set_ylabel("relative L2 error")
     axes.legend(frameon=False, ncols=2)

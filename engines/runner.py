@@ -62,7 +62,7 @@ class Runner:
         }
         self._prompt = _buffers(self._sessions[CONDITIONER].inputs)
         self._inputs |= _buffers(self._sessions[CONDITIONER].outputs)
-        self._slots = [np.zeros(shape, float32) for shape in bundle.slots]
+        self._slots = self._make_slots()
         self._latents = np.zeros(bundle.latent_shape, float32)
         decoder = self._sessions[DECODER]
         self._image = _buffers(decoder.outputs)
@@ -174,6 +174,14 @@ class Runner:
         self._decode()
         picture: NDArray[np.float32] = self._image[IMAGE].transpose(0, 2, 3, 1).copy()
         return picture
+
+    def _make_slots(self) -> list[Array]:
+        """One buffer per slot, of the dtype that the graphs give what it holds."""
+        dtypes = dict.fromkeys(range(len(self.bundle.slots)), np.dtype(np.float32))
+        for call in self.bundle.calls:
+            outputs = self._sessions[self.bundle.graphs[call.graph]].outputs
+            dtypes.update({slot: outputs[name][1] for name, slot in call.writes.items()})
+        return [np.zeros(shape, dtypes[n]) for n, shape in enumerate(self.bundle.slots)]
 
     def _prediction(self, number: int) -> Array | None:
         prediction = self.bundle.calls[number].prediction

@@ -32,6 +32,15 @@ PROLOGUE = "prologue.onnx"
 DECODER = "decode.onnx"
 LAYOUT = "layout.npy"
 """Per element of the latents, which element of the drawn noise it is; only where that is another."""
+DTYPES = {"float32": 4, "float16": 2, "bfloat16": 2}
+"""Of a bundle's denoiser -> bytes of a value."""
+
+
+def require_dtype(name: str) -> None:
+    """Refuse a dtype that is not one of `DTYPES`."""
+    if name not in DTYPES:
+        msg = f"unknown dtype {name!r}; choose one of {', '.join(DTYPES)}"
+        raise ExportError(msg)
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,7 @@ class Bundle:
 
     Attributes:
         path: the directory.
-        dtype: of weights and activations.
+        dtype: of the denoiser's weights and activations; what surrounds it is float32.
         latent_shape: `[B, C, H, W]`, or as the pipeline packs it.
         noise_shape: of the noise that a seed draws, `[B, C, H, W]`.
         guided: whether the graphs take a guidance scale.
@@ -95,7 +104,7 @@ class Bundle:
 
     def __post_init__(self) -> None:
         """Check that every part refers to what is there; every problem is a `ValueError`."""
-        if self.dtype != "float32":
+        if self.dtype not in DTYPES:
             msg = f"dtype {self.dtype!r}"
             raise ValueError(msg)
         tokenizers = {each.tokenizer for each in self.prompt_inputs if each.length}

@@ -34,13 +34,27 @@ class Component:
     outputs: tuple[str, ...]
 
 
-def conditioner_graph(conditioner: Conditioner) -> Component:
-    """Prompt inputs -> the denoiser's conditions, under the names the step graphs know."""
-    module = conditioner.eval()
+def conditioner_graph(conditioner: Conditioner, dtype: str) -> Component:
+    """Prompt inputs -> the denoiser's conditions in `dtype`, under the names the step graphs know."""
+    module = _Converted(conditioner.eval(), getattr(torch, dtype)).eval()
     example = tuple(torch.ones(each.shape, dtype=torch.int64) for each in conditioner.inputs)
     with torch.no_grad():
         names = list(module(*example))
     return _component("condition", module, example, [i.name for i in conditioner.inputs], names)
+
+
+class _Converted(torch.nn.Module):
+    """A conditioner whose floating-point outputs have another dtype."""
+
+    def __init__(self, conditioner: torch.nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.conditioner, self.dtype = conditioner, dtype
+
+    def forward(self, *inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {
+            name: value.to(self.dtype) if value.is_floating_point() else value
+            for name, value in self.conditioner(*inputs).items()
+        }
 
 
 def decoder_graph(

@@ -13,10 +13,11 @@ import onnx_ir as ir
 import torch
 
 from exporter import bundle as names
-from exporter.bundle import Bundle, Staging, staging
+from exporter.bundle import Bundle, Staging, require_dtype, staging
 from exporter.carve import carve
 from exporter.components import Component, conditioner_graph, decoder_graph
 from exporter.errors import ExportError
+from exporter.preflight import require_room
 from exporter.program import Program, plan_program
 from exporter.prologue import make_prologue
 from exporter.trace import Master, trace_master
@@ -44,6 +45,7 @@ def export(
     out: Path,
     *,
     batch: int = 1,
+    dtype: str = "float32",
     report: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
     """Compile `subnet` of the pipeline at `path` into the bundle `out`.
@@ -53,12 +55,14 @@ def export(
         subnet: bound to that pipeline.
         out: the directory to make; it appears whole or not at all.
         batch: images per prompt.
+        dtype: of the denoiser's weights and activations, one of `exporter.bundle.DTYPES`.
         report: told, in a few words, what is being done.
 
     Raises:
         SearchError: the SubNet is for another pipeline.
-        ExportError: `out` exists, or something cannot be exported.
+        ExportError: unknown `dtype`, too little memory or disk, `out` exists, or something cannot be exported.
     """
+    require_dtype(dtype)
     if batch < 1:
         msg = f"the batch is {batch}; give 1 or more"
         raise ExportError(msg)
@@ -73,8 +77,9 @@ def export(
         else subnet.fitted.table
     )
     program = plan_program(subnet, batch)
-    with staging(out, _key(pipeline, subnet, batch)) as stage:
-        manifest = _write(pipeline, subnet, program, batch, stage, report)
+    report(require_room(pipeline, out, dtype))
+    with staging(out, _key(pipeline, subnet, batch, dtype)) as stage:
+        manifest = _write(pipeline, subnet, program, batch, dtype, stage, report)
         stage.commit({**manifest, "sampler": program.reduce(table).to_json()})
     return Bundle.open(out)
 
@@ -84,6 +89,7 @@ def _write(
     subnet: SubNet,
     program: Program,
     batch: int,
+    dtype: str,
     stage: Staging,
     report: Callable[[str], None],
 ) -> dict[str, Any]:
@@ -91,10 +97,10 @@ def _write(
     binding = subnet.binding
     latent_shape = (batch, *binding.latent_shape)
     report("trace denoiser")
-    master = trace_denoiser(pipeline, subnet, program.replaced(subnet.topology), batch)
+    master = trace_denoiser(pipeline, subnet, program.replaced(subnet.topology), batch, dtype)
     report("trace text encoders and decoder")
     conditioner = pipeline.family.conditioner(pipeline, conditioning(pipeline, subnet, batch))
-    condition = conditioner_graph(conditioner)
+    condition = conditioner_graph(conditioner, dtype)
     decoder = decoder_graph(pipeline, latent_shape, pipeline.size(binding.noise_shape))
     _check_conditions(condition, master)
 
@@ -125,7 +131,7 @@ def _write(
     stage.make(names.SUBNET, subnet.save)
     return {
         "pipeline": str(pipeline.path),
-        "dtype": "float32",
+        "dtype": dtype,
         "latent_shape": latent_shape,
         "guided": binding.guided,
         "guidance": subnet.guidance,
@@ -162,7 +168,11 @@ def conditioning(pipeline: Pipeline, subnet: SubNet, batch: int) -> Request:
 
 
 def trace_denoiser(
-    pipeline: Pipeline, subnet: SubNet, replaced: AbstractSet[int], batch: int
+    pipeline: Pipeline,
+    subnet: SubNet,
+    replaced: AbstractSet[int],
+    batch: int,
+    dtype: str = "float32",
 ) -> Master:
     """Trace for `batch` images and check that the blocks are those of the SubNet.
 
@@ -171,6 +181,7 @@ def trace_denoiser(
         subnet: whose granularity, guidance and shape to trace at.
         replaced: the blocks whose residuals, sums and bases are wanted.
         batch: images per prompt.
+        dtype: of weights and activations.
 
     Raises:
         ExportError: the denoiser has other blocks, or makes latents of another shape.
@@ -181,7 +192,7 @@ def trace_denoiser(
         steps=binding.inference_steps,
         guidance=subnet.guidance,
     ).sized(pipeline.size(binding.noise_shape))
-    traced = trace(pipeline, subnet.granularity, request)
+    traced = trace(pipeline, subnet.granularity, request, getattr(torch, dtype))
     topology = subnet.topology
     # A SubNet of schema 1 knows nothing of residuals, and has no use for them.
     allowed = traced.topology.deltas if topology.deltas else ()
@@ -217,7 +228,7 @@ def _check_conditions(condition: Component, master: Master) -> None:
         raise ExportError(msg)
 
 
-def _key(pipeline: Pipeline, subnet: SubNet, batch: int) -> str:
+def _key(pipeline: Pipeline, subnet: SubNet, batch: int, dtype: str) -> str:
     """Everything that decides the content of the bundle.
 
     The denoiser is in the SubNet's fingerprint; of the other components, every file counts.
@@ -231,5 +242,5 @@ def _key(pipeline: Pipeline, subnet: SubNet, batch: int) -> str:
         name: metadata.version(name)
         for name in ("stepcarve", "torch", "diffusers", "transformers", "onnxscript", "onnx-ir")
     }
-    content = json.dumps([subnet.to_json(), batch, versions, around], sort_keys=True)
+    content = json.dumps([subnet.to_json(), batch, dtype, versions, around], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()

@@ -60,22 +60,32 @@ class Trace:
     guided: bool
 
 
-def trace(pipeline: Pipeline, granularity: Granularity, request: Request) -> Trace:
+def trace(
+    pipeline: Pipeline,
+    granularity: Granularity,
+    request: Request,
+    dtype: torch.dtype = torch.float32,
+) -> Trace:
     """Trace the denoiser as diffusers' pipeline calls it for `request`.
 
-    The weights are never touched: a fake copy of the denoiser is built from its configuration.
+    The weights are never touched: a fake copy of the denoiser is built from its configuration. Sample,
+    prediction, timestep and guidance are float32 whatever the `dtype` of weights, conditions and blocks.
     """
     call = record_call(pipeline, request)
     samples, *latent_shape = call.sample.shape
     family = pipeline.family
     with FakeTensorMode(), torch.no_grad():
         denoiser = type(pipeline.denoiser).from_config(pipeline.denoiser.config).eval()
+        _convert(denoiser, dtype)
         outputs: dict[_Output, int] = {}
-        step = _Step(denoiser, family, call, family.blocks(denoiser, granularity), outputs)
+        step = _Step(denoiser, family, call, family.blocks(denoiser, granularity), outputs, dtype)
         inputs = {
             SAMPLE: torch.empty(samples // (2 if call.guided else 1), *latent_shape),
             TIMESTEP: torch.empty(()),
-            **{name: torch.empty(t.shape, dtype=t.dtype) for name, t in call.conditions.items()},
+            **{
+                name: torch.empty(t.shape, dtype=dtype if t.is_floating_point() else t.dtype)
+                for name, t in call.conditions.items()
+            },
             **({GUIDANCE: torch.empty(())} if call.guided else {}),
         }
         program = torch.export.export(step, (), inputs, strict=False)
@@ -94,6 +104,19 @@ def trace(pipeline: Pipeline, granularity: Granularity, request: Request) -> Tra
         layout=call.layout(),
         guided=call.guided,
     )
+
+
+def _convert(denoiser: nn.Module, dtype: torch.dtype) -> None:
+    """Give the denoiser `dtype`, but for the modules that its class keeps in float32."""
+    kept = set(getattr(denoiser, "_keep_in_fp32_modules", None) or ())
+    for name, module in denoiser.named_modules():
+        if kept & set(name.split(".")):
+            continue
+        for key, tensor in module.named_parameters(recurse=False):
+            setattr(module, key, nn.Parameter(tensor.detach().to(dtype), requires_grad=False))
+        for key, tensor in module.named_buffers(recurse=False):
+            if tensor.is_floating_point():
+                setattr(module, key, tensor.to(dtype))
 
 
 class _Output(NamedTuple):
@@ -116,8 +139,10 @@ class _Step(nn.Module):
         call: DenoiserCall,
         blocks: list[str],
         found: dict[_Output, int],
+        dtype: torch.dtype,
     ) -> None:
         super().__init__()
+        self.dtype = dtype
         self.denoiser, self.family, self.call, self.blocks = denoiser, family, call, blocks
         # In a function, because export undoes what a module writes to its own attributes.
         self.report = found.update
@@ -129,7 +154,8 @@ class _Step(nn.Module):
         arguments = pytree.tree_map_with_path(
             lambda path, leaf: inputs.get(path_name(path), leaf), self.call.arguments
         )
-        arguments[self.family.sample] = sample if guidance is None else torch.cat([sample, sample])
+        batch = sample if guidance is None else torch.cat([sample, sample])
+        arguments[self.family.sample] = batch.to(self.dtype)
         arguments[self.family.timestep] = self.call.told(inputs[TIMESTEP])
         emitted: dict[str, list[Tensor]] = {}
         bases: dict[str, Tensor] = {}
@@ -138,7 +164,7 @@ class _Step(nn.Module):
                 for handle in _watch(self.denoiser.get_submodule(name), name, emitted, bases):
                     stack.callback(handle.remove)
             raw = self.denoiser(**arguments)[0]
-        prediction = self.family.predict(raw, sample.shape[1], guidance)
+        prediction = self.family.predict(raw.to(sample.dtype), sample.shape[1], guidance)
         # Two blocks may hand on the same tensor; it belongs to the one that made it.
         distinct: dict[int, Tensor] = {}
         found: dict[_Output, int] = {}

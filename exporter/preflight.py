@@ -1,0 +1,77 @@
+"""What an export will need, before it begins."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import psutil
+
+from exporter.bundle import DTYPES
+from exporter.errors import ExportError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from search.model.pipeline import Pipeline
+
+BASE_MEMORY = 1_500_000_000
+"""Bytes for the libraries, the traced graphs and the largest tensor on its way to disk."""
+SURROUNDING = 4
+"""Bytes per value of what stands around the denoiser, which is float32."""
+GIGABYTE = 1e9
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What an export takes, in bytes.
+
+    Attributes:
+        memory: at its peak. The denoiser's weights stream from disk to disk and hardly count; the text
+            encoders and the autoencoder are loaded.
+        disk: where the bundle will be.
+    """
+
+    memory: int
+    disk: int
+
+
+def needs_of(pipeline: Pipeline, dtype: str) -> Needs:
+    """Estimate from the number of parameters.
+
+    Args:
+        pipeline: opened without the denoiser's weights.
+        dtype: of the denoiser in the bundle.
+    """
+    denoiser = sum(p.numel() for p in pipeline.denoiser.parameters()) * DTYPES[dtype]
+    modules = [
+        module
+        for name, module in pipeline.pipe.components.items()
+        if name != pipeline.family.component and hasattr(module, "parameters")
+    ]
+    around = SURROUNDING * sum(p.numel() for module in modules for p in module.parameters())
+    return Needs(memory=BASE_MEMORY + around, disk=denoiser + around)
+
+
+def require_room(pipeline: Pipeline, out: Path, dtype: str) -> str:
+    """One line that says what the export will need.
+
+    Raises:
+        ExportError: there is not that much memory or disk.
+    """
+    needs = needs_of(pipeline, dtype)
+    folder = next(parent for parent in out.absolute().parents if parent.exists())
+    free = {"memory": psutil.virtual_memory().available, "disk": shutil.disk_usage(folder).free}
+    for what, needed in vars(needs).items():
+        if needed > free[what]:
+            where = f" at {str(folder)!r}" if what == "disk" else ""
+            msg = (
+                f"the export needs about {needed / GIGABYTE:.1f} GB of {what}{where}, but "
+                f"{free[what] / GIGABYTE:.1f} GB are free; free some, or use a smaller --dtype"
+            )
+            raise ExportError(msg)
+    return (
+        f"needs about {needs.memory / GIGABYTE:.1f} GB of memory and {needs.disk / GIGABYTE:.1f} GB "
+        "of disk"
+    )
