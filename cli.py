@@ -149,6 +149,7 @@ def demo(out: Path, as_json: bool) -> None:
 @click.option(
     "--recipe", default="default", show_default=True, help="dip-go: default (ours) or paper."
 )
+@click.option("--pictures", type=int, help="dip-go: to calibrate with; default: 96.")
 @click.option("--iterations", type=int, help="dip-go: of the gradient search, per keep.")
 @click.option(
     "--fit-sampler/--no-fit-sampler",
@@ -307,6 +308,7 @@ def _numbered(out: Path, keep: float) -> Path:
 @click.option("--count", default=32, show_default=True, help="Held-out pictures.")
 @click.option("--judge", type=PATH, help="An ONNX classifier that reads attributes off pictures.")
 @click.option("--features", type=PATH, help="The judge's features of real pictures, a .npy file.")
+@click.option("--pictures", type=int, help="That our recipe calibrates with; default: 96.")
 @click.option("--iterations", type=int, help="Of our gradient search, per keep.")
 @click.option(
     "--paper-iterations",

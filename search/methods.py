@@ -126,13 +126,12 @@ def _dip_go(
         )
     from search.fitting.recipe import Effort, place_calls
 
-    effort = Effort() if options.iterations is None else Effort(iterations=options.iterations)
     return place_calls(
         pipeline,
         full(pipeline, options),
         keeps,
         prompts,
-        effort=effort,
+        effort=Effort.of(options.pictures, options.iterations),
         reference_steps=options.reference_steps,
         seed=options.seed,
         folder=folder,

@@ -20,6 +20,7 @@ USED_BY = {
     "interval": ("deepcache",),
     "branch": ("deepcache",),
     "recipe": ("dip-go",),
+    "pictures": ("dip-go",),
     "iterations": ("dip-go",),
     "run": ("dip-go",),
     "resume": ("dip-go",),
@@ -42,6 +43,7 @@ class Options:
         height: of the image in pixels, or None for the pipeline's default.
         width: likewise.
         recipe: one of `RECIPES` (dip-go).
+        pictures: to calibrate with, or None for the recipe's (dip-go, default recipe).
         iterations: of the gradient search, or None for the recipe's (dip-go).
         reference_steps: of the sampler to come close to, or None for `steps` (fitted samplers).
         fit_sampler: give the SubNet a sampler fitted to the full one; None is what the method does
@@ -59,6 +61,7 @@ class Options:
     height: int | None = None
     width: int | None = None
     recipe: str = "default"
+    pictures: int | None = None
     iterations: int | None = None
     reference_steps: int | None = None
     fit_sampler: bool | None = None
@@ -81,7 +84,7 @@ class Options:
         if self.recipe not in RECIPES:
             msg = f"unknown recipe {self.recipe!r}; choose one of {', '.join(RECIPES)}"
             raise SearchError(msg)
-        for name in ("iterations", "reference_steps"):
+        for name in ("pictures", "iterations", "reference_steps"):
             number = getattr(self, name)
             if number is not None and number < 1:
                 msg = f"--{name.replace('_', '-')} is {number}; give 1 or more"

@@ -30,6 +30,7 @@ def trace_once() -> Iterator[None]:
     """Searches in all tests share the traces they read topologies off; tracing has tests of its own."""
     from unittest import mock
 
+    import exporter.export  # noqa: F401 - exports trace for themselves
     from search.model import trace as module
 
     traced: dict[tuple[object, ...], Trace] = {}

@@ -48,6 +48,19 @@ class Effort:
     iterations: int = 15
     every: int = 5
 
+    @staticmethod
+    def of(pictures: int | None, iterations: int | None) -> Effort:
+        """As asked for; None is the default. A quarter of the pictures is held out."""
+        least, usual = 2, Effort()
+        count = usual.fitted_on + usual.held_out if pictures is None else max(least, pictures)
+        held_out = max(1, count // 4)
+        return replace(
+            usual,
+            fitted_on=count - held_out,
+            held_out=held_out,
+            iterations=usual.iterations if iterations is None else iterations,
+        )
+
 
 def place_calls(
     pipeline: Pipeline,

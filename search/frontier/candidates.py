@@ -157,7 +157,7 @@ def fitted(ground: Ground, candidate: Candidate) -> Candidate:
 
 def _ours(ground: Ground, report: Report) -> list[Candidate]:
     settings = ground.settings
-    effort = Effort() if settings.iterations is None else Effort(iterations=settings.iterations)
+    effort = Effort.of(settings.pictures, settings.iterations)
     found = place_calls(
         ground.pipeline,
         ground.whole,

@@ -51,11 +51,12 @@ class Settings:
         prompts: to search and calibrate with; none stands for half of the pipeline's own.
         held_out: prompts to judge with; none stands for the other half.
         count: held-out pictures.
+        pictures: that our recipe calibrates with, or None for its default.
         iterations: of our recipe's gradient search, or None for its default.
         paper_iterations: of the paper's search, which publishes 1000; with fewer, its learning rate
             rises to make up for them.
-        random: tables that the random search tries per keep; the default is how often our recipe
-            judges calls (4 starts, 20 iterations, 4 looks at other pictures).
+        random: tables that the random search tries per keep; the default is more than our recipe
+            tries sets of calls (5 starts, 15 iterations, 3 looks at all pictures).
         seed: of noise and random choices.
         judge: an ONNX classifier that reads attributes off pictures, or None.
         features: a `.npy` file with what the judge makes of real pictures, `[M, F]`, or None.
@@ -69,6 +70,7 @@ class Settings:
     prompts: tuple[str, ...] = ()
     held_out: tuple[str, ...] = ()
     count: int = 32
+    pictures: int | None = None
     iterations: int | None = None
     paper_iterations: int = 100
     random: int = 28

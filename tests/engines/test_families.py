@@ -97,7 +97,9 @@ def pictures_of_diffusers(path: Path, name: str, negative: str) -> np.ndarray:
     return images
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", each_case(*CASES, quick=("sdxl", "sd3", "flux-dev", "pixart-sigma"))
+)
 def test_full_equals_diffusers_picture_for_picture(
     pipelines: Callable[[str], Path], make_bundle: MakeBundle, name: str
 ) -> None:
@@ -119,7 +121,7 @@ def test_full_equals_diffusers_picture_for_picture(
 @pytest.mark.parametrize(
     ("name", "granularity"),
     [
-        *((name, Granularity.BRANCH) for name in CASES),
+        *each_case(*CASES, quick=("sdxl", "sd3"), and_also=(Granularity.BRANCH,)),
         *each_case(*CASES, quick=("flux-dev", "pixart-sigma"), and_also=(Granularity.LAYER,)),
     ],
 )
@@ -142,7 +144,7 @@ def test_random_mixes_equal_diffusers_gated_by_hand(
     assert relative(found.latents, sample(opened, ask).latents[-1].numpy()) > TOLERANCE
 
 
-@pytest.mark.parametrize("name", each_case(*CASES, quick=("sdxl", "flux-dev")))
+@pytest.mark.parametrize("name", each_case(*CASES, quick=("sdxl",)))
 def test_parity_is_verified(
     pipelines: Callable[[str], Path], make_bundle: MakeBundle, name: str
 ) -> None:

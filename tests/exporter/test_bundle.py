@@ -79,7 +79,7 @@ def test_a_link_out_of_the_bundle_is_refused(bundle: Path, tmp_path: Path) -> No
         ({"calls": [{"step": 0}]}, "lacks or garbles"),
         ({"calls": []}, "garbles the sampler, 3 rows for 0 calls"),
         ({"graphs": []}, "call 0, which names a graph, slot or prediction that is not there"),
-        ({"dtype": "float16"}, "garbles dtype 'float16'"),
+        ({"dtype": "int8"}, "garbles dtype 'int8'"),
         ({"guidance": None}, "lacks or garbles"),
         ({"files": {}}, "leaves out ['condition.onnx', 'decode.onnx', 'prologue.onnx', "),
     ],

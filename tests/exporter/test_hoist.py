@@ -50,7 +50,9 @@ def master_of(body: str) -> Master:
         prediction=traced.graph.outputs[0],
         tensors={},
         sums={},
+        bases={},
         topology=chain(),
+        layout=None,
         weights=[],
     )
 

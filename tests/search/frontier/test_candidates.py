@@ -21,7 +21,15 @@ from search.schedules import keep_of
 from search.subnet import Action
 
 STEPS = 6
-SETTINGS = Settings(steps=STEPS, guidance=3.0, keeps=(0.7, 0.5), random=2, paper_iterations=1)
+SETTINGS = Settings(
+    steps=STEPS,
+    guidance=3.0,
+    keeps=(0.7, 0.5),
+    pictures=8,
+    iterations=2,
+    random=2,
+    paper_iterations=1,
+)
 PROMPTS = ("0", "1")
 """Both a text and a class."""
 

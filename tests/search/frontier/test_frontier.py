@@ -43,7 +43,7 @@ def made(pipelines: Callable[[str], Path], tmp_path_factory: pytest.TempPathFact
     (root / "judge.txt").write_text("a green cross\n")
     result = frontier(
         pipelines("three-levels"), "-o", root / "out", "--steps", 6, "--guidance", 3,
-        "--keep", "0.5", "--count", 3, "--iterations", 1, "--paper-iterations", 1, "--random", 2,
+        "--keep", "0.5", "--count", 3, "--iterations", 1, "--pictures", 6, "--paper-iterations", 1, "--random", 2,
         "--prompts", root / "search.txt", "--held-out", root / "judge.txt",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
