@@ -21,7 +21,13 @@ from search.options import Options
 PROMPT = "a small red circle left on a grey field"
 
 
-@pytest.mark.parametrize(("name", "prompt"), [("shapes-sd", PROMPT), ("shapes-dit", "red circle")])
+@pytest.mark.parametrize(
+    ("name", "prompt"),
+    [
+        pytest.param("shapes-sd", PROMPT, marks=pytest.mark.slow),
+        ("shapes-dit", "red circle"),
+    ],
+)
 def test_float16_halves_the_weights_and_holds_parity(
     pipelines: Callable[[str], Path], tmp_path: Path, name: str, prompt: str
 ) -> None:
@@ -47,9 +53,9 @@ def test_float16_halves_the_weights_and_holds_parity(
 def test_bfloat16_is_written_and_refused_by_an_engine_without_kernels_for_it(
     pipelines: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    opened = open_pipeline(pipelines("two-levels"), weights=False)
+    opened = open_pipeline(pipelines("learned-variance"), weights=False)
     subnet = search(opened, "full", Options(steps=2))
-    bundle = export(pipelines("two-levels"), subnet, tmp_path / "bundle", dtype="bfloat16")
+    bundle = export(pipelines("learned-variance"), subnet, tmp_path / "bundle", dtype="bfloat16")
     model = onnx.load(bundle.path / bundle.graphs[0], load_external_data=False)
     kinds = {i.data_type for i in model.graph.initializer if i.external_data}
     assert kinds == {onnx.TensorProto.BFLOAT16}
@@ -59,7 +65,7 @@ def test_bfloat16_is_written_and_refused_by_an_engine_without_kernels_for_it(
 
 
 def test_an_unknown_dtype_is_refused(pipelines: Callable[[str], Path], tmp_path: Path) -> None:
-    opened = open_pipeline(pipelines("two-levels"), weights=False)
+    opened = open_pipeline(pipelines("learned-variance"), weights=False)
     subnet = search(opened, "full", Options(steps=2))
     with pytest.raises(ExportError, match="unknown dtype 'int8'; choose one of float32, float16"):
-        export(pipelines("two-levels"), subnet, tmp_path / "bundle", dtype="int8")
+        export(pipelines("learned-variance"), subnet, tmp_path / "bundle", dtype="int8")
