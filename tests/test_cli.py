@@ -91,7 +91,11 @@ def test_search_says_what_it_found_and_writes_it(
 
 
 @pytest.mark.parametrize(
-    "method", [("random",), ("dip-go", "--recipe", "paper", "--iterations", "1")]
+    "method",
+    [
+        ("random",),
+        pytest.param(("dip-go", "--recipe", "paper", "--iterations", "1"), marks=pytest.mark.slow),
+    ],
 )
 def test_search_keeps_a_fraction_of_the_time(
     pipelines: Callable[[str], Path], tmp_path: Path, method: tuple[str, ...]

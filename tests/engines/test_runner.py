@@ -70,7 +70,6 @@ def each_pipeline(*quick: tuple[str, str]) -> list[ParameterSet]:
     each_pipeline(
         ("shapes-sd", "branch"),
         ("shapes-dit", "layer"),
-        ("three-levels", "layer"),
         ("learned-variance", "branch"),
     ),
 )
