@@ -97,7 +97,7 @@ def pictures_of_diffusers(path: Path, name: str, negative: str) -> np.ndarray:
     return images
 
 
-@pytest.mark.parametrize("name", each_case(*CASES, quick=("sdxl", "sd3", "flux-dev")))
+@pytest.mark.parametrize("name", each_case(*CASES, quick=("sdxl", "sd3", "pixart-sigma")))
 def test_full_equals_diffusers_picture_for_picture(
     pipelines: Callable[[str], Path], make_bundle: MakeBundle, name: str
 ) -> None:
