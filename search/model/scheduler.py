@@ -84,7 +84,7 @@ class Instant(float):
 
 
 class StillScheduler:
-    """Timesteps that do not change, in the place of a diffusers scheduler; it makes no steps.
+    """Timesteps that do not change, in the place of a diffusers scheduler; its steps change nothing.
 
     Attributes:
         timesteps: without any, the pipeline's loop does nothing.
@@ -121,9 +121,16 @@ class StillScheduler:
         del timestep
         return sample
 
-    def step(self, *args: Any, **kwargs: Any) -> Any:
-        """There is none."""
-        raise NotImplementedError
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: Any,
+        sample: Tensor,
+        return_dict: bool = True,
+    ) -> SchedulerOutput | tuple[Tensor]:
+        """Leave the latents as they are; pipelines also look at the arguments it takes."""
+        del model_output, timestep
+        return SchedulerOutput(prev_sample=sample) if return_dict else (sample,)
 
 
 class TableScheduler(StillScheduler):
