@@ -54,7 +54,10 @@ def search_keeps(
             pipeline, options, keeps, cost=cost, folder=folder, resume=resume, report=report
         )
     else:
-        found = [search(pipeline, method, replace(options, keep=keep), cost=cost) for keep in keeps]
+        whole = full(pipeline, options)
+        found = [
+            _by_hand(pipeline, whole, method, replace(options, keep=keep), cost) for keep in keeps
+        ]
     if not fits:
         return found
     from search.fitting.fit import fit_subnets
@@ -148,18 +151,23 @@ def search(
     Raises:
         SearchError: unknown method, or options that do not fit the pipeline.
     """
+    return _by_hand(pipeline, full(pipeline, options), method, options, cost)
+
+
+def _by_hand(
+    pipeline: Pipeline, whole: SubNet, method: str, options: Options, cost: Cost
+) -> SubNet:
+    """The same from `whole`, every block at every step."""
     if method == "full":
-        return full(pipeline, options)
+        return whole
     if method == "deepcache":
         if options.granularity is not Granularity.BRANCH:
             msg = f"DeepCache is defined on branches, not on {options.granularity}s; leave --granularity out"
             raise SearchError(msg)
-        whole = full(pipeline, options)
         return schedules.deepcache(whole, interval=options.interval, branch=options.branch)
     if method == "fewer-steps":
-        return fewer_steps(pipeline, full(pipeline, options), options.keep)
+        return fewer_steps(pipeline, whole, options.keep)
     if method == "random":
-        whole = full(pipeline, options)
         return schedules.random_reuse(whole, keep=options.keep, seed=options.seed, cost=cost)
     require_method(method)
     msg = f"the method {method!r} makes a SubNet per keep; use search_keeps"
