@@ -105,14 +105,17 @@ def parse_json(text: str, source: str) -> Any:
         raise SearchError(msg) from error
 
 
+def require_small(path: Path, limit: int, what: str, advice: str) -> None:
+    """Refuse a file of more than `limit` bytes, which cannot be `what` it should be."""
+    size = path.stat().st_size
+    if size > limit:
+        msg = f"{str(path)!r} has {size} bytes, but {what} at most {limit}; {advice}"
+        raise SearchError(msg)
+
+
 def read_text(path: Path) -> str:
     """The text of a small file; a `SearchError` if it is large or not UTF-8."""
-    size = path.stat().st_size
-    if size > SIZE_LIMIT:
-        msg = (
-            f"{str(path)!r} has {size} bytes, but settings have at most {SIZE_LIMIT}; give another"
-        )
-        raise SearchError(msg)
+    require_small(path, SIZE_LIMIT, "settings have", "give another")
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from search.errors import SearchError
+from search.files import require_small
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -54,13 +55,9 @@ def read_gates(path: Path) -> tuple[Mapping[Gate, bool], ...]:
     Raises:
         SearchError: the file is too large, damaged, or holds anything but gates.
     """
-    size = path.stat().st_size
-    if size > SIZE_LIMIT:
-        msg = (
-            f"{str(path)!r} has {size} bytes, but a gate file has at most {SIZE_LIMIT}; give the "
-            "file with the gates, not with weights"
-        )
-        raise SearchError(msg)
+    require_small(
+        path, SIZE_LIMIT, "a gate file has", "give the file with the gates, not with weights"
+    )
     data = path.read_bytes()
     try:
         return _steps(_unpickle_file(data))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from search.errors import SearchError
+from search.files import require_small
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,13 +61,9 @@ def read_routers(path: Path, threshold: float = THRESHOLD) -> Routers:
     Raises:
         SearchError: the file is too large, damaged, or holds anything but routers.
     """
-    size = path.stat().st_size
-    if size > SIZE_LIMIT:
-        msg = (
-            f"{str(path)!r} has {size} bytes, but routers have at most {SIZE_LIMIT}; give the file "
-            "with the routers, not with weights"
-        )
-        raise SearchError(msg)
+    require_small(
+        path, SIZE_LIMIT, "routers have", "give the file with the routers, not with weights"
+    )
     state = _load(path)
     nested = state.get("routers")
     found = _rows(nested if isinstance(nested, dict) else state, str(path))
