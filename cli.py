@@ -1,4 +1,9 @@
-"""The command line: parse, call one function, print, choose the exit code."""
+"""The command line: parse, call one function, print, choose the exit code.
+
+One function per command, in the order of use; what a command does is elsewhere, and so is what it prints
+where that is more than a line. Above them are the options that several share, below what all of them need.
+Nothing is imported before a command runs that `stepcarve --help` could do without.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ import functools
 import json
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from engines.base import Engine
-    from engines.demo import Demo
-    from search.frontier.points import Frontier
     from search.subnet import SubNet
 
 FAILED = 1
@@ -87,6 +92,21 @@ engine_option = click.option(
 device_option = click.option(
     "--device", default="cpu", show_default=True, help="cpu or cuda; never replaced silently."
 )
+steps_option = click.option(
+    "--steps", default=50, show_default=True, help="Inference steps of the full sampler."
+)
+scheduler_option = click.option(
+    "--scheduler", help="A diffusers scheduler class; default: the pipeline's own."
+)
+guidance_option = click.option(
+    "--guidance", default=7.5, show_default=True, help="Guidance scale; 1 switches it off."
+)
+height_option = click.option(
+    "--height", type=int, help="Of the image in pixels; default: the pipeline's."
+)
+width_option = click.option(
+    "--width", type=int, help="Of the image in pixels; default: the pipeline's."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 
 
@@ -97,13 +117,16 @@ def demo(out: Path, as_json: bool) -> None:
     """Show the whole path on the shipped pipeline."""
     _quiet_libraries()
     from engines.demo import run_demo
+    from engines.report import verdict
 
     with _status() as report:
         result = run_demo(out, report)
     if as_json:
         click.echo((out / "demo.json").read_text(), nl=False)
     else:
-        _print_demo(result)
+        _print_tables([result.table()], 120)
+        click.echo(verdict(result.parity))
+        click.echo(f"report: {result.page}")
     if not result.parity.passed:
         sys.exit(FAILED)
 
@@ -116,8 +139,8 @@ def demo(out: Path, as_json: bool) -> None:
     required=True,
     help="full, deepcache, fewer-steps, random or dip-go.",
 )
-@click.option("--steps", default=50, show_default=True, help="Inference steps of the full sampler.")
-@click.option("--scheduler", help="A diffusers scheduler class; default: the pipeline's own.")
+@steps_option
+@scheduler_option
 @click.option(
     "--granularity",
     help="stage, branch or layer; default: branch, and stage for dip-go.",
@@ -168,12 +191,10 @@ def demo(out: Path, as_json: bool) -> None:
 )
 @click.option("--run", "folder", type=PATH, help="dip-go: directory for log, plot, checkpoints.")
 @click.option("--resume", is_flag=True, help="dip-go: go on from what is in --run.")
-@click.option(
-    "--guidance", default=7.5, show_default=True, help="Guidance scale; 1 switches it off."
-)
+@guidance_option
 @click.option("--seed", default=0, show_default=True, help="Of random choices.")
-@click.option("--height", type=int, help="Of the image in pixels; default: the pipeline's.")
-@click.option("--width", type=int, help="Of the image in pixels; default: the pipeline's.")
+@height_option
+@width_option
 @device_option
 @json_option
 def search(
@@ -196,7 +217,7 @@ def search(
     """Decide which blocks run at which step, and write that as a SubNet."""
     _quiet_libraries()
     from engines.base import make_engine
-    from exporter.summary import summarise
+    from exporter.summary import one_line, summarise
     from search.methods import full, needs_weights, search_keeps
     from search.model.pipeline import open_pipeline, require_device
     from search.options import (
@@ -242,7 +263,7 @@ def search(
     for path, subnet in zip(files, found, strict=True):
         subnet.save(path)
     summaries = [summarise(subnet) for subnet in found]
-    lines = [_one_line(summary) for summary in summaries]
+    lines = [one_line(summary) for summary in summaries]
     if engine is not None:
         where = {"engine": engine.name, "device": engine.device}
         for number, share in enumerate(shares):
@@ -294,11 +315,9 @@ def _numbered(out: Path, keep: float) -> Path:
 @command
 @pipeline_argument
 @click.option("-o", "--out", type=PATH, required=True, help="The directory to make.")
-@click.option("--steps", default=50, show_default=True, help="Inference steps of the full sampler.")
-@click.option("--scheduler", help="A diffusers scheduler class; default: the pipeline's own.")
-@click.option(
-    "--guidance", default=7.5, show_default=True, help="Guidance scale; 1 switches it off."
-)
+@steps_option
+@scheduler_option
+@guidance_option
 @click.option(
     "--keep", default="0.5,0.3,0.2", show_default=True, help="Fractions of the full cost."
 )
@@ -335,6 +354,7 @@ def frontier(
     _quiet_libraries()
     from search.frontier.run import run_frontier
     from search.frontier.settings import Method, Settings, methods_of
+    from search.frontier.table import full_judged, tables
     from search.frontier.write import require_free, write_frontier
     from search.model.pipeline import open_pipeline, require_device
     from search.options import keeps_of
@@ -358,7 +378,8 @@ def frontier(
     if as_json:
         click.echo((out / "frontier.json").read_text(encoding="utf-8"), nl=False)
     else:
-        _print_frontier(found)
+        _print_tables(tables(found), 200)
+        click.echo("\n".join(filter(None, (full_judged(found), *found.notes))))
         click.echo(f"page: {out / 'frontier.html'}")
 
 
@@ -373,12 +394,10 @@ def frontier(
 )
 @click.option("--pipeline", type=PATH, required=True, help="What the SubNet is for.")
 @click.option("--steps", type=int, help="Inference steps; default: as many as SOURCE has, or 50.")
-@click.option("--scheduler", help="A diffusers scheduler class; default: the pipeline's own.")
-@click.option(
-    "--guidance", default=7.5, show_default=True, help="Guidance scale; 1 switches it off."
-)
-@click.option("--height", type=int, help="Of the image in pixels; default: the pipeline's.")
-@click.option("--width", type=int, help="Of the image in pixels; default: the pipeline's.")
+@scheduler_option
+@guidance_option
+@height_option
+@width_option
 @click.option(
     "--threshold", type=float, help="Scores above it compute (learning-to-cache); default 0.1."
 )
@@ -396,7 +415,7 @@ def import_command(
 ) -> None:
     """Read a table that another project published, and write it as a SubNet."""
     _quiet_libraries()
-    from exporter.summary import summarise
+    from exporter.summary import one_line, summarise
     from search.foreign import read_foreign
     from search.model.pipeline import open_pipeline
     from search.options import Options
@@ -416,7 +435,7 @@ def import_command(
     if as_json:
         click.echo(json.dumps(summary))
     else:
-        click.echo(f"{out}: {_one_line(summary)}")
+        click.echo(f"{out}: {one_line(summary)}")
 
 
 @command
@@ -427,16 +446,16 @@ def inspect(source: Path, image: Path | None, as_json: bool) -> None:
     """Show what a SubNet, or the SubNet in a bundle, does at each step."""
     from exporter.bundle import Bundle
     from exporter.picture import draw_grid, grid_lines, save_figure
-    from exporter.summary import summarise
+    from exporter.summary import one_line, summarise
     from search.subnet import SubNet
 
-    batch = 1
     if source.is_dir():
         bundle = Bundle.open(source)
-        subnet, batch = bundle.subnet, bundle.latent_shape[0]
+        subnet = bundle.subnet
+        summary = summarise(subnet, bundle.latent_shape[0], bundle.dtype)
     else:
         subnet = SubNet.load(source)
-    summary = summarise(subnet, batch)
+        summary = summarise(subnet)
     if image is not None:
         save_figure(draw_grid(subnet), image)
     if as_json:
@@ -444,7 +463,7 @@ def inspect(source: Path, image: Path | None, as_json: bool) -> None:
         return
     click.echo("\n".join(grid_lines(subnet)))
     click.echo()
-    click.echo(_one_line(summary))
+    click.echo(one_line(summary))
     if image is not None:
         click.echo(f"drawn to {image}")
 
@@ -473,7 +492,7 @@ def export(pipeline: Path, subnet: Path, out: Path, dtype: str, batch: int, as_j
         bundle = run_export(pipeline, loaded, out, batch=batch, dtype=dtype, report=report)
     size = sum(file.stat().st_size for file in bundle.path.iterdir())
     if as_json:
-        summary = summarise(loaded, batch)
+        summary = summarise(loaded, batch, dtype)
         click.echo(json.dumps({"bundle": str(out), "bytes": size, **summary}))
     else:
         count = len(bundle.graphs)
@@ -642,67 +661,13 @@ def doctor(as_json: bool) -> None:
         click.echo(f"{mark}  {finding.name:<{width}}  {finding.detail}")
 
 
-def _one_line(summary: dict[str, Any]) -> str:
-    return (
-        f"{summary['method']}: {summary['calls']} calls in {summary['steps']} steps, "
-        f"{summary['signatures']} distinct {'graph' if summary['signatures'] == 1 else 'graphs'}, keeps {summary['keep']:.1%} of the MACs "
-        f"({summary['macs_kept'] / 1e9:.2f} of {summary['macs_full'] / 1e9:.2f} G), "
-        f"cache {summary['cache_bytes'] / 1e6:.2f} MB"
-    )
-
-
-def _print_demo(result: Demo) -> None:
+def _print_tables(tables: Iterable[Table], width: int) -> None:
+    """On a terminal as wide as it is, elsewhere `width` columns wide."""
     from rich.console import Console
-    from rich.table import Table
 
-    from engines.report import verdict
-
-    attributes = list(result.rows[0].accuracy)
-    table = Table(title="shapes-sd, 50-step DDIM, ONNX Runtime on the CPU")
-    for heading in (
-        "method",
-        "calls",
-        "MACs",
-        "s / picture",
-        "speedup",
-        "PSNR to full",
-        *attributes,
-    ):
-        table.add_column(heading, justify="left" if heading == "method" else "right")
-    for row in result.rows:
-        table.add_row(
-            row.name,
-            str(row.calls),
-            f"{row.macs / 1e9:.2f} G",
-            f"{row.seconds:.2f}",
-            f"{result.rows[0].seconds / row.seconds:.2f} x",
-            "-" if row.psnr is None else f"{row.psnr:.1f} dB",
-            *(f"{row.accuracy[name]:.0%}" for name in attributes),
-        )
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
-    click.echo(verdict(result.parity))
-    click.echo(f"report: {result.page}")
-
-
-def _print_frontier(found: Frontier) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from search.frontier.table import compared, full_judged, headings
-
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    for comparison in found.comparisons:
-        table = Table(title=f"at {comparison.keep:g} of the full cost, or less")
-        table.add_column("")
-        table.add_column("SubNet")
-        for heading in (*headings(found), "ours / this"):
-            table.add_column(heading, justify="right")
-        for row in compared(found, comparison):
-            table.add_row(*row, style="bold" if row[0] == "ours" else None)
+    console = Console(width=None if sys.stdout.isatty() else width)
+    for table in tables:
         console.print(table)
-    for line in (full_judged(found), *found.notes):
-        if line:
-            click.echo(line)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from rich.table import Table
 
 from engines.base import make_engine
 from engines.errors import EngineError
@@ -71,6 +72,25 @@ class Demo:
     rows: tuple[Row, ...]
     parity: Parity
     page: Path
+
+    def table(self) -> Table:
+        """A line per method, for the terminal."""
+        attributes = list(self.rows[0].accuracy)
+        table = Table(title="shapes-sd, 50-step DDIM, ONNX Runtime on the CPU")
+        table.add_column("method")
+        for heading in ("calls", "MACs", "s / picture", "speedup", "PSNR to full", *attributes):
+            table.add_column(heading, justify="right")
+        for row in self.rows:
+            table.add_row(
+                row.name,
+                str(row.calls),
+                f"{row.macs / 1e9:.2f} G",
+                f"{row.seconds:.2f}",
+                f"{self.rows[0].seconds / row.seconds:.2f} x",
+                "-" if row.psnr is None else f"{row.psnr:.1f} dB",
+                *(f"{row.accuracy[name]:.0%}" for name in attributes),
+            )
+        return table
 
 
 def run_demo(out: Path, report: Callable[[str], None], *, pictures: int = PICTURES) -> Demo:

@@ -6,14 +6,13 @@ import enum
 import math
 from typing import TYPE_CHECKING, Any
 
+from exporter.bundle import DTYPES
 from exporter.program import plan_program
 from search.liveness import Unrolled, unroll
 from search.subnet import Action
 
 if TYPE_CHECKING:
     from search.subnet import SubNet
-
-_BYTES = 4
 
 
 class Cell(enum.StrEnum):
@@ -52,8 +51,8 @@ def _cell(unrolled: Unrolled, step: int, ports: tuple[int, ...]) -> Cell:
     return Cell.GONE if read.isdisjoint(ports) else Cell.HELD
 
 
-def summarise(subnet: SubNet, batch: int = 1) -> dict[str, Any]:
-    """Figures of a SubNet as JSON values. MACs are for one sample, bytes for float32."""
+def summarise(subnet: SubNet, batch: int = 1, dtype: str = "float32") -> dict[str, Any]:
+    """Figures of a SubNet as JSON values. MACs are for one sample, caches have `dtype`."""
     unrolled = unroll(subnet)
     program = plan_program(subnet, batch)
     topology = subnet.topology
@@ -74,7 +73,7 @@ def summarise(subnet: SubNet, batch: int = 1) -> dict[str, Any]:
         **_without_attention(subnet, unrolled),
         "params": topology.params,
         "params_kept": unrolled.params,
-        "cache_bytes": sum(math.prod(shape) for shape in program.slots) * _BYTES,
+        "cache_bytes": sum(math.prod(shape) for shape in program.slots) * DTYPES[dtype],
         "macs_per_step": list(unrolled.macs),
         "signature_per_call": [call.signature for call in program.calls],
         "fitted": subnet.fitted is not None,
@@ -95,3 +94,14 @@ def _without_attention(subnet: SubNet, unrolled: Unrolled) -> dict[str, float | 
     full = subnet.full_calls * sum(s.macs - (s.attention or 0) for s in segments)
     kept = sum(s.macs - (s.attention or 0) for running in unrolled.segments for s in running)
     return dict(zip(names, (full, kept, kept / full), strict=True))
+
+
+def one_line(summary: dict[str, Any]) -> str:
+    """What `summarise` found, for people."""
+    graphs = "graph" if summary["signatures"] == 1 else "graphs"
+    return (
+        f"{summary['method']}: {summary['calls']} calls in {summary['steps']} steps, "
+        f"{summary['signatures']} distinct {graphs}, keeps {summary['keep']:.1%} of the MACs "
+        f"({summary['macs_kept'] / 1e9:.2f} of {summary['macs_full'] / 1e9:.2f} G), "
+        f"cache {summary['cache_bytes'] / 1e6:.2f} MB"
+    )

@@ -6,7 +6,11 @@ import csv
 import io
 from typing import TYPE_CHECKING
 
+from rich.table import Table
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from search.frontier.points import Comparison, Frontier, Point
 
 FIGURES = ("cost", "calls", "error", "median", "largest", "PSNR", "SSIM")
@@ -64,6 +68,17 @@ def compared(frontier: Frontier, comparison: Comparison) -> list[tuple[str, ...]
             )
         )
     return rows
+
+
+def tables(frontier: Frontier) -> Iterator[Table]:
+    """One per keep, for the terminal."""
+    for comparison in frontier.comparisons:
+        table = Table("", "SubNet", title=f"at {comparison.keep:g} of the full cost, or less")
+        for heading in (*headings(frontier), "ours / this"):
+            table.add_column(heading, justify="right")
+        for row in compared(frontier, comparison):
+            table.add_row(*row, style="bold" if row[0] == "ours" else None)
+        yield table
 
 
 def as_csv(frontier: Frontier) -> str:
