@@ -10,6 +10,7 @@ import onnx
 import pytest
 
 from engines.base import make_engine
+from engines.errors import EngineError
 from engines.parity import relative_l2, verify
 from engines.runner import Runner
 from exporter.errors import ExportError
@@ -59,6 +60,8 @@ def test_bfloat16_is_written_and_refused_by_an_engine_without_kernels_for_it(
     model = onnx.load(bundle.path / bundle.graphs[0], load_external_data=False)
     kinds = {i.data_type for i in model.graph.initializer if i.external_data}
     assert kinds == {onnx.TensorProto.BFLOAT16}
+    with pytest.raises(EngineError, match=r"onnxruntime cannot load .*step_000\.onnx"):
+        Runner(bundle, make_engine("onnxruntime", "cpu"))
     ports = [*model.graph.input, *model.graph.output]
     loop = {v.name: v.type.tensor_type.elem_type for v in ports}
     assert loop["sample"] == loop["noise_prediction"] == onnx.TensorProto.FLOAT
