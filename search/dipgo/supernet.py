@@ -122,6 +122,7 @@ class SuperNet:
             if full.fitted is None
             else full.fitted.table
         )
+        self.table.require_fixed()
         self._now: GatedStep | None = None
         self._templates: dict[int, Template] = {}
         names = full.topology.blocks

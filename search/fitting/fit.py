@@ -150,6 +150,7 @@ def run_table(runs: Trajectories, subnet: SubNet, table: SamplerTable) -> Tensor
 
     The denoiser must be gated by the steps of `subnet` that make calls.
     """
+    table.require_fixed()
     unrolled = unroll(subnet)
     output = subnet.topology.output
     origins = [unrolled.values[row[output]].step for row in unrolled.effective]

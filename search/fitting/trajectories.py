@@ -131,6 +131,7 @@ def sample_trajectories(
     """
     size = pipeline.size(noise_shape)
     table, timesteps = pipeline.sampler(steps, size), pipeline.timesteps(steps, size)
+    table.require_fixed()
     predictor = Predictor(
         pipeline, prompts, guidance=guidance, noise_shape=noise_shape, chunk=CHUNK
     )

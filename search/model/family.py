@@ -94,6 +94,8 @@ class Family(Protocol):
         default_prompt: a prompt that any such pipeline accepts.
         scales_latents: whether the pipeline multiplies its noise by `init_noise_sigma` and hands
             the scheduler unscaled latents; if not, samplers that need that give noise.
+        steps_latents: whether what the scheduler steps is the latents alone; if not, samplers that
+            draw noise draw more than that of the pictures.
     """
 
     pipeline: str
@@ -102,6 +104,7 @@ class Family(Protocol):
     timestep: str
     default_prompt: str
     scales_latents: bool
+    steps_latents: bool
 
     def blocks(self, denoiser: Any, granularity: Granularity) -> list[str]:
         """Names of the submodules that are blocks at `granularity`."""

@@ -102,7 +102,15 @@ class Pipeline:
                 "scaled; choose one that does not, such as DDIMScheduler or UniPCMultistepScheduler"
             )
             raise SearchError(msg)
-        return read_sampler(scheduler, self.grid(steps, size))
+        table = read_sampler(scheduler, self.grid(steps, size))
+        if table.noises > 1 and not self.family.steps_latents:
+            msg = (
+                f"{self.family.pipeline} cannot use {type(scheduler).__name__}, which draws noise: it "
+                "would draw some for the half without a class too; choose one that draws none, such as "
+                "DDIMScheduler or UniPCMultistepScheduler"
+            )
+            raise SearchError(msg)
+        return table
 
     def binding(
         self,

@@ -156,7 +156,15 @@ def record_grid(pipeline: Pipeline, steps: int, size: tuple[int, int] | None) ->
         steps=steps,
         sigmas=None if sigmas is None else tuple(map(float, sigmas)),
         mu=None if mu is None else float(mu),
+        eta=_eta(pipeline.pipe),
     )
+
+
+def _eta(pipe: Any) -> float | None:
+    """What the pipeline gives each step of its scheduler as `eta`; None if nothing."""
+    given = inspect.signature(type(pipe).__call__).parameters.get("eta")
+    taken = "eta" in inspect.signature(pipe.scheduler.step).parameters
+    return float(given.default) if given is not None and taken else None
 
 
 def record_encoding(pipeline: Pipeline) -> Any:

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from search.errors import SearchError
 from search.liveness import Unrolled, unroll
-from search.model.scheduler import TableScheduler
+from search.model.scheduler import TableScheduler, noise_drawn_by
 from search.model.trace import first_tensor, shortcut_of, tensors_of
 from search.subnet import Action
 
@@ -62,7 +62,8 @@ def sample(
         subnet: bound to this pipeline; None runs every block at every step.
         observe: called with (step, target, tensor) for each tensor that is computed: what a block
             emits, a residual that is kept, and what DELTA or SKIP emits.
-        generator: draws the initial noise when the request brings none.
+        generator: draws the initial noise when the request brings none, and what the scheduler draws,
+            even where the pipeline hands its scheduler no generator; None leaves that to torch's own.
     """
     family, pipe = pipeline.family, pipeline.pipe
     batch = len(request.prompts)
@@ -73,6 +74,9 @@ def sample(
             if subnet.fitted is not None:
                 scheduler = TableScheduler(subnet.fitted, pipe.scheduler.config)
                 stack.enter_context(mock.patch.object(pipe, "scheduler", scheduler))
+        if generator is not None:
+            draw = partial(torch.randn, generator=generator)
+            stack.enter_context(noise_drawn_by(pipe.scheduler, draw))
         stack.enter_context(_recorded(pipe, pipeline.denoiser, family, batch, trajectory))
         with torch.no_grad():
             trajectory.images = family.call(pipe, request, generator)

@@ -1,14 +1,18 @@
 """Any diffusers scheduler as a sampler table, read off by probing it.
 
-Common samplers are affine maps of the initial noise and the noise predictions so far. They work
-element by element, so stepping the real scheduler once on vectors whose elements are the basis (the
-noise, the first prediction, the second, ...) yields all coefficients in one pass.
+Common samplers are affine maps of the initial noise, the noises they draw and the noise predictions so
+far. They work element by element, so stepping the real scheduler once on vectors whose elements are the
+basis (the noises, the first prediction, the second, ...) yields all coefficients in one pass.
 """
 
 from __future__ import annotations
 
+import inspect
+import itertools
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -19,6 +23,8 @@ from search.errors import SearchError
 from search.sampler import SamplerTable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
     from search.sampler import FittedSampler
 
 # Relative difference of a probed table to the scheduler's own float32 arithmetic on random vectors.
@@ -33,11 +39,13 @@ class Grid:
         steps: inference steps.
         sigmas: noise levels before shifting; None leaves them to the scheduler.
         mu: the shift for the picture's size, for schedulers that take one.
+        eta: what each step is told how much noise to draw, for schedulers that ask.
     """
 
     steps: int
     sigmas: tuple[float, ...] | None = None
     mu: float | None = None
+    eta: float | None = None
 
     def apply(self, scheduler: Any) -> None:
         """Set the scheduler's timesteps."""
@@ -52,7 +60,7 @@ def read_sampler(scheduler: Any, grid: Grid) -> SamplerTable:
     """The table of a diffusers scheduler for the timesteps of `grid`.
 
     Raises:
-        SearchError: the scheduler is not affine with these settings, or draws its own noise.
+        SearchError: the scheduler is not affine with these settings.
     """
     scheduler = type(scheduler).from_config(scheduler.config)
     try:
@@ -63,14 +71,33 @@ def read_sampler(scheduler: Any, grid: Grid) -> SamplerTable:
         )
         raise SearchError(msg) from error
     count = len(scheduler.timesteps)
-    basis = torch.eye(1 + count)
-    inputs, final = _walk(scheduler, grid, basis)
+    noises = _count_noises(scheduler, grid, count)
+    basis = torch.eye(noises + count)
+    inputs, final = _walk(scheduler, grid, basis[:noises], basis[noises:])
     table = SamplerTable(
         inputs=np.stack([x.double().numpy() for x in inputs]),
         final=final.double().numpy(),
+        noises=noises,
     )
     _check_affine(scheduler, grid, table)
-    return table
+    return _without_unused_noises(table)
+
+
+@contextmanager
+def noise_drawn_by(scheduler: Any, draw: Callable[[tuple[int, ...]], Tensor]) -> Iterator[None]:
+    """While open, what a diffusers scheduler draws is `draw(shape)`, whatever it is given for that."""
+
+    def randn_tensor(
+        shape: tuple[int, ...], *_: Any, device: Any = None, dtype: Any = None, **__: Any
+    ) -> Tensor:
+        return draw(tuple(shape)).to(device=device, dtype=dtype)
+
+    module = inspect.getmodule(type(scheduler))
+    if not hasattr(module, "randn_tensor"):
+        yield
+        return
+    with mock.patch.object(module, "randn_tensor", randn_tensor):
+        yield
 
 
 class Instant(float):
@@ -171,21 +198,33 @@ class TableScheduler(StillScheduler):
         return SchedulerOutput(prev_sample=latents) if return_dict else (latents,)
 
 
+def _count_noises(scheduler: Any, grid: Grid, calls: int) -> int:
+    """How many noises a run takes, the initial one among them."""
+    number = itertools.count()
+    one = torch.ones(1)
+    _walk(scheduler, grid, (one for _ in number), [one] * calls)
+    return next(number)
+
+
 def _walk(
-    scheduler: Any, grid: Grid, basis: torch.Tensor
-) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Run the sampler with `basis[0]` as noise and `basis[1 + k]` as the k-th prediction.
+    scheduler: Any, grid: Grid, noises: Iterable[Tensor], predictions: Iterable[Tensor]
+) -> tuple[list[Tensor], Tensor]:
+    """Run the sampler on vectors: the first of `noises` to begin with, the others as it draws them.
 
     Returns the denoiser's inputs and the final latents, each as a vector.
     """
     grid.apply(scheduler)
-    latents = basis[0].reshape(1, 1, 1, -1) * getattr(scheduler, "init_noise_sigma", 1.0)
+    drawn = iter(noises)
+    latents = next(drawn).reshape(1, 1, 1, -1) * getattr(scheduler, "init_noise_sigma", 1.0)
+    scale = getattr(scheduler, "scale_model_input", lambda sample, _: sample)
+    settings = {} if grid.eta is None else {"eta": grid.eta}
     inputs = []
-    for k, timestep in enumerate(scheduler.timesteps):
-        scale = getattr(scheduler, "scale_model_input", lambda sample, _: sample)
-        inputs.append(scale(latents, timestep).flatten())
-        prediction = basis[1 + k].reshape(1, 1, 1, -1)
-        latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
+    with noise_drawn_by(scheduler, lambda shape: next(drawn).reshape(shape)):
+        for timestep, prediction in zip(scheduler.timesteps, predictions, strict=True):
+            inputs.append(scale(latents, timestep).flatten())
+            latents = scheduler.step(
+                prediction.reshape(latents.shape), timestep, latents, **settings, return_dict=False
+            )[0]
     return inputs, latents.flatten()
 
 
@@ -194,14 +233,24 @@ def _check_affine(scheduler: Any, grid: Grid, table: SamplerTable) -> None:
     for scale in (1.0, 50.0):
         generator = torch.Generator().manual_seed(0)
         values = scale * torch.randn(len(table.final), 256, generator=generator)
-        inputs, final = _walk(scheduler, grid, values)
+        inputs, final = _walk(scheduler, grid, values[: table.noises], values[table.noises :])
         expected = np.vstack([table.inputs, table.final]) @ values.double().numpy()
         found = np.stack([x.double().numpy() for x in [*inputs, final]])
         error = np.abs(found - expected).max() / np.abs(expected).max()
         if not error < _AFFINE_TOLERANCE:
             msg = (
-                f"the scheduler {type(scheduler).__name__} is not an affine map of noise and "
+                f"the scheduler {type(scheduler).__name__} is not an affine map of noises and "
                 f"predictions with these settings (off by {error:.1e}): it clips, thresholds or "
-                "draws its own noise; switch that off in its configuration or choose another"
+                "draws its noise in a way of its own; switch that off in its configuration or choose "
+                "another"
             )
             raise SearchError(msg)
+
+
+def _without_unused_noises(table: SamplerTable) -> SamplerTable:
+    """The same without the last noises, if they count for nothing: what is drawn before them stays."""
+    rows = np.vstack([table.inputs, table.final])
+    used = np.flatnonzero(rows[:, : table.noises].any(axis=0))
+    noises = 1 + int(used.max(initial=0))
+    kept = [*range(noises), *range(table.noises, table.final.size)]
+    return SamplerTable(table.inputs[:, kept], table.final[kept], noises)

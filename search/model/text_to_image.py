@@ -29,6 +29,7 @@ class TextToImage:
     timestep = "timestep"
     default_prompt = ""
     scales_latents = False
+    steps_latents = True
     stacks: tuple[str, ...] = ("transformer_blocks",)
     layers: frozenset[str] = frozenset({"Attention", "FeedForward"})
     settings: ClassVar[dict[str, Any]] = {}

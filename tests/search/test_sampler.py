@@ -31,13 +31,25 @@ AFFINE: list[tuple[str, dict[str, Any]]] = [
     ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}),
 ]
 
+DRAWING: list[tuple[str, dict[str, Any]]] = [
+    ("EulerAncestralDiscreteScheduler", NOISE),
+    ("EulerAncestralDiscreteScheduler", {**NOISE, "timestep_spacing": "trailing"}),
+    ("KDPM2AncestralDiscreteScheduler", NOISE),
+    ("DDPMScheduler", {**NOISE, "clip_sample": False}),
+    ("LCMScheduler", NOISE),
+    ("TCDScheduler", NOISE),
+    ("DPMSolverMultistepScheduler", {**NOISE, "algorithm_type": "sde-dpmsolver++"}),
+    ("DPMSolverSinglestepScheduler", {**NOISE, "algorithm_type": "sde-dpmsolver++"}),
+    ("SASolverScheduler", NOISE),
+    ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0, "stochastic_sampling": True}),
+    ("FlowMatchLCMScheduler", {"shift": 3.0}),
+]
+
 NOT_AFFINE: list[tuple[str, dict[str, Any]]] = [
     ("DDIMScheduler", {**NOISE, "clip_sample": True}),
     ("DPMSolverMultistepScheduler", {**NOISE, "thresholding": True}),
-    ("DPMSolverMultistepScheduler", {**NOISE, "algorithm_type": "sde-dpmsolver++"}),
-    ("EulerAncestralDiscreteScheduler", NOISE),
-    ("DDPMScheduler", {**NOISE, "clip_sample": False}),
-    ("LCMScheduler", NOISE),
+    ("DDPMScheduler", {**NOISE, "clip_sample": True}),
+    ("LCMScheduler", {**NOISE, "clip_sample": True}),
 ]
 
 
@@ -68,6 +80,50 @@ def test_a_table_walks_like_its_scheduler(name: str, config: dict[str, Any], ste
         latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
     final = np.tensordot(table.final, np.stack(stack), 1)
     np.testing.assert_allclose(final, latents.numpy(), rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize(("name", "config"), DRAWING)
+def test_a_table_walks_like_a_scheduler_that_draws_noise(name: str, config: dict[str, Any]) -> None:
+    scheduler = getattr(diffusers, name)(**config)
+    table = read_sampler(scheduler, Grid(8))
+    assert table.noises == 8, "the last step adds none"
+
+    def walk() -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Predictions and final latents; what is drawn comes from torch's own generator."""
+        scheduler.set_timesteps(8)
+        latents = torch.randn(1, 4, 8, 8) * getattr(scheduler, "init_noise_sigma", 1.0)
+        predictions = []
+        for timestep in scheduler.timesteps:
+            scale = getattr(scheduler, "scale_model_input", lambda x, _: x)
+            predictions.append(denoiser(scale(latents, timestep), timestep))
+            latents = scheduler.step(predictions[-1], timestep, latents, return_dict=False)[0]
+        return predictions, latents
+
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        noises = [torch.randn(1, 4, 8, 8) for _ in range(table.noises)]
+        torch.manual_seed(3)
+        predictions, latents = walk()
+    stack = torch.stack([*noises, *predictions]).double().numpy()
+    final = np.tensordot(table.final, stack, 1)
+    np.testing.assert_allclose(final, latents.numpy(), rtol=1e-4, atol=2e-5)
+    stack[table.noises - 1] = 0
+    assert np.abs(np.tensordot(table.final, stack, 1) - final).max() > 1e-6
+
+
+def test_noises_stay_when_predictions_are_reused() -> None:
+    table = SamplerTable(
+        inputs=np.array([[1.0, 0, 0, 0, 0], [1, 5, 2, 0, 0], [1, 6, 2, 3, 0]]),
+        final=np.array([1.0, 7, 2, 3, 4]),
+        noises=2,
+    )
+    merged = table.merge(source=[0, 0, 2], calls=[0, 2])
+    np.testing.assert_array_equal(merged.inputs, [[1, 0, 0, 0], [1, 6, 5, 0]])
+    np.testing.assert_array_equal(merged.final, [1, 7, 5, 4])
+    assert (merged.noises, merged.predictions) == (2, 2)
+    assert SamplerTable.from_json(merged.to_json()) == merged
+    with pytest.raises(SearchError, match="the sampler draws 1 noises of its own"):
+        merged.require_fixed()
 
 
 @pytest.mark.parametrize(("name", "config"), NOT_AFFINE)
