@@ -56,8 +56,8 @@ class Runner:
         }
         float32 = np.float32
         self._stack = np.zeros((bundle.sampler.final.size, *bundle.latent_shape), float32)
-        self._noises = self._stack[: bundle.sampler.noises]
-        self._predictions = self._stack[bundle.sampler.noises :]
+        self._known = self._stack[: bundle.sampler.known]
+        self._predictions = self._stack[bundle.sampler.known :]
         self._inputs: dict[str, Array] = {
             SAMPLE: np.zeros(bundle.latent_shape, float32),
             GUIDANCE: np.zeros((), float32),
@@ -89,7 +89,8 @@ class Runner:
 
         Args:
             prompt: what to show.
-            latents: initial noise of unit variance `[B, C, H, W]`; None draws it from `seed`.
+            latents: what the bundle begins from, `[B, C, H, W]`: noise of unit variance, which `seed`
+                gives where it is None, or the latents of another run, or clean ones.
             seed: of the noises; the same picture as diffusers makes with that seed on the CPU.
             negative: what to guide away from.
             guidance: scale; None takes the bundle's.
@@ -219,7 +220,7 @@ class Runner:
         return self._sessions[self.bundle.graphs[call.graph]].bind(inputs, outputs)
 
     def _combine(self, row: NDArray[np.float32], out: Array) -> None:
-        """The linear combination of noises and predictions that `row` gives."""
+        """The linear combination of what is known and the predictions that `row` gives."""
         terms = self._stack[: row.size].reshape(row.size, -1)
         np.dot(row, terms, out=out.reshape(-1))
 
@@ -252,12 +253,18 @@ class Runner:
         return scale
 
     def _draw(self, latents: NDArray[np.float32] | None, seed: int) -> None:
-        """Fill the noises, in the order in which diffusers draws them; it does not draw what is given."""
-        source = TorchNoise(seed)
-        first = initial_noise(self.bundle, source) if latents is None else self._checked(latents)
-        self._noises[0] = first
-        for later in self._noises[1:]:
-            later[...] = source.randn(self.bundle.latent_shape)
+        """Fill what is known, in the order in which diffusers draws it; it does not draw what is given."""
+        bundle, source, values = self.bundle, TorchNoise(seed), iter(self._known)
+        if latents is not None:
+            next(values)[...] = self._checked(latents)
+        elif bundle.sampler.given:
+            begins = bundle.subnet.binding.course.begins
+            msg = f"the bundle {begins}, so it needs these; give them with --latents"
+            raise EngineError(msg)
+        if latents is None or bundle.subnet.binding.course.adds_noise:
+            next(values)[...] = initial_noise(bundle, source)
+        for value in values:
+            value[...] = source.randn(bundle.latent_shape)
 
     def _checked(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
         shape = self.bundle.latent_shape

@@ -83,7 +83,7 @@ class Bundle:
         graphs: file of each step graph.
         calls: in order.
         slots: shape of each cache buffer.
-        sampler: one row per call, one column per noise and per noise prediction.
+        sampler: one row per call, one column per value that is known and per noise prediction.
         pipeline: directory of the pipeline it was exported from, as it was given.
         files: file -> SHA-256.
     """

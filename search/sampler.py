@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,27 +17,41 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class SamplerTable:
-    """A sampler as linear combinations of N noises of unit variance and P noise predictions.
+    """A sampler as linear combinations of what a run knows beforehand and P noise predictions.
 
     Attributes:
-        inputs: row k gives the denoiser's input at call k, `[K, N + P]`; the first columns belong to
-            the noises, column N + p to prediction p. A row uses only predictions that earlier calls
+        inputs: row k gives the denoiser's input at call k, `[K, N + P]`; the first N columns belong to
+            what is known, column N + p to prediction p. A row uses only predictions that earlier calls
             have made.
         final: the final latents, `[N + P]`.
-        noises: N: the initial noise, and those that the scheduler draws, in the order drawn.
+        noises: how many noises of unit variance there are: the initial one unless the run begins from
+            the latents of another, and those that the scheduler draws, in the order drawn.
+        given: whether latents that are given come before the noises.
     """
 
     inputs: NDArray[np.float64]
     final: NDArray[np.float64]
     noises: int = 1
+    given: bool = False
+
+    @property
+    def known(self) -> int:
+        """N, how many columns come before the predictions."""
+        return self.given + self.noises
 
     @property
     def predictions(self) -> int:
         """P, how many there are."""
-        return self.final.size - self.noises
+        return self.final.size - self.known
 
     def require_fixed(self) -> None:
-        """Refuse a sampler that draws noise: what it makes is no function of the initial noise."""
+        """Refuse a sampler whose result is no function of the initial noise."""
+        if self.given:
+            msg = (
+                "the sampler begins from given latents, so there are no runs from noise to search along "
+                "or to fit to; choose a method that does neither (full, deepcache, random)"
+            )
+            raise SearchError(msg)
         if self.noises > 1:
             msg = (
                 f"the sampler draws {self.noises - 1} noises of its own, so there is no trajectory to "
@@ -54,15 +68,15 @@ class SamplerTable:
             calls: the steps whose input is still needed.
 
         Returns:
-            Rows for `calls`; columns for the noises and the new predictions, in order.
+            Rows for `calls`; columns for what is known and the new predictions, in order.
         """
         new = sorted(set(source))
-        columns = np.zeros((self.noises + len(source), self.noises + len(new)))
-        columns[: self.noises, : self.noises] = np.eye(self.noises)
+        known = self.known
+        columns = np.zeros((known + len(source), known + len(new)))
+        columns[:known, :known] = np.eye(known)
         for step, origin in enumerate(source):
-            columns[self.noises + step, self.noises + new.index(origin)] = 1
-        rows = self.inputs[list(calls)] @ columns
-        return SamplerTable(rows, self.final @ columns, self.noises)
+            columns[known + step, known + new.index(origin)] = 1
+        return replace(self, inputs=self.inputs[list(calls)] @ columns, final=self.final @ columns)
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values; rows without the zeros at their end."""
@@ -70,6 +84,7 @@ class SamplerTable:
             "inputs": [np.trim_zeros(row, "b").tolist() for row in self.inputs],
             "final": self.final.tolist(),
             "noises": self.noises,
+            "given": self.given,
         }
 
     def __eq__(self, other: object) -> bool:
@@ -77,7 +92,7 @@ class SamplerTable:
         if not isinstance(other, SamplerTable):
             return NotImplemented
         return (
-            self.noises == other.noises
+            (self.noises, self.given) == (other.noises, other.given)
             and np.array_equal(self.inputs, other.inputs)
             and np.array_equal(self.final, other.final)
         )
@@ -88,12 +103,12 @@ class SamplerTable:
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> SamplerTable:
-        """Read what `to_json` wrote; older files have one noise and do not say so."""
+        """Read what `to_json` wrote; older files have one noise, nothing given, and do not say so."""
         final = np.array(data["final"], np.float64)
         inputs = np.zeros((len(data["inputs"]), len(final)))
         for row, values in zip(inputs, data["inputs"], strict=True):
             row[: len(values)] = values
-        return SamplerTable(inputs, final, int(data.get("noises", 1)))
+        return SamplerTable(inputs, final, int(data.get("noises", 1)), bool(data.get("given")))
 
 
 @dataclass(frozen=True)

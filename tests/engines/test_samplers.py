@@ -10,7 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import FlowMatchLCMScheduler
+from diffusers import (
+    FlowMatchLCMScheduler,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionXLImg2ImgPipeline,
+)
 
 from engines.base import make_engine
 from engines.errors import EngineError
@@ -173,3 +177,153 @@ def test_noise_for_more_than_the_pictures_is_refused(pipelines: Callable[[str], 
         SearchError, match="DiTPipeline cannot use DDPMScheduler, which draws noise"
     ):
         search(opened, "full", Options(steps=3))
+
+
+def part_of(opened: Pipeline, path: Path, out: Path, **options: Any) -> Bundle:
+    """A bundle of every block on part of a grid."""
+    return export(path, search(opened, "full", Options(**options)), out)
+
+
+@pytest.mark.parametrize(
+    ("name", "scheduler", "grid"),
+    [
+        ("three-levels", "DPMSolverMultistepScheduler", {"timesteps": [951, 700, 421, 20]}),
+        ("three-levels", "EulerDiscreteScheduler", {"sigmas": [14.0, 3.5, 0.8, 0.1, 0.0]}),
+        pytest.param("sd3", None, {"sigmas": [1.0, 0.7, 0.3]}, marks=pytest.mark.slow),
+        pytest.param("lcm", "LCMScheduler", {"timesteps": [999, 759, 499]}, marks=pytest.mark.slow),
+    ],
+)
+def test_a_custom_grid_gives_the_latents_of_diffusers(
+    pipelines: Callable[[str], Path],
+    tmp_path: Path,
+    name: str,
+    scheduler: str | None,
+    grid: dict[str, list[float]],
+) -> None:
+    opened = open_pipeline(pipelines(name))
+    opened.use_scheduler(scheduler or type(opened.pipe.scheduler).__name__)
+    asked = {key: tuple(map(float, values)) for key, values in grid.items()}
+    subnet = search(opened, "full", Options(**asked))
+    bundle = export(pipelines(name), subnet, tmp_path / "bundle")
+    found = runner_of(bundle).run(PROMPT, seed=3).latents
+    generator = torch.Generator()
+    expected = latents_of_diffusers(opened, subnet, generator=generator.manual_seed(3), **grid)
+    assert len(bundle.calls) == len(subnet.timesteps)
+    if name != "lcm":
+        assert relative(found, expected) <= TOLERANCE
+    plain = latents_of_diffusers(opened, subnet, generator=generator.manual_seed(3))
+    assert relative(found, plain) > TOLERANCE
+
+
+def test_a_grid_that_is_not_taken_is_refused_by_name(pipelines: Callable[[str], Path]) -> None:
+    unet = open_with(pipelines("three-levels"), "DDIMScheduler", weights=False)
+    with pytest.raises(SearchError, match="DDIMScheduler takes no custom timesteps"):
+        search(unet, "full", Options(timesteps=(999.0, 5.0)))
+    dit = open_pipeline(pipelines("learned-variance"), weights=False)
+    with pytest.raises(SearchError, match="DiTPipeline takes no custom sigmas"):
+        search(dit, "full", Options(sigmas=(9.0, 0.5)))
+
+
+def test_two_parts_hand_over_like_base_and_refiner_of_diffusers(
+    pipelines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    path = pipelines("sdxl")
+    opened = open_pipeline(path)
+    settings = {"steps": 10, "guidance": 5.0}
+    cut = 6
+    asked = {"guidance_scale": 5.0, "num_inference_steps": 10, "output_type": "latent"}
+    share = 1 - cut / 10
+    base_latents = opened.pipe(
+        PROMPT,
+        height=16,
+        width=16,
+        denoising_end=1 - share,
+        generator=torch.Generator().manual_seed(3),
+        **asked,
+    ).images
+    refiner = StableDiffusionXLImg2ImgPipeline(
+        **opened.pipe.components, requires_aesthetics_score=False, add_watermarker=False
+    )
+    final = refiner(PROMPT, image=base_latents, denoising_start=1 - share, **asked).images
+
+    base = part_of(opened, path, tmp_path / "base", end_step=cut, **settings)
+    rest = part_of(opened, path, tmp_path / "rest", start_step=cut, **settings)
+    assert [len(base.calls), len(rest.calls)] == [6, 4]
+    left = runner_of(base).run(PROMPT, seed=3).latents
+    assert relative(left, base_latents.numpy()) <= TOLERANCE
+    found = runner_of(rest).run(PROMPT, latents=left).latents
+    assert relative(found, final.numpy()) <= TOLERANCE
+    with pytest.raises(
+        EngineError, match="begins at step 6 from the latents that another run left"
+    ):
+        runner_of(rest).run(PROMPT)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "steps"),
+    [
+        ("EulerAncestralDiscreteScheduler", 8),
+        pytest.param("DPMSolverMultistepScheduler", 8, marks=pytest.mark.slow),
+        pytest.param("DDIMScheduler", 8, marks=pytest.mark.slow),
+    ],
+)
+def test_clean_latents_become_those_of_image_to_image(
+    pipelines: Callable[[str], Path], tmp_path: Path, scheduler: str, steps: int
+) -> None:
+    path = pipelines("three-levels")
+    opened = open_with(path, scheduler)
+    clean = np.random.default_rng(3).standard_normal((1, 4, 12, 12)).astype(np.float32)
+    pipe = StableDiffusionImg2ImgPipeline(**opened.pipe.components, requires_safety_checker=False)
+    expected = pipe(
+        PROMPT,
+        image=torch.from_numpy(clean),
+        strength=0.5,
+        num_inference_steps=steps,
+        generator=torch.Generator().manual_seed(5),
+        output_type="latent",
+    ).images.numpy()
+    bundle = part_of(
+        opened, path, tmp_path / "bundle", start_step=steps // 2, add_noise=True, steps=steps
+    )
+    runner = runner_of(bundle)
+    found = runner.run(PROMPT, latents=clean, seed=5).latents
+    assert relative(found, expected) <= TOLERANCE
+    assert relative(runner.run(PROMPT, latents=clean, seed=6).latents, expected) > TOLERANCE
+    parity, _ = verify(bundle, make_engine("onnxruntime", "cpu"), path, prompt=PROMPT, seed=1)
+    assert parity.failures == ()
+    with pytest.raises(EngineError, match="begins at step 4 from clean latents, .* with --latents"):
+        runner.run(PROMPT)
+
+
+@pytest.mark.parametrize("start", [{"add_noise": True}, {}])
+def test_parity_of_a_part_is_verified_with_packed_latents(
+    pipelines: Callable[[str], Path], tmp_path: Path, start: dict[str, Any]
+) -> None:
+    path = pipelines("flux-schnell")
+    opened = open_pipeline(path, weights=False)
+    size = {"height": 16, "width": 24}
+    bundle = part_of(
+        opened,
+        path,
+        tmp_path / "b",
+        guidance=0.0,
+        steps=5,
+        start_step=2,
+        end_step=4,
+        **size,
+        **start,
+    )
+    assert len(bundle.calls) == 2
+    parity, _ = verify(bundle, make_engine("onnxruntime", "cpu"), path, prompt=PROMPT, seed=1)
+    assert parity.failures == ()
+
+
+def test_nothing_is_fitted_to_given_latents(pipelines: Callable[[str], Path]) -> None:
+    opened = open_pipeline(pipelines("three-levels"))
+    options = Options(steps=4, start_step=2, fit_sampler=True)
+    with pytest.raises(SearchError, match="begins from given latents, so there are no runs"):
+        search_keeps(opened, "full", options, [1.0])
+    with pytest.raises(SearchError, match="fewer-steps makes grids of its own"):
+        search(opened, "fewer-steps", replace(options, fit_sampler=None))
+    with pytest.raises(SearchError, match="steps 2 to 9 were asked for, but the sampler has 4"):
+        search(opened, "full", replace(options, end_step=9))
