@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from search.sampler import SamplerTable
 
 
+_UNLISTED = frozenset({"LCMScheduler", "SASolverScheduler", "TCDScheduler"})
+"""Schedulers of the same noise schedules that diffusers does not list as compatible."""
+
+
 @dataclass(frozen=True)
 class Pipeline:
     """A diffusers pipeline, its family and where its weights lie.
@@ -59,6 +63,8 @@ class Pipeline:
         if name == type(self.pipe.scheduler).__name__:
             return
         known = {c.__name__ for c in self.pipe.scheduler.compatibles}
+        if "DDIMScheduler" in known:
+            known |= _UNLISTED
         if name not in known:
             msg = (
                 f"no scheduler {name!r} for this pipeline; choose one of {', '.join(sorted(known))}"
