@@ -22,7 +22,9 @@ from search.subnet import SubNet
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-SCHEMA = 2
+SCHEMA = 3
+READABLE = (2, 3)
+"""Schema 2 knew one noise only, the initial one."""
 KIND = "stepcarve-bundle"
 MANIFEST = "manifest.json"
 SUBNET = "subnet.json"
@@ -81,7 +83,7 @@ class Bundle:
         graphs: file of each step graph.
         calls: in order.
         slots: shape of each cache buffer.
-        sampler: one row per call, one column per noise prediction.
+        sampler: one row per call, one column per value that is known and per noise prediction.
         pipeline: directory of the pipeline it was exported from, as it was given.
         files: file -> SHA-256.
     """
@@ -122,7 +124,7 @@ class Bundle:
             if (
                 not 0 <= call.graph < len(self.graphs)
                 or not slots <= set(range(len(self.slots)))
-                or call.prediction not in (None, *range(self.sampler.final.size - 1))
+                or call.prediction not in (None, *range(self.sampler.predictions))
             ):
                 msg = f"call {number}, which names a graph, slot or prediction that is not there"
                 raise ValueError(msg)
@@ -230,10 +232,10 @@ def _bundle(path: Path, data: Any) -> Bundle:
     if not isinstance(data, dict) or data.get("kind") != KIND:
         msg = f"{str(path)!r} is not a bundle; give a directory written by stepcarve export"
         raise ExportError(msg)
-    if data.get("schema") != SCHEMA:
+    if data.get("schema") not in READABLE:
         msg = (
             f"the bundle {str(path)!r} has schema {data.get('schema')!r}, but this stepcarve reads "
-            f"{SCHEMA}; use the stepcarve that wrote it, or export again"
+            f"{READABLE[0]} to {READABLE[-1]}; use the stepcarve that wrote it, or export again"
         )
         raise ExportError(msg)
     try:

@@ -72,7 +72,7 @@ def export(
     report("open pipeline")
     pipeline = open_for(subnet, path, weights=False)
     table = (
-        pipeline.sampler(subnet.binding.inference_steps, pipeline.size(subnet.binding.noise_shape))
+        pipeline.sampler(subnet.binding.course, pipeline.size(subnet.binding.noise_shape))
         if subnet.fitted is None
         else subnet.fitted.table
     )

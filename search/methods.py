@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from search import schedules
+from search.course import Course
 from search.errors import SearchError
 from search.options import Options, require_method
 from search.prompts import default_prompts
@@ -182,7 +183,7 @@ def full(pipeline: Pipeline, options: Options) -> SubNet:
     size = (
         None if options.height is None or options.width is None else (options.height, options.width)
     )
-    pipeline.sampler(options.steps, size)  # refuses what could never be exported
+    pipeline.sampler(options.course, size)  # refuses what could never be exported
     request = Request(
         prompts=(pipeline.family.default_prompt,),
         steps=options.steps,
@@ -191,7 +192,7 @@ def full(pipeline: Pipeline, options: Options) -> SubNet:
     traced = trace(pipeline, options.granularity, request)
     _require_size(pipeline, size, traced.noise_shape)
     binding = pipeline.binding(
-        steps=options.steps,
+        course=options.course,
         guided=traced.guided,
         latent_shape=traced.latent_shape,
         noise_shape=traced.noise_shape,
@@ -225,10 +226,17 @@ def _require_size(
 
 def fewer_steps(pipeline: Pipeline, whole: SubNet, keep: float) -> SubNet:
     """The pipeline's present sampler with as many full calls as `keep` of those of `whole` pay for."""
+    course = whole.binding.course
+    if course != Course(course.inference_steps):
+        msg = (
+            "fewer-steps makes grids of its own, from noise to the end; leave the custom grid and the "
+            "part of it out, or choose another method"
+        )
+        raise SearchError(msg)
     budget = keep * whole.full_calls + 1e-9
-    for steps in range(whole.binding.inference_steps, 0, -1):
+    for steps in range(course.inference_steps, 0, -1):
         binding = pipeline.binding(
-            steps=steps,
+            course=Course(steps),
             guided=whole.binding.guided,
             latent_shape=whole.binding.latent_shape,
             noise_shape=whole.binding.noise_shape,

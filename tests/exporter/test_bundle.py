@@ -71,10 +71,10 @@ def test_a_link_out_of_the_bundle_is_refused(bundle: Path, tmp_path: Path) -> No
     ("changes", "message"),
     [
         ({"kind": "zip"}, "is not a bundle; give a directory written by stepcarve export"),
-        ({"schema": 7}, "has schema 7, but this stepcarve reads 2"),
+        ({"schema": 7}, "has schema 7, but this stepcarve reads 2 to 3"),
         (
             {"schema": 1},
-            "has schema 1, but this stepcarve reads 2; use the stepcarve that wrote it",
+            "has schema 1, but this stepcarve reads 2 to 3; use the stepcarve that wrote it",
         ),
         ({"calls": [{"step": 0}]}, "lacks or garbles"),
         ({"calls": []}, "garbles the sampler, 3 rows for 0 calls"),
