@@ -45,7 +45,7 @@ def rotating(pipeline: Pipeline) -> SubNet:
     from search.options import Options
 
     options = Options(steps=STEPS, guidance=GUIDANCE, interval=INTERVAL)
-    branches = [search(pipeline, "deepcache", replace(options, branch=b)) for b in range(5)]
+    branches = [search(pipeline, "deepcache", replace(options, branch=b)) for b in range(8)]
     rows = [
         branches[step // INTERVAL % len(branches)].actions[step]
         for step in range(len(branches[0].actions))

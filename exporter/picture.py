@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import io
+import math
+import string
 from typing import TYPE_CHECKING
 
 from exporter.errors import ExportError
+from exporter.program import plan_program
 from exporter.summary import Cell, cells
 from search.files import write_atomically
 from search.liveness import unroll
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from exporter.program import Program
     from search.subnet import SubNet
 
 SYMBOLS = {
@@ -40,24 +46,40 @@ MEANING = {
 }
 
 
+GRAPHS = string.digits + string.ascii_letters
+"""A character for each of the first step graphs; the others share `MANY`."""
+MANY, NONE = "*", "·"
+BARS = " ▁▂▃▄▅▆▇█"
+
+
 def grid_lines(subnet: SubNet) -> list[str]:
-    """One line per block, one character per step, and a legend."""
+    """One character per step in a line per block, and lines for graphs, MACs and caches; a legend."""
     rows = cells(subnet)
-    width = max(len(name) for name in subnet.topology.blocks)
-    lines = [
-        f"{name:>{width}} {''.join(SYMBOLS[row[block]] for row in rows)}"
+    program = plan_program(subnet, 1)
+    lines = {
+        name: "".join(SYMBOLS[row[block]] for row in rows)
         for block, name in enumerate(subnet.topology.blocks)
-    ]
+    }
+    graphs = dict.fromkeys(range(subnet.steps), NONE)
+    graphs |= {call.step: (GRAPHS[call.signature :] or MANY)[0] for call in program.calls}
+    lines |= {
+        "step": "".join(f"{step:<10}" for step in range(0, subnet.steps, 10))[: subnet.steps],
+        "graph": "".join(graphs.values()),
+        "MACs": _bars(unroll(subnet).macs, subnet.topology.macs),
+        "cache": _bars(program.alive, max(program.alive)),
+    }
+    width = max(map(len, lines))
     legend = "   ".join(f"{SYMBOLS[cell]} {MEANING[cell]}" for cell in Cell)
-    return [*lines, f"{'step':>{width}} {_ruler(subnet.steps)}", legend]
+    return [*(f"{name:>{width}} {line}".rstrip() for name, line in lines.items()), legend]
 
 
-def _ruler(steps: int) -> str:
-    return "".join(f"{step:<10}" for step in range(0, steps, 10))[:steps]
+def _bars(values: Sequence[int], most: int) -> str:
+    """A bar per value; what is not 0 shows."""
+    return "".join(BARS[math.ceil((len(BARS) - 1) * value / max(most, 1))] for value in values)
 
 
 def draw_grid(subnet: SubNet) -> Figure:
-    """The grid over the cost of each step."""
+    """The grid over what each step costs, which graph it calls and what is cached after it."""
     from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
@@ -66,9 +88,9 @@ def draw_grid(subnet: SubNet) -> Figure:
     rows = cells(subnet)
     values = [[order.index(row[b]) for row in rows] for b in range(len(subnet.topology.blocks))]
     height = 1.6 + 0.17 * len(values)
-    figure = Figure(figsize=(4 + 0.13 * subnet.steps, height + 1.3), layout="constrained")
-    grid, cost = figure.subplots(
-        2, 1, sharex=True, gridspec_kw={"height_ratios": [height, 1.1], "hspace": 0.02}
+    figure = Figure(figsize=(4 + 0.13 * subnet.steps, height + 2.4), layout="constrained")
+    grid, graphs, cost, cache = figure.subplots(
+        4, 1, sharex=True, gridspec_kw={"height_ratios": [height, 0.3, 0.9, 0.9], "hspace": 0.02}
     )
     edges = [step - 0.5 for step in range(subnet.steps + 1)]
     grid.pcolormesh(
@@ -93,16 +115,35 @@ def draw_grid(subnet: SubNet) -> Figure:
         loc="lower left",
         bbox_to_anchor=(0, 1.04),
     )
+    program = plan_program(subnet, 1)
+    _draw_graphs(graphs, program)
     full = subnet.topology.macs
-    cost.bar(
-        range(subnet.steps), [m / full for m in unroll(subnet).macs], color="#1f6f8b", width=0.8
-    )
+    _draw_bars(cost, [m / full for m in unroll(subnet).macs], "MACs of\na full step", "#1f6f8b")
     cost.set_ylim(0, 1.05)
-    cost.set_ylabel("MACs of\na full step", fontsize=7)
-    cost.set_xlabel("step (0 is the noisiest)", fontsize=8)
-    cost.tick_params(labelsize=7)
-    cost.spines[["top", "right"]].set_visible(False)
+    megavalues = [alive / 1e6 for alive in program.alive]
+    _draw_bars(cache, megavalues, "million values\ncached after it", "#d9883b")
+    cache.set_xlabel("step (0 is the noisiest)", fontsize=8)
     return figure
+
+
+def _draw_graphs(axes: Axes, program: Program) -> None:
+    """The number of the step graph at each step that makes a call."""
+    for call in program.calls:
+        colour = f"C{call.signature % 10}"
+        axes.bar(call.step, 1, width=1, color=colour, alpha=0.35)
+        label = str(call.signature)
+        axes.text(call.step, 0.5, label, fontsize=5, ha="center", va="center", rotation=90)
+    axes.set_yticks([0.5], ["step graph"], fontsize=7)
+    axes.set_ylim(0, 1)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+
+
+def _draw_bars(axes: Axes, values: Sequence[float], label: str, colour: str) -> None:
+    axes.bar(range(len(values)), values, color=colour, width=0.8)
+    axes.set_ylabel(label, fontsize=7)
+    axes.tick_params(labelsize=7)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def save_figure(figure: Figure, path: Path) -> None:

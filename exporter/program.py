@@ -5,6 +5,7 @@ No ONNX and no torch: a pure function of the SubNet.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -70,12 +71,14 @@ class Program:
         slots: shape of each cache buffer. A slot holds one value at a time and is never read and
             written by the same call.
         origins: per step of the SubNet, the step whose noise prediction it has.
+        alive: per step of the SubNet, elements of all cached values that a later step still reads.
     """
 
     signatures: tuple[Signature, ...]
     calls: tuple[Call, ...]
     slots: tuple[tuple[int, ...], ...]
     origins: tuple[int, ...]
+    alive: tuple[int, ...]
 
     @property
     def timesteps(self) -> tuple[float, ...]:
@@ -137,6 +140,7 @@ def plan_program(subnet: SubNet, batch: int) -> Program:
         ),
         slots=tuple(buffers.shapes),
         origins=origins,
+        alive=_alive(unrolled, last_read, batch),
     )
 
 
@@ -195,6 +199,16 @@ def _last_reads(unrolled: Unrolled) -> dict[int, int]:
             if unrolled.values[read].step < value.step:
                 found[read] = max(found.get(read, 0), value.step)
     return found
+
+
+def _alive(unrolled: Unrolled, last_read: dict[int, int], batch: int) -> tuple[int, ...]:
+    """Per step, elements of the values that were made until then and are read after it."""
+    topology, found = unrolled.topology, [0] * len(unrolled.effective)
+    for number, last in last_read.items():
+        value = unrolled.values[number]
+        for step in range(value.step, last):
+            found[step] += batch * math.prod(topology.shape(topology.tensor(value.target)))
+    return tuple(found)
 
 
 class _Buffers:

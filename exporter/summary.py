@@ -75,6 +75,7 @@ def summarise(subnet: SubNet, batch: int = 1, dtype: str = "float32") -> dict[st
         "params": topology.params,
         "params_kept": unrolled.params,
         "cache_bytes": sum(math.prod(shape) for shape in program.slots) * DTYPES[dtype],
+        "cache_bytes_per_step": [alive * DTYPES[dtype] for alive in program.alive],
         "macs_per_step": list(unrolled.macs),
         "signature_per_call": [call.signature for call in program.calls],
         "fitted": subnet.fitted is not None,

@@ -13,7 +13,7 @@ from search.fitting.placement import growth_candidates, measure_growth, measure_
 from search.fitting.records import RunFolder
 from search.fitting.refine import Placed, assess, refine
 from search.fitting.rows import table_of
-from search.fitting.trajectories import sample_both
+from search.fitting.trajectories import CHUNK, sample_both
 from search.sampler import FittedSampler
 
 if TYPE_CHECKING:
@@ -37,14 +37,15 @@ class Effort:
     Attributes:
         fitted_on: pictures to fit and take gradients on.
         held_out: other pictures, to choose by.
-        batch: pictures to take one gradient on.
+        work: calls times pictures of one gradient, so that few calls, where most is left to gain and
+            most depends on chance, see more pictures.
         iterations: of the gradient search, per keep.
         every: how often it is judged on all pictures.
     """
 
     fitted_on: int = 72
     held_out: int = 24
-    batch: int = 24
+    work: int = 240
     iterations: int = 15
     every: int = 5
 
@@ -175,7 +176,7 @@ def _search(
         min(judged, key=lambda placed: placed.error),
         iterations=effort.iterations,
         every=effort.every,
-        batch=effort.batch,
+        batch=max(CHUNK, effort.work // count),
         seed=seed,
         progress=tell,
     )

@@ -27,8 +27,8 @@ class Placed:
     Attributes:
         positions: of the calls.
         chain: fitted there.
-        error: mean relative L2 of the final latents of all pictures: rows are a few numbers, so those
-            that they were fitted on count too, and one that goes astray decides less.
+        error: `overall` relative L2 of the final latents of all pictures: rows are a few numbers, so
+            those that they were fitted on count too.
     """
 
     positions: tuple[float, ...]
@@ -42,6 +42,14 @@ def robust_weights(errors: Tensor) -> Tensor:
     return 1 / (1 + errors / errors.median().clamp_min(1e-12))
 
 
+def overall(errors: Tensor) -> Tensor:
+    """One number `[]` for errors `[S]`: the square of the mean of their square roots.
+
+    In a mean, which few pictures go astray, and how far, would decide alone, and that is mostly chance.
+    """
+    return errors.clamp_min(1e-12).sqrt().mean().square()
+
+
 def assess(fitted_on: Trajectories, held_out: Trajectories, positions: Sequence[float]) -> Placed:
     """Fit rows at `positions` on some runs, twice for robust weights, and judge them on all."""
     calls = Calls.at([torch.tensor(p, device=fitted_on.noise.device) for p in positions])
@@ -50,7 +58,7 @@ def assess(fitted_on: Trajectories, held_out: Trajectories, positions: Sequence[
         weights = robust_weights(fitted_on.error(first.final))
         chain = fit_chain(fitted_on, calls, weights=weights)
         others = held_out.error(run_chain(held_out, calls, chain.rows))
-        error = torch.cat([fitted_on.error(chain.final), others]).mean()
+        error = overall(torch.cat([fitted_on.error(chain.final), others]))
     return Placed(tuple(map(float, positions)), chain, float(error))
 
 
@@ -67,7 +75,7 @@ def refine(
 ) -> Placed:
     """Move the calls so that the final latents come closer to the full sampler's.
 
-    The loss is the logarithm of the mean relative error on some of the pictures, other ones in each
+    The loss is the logarithm of the `overall` error of some of the pictures, other ones in each
     iteration; every row is a closed-form function of the positions, so gradients flow through the fit,
     the latents and the timesteps. The best on all pictures is returned.
 
@@ -79,7 +87,7 @@ def refine(
         every: how often to judge on all pictures.
         batch: pictures per iteration.
         seed: of their order.
-        progress: told the number of the iteration and the mean error.
+        progress: told the number of the iteration and the error.
     """
     if len(start.positions) < 2:
         return start
@@ -94,7 +102,7 @@ def refine(
             group["lr"] = RATE * (0.05 + 0.475 * (1 + math.cos(math.pi * iteration / iterations)))
         calls = Calls.at(positions_of(logits, fitted_on.last))
         runs = next(batches)
-        error = runs.error(fit_chain(runs, calls).final).mean()
+        error = overall(runs.error(fit_chain(runs, calls).final))
         loss = error.log()
         adam.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

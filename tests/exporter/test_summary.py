@@ -34,9 +34,27 @@ def test_a_delta_that_nobody_reads_is_gone() -> None:
     assert cells(subnet(chain(), "RRR", "RdR", "RRR", "Rdc"))[3] == [Cell.GONE] * 3
 
 
+def test_the_grid_says_which_graph_a_step_calls_and_what_it_costs() -> None:
+    lines = grid_lines(subnet(chain(), "RRR", "RcR", "ccc", "RRR"))
+    by_name = {line.split()[0]: line.split(maxsplit=1)[1] for line in lines[:-1]}
+    assert by_name["graph"] == "01·0"
+    assert by_name["MACs"][0] == "█"
+    assert by_name["MACs"][1] in "▁▂▃▄▅▆▇"
+
+
+def test_a_cache_is_alive_until_it_is_read_for_the_last_time() -> None:
+    found = summarise(subnet(chain(), "RRR", "RRR", "RcR", "RcR", "RRR"), batch=2, dtype="float16")
+    one = found["cache_bytes_per_step"][1]
+    assert found["cache_bytes_per_step"] == [0, one, one, 0, 0]
+    assert one == found["cache_bytes"] > 0
+
+
 def test_the_grid_names_every_kind_of_cell() -> None:
     lines = grid_lines(subnet(chain(), "RRR", "RdR", "RsR"))
-    assert lines[1] == f"b {SYMBOLS[Cell.COMPUTED]}{SYMBOLS[Cell.DELTA]}{SYMBOLS[Cell.SKIPPED]}"
+    assert (
+        lines[1].strip()
+        == f"b {SYMBOLS[Cell.COMPUTED]}{SYMBOLS[Cell.DELTA]}{SYMBOLS[Cell.SKIPPED]}"
+    )
     assert all(f"{SYMBOLS[cell]} {MEANING[cell]}" in lines[-1] for cell in Cell)
     assert len(set(SYMBOLS.values())) == len(set(COLOURS.values())) == len(Cell)
 
