@@ -54,13 +54,16 @@ def _remembered(name: str) -> Callable[..., Any]:
     original = getattr(exporting, name)
     known: list[tuple[Any, list[Any]]] = []
 
+    def weights_of(made: Any) -> list[Any]:
+        return list(made.model.graph.initializers.values())
+
     def function(*arguments: Any, **options: Any) -> Any:
         if not known:
             made = original(*arguments, **options)
-            known.append((made, [value.const_value for value in made.weights]))
+            known.append((made, [value.const_value for value in weights_of(made)]))
         made, tensors = known[0]
         # An export points the weights at its own file; the next one starts from the model's again.
-        for value, tensor in zip(made.weights, tensors, strict=True):
+        for value, tensor in zip(weights_of(made), tensors, strict=True):
             value.const_value = tensor
         return made
 

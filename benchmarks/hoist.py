@@ -65,9 +65,9 @@ def save_graphs(path: Path, folder: Path, steps: int, pixels: int) -> dict[str, 
     models[PROLOGUE] = prologue.model
     compute_inside(master)
     models |= {f"{call}, inside": carve(master, s, call) for call, s in signatures.items()}
-    index = write_weights(folder, [*master.weights, *prologue.table])
+    index = write_weights(folder, models.values())
     for name, model in models.items():
-        refer(folder, model.graph.initializers.values(), index)
+        refer(folder, model, index)
         ir.save(model, folder / f"{name}.onnx")
     return {name: len(model.graph) for name, model in models.items()}
 

@@ -275,7 +275,7 @@ class Stopwatch:
         pipeline = open_for(self._subnet, self._path, weights=False)
         replaced = frozenset(self._subnet.topology.deltas)
         master = trace_denoiser(pipeline, self._subnet, replaced, 1)
-        refer(self._folder, master.weights, write_weights(self._folder, master.weights))
+        refer(self._folder, master.model, write_weights(self._folder, [master.model]))
         return master
 
 

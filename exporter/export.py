@@ -112,17 +112,13 @@ def _write(
     reads = {value.name or "" for step in steps.values() for value in step.graph.inputs}
     prologue = make_prologue(master, reads, program.timesteps)
     models = {names.CONDITIONER: condition.model, **steps, names.DECODER: decoder.model}
-    values = [*master.weights, *condition.weights, *decoder.weights]
     if prologue is not None:
         models[names.PROLOGUE] = prologue.model
-        values += prologue.table
 
     report("write weights")
-    used = {name for model in models.values() for name in model.graph.initializers}
-    values = [value for value in values if value.name in used]
-    index = stage.make(names.WEIGHTS, lambda _: write_weights(stage.folder, values))
+    index = stage.make(names.WEIGHTS, lambda _: write_weights(stage.folder, models.values()))
     for file, model in models.items():
-        refer(stage.folder, model.graph.initializers.values(), index)
+        refer(stage.folder, model, index)
         stage.make(file, partial(ir.save, model))
     for name, tokenizer in conditioner.tokenizers.items():
         stage.make(name, partial(save_tokenizer, tokenizer))
