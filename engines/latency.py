@@ -18,8 +18,8 @@ import numpy as np
 from engines.errors import EngineError
 from engines.machine import describe, installed
 from exporter.carve import carve
-from exporter.export import trace_denoiser
 from exporter.program import Signature, plan_program
+from exporter.variant import trace_denoiser
 from exporter.weights import refer, write_weights
 from search.files import write_atomically
 from search.model.pipeline import open_for

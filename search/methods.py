@@ -208,6 +208,48 @@ def full(pipeline: Pipeline, options: Options) -> SubNet:
     )
 
 
+def resized(pipeline: Pipeline, subnet: SubNet, size: tuple[int, int]) -> SubNet:
+    """The same table for pictures of another size (height, width).
+
+    Costs and shapes are those at that size, and so are timesteps where they depend on it.
+
+    Args:
+        pipeline: with the scheduler that `subnet` is bound to.
+        subnet: bound to that pipeline.
+        size: wanted.
+
+    Raises:
+        SearchError: the pipeline cannot make pictures of that size, has other blocks then, or the
+            sampler of `subnet` was fitted at its own size.
+    """
+    own = pipeline.size(subnet.binding.noise_shape)
+    if size == own:
+        return subnet
+    if subnet.fitted is not None:
+        msg = (
+            f"the sampler of this SubNet was fitted for pictures of {own[0]} x {own[1]}, not of "
+            f"{size[0]} x {size[1]}; leave that size out, or search again with it"
+        )
+        raise SearchError(msg)
+    there = full(
+        pipeline,
+        Options(
+            steps=subnet.binding.inference_steps,
+            granularity=subnet.granularity,
+            guidance=subnet.guidance,
+            height=size[0],
+            width=size[1],
+        ),
+    )
+    if not subnet.topology.has_blocks_of(there.topology):
+        msg = (
+            f"at {size[0]} x {size[1]} the denoiser has other blocks than the SubNet, which was made "
+            f"at {own[0]} x {own[1]}; search again at that size"
+        )
+        raise SearchError(msg)
+    return replace(subnet, binding=there.binding, topology=there.topology)
+
+
 def _require_size(
     pipeline: Pipeline, size: tuple[int, int] | None, noise_shape: tuple[int, ...]
 ) -> None:
@@ -217,8 +259,8 @@ def _require_size(
     if size not in (None, made):
         msg = (
             f"{pipeline.family.pipeline} makes pictures of {made[0]} x {made[1]} here, not of "
-            f"{size[0]} x {size[1]}; leave --height and --width out, or choose a "
-            f"multiple of {factor}"
+            f"{size[0]} x {size[1]}; leave the size out, or choose a multiple "
+            f"of {factor}"
         )
         raise SearchError(msg)
 

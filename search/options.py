@@ -133,6 +133,18 @@ def require_cost(name: str, method: str, recipe: str, *, has_table: bool) -> Non
         raise SearchError(msg)
 
 
+def sizes_of(texts: Iterable[str]) -> list[tuple[int, int]]:
+    """Heights and widths in pixels, from texts such as 512x768."""
+    sizes = []
+    for text in texts:
+        height, cross, width = text.partition("x")
+        if not (cross and height.isdecimal() and width.isdecimal()):
+            msg = f"the size {text!r} is not HEIGHTxWIDTH; give pixels, as in 512x768"
+            raise SearchError(msg)
+        sizes.append((int(height), int(width)))
+    return sizes
+
+
 def keeps_of(text: str) -> tuple[float, ...]:
     """The fractions in a list such as `0.2,0.3,0.5`."""
     try:

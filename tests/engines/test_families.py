@@ -173,7 +173,7 @@ def test_two_images_without_guidance_equal_diffusers(
     opened = open_pipeline(pipelines(name))
     subnet = search(opened, "full", replace(options(name), guidance=1.0))
     assert not subnet.binding.guided
-    bundle = export(pipelines(name), subnet, tmp_path / "bundle", batch=2)
+    bundle = export(pipelines(name), subnet, tmp_path / "bundle", batches=(2,))
     found = Runner(bundle, make_engine("onnxruntime", "cpu")).run(PROMPT, seed=5).images / 255
     expected = opened.pipe(
         prompt=PROMPT,

@@ -288,7 +288,7 @@ def test_a_failed_export_leaves_nothing(
 
 def test_a_batch_of_no_images_is_refused(pipelines: Callable[[str], Path], tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="the batch is 0; give 1 or more"):
-        export(pipelines("three-levels"), small(pipelines), tmp_path / "bundle", batch=0)
+        export(pipelines("three-levels"), small(pipelines), tmp_path / "bundle", batches=(0,))
 
 
 def test_a_killed_export_leaves_no_bundle_and_is_finished_by_the_next(
