@@ -30,6 +30,11 @@ def edit(bundle: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+def edit_variant(bundle: Path, **changes: object) -> None:
+    (variant,) = json.loads((bundle / "manifest.json").read_text())["variants"]
+    edit(bundle, variants=[variant | changes])
+
+
 def test_a_bundle_checks_its_files(bundle: Path) -> None:
     Bundle.open(bundle).check()
 
@@ -71,14 +76,12 @@ def test_a_link_out_of_the_bundle_is_refused(bundle: Path, tmp_path: Path) -> No
     ("changes", "message"),
     [
         ({"kind": "zip"}, "is not a bundle; give a directory written by stepcarve export"),
-        ({"schema": 7}, "has schema 7, but this stepcarve reads 2"),
+        ({"schema": 7}, "has schema 7, but this stepcarve reads 3"),
         (
-            {"schema": 1},
-            "has schema 1, but this stepcarve reads 2; use the stepcarve that wrote it",
+            {"schema": 2},
+            "has schema 2, but this stepcarve reads 3; use the stepcarve that wrote it",
         ),
-        ({"calls": [{"step": 0}]}, "lacks or garbles"),
-        ({"calls": []}, "garbles the sampler, 3 rows for 0 calls"),
-        ({"graphs": []}, "call 0, which names a graph, slot or prediction that is not there"),
+        ({"variants": []}, "garbles the variants, of which there are none"),
         ({"dtype": "int8"}, "garbles dtype 'int8'"),
         ({"guidance": None}, "lacks or garbles"),
         ({"files": {}}, "leaves out ['condition.onnx', 'decode.onnx', 'prologue.onnx', "),
@@ -88,6 +91,26 @@ def test_a_manifest_that_cannot_be_read_is_refused(
     bundle: Path, changes: dict[str, object], message: str
 ) -> None:
     edit(bundle, **changes)
+    with pytest.raises(ExportError) as caught:
+        Bundle.open(bundle)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"calls": [{"step": 0}]}, "lacks or garbles"),
+        ({"calls": []}, "garbles the sampler, 3 rows for 0 calls"),
+        ({"graphs": []}, "call 0, which names a graph, slot or prediction that is not there"),
+        ({"prologue": None}, "garbles the prologue, which should give"),
+        ({"decoder": "../decode.onnx"}, "leaves out ['../decode.onnx']"),
+        ({"height": "tall"}, "lacks or garbles"),
+    ],
+)
+def test_a_variant_that_cannot_be_read_is_refused(
+    bundle: Path, changes: dict[str, object], message: str
+) -> None:
+    edit_variant(bundle, **changes)
     with pytest.raises(ExportError) as caught:
         Bundle.open(bundle)
     assert message in str(caught.value)
