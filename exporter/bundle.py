@@ -27,8 +27,8 @@ SCHEMA = 3
 KIND = "stepcarve-bundle"
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.bin"
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the system says when nothing more can be written."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)
+"""What the system says when nothing more can be written; numpy gives no number for it."""
 DTYPES = {"float32": 4, "float16": 2, "bfloat16": 2}
 """Of a bundle's denoiser -> bytes of a value."""
 
@@ -382,17 +382,18 @@ class Staging:
     def make(self, name: str, write: Callable[[Path], Any]) -> Any:
         """Write file `name` by `write(path)` unless it is there already; returns what it returned.
 
-        The result must be JSON; it is remembered with the file.
+        The result must be JSON; it is remembered with the file. A full disk is an `ExportError`.
         """
         path = self.folder / name
         done = self._finished.get(name)
         if done is not None and path.is_file() and sha256(path) == done["sha256"]:
             return done["result"]
-        result = write(path)
-        path.chmod(0o644)
-        _flush(path)
-        self._finished[name] = {"sha256": sha256(path), "result": result}
-        self._remember()
+        with self._needing_room():
+            result = write(path)
+            path.chmod(0o644)
+            _flush(path)
+            self._finished[name] = {"sha256": sha256(path), "result": result}
+            self._remember()
         return result
 
     def share(self, name: str, write: Callable[[Path], Any]) -> str:
@@ -410,6 +411,20 @@ class Staging:
             self._remember()
         return first
 
+    @contextmanager
+    def _needing_room(self) -> Iterator[None]:
+        """Say in one sentence that nothing more can be written."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            msg = (
+                f"there is no room left for {str(self._target)!r} ({error.strerror or error}), and "
+                "nothing of it was kept; free some, or choose another place"
+            )
+            raise ExportError(msg) from error
+
     def _remember(self) -> None:
         write_atomically(self._record, json.dumps(self._finished))
 
@@ -417,7 +432,8 @@ class Staging:
         """Write the manifest with all checksums and make the bundle appear."""
         files = {name: done["sha256"] for name, done in sorted(self._finished.items())}
         text = json.dumps({"schema": SCHEMA, "kind": KIND, **manifest, "files": files}, indent=1)
-        write_atomically(self.folder / MANIFEST, text + "\n")
+        with self._needing_room():
+            write_atomically(self.folder / MANIFEST, text + "\n")
         keep = {MANIFEST, *files}
         for path in self.folder.iterdir():
             if path.name not in keep:
@@ -464,14 +480,8 @@ def staging(target: Path, key: str) -> Iterator[Staging]:
         stage.resume(key)
         try:
             yield stage
-        except Exception as error:
+        except Exception:
             shutil.rmtree(folder, ignore_errors=True)
-            if isinstance(error, OSError) and error.errno in FULL:
-                msg = (
-                    f"writing {str(target)!r} ended with {error.strerror!r}, and nothing of it was "
-                    "kept; free some space, or choose another place"
-                )
-                raise ExportError(msg) from error
             raise
     finally:
         os.close(handle)

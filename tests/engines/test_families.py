@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +80,18 @@ def options(name: str, **settings: Any) -> Options:
 
 
 def pictures_of_diffusers(
-    pipe: Any, name: str, negative: str, *, size: tuple[int, int] = SIZE, images: int = 1
+    pipe: Any,
+    name: str,
+    negative: str,
+    *,
+    size: tuple[int, int] = SIZE,
+    images: int = 1,
+    output: str = "np",
 ) -> np.ndarray:
     """Straight through diffusers' public call, seed included; nothing of ours in between."""
     case = CASES[name]
     extra = {"negative_prompt": negative} if negative else {}
-    pictures: np.ndarray = pipe(
+    pictures = pipe(
         prompt=PROMPT,
         guidance_scale=case.guidance,
         num_inference_steps=4,
@@ -92,11 +99,11 @@ def pictures_of_diffusers(
         height=size[0],
         width=size[1],
         generator=torch.Generator().manual_seed(5),
-        output_type="np",
+        output_type=output,
         **extra,
         **dict(case.arguments),
     ).images
-    return pictures
+    return np.asarray(pictures)
 
 
 @pytest.mark.parametrize("name", each_case(*CASES, quick=("sdxl", "sd3", "pixart-sigma")))
@@ -206,13 +213,17 @@ def test_every_variant_of_a_bundle_equals_diffusers_gated_by_hand(
     negative = CASES[name].negative
     for each in bundle.variants():
         size, images = (each.shape.height, each.shape.width), each.shape.images
-        found = Runner(each, engine).run(PROMPT, seed=5, negative=negative).images / 255
-        assert found.shape == (images, *size, 3)
+        found = Runner(each, engine).run(PROMPT, seed=5, negative=negative)
+
+        of_diffusers = partial(
+            pictures_of_diffusers, opened.pipe, name, negative, size=size, images=images
+        )
         with gated_by_hand(opened.denoiser, each.subnet):
-            expected = pictures_of_diffusers(opened.pipe, name, negative, size=size, images=images)
-        assert np.abs(found - expected).max() <= PIXEL, each.shape
-        full = pictures_of_diffusers(opened.pipe, name, negative, size=size, images=images)
-        assert np.abs(found - full).max() > PIXEL, "the gates count"
+            expected, pictures = of_diffusers(output="latent"), of_diffusers()
+        assert relative(found.latents, expected) <= TOLERANCE, each.shape
+        assert relative(found.latents, of_diffusers(output="latent")) > TOLERANCE, "the gates count"
+        assert found.images.shape == (images, *size, 3)
+        assert np.abs(found.images / 255 - pictures).max() <= PIXEL, each.shape
 
 
 def test_a_prompt_is_encoded_once_even_where_an_empty_negative_one_is_another_thing(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.bundle import Bundle
+from exporter.bundle import Bundle, staging
 from exporter.errors import ExportError
 from search.methods import search
 from search.model.pipeline import open_pipeline
@@ -133,3 +134,48 @@ def test_a_bundle_survives_a_move_to_an_odd_place(bundle: Path, tmp_path: Path) 
     result = Runner(Bundle.open(target), make_engine("onnxruntime", "cpu")).run("3")
     assert result.images.shape == (1, 16, 16, 3)
     target.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), OSError("8192 requested and 7 written")],
+)
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path, error: OSError) -> None:
+    """The second is what numpy says."""
+
+    def write(path: Path) -> None:
+        path.write_text("so far")
+        raise error
+
+    with (
+        pytest.raises(
+            ExportError, match=r"no room left for .*bundle' \(.*\), and nothing of it was"
+        ),
+        staging(tmp_path / "bundle", "key") as stage,
+    ):
+        stage.make("weights.bin", write)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_trouble_is_told_as_it_is(tmp_path: Path) -> None:
+    def write(_: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with (
+        pytest.raises(OSError, match="Input/output error"),
+        staging(tmp_path / "bundle", "key") as stage,
+    ):
+        stage.make("weights.bin", write)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_there_under_another_name_is_shared(tmp_path: Path) -> None:
+    with staging(tmp_path / "bundle", "key") as stage:
+        names = [
+            stage.share(name, lambda path, text=text: path.write_text(text))
+            for name, text in (("a", "same"), ("b", "other"), ("c", "same"))
+        ]
+        assert names == ["a", "b", "a"]
+        assert stage.share("c", lambda path: path.write_text("same")) == "a"
+        stage.commit({})
+    assert {each.name for each in (tmp_path / "bundle").iterdir()} == {"a", "b", "manifest.json"}
