@@ -14,6 +14,7 @@ from search.model.pipeline import Pipeline, open_pipeline
 from search.options import Options
 from search.sampler import FittedSampler
 from search.subnet import SubNet
+from tests.mixes import random_mix
 
 OWN, OTHER = (16, 16), (32, 16)
 
@@ -26,8 +27,8 @@ def opened(pipelines: Callable[[str], Path]) -> Pipeline:
 
 @pytest.fixture(scope="module")
 def subnet(opened: Pipeline) -> SubNet:
-    options = Options(steps=4, guidance=3.5, keep=0.6, height=OWN[0], width=OWN[1])
-    return search(opened, "random", options)
+    whole = search(opened, "full", Options(steps=4, guidance=3.5, height=OWN[0], width=OWN[1]))
+    return random_mix(whole, seed=1)
 
 
 def test_the_table_stays_and_what_depends_on_the_size_does_not(
