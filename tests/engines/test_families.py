@@ -219,7 +219,9 @@ def test_every_variant_of_a_bundle_equals_diffusers_gated_by_hand(
             pictures_of_diffusers, opened.pipe, name, negative, size=size, images=images
         )
         with gated_by_hand(opened.denoiser, each.subnet):
-            expected, pictures = of_diffusers(output="latent"), of_diffusers()
+            expected = of_diffusers(output="latent")
+        with gated_by_hand(opened.denoiser, each.subnet):
+            pictures = of_diffusers()
         assert relative(found.latents, expected) <= TOLERANCE, each.shape
         assert relative(found.latents, of_diffusers(output="latent")) > TOLERANCE, "the gates count"
         assert found.images.shape == (images, *size, 3)
