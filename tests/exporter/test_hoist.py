@@ -53,7 +53,6 @@ def master_of(body: str) -> Master:
         bases={},
         topology=chain(),
         layout=None,
-        weights=[],
     )
 
 
