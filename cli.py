@@ -152,6 +152,13 @@ def demo(out: Path, as_json: bool) -> None:
     help="full, deepcache, fewer-steps, random or dip-go.",
 )
 @steps_option
+@click.option("--timesteps", help="Of the full sampler, as in 999,749,499,249; instead of --steps.")
+@click.option("--sigmas", help="Noise levels of the full sampler, as in 14.6,3.1,0; likewise.")
+@click.option("--start-step", default=0, help="Begin at this step, from the latents given to run.")
+@click.option("--end-step", type=int, help="End before this step of the full sampler.")
+@click.option(
+    "--add-noise", is_flag=True, help="Begin from clean latents given to run: image to image."
+)
 @scheduler_option
 @click.option(
     "--granularity",
@@ -213,6 +220,8 @@ def search(
     pipeline: Path,
     out: Path,
     method: str,
+    timesteps: str | None,
+    sigmas: str | None,
     scheduler: str | None,
     granularity: str | None,
     keep: str,
@@ -235,17 +244,22 @@ def search(
     from search.options import (
         Options,
         granularity_of,
+        grid_of,
         keeps_of,
         require_cost,
         require_method,
+        require_one_grid,
         require_used,
     )
     from search.prompts import read_prompts
 
     require_method(method)
     require_used(method, _given())
+    require_one_grid(_given())
     keeps = keeps_of(keep)
     chosen = Options(
+        timesteps=grid_of(timesteps, "--timesteps"),
+        sigmas=grid_of(sigmas, "--sigmas"),
         granularity=granularity_of(granularity or ("stage" if method == "dip-go" else "branch")),
         prompts=() if prompts is None else tuple(read_prompts(prompts)),
         **options,
@@ -649,7 +663,11 @@ def verify(
 @click.option("--negative", default="", help="What to guide away from.")
 @click.option("--guidance", type=float, help="Guidance scale; default: the bundle's.")
 @click.option("--seed", default=0, show_default=True, help="The same picture as in diffusers.")
-@click.option("--latents", type=PATH, help="Start from this noise, a .npy file [B, C, H, W].")
+@click.option(
+    "--latents",
+    type=PATH,
+    help="What to begin from, a .npy file [B, C, H, W]: noise, or what the bundle takes.",
+)
 @click.option("--save-latents", type=PATH, help="Write the final latents to this .npy file.")
 @click.option("-o", "--out", type=PATH, required=True, help="The picture, a PNG file.")
 @variant_options

@@ -14,6 +14,7 @@ from rich.console import Console
 from benchmarks.frontier import GUIDANCE
 from benchmarks.record import write
 from examples.shapes.evaluate import HERE
+from search.course import Course
 from search.fitting.fit import final_latents
 from search.fitting.recipe import Effort, place_calls
 from search.fitting.trajectories import sample_trajectories
@@ -34,9 +35,7 @@ HELD_OUT_SEED = 999_983
 def error_of(pipeline: Pipeline, subnet: SubNet, truth: Trajectories) -> float:
     """Mean relative L2 of the final latents of `subnet` to the truth."""
     table = (
-        pipeline.sampler(subnet.binding.inference_steps)
-        if subnet.fitted is None
-        else subnet.fitted.table
+        pipeline.sampler(subnet.binding.course) if subnet.fitted is None else subnet.fitted.table
     )
     runs = truth.first_pictures(len(truth.noise))
     return float(truth.error(final_latents(pipeline, subnet, table, runs)).mean())
@@ -58,7 +57,7 @@ def main(name: str, keep: str, reference: int, truth_steps: int, count: int) -> 
     truth = sample_trajectories(
         pipeline,
         [judged[i % len(judged)] for i in range(count)],
-        steps=truth_steps,
+        course=Course(truth_steps),
         guidance=whole.guidance,
         noise_shape=whole.binding.noise_shape,
         seed=HELD_OUT_SEED,

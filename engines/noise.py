@@ -1,4 +1,4 @@
-"""Initial noise without torch: the numbers that torch's CPU generator draws for a seed."""
+"""Noise without torch: the numbers that torch's CPU generator draws for a seed."""
 
 from __future__ import annotations
 
@@ -13,33 +13,36 @@ if TYPE_CHECKING:
 _GROUP = 16
 
 
-def torch_randn(shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
-    """What `torch.randn(shape, generator=torch.Generator().manual_seed(seed))` gives, up to rounding.
+class TorchNoise:
+    """Draws what `torch.Generator().manual_seed(seed)` draws, up to rounding.
 
     So a seed means the same picture here and in diffusers. torch turns each group of 16 uniform
     numbers from its Mersenne twister into normal ones by Box and Muller's formula, the first eight as
     radii, the last eight as angles; what is left over at the end is drawn again as a group of 16.
     """
-    count = math.prod(shape)
-    if count < _GROUP:
-        msg = f"latents of shape {shape} have fewer than {_GROUP} elements"
-        raise ValueError(msg)
-    words = np.random.RandomState(seed % 2**32)
-    noise = _normal(words, count - count % _GROUP)
-    if count % _GROUP:
-        uniform = _uniform(words, count % _GROUP)  # drawn and then overwritten by torch
-        noise = np.concatenate([noise, uniform])
-        noise[-_GROUP:] = _normal(words, _GROUP)
-    return noise.reshape(shape).astype(np.float32)
 
+    def __init__(self, seed: int) -> None:
+        self._words = np.random.RandomState(seed % 2**32)
 
-def _uniform(words: np.random.RandomState, count: int) -> NDArray[np.float64]:
-    drawn = words.randint(0, 2**32, size=count, dtype=np.uint32)
-    return (drawn & 0xFFFFFF) / 2**24
+    def randn(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """What the next `torch.randn(shape)` gives."""
+        count = math.prod(shape)
+        if count < _GROUP:
+            msg = f"latents of shape {shape} have fewer than {_GROUP} elements"
+            raise ValueError(msg)
+        noise = self._normal(count - count % _GROUP)
+        if count % _GROUP:
+            uniform = self._uniform(count % _GROUP)  # drawn and then overwritten by torch
+            noise = np.concatenate([noise, uniform])
+            noise[-_GROUP:] = self._normal(_GROUP)
+        return noise.reshape(shape).astype(np.float32)
 
+    def _uniform(self, count: int) -> NDArray[np.float64]:
+        drawn = self._words.randint(0, 2**32, size=count, dtype=np.uint32)
+        return (drawn & 0xFFFFFF) / 2**24
 
-def _normal(words: np.random.RandomState, count: int) -> NDArray[np.float64]:
-    groups = _uniform(words, count).reshape(-1, 2, _GROUP // 2)
-    radius = np.sqrt(-2 * np.log(1 - groups[:, :1]))
-    angle = 2 * np.pi * groups[:, 1:]
-    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1).ravel()
+    def _normal(self, count: int) -> NDArray[np.float64]:
+        groups = self._uniform(count).reshape(-1, 2, _GROUP // 2)
+        radius = np.sqrt(-2 * np.log(1 - groups[:, :1]))
+        angle = 2 * np.pi * groups[:, 1:]
+        return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1).ravel()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engines.errors import NotFiniteError
-from engines.runner import Result, Runner, initial_noise
+from engines.runner import Result, Runner
 from search.liveness import unroll
 from search.names import PREDICTION
 
@@ -158,7 +158,7 @@ def verify(
         engine: to run it on.
         pipeline: directory of the pipeline the bundle was exported from.
         prompt: what to sample; a class name or number for class-conditional pipelines.
-        seed: of the initial noise.
+        seed: of the noises.
         report: told, in a few words, what is being done.
 
     Raises:
@@ -169,12 +169,12 @@ def verify(
     report("load engine")
     runner = Runner(bundle, engine)
     report("run PyTorch reference")
-    noise = initial_noise(bundle, seed)
-    full, reference, values = _references(bundle, pipeline, prompt, noise)
+    latents = given_latents(bundle, seed)
+    full, reference, values = _references(bundle, pipeline, prompt, seed, latents)
     report("compare call by call")
     forced = _teacher_forced(runner, subnet, prompt, reference, values)
     report("compare a whole run")
-    inputs, result, trouble = _free_run(runner, prompt, noise)
+    inputs, result, trouble = _free_run(runner, prompt, seed, latents)
     calls = _call_parities(bundle, forced, inputs, reference)
     expected = reference.latents[-1].numpy(force=True)
     tolerance = TOLERANCES[bundle.dtype]
@@ -196,8 +196,19 @@ def verify(
     return parity, pictures
 
 
+def given_latents(bundle: Bundle, seed: int) -> NDArray[np.float32] | None:
+    """Some for a bundle that begins from given latents; None for one that begins from noise."""
+    if not bundle.sampler.given:
+        return None
+    return np.random.default_rng(seed).standard_normal(bundle.latent_shape, np.float32)
+
+
 def _references(
-    bundle: Bundle, pipeline: Path, prompt: str, noise: NDArray[np.float32]
+    bundle: Bundle,
+    pipeline: Path,
+    prompt: str,
+    seed: int,
+    latents: NDArray[np.float32] | None,
 ) -> tuple[Trajectory, Trajectory, dict[tuple[int, int], NDArray[np.float32]]]:
     """The full sampler, the SubNet in PyTorch, and what it computed by (step, target)."""
     import torch
@@ -212,15 +223,24 @@ def _references(
         prompts=(prompt,) * bundle.latent_shape[0],
         steps=subnet.binding.inference_steps,
         guidance=bundle.guidance,
-        latents=torch.from_numpy(noise),
+        latents=None if latents is None else torch.from_numpy(latents),
     ).sized(opened.size(subnet.binding.noise_shape))
     values: dict[tuple[int, int], NDArray[np.float32]] = {}
 
     def keep(step: int, target: int, tensor: torch.Tensor) -> None:
         values[step, target] = tensor.numpy(force=True).copy()
 
-    reference = sample(opened, request, subnet, observe=keep)
-    return sample(opened, request), reference, values
+    draws, course = torch.Generator(), subnet.binding.course
+    reference = sample(
+        opened,
+        request,
+        subnet,
+        observe=keep,
+        generator=draws.manual_seed(seed),
+        course=course,
+    )
+    full = sample(opened, request, generator=draws.manual_seed(seed), course=course)
+    return full, reference, values
 
 
 def _call_parities(
@@ -245,7 +265,7 @@ def _call_parities(
 
 
 def _free_run(
-    runner: Runner, prompt: str, noise: NDArray[np.float32]
+    runner: Runner, prompt: str, seed: int, latents: NDArray[np.float32] | None
 ) -> tuple[list[NDArray[np.float32]], Result | None, list[str]]:
     """The denoiser's inputs, the result, and what stopped the run if something did."""
     inputs: list[NDArray[np.float32]] = []
@@ -255,7 +275,7 @@ def _free_run(
         inputs.append(sample.copy())
 
     try:
-        return inputs, runner.run(prompt, latents=noise, on_call=keep), []
+        return inputs, runner.run(prompt, latents=latents, seed=seed, on_call=keep), []
     except NotFiniteError as error:
         return inputs, None, [str(error)]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engines.errors import EngineError, NotFiniteError
-from engines.noise import torch_randn
+from engines.noise import TorchNoise
 from search.names import GUIDANCE, IMAGE, LATENTS, PREDICTION, SAMPLE
 from search.prompt import Fill, PromptInput, class_number
 
@@ -53,6 +53,8 @@ class Runner:
         self._sessions = {name: engine.load(bundle.path / name) for name in bundle.models}
         float32 = np.float32
         self._stack = np.zeros((bundle.sampler.final.size, *bundle.latent_shape), float32)
+        self._known = self._stack[: bundle.sampler.known]
+        self._predictions = self._stack[bundle.sampler.known :]
         self._inputs: dict[str, Array] = {
             SAMPLE: np.zeros(bundle.latent_shape, float32),
             GUIDANCE: np.zeros((), float32),
@@ -85,8 +87,9 @@ class Runner:
 
         Args:
             prompt: what to show.
-            latents: initial noise of unit variance `[B, C, H, W]`; None draws it from `seed`.
-            seed: of the noise; the same picture as diffusers makes with that seed on the CPU.
+            latents: what the bundle begins from, `[B, C, H, W]`: noise of unit variance, which `seed`
+                gives where it is None, or the latents of another run, or clean ones.
+            seed: of the noises; the same picture as diffusers makes with that seed on the CPU.
             negative: what to guide away from.
             guidance: scale; None takes the bundle's.
             on_call: told after each call its number, the denoiser's input and the noise prediction
@@ -97,7 +100,7 @@ class Runner:
         """
         started = time.perf_counter()
         self.prepare(prompt, negative=negative, guidance=guidance)
-        self._stack[0] = self._noise(latents, seed)
+        self._draw(latents, seed)
         looping = time.perf_counter()
         for number, run in enumerate(self._calls):
             self._combine(self._rows[number], self._inputs[SAMPLE])
@@ -183,7 +186,7 @@ class Runner:
 
     def _prediction(self, number: int) -> Array | None:
         prediction = self.bundle.calls[number].prediction
-        return None if prediction is None else self._stack[1 + prediction]
+        return None if prediction is None else self._predictions[prediction]
 
     def _bind_prologue(self) -> tuple[Callable[[], None], dict[str, Array]]:
         """What computes the loop invariants, and the buffers that it fills."""
@@ -212,11 +215,11 @@ class Runner:
         }
         outputs = {name: self._slots[slot] for name, slot in call.writes.items()}
         if call.prediction is not None:
-            outputs[PREDICTION] = self._stack[1 + call.prediction]
+            outputs[PREDICTION] = self._predictions[call.prediction]
         return self._sessions[self.bundle.graphs[call.graph]].bind(inputs, outputs)
 
     def _combine(self, row: NDArray[np.float32], out: Array) -> None:
-        """The linear combination of noise and predictions that `row` gives."""
+        """The linear combination of what is known and the predictions that `row` gives."""
         terms = self._stack[: row.size].reshape(row.size, -1)
         np.dot(row, terms, out=out.reshape(-1))
 
@@ -248,17 +251,29 @@ class Runner:
             raise EngineError(msg)
         return scale
 
-    def _noise(self, latents: NDArray[np.float32] | None, seed: int) -> NDArray[np.float32]:
+    def _draw(self, latents: NDArray[np.float32] | None, seed: int) -> None:
+        """Fill what is known, in the order in which diffusers draws it; it does not draw what is given."""
+        bundle, source, values = self.bundle, TorchNoise(seed), iter(self._known)
+        if latents is not None:
+            next(values)[...] = self._checked(latents)
+        elif bundle.sampler.given:
+            begins = bundle.subnet.binding.course.begins
+            msg = f"the bundle {begins}, so it needs these; give them with --latents"
+            raise EngineError(msg)
+        if latents is None or bundle.subnet.binding.course.adds_noise:
+            next(values)[...] = initial_noise(bundle, source)
+        for value in values:
+            value[...] = source.randn(bundle.latent_shape)
+
+    def _checked(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
         shape = self.bundle.latent_shape
-        if latents is None:
-            return initial_noise(self.bundle, seed)
         if latents.shape != shape:
             msg = f"the latents are {list(latents.shape)}, but the bundle takes {list(shape)}"
             raise EngineError(msg)
         if not np.isfinite(latents).all():
             msg = "the given latents are not all finite; give others"
             raise EngineError(msg)
-        return latents.astype(np.float32)
+        return latents
 
     def _not_finite(self, what: str, number: int) -> str:
         call = self.bundle.calls[number]
@@ -276,9 +291,9 @@ class Runner:
         return {file: Tokenizer.from_file(str(self.bundle.file(file))) for file in files}
 
 
-def initial_noise(bundle: Bundle, seed: int) -> NDArray[np.float32]:
-    """The latents that diffusers starts from with that seed on the CPU, of unit variance."""
-    drawn = torch_randn(bundle.noise_shape, seed)
+def initial_noise(bundle: Bundle, source: TorchNoise) -> NDArray[np.float32]:
+    """The next noise of `source`, as the latents that diffusers makes of it."""
+    drawn = source.randn(bundle.noise_shape)
     if bundle.layout is not None:
         drawn = drawn.ravel()[np.load(bundle.file(bundle.layout), allow_pickle=False)]
     return drawn.reshape(bundle.latent_shape)

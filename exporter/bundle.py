@@ -23,7 +23,7 @@ from search.subnet import SubNet
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-SCHEMA = 3
+SCHEMA = 4
 KIND = "stepcarve-bundle"
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.bin"
@@ -114,7 +114,7 @@ class Bundle:
         graphs: file of each step graph.
         calls: in order.
         slots: shape of each cache buffer.
-        sampler: one row per call, one column per noise prediction.
+        sampler: one row per call, one column per value that is known and per noise prediction.
     """
 
     path: Path
@@ -160,7 +160,7 @@ class Bundle:
             if (
                 not 0 <= call.graph < len(self.graphs)
                 or not slots <= set(range(len(self.slots)))
-                or call.prediction not in (None, *range(self.sampler.final.size - 1))
+                or call.prediction not in (None, *range(self.sampler.predictions))
             ):
                 msg = f"call {number}, which names a graph, slot or prediction that is not there"
                 raise ValueError(msg)

@@ -11,7 +11,8 @@ import numpy as np
 import onnx_ir as ir
 import torch
 from onnx_ir.passes import common as passes
-from onnxscript import optimizer
+from onnxscript import optimizer, rewriter
+from onnxscript.rewriter.rules import common as rules
 
 from exporter.weights import keep
 
@@ -29,6 +30,24 @@ OPSET = 23
 """From 23 on, attention, group normalisation and GELU are single nodes."""
 INLINE_BYTES = 1024
 """Constants up to this size (shapes, scales) stay in the graph, where shape inference needs them."""
+
+ROUNDS = 2
+"""Of folding constants and applying `RULES`, each of which makes room for the other."""
+RULES = (
+    rules.add_0_rule,
+    rules.sub_0_rule,
+    rules.mul_by_1_rule,
+    rules.div_by_1_rule,
+    rules.cast_cast_rule,
+    rules.no_op_cast_rule,
+    rules.no_op_expand_rule,
+    rules.no_op_transpose_rule,
+    rules.transpose_transpose_rule,
+    rules.collapse_slice_rule,
+    rules.reshape_reshape_rule,
+    rules.unsqueeze_unsqueeze_rule,
+)
+"""Those that find something in what torch converts, one node at a time."""
 
 
 def convert(program: ExportedProgram) -> ir.Model:
@@ -56,11 +75,9 @@ def optimise(model: ir.Model, parameters: Collection[str]) -> None:
     _widen_masks(model.graph)
     _transpose_weights(model.graph)
     given = set(model.graph.initializers)
-    optimizer.optimize_ir(
+    _simplify(
         model,
-        should_fold=lambda node: (
-            False if any(v is not None and v.name in given for v in node.inputs) else None
-        ),
+        lambda node: False if any(v is not None and v.name in given for v in node.inputs) else None,
     )
     passes.ClearMetadataAndDocStringPass()(model)
     for name, value in model.graph.initializers.items():
@@ -73,6 +90,23 @@ def optimise(model: ir.Model, parameters: Collection[str]) -> None:
 def _size_of(value: ir.Value) -> int:
     """Bytes of an initializer's tensor."""
     return 0 if value.const_value is None else value.const_value.nbytes
+
+
+def _simplify(model: ir.Model, should_fold: Callable[[ir.Node], bool | None]) -> None:
+    """What `optimizer.optimize_ir` does, without the rule that looks at all pairs of nodes."""
+    optimizer.inline(model)
+    for _ in range(ROUNDS):
+        optimizer.fold_constants(model, onnx_shape_inference=True, should_fold=should_fold)
+        rewriter.rewrite(model, RULES)
+    ir.passes.Sequential(
+        passes.RemoveUnusedNodesPass(),
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.LiftSubgraphInitializersToMainGraphPass(),
+        passes.DeduplicateInitializersPass(),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.OutputFixPass(),
+        passes.NameFixPass(),
+    )(model)
 
 
 def lazy_tensor(value: ir.Value, read: Callable[[], torch.Tensor]) -> ir.LazyTensor:

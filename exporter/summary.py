@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from exporter.bundle import DTYPES
 from exporter.program import plan_program
+from search.course import FROM_NOISE
 from search.liveness import Unrolled, unroll
 from search.subnet import Action
 
@@ -78,6 +79,8 @@ def summarise(subnet: SubNet, batch: int = 1, dtype: str = "float32") -> dict[st
         "signature_per_call": [call.signature for call in program.calls],
         "fitted": subnet.fitted is not None,
         "timesteps": list(subnet.timesteps),
+        "course": vars(subnet.binding.course),
+        "begins": subnet.binding.course.begins,
         "actions": [list(row) for row in subnet.actions],
         "reused": sum(action is Action.REUSE for row in subnet.actions for action in row),
         "deltas": sum(action is Action.DELTA for row in subnet.actions for action in row),
@@ -99,9 +102,12 @@ def _without_attention(subnet: SubNet, unrolled: Unrolled) -> dict[str, float | 
 def one_line(summary: dict[str, Any]) -> str:
     """What `summarise` found, for people."""
     graphs = "graph" if summary["signatures"] == 1 else "graphs"
+    end = summary["course"]["end_step"]
+    part = "" if summary["begins"] == FROM_NOISE else f"; {summary['begins']}"
+    part += "" if end is None else f"; ends before step {end}"
     return (
         f"{summary['method']}: {summary['calls']} calls in {summary['steps']} steps, "
         f"{summary['signatures']} distinct {graphs}, keeps {summary['keep']:.1%} of the MACs "
         f"({summary['macs_kept'] / 1e9:.2f} of {summary['macs_full'] / 1e9:.2f} G), "
-        f"cache {summary['cache_bytes'] / 1e6:.2f} MB"
+        f"cache {summary['cache_bytes'] / 1e6:.2f} MB{part}"
     )

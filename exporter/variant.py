@@ -102,11 +102,7 @@ def carve_variant(
     binding = subnet.binding
     size = pipeline.size(binding.noise_shape)
     shape = Shape(*size, images)
-    table = (
-        pipeline.sampler(binding.inference_steps, size)
-        if subnet.fitted is None
-        else subnet.fitted.table
-    )
+    table = pipeline.sampler(binding.course, size) if subnet.fitted is None else subnet.fitted.table
     program = plan_program(subnet, images)
     report(f"{shape}: trace denoiser")
     master = trace_denoiser(pipeline, subnet, program.replaced(subnet.topology), images, dtype)

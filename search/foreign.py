@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from search.course import Course
 from search.deepcache_file import read_deepcache
 from search.errors import SearchError
 from search.gate_file import Gate, read_gates
@@ -209,7 +210,7 @@ def gates_of_stages(stages: Sequence[str]) -> dict[str, Gate]:
 
 
 def _require_steps(steps: int, pipeline: Pipeline, inference_steps: int) -> None:
-    calls = len(pipeline.sampler(inference_steps).inputs)
+    calls = len(pipeline.sampler(Course(inference_steps)).inputs)
     if steps != calls:
         msg = (
             f"the file has {steps} steps, but {type(pipeline.pipe.scheduler).__name__} with "

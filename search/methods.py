@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from search import schedules
+from search.course import Course
 from search.errors import SearchError
 from search.options import Options, require_method
 from search.prompts import default_prompts
@@ -176,22 +177,33 @@ def _by_hand(
 
 def full(pipeline: Pipeline, options: Options) -> SubNet:
     """Every block at every step."""
-    from search.model.family import Request
-    from search.model.trace import trace
-
     size = (
         None if options.height is None or options.width is None else (options.height, options.width)
     )
-    pipeline.sampler(options.steps, size)  # refuses what could never be exported
+    return _whole(pipeline, options.course, options.granularity, options.guidance, size)
+
+
+def _whole(
+    pipeline: Pipeline,
+    course: Course,
+    granularity: Granularity,
+    guidance: float,
+    size: tuple[int, int] | None,
+) -> SubNet:
+    """The same by what decides it; the size (height, width) is the pipeline's own if None."""
+    from search.model.family import Request
+    from search.model.trace import trace
+
+    pipeline.sampler(course, size)  # refuses what could never be exported
     request = Request(
         prompts=(pipeline.family.default_prompt,),
-        steps=options.steps,
-        guidance=options.guidance,
+        steps=course.inference_steps,
+        guidance=guidance,
     ).sized(size)
-    traced = trace(pipeline, options.granularity, request)
+    traced = trace(pipeline, granularity, request)
     _require_size(pipeline, size, traced.noise_shape)
     binding = pipeline.binding(
-        steps=options.steps,
+        course=course,
         guided=traced.guided,
         latent_shape=traced.latent_shape,
         noise_shape=traced.noise_shape,
@@ -199,10 +211,10 @@ def full(pipeline: Pipeline, options: Options) -> SubNet:
     row = (Action.RUN,) * len(traced.topology.blocks)
     return SubNet(
         binding=binding,
-        granularity=options.granularity,
+        granularity=granularity,
         topology=traced.topology,
         actions=(row,) * len(binding.timesteps),
-        guidance=options.guidance,
+        guidance=guidance,
         full_calls=len(binding.timesteps),
         method="full",
     )
@@ -231,16 +243,7 @@ def resized(pipeline: Pipeline, subnet: SubNet, size: tuple[int, int]) -> SubNet
             f"{size[0]} x {size[1]}; leave that size out, or search again with it"
         )
         raise SearchError(msg)
-    there = full(
-        pipeline,
-        Options(
-            steps=subnet.binding.inference_steps,
-            granularity=subnet.granularity,
-            guidance=subnet.guidance,
-            height=size[0],
-            width=size[1],
-        ),
-    )
+    there = _whole(pipeline, subnet.binding.course, subnet.granularity, subnet.guidance, size)
     if not subnet.topology.has_blocks_of(there.topology):
         msg = (
             f"at {size[0]} x {size[1]} the denoiser has other blocks than the SubNet, which was made "
@@ -267,10 +270,17 @@ def _require_size(
 
 def fewer_steps(pipeline: Pipeline, whole: SubNet, keep: float) -> SubNet:
     """The pipeline's present sampler with as many full calls as `keep` of those of `whole` pay for."""
+    course = whole.binding.course
+    if course != Course(course.inference_steps):
+        msg = (
+            "fewer-steps makes grids of its own, from noise to the end; leave the custom grid and the "
+            "part of it out, or choose another method"
+        )
+        raise SearchError(msg)
     budget = keep * whole.full_calls + 1e-9
-    for steps in range(whole.binding.inference_steps, 0, -1):
+    for steps in range(course.inference_steps, 0, -1):
         binding = pipeline.binding(
-            steps=steps,
+            course=Course(steps),
             guided=whole.binding.guided,
             latent_shape=whole.binding.latent_shape,
             noise_shape=whole.binding.noise_shape,

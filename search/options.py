@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from search.course import Course
 from search.errors import SearchError
 from search.subnet import Granularity
 
@@ -33,7 +34,12 @@ class Options:
     """What the methods can be told; each uses its own.
 
     Attributes:
-        steps: inference steps of the full sampler.
+        steps: inference steps of the full sampler, where no custom grid is given.
+        timesteps: a custom grid for its scheduler; empty leaves it to that.
+        sigmas: a custom grid as noise levels; likewise.
+        start_step: of the full sampler, to begin at.
+        end_step: of the full sampler, to end before; None is after the last.
+        add_noise: begin from clean latents, to which the scheduler adds noise.
         guidance: classifier-free guidance scale; 1 or less is no guidance.
         granularity: which submodules are blocks.
         keep: fraction of the full cost that may remain (fewer-steps, random).
@@ -52,6 +58,11 @@ class Options:
     """
 
     steps: int = 50
+    timesteps: tuple[float, ...] = ()
+    sigmas: tuple[float, ...] = ()
+    start_step: int = 0
+    end_step: int | None = None
+    add_noise: bool = False
     guidance: float = 7.5
     granularity: Granularity = Granularity.BRANCH
     keep: float = 0.5
@@ -92,9 +103,27 @@ class Options:
         if not math.isfinite(self.guidance):
             msg = f"--guidance is {self.guidance}; give a number"
             raise SearchError(msg)
+        if self.reference_steps is not None and self.course != Course(self.steps):
+            msg = (
+                "--reference-steps is for another sampler from noise to the end; leave it out, or leave "
+                "out what asks for a custom grid or a part of it"
+            )
+            raise SearchError(msg)
         if not 0 < self.keep <= 1:
             msg = f"--keep is {self.keep}; give a fraction above 0 and at most 1"
             raise SearchError(msg)
+
+    @property
+    def course(self) -> Course:
+        """What is asked of the full sampler."""
+        return Course(
+            inference_steps=len(self.timesteps or self.sigmas) or self.steps,
+            custom_timesteps=self.timesteps,
+            custom_sigmas=self.sigmas,
+            first_step=self.start_step,
+            end_step=self.end_step,
+            adds_noise=self.add_noise,
+        )
 
 
 def require_method(name: str) -> None:
@@ -113,6 +142,14 @@ def require_used(method: str, given: Iterable[str]) -> None:
                 f"{', '.join(USED_BY[name])}; leave it out"
             )
             raise SearchError(msg)
+
+
+def require_one_grid(given: Iterable[str]) -> None:
+    """Refuse more than one of the options that say which grid of timesteps to take."""
+    found = [f"--{name}" for name in ("steps", "timesteps", "sigmas") if name in given]
+    if len(found) > 1:
+        msg = f"{' and '.join(found)} are both the sampler's grid; give one of them"
+        raise SearchError(msg)
 
 
 def require_cost(name: str, method: str, recipe: str, *, has_table: bool) -> None:
@@ -143,6 +180,20 @@ def sizes_of(texts: Iterable[str]) -> list[tuple[int, int]]:
             raise SearchError(msg)
         sizes.append((int(height), int(width)))
     return sizes
+
+
+def grid_of(text: str | None, option: str) -> tuple[float, ...]:
+    """The numbers in a list such as `999,749,499,249`, each below the one before; none without one."""
+    if text is None:
+        return ()
+    try:
+        grid = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        grid = ()
+    if not grid or not all(map(math.isfinite, grid)) or sorted(set(grid), reverse=True) != [*grid]:
+        msg = f"{option} is {text!r}; give numbers that fall, such as 999,749,499,249"
+        raise SearchError(msg)
+    return grid
 
 
 def keeps_of(text: str) -> tuple[float, ...]:

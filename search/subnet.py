@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from search.course import Course
 from search.errors import SearchError
 from search.files import write_atomically
 from search.sampler import FittedSampler
@@ -16,10 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-SCHEMA = 3
-READABLE = (1, 2, 3)
+SCHEMA = 4
+READABLE = (1, 2, 3, 4)
 """Schema 1 has no `deltas` in its topology, so nothing in it allows DELTA; before schema 3 noise and
-latents had one shape."""
+latents had one shape, before schema 4 every sampler went all the way on the scheduler's own grid."""
 
 
 class Action(enum.StrEnum):
@@ -59,8 +60,8 @@ class Binding:
         fingerprint: of the denoiser's configuration and weights.
         scheduler: class name of the scheduler.
         scheduler_config: its configuration.
-        inference_steps: what the scheduler's `set_timesteps` is given.
-        timesteps: one per call that the scheduler then makes, noisiest first.
+        course: what is asked of the scheduler.
+        timesteps: one per call that is then made, noisiest first.
         latent_shape: of one image, as the denoiser takes it; `[C, H, W]` unless it is packed.
         noise_shape: of the noise that one image starts from, `[C, H, W]`.
         guided: whether classifier-free guidance doubles the batch.
@@ -70,16 +71,40 @@ class Binding:
     fingerprint: str
     scheduler: str
     scheduler_config: dict[str, Any] = field(hash=False)
-    inference_steps: int
+    course: Course
     timesteps: tuple[float, ...]
     latent_shape: tuple[int, ...]
     noise_shape: tuple[int, ...]
     guided: bool
 
+    @property
+    def inference_steps(self) -> int:
+        """What the scheduler's `set_timesteps` is given."""
+        return self.course.inference_steps
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {**vars(self), "course": vars(self.course)}
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Binding:
+        """Read what `to_json` wrote; older files have the steps alone, and noise of the latents' shape."""
+        rest = dict(data)
+        steps = rest.pop("inference_steps", 0)
+        course = Course.from_json(rest["course"]) if "course" in rest else Course(int(steps))
+        shapes = {
+            "latent_shape": tuple(rest["latent_shape"]),
+            "noise_shape": tuple(rest.get("noise_shape", rest["latent_shape"])),
+        }
+        return Binding(
+            **{**rest, "course": course, "timesteps": tuple(rest["timesteps"]), **shapes}
+        )
+
     def require(self, other: Binding) -> None:
         """Refuse `other` (what is at hand) where it differs from this (what was searched for)."""
-        for name, mine in vars(self).items():
-            theirs = vars(other)[name]
+        found = other._parts()
+        for name, mine in self._parts().items():
+            theirs = found[name]
             if mine != theirs:
                 what = name.replace("_", " ")
                 mine, theirs = _difference(mine, theirs)
@@ -88,6 +113,13 @@ class Binding:
                     "search again on this pipeline, or use the one it was made for"
                 )
                 raise SearchError(msg)
+
+    def _parts(self) -> dict[str, Any]:
+        """What there is to compare, the course in its parts."""
+        parts: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            parts |= vars(self.course) if name == "course" else {name: value}
+        return parts
 
 
 @dataclass(frozen=True)
@@ -189,7 +221,7 @@ class SubNet:
             "schema": SCHEMA,
             "kind": "stepcarve-subnet",
             "method": self.method,
-            "binding": vars(self.binding),
+            "binding": self.binding.to_json(),
             "granularity": self.granularity,
             "guidance": self.guidance,
             "full_calls": self.full_calls,
@@ -233,12 +265,8 @@ class SubNet:
             )
             raise SearchError(msg)
         try:
-            binding = dict(data["binding"])
-            binding["timesteps"] = tuple(binding["timesteps"])
-            binding["latent_shape"] = tuple(binding["latent_shape"])
-            binding["noise_shape"] = tuple(binding.get("noise_shape", binding["latent_shape"]))
             return SubNet(
-                binding=Binding(**binding),
+                binding=Binding.from_json(data["binding"]),
                 granularity=Granularity(data["granularity"]),
                 topology=Topology.from_json(data["topology"]),
                 actions=tuple(_actions(row, step) for step, row in enumerate(data["actions"])),

@@ -20,6 +20,7 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
+    LCMScheduler,
     PixArtAlphaPipeline,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
@@ -120,6 +121,26 @@ def two_levels() -> StableDiffusionPipeline:
         prediction_type="v_prediction",
         skip_prk_steps=True,
         steps_offset=1,
+    )
+    return text_to_image(unet, scheduler)
+
+
+def lcm() -> StableDiffusionPipeline:
+    """Two levels; the U-Net embeds the guidance scale, so there are no halves."""
+    torch.manual_seed(9)
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(16, 24),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=2,
+        cross_attention_dim=models.TEXT_WIDTH,
+        norm_num_groups=8,
+        time_cond_proj_dim=16,
+    )
+    scheduler = LCMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
     )
     return text_to_image(unet, scheduler)
 
@@ -320,6 +341,7 @@ RANDOM: dict[str, Callable[[], DiffusionPipeline]] = {
     "three-levels": three_levels,
     "two-levels": two_levels,
     "learned-variance": learned_variance,
+    "lcm": lcm,
     "sdxl": sdxl,
     "sd3": sd3,
     "flux-dev": partial(flux, guidance=True),

@@ -90,6 +90,21 @@ def test_search_says_what_it_found_and_writes_it(
     assert as_json["keep"] == 1.0
 
 
+def test_search_and_inspect_say_which_part_of_the_sampler_is_made(
+    pipelines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "subnet.json"
+    found = ok(
+        *("search", pipelines("shapes-sd"), "-o", out, "--method", "full", "--steps", 10),
+        *("--start-step", 4, "--end-step", 9, "--add-noise"),
+    )
+    words = "; begins at step 4 from clean latents, to which it adds noise; ends before step 9"
+    assert words in found
+    assert words in ok("inspect", out)
+    told = json.loads(ok("inspect", out, "--json"))
+    assert (told["steps"], told["course"]["inference_steps"]) == (5, 10)
+
+
 @pytest.mark.parametrize(
     "method",
     [
@@ -260,7 +275,14 @@ BAD = [
     ),
     ("search {dit} -o {out} --method deepcache", "DeepCache needs a U-Net at branch granularity"),
     ("search {sd} -o {out} --method deepcache --branch -1", "there is no DeepCache branch -1"),
-    ("search {sd} -o {out} --method full --scheduler DDPMScheduler", "is not an affine map"),
+    (
+        "search {sd} -o {out} --method full --scheduler DPMSolverSDEScheduler",
+        "DPMSolverSDEScheduler",
+    ),
+    ("search {sd} -o {out} --method full --steps 4 --sigmas 9,1", "--steps and --sigmas are both"),
+    ("search {sd} -o {out} --method full --timesteps 9,10", "give numbers that fall"),
+    ("search {sd} -o {out} --method full --timesteps 9,1", "DDIMScheduler takes no custom timeste"),
+    ("search {sd} -o {out} --method full --start-step 50", "steps 50 to 50 were asked for"),
     ("search {sd} -o {out} --method dip-go --recipe best", "unknown recipe 'best'; choose one of"),
     ("search {sd} -o {out} --method dip-go --keep 0.3,0.3", "--keep is '0.3,0.3'; give fractions"),
     ("search {sd} -o {out} --method dip-go --pictures 0", "--pictures is 0; give 1 or more"),

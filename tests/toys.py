@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from search.course import Course
 from search.subnet import Action, Binding, Granularity, SubNet
 from search.topology import Port, Segment, Topology
 
@@ -64,7 +65,7 @@ def subnet(topology: Topology, *rows: str, method: str = "toy") -> SubNet:
             fingerprint="0" * 64,
             scheduler="DDIMScheduler",
             scheduler_config={"beta": 0.1},
-            inference_steps=len(rows),
+            course=Course(len(rows)),
             timesteps=tuple(float(1000 - 100 * i) for i in range(len(rows))),
             latent_shape=(1, 2, 2),
             noise_shape=(1, 2, 2),

@@ -185,7 +185,7 @@ class _Run:
             "recipe": vars(self.recipe),
             "seed": self.seed,
             "prompts": self.prompts,
-            "binding": vars(full.binding),
+            "binding": full.binding.to_json(),
             "guidance": full.guidance,
             "blocks": full.topology.blocks,
             "processes": self.workers.count,

@@ -118,10 +118,11 @@ class SuperNet:
         self.pipeline, self.full, self.choices, self.every = pipeline, full, choices, every
         self.topology = full.topology
         self.table: SamplerTable = (
-            pipeline.sampler(full.binding.inference_steps, pipeline.size(full.binding.noise_shape))
+            pipeline.sampler(full.binding.course, pipeline.size(full.binding.noise_shape))
             if full.fitted is None
             else full.fitted.table
         )
+        self.table.require_fixed()
         self._now: GatedStep | None = None
         self._templates: dict[int, Template] = {}
         names = full.topology.blocks

@@ -123,7 +123,7 @@ def fit_subnets(
     found = []
     for subnet in subnets:
         binding = subnet.binding
-        table = pipeline.sampler(binding.inference_steps, pipeline.size(binding.noise_shape))
+        table = pipeline.sampler(binding.course, pipeline.size(binding.noise_shape))
         fit = fit_sampler(pipeline, subnet, table, fitted_on=fitted_on, held_out=held_out)
         report(f"fitted: held-out error {fit.error:.4f}, with the scheduler's rows {fit.plain:.4f}")
         found.append(fit.subnet)
@@ -150,6 +150,7 @@ def run_table(runs: Trajectories, subnet: SubNet, table: SamplerTable) -> Tensor
 
     The denoiser must be gated by the steps of `subnet` that make calls.
     """
+    table.require_fixed()
     unrolled = unroll(subnet)
     output = subnet.topology.output
     origins = [unrolled.values[row[output]].step for row in unrolled.effective]

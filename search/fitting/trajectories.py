@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from search.course import Course
 from search.model.predictor import Predictor
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def sample_trajectories(
     pipeline: Pipeline,
     prompts: Sequence[str],
     *,
-    steps: int,
+    course: Course,
     guidance: float,
     noise_shape: tuple[int, ...],
     seed: int,
@@ -123,14 +124,15 @@ def sample_trajectories(
     Args:
         pipeline: with its weights loaded.
         prompts: one per picture.
-        steps: inference steps.
+        course: what is asked of the scheduler.
         guidance: scale.
         noise_shape: `[C, H, W]` of one picture.
         seed: of the noise.
         progress: told how many calls of how many are done.
     """
     size = pipeline.size(noise_shape)
-    table, timesteps = pipeline.sampler(steps, size), pipeline.timesteps(steps, size)
+    table, timesteps = pipeline.sampler(course, size), pipeline.timesteps(course, size)
+    table.require_fixed()
     predictor = Predictor(
         pipeline, prompts, guidance=guidance, noise_shape=noise_shape, chunk=CHUNK
     )
@@ -187,7 +189,7 @@ def sample_both(
             sample_trajectories(
                 pipeline,
                 part,
-                steps=reference_steps or full.binding.inference_steps,
+                course=full.binding.course if reference_steps is None else Course(reference_steps),
                 guidance=full.guidance,
                 noise_shape=full.binding.noise_shape,
                 seed=2 * seed + number,

@@ -176,7 +176,7 @@ def _sample(
         sample_trajectories(
             pipeline,
             texts[start : start + CHUNK],
-            steps=whole.binding.inference_steps,
+            course=whole.binding.course,
             guidance=whole.guidance,
             noise_shape=whole.binding.noise_shape,
             seed=noise_seed(*stream, start),

@@ -31,6 +31,7 @@ class ClassConditionalDiT:
     timestep = "timestep"
     default_prompt = "0"
     scales_latents = False
+    steps_latents = False
 
     def blocks(self, denoiser: Any, granularity: Granularity) -> list[str]:
         """Stage and branch: each transformer block; layer: with its attention and feed-forward."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from torch import Tensor, nn
 
+    from search.course import Course
     from search.model.pipeline import Pipeline
     from search.prompt import PromptInput
     from search.subnet import Granularity
@@ -50,6 +51,8 @@ class Request:
         width: likewise.
         images: per prompt.
         output: `np` or `pt`, the images' library; `pt` gives `[B, 3, H, W]`.
+        timesteps: a custom grid; empty leaves it to the scheduler.
+        sigmas: a custom grid as noise levels; likewise.
     """
 
     prompts: tuple[str, ...]
@@ -61,6 +64,28 @@ class Request:
     width: int | None = None
     images: int = 1
     output: str = "np"
+    timesteps: tuple[float, ...] = ()
+    sigmas: tuple[float, ...] = ()
+
+    def on(self, course: Course) -> Request:
+        """The same on the grid of `course`."""
+        return replace(
+            self,
+            steps=course.inference_steps,
+            timesteps=course.custom_timesteps,
+            sigmas=course.custom_sigmas,
+        )
+
+    @property
+    def grid(self) -> dict[str, Any]:
+        """The arguments of a pipeline's call that say which timesteps to take."""
+        custom: dict[str, Any] = {"num_inference_steps": self.steps}
+        if self.timesteps:
+            # Whole numbers are integers in diffusers.
+            custom["timesteps"] = [int(t) if t == int(t) else t for t in self.timesteps]
+        if self.sigmas:
+            custom["sigmas"] = list(self.sigmas)
+        return custom
 
     def sized(self, size: tuple[int, int] | None) -> Request:
         """The same at another size (height, width); None is the pipeline's default."""
@@ -94,6 +119,8 @@ class Family(Protocol):
         default_prompt: a prompt that any such pipeline accepts.
         scales_latents: whether the pipeline multiplies its noise by `init_noise_sigma` and hands
             the scheduler unscaled latents; if not, samplers that need that give noise.
+        steps_latents: whether what the scheduler steps is the latents alone; if not, samplers that
+            draw noise draw more than that of the pictures.
     """
 
     pipeline: str
@@ -102,6 +129,7 @@ class Family(Protocol):
     timestep: str
     default_prompt: str
     scales_latents: bool
+    steps_latents: bool
 
     def blocks(self, denoiser: Any, granularity: Granularity) -> list[str]:
         """Names of the submodules that are blocks at `granularity`."""

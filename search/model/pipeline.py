@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from search.course import Course
     from search.sampler import SamplerTable
+
+
+_UNLISTED = frozenset({"LCMScheduler", "SASolverScheduler", "TCDScheduler"})
+"""Schedulers of the same noise schedules that diffusers does not list as compatible."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ class Pipeline:
     pipe: Any
     family: Family
     weights: DenoiserWeights
-    _grids: dict[tuple[str, int, tuple[int, int] | None], Grid] = field(
+    _grids: dict[tuple[str, Course, tuple[int, int] | None], Grid] = field(
         default_factory=dict, repr=False, compare=False
     )
 
@@ -58,6 +63,8 @@ class Pipeline:
         if name == type(self.pipe.scheduler).__name__:
             return
         known = {c.__name__ for c in self.pipe.scheduler.compatibles}
+        if "DDIMScheduler" in known:
+            known |= _UNLISTED
         if name not in known:
             msg = (
                 f"no scheduler {name!r} for this pipeline; choose one of {', '.join(sorted(known))}"
@@ -75,22 +82,23 @@ class Pipeline:
         factor = getattr(self.pipe, "vae_scale_factor", 1)
         return noise_shape[-2] * factor, noise_shape[-1] * factor
 
-    def grid(self, steps: int, size: tuple[int, int] | None = None) -> Grid:
+    def grid(self, course: Course, size: tuple[int, int] | None = None) -> Grid:
         """What the pipeline asks of its present scheduler for pictures of `size` (height, width)."""
-        key = (type(self.pipe.scheduler).__name__, steps, size)
+        key = (type(self.pipe.scheduler).__name__, course, size)
         if key not in self._grids:
-            self._grids[key] = record_grid(self, steps, size)
+            self._grids[key] = record_grid(self, course, size)
         return self._grids[key]
 
-    def timesteps(self, steps: int, size: tuple[int, int] | None = None) -> tuple[float, ...]:
+    def timesteps(self, course: Course, size: tuple[int, int] | None = None) -> tuple[float, ...]:
         """Those of the present scheduler, one per call, noisiest first."""
         present: Any = self.pipe.scheduler
         scheduler = present.from_config(present.config)
-        self.grid(steps, size).apply(scheduler)
-        return tuple(float(t) for t in scheduler.timesteps)
+        grid = self.grid(course, size)
+        grid.apply(scheduler)
+        return tuple(float(t) for t in grid.part(scheduler))
 
-    def sampler(self, steps: int, size: tuple[int, int] | None = None) -> SamplerTable:
-        """The present scheduler as a table for `steps` inference steps and pictures of `size`.
+    def sampler(self, course: Course, size: tuple[int, int] | None = None) -> SamplerTable:
+        """The present scheduler as a table for `course` and pictures of `size`.
 
         Raises:
             SearchError: no table says what it does, or this pipeline cannot use it.
@@ -102,12 +110,21 @@ class Pipeline:
                 "scaled; choose one that does not, such as DDIMScheduler or UniPCMultistepScheduler"
             )
             raise SearchError(msg)
-        return read_sampler(scheduler, self.grid(steps, size))
+        table = read_sampler(scheduler, self.grid(course, size))
+        draws = table.noises > (course.adds_noise or not course.takes_latents)
+        if draws and not self.family.steps_latents:
+            msg = (
+                f"{self.family.pipeline} cannot use {type(scheduler).__name__}, which draws noise: it "
+                "would draw some for the half without a class too; choose one that draws none, such as "
+                "DDIMScheduler or UniPCMultistepScheduler"
+            )
+            raise SearchError(msg)
+        return table
 
     def binding(
         self,
         *,
-        steps: int,
+        course: Course,
         guided: bool,
         latent_shape: tuple[int, ...],
         noise_shape: tuple[int, ...],
@@ -119,8 +136,8 @@ class Pipeline:
             fingerprint=self.fingerprint,
             scheduler=type(scheduler).__name__,
             scheduler_config=plain(scheduler.config),
-            inference_steps=steps,
-            timesteps=self.timesteps(steps, self.size(noise_shape)),
+            course=course,
+            timesteps=self.timesteps(course, self.size(noise_shape)),
             latent_shape=latent_shape,
             noise_shape=noise_shape,
             guided=guided,
@@ -187,7 +204,7 @@ def open_for(subnet: SubNet, path: Path, *, weights: bool, device: str = "cpu") 
     pipeline = open_pipeline(path, weights=weights, device=device)
     pipeline.use_scheduler(binding.scheduler)
     here = pipeline.binding(
-        steps=binding.inference_steps,
+        course=binding.course,
         guided=binding.guided,
         latent_shape=binding.latent_shape,
         noise_shape=binding.noise_shape,

@@ -21,6 +21,7 @@ from search.model.scheduler import Grid
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from search.course import Course
     from search.model.pipeline import Pipeline
 
 
@@ -132,8 +133,9 @@ def _tensors(arguments: dict[str, Any]) -> dict[str, Tensor]:
     }
 
 
-def record_grid(pipeline: Pipeline, steps: int, size: tuple[int, int] | None) -> Grid:
-    """What the pipeline asks of its scheduler for `steps` and pictures of `size` (height, width)."""
+def record_grid(pipeline: Pipeline, course: Course, size: tuple[int, int] | None) -> Grid:
+    """What the pipeline asks of its scheduler for `course` and pictures of `size` (height, width)."""
+    _require_grid(pipeline.pipe, course)
     original = pipeline.pipe.scheduler.set_timesteps
     found: dict[str, Any] = {}
 
@@ -142,21 +144,49 @@ def record_grid(pipeline: Pipeline, steps: int, size: tuple[int, int] | None) ->
         found.update(inspect.signature(original).bind(*args, **kwargs).arguments)
         raise _RecordedError
 
-    request = Request((pipeline.family.default_prompt,), steps, 1.0).sized(size)
+    prompts = (pipeline.family.default_prompt,)
+    request = Request(prompts, course.inference_steps, 1.0).sized(size).on(course)
     with mock.patch.object(pipeline.pipe.scheduler, "set_timesteps", record):
         _run(pipeline, request)
     asked = {name: value for name, value in found.items() if value is not None}
     asked.pop("device", None)
-    unknown = sorted(asked.keys() - {"num_inference_steps", "sigmas", "mu"})
+    unknown = sorted(asked.keys() - {"num_inference_steps", "timesteps", "sigmas", "mu"})
     if unknown:
         msg = f"the pipeline gives its scheduler {unknown}; such pipelines are not supported"
         raise SearchError(msg)
-    sigmas, mu = asked.get("sigmas"), asked.get("mu")
+    mu = asked.get("mu")
     return Grid(
-        steps=steps,
-        sigmas=None if sigmas is None else tuple(map(float, sigmas)),
+        course=course,
+        timesteps=tuple(asked["timesteps"]) if "timesteps" in asked else None,
+        sigmas=tuple(map(float, asked["sigmas"])) if "sigmas" in asked else None,
         mu=None if mu is None else float(mu),
+        eta=_eta(pipeline.pipe),
     )
+
+
+def _require_grid(pipe: Any, course: Course) -> None:
+    """Refuse a custom grid that the pipeline or its scheduler does not take."""
+    for name in ("timesteps", "sigmas"):
+        for part, takes in (
+            (pipe, type(pipe).__call__),
+            (pipe.scheduler, pipe.scheduler.set_timesteps),
+        ):
+            if (
+                getattr(course, f"custom_{name}")
+                and name not in inspect.signature(takes).parameters
+            ):
+                msg = (
+                    f"{type(part).__name__} takes no custom {name}; give a number of steps, or choose "
+                    "a pipeline and a scheduler that take them"
+                )
+                raise SearchError(msg)
+
+
+def _eta(pipe: Any) -> float | None:
+    """What the pipeline gives each step of its scheduler as `eta`; None if nothing."""
+    given = inspect.signature(type(pipe).__call__).parameters.get("eta")
+    taken = "eta" in inspect.signature(pipe.scheduler.step).parameters
+    return float(given.default) if given is not None and taken else None
 
 
 def record_encoding(pipeline: Pipeline) -> Any:

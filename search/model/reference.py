@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, cast
 from unittest import mock
 
@@ -15,7 +15,8 @@ from torch.utils import _pytree as pytree
 
 from search.errors import SearchError
 from search.liveness import Unrolled, unroll
-from search.model.scheduler import TableScheduler
+from search.model.recording import record_call
+from search.model.scheduler import CourseScheduler, TableScheduler, add_noise, noise_drawn_by
 from search.model.trace import first_tensor, shortcut_of, tensors_of
 from search.subnet import Action
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from search.course import Course
     from search.model.family import Family, Request
     from search.model.pipeline import Pipeline
     from search.subnet import SubNet
@@ -53,6 +55,7 @@ def sample(
     *,
     observe: Callable[[int, int, Tensor], None] | None = None,
     generator: torch.Generator | None = None,
+    course: Course | None = None,
 ) -> Trajectory:
     """Run diffusers' own pipeline, gated by `subnet` if there is one, and record it.
 
@@ -62,12 +65,25 @@ def sample(
         subnet: bound to this pipeline; None runs every block at every step.
         observe: called with (step, target, tensor) for each tensor that is computed: what a block
             emits, a residual that is kept, and what DELTA or SKIP emits.
-        generator: draws the initial noise when the request brings none.
+        generator: draws the initial noise when the request brings none, and what the scheduler draws,
+            even where the pipeline hands its scheduler no generator; None leaves that to torch's own.
+        course: takes the place of the request's steps; the request brings the latents that it begins
+            from, if it does not begin from noise.
     """
     family, pipe = pipeline.family, pipeline.pipe
     batch = len(request.prompts)
     trajectory = Trajectory()
+    if course is not None:
+        request = request.on(course)
+        if course.adds_noise:
+            request = _noised(pipeline, request, course, generator)
     with ExitStack() as stack:
+        if generator is not None:
+            draw = partial(torch.randn, generator=generator)
+            stack.enter_context(noise_drawn_by(pipe.scheduler, draw))
+        if course is not None and not course.is_whole:
+            part = CourseScheduler(pipe.scheduler, course)
+            stack.enter_context(mock.patch.object(pipe, "scheduler", part))
         if subnet is not None:
             stack.enter_context(gated(pipeline.denoiser, subnet, observe=observe))
             if subnet.fitted is not None:
@@ -77,6 +93,28 @@ def sample(
         with torch.no_grad():
             trajectory.images = family.call(pipe, request, generator)
     return trajectory
+
+
+def _noised(
+    pipeline: Pipeline, request: Request, course: Course, generator: torch.Generator | None
+) -> Request:
+    """The request with noise on its clean latents."""
+    clean = request.latents
+    if clean is None:
+        msg = "clean latents to begin from are missing; give them with the request"
+        raise SearchError(msg)
+    size = (
+        None if request.height is None or request.width is None else (request.height, request.width)
+    )
+    grid, present = pipeline.grid(course, size), pipeline.pipe.scheduler
+    scheduler = present.from_config(present.config)
+    grid.apply(scheduler)
+    call = record_call(pipeline, replace(request, latents=None))
+    noise = torch.randn(call.drawn or clean.shape, generator=generator)
+    layout = call.layout()
+    ordered = noise if layout is None else noise.flatten()[list(layout)]
+    noised = add_noise(scheduler, grid, clean, ordered.reshape(clean.shape).to(clean))
+    return replace(request, latents=noised)
 
 
 @contextmanager
@@ -283,6 +321,7 @@ def _recorded(
         trajectory.inputs.append(arguments[family.sample][:batch].clone())
         return call(*args, **kwargs)
 
+    @wraps(step)
     def record_step(prediction: Tensor, *args: Any, **kwargs: Any) -> Any:
         result = step(prediction, *args, **kwargs)
         latents = result[0] if isinstance(result, tuple) else result.prev_sample

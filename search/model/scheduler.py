@@ -1,14 +1,19 @@
 """Any diffusers scheduler as a sampler table, read off by probing it.
 
-Common samplers are affine maps of the initial noise and the noise predictions so far. They work
-element by element, so stepping the real scheduler once on vectors whose elements are the basis (the
-noise, the first prediction, the second, ...) yields all coefficients in one pass.
+Common samplers are affine maps of the initial noise, the noises they draw and the noise predictions so
+far. They work element by element, so stepping the real scheduler once on vectors whose elements are the
+basis (the noises, the first prediction, the second, ...) yields all coefficients in one pass.
 """
 
 from __future__ import annotations
 
+import inspect
+import itertools
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -19,6 +24,9 @@ from search.errors import SearchError
 from search.sampler import SamplerTable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from search.course import Course
     from search.sampler import FittedSampler
 
 # Relative difference of a probed table to the scheduler's own float32 arithmetic on random vectors.
@@ -30,47 +38,130 @@ class Grid:
     """What a pipeline asks of its scheduler.
 
     Attributes:
-        steps: inference steps.
-        sigmas: noise levels before shifting; None leaves them to the scheduler.
+        course: what the pipeline itself is asked for.
+        timesteps: a custom grid; None leaves it to the scheduler.
+        sigmas: noise levels before shifting; None likewise.
         mu: the shift for the picture's size, for schedulers that take one.
+        eta: what each step is told how much noise to draw, for schedulers that ask.
     """
 
-    steps: int
+    course: Course
+    timesteps: tuple[float, ...] | None = None
     sigmas: tuple[float, ...] | None = None
     mu: float | None = None
+    eta: float | None = None
 
     def apply(self, scheduler: Any) -> None:
-        """Set the scheduler's timesteps."""
-        asked = {"sigmas": self.sigmas, "mu": self.mu}
-        given = {name: value for name, value in asked.items() if value is not None}
-        if self.sigmas is None:
-            given["num_inference_steps"] = self.steps
+        """Set the scheduler's timesteps, and where it begins."""
+        asked = {"timesteps": self.timesteps, "sigmas": self.sigmas, "mu": self.mu}
+        given: dict[str, Any] = {k: value for k, value in asked.items() if value is not None}
+        if self.timesteps is None and self.sigmas is None:
+            given["num_inference_steps"] = self.course.inference_steps
         scheduler.set_timesteps(**given)
+        _begin(scheduler, self.course)
+
+    def part(self, scheduler: Any) -> Tensor:
+        """The timesteps of the course, once the scheduler's are set."""
+        timesteps: Tensor = scheduler.timesteps
+        return timesteps[self.course.part(len(timesteps))]
 
 
 def read_sampler(scheduler: Any, grid: Grid) -> SamplerTable:
     """The table of a diffusers scheduler for the timesteps of `grid`.
 
     Raises:
-        SearchError: the scheduler is not affine with these settings, or draws its own noise.
+        SearchError: the scheduler is not affine with these settings.
     """
     scheduler = type(scheduler).from_config(scheduler.config)
     try:
         grid.apply(scheduler)
     except ValueError as error:
-        msg = (
-            f"{type(scheduler).__name__} refuses {grid.steps} steps: {error}; choose another number"
-        )
+        msg = f"{type(scheduler).__name__} refuses {_named(grid.course)}: {error}; choose others"
         raise SearchError(msg) from error
-    count = len(scheduler.timesteps)
-    basis = torch.eye(1 + count)
-    inputs, final = _walk(scheduler, grid, basis)
+    given, count = grid.course.takes_latents, len(grid.part(scheduler))
+    known = _count_known(scheduler, grid, count)
+    basis = torch.eye(known + count)
+    inputs, final = _walk(scheduler, grid, basis[:known], basis[known:])
     table = SamplerTable(
         inputs=np.stack([x.double().numpy() for x in inputs]),
         final=final.double().numpy(),
+        noises=known - given,
+        given=given,
     )
     _check_affine(scheduler, grid, table)
-    return table
+    return _without_unused_noises(table)
+
+
+@contextmanager
+def noise_drawn_by(scheduler: Any, draw: Callable[[tuple[int, ...]], Tensor]) -> Iterator[None]:
+    """While open, what a diffusers scheduler draws is `draw(shape)`, whatever it is given for that."""
+
+    def randn_tensor(
+        shape: tuple[int, ...], *_: Any, device: Any = None, dtype: Any = None, **__: Any
+    ) -> Tensor:
+        return draw(tuple(shape)).to(device=device, dtype=dtype)
+
+    module = inspect.getmodule(type(scheduler))
+    if not hasattr(module, "randn_tensor"):
+        yield
+        return
+    with mock.patch.object(module, "randn_tensor", randn_tensor):
+        yield
+
+
+def add_noise(scheduler: Any, grid: Grid, clean: Tensor, noise: Tensor) -> Tensor:
+    """Clean latents as the scheduler wants them at the first step of the course.
+
+    Args:
+        scheduler: with the timesteps of `grid`.
+        grid: says where to begin.
+        clean: latents `[B, ...]`.
+        noise: of unit variance and the same shape.
+    """
+    timestep = grid.part(scheduler)[:1]
+    if hasattr(scheduler, "scale_noise"):
+        noised: Tensor = scheduler.scale_noise(clean, timestep, noise)
+    else:
+        noised = scheduler.add_noise(clean, noise, timestep)
+    return noised
+
+
+class CourseScheduler:
+    """A diffusers scheduler of which a pipeline sees the steps of one course only."""
+
+    def __init__(self, whole: Any, course: Course) -> None:
+        self._whole, self._course = whole, course
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._whole, name)
+
+    @property
+    def timesteps(self) -> Any:
+        """Those of the course."""
+        timesteps = self._whole.timesteps
+        return timesteps[self._course.part(len(timesteps))]
+
+    @property
+    def init_noise_sigma(self) -> Any:
+        """What the pipeline multiplies its latents by; given ones are left as they are."""
+        return 1.0 if self._course.takes_latents else self._whole.init_noise_sigma
+
+    @property
+    def set_timesteps(self) -> Callable[..., None]:
+        """The scheduler's own, whose arguments pipelines look at."""
+        original = self._whole.set_timesteps
+
+        @wraps(original)
+        def set_timesteps(*args: Any, **kwargs: Any) -> None:
+            original(*args, **kwargs)
+            _begin(self._whole, self._course)
+
+        return set_timesteps
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Pipelines from text to image begin at the first step that they see."""
+        del begin_index
+        _begin(self._whole, self._course)
 
 
 class Instant(float):
@@ -171,21 +262,51 @@ class TableScheduler(StillScheduler):
         return SchedulerOutput(prev_sample=latents) if return_dict else (latents,)
 
 
+def _begin(scheduler: Any, course: Course) -> None:
+    """Let the scheduler begin where the course does."""
+    if course.takes_latents and hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(course.first_step)
+
+
+def _named(course: Course) -> str:
+    if course.custom_timesteps:
+        return f"the timesteps {list(course.custom_timesteps)}"
+    if course.custom_sigmas:
+        return f"the sigmas {list(course.custom_sigmas)}"
+    return f"{course.inference_steps} steps"
+
+
+def _count_known(scheduler: Any, grid: Grid, calls: int) -> int:
+    """How many noises a run takes, the initial one among them, and latents that it is given."""
+    number = itertools.count()
+    one = torch.ones(1)
+    _walk(scheduler, grid, (one for _ in number), [one] * calls)
+    return next(number)
+
+
 def _walk(
-    scheduler: Any, grid: Grid, basis: torch.Tensor
-) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Run the sampler with `basis[0]` as noise and `basis[1 + k]` as the k-th prediction.
+    scheduler: Any, grid: Grid, known: Iterable[Tensor], predictions: Iterable[Tensor]
+) -> tuple[list[Tensor], Tensor]:
+    """Run the sampler on vectors: `known` are what it begins from, then the noises that it draws.
 
     Returns the denoiser's inputs and the final latents, each as a vector.
     """
     grid.apply(scheduler)
-    latents = basis[0].reshape(1, 1, 1, -1) * getattr(scheduler, "init_noise_sigma", 1.0)
+    values = (value.reshape(1, 1, 1, -1) for value in known)
+    latents = next(values)
+    if grid.course.adds_noise:
+        latents = add_noise(scheduler, grid, latents, next(values))
+    elif not grid.course.takes_latents:
+        latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
+    scale = getattr(scheduler, "scale_model_input", lambda sample, _: sample)
+    settings = {} if grid.eta is None else {"eta": grid.eta}
     inputs = []
-    for k, timestep in enumerate(scheduler.timesteps):
-        scale = getattr(scheduler, "scale_model_input", lambda sample, _: sample)
-        inputs.append(scale(latents, timestep).flatten())
-        prediction = basis[1 + k].reshape(1, 1, 1, -1)
-        latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
+    with noise_drawn_by(scheduler, lambda shape: next(values).reshape(shape)):
+        for timestep, prediction in zip(grid.part(scheduler), predictions, strict=True):
+            inputs.append(scale(latents, timestep).flatten())
+            latents = scheduler.step(
+                prediction.reshape(latents.shape), timestep, latents, **settings, return_dict=False
+            )[0]
     return inputs, latents.flatten()
 
 
@@ -194,14 +315,24 @@ def _check_affine(scheduler: Any, grid: Grid, table: SamplerTable) -> None:
     for scale in (1.0, 50.0):
         generator = torch.Generator().manual_seed(0)
         values = scale * torch.randn(len(table.final), 256, generator=generator)
-        inputs, final = _walk(scheduler, grid, values)
+        inputs, final = _walk(scheduler, grid, values[: table.known], values[table.known :])
         expected = np.vstack([table.inputs, table.final]) @ values.double().numpy()
         found = np.stack([x.double().numpy() for x in [*inputs, final]])
         error = np.abs(found - expected).max() / np.abs(expected).max()
         if not error < _AFFINE_TOLERANCE:
             msg = (
-                f"the scheduler {type(scheduler).__name__} is not an affine map of noise and "
+                f"the scheduler {type(scheduler).__name__} is not an affine map of noises and "
                 f"predictions with these settings (off by {error:.1e}): it clips, thresholds or "
-                "draws its own noise; switch that off in its configuration or choose another"
+                "draws its noise in a way of its own; switch that off in its configuration or choose "
+                "another"
             )
             raise SearchError(msg)
+
+
+def _without_unused_noises(table: SamplerTable) -> SamplerTable:
+    """The same without the last noises, if they count for nothing: what is drawn before them stays."""
+    rows = np.vstack([table.inputs, table.final])
+    used = np.flatnonzero(rows[:, : table.known].any(axis=0))
+    known = 1 + int(used.max(initial=0))
+    kept = [*range(known), *range(table.known, table.final.size)]
+    return SamplerTable(table.inputs[:, kept], table.final[kept], known - table.given, table.given)

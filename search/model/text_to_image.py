@@ -29,6 +29,7 @@ class TextToImage:
     timestep = "timestep"
     default_prompt = ""
     scales_latents = False
+    steps_latents = True
     stacks: tuple[str, ...] = ("transformer_blocks",)
     layers: frozenset[str] = frozenset({"Attention", "FeedForward"})
     settings: ClassVar[dict[str, Any]] = {}
@@ -65,13 +66,13 @@ class TextToImage:
         return pipe(
             prompt=list(request.prompts),
             guidance_scale=request.guidance,
-            num_inference_steps=request.steps,
             num_images_per_prompt=request.images,
             latents=request.latents,
             generator=generator,
             height=request.height,
             width=request.width,
             output_type=request.output,
+            **request.grid,
             **settings,
         ).images
 

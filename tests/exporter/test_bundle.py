@@ -77,10 +77,10 @@ def test_a_link_out_of_the_bundle_is_refused(bundle: Path, tmp_path: Path) -> No
     ("changes", "message"),
     [
         ({"kind": "zip"}, "is not a bundle; give a directory written by stepcarve export"),
-        ({"schema": 7}, "has schema 7, but this stepcarve reads 3"),
+        ({"schema": 7}, "has schema 7, but this stepcarve reads 4"),
         (
-            {"schema": 2},
-            "has schema 2, but this stepcarve reads 3; use the stepcarve that wrote it",
+            {"schema": 3},
+            "has schema 3, but this stepcarve reads 4; use the stepcarve that wrote it",
         ),
         ({"variants": []}, "garbles the variants, of which there are none"),
         ({"dtype": "int8"}, "garbles dtype 'int8'"),

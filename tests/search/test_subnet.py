@@ -86,7 +86,7 @@ def test_a_saved_subnet_is_read_back_equal(tmp_path: Path) -> None:
         ("[]", "is not a SubNet; give a file written by stepcarve search"),
         (
             '{"kind": "stepcarve-subnet", "schema": 99}',
-            "has schema 99, but this stepcarve reads 1 to 3",
+            "has schema 99, but this stepcarve reads 1 to 4",
         ),
         ('{"kind": "stepcarve-subnet", "schema": 3}', "lacks or garbles 'binding'"),
     ],
@@ -102,7 +102,9 @@ def test_a_file_that_is_no_subnet_is_refused(tmp_path: Path, content: str, messa
 def in_schema_1(table: SubNet) -> dict[str, Any]:
     """The file that a stepcarve without DELTA would have written."""
     data = table.to_json() | {"schema": 1}
-    data["binding"] = {k: v for k, v in data["binding"].items() if k != "noise_shape"}
+    later = ("noise_shape", "course")
+    data["binding"] = {k: v for k, v in data["binding"].items() if k not in later}
+    data["binding"]["inference_steps"] = table.binding.inference_steps
     topology = table.topology
     data["topology"] |= {
         "reads": data["topology"]["reads"][: topology.output + 1],

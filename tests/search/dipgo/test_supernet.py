@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from search.course import Course
 from search.dipgo.supernet import CHOICES, CHOICES_WITH_DELTA, Case, SuperNet, supernet
 from search.errors import SearchError
 from search.model.family import Request
@@ -55,7 +56,7 @@ def test_with_all_gates_on_run_it_is_diffusers_pipeline(pipelines: Find, name: s
 @pytest.mark.parametrize("name", NAMES)
 def test_a_fitted_sampler_is_used_with_its_own_timesteps(pipelines: Find, name: str) -> None:
     pipeline, whole = opened(pipelines(name), steps=6)
-    table = pipeline.sampler(6)
+    table = pipeline.sampler(Course(6))
     rows = np.vstack([table.inputs[:1], 0.9 * table.inputs[1:]])
     own = SamplerTable(rows, 1.1 * table.final)
     times = tuple(time - 0.5 for time in whole.timesteps)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from search.course import Course
 from search.fitting.fit import fit_sampler
 from search.fitting.trajectories import Trajectories, sample_trajectories
 from search.methods import search
@@ -33,7 +34,12 @@ def opened(pipelines: Callable[[str], Path]) -> Pipeline:
 def runs(opened: Pipeline) -> tuple[Trajectories, Trajectories]:
     made = [
         sample_trajectories(
-            opened, PROMPTS, steps=STEPS, guidance=GUIDANCE, noise_shape=(4, 16, 16), seed=seed
+            opened,
+            PROMPTS,
+            course=Course(STEPS),
+            guidance=GUIDANCE,
+            noise_shape=(4, 16, 16),
+            seed=seed,
         )
         for seed in (0, 1)
     ]
@@ -51,7 +57,7 @@ def test_a_fit_comes_closer_and_the_reference_obeys_it(
     extra: dict[str, float],
 ) -> None:
     subnet = search(opened, method, Options(steps=STEPS, guidance=GUIDANCE, **extra))
-    table = opened.sampler(subnet.binding.inference_steps)
+    table = opened.sampler(subnet.binding.course)
     fit = fit_sampler(opened, subnet, table, fitted_on=runs[0], held_out=runs[1])
     assert fit.error < fit.plain
     for each, error in ((subnet, fit.plain), (fit.subnet, fit.error)):
@@ -62,7 +68,7 @@ def test_where_it_does_not_help_the_scheduler_keeps_its_rows(
     opened: Pipeline, runs: tuple[Trajectories, Trajectories]
 ) -> None:
     whole = search(opened, "full", Options(steps=STEPS, guidance=GUIDANCE))
-    table = opened.sampler(STEPS)
+    table = opened.sampler(Course(STEPS))
     fit = fit_sampler(opened, whole, table, fitted_on=runs[0], held_out=runs[1])
     assert fit.subnet is whole
     assert fit.error == fit.plain < 1e-6

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from search.course import Course
 from search.fitting.trajectories import sample_trajectories
 from search.model.family import Request
 from search.model.pipeline import open_pipeline
@@ -29,7 +30,7 @@ def test_they_end_where_diffusers_does(
     opened = open_pipeline(pipelines(name))
     size = opened.denoiser.config.sample_size
     runs = sample_trajectories(
-        opened, prompts, steps=5, guidance=guidance, noise_shape=(4, size, size), seed=3
+        opened, prompts, course=Course(5), guidance=guidance, noise_shape=(4, size, size), seed=3
     )
     theirs = sample(opened, Request(prompts, 5, guidance, latents=runs.noise)).latents[-1]
     assert runs.error(theirs).max() < 1e-5
