@@ -174,7 +174,7 @@ class Bundle:
     def models(self) -> tuple[str, ...]:
         """Files of all graphs of this variant."""
         prologue = () if self.prologue is None else (self.prologue,)
-        return (self.conditioner, *prologue, *self.graphs, self.decoder)
+        return (self.conditioner, self.decoder, *self.graphs, *prologue)
 
     @property
     def needed(self) -> frozenset[str]:
