@@ -107,6 +107,18 @@ height_option = click.option(
 width_option = click.option(
     "--width", type=int, help="Of the image in pixels; default: the pipeline's."
 )
+_VARIANT_OPTIONS = (
+    click.option("--height", type=int, help="Of the pictures; default: the bundle's first size."),
+    click.option("--width", type=int, help="Of the pictures; default: the bundle's first size."),
+    click.option("--num-images", "images", type=int, help="Per prompt; default: the first number."),
+)
+
+
+def variant_options(function: Command) -> Command:
+    """Which variant of a bundle: what is not given may be anything, and the first that fits is taken."""
+    return functools.reduce(lambda made, option: option(made), reversed(_VARIANT_OPTIONS), function)
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 
 
@@ -455,19 +467,26 @@ def import_command(
 @command
 @click.argument("source", type=PATH)
 @click.option("--image", type=PATH, help="Also draw the grid to this PNG, SVG or PDF file.")
+@variant_options
 @json_option
-def inspect(source: Path, image: Path | None, as_json: bool) -> None:
+def inspect(source: Path, image: Path | None, as_json: bool, **shape: int | None) -> None:
     """Show what a SubNet, or the SubNet in a bundle, does at each step."""
     from exporter.bundle import Bundle
     from exporter.picture import draw_grid, grid_lines, save_figure
     from exporter.summary import one_line, summarise
+    from search.errors import SearchError
     from search.subnet import SubNet
 
     if source.is_dir():
-        bundle = Bundle.open(source)
+        bundle = Bundle.open(source, **shape)
         subnet = bundle.subnet
         summary = summarise(subnet, bundle.latent_shape[0], bundle.dtype)
     else:
+        if any(shape.values()):
+            msg = (
+                "a SubNet has one shape; give --height, --width and --num-images for a bundle only"
+            )
+            raise SearchError(msg)
         subnet = SubNet.load(source)
         summary = summarise(subnet)
     if image is not None:
@@ -492,25 +511,57 @@ def inspect(source: Path, image: Path | None, as_json: bool) -> None:
     show_default=True,
     help="Of the denoiser: float32, float16 or bfloat16.",
 )
-@click.option("--batch", default=1, show_default=True, help="Images per prompt.")
+@click.option(
+    "--size",
+    "sizes",
+    multiple=True,
+    help="HEIGHTxWIDTH in pixels, once or several times; default: the SubNet's.",
+)
+@click.option(
+    "--batch",
+    "batches",
+    type=int,
+    multiple=True,
+    default=(1,),
+    show_default=True,
+    help="Images per prompt, once or several times.",
+)
 @json_option
-def export(pipeline: Path, subnet: Path, out: Path, dtype: str, batch: int, as_json: bool) -> None:
-    """Carve the step graphs of a SubNet out of its pipeline, into a bundle."""
+def export(
+    pipeline: Path,
+    subnet: Path,
+    out: Path,
+    dtype: str,
+    sizes: tuple[str, ...],
+    batches: tuple[int, ...],
+    as_json: bool,
+) -> None:
+    """Carve the step graphs of a SubNet out of its pipeline, into a bundle.
+
+    The bundle holds a variant for every --size with every --batch; they share the weights.
+    """
     _quiet_libraries()
     from exporter.export import export as run_export
     from exporter.summary import summarise
+    from search.options import sizes_of
     from search.subnet import SubNet
 
     loaded = SubNet.load(subnet)
+    wanted = sizes_of(sizes)
     with _status() as report:
-        bundle = run_export(pipeline, loaded, out, batch=batch, dtype=dtype, report=report)
+        bundle = run_export(
+            pipeline, loaded, out, sizes=wanted, batches=batches, dtype=dtype, report=report
+        )
     size = sum(file.stat().st_size for file in bundle.path.iterdir())
     if as_json:
-        summary = summarise(loaded, batch, dtype)
-        click.echo(json.dumps({"bundle": str(out), "bytes": size, **summary}))
+        summary = summarise(bundle.subnet, bundle.shape.images, dtype)
+        variants = [vars(shape) for shape in bundle.shapes]
+        click.echo(json.dumps({"bundle": str(out), "bytes": size, "variants": variants, **summary}))
     else:
-        count = len(bundle.graphs)
-        click.echo(f"{out}: {len(bundle.calls)} calls, {count} step graphs, {size / 1e6:.1f} MB")
+        count, made = len(bundle.graphs), ", ".join(map(str, bundle.shapes))
+        click.echo(
+            f"{out}: {made}; {len(bundle.calls)} calls, {count} step graphs, {size / 1e6:.1f} MB"
+        )
 
 
 @command
@@ -529,16 +580,19 @@ def build(bundle: Path, engine_name: str, device: str, as_json: bool) -> None:
     engine = make_engine(engine_name, device)
     opened = Bundle.open(bundle)
     started = time.perf_counter()
+    graphs: set[str] = set()
     with _status() as report:
-        report("load graphs")
-        Runner(opened, engine)
+        for variant in opened.variants():
+            report(f"load graphs for {variant.shape}")
+            Runner(variant, engine)
+            graphs.update(variant.graphs)
     seconds = time.perf_counter() - started
     if as_json:
-        record = {"engine": engine_name, "device": device, "graphs": len(opened.graphs)}
+        record = {"engine": engine_name, "device": device, "graphs": len(graphs)}
         click.echo(json.dumps({**record, "seconds": seconds}))
     else:
         click.echo(
-            f"{bundle}: {len(opened.graphs)} step graphs load on {engine_name} ({device}) in "
+            f"{bundle}: {len(graphs)} step graphs load on {engine_name} ({device}) in "
             f"{seconds:.1f} s; {engine_name} compiles them in memory, so nothing is written"
         )
 
@@ -552,6 +606,7 @@ def build(bundle: Path, engine_name: str, device: str, as_json: bool) -> None:
 @click.option("--label", help="The class to sample, by number or name.")
 @click.option("--seed", default=0, show_default=True, help="Of the initial noise.")
 @click.option("--report", "report_folder", type=PATH, help="Write an HTML page and JSON there.")
+@variant_options
 @json_option
 def verify(
     bundle: Path,
@@ -563,6 +618,7 @@ def verify(
     seed: int,
     report_folder: Path | None,
     as_json: bool,
+    **shape: int | None,
 ) -> None:
     """Compare a bundle with the PyTorch reference; exit 0 only if parity holds."""
     _quiet_libraries()
@@ -572,7 +628,7 @@ def verify(
     from exporter.bundle import Bundle
 
     engine = make_engine(engine_name, device)
-    opened = Bundle.open(bundle)
+    opened = Bundle.open(bundle, **shape)
     words = opened.default_prompt if prompt is None else prompt
     if label is not None:
         words = opened.require_prompt(prompt=prompt, label=label)
@@ -614,6 +670,7 @@ def verify(
 )
 @click.option("--save-latents", type=PATH, help="Write the final latents to this .npy file.")
 @click.option("-o", "--out", type=PATH, required=True, help="The picture, a PNG file.")
+@variant_options
 @json_option
 def run(
     bundle: Path,
@@ -628,6 +685,7 @@ def run(
     save_latents: Path | None,
     out: Path,
     as_json: bool,
+    **shape: int | None,
 ) -> None:
     """Make pictures with a bundle, without PyTorch."""
     from engines.base import make_engine
@@ -636,7 +694,7 @@ def run(
     from exporter.bundle import Bundle
 
     require_png(out)
-    opened = Bundle.open(bundle)
+    opened = Bundle.open(bundle, **shape)
     words = opened.require_prompt(prompt=prompt, label=label)
     engine = make_engine(engine_name, device)
     start = None if latents is None else load_latents(latents)
@@ -717,7 +775,8 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.simplefilter("ignore")
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    for name in ("torch.onnx", "onnx_ir"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ from benchmarks.record import write
 from engines.base import make_engine
 from engines.parity import relative_l2
 from engines.runner import Runner
-from exporter import export as exporting
+from exporter import variant as carving
+from exporter.export import export
 from search.methods import search
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline
@@ -46,21 +47,24 @@ def traced_once() -> Iterator[None]:
     """Within, exports of one pipeline and granularity share what they trace."""
     with ExitStack() as stack:
         for name in ("trace_denoiser", "conditioner_graph", "decoder_graph"):
-            stack.enter_context(mock.patch.object(exporting, name, _remembered(name)))
+            stack.enter_context(mock.patch.object(carving, name, _remembered(name)))
         yield
 
 
 def _remembered(name: str) -> Callable[..., Any]:
-    original = getattr(exporting, name)
+    original = getattr(carving, name)
     known: list[tuple[Any, list[Any]]] = []
+
+    def weights_of(made: Any) -> list[Any]:
+        return list(made.model.graph.initializers.values())
 
     def function(*arguments: Any, **options: Any) -> Any:
         if not known:
             made = original(*arguments, **options)
-            known.append((made, [value.const_value for value in made.weights]))
+            known.append((made, [value.const_value for value in weights_of(made)]))
         made, tensors = known[0]
         # An export points the weights at its own file; the next one starts from the model's again.
-        for value, tensor in zip(made.weights, tensors, strict=True):
+        for value, tensor in zip(weights_of(made), tensors, strict=True):
             value.const_value = tensor
         return made
 
@@ -82,7 +86,7 @@ class Comparison:
     def error(self, subnet: SubNet, expected: Callable[[Request], torch.Tensor]) -> float:
         """Relative L2 of the final latents."""
         self.made += 1
-        bundle = exporting.export(self.path, subnet, self.root / f"{self.name}-{self.made}")
+        bundle = export(self.path, subnet, self.root / f"{self.name}-{self.made}")
         rng = np.random.default_rng(self.made)
         noise = rng.standard_normal(bundle.latent_shape, dtype=np.float32)
         found = Runner(bundle, make_engine("onnxruntime", "cpu")).run(self.prompt, latents=noise)

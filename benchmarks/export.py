@@ -96,8 +96,8 @@ def plain(path: Path, out: Path) -> dict[str, Any]:
 def trace_only(path: Path, out: Path, dtype: str) -> dict[str, Any]:
     """Preflight and trace, as the export begins."""
     from exporter.errors import ExportError
-    from exporter.export import trace_denoiser
     from exporter.preflight import needs_of, require_room
+    from exporter.variant import trace_denoiser
     from search.methods import full
     from search.model.pipeline import open_pipeline
     from search.options import Options

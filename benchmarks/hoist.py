@@ -22,11 +22,10 @@ from benchmarks.published_gates import GUIDANCE, SD15_CHANNELS, SMALL_CHANNELS, 
 from benchmarks.record import write
 from engines.base import make_engine
 from engines.latency import filled
-from exporter.bundle import PROLOGUE
 from exporter.carve import carve
-from exporter.export import trace_denoiser
 from exporter.program import plan_program
 from exporter.prologue import make_prologue
+from exporter.variant import trace_denoiser
 from exporter.weights import refer, write_weights
 from search.methods import search
 from search.model.pipeline import open_pipeline
@@ -62,12 +61,12 @@ def save_graphs(path: Path, folder: Path, steps: int, pixels: int) -> dict[str, 
     if prologue is None:
         msg = "the denoiser has no loop invariants"
         raise click.ClickException(msg)
-    models[PROLOGUE] = prologue.model
+    models["prologue"] = prologue.model
     compute_inside(master)
     models |= {f"{call}, inside": carve(master, s, call) for call, s in signatures.items()}
-    index = write_weights(folder, [*master.weights, *prologue.table])
+    index = write_weights(folder, models.values())
     for name, model in models.items():
-        refer(folder, model.graph.initializers.values(), index)
+        refer(folder, model, index)
         ir.save(model, folder / f"{name}.onnx")
     return {name: len(model.graph) for name, model in models.items()}
 

@@ -18,8 +18,8 @@ import numpy as np
 from engines.errors import EngineError
 from engines.machine import describe, installed
 from exporter.carve import carve
-from exporter.export import trace_denoiser
 from exporter.program import Signature, plan_program
+from exporter.variant import trace_denoiser
 from exporter.weights import refer, write_weights
 from search.files import write_atomically
 from search.model.pipeline import open_for
@@ -275,7 +275,7 @@ class Stopwatch:
         pipeline = open_for(self._subnet, self._path, weights=False)
         replaced = frozenset(self._subnet.topology.deltas)
         master = trace_denoiser(pipeline, self._subnet, replaced, 1)
-        refer(self._folder, master.weights, write_weights(self._folder, master.weights))
+        refer(self._folder, master.model, write_weights(self._folder, [master.model]))
         return master
 
 

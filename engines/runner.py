@@ -11,7 +11,6 @@ import numpy as np
 
 from engines.errors import EngineError, NotFiniteError
 from engines.noise import TorchNoise
-from exporter.bundle import CONDITIONER, DECODER, LAYOUT, PROLOGUE, Bundle, BundleCall
 from search.names import GUIDANCE, IMAGE, LATENTS, PREDICTION, SAMPLE
 from search.prompt import Fill, PromptInput, class_number
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engines.base import Engine
+    from exporter.bundle import Bundle, BundleCall
 
     Array = NDArray[Any]
 
@@ -41,7 +41,7 @@ class Result:
 
 
 class Runner:
-    """A bundle loaded on an engine, ready to run again and again.
+    """A bundle loaded on an engine at its shape, ready to run again and again.
 
     All buffers are allocated and bound here: the step graphs write caches and noise predictions
     straight into them, and a run does nothing but call them and add up the sampler's sums.
@@ -50,10 +50,7 @@ class Runner:
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
         bundle.check()
         self.bundle = bundle
-        self._sessions = {
-            name: engine.load(bundle.path / name)
-            for name in (CONDITIONER, DECODER, *bundle.graphs, *[PROLOGUE] * bundle.has_prologue)
-        }
+        self._sessions = {name: engine.load(bundle.path / name) for name in bundle.models}
         float32 = np.float32
         self._stack = np.zeros((bundle.sampler.final.size, *bundle.latent_shape), float32)
         self._known = self._stack[: bundle.sampler.known]
@@ -62,13 +59,14 @@ class Runner:
             SAMPLE: np.zeros(bundle.latent_shape, float32),
             GUIDANCE: np.zeros((), float32),
         }
-        self._prompt = _buffers(self._sessions[CONDITIONER].inputs)
-        self._inputs |= _buffers(self._sessions[CONDITIONER].outputs)
+        conditioner = self._sessions[bundle.conditioner]
+        self._prompt = _buffers(conditioner.inputs)
+        self._inputs |= _buffers(conditioner.outputs)
         self._slots = self._make_slots()
         self._latents = np.zeros(bundle.latent_shape, float32)
-        decoder = self._sessions[DECODER]
+        decoder = self._sessions[bundle.decoder]
         self._image = _buffers(decoder.outputs)
-        self._condition = self._sessions[CONDITIONER].bind(self._prompt, self._inputs)
+        self._condition = conditioner.bind(self._prompt, self._inputs)
         self._decode = decoder.bind({LATENTS: self._latents}, self._image)
         self._prologue, self._invariants = self._bind_prologue()
         self._calls = [self._bind(call) for call in bundle.calls]
@@ -192,14 +190,15 @@ class Runner:
 
     def _bind_prologue(self) -> tuple[Callable[[], None], dict[str, Array]]:
         """What computes the loop invariants, and the buffers that it fills."""
-        if not self.bundle.has_prologue:
+        file = self.bundle.prologue
+        if file is None:
             return (lambda: None), {}
-        session, count = self._sessions[PROLOGUE], len(self.bundle.timesteps)
+        session, count = self._sessions[file], len(self.bundle.timesteps)
         for name in self.bundle.rows:
             found = session.outputs[name][0] if name in session.outputs else ()
             if found[:1] != (count,):
                 msg = (
-                    f"{PROLOGUE} gives {name!r} as {list(found)}, but the calls have {count} "
+                    f"{file} gives {name!r} as {list(found)}, but the calls have {count} "
                     "timesteps; export again"
                 )
                 raise EngineError(msg)
@@ -295,8 +294,8 @@ class Runner:
 def initial_noise(bundle: Bundle, source: TorchNoise) -> NDArray[np.float32]:
     """The next noise of `source`, as the latents that diffusers makes of it."""
     drawn = source.randn(bundle.noise_shape)
-    if LAYOUT in bundle.files:
-        drawn = drawn.ravel()[np.load(bundle.file(LAYOUT), allow_pickle=False)]
+    if bundle.layout is not None:
+        drawn = drawn.ravel()[np.load(bundle.file(bundle.layout), allow_pickle=False)]
     return drawn.reshape(bundle.latent_shape)
 
 

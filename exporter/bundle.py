@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from exporter.errors import ExportError
 from search.files import write_atomically
@@ -20,20 +21,14 @@ from search.sampler import SamplerTable
 from search.subnet import SubNet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
-SCHEMA = 3
-READABLE = (2, 3)
-"""Schema 2 knew one noise only, the initial one."""
+SCHEMA = 4
 KIND = "stepcarve-bundle"
 MANIFEST = "manifest.json"
-SUBNET = "subnet.json"
 WEIGHTS = "weights.bin"
-CONDITIONER = "condition.onnx"
-PROLOGUE = "prologue.onnx"
-DECODER = "decode.onnx"
-LAYOUT = "layout.npy"
-"""Per element of the latents, which element of the drawn noise it is; only where that is another."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)
+"""What the system says when nothing more can be written; numpy gives no number for it."""
 DTYPES = {"float32": 4, "float16": 2, "bfloat16": 2}
 """Of a bundle's denoiser -> bytes of a value."""
 
@@ -43,6 +38,30 @@ def require_dtype(name: str) -> None:
     if name not in DTYPES:
         msg = f"unknown dtype {name!r}; choose one of {', '.join(DTYPES)}"
         raise ExportError(msg)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What one variant of a bundle makes.
+
+    Attributes:
+        height: of the pictures, in pixels.
+        width: likewise.
+        images: per prompt.
+    """
+
+    height: int
+    width: int
+    images: int
+
+    @property
+    def tag(self) -> str:
+        """For names of files."""
+        return f"{self.height}x{self.width}x{self.images}"
+
+    def __str__(self) -> str:
+        images = "image" if self.images == 1 else "images"
+        return f"{self.height} x {self.width} with {self.images} {images}"
 
 
 @dataclass(frozen=True)
@@ -68,51 +87,68 @@ class BundleCall:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle on disk; its files are checked when they are asked for.
+    """A bundle on disk, opened at one of its variants; files are checked when they are asked for.
+
+    Variants make pictures of other shapes of the same SubNet, and share the weights file.
 
     Attributes:
         path: the directory.
         dtype: of the denoiser's weights and activations; what surrounds it is float32.
-        latent_shape: `[B, C, H, W]`, or as the pipeline packs it.
-        noise_shape: of the noise that a seed draws, `[B, C, H, W]`.
         guided: whether the graphs take a guidance scale.
         guidance: the scale to use when none is given.
         prompt_inputs: what the conditioner takes.
         labels: class name -> number; empty for texts.
+        pipeline: directory of the pipeline it was exported from, as it was given.
+        shapes: of all variants, the default first.
+        files: file -> SHA-256, of all variants.
+        shape: of this variant, as is everything below.
+        latent_shape: `[B, C, H, W]`, or as the pipeline packs it.
+        noise_shape: of the noise that a seed draws, `[B, C, H, W]`.
+        subnet_file: the SubNet, bound to this size.
+        conditioner: file of the graph from prompt inputs to conditions.
+        prologue: file of the graph that computes loop invariants, or None.
+        decoder: file of the graph from latents to pictures.
+        layout: file that says, per element of the latents, which element of the drawn noise it is;
+            None: its own.
         rows: outputs of the prologue that have one row per timestep.
         graphs: file of each step graph.
         calls: in order.
         slots: shape of each cache buffer.
         sampler: one row per call, one column per value that is known and per noise prediction.
-        pipeline: directory of the pipeline it was exported from, as it was given.
-        files: file -> SHA-256.
     """
 
     path: Path
     dtype: str
-    latent_shape: tuple[int, ...]
-    noise_shape: tuple[int, ...]
     guided: bool
     guidance: float
     prompt_inputs: tuple[PromptInput, ...]
     labels: dict[str, int]
+    pipeline: str
+    shapes: tuple[Shape, ...]
+    files: dict[str, str]
+    shape: Shape
+    latent_shape: tuple[int, ...]
+    noise_shape: tuple[int, ...]
+    subnet_file: str
+    conditioner: str
+    prologue: str | None
+    decoder: str
+    layout: str | None
     rows: tuple[str, ...]
     graphs: tuple[str, ...]
     calls: tuple[BundleCall, ...]
     slots: tuple[tuple[int, ...], ...]
     sampler: SamplerTable
-    pipeline: str
-    files: dict[str, str]
 
     def __post_init__(self) -> None:
         """Check that every part refers to what is there; every problem is a `ValueError`."""
         if self.dtype not in DTYPES:
             msg = f"dtype {self.dtype!r}"
             raise ValueError(msg)
-        tokenizers = {each.tokenizer for each in self.prompt_inputs if each.length}
-        needed = {SUBNET, WEIGHTS, CONDITIONER, DECODER, *self.graphs, *tokenizers}
-        needed |= {PROLOGUE} if self.rows else set()
-        unlisted = sorted(needed - set(self.files))
+        if self.rows and self.prologue is None:
+            msg = f"the prologue, which should give {self.rows}"
+            raise ValueError(msg)
+        unlisted = sorted(self.needed - set(self.files))
         if unlisted:
             msg = f"the list of files, which leaves out {unlisted}"
             raise ValueError(msg)
@@ -132,12 +168,20 @@ class Bundle:
     @cached_property
     def subnet(self) -> SubNet:
         """The SubNet it was exported from."""
-        return SubNet.load(self.file(SUBNET))
+        return SubNet.load(self.file(self.subnet_file))
 
     @property
-    def has_prologue(self) -> bool:
-        """Whether there is a graph that computes loop invariants."""
-        return PROLOGUE in self.files
+    def models(self) -> tuple[str, ...]:
+        """Files of all graphs of this variant."""
+        prologue = () if self.prologue is None else (self.prologue,)
+        return (self.conditioner, self.decoder, *self.graphs, *prologue)
+
+    @property
+    def needed(self) -> frozenset[str]:
+        """All files of this variant."""
+        tokenizers = {each.tokenizer for each in self.prompt_inputs if each.length}
+        layout = set() if self.layout is None else {self.layout}
+        return frozenset({self.subnet_file, WEIGHTS, *self.models, *tokenizers, *layout})
 
     @cached_property
     def timesteps(self) -> tuple[float, ...]:
@@ -206,16 +250,33 @@ class Bundle:
         return Path(self.pipeline) if given is None else given
 
     def check(self) -> None:
-        """Check every file."""
-        for name in self.files:
+        """Check every file of this variant."""
+        for name in sorted(self.needed):
             self.file(name)
 
+    def variants(self) -> Iterator[Bundle]:
+        """The bundle opened at each of its shapes."""
+        for each in self.shapes:
+            yield Bundle.open(self.path, height=each.height, width=each.width, images=each.images)
+
     @staticmethod
-    def open(path: Path) -> Bundle:
-        """Read the manifest of a bundle.
+    def open(
+        path: Path,
+        *,
+        height: int | None = None,
+        width: int | None = None,
+        images: int | None = None,
+    ) -> Bundle:
+        """Read the manifest of a bundle, and take its first variant that fits.
+
+        Args:
+            path: the directory.
+            height: of the pictures in pixels; None takes any.
+            width: likewise.
+            images: per prompt; None takes any number.
 
         Raises:
-            ExportError: there is none, or it cannot be trusted.
+            ExportError: there is no manifest, it cannot be trusted, or no variant fits.
         """
         try:
             data = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
@@ -225,48 +286,82 @@ class Bundle:
         except ValueError as error:
             msg = f"the manifest of {str(path)!r} is damaged ({error}); export again"
             raise ExportError(msg) from error
-        return _bundle(path, data)
+        return _bundle(path, data, Wanted(height, width, images))
 
 
-def _bundle(path: Path, data: Any) -> Bundle:
+class Wanted(NamedTuple):
+    """A shape, in which None stands for anything."""
+
+    height: int | None
+    width: int | None
+    images: int | None
+
+    def find(self, shapes: Sequence[Shape], path: Path) -> int:
+        """The first of `shapes`, those of the bundle at `path`, that fits."""
+        for number, shape in enumerate(shapes):
+            made = (shape.height, shape.width, shape.images)
+            if all(want in (None, has) for want, has in zip(self, made, strict=True)):
+                return number
+        asked = ", ".join(f"{n} {v}" for n, v in self._asdict().items() if v is not None)
+        msg = (
+            f"the bundle {str(path)!r} has no variant for {asked}; it makes "
+            f"{', '.join(map(str, shapes))}; take one of these, or export again with others"
+        )
+        raise ExportError(msg)
+
+
+def _bundle(path: Path, data: Any, wanted: Wanted) -> Bundle:
     if not isinstance(data, dict) or data.get("kind") != KIND:
         msg = f"{str(path)!r} is not a bundle; give a directory written by stepcarve export"
         raise ExportError(msg)
-    if data.get("schema") not in READABLE:
+    if data.get("schema") != SCHEMA:
         msg = (
             f"the bundle {str(path)!r} has schema {data.get('schema')!r}, but this stepcarve reads "
-            f"{READABLE[0]} to {READABLE[-1]}; use the stepcarve that wrote it, or export again"
+            f"{SCHEMA}; use the stepcarve that wrote it, or export again"
         )
         raise ExportError(msg)
     try:
-        outside = sorted(
-            n for n in [*data["files"], *data["graphs"]] if n != Path(n).name or n == ".."
-        )
+        outside = sorted(n for n in data["files"] if n != Path(n).name or n == "..")
         if outside:
             msg = (
                 f"the manifest of {str(path)!r} names {outside}, but all files of a bundle lie in "
                 "its own directory; do not use this bundle"
             )
             raise ExportError(msg)
+        shapes = tuple(
+            Shape(int(v["height"]), int(v["width"]), int(v["images"])) for v in data["variants"]
+        )
+        if not shapes:
+            msg = "the variants, of which there are none"
+            raise ValueError(msg)
+        number = wanted.find(shapes, path)
+        variant = data["variants"][number]
         return Bundle(
             path=path,
             dtype=data["dtype"],
-            latent_shape=tuple(data["latent_shape"]),
             guided=data["guided"],
             guidance=float(data["guidance"]),
-            noise_shape=tuple(data["noise_shape"]),
             prompt_inputs=tuple(
                 PromptInput(**{**each, "fill": Fill(each["fill"])})
                 for each in data["prompt_inputs"]
             ),
             labels=data["labels"],
-            rows=tuple(data["rows"]),
-            graphs=tuple(data["graphs"]),
-            calls=tuple(BundleCall(**each) for each in data["calls"]),
-            slots=tuple(tuple(shape) for shape in data["slots"]),
-            sampler=SamplerTable.from_json(data["sampler"]),
             pipeline=data["pipeline"],
+            shapes=shapes,
             files=data["files"],
+            shape=shapes[number],
+            latent_shape=tuple(variant["latent_shape"]),
+            noise_shape=tuple(variant["noise_shape"]),
+            subnet_file=variant["subnet"],
+            conditioner=variant["conditioner"],
+            prologue=variant["prologue"],
+            decoder=variant["decoder"],
+            layout=variant["layout"],
+            rows=tuple(variant["rows"]),
+            graphs=tuple(variant["graphs"]),
+            calls=tuple(BundleCall(**each) for each in variant["calls"]),
+            slots=tuple(tuple(shape) for shape in variant["slots"]),
+            sampler=SamplerTable.from_json(variant["sampler"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         msg = f"the manifest of {str(path)!r} lacks or garbles {error}; export again"
@@ -287,24 +382,58 @@ class Staging:
     def make(self, name: str, write: Callable[[Path], Any]) -> Any:
         """Write file `name` by `write(path)` unless it is there already; returns what it returned.
 
-        The result must be JSON; it is remembered with the file.
+        The result must be JSON; it is remembered with the file. A full disk is an `ExportError`.
         """
         path = self.folder / name
         done = self._finished.get(name)
         if done is not None and path.is_file() and sha256(path) == done["sha256"]:
             return done["result"]
-        result = write(path)
-        path.chmod(0o644)
-        _flush(path)
-        self._finished[name] = {"sha256": sha256(path), "result": result}
-        write_atomically(self._record, json.dumps(self._finished))
+        with self._needing_room():
+            result = write(path)
+            path.chmod(0o644)
+            _flush(path)
+            self._finished[name] = {"sha256": sha256(path), "result": result}
+            self._remember()
         return result
+
+    def share(self, name: str, write: Callable[[Path], Any]) -> str:
+        """Write file `name`, but keep it only if none with that content is there.
+
+        Returns:
+            The name of the file with that content.
+        """
+        self.make(name, write)
+        digest = self._finished[name]["sha256"]
+        first = next(each for each, done in self._finished.items() if done["sha256"] == digest)
+        if first != name:
+            (self.folder / name).unlink()
+            del self._finished[name]
+            self._remember()
+        return first
+
+    @contextmanager
+    def _needing_room(self) -> Iterator[None]:
+        """Say in one sentence that nothing more can be written."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            msg = (
+                f"there is no room left for {str(self._target)!r} ({error.strerror or error}), and "
+                "nothing of it was kept; free some, or choose another place"
+            )
+            raise ExportError(msg) from error
+
+    def _remember(self) -> None:
+        write_atomically(self._record, json.dumps(self._finished))
 
     def commit(self, manifest: dict[str, Any]) -> None:
         """Write the manifest with all checksums and make the bundle appear."""
         files = {name: done["sha256"] for name, done in sorted(self._finished.items())}
         text = json.dumps({"schema": SCHEMA, "kind": KIND, **manifest, "files": files}, indent=1)
-        write_atomically(self.folder / MANIFEST, text + "\n")
+        with self._needing_room():
+            write_atomically(self.folder / MANIFEST, text + "\n")
         keep = {MANIFEST, *files}
         for path in self.folder.iterdir():
             if path.name not in keep:
@@ -330,7 +459,7 @@ def staging(target: Path, key: str) -> Iterator[Staging]:
     """Stage a bundle for `target`; `key` names everything that decides its content.
 
     Raises:
-        ExportError: `target` exists, or another export to it is running.
+        ExportError: `target` exists, another export to it is running, or the disk is full.
     """
     if target.exists():
         msg = f"{str(target)!r} exists; remove it or choose another name"

@@ -25,12 +25,10 @@ class Component:
 
     Attributes:
         model: the graph.
-        weights: its initializers that belong in the weights file.
         outputs: names of its outputs.
     """
 
     model: ir.Model
-    weights: list[ir.Value]
     outputs: tuple[str, ...]
 
 
@@ -73,13 +71,14 @@ def _component(
     outputs: list[str],
 ) -> Component:
     with torch.no_grad():
-        model = convert(torch.export.export(module, example, strict=False))
+        program = torch.export.export(module, example, strict=False)
+        model = convert(program)
     model.graph.name = name
     for value, label in zip(model.graph.inputs, inputs, strict=True):
         value.name = label
     passes.CommonSubexpressionEliminationPass()(model)
-    weights = optimise(model, name)
+    optimise(model, program.state_dict)
     forget_inner_types(model.graph)
     for value, label in zip(model.graph.outputs, outputs, strict=True):
         value.name = label
-    return Component(model, weights, tuple(outputs))
+    return Component(model, tuple(outputs))

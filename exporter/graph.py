@@ -14,14 +14,18 @@ from onnx_ir.passes import common as passes
 from onnxscript import optimizer, rewriter
 from onnxscript.rewriter.rules import common as rules
 
+from exporter.weights import keep
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from torch.export import ExportedProgram
 
 DOMAIN = "stepcarve"
 BOUNDARY = "Boundary"
 """An identity that no optimisation sees through: what is cut there is exactly the block's output."""
+TRANSPOSED = ".T"
+"""Ending of an initializer that is a parameter transposed."""
 OPSET = 23
 """From 23 on, attention, group normalisation and GELU are single nodes."""
 INLINE_BYTES = 1024
@@ -58,32 +62,34 @@ def convert(program: ExportedProgram) -> ir.Model:
     return converted.model
 
 
-def optimise(model: ir.Model, prefix: str) -> list[ir.Value]:
+def optimise(model: ir.Model, parameters: Collection[str]) -> None:
     """Fold constants and fuse, in place; weights are only read when they are written.
 
-    Returns:
-        The initializers that belong in the weights file: the parameters, under the names the module
-        gives them, and large constants, whose names get `prefix`.
+    What the graph had as an initializer, and large constants, will be kept in the weights file.
+
+    Args:
+        model: as converted.
+        parameters: the initializers whose names say what they hold.
     """
     _drop_void_squeezes(model.graph)
     _widen_masks(model.graph)
     _transpose_weights(model.graph)
-    parameters = set(model.graph.initializers)
+    given = set(model.graph.initializers)
     _simplify(
         model,
-        lambda node: (
-            False if any(v is not None and v.name in parameters for v in node.inputs) else None
-        ),
+        lambda node: False if any(v is not None and v.name in given for v in node.inputs) else None,
     )
     passes.ClearMetadataAndDocStringPass()(model)
-    kept = []
-    for value in list(model.graph.initializers.values()):
-        if value.name in parameters:
-            kept.append(value)
-        elif value.const_value is not None and value.const_value.nbytes > INLINE_BYTES:
-            value.name = f"{prefix}.{value.name}"
-            kept.append(value)
-    return kept
+    for name, value in model.graph.initializers.items():
+        if name.removesuffix(TRANSPOSED) in parameters:
+            keep(value, name)
+        elif name in given or _size_of(value) > INLINE_BYTES:
+            keep(value)
+
+
+def _size_of(value: ir.Value) -> int:
+    """Bytes of an initializer's tensor."""
+    return 0 if value.const_value is None else value.const_value.nbytes
 
 
 def _simplify(model: ir.Model, should_fold: Callable[[ir.Node], bool | None]) -> None:
@@ -151,13 +157,13 @@ def _transpose_weights(graph: ir.Graph) -> None:
     """Store the weights of linear layers the way MatMul reads them.
 
     torch keeps them as `[out, in]`; without this, every step graph would transpose them again when it
-    is loaded, into memory of its own. The initializer's name gets the ending `.T`.
+    is loaded, into memory of its own.
     """
     for node in list(graph):
         source = node.inputs[0] if node.op_type == "Transpose" else None
         if source is None or not source.is_initializer() or source.const_value is None:
             continue
-        name = f"{source.name}.T"
+        name = f"{source.name}{TRANSPOSED}"
         if name not in graph.initializers:
             graph.initializers[name] = _transposed(source, node, name)
         result = node.outputs[0]

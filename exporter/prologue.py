@@ -14,6 +14,7 @@ from exporter.errors import ExportError
 from exporter.graph import DOMAIN, forget_inner_types, sort_initializers
 from exporter.hoist import BOTH, Varies, variation
 from exporter.rows import shape_of
+from exporter.weights import keep
 from search.names import TIMESTEP
 
 if TYPE_CHECKING:
@@ -30,12 +31,10 @@ class Prologue:
 
     Attributes:
         model: conditions -> invariants, under the names the step graphs know.
-        table: its initializers that were computed here, from the timesteps alone.
         rows: names of the outputs that have one row per timestep, along a first axis of their own.
     """
 
     model: ir.Model
-    table: list[ir.Value]
     rows: tuple[str, ...]
 
 
@@ -74,7 +73,7 @@ def make_prologue(
         graph.inputs.remove(value)
     forget_inner_types(graph)
     sort_initializers(graph)
-    return Prologue(model, list(table.values()), rows)
+    return Prologue(model, rows)
 
 
 def _tabulate(
@@ -90,6 +89,7 @@ def _tabulate(
     table = {}
     for value, rows in zip(wanted, _evaluate(graph, wanted, timesteps), strict=True):
         table[value] = _add_constant(graph, f"table/{value.name}", rows)
+        keep(table[value])
     return table
 
 

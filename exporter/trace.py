@@ -37,7 +37,6 @@ class Master:
         sums: per sum of the topology whose residual is there, base plus residual.
         bases: likewise, the base alone.
         topology: of the denoiser.
-        weights: the initializers that belong in the weights file, if a call reads them.
         layout: per element of the latents, which element of the drawn noise it is; None: its own.
     """
 
@@ -49,7 +48,6 @@ class Master:
     sums: dict[int, ir.Value]
     bases: dict[int, ir.Value]
     topology: Topology
-    weights: list[ir.Value]
     layout: tuple[int, ...] | None
 
 
@@ -86,7 +84,7 @@ def trace_master(pipeline: Pipeline, trace: Trace, replaced: AbstractSet[int]) -
     graph.outputs.extend([*tensors.values(), *sums.values(), *bases.values()])
     for value in graph.initializers.values():
         value.const_value = lazy_tensor(value, _reader(pipeline, value.name or ""))
-    weights = optimise(model, "denoiser")
+    optimise(model, trace.program.state_dict)
     invariants = hoist(graph)
     outputs = iter(graph.outputs)
     return Master(
@@ -98,7 +96,6 @@ def trace_master(pipeline: Pipeline, trace: Trace, replaced: AbstractSet[int]) -
         sums={total: next(outputs) for total in sums},
         bases={total: next(outputs) for total in bases},
         topology=topology,
-        weights=weights,
         layout=trace.layout,
     )
 

@@ -177,22 +177,33 @@ def _by_hand(
 
 def full(pipeline: Pipeline, options: Options) -> SubNet:
     """Every block at every step."""
-    from search.model.family import Request
-    from search.model.trace import trace
-
     size = (
         None if options.height is None or options.width is None else (options.height, options.width)
     )
-    pipeline.sampler(options.course, size)  # refuses what could never be exported
+    return _whole(pipeline, options.course, options.granularity, options.guidance, size)
+
+
+def _whole(
+    pipeline: Pipeline,
+    course: Course,
+    granularity: Granularity,
+    guidance: float,
+    size: tuple[int, int] | None,
+) -> SubNet:
+    """The same by what decides it; the size (height, width) is the pipeline's own if None."""
+    from search.model.family import Request
+    from search.model.trace import trace
+
+    pipeline.sampler(course, size)  # refuses what could never be exported
     request = Request(
         prompts=(pipeline.family.default_prompt,),
-        steps=options.steps,
-        guidance=options.guidance,
+        steps=course.inference_steps,
+        guidance=guidance,
     ).sized(size)
-    traced = trace(pipeline, options.granularity, request)
+    traced = trace(pipeline, granularity, request)
     _require_size(pipeline, size, traced.noise_shape)
     binding = pipeline.binding(
-        course=options.course,
+        course=course,
         guided=traced.guided,
         latent_shape=traced.latent_shape,
         noise_shape=traced.noise_shape,
@@ -200,13 +211,46 @@ def full(pipeline: Pipeline, options: Options) -> SubNet:
     row = (Action.RUN,) * len(traced.topology.blocks)
     return SubNet(
         binding=binding,
-        granularity=options.granularity,
+        granularity=granularity,
         topology=traced.topology,
         actions=(row,) * len(binding.timesteps),
-        guidance=options.guidance,
+        guidance=guidance,
         full_calls=len(binding.timesteps),
         method="full",
     )
+
+
+def resized(pipeline: Pipeline, subnet: SubNet, size: tuple[int, int]) -> SubNet:
+    """The same table for pictures of another size (height, width).
+
+    Costs and shapes are those at that size, and so are timesteps where they depend on it.
+
+    Args:
+        pipeline: with the scheduler that `subnet` is bound to.
+        subnet: bound to that pipeline.
+        size: wanted.
+
+    Raises:
+        SearchError: the pipeline cannot make pictures of that size, has other blocks then, or the
+            sampler of `subnet` was fitted at its own size.
+    """
+    own = pipeline.size(subnet.binding.noise_shape)
+    if size == own:
+        return subnet
+    if subnet.fitted is not None:
+        msg = (
+            f"the sampler of this SubNet was fitted for pictures of {own[0]} x {own[1]}, not of "
+            f"{size[0]} x {size[1]}; leave that size out, or search again with it"
+        )
+        raise SearchError(msg)
+    there = _whole(pipeline, subnet.binding.course, subnet.granularity, subnet.guidance, size)
+    if not subnet.topology.has_blocks_of(there.topology):
+        msg = (
+            f"at {size[0]} x {size[1]} the denoiser has other blocks than the SubNet, which was made "
+            f"at {own[0]} x {own[1]}; search again at that size"
+        )
+        raise SearchError(msg)
+    return replace(subnet, binding=there.binding, topology=there.topology)
 
 
 def _require_size(
@@ -218,8 +262,8 @@ def _require_size(
     if size not in (None, made):
         msg = (
             f"{pipeline.family.pipeline} makes pictures of {made[0]} x {made[1]} here, not of "
-            f"{size[0]} x {size[1]}; leave --height and --width out, or choose a "
-            f"multiple of {factor}"
+            f"{size[0]} x {size[1]}; leave the size out, or choose a multiple "
+            f"of {factor}"
         )
         raise SearchError(msg)
 

@@ -170,6 +170,18 @@ def require_cost(name: str, method: str, recipe: str, *, has_table: bool) -> Non
         raise SearchError(msg)
 
 
+def sizes_of(texts: Iterable[str]) -> list[tuple[int, int]]:
+    """Heights and widths in pixels, from texts such as 512x768."""
+    sizes = []
+    for text in texts:
+        height, cross, width = text.partition("x")
+        if not (cross and height.isdecimal() and width.isdecimal()):
+            msg = f"the size {text!r} is not HEIGHTxWIDTH; give pixels, as in 512x768"
+            raise SearchError(msg)
+        sizes.append((int(height), int(width)))
+    return sizes
+
+
 def grid_of(text: str | None, option: str) -> tuple[float, ...]:
     """The numbers in a list such as `999,749,499,249`, each below the one before; none without one."""
     if text is None:

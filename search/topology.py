@@ -112,6 +112,15 @@ class Topology:
                 )
                 raise ValueError(msg)
 
+    def has_blocks_of(self, traced: Topology) -> bool:
+        """Whether it has the blocks of `traced`, which read one another as they do there.
+
+        One that was read from a SubNet of schema 1 knows nothing of residuals, and has no use for them.
+        """
+        deltas = traced.deltas if self.deltas else ()
+        reads = traced.reads[: len(self.reads)]
+        return (self.blocks, self.reads, self.deltas) == (traced.blocks, reads, deltas)
+
     @property
     def output(self) -> int:
         """The target that is the noise prediction."""

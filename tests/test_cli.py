@@ -143,23 +143,47 @@ def test_inspect_prints_the_contract(made: Path, tmp_path: Path) -> None:
     assert json.loads(ok("inspect", made / "bundle", "--json")) == data, "the bundle has its SubNet"
 
 
-def test_inspect_counts_the_batch_of_a_bundle(
-    pipelines: Callable[[str], Path], made: Path, tmp_path: Path
-) -> None:
-    ok(
-        "export",
-        pipelines("three-levels"),
-        made / "bundle.json",
-        "-o",
-        tmp_path / "b",
-        "--batch",
-        3,
+@pytest.fixture(scope="module")
+def variants(
+    pipelines: Callable[[str], Path], made: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The SubNet of `made / "bundle"` at its own size and a smaller one, three images each."""
+    bundle = tmp_path_factory.mktemp("variants") / "bundle"
+    printed = ok(
+        "export", pipelines("three-levels"), made / "bundle.json", "-o", bundle,
+        "--size", "24x24", "--size", "16x24", "--batch", 3, "--json",
+    )  # fmt: skip
+    assert json.loads(printed)["variants"] == [
+        {"height": 24, "width": 24, "images": 3},
+        {"height": 16, "width": 24, "images": 3},
+    ]
+    return bundle
+
+
+def test_inspect_counts_the_batch_of_a_bundle(made: Path, variants: Path) -> None:
+    one, three, smaller = (
+        json.loads(ok("inspect", *words, "--json"))["cache_bytes"]
+        for words in ((made / "bundle",), (variants,), (variants, "--height", 16))
     )
-    one, three = (
-        json.loads(ok("inspect", bundle, "--json"))["cache_bytes"]
-        for bundle in (made / "bundle", tmp_path / "b")
+    assert three == 3 * one > smaller > 0
+
+
+def test_a_variant_is_chosen_by_its_shape(variants: Path, tmp_path: Path) -> None:
+    for height, words in ((24, ()), (16, ("--height", 16, "--num-images", 3))):
+        printed = ok("run", variants, "--prompt", "red", *words, "-o", tmp_path / "x.png", "--json")
+        images = json.loads(printed)["images"]
+        assert len(images) == 3
+        for path in images:
+            with Image.open(path) as image:
+                assert image.size == (24, height)
+    assert "Parity holds" in ok("verify", variants, "--height", 16)
+
+
+def test_build_loads_the_graphs_of_all_variants(made: Path, variants: Path) -> None:
+    one, two = (
+        json.loads(ok("build", each, "--json"))["graphs"] for each in (made / "bundle", variants)
     )
-    assert three == 3 * one > 0
+    assert two == 2 * one
 
 
 def test_inspect_draws_the_grid(made: Path, tmp_path: Path) -> None:
@@ -202,10 +226,10 @@ def test_verify_exits_0_and_writes_a_report(made: Path, tmp_path: Path) -> None:
 
 
 def test_verify_exits_1_when_parity_fails(made: Path, tmp_path: Path) -> None:
-    from tests.engines.test_parity import resign
+    from tests.engines.test_parity import resign, variant
 
     bundle = shutil.copytree(made / "bundle", tmp_path / "bundle")
-    sampler = json.loads((bundle / "manifest.json").read_text())["sampler"]
+    sampler = variant(bundle)["sampler"]
     sampler["final"][1] += 0.5
     resign(bundle, sampler=sampler)
     result = stepcarve("verify", bundle, "--json")
@@ -303,6 +327,14 @@ BAD = [
     ("export {truncated} {subnet} -o {out}", "cannot read the weights"),
     ("export {sd} {no} -o {out}", "cannot read the SubNet"),
     ("export {sd} {tmp}/notes.txt -o {out}", "is not JSON"),
+    ("export {sd} {subnet} -o {out} --size 24", "the size '24' is not HEIGHTxWIDTH; give pixels"),
+    ("export {sd} {subnet} -o {out} --size 25x24", "choose"),
+    ("export {sd} {subnet} -o {out} --batch 1 --batch 0", "the batch is 0; give 1 or more"),
+    (
+        "run {bundle} --prompt x --height 16 -o {out}.png",
+        "has no variant for height 16; it makes 24 x 24 with 1 image; take one of these, or",
+    ),
+    ("inspect {subnet} --num-images 2", "a SubNet has one shape; give --height"),
     ("run {changed} --prompt x -o {out}.png", "is not the file that was exported: its SHA-256"),
     (
         "run {bundle} --engine magic --prompt x -o {out}.png",

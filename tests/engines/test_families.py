@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,23 +79,31 @@ def options(name: str, **settings: Any) -> Options:
     return Options(guidance=CASES[name].guidance, **{"steps": 4, **size, **settings})
 
 
-def pictures_of_diffusers(path: Path, name: str, negative: str) -> np.ndarray:
+def pictures_of_diffusers(
+    pipe: Any,
+    name: str,
+    negative: str,
+    *,
+    size: tuple[int, int] = SIZE,
+    images: int = 1,
+    output: str = "np",
+) -> np.ndarray:
     """Straight through diffusers' public call, seed included; nothing of ours in between."""
     case = CASES[name]
     extra = {"negative_prompt": negative} if negative else {}
-    pipe = open_pipeline(path).pipe
-    images: np.ndarray = pipe(
+    pictures = pipe(
         prompt=PROMPT,
         guidance_scale=case.guidance,
         num_inference_steps=4,
-        height=SIZE[0],
-        width=SIZE[1],
+        num_images_per_prompt=images,
+        height=size[0],
+        width=size[1],
         generator=torch.Generator().manual_seed(5),
-        output_type="np",
+        output_type=output,
         **extra,
         **dict(case.arguments),
     ).images
-    return images
+    return np.asarray(pictures)
 
 
 @pytest.mark.parametrize("name", each_case(*CASES, quick=("sdxl", "sd3", "pixart-sigma")))
@@ -104,14 +113,15 @@ def test_full_equals_diffusers_picture_for_picture(
     opened = open_pipeline(pipelines(name), weights=False)
     bundle = make_bundle(name, search(opened, "full", options(name)))
     runner = Runner(bundle, make_engine("onnxruntime", "cpu"))
+    pipe = open_pipeline(pipelines(name)).pipe
     plain = runner.run(PROMPT, seed=5).images / 255
-    assert np.abs(plain - pictures_of_diffusers(pipelines(name), name, "")).max() <= PIXEL
+    assert np.abs(plain - pictures_of_diffusers(pipe, name, "")).max() <= PIXEL
     assert plain.shape == (1, *SIZE, 3)
     other = runner.run("green", seed=5).images / 255
     assert np.abs(plain - other).max() > PIXEL, "the prompt counts"
     if negative := CASES[name].negative:
         away = runner.run(PROMPT, seed=5, negative=negative).images / 255
-        expected = pictures_of_diffusers(pipelines(name), name, negative)
+        expected = pictures_of_diffusers(pipe, name, negative)
         assert np.abs(away - expected).max() <= PIXEL
         assert np.abs(away - plain).max() > PIXEL, "the negative prompt counts"
 
@@ -173,7 +183,7 @@ def test_two_images_without_guidance_equal_diffusers(
     opened = open_pipeline(pipelines(name))
     subnet = search(opened, "full", replace(options(name), guidance=1.0))
     assert not subnet.binding.guided
-    bundle = export(pipelines(name), subnet, tmp_path / "bundle", batch=2)
+    bundle = export(pipelines(name), subnet, tmp_path / "bundle", batches=(2,))
     found = Runner(bundle, make_engine("onnxruntime", "cpu")).run(PROMPT, seed=5).images / 255
     expected = opened.pipe(
         prompt=PROMPT,
@@ -187,6 +197,35 @@ def test_two_images_without_guidance_equal_diffusers(
     ).images
     assert np.abs(found - expected).max() <= PIXEL
     assert np.abs(found[0] - found[1]).max() > PIXEL
+
+
+@pytest.mark.parametrize(
+    "name", each_case("sdxl", "flux-dev", "sd3", "pixart-sigma", quick=("sdxl", "flux-dev"))
+)
+def test_every_variant_of_a_bundle_equals_diffusers_gated_by_hand(
+    pipelines: Callable[[str], Path], tmp_path: Path, name: str
+) -> None:
+    """Sizes count in conditions (SDXL), positions (all transformers) and timesteps (FLUX dev)."""
+    opened = open_pipeline(pipelines(name))
+    subnet = random_mix(search(opened, "full", options(name)), seed=5)
+    bundle = export(pipelines(name), subnet, tmp_path / "b", sizes=(SIZE, (32, 16)), batches=(1, 2))
+    engine = make_engine("onnxruntime", "cpu")
+    negative = CASES[name].negative
+    for each in bundle.variants():
+        size, images = (each.shape.height, each.shape.width), each.shape.images
+        found = Runner(each, engine).run(PROMPT, seed=5, negative=negative)
+
+        of_diffusers = partial(
+            pictures_of_diffusers, opened.pipe, name, negative, size=size, images=images
+        )
+        with gated_by_hand(opened.denoiser, each.subnet):
+            expected = of_diffusers(output="latent")
+        with gated_by_hand(opened.denoiser, each.subnet):
+            pictures = of_diffusers()
+        assert relative(found.latents, expected) <= TOLERANCE, each.shape
+        assert relative(found.latents, of_diffusers(output="latent")) > TOLERANCE, "the gates count"
+        assert found.images.shape == (images, *size, 3)
+        assert np.abs(found.images / 255 - pictures).max() <= PIXEL, each.shape
 
 
 def test_a_prompt_is_encoded_once_even_where_an_empty_negative_one_is_another_thing(

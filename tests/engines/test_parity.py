@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -44,10 +45,16 @@ def check(bundle: Path, pipeline: Path) -> tuple[Parity, Pictures]:
     )
 
 
+def variant(bundle: Path) -> dict[str, Any]:
+    """What the manifest of a bundle says about its one variant."""
+    (only,) = json.loads((bundle / "manifest.json").read_text())["variants"]
+    return dict(only)
+
+
 def resign(bundle: Path, **changes: object) -> None:
-    """Make a tampered bundle's checksums right again, so that only parity can notice."""
+    """Change the one variant, and make the checksums right again, so that only parity can notice."""
     path = bundle / "manifest.json"
-    data = json.loads(path.read_text()) | changes
+    data = json.loads(path.read_text()) | {"variants": [variant(bundle) | changes]}
     data["files"] = {name: sha256(bundle / name) for name in data["files"]}
     path.write_text(json.dumps(data))
 
@@ -139,7 +146,7 @@ def test_a_weight_that_is_not_a_number_is_caught_and_its_step_named(
 
 
 def test_a_wrong_coefficient_is_caught(copy: Path, pipelines: Callable[[str], Path]) -> None:
-    sampler = json.loads((copy / "manifest.json").read_text())["sampler"]
+    sampler = variant(copy)["sampler"]
     sampler["inputs"][6][0] *= 1.02
     resign(copy, sampler=sampler)
     parity, _ = check(copy, pipelines("shapes-sd"))
@@ -150,7 +157,7 @@ def test_a_wrong_coefficient_is_caught(copy: Path, pipelines: Callable[[str], Pa
 
 def test_a_stale_cache_is_caught(copy: Path, pipelines: Callable[[str], Path]) -> None:
     """Step 5 writes its cache to a buffer that nobody reads: step 6 on sees the one of step 0."""
-    data = json.loads((copy / "manifest.json").read_text())
+    data = variant(copy)
     data["slots"].append(data["slots"][0])
     calls = data["calls"]
     calls[5]["writes"] = {name: len(data["slots"]) - 1 for name in calls[5]["writes"]}
@@ -210,7 +217,7 @@ def test_a_stale_residual_is_caught(
 ) -> None:
     """Step 2 writes its residual to a buffer that nobody reads: step 3 adds the one of step 0."""
     copy = shutil.copytree(adding.path, tmp_path / "bundle")
-    data = json.loads((copy / "manifest.json").read_text())
+    data = variant(copy)
     data["slots"].append(data["slots"][0])
     calls = data["calls"]
     calls[2]["writes"] = dict.fromkeys(calls[2]["writes"], len(data["slots"]) - 1)

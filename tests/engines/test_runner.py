@@ -244,7 +244,7 @@ def test_several_images_at_once_equal_diffusers(
         opened = open_pipeline(pipelines(name))
         options = Options(steps=6, keep=0.5, granularity=Granularity.LAYER)
         subnet = search(opened, "random", options)
-        bundle = export(pipelines(name), subnet, tmp_path / name, batch=3)
+        bundle = export(pipelines(name), subnet, tmp_path / name, batches=(3,))
         noise, prompt = noise_for(bundle), PROMPTS.get(name, PROMPT)
         assert noise.shape[0] == 3
         found = Runner(bundle, make_engine("onnxruntime", "cpu")).run(prompt, latents=noise)

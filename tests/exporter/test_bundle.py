@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.bundle import Bundle
+from exporter.bundle import Bundle, staging
 from exporter.errors import ExportError
 from search.methods import search
 from search.model.pipeline import open_pipeline
@@ -28,6 +29,11 @@ def bundle(
 def edit(bundle: Path, **changes: object) -> None:
     path = bundle / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def edit_variant(bundle: Path, **changes: object) -> None:
+    (variant,) = json.loads((bundle / "manifest.json").read_text())["variants"]
+    edit(bundle, variants=[variant | changes])
 
 
 def test_a_bundle_checks_its_files(bundle: Path) -> None:
@@ -71,14 +77,12 @@ def test_a_link_out_of_the_bundle_is_refused(bundle: Path, tmp_path: Path) -> No
     ("changes", "message"),
     [
         ({"kind": "zip"}, "is not a bundle; give a directory written by stepcarve export"),
-        ({"schema": 7}, "has schema 7, but this stepcarve reads 2 to 3"),
+        ({"schema": 7}, "has schema 7, but this stepcarve reads 4"),
         (
-            {"schema": 1},
-            "has schema 1, but this stepcarve reads 2 to 3; use the stepcarve that wrote it",
+            {"schema": 3},
+            "has schema 3, but this stepcarve reads 4; use the stepcarve that wrote it",
         ),
-        ({"calls": [{"step": 0}]}, "lacks or garbles"),
-        ({"calls": []}, "garbles the sampler, 3 rows for 0 calls"),
-        ({"graphs": []}, "call 0, which names a graph, slot or prediction that is not there"),
+        ({"variants": []}, "garbles the variants, of which there are none"),
         ({"dtype": "int8"}, "garbles dtype 'int8'"),
         ({"guidance": None}, "lacks or garbles"),
         ({"files": {}}, "leaves out ['condition.onnx', 'decode.onnx', 'prologue.onnx', "),
@@ -88,6 +92,26 @@ def test_a_manifest_that_cannot_be_read_is_refused(
     bundle: Path, changes: dict[str, object], message: str
 ) -> None:
     edit(bundle, **changes)
+    with pytest.raises(ExportError) as caught:
+        Bundle.open(bundle)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"calls": [{"step": 0}]}, "lacks or garbles"),
+        ({"calls": []}, "garbles the sampler, 3 rows for 0 calls"),
+        ({"graphs": []}, "call 0, which names a graph, slot or prediction that is not there"),
+        ({"prologue": None}, "garbles the prologue, which should give"),
+        ({"decoder": "../decode.onnx"}, "leaves out ['../decode.onnx']"),
+        ({"height": "tall"}, "lacks or garbles"),
+    ],
+)
+def test_a_variant_that_cannot_be_read_is_refused(
+    bundle: Path, changes: dict[str, object], message: str
+) -> None:
+    edit_variant(bundle, **changes)
     with pytest.raises(ExportError) as caught:
         Bundle.open(bundle)
     assert message in str(caught.value)
@@ -110,3 +134,48 @@ def test_a_bundle_survives_a_move_to_an_odd_place(bundle: Path, tmp_path: Path) 
     result = Runner(Bundle.open(target), make_engine("onnxruntime", "cpu")).run("3")
     assert result.images.shape == (1, 16, 16, 3)
     target.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), OSError("8192 requested and 7 written")],
+)
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path, error: OSError) -> None:
+    """The second is what numpy says."""
+
+    def write(path: Path) -> None:
+        path.write_text("so far")
+        raise error
+
+    with (
+        pytest.raises(
+            ExportError, match=r"no room left for .*bundle' \(.*\), and nothing of it was"
+        ),
+        staging(tmp_path / "bundle", "key") as stage,
+    ):
+        stage.make("weights.bin", write)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_trouble_is_told_as_it_is(tmp_path: Path) -> None:
+    def write(_: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with (
+        pytest.raises(OSError, match="Input/output error"),
+        staging(tmp_path / "bundle", "key") as stage,
+    ):
+        stage.make("weights.bin", write)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_there_under_another_name_is_shared(tmp_path: Path) -> None:
+    with staging(tmp_path / "bundle", "key") as stage:
+        names = [
+            stage.share(name, lambda path, text=text: path.write_text(text))
+            for name, text in (("a", "same"), ("b", "other"), ("c", "same"))
+        ]
+        assert names == ["a", "b", "a"]
+        assert stage.share("c", lambda path: path.write_text("same")) == "a"
+        stage.commit({})
+    assert {each.name for each in (tmp_path / "bundle").iterdir()} == {"a", "b", "manifest.json"}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -277,18 +279,43 @@ def test_an_existing_target_is_left_alone(pipelines: Callable[[str], Path], tmp_
 def test_a_failed_export_leaves_nothing(
     pipelines: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full_disk(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr("exporter.export.carve", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr("exporter.export.write_weights", broken)
+    with pytest.raises(OSError, match="Input/output error"):
         export(pipelines("three-levels"), small(pipelines), tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
 
 
+def test_files_that_may_not_grow_are_one_sentence_and_leave_nothing(
+    pipelines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The system itself refuses the write: the weights are larger than any file may be."""
+    small(pipelines).save(tmp_path / "subnet.json")
+    limit = 200_000
+    assert (tmp_path / "subnet.json").stat().st_size < limit
+    before = sorted(tmp_path.rglob("*"))
+    ended = subprocess.run(
+        [
+            sys.executable, "-m", "cli", "export", str(pipelines("three-levels")),
+            str(tmp_path / "subnet.json"), "-o", str(tmp_path / "bundle"),
+        ],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+    assert ended.returncode == 2
+    (sentence,) = ended.stderr.strip().splitlines()
+    assert sentence.startswith(f"Error: there is no room left for {str(tmp_path / 'bundle')!r}")
+    assert sentence.endswith("nothing of it was kept; free some, or choose another place")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_a_batch_of_no_images_is_refused(pipelines: Callable[[str], Path], tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="the batch is 0; give 1 or more"):
-        export(pipelines("three-levels"), small(pipelines), tmp_path / "bundle", batch=0)
+        export(pipelines("three-levels"), small(pipelines), tmp_path / "bundle", batches=(0,))
 
 
 def test_a_killed_export_leaves_no_bundle_and_is_finished_by_the_next(

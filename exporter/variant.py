@@ -1,0 +1,196 @@
+"""A SubNet at one shape, carved: everything of it but the weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from exporter.bundle import Shape
+from exporter.carve import carve
+from exporter.components import Component, conditioner_graph, decoder_graph
+from exporter.errors import ExportError
+from exporter.program import Program, plan_program
+from exporter.prologue import Prologue, make_prologue
+from exporter.trace import Master, trace_master
+from search.model.family import Request
+from search.model.trace import trace
+from search.names import GUIDANCE, SAMPLE, TIMESTEP
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from collections.abc import Set as AbstractSet
+
+    import onnx_ir as ir
+
+    from search.model.family import Conditioner
+    from search.model.pipeline import Pipeline
+    from search.sampler import SamplerTable
+    from search.subnet import SubNet
+
+LOOP_INPUTS = frozenset({SAMPLE, TIMESTEP, GUIDANCE})
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is exported for one shape.
+
+    Attributes:
+        shape: of the pictures.
+        subnet: bound to that size.
+        program: the SubNet unrolled.
+        sampler: one row per call.
+        prompts: the conditioner, for its inputs and tokenizers.
+        condition: its graph.
+        prologue: computes the loop invariants, or None.
+        steps: per signature of the program, its graph.
+        decode: the graph of the decoder.
+        layout: per element of the latents, which element of the drawn noise it is; None: its own.
+    """
+
+    shape: Shape
+    subnet: SubNet
+    program: Program
+    sampler: SamplerTable
+    prompts: Conditioner
+    condition: ir.Model
+    prologue: Prologue | None
+    steps: tuple[ir.Model, ...]
+    decode: ir.Model
+    layout: tuple[int, ...] | None
+
+    @property
+    def models(self) -> tuple[ir.Model, ...]:
+        """All graphs."""
+        prologue = () if self.prologue is None else (self.prologue.model,)
+        return (self.condition, *prologue, *self.steps, self.decode)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values, but for the files."""
+        images, binding = self.shape.images, self.subnet.binding
+        return {
+            **vars(self.shape),
+            "latent_shape": [images, *binding.latent_shape],
+            "noise_shape": [images, *binding.noise_shape],
+            "rows": [] if self.prologue is None else list(self.prologue.rows),
+            **self.program.to_json(self.subnet.topology.tensor_names),
+            "sampler": self.sampler.to_json(),
+        }
+
+
+def carve_variant(
+    pipeline: Pipeline,
+    subnet: SubNet,
+    images: int,
+    dtype: str,
+    report: Callable[[str], None] = lambda _: None,
+) -> Variant:
+    """Trace and carve `subnet`, at the size that it is bound to.
+
+    Args:
+        pipeline: that `subnet` is bound to.
+        subnet: what to carve.
+        images: per prompt.
+        dtype: of the denoiser's weights and activations.
+        report: told, in a few words, what is being done.
+
+    Raises:
+        SearchError: the pipeline's scheduler is no table.
+        ExportError: something cannot be exported.
+    """
+    binding = subnet.binding
+    size = pipeline.size(binding.noise_shape)
+    shape = Shape(*size, images)
+    table = pipeline.sampler(binding.course, size) if subnet.fitted is None else subnet.fitted.table
+    program = plan_program(subnet, images)
+    report(f"{shape}: trace denoiser")
+    master = trace_denoiser(pipeline, subnet, program.replaced(subnet.topology), images, dtype)
+    report(f"{shape}: trace text encoders and decoder")
+    prompts = pipeline.family.conditioner(pipeline, _conditioning(pipeline, subnet, images))
+    condition = conditioner_graph(prompts, dtype)
+    decoder = decoder_graph(pipeline, (images, *binding.latent_shape), size)
+    _check_conditions(condition, master)
+    report(f"{shape}: carve {len(program.signatures)} step graphs")
+    steps = tuple(
+        carve(master, signature, f"step_{number:03d}")
+        for number, signature in enumerate(program.signatures)
+    )
+    reads = {value.name or "" for step in steps for value in step.graph.inputs}
+    return Variant(
+        shape=shape,
+        subnet=subnet,
+        program=program,
+        sampler=program.reduce(table),
+        prompts=prompts,
+        condition=condition.model,
+        prologue=make_prologue(master, reads, program.timesteps),
+        steps=steps,
+        decode=decoder.model,
+        layout=master.layout,
+    )
+
+
+def _conditioning(pipeline: Pipeline, subnet: SubNet, batch: int) -> Request:
+    """What the conditioner is made for: `batch` images of one prompt."""
+    binding = subnet.binding
+    return Request(
+        prompts=(pipeline.family.default_prompt,),
+        steps=binding.inference_steps,
+        guidance=subnet.guidance,
+        latents=torch.zeros(batch, *binding.latent_shape),
+        images=batch,
+    ).sized(pipeline.size(binding.noise_shape))
+
+
+def trace_denoiser(
+    pipeline: Pipeline,
+    subnet: SubNet,
+    replaced: AbstractSet[int],
+    batch: int,
+    dtype: str = "float32",
+) -> Master:
+    """Trace for `batch` images and check that the blocks are those of the SubNet.
+
+    Args:
+        pipeline: that `subnet` is bound to.
+        subnet: whose granularity, guidance and shape to trace at.
+        replaced: the blocks whose residuals, sums and bases are wanted.
+        batch: images per prompt.
+        dtype: of weights and activations.
+
+    Raises:
+        ExportError: the denoiser has other blocks, or makes latents of another shape.
+    """
+    binding = subnet.binding
+    request = Request(
+        prompts=(pipeline.family.default_prompt,) * batch,
+        steps=binding.inference_steps,
+        guidance=subnet.guidance,
+    ).sized(pipeline.size(binding.noise_shape))
+    traced = trace(pipeline, subnet.granularity, request, getattr(torch, dtype))
+    if not subnet.topology.has_blocks_of(traced.topology):
+        msg = (
+            f"the denoiser traced here has other blocks than the SubNet ({len(traced.topology.blocks)} "
+            f"against {len(subnet.topology.blocks)}); search again with this version of diffusers"
+        )
+        raise ExportError(msg)
+    if traced.latent_shape != binding.latent_shape:
+        msg = (
+            f"the SubNet is for latents {binding.latent_shape}, but the pipeline makes "
+            f"{traced.latent_shape}; search again with this pipeline's size"
+        )
+        raise ExportError(msg)
+    return trace_master(pipeline, traced, replaced)
+
+
+def _check_conditions(condition: Component, master: Master) -> None:
+    missing = sorted(
+        set(master.inputs) - set(master.invariants) - set(condition.outputs) - LOOP_INPUTS
+    )
+    if missing:
+        msg = (
+            f"the denoiser takes {missing}, which no prompt gives; "
+            "the pipeline's family must make them in its conditioner"
+        )
+        raise ExportError(msg)
