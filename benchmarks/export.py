@@ -82,7 +82,10 @@ def plain(path: Path, out: Path) -> dict[str, Any]:
 
     pipeline = open_pipeline(path)
     request = Request(prompts=("a",), steps=2, guidance=GUIDANCE)
-    arguments = record_call(pipeline, request).arguments
+    call, family = record_call(pipeline, request), pipeline.family
+    arguments = dict(call.arguments)
+    arguments[family.sample] = call.sample
+    arguments[family.timestep] = call.told(torch.tensor(1.0))
     out.mkdir()
     began = time.perf_counter()
     program = torch.onnx.export(
