@@ -153,7 +153,9 @@ def demo(out: Path, as_json: bool) -> None:
 )
 @steps_option
 @click.option("--timesteps", help="Of the full sampler, as in 999,749,499,249; instead of --steps.")
-@click.option("--sigmas", help="Noise levels of the full sampler, as in 14.6,3.1,0; likewise.")
+@click.option(
+    "--sigmas", help="Noise levels of the full sampler, as its set_timesteps takes them; likewise."
+)
 @click.option("--start-step", default=0, help="Begin at this step, from the latents given to run.")
 @click.option("--end-step", type=int, help="End before this step of the full sampler.")
 @click.option(
@@ -238,7 +240,6 @@ def search(
     """Decide which blocks run at which step, and write that as a SubNet."""
     _quiet_libraries()
     from engines.base import make_engine
-    from exporter.summary import one_line, summarise
     from search.methods import full, needs_weights, search_keeps
     from search.model.pipeline import open_pipeline, require_device
     from search.options import (
@@ -288,6 +289,20 @@ def search(
     files = [out] if len(keeps) == 1 else [_numbered(out, each) for each in keeps]
     for path, subnet in zip(files, found, strict=True):
         subnet.save(path)
+    _print_found(files, found, shares, engine, as_json=as_json)
+
+
+def _print_found(
+    files: list[Path],
+    found: list[SubNet],
+    shares: list[float],
+    engine: Engine | None,
+    *,
+    as_json: bool,
+) -> None:
+    """What a search has made; `shares` are of the time on `engine`, if there is one."""
+    from exporter.summary import one_line, summarise
+
     summaries = [summarise(subnet) for subnet in found]
     lines = [one_line(summary) for summary in summaries]
     if engine is not None:
@@ -296,7 +311,7 @@ def search(
             summaries[number]["latency"] = {"keep": share, **where}
             lines[number] += f", {share:.1%} of the time on {engine.name} ({engine.device})"
     if as_json:
-        click.echo(json.dumps(summaries[0] if len(keeps) == 1 else summaries))
+        click.echo(json.dumps(summaries[0] if len(files) == 1 else summaries))
         return
     for path, line in zip(files, lines, strict=True):
         click.echo(f"{path}: {line}")
@@ -604,7 +619,7 @@ def build(bundle: Path, engine_name: str, device: str, as_json: bool) -> None:
 @click.option("--pipeline", type=PATH, help="Default: where the bundle was exported from.")
 @click.option("--prompt", help="What to sample; a class name or number where there are classes.")
 @click.option("--label", help="The class to sample, by number or name.")
-@click.option("--seed", default=0, show_default=True, help="Of the initial noise.")
+@click.option("--seed", default=0, show_default=True, help="Of the noises.")
 @click.option("--report", "report_folder", type=PATH, help="Write an HTML page and JSON there.")
 @variant_options
 @json_option

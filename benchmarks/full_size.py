@@ -114,7 +114,7 @@ def flux(folder: Path) -> None:
 def _filled(model: ModelMixin, dtype: torch.dtype) -> ModelMixin:
     """A model made without memory, with random weights."""
     torch.manual_seed(0)
-    model = model.to(dtype).to_empty(device="cpu")
+    model = model.to(dtype).to_empty(device="cpu").requires_grad_(False)
     for parameter in model.parameters():
         parameter.normal_(0, SPREAD)
     return model.eval()

@@ -1,34 +1,27 @@
-"""The directory an export writes: manifest, checksums, atomic appearance, reading it back. No torch."""
+"""The directory an export writes: its manifest and checksums, read back. No torch."""
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
 import json
-import os
-import shutil
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from exporter.errors import ExportError
-from search.files import write_atomically
+from exporter.program import distinct
 from search.prompt import Fill, PromptInput
 from search.sampler import SamplerTable
 from search.subnet import SubNet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 SCHEMA = 4
 KIND = "stepcarve-bundle"
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.bin"
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)
-"""What the system says when nothing more can be written; numpy gives no number for it."""
 DTYPES = {"float32": 4, "float16": 2, "bfloat16": 2}
 """Of a bundle's denoiser -> bytes of a value."""
 
@@ -186,7 +179,7 @@ class Bundle:
     @cached_property
     def timesteps(self) -> tuple[float, ...]:
         """Those of the calls, each once: the rows of the prologue's outputs."""
-        return tuple(dict.fromkeys(call.timestep for call in self.calls))
+        return distinct(call.timestep for call in self.calls)
 
     def file(self, name: str) -> Path:
         """Path of one of its files, once its content has been checked.
@@ -286,31 +279,23 @@ class Bundle:
         except ValueError as error:
             msg = f"the manifest of {str(path)!r} is damaged ({error}); export again"
             raise ExportError(msg) from error
-        return _bundle(path, data, Wanted(height, width, images))
+        return _bundle(path, data, {"height": height, "width": width, "images": images})
 
 
-class Wanted(NamedTuple):
-    """A shape, in which None stands for anything."""
-
-    height: int | None
-    width: int | None
-    images: int | None
-
-    def find(self, shapes: Sequence[Shape], path: Path) -> int:
-        """The first of `shapes`, those of the bundle at `path`, that fits."""
-        for number, shape in enumerate(shapes):
-            made = (shape.height, shape.width, shape.images)
-            if all(want in (None, has) for want, has in zip(self, made, strict=True)):
-                return number
-        asked = ", ".join(f"{n} {v}" for n, v in self._asdict().items() if v is not None)
-        msg = (
-            f"the bundle {str(path)!r} has no variant for {asked}; it makes "
-            f"{', '.join(map(str, shapes))}; take one of these, or export again with others"
-        )
-        raise ExportError(msg)
+def _find(shapes: Sequence[Shape], asked: Mapping[str, int | None], path: Path) -> int:
+    """The first of `shapes`, those of the bundle at `path`, that has what is asked; None is anything."""
+    for number, shape in enumerate(shapes):
+        if all(want in (None, getattr(shape, name)) for name, want in asked.items()):
+            return number
+    given = ", ".join(f"{name} {want}" for name, want in asked.items() if want is not None)
+    msg = (
+        f"the bundle {str(path)!r} has no variant for {given}; it makes "
+        f"{', '.join(map(str, shapes))}; take one of these, or export again with others"
+    )
+    raise ExportError(msg)
 
 
-def _bundle(path: Path, data: Any, wanted: Wanted) -> Bundle:
+def _bundle(path: Path, data: Any, asked: Mapping[str, int | None]) -> Bundle:
     if not isinstance(data, dict) or data.get("kind") != KIND:
         msg = f"{str(path)!r} is not a bundle; give a directory written by stepcarve export"
         raise ExportError(msg)
@@ -331,10 +316,10 @@ def _bundle(path: Path, data: Any, wanted: Wanted) -> Bundle:
         shapes = tuple(
             Shape(int(v["height"]), int(v["width"]), int(v["images"])) for v in data["variants"]
         )
-        if not shapes:
-            msg = "the variants, of which there are none"
+        if not shapes or len(set(shapes)) < len(shapes):
+            msg = "the variants, of which there are none or two alike"
             raise ValueError(msg)
-        number = wanted.find(shapes, path)
+        number = _find(shapes, asked, path)
         variant = data["variants"][number]
         return Bundle(
             path=path,
@@ -368,134 +353,7 @@ def _bundle(path: Path, data: Any, wanted: Wanted) -> Bundle:
         raise ExportError(msg) from error
 
 
-class Staging:
-    """A bundle in the making: a hidden sibling directory that is renamed once it is complete.
-
-    Files that an earlier, killed export of the same inputs has finished are kept.
-    """
-
-    def __init__(self, folder: Path, target: Path) -> None:
-        self.folder, self._target = folder, target
-        self._record = folder / "finished.json"
-        self._finished: dict[str, Any] = {}
-
-    def make(self, name: str, write: Callable[[Path], Any]) -> Any:
-        """Write file `name` by `write(path)` unless it is there already; returns what it returned.
-
-        The result must be JSON; it is remembered with the file. A full disk is an `ExportError`.
-        """
-        path = self.folder / name
-        done = self._finished.get(name)
-        if done is not None and path.is_file() and sha256(path) == done["sha256"]:
-            return done["result"]
-        with self._needing_room():
-            result = write(path)
-            path.chmod(0o644)
-            _flush(path)
-            self._finished[name] = {"sha256": sha256(path), "result": result}
-            self._remember()
-        return result
-
-    def share(self, name: str, write: Callable[[Path], Any]) -> str:
-        """Write file `name`, but keep it only if none with that content is there.
-
-        Returns:
-            The name of the file with that content.
-        """
-        self.make(name, write)
-        digest = self._finished[name]["sha256"]
-        first = next(each for each, done in self._finished.items() if done["sha256"] == digest)
-        if first != name:
-            (self.folder / name).unlink()
-            del self._finished[name]
-            self._remember()
-        return first
-
-    @contextmanager
-    def _needing_room(self) -> Iterator[None]:
-        """Say in one sentence that nothing more can be written."""
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in FULL:
-                raise
-            msg = (
-                f"there is no room left for {str(self._target)!r} ({error.strerror or error}), and "
-                "nothing of it was kept; free some, or choose another place"
-            )
-            raise ExportError(msg) from error
-
-    def _remember(self) -> None:
-        write_atomically(self._record, json.dumps(self._finished))
-
-    def commit(self, manifest: dict[str, Any]) -> None:
-        """Write the manifest with all checksums and make the bundle appear."""
-        files = {name: done["sha256"] for name, done in sorted(self._finished.items())}
-        text = json.dumps({"schema": SCHEMA, "kind": KIND, **manifest, "files": files}, indent=1)
-        with self._needing_room():
-            write_atomically(self.folder / MANIFEST, text + "\n")
-        keep = {MANIFEST, *files}
-        for path in self.folder.iterdir():
-            if path.name not in keep:
-                path.unlink()
-        _flush(self.folder)
-        self.folder.rename(self._target)
-        _flush(self._target.parent)
-
-    def resume(self, key: str) -> None:
-        """Keep what an export with the same `key` has left; remove anything else."""
-        marker = self.folder / "key"
-        if marker.is_file() and marker.read_text() == key:
-            if self._record.is_file():
-                self._finished = json.loads(self._record.read_text())
-            return
-        for path in self.folder.iterdir():
-            path.unlink()
-        write_atomically(marker, key)
-
-
-@contextmanager
-def staging(target: Path, key: str) -> Iterator[Staging]:
-    """Stage a bundle for `target`; `key` names everything that decides its content.
-
-    Raises:
-        ExportError: `target` exists, another export to it is running, or the disk is full.
-    """
-    if target.exists():
-        msg = f"{str(target)!r} exists; remove it or choose another name"
-        raise ExportError(msg)
-    target = target.absolute()
-    folder = target.parent / f".{target.name}.partial"
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            msg = (
-                f"another export to {str(target)!r} is running; wait for it or choose another name"
-            )
-            raise ExportError(msg) from error
-        stage = Staging(folder, target)
-        stage.resume(key)
-        try:
-            yield stage
-        except Exception:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-    finally:
-        os.close(handle)
-
-
 def sha256(path: Path) -> str:
     """Checksum of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from exporter import bundle as names
-from exporter.bundle import Bundle, Staging, require_dtype, staging
+from exporter.bundle import WEIGHTS, Bundle, require_dtype, sha256
 from exporter.errors import ExportError
 from exporter.preflight import require_room
+from exporter.staging import Staging, require_free, staging
 from exporter.variant import Variant, carve_variant
 from exporter.weights import refer, write_weights
 from search.methods import resized
@@ -28,6 +28,18 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from search.subnet import SubNet
+
+PACKAGES = (
+    "stepcarve",
+    "torch",
+    "diffusers",
+    "transformers",
+    "onnx",
+    "onnx-ir",
+    "onnxscript",
+    "numpy",
+)
+"""Whose versions decide what an export writes."""
 
 
 def export(
@@ -60,9 +72,7 @@ def export(
     if not batches or min(batches) < 1:
         msg = f"the batch is {min(batches, default=0)}; give 1 or more"
         raise ExportError(msg)
-    if out.exists():
-        msg = f"{str(out)!r} exists; remove it or choose another name"
-        raise ExportError(msg)
+    require_free(out)
     report("open pipeline")
     pipeline = open_for(subnet, path, weights=False)
     own = pipeline.size(subnet.binding.noise_shape)
@@ -79,7 +89,7 @@ def export(
 def _write(pipeline: Pipeline, variants: list[Variant], stage: Staging) -> dict[str, Any]:
     """Write every file but the manifest, and return what the manifest says."""
     models = [model for variant in variants for model in variant.models]
-    index = stage.make(names.WEIGHTS, lambda _: write_weights(stage.folder, models))
+    index = stage.make(WEIGHTS, lambda _: write_weights(stage.folder, models))
     for model in models:
         refer(stage.folder, model, index)
     first = variants[0]
@@ -120,7 +130,7 @@ def _write_variant(variant: Variant, tag: str, stage: Staging) -> dict[str, Any]
 
 def _save_tokenizer(tokenizer: Tokenizer, file: Path) -> None:
     """Write it as the JSON of the tokenizers library."""
-    tokenizer.save(str(file))
+    file.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
 
 
 def _save_layout(layout: tuple[int, ...], file: Path) -> None:
@@ -135,14 +145,11 @@ def _key(pipeline: Pipeline, shapes: list[tuple[SubNet, int]], dtype: str) -> st
     The denoiser is in the SubNet's fingerprint; of the other components, every file counts.
     """
     around = {
-        str(path.relative_to(pipeline.path)): names.sha256(path)
+        str(path.relative_to(pipeline.path)): sha256(path)
         for path in sorted(pipeline.path.rglob("*"))
         if path.is_file() and path.parent.name != pipeline.family.component
     }
-    versions = {
-        name: metadata.version(name)
-        for name in ("stepcarve", "torch", "diffusers", "transformers", "onnxscript", "onnx-ir")
-    }
+    versions = {name: metadata.version(name) for name in PACKAGES}
     made = [(subnet.to_json(), batch) for subnet, batch in shapes]
     content = json.dumps([made, dtype, versions, around], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()

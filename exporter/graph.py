@@ -63,7 +63,7 @@ def convert(program: ExportedProgram) -> ir.Model:
 
 
 def optimise(model: ir.Model, parameters: Collection[str]) -> None:
-    """Fold constants and fuse, in place; weights are only read when they are written.
+    """Fold constants and fuse, in place; parameters are only read when they are written.
 
     What the graph had as an initializer, and large constants, will be kept in the weights file.
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from search.liveness import Unrolled, unroll
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from search.sampler import SamplerTable
     from search.subnet import SubNet
@@ -83,7 +83,7 @@ class Program:
     @property
     def timesteps(self) -> tuple[float, ...]:
         """Those of the calls, each once."""
-        return tuple(dict.fromkeys(call.timestep for call in self.calls))
+        return distinct(call.timestep for call in self.calls)
 
     def reduce(self, table: SamplerTable) -> SamplerTable:
         """The full sampler's table, one row per step, as one row per call of this program."""
@@ -110,6 +110,11 @@ class Program:
             ],
             "slots": [list(shape) for shape in self.slots],
         }
+
+
+def distinct(timesteps: Iterable[float]) -> tuple[float, ...]:
+    """Each once, in the order of the calls: what the rows of the prologue's outputs stand for."""
+    return tuple(dict.fromkeys(timesteps))
 
 
 def plan_program(subnet: SubNet, batch: int) -> Program:

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from onnx_ir import external_data
 
 from exporter.bundle import WEIGHTS
+from exporter.errors import ExportError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -69,6 +70,12 @@ def refer(folder: Path, model: ir.Model, index: Index) -> None:
         if value.dtype is None or value.shape is None:
             msg = f"the initializer {name!r} has no type or shape"
             raise ValueError(msg)
+        if tensor.meta[_KEY] not in index:
+            msg = (
+                f"{WEIGHTS} that an earlier, killed export left has no {name!r} of this one; it was "
+                "removed, so export again"
+            )
+            raise ExportError(msg)
         offset, length = index[tensor.meta[_KEY]]
         value.const_value = ir.ExternalTensor(
             WEIGHTS,

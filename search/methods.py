@@ -177,10 +177,7 @@ def _by_hand(
 
 def full(pipeline: Pipeline, options: Options) -> SubNet:
     """Every block at every step."""
-    size = (
-        None if options.height is None or options.width is None else (options.height, options.width)
-    )
-    return _whole(pipeline, options.course, options.granularity, options.guidance, size)
+    return _whole(pipeline, options.course, options.granularity, options.guidance, options.size)
 
 
 def _whole(
@@ -257,13 +254,12 @@ def _require_size(
     pipeline: Pipeline, size: tuple[int, int] | None, noise_shape: tuple[int, ...]
 ) -> None:
     """Refuse a size (height, width) that the pipeline has not taken."""
-    factor = 2 ** (len(pipeline.pipe.vae.config.block_out_channels) - 1)
-    made = (noise_shape[1] * factor, noise_shape[2] * factor)
+    made = pipeline.size(noise_shape)
     if size not in (None, made):
         msg = (
             f"{pipeline.family.pipeline} makes pictures of {made[0]} x {made[1]} here, not of "
             f"{size[0]} x {size[1]}; leave the size out, or choose a multiple "
-            f"of {factor}"
+            f"of {made[0] // noise_shape[1]}"
         )
         raise SearchError(msg)
 

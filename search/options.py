@@ -114,6 +114,11 @@ class Options:
             raise SearchError(msg)
 
     @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width, or None for the pipeline's default."""
+        return None if self.height is None or self.width is None else (self.height, self.width)
+
+    @property
     def course(self) -> Course:
         """What is asked of the full sampler."""
         return Course(
@@ -190,8 +195,9 @@ def grid_of(text: str | None, option: str) -> tuple[float, ...]:
         grid = tuple(float(part) for part in text.split(","))
     except ValueError:
         grid = ()
-    if not grid or not all(map(math.isfinite, grid)) or sorted(set(grid), reverse=True) != [*grid]:
-        msg = f"{option} is {text!r}; give numbers that fall, such as 999,749,499,249"
+    falls = sorted(set(grid), reverse=True) == [*grid]
+    if not grid or not all(map(math.isfinite, grid)) or not falls or grid[-1] < 0:
+        msg = f"{option} is {text!r}; give numbers that fall, none below 0, such as 999,749,499,249"
         raise SearchError(msg)
     return grid
 

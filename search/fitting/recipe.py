@@ -97,9 +97,12 @@ def place_calls(
     effort_of = {**vars(effort), "reference_steps": reference_steps, "seed": seed}
     run = None
     if folder is not None:
-        bound = {"fingerprint": full.binding.fingerprint, "guidance": full.guidance}
-        timesteps = {"scheduler": full.binding.scheduler, "timesteps": full.binding.timesteps}
-        run = RunFolder(folder, {**effort_of, **bound, **timesteps, "prompts": list(prompts)})
+        bound = {
+            "binding": full.binding.to_json(),
+            "guidance": full.guidance,
+            "blocks": full.topology.blocks,
+        }
+        run = RunFolder(folder, {**effort_of, **bound, "prompts": list(prompts)})
         run.start(resume=resume)
     done = {count: run.finished(count) if run is not None else None for count in set(counts)}
     made = {count: subnet for count, subnet in done.items() if subnet is not None}

@@ -24,7 +24,7 @@ class RunFolder:
     Attributes:
         path: of the directory.
         identity: what the search is of, as JSON values; SubNets of another are refused.
-        errors: per number of calls, the mean relative error of each iteration so far.
+        errors: per number of calls, the error of each iteration so far, as the search counts it (`refine.overall`).
     """
 
     path: Path
@@ -77,7 +77,9 @@ def _plot(errors: Mapping[int, list[float]]) -> bytes:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot(xlabel="iteration", ylabel="mean relative L2", yscale="log")
+    axes = figure.add_subplot(
+        xlabel="iteration", ylabel="relative L2 (square of the mean root)", yscale="log"
+    )
     for calls, values in sorted(errors.items()):
         axes.plot(range(1, len(values) + 1), values, label=f"{calls} calls")
     if errors:

@@ -77,6 +77,11 @@ class Request:
         )
 
     @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width, or None for the pipeline's default."""
+        return None if self.height is None or self.width is None else (self.height, self.width)
+
+    @property
     def grid(self) -> dict[str, Any]:
         """The arguments of a pipeline's call that say which timesteps to take."""
         custom: dict[str, Any] = {"num_inference_steps": self.steps}

@@ -79,7 +79,9 @@ class Pipeline:
 
     def size(self, noise_shape: tuple[int, ...]) -> tuple[int, int]:
         """Height and width of the picture that noise `[C, H, W]` becomes."""
-        factor = getattr(self.pipe, "vae_scale_factor", 1)
+        # Not every pipeline says it; those that do compute it so too.
+        levels = len(self.pipe.vae.config.block_out_channels)
+        factor = getattr(self.pipe, "vae_scale_factor", 2 ** (levels - 1))
         return noise_shape[-2] * factor, noise_shape[-1] * factor
 
     def grid(self, course: Course, size: tuple[int, int] | None = None) -> Grid:

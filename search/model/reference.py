@@ -68,8 +68,10 @@ def sample(
         generator: draws the initial noise when the request brings none, and what the scheduler draws,
             even where the pipeline hands its scheduler no generator; None leaves that to torch's own.
         course: takes the place of the request's steps; the request brings the latents that it begins
-            from, if it does not begin from noise.
+            from, if it does not begin from noise. None is that of `subnet`, if there is one.
     """
+    if course is None and subnet is not None:
+        course = subnet.binding.course
     family, pipe = pipeline.family, pipeline.pipe
     batch = len(request.prompts)
     trajectory = Trajectory()
@@ -103,10 +105,7 @@ def _noised(
     if clean is None:
         msg = "clean latents to begin from are missing; give them with the request"
         raise SearchError(msg)
-    size = (
-        None if request.height is None or request.width is None else (request.height, request.width)
-    )
-    grid, present = pipeline.grid(course, size), pipeline.pipe.scheduler
+    grid, present = pipeline.grid(course, request.size), pipeline.pipe.scheduler
     scheduler = present.from_config(present.config)
     grid.apply(scheduler)
     call = record_call(pipeline, replace(request, latents=None))

@@ -25,27 +25,30 @@ _SAMPLED_BYTES = 4096
 class DenoiserWeights:
     """The safetensors files of one component folder, read lazily.
 
+    No file stays open: what is read through a mapping counts as memory as long as the mapping lives.
+
     Raises:
         SearchError: there are none, or one of them is damaged.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._handles: dict[str, Any] = {}
+        self._file_of: dict[str, Path] = {}
         for path in _files(folder):
             try:
-                handle: Any = safe_open(path, framework="pt")
+                with _opened(path) as file:
+                    self._file_of.update(dict.fromkeys(file.keys(), path))
             except (SafetensorError, OSError) as error:
                 msg = f"cannot read the weights {str(path)!r}: {error}; copy or download the file again"
                 raise SearchError(msg) from error
-            self._handles.update(dict.fromkeys(handle.keys(), handle))
 
     def __contains__(self, name: str) -> bool:
-        return name in self._handles
+        return name in self._file_of
 
     def tensor(self, name: str) -> torch.Tensor:
         """Read one tensor by its state-dict name."""
-        tensor: torch.Tensor = self._handles[name].get_tensor(name)
+        with _opened(self._file_of[name]) as file:
+            tensor: torch.Tensor = file.get_tensor(name)
         return tensor
 
     def fingerprint(self, config: Mapping[str, Any]) -> str:
@@ -53,14 +56,18 @@ class DenoiserWeights:
         import torch
 
         digest = hashlib.sha256(json.dumps(plain(config), sort_keys=True).encode())
-        for name in sorted(self._handles):
-            piece = self._handles[name].get_slice(name)
+        for name in sorted(self._file_of):
+            piece = _opened(self._file_of[name]).get_slice(name)
             shape = piece.get_shape()
             digest.update(f"{name} {piece.get_dtype()} {shape}".encode())
             head = piece[: max(1, _rows(shape))] if shape else self.tensor(name)
             flat = head.contiguous().flatten()
             digest.update(flat.view(torch.uint8)[:_SAMPLED_BYTES].numpy().tobytes())
         return digest.hexdigest()
+
+
+def _opened(path: Path) -> Any:
+    return safe_open(path, framework="pt")
 
 
 def plain(config: Mapping[str, Any]) -> dict[str, Any]:

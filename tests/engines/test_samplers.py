@@ -108,7 +108,7 @@ def test_given_noise_is_followed_by_that_of_the_seed(
     """Of several images at once."""
     opened = open_with(pipelines("three-levels"), "EulerAncestralDiscreteScheduler")
     subnet = search(opened, "full", Options(steps=3))
-    bundle = export(pipelines("three-levels"), subnet, tmp_path / "bundle", batch=2)
+    bundle = export(pipelines("three-levels"), subnet, tmp_path / "bundle", batches=(2,))
     noise = np.random.default_rng(3).standard_normal(bundle.latent_shape).astype(np.float32)
     found = runner_of(bundle).run(PROMPT, latents=noise, seed=5).latents
     expected = latents_of_diffusers(

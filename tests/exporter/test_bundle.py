@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from exporter.bundle import Bundle, staging
+from exporter.bundle import Bundle
 from exporter.errors import ExportError
+from exporter.staging import staging
 from search.methods import search
 from search.model.pipeline import open_pipeline
 from search.options import Options

@@ -88,7 +88,7 @@ def test_options_make_a_course() -> None:
 def test_a_grid_is_a_list_of_falling_numbers() -> None:
     assert grid_of("999, 499.5,0", "--timesteps") == (999.0, 499.5, 0.0)
     assert grid_of(None, "--timesteps") == ()
-    for text in ("", "9,x", "9,9", "1,2", "inf,2"):
+    for text in ("", "9,x", "9,9", "1,2", "inf,2", "9,-1"):
         with pytest.raises(SearchError, match=f"--sigmas is {text!r}; give numbers that fall"):
             grid_of(text, "--sigmas")
     with pytest.raises(SearchError, match="--steps and --sigmas are both the sampler's grid"):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,12 +14,15 @@ from engines.base import make_engine
 from engines.parity import verify
 from exporter.export import export
 from search.errors import SearchError
+from search.fitting import recipe
 from search.fitting.recipe import Effort, place_calls
+from search.fitting.refine import Placed
+from search.fitting.trajectories import CHUNK
 from search.methods import full
 from search.model.pipeline import Pipeline, open_pipeline
 from search.options import Options
 from search.schedules import keep_of
-from search.subnet import SubNet
+from search.subnet import Granularity, SubNet
 
 EFFORT = Effort(fitted_on=3, held_out=2, iterations=2, every=1)
 PROMPTS = ("a red cross", "a blue circle")
@@ -87,6 +92,31 @@ def test_another_search_is_not_resumed(
         place_calls(
             opened, whole, (0.5,), PROMPTS, effort=EFFORT, folder=folder, resume=True, seed=1
         )
+
+
+def test_another_granularity_is_not_resumed(
+    opened: Pipeline, whole: SubNet, found: list[SubNet], folder: Path
+) -> None:
+    other = full(opened, Options(steps=10, guidance=4, granularity=Granularity.LAYER))
+    assert other.timesteps == whole.timesteps
+    with pytest.raises(SearchError, match="holds a search with other settings"):
+        place_calls(opened, other, (0.5,), PROMPTS, effort=EFFORT, folder=folder, resume=True)
+
+
+def test_few_calls_see_more_pictures(
+    opened: Pipeline, whole: SubNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = {}
+
+    def refine(*args: Any, batch: int, **_: Any) -> Placed:
+        start: Placed = args[2]
+        seen[len(start.positions)] = batch
+        return start
+
+    monkeypatch.setattr(recipe, "refine", refine)
+    effort = replace(EFFORT, work=60)
+    place_calls(opened, whole, (1.0, 0.5, 0.2), PROMPTS, effort=effort)
+    assert seen == {10: CHUNK, 5: 12, 2: 30}
 
 
 def test_less_than_a_call_is_refused(opened: Pipeline, whole: SubNet) -> None:

@@ -13,7 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from search.errors import SearchError
 from search.methods import full
+from search.model.family import Request
 from search.model.pipeline import open_for, open_pipeline
+from search.model.reference import sample
 from search.options import Options
 
 
@@ -105,3 +107,15 @@ def test_a_subnet_brings_its_own_scheduler(copy: Path) -> None:
     subnet = full(opened, Options(steps=3))
     again = open_for(subnet, copy, weights=False)
     assert type(again.pipe.scheduler).__name__ == "DPMSolverMultistepScheduler"
+
+
+@pytest.mark.parametrize("name", ["three-levels", "learned-variance"])
+def test_a_pipeline_knows_the_size_of_its_pictures(
+    pipelines: Callable[[str], Path], name: str
+) -> None:
+    pipeline = open_pipeline(pipelines(name))
+    whole = full(pipeline, Options(steps=2, guidance=3))
+    request = Request((pipeline.family.default_prompt,), steps=2, guidance=3)
+    images = sample(pipeline, request).images
+    assert images is not None
+    assert pipeline.size(whole.binding.noise_shape) == images.shape[1:3]

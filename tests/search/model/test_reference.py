@@ -295,3 +295,12 @@ def test_several_images_at_once_are_sampled_alike(pipelines: Callable[[str], Pat
     for i, prompt in enumerate(prompts):
         alone = sample(opened, Request((prompt,), 6, 4.0, latents=noise[i : i + 1]), subnet)
         assert difference(together.latents[-1][i], alone.latents[-1][0]) <= 1e-5
+
+
+def test_a_subnet_of_a_part_runs_that_part(pipelines: Callable[[str], Path]) -> None:
+    pipeline = open_pipeline(pipelines("three-levels"))
+    part = full(pipeline, Options(steps=5, guidance=3, end_step=2))
+    noise = torch.randn(1, *part.binding.latent_shape, generator=torch.manual_seed(0))
+    request = Request((pipeline.family.default_prompt,), steps=5, guidance=3, latents=noise)
+    assert len(sample(pipeline, request, part).latents) == 2
+    assert len(sample(pipeline, request).latents) == 5
