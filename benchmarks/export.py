@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from search.subnet import SubNet
 
 STEPS, INTERVAL, GUIDANCE = 50, 5, 5.0
+SUBNET = "subnet.json"
 DTYPES = {"sd15": ("float32", "float16"), "sdxl": ("float16",), "flux": ("bfloat16",)}
 
 
@@ -54,11 +55,11 @@ def rotating(pipeline: Pipeline) -> SubNet:
 
 
 def ours(path: Path, out: Path, dtype: str) -> dict[str, Any]:
-    """Search and export; the search is not timed."""
+    """Export the SubNet that lies beside the pipeline."""
     from exporter.export import export
-    from search.model.pipeline import open_pipeline
+    from search.subnet import SubNet
 
-    subnet = rotating(open_pipeline(path, weights=False))
+    subnet = SubNet.load(path.parent / SUBNET)
     stages: list[tuple[str, float]] = []
     began = time.perf_counter()
     bundle = export(
@@ -73,7 +74,10 @@ def ours(path: Path, out: Path, dtype: str) -> dict[str, Any]:
 
 
 def plain(path: Path, out: Path) -> dict[str, Any]:
-    """What anyone would write: load the denoiser, export it, save it. Loading is not timed."""
+    """What anyone would write: load the denoiser, export it, save it.
+
+    Loading is not timed, but is in the memory.
+    """
     import torch
 
     from search.model.family import Request
@@ -113,6 +117,7 @@ def trace_only(path: Path, out: Path, dtype: str) -> dict[str, Any]:
     began = time.perf_counter()
     subnet = full(pipeline, Options(steps=28, guidance=3.5))
     searched = time.perf_counter() - began
+    began = time.perf_counter()
     master = trace_denoiser(pipeline, subnet, frozenset(), 1, dtype)
     return {
         "preflight": verdict,
@@ -125,12 +130,27 @@ def trace_only(path: Path, out: Path, dtype: str) -> dict[str, Any]:
     }
 
 
+def search_only(path: Path) -> dict[str, Any]:
+    """Make the SubNet to export."""
+    from search.model.pipeline import open_pipeline
+
+    began = time.perf_counter()
+    rotating(open_pipeline(path, weights=False)).save(path.parent / SUBNET)
+    return {"seconds": round(time.perf_counter() - began, 1)}
+
+
 def child(mode: str, path: Path, out: Path) -> None:
     """Do one of these and print what it took as JSON."""
     what, _, dtype = mode.partition("-")
-    found = (
-        {"ours": ours, "trace": trace_only}[what](path, out, dtype) if dtype else plain(path, out)
-    )
+    match what:
+        case "search":
+            found = search_only(path)
+        case "plain":
+            found = plain(path, out)
+        case "ours":
+            found = ours(path, out, dtype)
+        case _:
+            found = trace_only(path, out, dtype)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     sizes = {file.name: file.stat().st_size for file in out.iterdir()} if out.is_dir() else {}
     click.echo(json.dumps({**found, "peak_bytes": peak, "files": sizes}))
@@ -155,8 +175,10 @@ def main(name: str, with_plain: bool, child_mode: str | None, at: Path, to: Path
     if child_mode is not None:
         child(child_mode, at, to)
         return
-    what = "trace" if name == "flux" else "ours"
-    modes = [*["plain"] * (with_plain and name != "flux"), *(f"{what}-{d}" for d in DTYPES[name])]
+    if name == "flux":
+        modes = [f"trace-{dtype}" for dtype in DTYPES[name]]
+    else:
+        modes = ["search", *["plain"] * with_plain, *(f"ours-{dtype}" for dtype in DTYPES[name])]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pipeline"
         save_pipeline(name, path)
