@@ -78,7 +78,7 @@ def export(
     own = pipeline.size(subnet.binding.noise_shape)
     subnets = [resized(pipeline, subnet, size) for size in dict.fromkeys(sizes or (own,))]
     shapes = list(product(subnets, dict.fromkeys(batches)))
-    report(require_room(pipeline, out, dtype))
+    report(require_room(pipeline, out, dtype, len(shapes)))
     with staging(out, _key(pipeline, shapes, dtype)) as stage:
         variants = [carve_variant(pipeline, each, batch, dtype, report) for each, batch in shapes]
         report("write")

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 BASE_MEMORY = 1_500_000_000
 """Bytes for the libraries, the traced graphs and the largest tensor on its way to disk."""
+VARIANT_MEMORY = 150_000_000
+"""Bytes for the graphs of each further variant; those of shapes-sd take 35 MB, and FLUX has five times its nodes."""
 SURROUNDING = 4
 """Bytes per value of what stands around the denoiser, which is float32."""
 GIGABYTE = 1e9
@@ -37,12 +39,13 @@ class Needs:
     disk: int
 
 
-def needs_of(pipeline: Pipeline, dtype: str) -> Needs:
+def needs_of(pipeline: Pipeline, dtype: str, variants: int = 1) -> Needs:
     """Estimate from the number of parameters.
 
     Args:
         pipeline: opened without the denoiser's weights.
         dtype: of the denoiser in the bundle.
+        variants: of the bundle; all their graphs are in memory before any is written.
     """
     denoiser = sum(p.numel() for p in pipeline.denoiser.parameters()) * DTYPES[dtype]
     modules = [
@@ -51,16 +54,17 @@ def needs_of(pipeline: Pipeline, dtype: str) -> Needs:
         if name != pipeline.family.component and hasattr(module, "parameters")
     ]
     around = SURROUNDING * sum(p.numel() for module in modules for p in module.parameters())
-    return Needs(memory=BASE_MEMORY + around, disk=denoiser + around)
+    graphs = VARIANT_MEMORY * (variants - 1)
+    return Needs(memory=BASE_MEMORY + graphs + around, disk=denoiser + around)
 
 
-def require_room(pipeline: Pipeline, out: Path, dtype: str) -> str:
+def require_room(pipeline: Pipeline, out: Path, dtype: str, variants: int = 1) -> str:
     """One line that says what the export will need.
 
     Raises:
         ExportError: there is not that much memory or disk.
     """
-    needs = needs_of(pipeline, dtype)
+    needs = needs_of(pipeline, dtype, variants)
     folder = next(parent for parent in out.absolute().parents if parent.exists())
     free = {"memory": psutil.virtual_memory().available, "disk": shutil.disk_usage(folder).free}
     for what, needed in vars(needs).items():

@@ -51,3 +51,10 @@ def test_too_little_room_is_refused(
         preflight.require_room(pipeline, tmp_path / "not" / "there" / "yet", "float32")
     give(monkeypatch, 10**12, 10**12)
     assert "GB of memory" in preflight.require_room(pipeline, tmp_path / "bundle", "float32")
+
+
+def test_each_variant_needs_memory_for_its_graphs(pipelines: Callable[[str], Path]) -> None:
+    pipeline = open_pipeline(pipelines("shapes-dit"), weights=False)
+    one, three = (preflight.needs_of(pipeline, "float32", count) for count in (1, 3))
+    assert three.memory - one.memory == 2 * preflight.VARIANT_MEMORY
+    assert three.disk == one.disk
