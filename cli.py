@@ -34,7 +34,7 @@ Command = Callable[..., Any]
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="stepcarve")
 def main() -> None:
-    r"""Make diffusion models faster without retraining, and prove it.
+    """Make diffusion models faster without retraining, and prove it.
 
     \b
     A pipeline is a diffusers directory. The usual way:
@@ -42,7 +42,7 @@ def main() -> None:
       stepcarve export PIPELINE subnet.json -o BUNDLE
       stepcarve verify BUNDLE --engine onnxruntime
       stepcarve run    BUNDLE --engine onnxruntime --prompt "..." -o image.png
-    """
+    """  # noqa: D301  click wants the character itself
 
 
 def command(function: Command) -> Command:
@@ -574,8 +574,9 @@ def export(
         click.echo(json.dumps({"bundle": str(out), "bytes": size, "variants": variants, **summary}))
     else:
         count, made = len(bundle.graphs), ", ".join(map(str, bundle.shapes))
+        graphs = "step graph" if count == 1 else "step graphs"
         click.echo(
-            f"{out}: {made}; {len(bundle.calls)} calls, {count} step graphs, {size / 1e6:.1f} MB"
+            f"{out}: {made}; {len(bundle.calls)} calls, {count} {graphs}, {size / 1e6:.1f} MB"
         )
 
 

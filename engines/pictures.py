@@ -21,6 +21,9 @@ def load_latents(path: Path) -> NDArray[np.float32]:
     """Latents `[B, C, H, W]` from a .npy file; nothing is unpickled."""
     try:
         loaded = np.load(path, allow_pickle=False)
+    except FileNotFoundError as error:
+        msg = f"there is no file {str(path)!r}; give latents that run --save-latents has written"
+        raise EngineError(msg) from error
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         msg = f"{str(path)!r} is not a .npy file of numbers ({error}); write one with numpy.save"
         raise EngineError(msg) from error

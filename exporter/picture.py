@@ -49,6 +49,8 @@ MEANING = {
 GRAPHS = string.digits + string.ascii_letters
 """A character for each of the first step graphs; the others share `MANY`."""
 MANY, NONE = "*", "·"
+LEGEND = 7.0
+"""Inches that the legend of a figure needs."""
 BARS = " ▁▂▃▄▅▆▇█"
 
 
@@ -88,7 +90,9 @@ def draw_grid(subnet: SubNet) -> Figure:
     rows = cells(subnet)
     values = [[order.index(row[b]) for row in rows] for b in range(len(subnet.topology.blocks))]
     height = 1.6 + 0.17 * len(values)
-    figure = Figure(figsize=(4 + 0.13 * subnet.steps, height + 2.4), layout="constrained")
+    figure = Figure(
+        figsize=(max(4 + 0.13 * subnet.steps, LEGEND), height + 2.4), layout="constrained"
+    )
     grid, graphs, cost, cache = figure.subplots(
         4, 1, sharex=True, gridspec_kw={"height_ratios": [height, 0.3, 0.9, 0.9], "hspace": 0.02}
     )

@@ -53,6 +53,7 @@ def test_help_loads_no_framework() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.splitlines()[-1].split())
     assert not loaded & set(FRAMEWORKS)
+    assert "\n    stepcarve search PIPELINE" in done.stdout, "the example keeps its lines"
 
 
 def test_help_takes_less_than_a_third_of_importing_torch() -> None:
@@ -348,6 +349,10 @@ BAD = [
     (
         "run {bundle} --prompt x --latents {tmp}/empty.npy -o {out}.png",
         "is not a .npy file of numbers",
+    ),
+    (
+        "run {bundle} --prompt x --latents {tmp}/none.npy -o {out}.png",
+        "give latents that run --save-latents has written",
     ),
     ("run {bundle} --prompt x -o {tmp}/x.jpg", "give one that ends in .png"),
     ("run {classes} --label 5000 -o {out}.png", "no class '5000'; give a number from 0 to 23"),

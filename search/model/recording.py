@@ -177,7 +177,7 @@ def _require_grid(pipe: Any, course: Course) -> None:
             ):
                 msg = (
                     f"{type(part).__name__} takes no custom {name}; give a number of steps, or choose "
-                    "a pipeline and a scheduler that take them"
+                    "a pipeline and a --scheduler that take them, as EulerDiscreteScheduler does"
                 )
                 raise SearchError(msg)
 
@@ -214,7 +214,7 @@ def _run(pipeline: Pipeline, request: Request) -> None:
     except _RecordedError:
         pass
     except ValueError as error:
-        msg = f"the pipeline refuses these settings: {' '.join(str(error).split())}; choose others"
+        msg = f"the pipeline refuses these settings: {' '.join(str(error).split()).rstrip('.')}; choose others"
         raise SearchError(msg) from error
 
 

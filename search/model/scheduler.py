@@ -76,7 +76,7 @@ def read_sampler(scheduler: Any, grid: Grid) -> SamplerTable:
     try:
         grid.apply(scheduler)
     except ValueError as error:
-        msg = f"{type(scheduler).__name__} refuses {_named(grid.course)}: {error}; choose others"
+        msg = f"{type(scheduler).__name__} refuses {_named(grid.course)}: {str(error).rstrip('.')}; choose others"
         raise SearchError(msg) from error
     given, count = grid.course.takes_latents, len(grid.part(scheduler))
     known = _count_known(scheduler, grid, count)
