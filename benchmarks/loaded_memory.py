@@ -2,7 +2,8 @@
 
 A U-Net of the size of Stable Diffusion 1.5 with random weights, 50 steps: the full sampler's one graph, and
 random tables with a graph for nearly every step. Each is loaded and run once in a process of its own, which then
-reads its resident memory; weights that are mapped from the bundle's file count as far as they were touched.
+reads its resident memory: its own, and the weights mapped from the bundle's file, as far as they were touched and
+once however many sessions map them (the kernel's proportional set size).
 """
 
 from __future__ import annotations
@@ -51,13 +52,13 @@ def measure(bundle: Path) -> dict[str, Any]:
     runner = Runner(opened, make_engine("onnxruntime", "cpu"))
     loaded = time.perf_counter() - began
     runner.run("a small red circle left on a grey field", seed=0)
-    status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    sizes = {line.split(":")[0]: int(line.split()[1]) for line in status if line.startswith("Rss")}
+    lines = Path("/proc/self/smaps_rollup").read_text(encoding="utf-8").splitlines()[1:]
+    sizes = {line.split(":")[0]: int(line.split()[1]) for line in lines}
     return {
         "graphs": len(opened.graphs),
         "seconds_to_load": round(loaded, 1),
-        "resident_mb": round(sum(sizes.values()) / 1024),
-        "own_mb": round(sizes["RssAnon"] / 1024),
+        "resident_mb": round((sizes["Pss_Anon"] + sizes["Pss_File"]) / 1024),
+        "own_mb": round(sizes["Pss_Anon"] / 1024),
     }
 
 

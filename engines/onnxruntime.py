@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,8 +58,22 @@ class OnnxRuntime:
         options.log_severity_level = 3
         # Prepacked weights are private copies, and so are those of the layout optimisations.
         options.add_session_config_entry("session.disable_prepacking", "1")
+        _share_arena()
+        options.add_session_config_entry("session.use_env_allocators", "1")
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         return OnnxRuntimeSession(_session(path, PROVIDERS[self.device], options), path)
+
+
+@cache
+def _share_arena() -> None:
+    """Let the activations of all sessions of this process live in one arena: they run one at a time."""
+    where = onnxruntime.OrtMemoryInfo(
+        "Cpu",
+        onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR,
+        0,
+        onnxruntime.OrtMemType.DEFAULT,
+    )
+    onnxruntime.create_and_register_allocator(where, None)
 
 
 class OnnxRuntimeSession:
