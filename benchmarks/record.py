@@ -13,7 +13,8 @@ from typing import Any
 from engines.machine import processor
 from search.files import write_atomically
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
 PACKAGES = ("torch", "diffusers", "onnx", "onnxruntime-gpu", "numpy")
 
 
@@ -39,8 +40,20 @@ def _version(package: str) -> str | None:
 def write(name: str, result: dict[str, Any]) -> Path:
     """Write `results/NAME.json` with the command line and the machine."""
     module = Path(sys.argv[0]).stem
-    command = " ".join(["python -m", f"benchmarks.{module}", *sys.argv[1:]])
+    command = " ".join(["python -m", f"benchmarks.{module}", *map(portable, sys.argv[1:])])
     path = RESULTS / f"{name}.json"
-    record = {"command": command, "machine": machine(), **result}
+    record = portable({"command": command, "machine": machine(), **result})
     write_atomically(path, json.dumps(record, indent=1) + "\n")
     return path
+
+
+def portable(value: Any) -> Any:
+    """The same with no folder of this machine in it: paths are the project's own, or bare names."""
+    if isinstance(value, dict):
+        return {key: portable(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [portable(each) for each in value]
+    if not isinstance(value, str | Path) or not Path(value).is_absolute():
+        return value
+    path = Path(value)
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
