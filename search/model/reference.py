@@ -207,7 +207,7 @@ class _Gate:
         """What earlier steps computed and this or a later one has."""
         if self.recall is None:
             return {n: each for n, each in self.kept.items() if self.last[n] >= self.step}
-        found = {}
+        found: dict[int, Any] = {}
         for number in self.effective[self.step].values():
             value = self.values[number]
             if value.step < self.step:

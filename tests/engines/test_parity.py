@@ -39,10 +39,9 @@ def copy(cached: Bundle, tmp_path: Path) -> Path:
     return shutil.copytree(cached.path, tmp_path / "bundle")
 
 
-def check(bundle: Path, pipeline: Path) -> tuple[Parity, Pictures]:
-    return verify(
-        Bundle.open(bundle), make_engine("onnxruntime", "cpu"), pipeline, prompt=PROMPT, seed=3
-    )
+def check(bundle: Path, pipeline: Path, *, bisect: bool = False) -> tuple[Parity, Pictures]:
+    engine = make_engine("onnxruntime", "cpu")
+    return verify(Bundle.open(bundle), [engine], pipeline, prompt=PROMPT, seed=3, bisect=bisect)
 
 
 def variant(bundle: Path) -> dict[str, Any]:
@@ -98,7 +97,7 @@ def test_parity_holds_for_an_untouched_bundle(
 @pytest.mark.gpu
 def test_parity_holds_on_cuda(cached: Bundle, pipelines: Callable[[str], Path]) -> None:
     engine = make_engine("onnxruntime", "cuda")
-    parity, _ = verify(cached, engine, pipelines("shapes-sd"), prompt=PROMPT, seed=3)
+    parity, _ = verify(cached, [engine], pipelines("shapes-sd"), prompt=PROMPT, seed=3)
     assert parity.device == "cuda"
     assert parity.passed, parity.failures
 
@@ -182,7 +181,7 @@ def adding(pipelines: Callable[[str], Path], make_bundle: Callable[..., Bundle])
 
 def check_label(bundle: Path, pipeline: Path) -> Parity:
     engine = make_engine("onnxruntime", "cpu")
-    return verify(Bundle.open(bundle), engine, pipeline, prompt="red circle", seed=3)[0]
+    return verify(Bundle.open(bundle), [engine], pipeline, prompt="red circle", seed=3)[0]
 
 
 def test_parity_holds_for_residuals(adding: Bundle, pipelines: Callable[[str], Path]) -> None:

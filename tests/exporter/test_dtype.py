@@ -43,7 +43,7 @@ def test_float16_halves_the_weights_and_holds_parity(
     # Less than all of it: what the timestep alone decides is a table, its weights are in neither.
     assert 0.85 * 2 * params < sizes[1] - sizes[0] <= 2 * params
     engine = make_engine("onnxruntime", "cpu")
-    parity, _ = verify(half, engine, pipelines(name), prompt=prompt)
+    parity, _ = verify(half, [engine], pipelines(name), prompt=prompt)
     assert parity.passed, parity.failures
     assert parity.worst > 1e-5, "float16 rounds"
     latents = [Runner(bundle, engine).run(prompt, seed=1).latents for bundle in (half, single)]
