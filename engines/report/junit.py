@@ -43,7 +43,9 @@ def _cases(rung: Rung) -> list[tuple[str, tuple[str, ...]]]:
             cases.append((f"{graph} on its own way, {steps}", _said(rung, calls, free, own=True)))
     told = {sentence for _, sentences in cases for sentence in sentences}
     rest = tuple(f for f in rung.failures if f not in told)
-    return [*cases, ("final latents, decoder and second pass", rest)]
+    if rung.finals or rest:
+        cases.append(("final latents, decoder and second pass", rest))
+    return cases
 
 
 def _said(
