@@ -185,6 +185,8 @@ def _draw_errors(rung: Rung) -> Figure:
 
 
 def _draw(axes: Axes, steps: Sequence[int], found: Iterable[Difference], colour: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     found = list(found)
     errors = [each.relative for each in found]
     axes.semilogy(
@@ -199,7 +201,7 @@ def _draw(axes: Axes, steps: Sequence[int], found: Iterable[Difference], colour:
     for step in bad:
         axes.axvspan(step - 0.5, step + 0.5, color="#b3261e", alpha=0.12, linewidth=0)
     axes.set_xlabel("step (0 is the noisiest)")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
 
 
