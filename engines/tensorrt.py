@@ -275,9 +275,9 @@ def load_library(module: str) -> Any:
 def refit(trt: Any, engine: Any, graph: Path, log: Any) -> None:
     """Give an engine without weights those of the graph it was built from."""
     refitter = trt.Refitter(engine, log)
-    parser = trt.OnnxParserRefitter(refitter, log)
-    if not (parser.refit_from_file(str(graph)) and refitter.refit_cuda_engine()):
-        said = [parser.get_error(index).desc() for index in range(parser.num_errors)] or log.errors
+    reader = trt.OnnxParserRefitter(refitter, log)
+    if not (reader.refit_from_file(str(graph)) and refitter.refit_cuda_engine()):
+        said = [reader.get_error(index).desc() for index in range(reader.num_errors)] or log.errors
         msg = (
             f"the plan of {str(graph)!r} does not take the weights of that graph "
             f"({'; '.join(said)[-300:]}); run stepcarve build again"
