@@ -128,9 +128,12 @@ class TorchBuffers:
         return 0 if self.stream is None else int(self.stream.cuda_stream)
 
     def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> torch.Tensor:
-        """See `engines.buffers.Buffers`."""
+        """See `engines.buffers.Buffers`; it begins at a multiple of `ALIGNMENT`."""
+        size = math.prod(shape) * dtype.itemsize
         with self._on_stream():
-            return torch.zeros(shape, dtype=_torch_dtype(dtype), device=self._device)
+            memory = torch.zeros(size + ALIGNMENT, dtype=torch.uint8, device=self._device)
+        begin = -memory.data_ptr() % ALIGNMENT
+        return memory[begin : begin + size].view(_torch_dtype(dtype)).view(shape)
 
     def table(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> torch.Tensor:
         """See `engines.buffers.Buffers`; rows lie `ALIGNMENT` apart, each without gaps."""
