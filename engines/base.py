@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
-    from numpy.typing import NDArray
+
+    from engines.buffers import Buffer, Buffers
 
 
 Form = tuple[tuple[int, ...], "np.dtype[Any]"]
@@ -70,7 +71,7 @@ class Session(Protocol):
     outputs: Mapping[str, Form]
 
     def bind(
-        self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]
+        self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]
     ) -> Callable[[], None]:
         """A function that runs the graph from and into exactly these buffers, without copies.
 
@@ -84,6 +85,7 @@ class Engine(Protocol):
     Attributes:
         name: as on the command line.
         device: where it runs, proven when the engine was made.
+        buffers: makes what its sessions read and write.
         suffix: of what one built graph is kept in, as ".plan"; None for an engine that compiles in
             memory when it loads a graph, and then neither `build` nor `built` is for it.
     """
@@ -91,6 +93,7 @@ class Engine(Protocol):
     name: str
     device: str
     suffix: str | None
+    buffers: Buffers
 
     def key(self) -> dict[str, str]:
         """What a built file depends on beside graph and weights.
@@ -122,6 +125,8 @@ class Engine(Protocol):
 ENGINES: dict[str, str] = {
     "onnxruntime": "engines.onnxruntime:OnnxRuntime",
     "openvino": "engines.openvino:OpenVino",
+    "tensorrt": "engines.tensorrt:TensorRt",
+    "tensorrt-rtx": "engines.tensorrt:TensorRtRtx",
 }
 """Name on the command line -> module and class, made of a device and options."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engines.base import DEFAULTS, EngineOptions, checked
+from engines.buffers import NumpyBuffers
 from engines.errors import EngineError
 
 try:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engines.base import Form, Report
+    from engines.buffers import Buffers
 
 WARNINGS, SILENT = 2, 4
 """Severities of ONNX Runtime's loggers."""
@@ -44,6 +46,7 @@ class OnnxRuntime:
 
     name = "onnxruntime"
     suffix: str | None = None
+    buffers: Buffers = NumpyBuffers()
 
     def __init__(self, device: str, asked: EngineOptions = DEFAULTS) -> None:
         """Refuse a device whose provider is not there."""

@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from engines.base import DEFAULTS, EngineOptions, checked
+from engines.buffers import NumpyBuffers
 from engines.errors import EngineError
 from engines.machine import processor
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engines.base import Form, Report
+    from engines.buffers import Buffers
 
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 """As on the command line -> as OpenVINO calls them."""
@@ -44,6 +46,7 @@ class OpenVino:
 
     name = "openvino"
     suffix: str | None = ".blob"
+    buffers: Buffers = NumpyBuffers()
 
     def __init__(self, device: str, options: EngineOptions = DEFAULTS) -> None:
         """Refuse other devices, and precisions that this processor does not compute in."""
