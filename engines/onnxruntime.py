@@ -60,7 +60,7 @@ class OnnxRuntime:
 
     def key(self) -> dict[str, str]:
         """See `engines.base.Engine`."""
-        return {"onnxruntime": onnxruntime.__version__, "device": self.device}
+        return {"library": f"onnxruntime {onnxruntime.__version__}", "device": self.device}
 
     def build(self, graph: Path, out: Path, report: Report) -> None:
         """Not for this engine: it compiles in memory."""

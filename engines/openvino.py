@@ -12,7 +12,6 @@ import numpy as np
 from engines.base import DEFAULTS, EngineOptions, checked
 from engines.buffers import NumpyBuffers
 from engines.errors import EngineError
-from engines.machine import processor
 
 try:
     import openvino
@@ -78,7 +77,13 @@ class OpenVino:
 
     def key(self) -> dict[str, str]:
         """See `engines.base.Engine`."""
-        return {"openvino": openvino.__version__, "processor": processor(), **self._settings}
+        processor = self._core.get_property("CPU", "FULL_DEVICE_NAME")
+        able = sorted(self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+        return {
+            "library": f"openvino {openvino.__version__}",
+            "processor": f"{processor} ({', '.join(able)})",
+            **self._settings,
+        }
 
     def build(self, graph: Path, out: Path, report: Report) -> None:
         """Compile a graph into `out`, weights and all, which spares OpenVINO its rewriting at load."""
