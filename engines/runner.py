@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from engines.built import load_graph
 from engines.errors import EngineError, NotFiniteError
 from engines.noise import TorchNoise
 from search.names import GUIDANCE, IMAGE, LATENTS, PREDICTION, SAMPLE
@@ -51,7 +52,7 @@ class Runner:
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
         bundle.check()
         self.bundle = bundle
-        self._sessions = {name: engine.load(bundle.path / name) for name in bundle.models}
+        self._sessions = {name: load_graph(bundle, engine, name) for name in bundle.models}
         self._buffers = engine.buffers
         sampler, shape, float32 = bundle.sampler, bundle.latent_shape, np.dtype(np.float32)
         self._stack = self._buffers.table((sampler.final.size, *shape), float32)
