@@ -154,7 +154,7 @@ class TorchBuffers:
         if not isinstance(value, torch.Tensor):
             array = np.asarray(value)
             wide = array.astype(np.float32) if array.dtype.name == "bfloat16" else array
-            value = torch.from_numpy(np.ascontiguousarray(wide))
+            value = torch.tensor(wide)
         with self._on_stream():
             into.copy_(value)
         self.wait()  # the values may be the caller's to change

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from engines.base import Report
 
 MEBIBYTE = 2**20
+LEAST = 0.01
+"""Share of a build that is worth telling."""
 MESSAGE = 500
 """Characters that an error quotes of what the library said."""
 
@@ -47,11 +49,13 @@ class PlanOptions:
 class Progress:
     """A build's progress as one share, told from any thread; `stop` ends the build.
 
-    Phases nest: a step of the outer one is as far as the phase within it.
+    Phases nest: a step of the outer one is as far as the phase within it. There are thousands of
+    steps: those that make less than `LEAST` of the whole are not told.
     """
 
     report: Report
     stopped: bool = False
+    _told: float = 0.0
     _phases: dict[str, list[int]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -72,7 +76,9 @@ class Progress:
             share = 0.0
             for done, steps in reversed(self._phases.values()):
                 share = min((done + share) / steps, 1.0)
-        if not self.stopped:
+            tell = not self.stopped and share >= self._told + LEAST
+            self._told = share if tell else self._told
+        if tell:
             self.report(phase, share)
         return not self.stopped
 
@@ -80,6 +86,8 @@ class Progress:
         """The phase is over."""
         with self._lock:
             self._phases.pop(phase, None)
+            if not self._phases:
+                self._told = 0.0
 
 
 def build_plan(trt: Any, graph: Path, options: PlanOptions, report: Report) -> bytes:

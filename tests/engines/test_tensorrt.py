@@ -182,6 +182,18 @@ def test_progress_of_phases_within_phases_is_one_share() -> None:
     assert shares == [0.25, 0.375]
 
 
+def test_small_steps_are_not_told_one_by_one() -> None:
+    shares: list[float] = []
+    progress = Progress(lambda _, share: shares.append(share))
+    for _ in range(2):
+        progress.begin("all", 1000)
+        for step in range(1000):
+            progress.advance("all", step)
+        progress.end("all")
+    assert len(shares) <= 200
+    assert shares == sorted(shares[: len(shares) // 2]) * 2
+
+
 def test_a_session_runs_from_and_into_the_buffers(graph: Path) -> None:
     made = engine()
     session = made.load(graph, built(graph, made))
@@ -220,7 +232,7 @@ def bound(session: TensorRtSession, buffers: TorchBuffers) -> Callable[[], None]
     """The session on buffers that live as long as what is returned."""
     made = {n: buffers.zeros(*f) for n, f in {**session.inputs, **session.outputs}.items()}
     run = session.bind(made, made)
-    return lambda: made and run()
+    return lambda: run() if made else None
 
 
 @pytest.mark.parametrize(
