@@ -719,26 +719,46 @@ def _print_plan(plan: Plan, engine: str, jobs: int, *, as_json: bool) -> None:
 
 @command
 @bundle_argument
-@engine_option
+@click.option(
+    "--engine",
+    "engine_names",
+    multiple=True,
+    default=("onnxruntime",),
+    show_default=True,
+    help="What runs the graphs; may be given several times.",
+)
 @device_option
 @engine_options
 @click.option("--pipeline", type=PATH, help="Default: where the bundle was exported from.")
 @click.option("--prompt", help="What to sample; a class name or number where there are classes.")
 @click.option("--label", help="The class to sample, by number or name.")
 @click.option("--seed", default=0, show_default=True, help="Of the noises.")
-@click.option("--report", "report_folder", type=PATH, help="Write an HTML page and JSON there.")
+@click.option(
+    "--k",
+    default=5.0,
+    show_default=True,
+    help="Allow differences of this many times what rounding alone makes.",
+)
+@click.option("--bisect", is_flag=True, help="Where a call is off, name the first block that is.")
+@click.option(
+    "--report", "report_folder", type=PATH, help="Write an HTML page, JSON and JUnit XML there."
+)
+@click.option("--junit", type=PATH, help="Write JUnit XML to this file.")
 @variant_options
 @json_option
 def verify(
     bundle: Path,
-    engine_name: str,
+    engine_names: tuple[str, ...],
     device: str,
     options: EngineOptions,
     pipeline: Path | None,
     prompt: str | None,
     label: str | None,
     seed: int,
+    k: float,
+    bisect: bool,
     report_folder: Path | None,
+    junit: Path | None,
     as_json: bool,
     **shape: int | None,
 ) -> None:
@@ -746,10 +766,10 @@ def verify(
     _quiet_libraries()
     from engines.base import make_engine
     from engines.parity import verify as run_verify
-    from engines.report import verdict, write_report
+    from engines.report import verdict, write_junit, write_report
     from exporter.bundle import Bundle
 
-    engine = make_engine(engine_name, device, options)
+    engines = [make_engine(name, device, options) for name in dict.fromkeys(engine_names)]
     opened = Bundle.open(bundle, **shape)
     words = opened.default_prompt if prompt is None else prompt
     if label is not None:
@@ -757,18 +777,22 @@ def verify(
     with _status() as report:
         parity, pictures = run_verify(
             opened,
-            engine,
+            engines,
             opened.find_pipeline(pipeline),
             prompt=words,
             seed=seed,
+            k=k,
+            bisect=bisect,
             report=report,
         )
+    if junit is not None:
+        write_junit(junit, opened, parity)
     page = write_report(report_folder, opened, parity, pictures) if report_folder else None
     if as_json:
         click.echo(json.dumps(parity.to_json()))
     else:
-        for failure in parity.failures:
-            click.echo(failure)
+        for sentence in (*parity.failures, *parity.blocks):
+            click.echo(sentence)
         click.echo(verdict(parity))
         if page is not None:
             click.echo(f"report: {page}")
