@@ -21,7 +21,8 @@ import click
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from engines.base import Engine
+    from engines.base import Engine, EngineOptions
+    from engines.build import Plan
     from search.subnet import SubNet
 
 FAILED = 1
@@ -119,6 +120,63 @@ def variant_options(function: Command) -> Command:
     return functools.reduce(lambda made, option: option(made), reversed(_VARIANT_OPTIONS), function)
 
 
+_ENGINE_OPTIONS = (
+    click.option("--threads", type=int, help="That compute (onnxruntime, openvino)."),
+    click.option("--precision", help="openvino: float32 (default), bfloat16 or float16."),
+    click.option("--compute-capability", help="tensorrt-rtx: of the GPU to build for, as 8.9."),
+    click.option("--optimization-level", type=int, help="tensorrt: of its builder, 0 to 5."),
+    click.option("--workspace", type=int, help="tensorrt: memory its builder may use, in MiB."),
+    click.option(
+        "--strip-weights", is_flag=True, help="tensorrt: plans take the bundle's weights."
+    ),
+    click.option(
+        "--cuda-graph/--no-cuda-graph", default=True, help="On cuda: record calls and replay them."
+    ),
+)
+
+
+def engine_options(function: Command) -> Command:
+    """What engines can be asked for, as the argument `options`; each refuses what it does not know."""
+
+    @functools.wraps(function)
+    def with_options(
+        *,
+        threads: int | None,
+        precision: str | None,
+        compute_capability: str | None,
+        optimization_level: int | None,
+        workspace: int | None,
+        strip_weights: bool,
+        cuda_graph: bool,
+        **rest: Any,
+    ) -> Any:
+        from engines.base import EngineOptions
+
+        options = EngineOptions(
+            threads=threads,
+            precision=precision,
+            compute_capability=compute_capability,
+            optimization_level=optimization_level,
+            workspace=workspace,
+            strip_weights=strip_weights,
+            cuda_graph=cuda_graph,
+        )
+        return function(options=options, **rest)
+
+    return functools.reduce(
+        lambda made, option: option(made), reversed(_ENGINE_OPTIONS), with_options
+    )
+
+
+jobs_option = click.option(
+    "--jobs",
+    default=1,
+    show_default=True,
+    help="Processes at once; they share the machine's cores.",
+)
+parallel_option = click.option(
+    "--parallel", default="local", show_default=True, help="Where they run: local, ray or dask."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 
 
@@ -584,33 +642,79 @@ def export(
 @bundle_argument
 @engine_option
 @device_option
+@engine_options
+@jobs_option
+@parallel_option
+@click.option("--dry-run", is_flag=True, help="Only say what would be built, with estimates.")
 @json_option
-def build(bundle: Path, engine_name: str, device: str, as_json: bool) -> None:
-    """Check a bundle's files and load every graph on an engine."""
-    import time
+def build(
+    bundle: Path,
+    engine_name: str,
+    device: str,
+    options: EngineOptions,
+    jobs: int,
+    parallel: str,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Build the engine of every graph that has none yet, of all variants.
 
+    What is built stays when the command is stopped, and the next one goes on from there. Engines that
+    compile in memory load every graph instead.
+    """
     from engines.base import make_engine
-    from engines.runner import Runner
+    from engines.build import build_bundle, load_all, plan_build
     from exporter.bundle import Bundle
+    from search.parallel import require_workers, where_of
 
-    engine = make_engine(engine_name, device)
+    where = where_of(parallel)
+    require_workers(jobs)
+    engine = make_engine(engine_name, device, options)
     opened = Bundle.open(bundle)
-    started = time.perf_counter()
-    graphs: set[str] = set()
     with _status() as report:
-        for variant in opened.variants():
-            report(f"load graphs for {variant.shape}")
-            Runner(variant, engine)
-            graphs.update(variant.graphs)
-    seconds = time.perf_counter() - started
+        plan = plan_build(opened, engine, report)
+    if not as_json or dry_run:
+        _print_plan(plan, engine_name, jobs, as_json=as_json)
+    if dry_run:
+        return
+    with _status() as report:
+        if plan.folder is None:
+            seconds = load_all(opened, engine, report)
+        else:
+            done = build_bundle(
+                opened, engine, options, jobs=jobs, where=where, plan=plan, report=report
+            )
+            seconds = done.seconds
+    graphs, missing = len(plan.items), len(plan.missing)
     if as_json:
-        record = {"engine": engine_name, "device": device, "graphs": len(graphs)}
-        click.echo(json.dumps({**record, "seconds": seconds}))
+        record = {"engine": engine_name, "device": device, "graphs": graphs, "built": missing}
+        size = 0 if plan.folder is None else done.bytes
+        click.echo(json.dumps({**record, "bytes": size, "seconds": seconds}))
+    elif plan.folder is None:
+        click.echo(
+            f"{bundle}: {graphs} graphs load on {engine_name} ({device}) in {seconds:.1f} s; "
+            f"{engine_name} compiles them in memory, so nothing is written"
+        )
     else:
         click.echo(
-            f"{bundle}: {len(graphs)} step graphs load on {engine_name} ({device}) in "
-            f"{seconds:.1f} s; {engine_name} compiles them in memory, so nothing is written"
+            f"{plan.folder}: {missing} graphs built in {seconds:.1f} s, {graphs - missing} were "
+            f"there; {done.bytes / 1e6:.1f} MB"
         )
+
+
+def _print_plan(plan: Plan, engine: str, jobs: int, *, as_json: bool) -> None:
+    """What is to be built; nothing for an engine that builds no files."""
+    if as_json:
+        items = [vars(item) for item in plan.items]
+        total = {"seconds": plan.seconds(jobs), "bytes": plan.bytes}
+        click.echo(json.dumps({"engine": engine, **total, "graphs": items}))
+    elif plan.folder is None:
+        click.echo(f"{engine} compiles graphs in memory: there is nothing to build")
+    else:
+        from engines.build import plan_table
+
+        if plan.missing:
+            _print_tables([plan_table(plan, jobs)], 100)
 
 
 @command
@@ -624,6 +728,7 @@ def build(bundle: Path, engine_name: str, device: str, as_json: bool) -> None:
     help="What runs the graphs; may be given several times.",
 )
 @device_option
+@engine_options
 @click.option("--pipeline", type=PATH, help="Default: where the bundle was exported from.")
 @click.option("--prompt", help="What to sample; a class name or number where there are classes.")
 @click.option("--label", help="The class to sample, by number or name.")
@@ -645,6 +750,7 @@ def verify(
     bundle: Path,
     engine_names: tuple[str, ...],
     device: str,
+    options: EngineOptions,
     pipeline: Path | None,
     prompt: str | None,
     label: str | None,
@@ -663,7 +769,7 @@ def verify(
     from engines.report import verdict, write_junit, write_report
     from exporter.bundle import Bundle
 
-    engines = [make_engine(name, device) for name in dict.fromkeys(engine_names)]
+    engines = [make_engine(name, device, options) for name in dict.fromkeys(engine_names)]
     opened = Bundle.open(bundle, **shape)
     words = opened.default_prompt if prompt is None else prompt
     if label is not None:
@@ -698,6 +804,7 @@ def verify(
 @bundle_argument
 @engine_option
 @device_option
+@engine_options
 @click.option("--prompt", help="What to show.")
 @click.option("--label", help="The class to show, by number or name.")
 @click.option("--negative", default="", help="What to guide away from.")
@@ -716,6 +823,7 @@ def run(
     bundle: Path,
     engine_name: str,
     device: str,
+    options: EngineOptions,
     prompt: str | None,
     label: str | None,
     negative: str,
@@ -736,7 +844,7 @@ def run(
     require_png(out)
     opened = Bundle.open(bundle, **shape)
     words = opened.require_prompt(prompt=prompt, label=label)
-    engine = make_engine(engine_name, device)
+    engine = make_engine(engine_name, device, options)
     start = None if latents is None else load_latents(latents)
     with _status() as report:
         report("load graphs")
