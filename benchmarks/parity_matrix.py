@@ -7,6 +7,7 @@ largest differences are; a rung holds up to k of them.
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,8 +51,9 @@ def measure(
     if name in RANDOM:
         path = folder / name
         RANDOM[name]().save_pretrained(path)
-    size = {"height": 16, "width": 24} if name in GUIDANCE else {}
-    options = Options(steps=steps, guidance=GUIDANCE.get(name, 7.5), **size)
+    options = Options(steps=steps, guidance=GUIDANCE.get(name, 7.5))
+    if name in GUIDANCE:
+        options = replace(options, height=16, width=24)
     subnet = random_mix(search(open_pipeline(path, weights=False), "full", options), seed=5)
     bundle = export(path, subnet, folder / f"{name}-bundle", dtype=dtype)
     chosen = [make_engine(engine, "cpu") for engine in engines]
