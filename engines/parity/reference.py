@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -198,6 +198,7 @@ def _watched(denoiser: nn.Module, steps: Sequence[int], seen: dict[int, _Seen]) 
     """While open, keep what goes into `denoiser` and out of it at its calls number `steps`."""
     forward, wanted, calls = denoiser.forward, frozenset(steps), 0
 
+    @wraps(forward)
     def run(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
         output = forward(*args, **kwargs)
