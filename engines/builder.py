@@ -96,8 +96,16 @@ def build_apart(job: Job, report: Report = lambda *_: None) -> Record:
 def clean(folder: Path) -> None:
     """Remove what processes of this machine that are gone have left unfinished in `folder`."""
     for path in folder.glob(f"{PARTIAL}{platform.node()}-*"):
-        if not psutil.pid_exists(int(path.name.rsplit("-", 1)[1])):
+        if not _runs(int(path.name.rsplit("-", 1)[1])):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    """Whether there is such a process, and it has not ended."""
+    try:
+        return bool(psutil.Process(process).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def build_here(job: Job, report: Report) -> Record:

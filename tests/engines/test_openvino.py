@@ -17,11 +17,12 @@ from exporter.export import export
 from search.methods import search
 from search.model.pipeline import open_pipeline
 from search.options import Options
+from search.subnet import Granularity
 
 MakeBundle = Callable[..., Bundle]
 Find = Callable[[str], Path]
 FLOAT32 = 1e-4
-OPTIONS = Options(steps=4, keep=0.6, guidance=3.5)
+OPTIONS = Options(steps=4, keep=0.6, guidance=3.5, granularity=Granularity.LAYER)
 
 
 @pytest.fixture(scope="module")
