@@ -85,6 +85,9 @@ class _Config:
     def create_timing_cache(self, content: bytes) -> _TimingCache:
         return _TimingCache(content)
 
+    def get_timing_cache(self) -> _TimingCache:
+        return self.cache
+
     def set_timing_cache(self, cache: _TimingCache, ignore_mismatch: bool) -> bool:
         self.cache = cache
         return not (ignore_mismatch or cache.content.startswith(b"of another GPU"))
