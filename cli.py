@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from engines.base import Engine, EngineOptions
     from engines.build import Plan
+    from engines.parity.many import Verified
     from search.subnet import SubNet
 
 FAILED = 1
@@ -718,62 +719,88 @@ def _print_plan(plan: Plan, engine: str, jobs: int, *, as_json: bool) -> None:
 
 
 @command
-@bundle_argument
-@engine_option
+@click.argument("bundles", type=PATH, nargs=-1, required=True)
+@click.option(
+    "--engine",
+    "engine_names",
+    multiple=True,
+    default=("onnxruntime",),
+    show_default=True,
+    help="What runs the graphs; several as in onnxruntime,openvino.",
+)
 @device_option
 @engine_options
 @click.option("--pipeline", type=PATH, help="Default: where the bundle was exported from.")
 @click.option("--prompt", help="What to sample; a class name or number where there are classes.")
 @click.option("--label", help="The class to sample, by number or name.")
 @click.option("--seed", default=0, show_default=True, help="Of the noises.")
-@click.option("--report", "report_folder", type=PATH, help="Write an HTML page and JSON there.")
+@click.option(
+    "--k",
+    default=5.0,
+    show_default=True,
+    help="Allow differences of this many times what rounding alone makes.",
+)
+@click.option("--bisect", is_flag=True, help="Where a call is off, name the first block that is.")
+@click.option(
+    "--report", "report_folder", type=PATH, help="Write an HTML page, JSON and JUnit XML there."
+)
+@click.option("--junit", type=PATH, help="Write JUnit XML to this file.")
 @variant_options
+@click.option("--all-variants", is_flag=True, help="Every variant that fits, not the first alone.")
+@jobs_option
+@parallel_option
 @json_option
 def verify(
-    bundle: Path,
-    engine_name: str,
-    device: str,
-    options: EngineOptions,
-    pipeline: Path | None,
-    prompt: str | None,
-    label: str | None,
-    seed: int,
+    bundles: tuple[Path, ...],
+    engine_names: tuple[str, ...],
     report_folder: Path | None,
+    junit: Path | None,
+    all_variants: bool,
+    height: int | None,
+    width: int | None,
+    images: int | None,
+    jobs: int,
+    parallel: str,
     as_json: bool,
-    **shape: int | None,
+    **settings: Any,
 ) -> None:
-    """Compare a bundle with the PyTorch reference; exit 0 only if parity holds."""
+    """Compare bundles with the PyTorch reference; exit 0 only if parity holds for all."""
     _quiet_libraries()
-    from engines.base import make_engine
-    from engines.parity import verify as run_verify
-    from engines.report import verdict, write_report
-    from exporter.bundle import Bundle
+    from engines.parity.many import Plan, verify_many
+    from search.parallel import where_of
 
-    engine = make_engine(engine_name, device, options)
-    opened = Bundle.open(bundle, **shape)
-    words = opened.default_prompt if prompt is None else prompt
-    if label is not None:
-        words = opened.require_prompt(prompt=prompt, label=label)
+    plan = Plan(
+        bundles=bundles,
+        engines=tuple(name for each in engine_names for name in each.split(",")),
+        shape=(height, width, images),
+        all_variants=all_variants,
+        folder=report_folder,
+        junit=junit,
+        **settings,
+    )
+    where = where_of(parallel)
     with _status() as report:
-        parity, pictures = run_verify(
-            opened,
-            engine,
-            opened.find_pipeline(pipeline),
-            prompt=words,
-            seed=seed,
-            report=report,
-        )
-    page = write_report(report_folder, opened, parity, pictures) if report_folder else None
-    if as_json:
-        click.echo(json.dumps(parity.to_json()))
-    else:
-        for failure in parity.failures:
-            click.echo(failure)
-        click.echo(verdict(parity))
-        if page is not None:
-            click.echo(f"report: {page}")
-    if not parity.passed:
+        done = verify_many(plan.checks(), jobs=jobs, where=where, report=report)
+    _print_verified(done, as_json=as_json)
+    if not all(verified.parity.passed for verified in done):
         sys.exit(FAILED)
+
+
+def _print_verified(done: list[Verified], *, as_json: bool) -> None:
+    """Each verdict; with the bundle's name where there are several."""
+    from engines.report import verdict
+
+    if as_json:
+        records = [{"bundle": each.name, **each.parity.to_json()} for each in done]
+        click.echo(json.dumps(records if len(records) > 1 else done[0].parity.to_json()))
+        return
+    for each in done:
+        start = f"{each.name}: " if len(done) > 1 else ""
+        for sentence in (*each.parity.failures, *each.parity.blocks):
+            click.echo(start + sentence)
+        click.echo(start + verdict(each.parity))
+        if each.page is not None:
+            click.echo(f"report: {each.page}")
 
 
 @command

@@ -15,11 +15,13 @@ import torch
 from engines.errors import EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from engines.base import Form
+    from engines.buffers import Buffer
 
 ALIGNMENT = 256
 """Bytes: where TensorRT wants each tensor to begin."""
@@ -239,6 +241,26 @@ class _Recorded:
         self._held = self._arena.memory  # the graph goes on using it when the arena has moved
         replay: Callable[[], None] = graph.replay
         return replay
+
+
+def checked_tensor(
+    path: Path, name: str, buffers: Mapping[str, Buffer], expected: Form
+) -> torch.Tensor:
+    """The buffer for `name` of the graph at `path`; an engine would read or write past a wrong one."""
+    tensor = buffers.get(name)
+    if tensor is None:
+        msg = f"{path.name} has {name!r}, but no buffer was given; export again"
+        raise EngineError(msg)
+    found, start = form_of(tensor), int(tensor.data_ptr())
+    if found != expected or not tensor.is_contiguous() or start % ALIGNMENT:
+        msg = (
+            f"{path.name} takes {name!r} as {expected[1]} {list(expected[0])} at a multiple of "
+            f"{ALIGNMENT} bytes, but the buffer is {found[1]} {list(found[0])} at {start}; make it "
+            "with engine.buffers"
+        )
+        raise EngineError(msg)
+    checked: torch.Tensor = tensor
+    return checked
 
 
 def form_of(tensor: torch.Tensor) -> Form:

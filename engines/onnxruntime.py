@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 from functools import cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import ml_dtypes
 import numpy as np
 
 from engines.base import DEFAULTS, EngineOptions, checked
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engines.base import Form, Report
-    from engines.buffers import Buffers
+    from engines.buffers import Buffer, Buffers
 
 WARNINGS, SILENT = 2, 4
 """Severities of ONNX Runtime's loggers."""
@@ -37,8 +40,11 @@ _PROBE = bytes.fromhex(
 _DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),
     "tensor(float16)": np.dtype(np.float16),
+    "tensor(bfloat16)": np.dtype(ml_dtypes.bfloat16),
     "tensor(int64)": np.dtype(np.int64),
 }
+_BFLOAT16 = 16
+"""As ONNX numbers it: numpy has no dtype of its own."""
 
 
 class OnnxRuntime:
@@ -46,7 +52,6 @@ class OnnxRuntime:
 
     name = "onnxruntime"
     suffix: str | None = None
-    buffers: Buffers = NumpyBuffers()
 
     def __init__(self, device: str, asked: EngineOptions = DEFAULTS) -> None:
         """Refuse a device whose provider is not there."""
@@ -55,8 +60,15 @@ class OnnxRuntime:
             msg = f"unknown device {device!r}; onnxruntime runs on {' or '.join(PROVIDERS)}"
             raise EngineError(msg)
         self.device, self._asked = device, asked
+        self.buffers: Buffers = NumpyBuffers()
+        self._settings: dict[str, str] = {}
         if device != "cpu":
             _probe(PROVIDERS[device])
+            # By name, as nothing else in this file takes torch.
+            make = importlib.import_module("engines.cuda").TorchBuffers
+            on_gpu = make(device, cuda_graph=asked.cuda_graph)
+            self.buffers = on_gpu
+            self._settings = {"user_compute_stream": str(on_gpu.handle)}
 
     def key(self) -> dict[str, str]:
         """See `engines.base.Engine`."""
@@ -80,7 +92,11 @@ class OnnxRuntime:
         _share_arena()
         options.add_session_config_entry("session.use_env_allocators", "1")
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-        return OnnxRuntimeSession(_session(graph, PROVIDERS[self.device], options), graph)
+        # Threads that wait actively slow down the sessions and processes that have work.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        session = _session(graph, PROVIDERS[self.device], options, self._settings)
+        made = OnnxRuntimeSession if self.device == "cpu" else CudaSession
+        return made(session, graph)
 
 
 @cache
@@ -122,12 +138,49 @@ class OnnxRuntimeSession:
         return run
 
 
+class CudaSession(OnnxRuntimeSession):
+    """One graph in ONNX Runtime on a GPU, reading and writing the buffers of `engines.cuda` there."""
+
+    def bind(
+        self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]
+    ) -> Callable[[], None]:
+        """See `engines.base.Session`; a run is enqueued on the buffers' stream and not waited for."""
+        binding, session = self._session.io_binding(), self._session
+        for name, form in self.inputs.items():
+            binding.bind_input(name, *self._place(name, inputs, form))
+        for name, form in self.outputs.items():
+            binding.bind_output(name, *self._place(name, outputs, form))
+        options = onnxruntime.RunOptions()
+        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+
+        def run() -> None:
+            try:
+                session.run_with_iobinding(binding, options)
+            except Exception as error:  # the runtime has no error class that covers them all
+                msg = f"{self._path.name} did not run: {' '.join(str(error).split())[:300]}"
+                raise EngineError(msg) from error
+
+        return run
+
+    def _place(
+        self, name: str, buffers: Mapping[str, Buffer], form: Form
+    ) -> tuple[str, int, object, tuple[int, ...], int]:
+        """Device, its number, element type, shape and address, as an I/O binding takes them."""
+        checked_tensor = importlib.import_module("engines.cuda").checked_tensor
+        tensor = checked_tensor(self._path, name, buffers, form)
+        kind = _BFLOAT16 if form[1] == _DTYPES["tensor(bfloat16)"] else form[1]
+        return "cuda", tensor.get_device(), kind, form[0], int(tensor.data_ptr())
+
+
 def _form(port: onnxruntime.NodeArg) -> Form:
     return tuple(port.shape), _DTYPES[port.type]
 
 
 def _session(
-    path: Path | bytes, provider: str, options: onnxruntime.SessionOptions
+    path: Path | bytes,
+    provider: str,
+    options: onnxruntime.SessionOptions,
+    settings: Mapping[str, str] = MappingProxyType({}),
 ) -> onnxruntime.InferenceSession:
     """A session on `provider` and nothing else, or an EngineError."""
     if provider != PROVIDERS["cpu"]:
@@ -136,7 +189,7 @@ def _session(
     where = "a probe graph" if isinstance(path, bytes) else repr(str(path))
     try:
         session = onnxruntime.InferenceSession(
-            source, options, providers=[provider], enable_fallback=0
+            source, options, providers=[(provider, dict(settings))], enable_fallback=0
         )
     except Exception as error:  # the runtime has no error class of its own that covers them all
         msg = f"onnxruntime cannot load {where} on {provider}: {' '.join(str(error).split())[:300]}"

@@ -246,20 +246,10 @@ class TensorRtSession:
 
     def _span(self, name: str, buffers: Mapping[str, Buffer], expected: Form) -> range:
         """The addresses of the buffer for `name`; TensorRT would read or write past a wrong one."""
-        from engines.cuda import ALIGNMENT, form_of
+        from engines.cuda import checked_tensor
 
-        buffer = buffers.get(name)
-        if buffer is None:
-            msg = f"{self._graph.name} has {name!r}, but no buffer was given; export again"
-            raise EngineError(msg)
-        found, start = form_of(buffer), int(buffer.data_ptr())
-        if found != expected or not buffer.is_contiguous() or start % ALIGNMENT:
-            msg = (
-                f"{self._graph.name} takes {name!r} as {expected[1]} {list(expected[0])} at a "
-                f"multiple of {ALIGNMENT} bytes, but the buffer is {found[1]} {list(found[0])} at "
-                f"{start}; make it with engine.buffers"
-            )
-            raise EngineError(msg)
+        buffer = checked_tensor(self._graph, name, buffers, expected)
+        start = int(buffer.data_ptr())
         return range(start, start + max(buffer.numel() * buffer.element_size(), 1))
 
 

@@ -22,7 +22,7 @@ from search.subnet import Granularity
 MakeBundle = Callable[..., Bundle]
 Find = Callable[[str], Path]
 FLOAT32 = 1e-4
-OPTIONS = Options(steps=4, keep=0.6, guidance=3.5, granularity=Granularity.LAYER)
+OPTIONS = Options(steps=6, keep=0.6, guidance=3.5, granularity=Granularity.LAYER)
 
 
 @pytest.fixture(scope="module")
