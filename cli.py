@@ -21,7 +21,9 @@ import click
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from engines.base import Engine
+    from engines.base import Engine, EngineOptions
+    from engines.build import Plan
+    from engines.parity.many import Verified
     from search.subnet import SubNet
 
 FAILED = 1
@@ -119,6 +121,63 @@ def variant_options(function: Command) -> Command:
     return functools.reduce(lambda made, option: option(made), reversed(_VARIANT_OPTIONS), function)
 
 
+_ENGINE_OPTIONS = (
+    click.option("--threads", type=int, help="That compute (onnxruntime, openvino)."),
+    click.option("--precision", help="openvino: float32 (default), bfloat16 or float16."),
+    click.option("--compute-capability", help="tensorrt-rtx: of the GPU to build for, as 8.9."),
+    click.option("--optimization-level", type=int, help="tensorrt: of its builder, 0 to 5."),
+    click.option("--workspace", type=int, help="tensorrt: memory its builder may use, in MiB."),
+    click.option(
+        "--strip-weights", is_flag=True, help="tensorrt: plans take the bundle's weights."
+    ),
+    click.option(
+        "--cuda-graph/--no-cuda-graph", default=True, help="On cuda: record calls and replay them."
+    ),
+)
+
+
+def engine_options(function: Command) -> Command:
+    """What engines can be asked for, as the argument `options`; each refuses what it does not know."""
+
+    @functools.wraps(function)
+    def with_options(
+        *,
+        threads: int | None,
+        precision: str | None,
+        compute_capability: str | None,
+        optimization_level: int | None,
+        workspace: int | None,
+        strip_weights: bool,
+        cuda_graph: bool,
+        **rest: Any,
+    ) -> Any:
+        from engines.base import EngineOptions
+
+        options = EngineOptions(
+            threads=threads,
+            precision=precision,
+            compute_capability=compute_capability,
+            optimization_level=optimization_level,
+            workspace=workspace,
+            strip_weights=strip_weights,
+            cuda_graph=cuda_graph,
+        )
+        return function(options=options, **rest)
+
+    return functools.reduce(
+        lambda made, option: option(made), reversed(_ENGINE_OPTIONS), with_options
+    )
+
+
+jobs_option = click.option(
+    "--jobs",
+    default=1,
+    show_default=True,
+    help="Processes at once; they share the machine's cores.",
+)
+parallel_option = click.option(
+    "--parallel", default="local", show_default=True, help="Where they run: local, ray or dask."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 
 
@@ -584,96 +643,171 @@ def export(
 @bundle_argument
 @engine_option
 @device_option
+@engine_options
+@jobs_option
+@parallel_option
+@click.option("--dry-run", is_flag=True, help="Only say what would be built, with estimates.")
 @json_option
-def build(bundle: Path, engine_name: str, device: str, as_json: bool) -> None:
-    """Check a bundle's files and load every graph on an engine."""
-    import time
+def build(
+    bundle: Path,
+    engine_name: str,
+    device: str,
+    options: EngineOptions,
+    jobs: int,
+    parallel: str,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Build the engine of every graph that has none yet, of all variants.
 
+    What is built stays when the command is stopped, and the next one goes on from there. Engines that
+    compile in memory load every graph instead.
+    """
     from engines.base import make_engine
-    from engines.runner import Runner
+    from engines.build import build_bundle, load_all, plan_build
     from exporter.bundle import Bundle
+    from search.parallel import require_workers, where_of
 
-    engine = make_engine(engine_name, device)
+    where = where_of(parallel)
+    require_workers(jobs)
+    engine = make_engine(engine_name, device, options)
     opened = Bundle.open(bundle)
-    started = time.perf_counter()
-    graphs: set[str] = set()
     with _status() as report:
-        for variant in opened.variants():
-            report(f"load graphs for {variant.shape}")
-            Runner(variant, engine)
-            graphs.update(variant.graphs)
-    seconds = time.perf_counter() - started
+        plan = plan_build(opened, engine, report)
+    if not as_json or dry_run:
+        _print_plan(plan, engine_name, jobs, as_json=as_json)
+    if dry_run:
+        return
+    with _status() as report:
+        if plan.folder is None:
+            seconds = load_all(opened, engine, report)
+        else:
+            done = build_bundle(
+                opened, engine, options, jobs=jobs, where=where, plan=plan, report=report
+            )
+            seconds = done.seconds
+    graphs, missing = len(plan.items), len(plan.missing)
     if as_json:
-        record = {"engine": engine_name, "device": device, "graphs": len(graphs)}
-        click.echo(json.dumps({**record, "seconds": seconds}))
+        record = {"engine": engine_name, "device": device, "graphs": graphs, "built": missing}
+        size = 0 if plan.folder is None else done.bytes
+        click.echo(json.dumps({**record, "bytes": size, "seconds": seconds}))
+    elif plan.folder is None:
+        click.echo(
+            f"{bundle}: {graphs} graphs load on {engine_name} ({device}) in {seconds:.1f} s; "
+            f"{engine_name} compiles them in memory, so nothing is written"
+        )
     else:
         click.echo(
-            f"{bundle}: {len(graphs)} step graphs load on {engine_name} ({device}) in "
-            f"{seconds:.1f} s; {engine_name} compiles them in memory, so nothing is written"
+            f"{plan.folder}: {missing} graphs built in {seconds:.1f} s, {graphs - missing} were "
+            f"there; {done.bytes / 1e6:.1f} MB"
         )
 
 
+def _print_plan(plan: Plan, engine: str, jobs: int, *, as_json: bool) -> None:
+    """What is to be built; nothing for an engine that builds no files."""
+    if as_json:
+        items = [vars(item) for item in plan.items]
+        total = {"seconds": plan.seconds(jobs), "bytes": plan.bytes}
+        click.echo(json.dumps({"engine": engine, **total, "graphs": items}))
+    elif plan.folder is None:
+        click.echo(f"{engine} compiles graphs in memory: there is nothing to build")
+    else:
+        from engines.build import plan_table
+
+        if plan.missing:
+            _print_tables([plan_table(plan, jobs)], 100)
+
+
 @command
-@bundle_argument
-@engine_option
+@click.argument("bundles", type=PATH, nargs=-1, required=True)
+@click.option(
+    "--engine",
+    "engine_names",
+    multiple=True,
+    default=("onnxruntime",),
+    show_default=True,
+    help="What runs the graphs; several as in onnxruntime,openvino.",
+)
 @device_option
+@engine_options
 @click.option("--pipeline", type=PATH, help="Default: where the bundle was exported from.")
 @click.option("--prompt", help="What to sample; a class name or number where there are classes.")
 @click.option("--label", help="The class to sample, by number or name.")
 @click.option("--seed", default=0, show_default=True, help="Of the noises.")
-@click.option("--report", "report_folder", type=PATH, help="Write an HTML page and JSON there.")
+@click.option(
+    "--k",
+    default=5.0,
+    show_default=True,
+    help="Allow differences of this many times what rounding alone makes.",
+)
+@click.option("--bisect", is_flag=True, help="Where a call is off, name the first block that is.")
+@click.option(
+    "--report", "report_folder", type=PATH, help="Write an HTML page, JSON and JUnit XML there."
+)
+@click.option("--junit", type=PATH, help="Write JUnit XML to this file.")
 @variant_options
+@click.option("--all-variants", is_flag=True, help="Every variant that fits, not the first alone.")
+@jobs_option
+@parallel_option
 @json_option
 def verify(
-    bundle: Path,
-    engine_name: str,
-    device: str,
-    pipeline: Path | None,
-    prompt: str | None,
-    label: str | None,
-    seed: int,
+    bundles: tuple[Path, ...],
+    engine_names: tuple[str, ...],
     report_folder: Path | None,
+    junit: Path | None,
+    all_variants: bool,
+    height: int | None,
+    width: int | None,
+    images: int | None,
+    jobs: int,
+    parallel: str,
     as_json: bool,
-    **shape: int | None,
+    **settings: Any,
 ) -> None:
-    """Compare a bundle with the PyTorch reference; exit 0 only if parity holds."""
+    """Compare bundles with the PyTorch reference; exit 0 only if parity holds for all."""
     _quiet_libraries()
-    from engines.base import make_engine
-    from engines.parity import verify as run_verify
-    from engines.report import verdict, write_report
-    from exporter.bundle import Bundle
+    from engines.parity.many import Plan, verify_many
+    from search.parallel import where_of
 
-    engine = make_engine(engine_name, device)
-    opened = Bundle.open(bundle, **shape)
-    words = opened.default_prompt if prompt is None else prompt
-    if label is not None:
-        words = opened.require_prompt(prompt=prompt, label=label)
+    plan = Plan(
+        bundles=bundles,
+        engines=tuple(name for each in engine_names for name in each.split(",")),
+        shape=(height, width, images),
+        all_variants=all_variants,
+        folder=report_folder,
+        junit=junit,
+        **settings,
+    )
+    where = where_of(parallel)
     with _status() as report:
-        parity, pictures = run_verify(
-            opened,
-            engine,
-            opened.find_pipeline(pipeline),
-            prompt=words,
-            seed=seed,
-            report=report,
-        )
-    page = write_report(report_folder, opened, parity, pictures) if report_folder else None
-    if as_json:
-        click.echo(json.dumps(parity.to_json()))
-    else:
-        for failure in parity.failures:
-            click.echo(failure)
-        click.echo(verdict(parity))
-        if page is not None:
-            click.echo(f"report: {page}")
-    if not parity.passed:
+        done = verify_many(plan.checks(), jobs=jobs, where=where, report=report)
+    _print_verified(done, as_json=as_json)
+    if not all(verified.parity.passed for verified in done):
         sys.exit(FAILED)
+
+
+def _print_verified(done: list[Verified], *, as_json: bool) -> None:
+    """Each verdict; with the bundle's name where there are several."""
+    from engines.report import verdict
+
+    if as_json:
+        records = [{"bundle": each.name, **each.parity.to_json()} for each in done]
+        click.echo(json.dumps(records if len(records) > 1 else done[0].parity.to_json()))
+        return
+    for each in done:
+        start = f"{each.name}: " if len(done) > 1 else ""
+        for sentence in (*each.parity.failures, *each.parity.blocks):
+            click.echo(start + sentence)
+        click.echo(start + verdict(each.parity))
+        if each.page is not None:
+            click.echo(f"report: {each.page}")
 
 
 @command
 @bundle_argument
 @engine_option
 @device_option
+@engine_options
 @click.option("--prompt", help="What to show.")
 @click.option("--label", help="The class to show, by number or name.")
 @click.option("--negative", default="", help="What to guide away from.")
@@ -692,6 +826,7 @@ def run(
     bundle: Path,
     engine_name: str,
     device: str,
+    options: EngineOptions,
     prompt: str | None,
     label: str | None,
     negative: str,
@@ -712,7 +847,7 @@ def run(
     require_png(out)
     opened = Bundle.open(bundle, **shape)
     words = opened.require_prompt(prompt=prompt, label=label)
-    engine = make_engine(engine_name, device)
+    engine = make_engine(engine_name, device, options)
     start = None if latents is None else load_latents(latents)
     with _status() as report:
         report("load graphs")

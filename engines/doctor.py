@@ -26,6 +26,11 @@ class Finding:
 
 PACKAGES = ("torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxscript")
 
+NOTES = {
+    ("tensorrt-rtx", "cpu"): "builds plans (give --compute-capability); they run on cuda",
+}
+"""What there is to say of an engine on a device beside that it works."""
+
 
 def examine() -> list[Finding]:
     """Look at every package the export needs and every engine on every device."""
@@ -50,4 +55,4 @@ def _engine(name: str, device: str) -> Finding:
         make_engine(name, device)
     except (EngineError, ImportError) as error:
         return Finding(label, False, str(error))
-    return Finding(label, True, "works")
+    return Finding(label, True, NOTES.get((name, device), "works"))

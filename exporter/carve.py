@@ -66,10 +66,11 @@ def _put_in_place(graph: ir.Graph, sums: dict[str | None, str | None]) -> None:
 
 
 def _remove_boundaries(graph: ir.Graph) -> None:
-    """Take out the markers.
+    """Take out the markers; what they marked keeps their name, by which a block's output is found.
 
     One that hands a graph input, or one value twice, to an output stays as an Identity.
     """
+    named = set[ir.Value]()
     for node in list(graph):
         if (node.domain, node.op_type) != (DOMAIN, BOUNDARY):
             continue
@@ -84,3 +85,6 @@ def _remove_boundaries(graph: ir.Graph) -> None:
         graph.remove(node, safe=True)
         if before.is_graph_output():
             before.name, before.type, before.shape = after.name, after.type, after.shape
+        elif before.producer() is not None and before not in named:
+            before.name = after.name
+        named.add(before)

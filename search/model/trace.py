@@ -76,7 +76,7 @@ def trace(
     family = pipeline.family
     with FakeTensorMode(), torch.no_grad():
         denoiser = type(pipeline.denoiser).from_config(pipeline.denoiser.config).eval()
-        _convert(denoiser, dtype)
+        convert_denoiser(denoiser, dtype)
         outputs: dict[_Output, int] = {}
         step = _Step(denoiser, family, call, family.blocks(denoiser, granularity), outputs, dtype)
         inputs = {
@@ -106,7 +106,7 @@ def trace(
     )
 
 
-def _convert(denoiser: nn.Module, dtype: torch.dtype) -> None:
+def convert_denoiser(denoiser: nn.Module, dtype: torch.dtype) -> None:
     """Give the denoiser `dtype`, but for the modules that its class keeps in float32."""
     kept = set(getattr(denoiser, "_keep_in_fp32_modules", None) or ())
     for name, module in denoiser.named_modules():
