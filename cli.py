@@ -738,6 +738,68 @@ def run(
 
 
 @command
+@bundle_argument
+@click.option(
+    "--engine",
+    "engines",
+    default="onnxruntime",
+    show_default=True,
+    help="One or several, as in onnxruntime,openvino.",
+)
+@device_option
+@click.option("--pipeline", type=PATH, help="Default: where the bundle was exported from.")
+@click.option(
+    "--against",
+    default="eager,deepcache",
+    show_default=True,
+    help="PyTorch as it is and gated (eager), the DeepCache package, torch.compile (compile).",
+)
+@click.option(
+    "--full", type=PATH, help="The full sampler's bundle; default: export it to OUT/full."
+)
+@click.option("--interval", type=int, help="DeepCache package; default: what the SubNet does.")
+@click.option("--branch", type=int, help="DeepCache package; default: what the SubNet does.")
+@click.option("--repeats", default=5, show_default=True, help="Rounds that count.")
+@click.option("--warmup", default=1, show_default=True, help="Rounds before them.")
+@click.option("-o", "--out", type=PATH, required=True, help="Directory for figures and plot.")
+@variant_options
+@json_option
+def bench(
+    bundle: Path,
+    engines: str,
+    device: str,
+    pipeline: Path | None,
+    against: str,
+    out: Path,
+    as_json: bool,
+    height: int | None,
+    width: int | None,
+    images: int | None,
+    **options: Any,
+) -> None:
+    """Measure seconds and memory beside PyTorch, all rows in turn in one run."""
+    _quiet_libraries()
+    from engines.bench.records import against_of, names_of
+    from engines.bench.run import Settings
+    from engines.bench.run import bench as run_bench
+    from engines.bench.show import tables, write_bench
+    from exporter.bundle import Bundle
+
+    settings = Settings(
+        engines=names_of(engines), device=device, against=against_of(against), **options
+    )
+    opened = Bundle.open(bundle, height=height, width=width, images=images)
+    with _status() as report:
+        found = run_bench(opened, opened.find_pipeline(pipeline), settings, out=out, report=report)
+    write_bench(found, out)
+    if as_json:
+        click.echo((out / "bench.json").read_text(encoding="utf-8"), nl=False)
+    else:
+        _print_tables(tables(found), 140)
+        click.echo(f"plot: {out / 'bench.png'}")
+
+
+@command
 @json_option
 def doctor(as_json: bool) -> None:
     """Say what is installed, what works and what to install."""
