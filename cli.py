@@ -676,9 +676,17 @@ def verify(
 @device_option
 @click.option("--prompt", help="What to show.")
 @click.option("--label", help="The class to show, by number or name.")
+@click.option(
+    "--prompts", type=PATH, help="A file with a prompt or class per line; pictures get numbers."
+)
 @click.option("--negative", default="", help="What to guide away from.")
 @click.option("--guidance", type=float, help="Guidance scale; default: the bundle's.")
-@click.option("--seed", default=0, show_default=True, help="The same picture as in diffusers.")
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    help="The same picture as in diffusers; further runs for a prompt take those that follow.",
+)
 @click.option(
     "--latents",
     type=PATH,
@@ -694,6 +702,7 @@ def run(
     device: str,
     prompt: str | None,
     label: str | None,
+    prompts: Path | None,
     negative: str,
     guidance: float | None,
     seed: int,
@@ -701,40 +710,47 @@ def run(
     save_latents: Path | None,
     out: Path,
     as_json: bool,
-    **shape: int | None,
+    height: int | None,
+    width: int | None,
+    images: int | None,
 ) -> None:
     """Make pictures with a bundle, without PyTorch."""
+    import time
+
     from engines.base import make_engine
-    from engines.pictures import load_latents, require_png, save_latents_to, save_pictures
+    from engines.generate import Order, generate, open_for, prompts_for
+    from engines.pictures import load_latents, require_png
     from engines.runner import Runner
-    from exporter.bundle import Bundle
+    from search.prompts import read_prompts
 
     require_png(out)
-    opened = Bundle.open(bundle, **shape)
-    words = opened.require_prompt(prompt=prompt, label=label)
+    opened = open_for(bundle, height=height, width=width, images=images)
+    listed = None if prompts is None else read_prompts(prompts)
+    order = Order(
+        prompts=prompts_for(opened, prompt=prompt, label=label, listed=listed),
+        images=images or opened.shape.images,
+        seed=seed,
+        negative=negative,
+        guidance=guidance,
+        latents=None if latents is None else load_latents(latents),
+    )
     engine = make_engine(engine_name, device)
-    start = None if latents is None else load_latents(latents)
+    began = time.perf_counter()
     with _status() as report:
         report("load graphs")
         runner = Runner(opened, engine)
-        count = len(opened.calls)
-        result = runner.run(
-            words,
-            latents=start,
-            seed=seed,
-            negative=negative,
-            guidance=guidance,
-            on_call=lambda number, *_: report(f"call {number + 1} of {count}"),
-        )
-    paths = save_pictures(result.images, out)
-    if save_latents is not None:
-        save_latents_to(result.latents, save_latents)
+        loaded = time.perf_counter() - began
+        made = generate(runner, order, out, save_latents=save_latents, report=report)
+    paths = [str(path) for each in made for path in each.images]
+    count = len(opened.calls)
+    spent = {name: sum(each.seconds[name] for each in made) for name in made[0].seconds}
     if as_json:
-        record = {"images": [str(path) for path in paths], "calls": count}
-        click.echo(json.dumps({**record, "seconds": result.seconds}))
+        record = {"images": paths, "calls": count, "load_seconds": loaded, "seconds": spent}
+        click.echo(json.dumps({**record, "runs": [each.to_json() for each in made]}))
     else:
-        total = sum(result.seconds.values())
-        click.echo(f"{', '.join(map(str, paths))}: {count} calls, {total:.2f} s")
+        files = ", ".join(paths) if len(paths) < 5 else f"{paths[0]} to {paths[-1]}"
+        times = "" if len(made) == 1 else f"{len(made)} runs of "
+        click.echo(f"{files}: {times}{count} calls, {sum(spent.values()):.2f} s")
 
 
 @command
