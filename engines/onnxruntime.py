@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from engines.base import DEFAULTS, EngineOptions
+from engines.buffers import NumpyBuffers
 from engines.errors import EngineError
 
 try:
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from engines.base import Form
+    from engines.base import Form, Report
+    from engines.buffers import Buffers
 
 WARNINGS, SILENT = 2, 4
 """Severities of ONNX Runtime's loggers."""
@@ -42,26 +45,42 @@ class OnnxRuntime:
     """ONNX Runtime on one device."""
 
     name = "onnxruntime"
+    suffix: str | None = None
+    buffers: Buffers = NumpyBuffers()
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, asked: EngineOptions = DEFAULTS) -> None:
         """Refuse a device whose provider is not there."""
+        asked.require_only(self.name, ("threads", "cuda_graph"))
         if device not in PROVIDERS:
             msg = f"unknown device {device!r}; onnxruntime runs on {' or '.join(PROVIDERS)}"
             raise EngineError(msg)
-        self.device = device
+        self.device, self._asked = device, asked
         if device != "cpu":
             _probe(PROVIDERS[device])
 
-    def load(self, path: Path) -> OnnxRuntimeSession:
+    def key(self) -> dict[str, str]:
+        """See `engines.base.Engine`."""
+        return {"onnxruntime": onnxruntime.__version__, "device": self.device}
+
+    def build(self, graph: Path, out: Path, report: Report) -> None:
+        """Not for this engine: it compiles in memory."""
+        del out, report
+        msg = f"onnxruntime keeps no built file of {graph.name}; load it"
+        raise EngineError(msg)
+
+    def load(self, graph: Path, built: Path | None = None) -> OnnxRuntimeSession:
         """Load a graph; its weights stay in the memory-mapped file, shared by all sessions."""
+        del built
         options = onnxruntime.SessionOptions()
+        if self._asked.threads is not None:
+            options.intra_op_num_threads = self._asked.threads
         options.log_severity_level = 3
         # Prepacked weights are private copies, and so are those of the layout optimisations.
         options.add_session_config_entry("session.disable_prepacking", "1")
         _share_arena()
         options.add_session_config_entry("session.use_env_allocators", "1")
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-        return OnnxRuntimeSession(_session(path, PROVIDERS[self.device], options), path)
+        return OnnxRuntimeSession(_session(graph, PROVIDERS[self.device], options), graph)
 
 
 @cache
