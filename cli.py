@@ -777,6 +777,7 @@ def run(
 @click.option("--branch", type=int, help="DeepCache package; default: what the SubNet does.")
 @click.option("--repeats", default=5, show_default=True, help="Rounds that count.")
 @click.option("--warmup", default=1, show_default=True, help="Rounds before them.")
+@click.option("--threads", type=int, help="That compute; default: each row's own choice.")
 @click.option("-o", "--out", type=PATH, required=True, help="Directory for figures and plot.")
 @variant_options
 @json_option

@@ -53,7 +53,8 @@ class Made:
         seed: of its noises.
         images: the files.
         seconds: for the conditions, the loop and the decoder.
-        call_seconds: of the loop, each call with the sampler's work before it.
+        call_seconds: of the loop, each call with the sampler's work before it; none where the loop
+            runs on a device in one piece.
     """
 
     prompt: str
@@ -163,6 +164,7 @@ def _timed(
         ends.append(time.perf_counter())
         report(f"{which}call {call + 1} of {count}", (number + (call + 1) / count) / runs)
 
+    report(f"{which}{count} calls", number / runs)
     began = time.perf_counter()
     result = runner.run(
         prompt,
@@ -170,7 +172,7 @@ def _timed(
         seed=seed,
         negative=order.negative,
         guidance=order.guidance,
-        on_call=tell,
+        on_call=tell if runner.on_host else None,
     )
     starts = [began + result.seconds["condition"], *ends]
     return result, tuple(end - start for start, end in zip(starts, ends, strict=False))

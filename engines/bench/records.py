@@ -78,7 +78,7 @@ class Contender:
         engine: its name; empty for PyTorch.
         interval: of full steps, for the DeepCache package.
         branch: likewise.
-        threads: of PyTorch; None leaves it as many as it takes.
+        threads: that compute; None leaves PyTorch or the engine as many as it takes.
     """
 
     name: str

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, TypeVar
 
-from engines.base import make_engine
+from engines.base import EngineOptions, make_engine
 from engines.bench import worker
 from engines.bench.contenders import contenders, deepcache_setting
 from engines.bench.full import full_bundle
@@ -51,7 +51,7 @@ class Settings:
         branch: likewise.
         repeats: rounds that count.
         warmup: rounds before them.
-        threads: of PyTorch; None leaves it as many as it takes.
+        threads: of PyTorch and of the engines; None leaves them as many as they take.
     """
 
     engines: tuple[str, ...] = ("onnxruntime",)
@@ -97,7 +97,7 @@ def bench(
         SearchError: the pipeline is not the one that the bundle was exported from.
     """
     for name in settings.engines:
-        make_engine(name, settings.device)
+        make_engine(name, settings.device, EngineOptions(threads=settings.threads))
     full = full_bundle(bundle, pipeline, given=settings.full, folder=out / "full", report=report)
     setting = deepcache_setting(bundle.subnet, settings.interval, settings.branch)
     wanted = contenders(

@@ -82,7 +82,7 @@ def test_further_runs_take_the_seeds_that_follow(runner: Runner, tmp_path: Path)
     ]  # fmt: skip
     names = [path.name for each in made for path in each.images]
     assert names == [f"x-{number}.png" for number in range(8)]
-    assert told[0] == ("run 1 of 4, call 1 of 2", 0.125)
+    assert told[:2] == [("run 1 of 4, 2 calls", 0.0), ("run 1 of 4, call 1 of 2", 0.125)]
     assert told[-1] == ("run 4 of 4, call 2 of 2", 1.0)
     expected = runner.run("blue", seed=8)
     np.testing.assert_array_equal(np.load(tmp_path / "x-3.npy"), expected.latents)
