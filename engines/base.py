@@ -124,6 +124,7 @@ class Engine(Protocol):
 
 ENGINES: dict[str, str] = {
     "onnxruntime": "engines.onnxruntime:OnnxRuntime",
+    "openvino": "engines.openvino:OpenVino",
     "tensorrt": "engines.tensorrt:TensorRt",
     "tensorrt-rtx": "engines.tensorrt:TensorRtRtx",
 }
@@ -138,6 +139,23 @@ def make_engine(name: str, device: str, options: EngineOptions = DEFAULTS) -> En
     module, cls = ENGINES[name].split(":")
     engine: Engine = getattr(importlib.import_module(module), cls)(device, options)
     return engine
+
+
+def checked(
+    path: Path, name: str, arrays: Mapping[str, NDArray[Any]], expected: Form
+) -> NDArray[Any]:
+    """The buffer for `name` of the graph at `path`; an engine would read or write past a wrong one."""
+    array = arrays.get(name)
+    if array is None:
+        msg = f"{path.name} has {name!r}, but no buffer was given; export again"
+        raise EngineError(msg)
+    if (array.shape, array.dtype) != expected or not array.flags.c_contiguous:
+        msg = (
+            f"{path.name} takes {name!r} as {expected[1]} {list(expected[0])}, but the buffer is "
+            f"{array.dtype} {list(array.shape)}; give values of that shape"
+        )
+        raise EngineError(msg)
+    return array
 
 
 def _flag(name: str) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engines.base import DEFAULTS, EngineOptions
+from engines.base import DEFAULTS, EngineOptions, checked
 from engines.buffers import NumpyBuffers
 from engines.errors import EngineError
 
@@ -109,10 +109,10 @@ class OnnxRuntimeSession:
         """See `engines.base.Session`."""
         binding = self._session.io_binding()
         for name in self.inputs:
-            array = self._checked(name, inputs, self.inputs[name])
+            array = checked(self._path, name, inputs, self.inputs[name])
             binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         for name in self.outputs:
-            array = self._checked(name, outputs, self.outputs[name])
+            array = checked(self._path, name, outputs, self.outputs[name])
             binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         session = self._session
 
@@ -120,26 +120,6 @@ class OnnxRuntimeSession:
             session.run_with_iobinding(binding)
 
         return run
-
-    def _checked(
-        self,
-        name: str,
-        arrays: Mapping[str, NDArray[Any]],
-        expected: Form,
-    ) -> NDArray[Any]:
-        """The buffer for `name`; the runtime would read or write past one of the wrong size."""
-        array = arrays.get(name)
-        if array is None:
-            msg = f"{self._path.name} has {name!r}, but no buffer was given; export again"
-            raise EngineError(msg)
-        found = (array.shape, array.dtype)
-        if found != expected or not array.flags.c_contiguous:
-            msg = (
-                f"{self._path.name} takes {name!r} as {expected[1]} {list(expected[0])}, but the "
-                f"buffer is {array.dtype} {list(array.shape)}; give values of that shape"
-            )
-            raise EngineError(msg)
-        return array
 
 
 def _form(port: onnxruntime.NodeArg) -> Form:
