@@ -79,6 +79,7 @@ class Contender:
         interval: of full steps, for the DeepCache package.
         branch: likewise.
         threads: that compute; None leaves PyTorch or the engine as many as it takes.
+        calls: of the denoiser, after which a run is broken off; None makes pictures.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Contender:
     interval: int = 0
     branch: int = 0
     threads: int | None = None
+    calls: int | None = None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from dataclasses import dataclass
+from contextlib import suppress
 from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,6 +19,8 @@ from exporter.bundle import Bundle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from engines.runner import Result
 
 SEED = 0
 
@@ -62,6 +64,10 @@ def opened(contender: Contender) -> Runnable:
     return InTorch(bundle, contender)
 
 
+class _EnoughError(Exception):
+    """Breaks off a run whose calls have been timed."""
+
+
 class OnEngine:
     """A bundle on an engine."""
 
@@ -69,29 +75,36 @@ class OnEngine:
         options = EngineOptions(threads=contender.threads)
         self._runner = Runner(bundle, make_engine(contender.engine, contender.device, options))
         self._latents, self._prompt = given_latents(bundle, SEED), bundle.default_prompt
+        self._enough = contender.calls
 
     def run(self) -> Sample:
-        """See `Runnable`; where the loop runs in one piece, its calls are timed in a run of their own."""
+        """See `Runnable`.
+
+        Where the loop runs in one piece, its calls are timed in a run of their own. Where a run is
+        broken off, its first call counts what the prompt takes too.
+        """
         ends: list[float] = []
-        told = self._once(lambda *_: ends.append(time.perf_counter()))
-        first = told.began + told.seconds["condition"]
-        calls = _between([first, *ends])
-        counts = told if self._runner.on_host else self._once(None)
-        return Sample(counts.total, counts.seconds["loop"], calls)
 
-    def _once(self, on_call: Callable[..., None] | None) -> _Once:
+        def tell(number: int, *_: object) -> None:
+            ends.append(time.perf_counter())
+            if number + 1 == self._enough:
+                raise _EnoughError
+
         began = time.perf_counter()
-        result = self._runner.run(self._prompt, latents=self._latents, seed=SEED, on_call=on_call)
-        return _Once(began, time.perf_counter() - began, result.seconds)
+        try:
+            result = self._once(tell)
+        except _EnoughError:
+            return Sample(ends[-1] - began, ends[-1] - began, _between([began, *ends]))
+        total = time.perf_counter() - began
+        calls = _between([began + result.seconds["condition"], *ends])
+        if not self._runner.on_host:
+            began = time.perf_counter()
+            result = self._once(None)
+            total = time.perf_counter() - began
+        return Sample(total, result.seconds["loop"], calls)
 
-
-@dataclass(frozen=True)
-class _Once:
-    """When a run began, what it took, and its parts."""
-
-    began: float
-    total: float
-    seconds: dict[str, float]
+    def _once(self, on_call: Callable[..., None] | None) -> Result:
+        return self._runner.run(self._prompt, latents=self._latents, seed=SEED, on_call=on_call)
 
 
 class InTorch:
@@ -122,7 +135,7 @@ class InTorch:
         self._wait: Callable[[], None] = (
             (lambda: None) if contender.device == "cpu" else torch.cuda.synchronize
         )
-        self._forward = self._prepared(contender)
+        self._forward, self._enough = self._prepared(contender), contender.calls
 
     def _prepared(self, contender: Contender) -> Callable[..., Any]:
         """The denoiser's forward as this contender has it."""
@@ -155,10 +168,12 @@ class InTorch:
             output = self._forward(*args, **kwargs)
             self._wait()
             marks.append(time.perf_counter())
+            if len(marks) - 1 == self._enough:
+                raise _EnoughError
             return output
 
         began = time.perf_counter()
-        with forward_replaced(self._opened.denoiser, timed):
+        with suppress(_EnoughError), forward_replaced(self._opened.denoiser, timed):
             sample(
                 self._opened,
                 self._request,

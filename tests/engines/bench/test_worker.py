@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -53,6 +54,8 @@ def test_every_kind_times_its_calls_and_ends_where_it_should(
 
     with mock.patch.object(reference, "sample", sample):
         told = opened.__wrapped__(contender).run()
+    short = opened.__wrapped__(replace(contender, calls=2)).run()
+    assert len(short.calls) == 2
     assert len(told.calls) == STEPS
     assert 0 < sum(told.calls) <= told.loop * 1.001 < told.total
     if kind is Kind.DEEPCACHE:
