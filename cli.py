@@ -810,9 +810,17 @@ def _print_verified(done: list[Verified], *, as_json: bool) -> None:
 @engine_options
 @click.option("--prompt", help="What to show.")
 @click.option("--label", help="The class to show, by number or name.")
+@click.option(
+    "--prompts", type=PATH, help="A file with a prompt or class per line; pictures get numbers."
+)
 @click.option("--negative", default="", help="What to guide away from.")
 @click.option("--guidance", type=float, help="Guidance scale; default: the bundle's.")
-@click.option("--seed", default=0, show_default=True, help="The same picture as in diffusers.")
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    help="The same picture as in diffusers; further runs for a prompt take those that follow.",
+)
 @click.option(
     "--latents",
     type=PATH,
@@ -829,6 +837,7 @@ def run(
     options: EngineOptions,
     prompt: str | None,
     label: str | None,
+    prompts: Path | None,
     negative: str,
     guidance: float | None,
     seed: int,
@@ -836,40 +845,110 @@ def run(
     save_latents: Path | None,
     out: Path,
     as_json: bool,
-    **shape: int | None,
+    height: int | None,
+    width: int | None,
+    images: int | None,
 ) -> None:
     """Make pictures with a bundle, without PyTorch."""
+    import time
+
     from engines.base import make_engine
-    from engines.pictures import load_latents, require_png, save_latents_to, save_pictures
+    from engines.generate import Order, generate, open_for, prompts_for
+    from engines.pictures import load_latents, require_png
     from engines.runner import Runner
-    from exporter.bundle import Bundle
+    from search.prompts import read_prompts
 
     require_png(out)
-    opened = Bundle.open(bundle, **shape)
-    words = opened.require_prompt(prompt=prompt, label=label)
+    opened = open_for(bundle, height=height, width=width, images=images)
+    listed = None if prompts is None else read_prompts(prompts)
+    order = Order(
+        prompts=prompts_for(opened, prompt=prompt, label=label, listed=listed),
+        images=images or opened.shape.images,
+        seed=seed,
+        negative=negative,
+        guidance=guidance,
+        latents=None if latents is None else load_latents(latents),
+    )
     engine = make_engine(engine_name, device, options)
-    start = None if latents is None else load_latents(latents)
+    began = time.perf_counter()
     with _status() as report:
         report("load graphs")
         runner = Runner(opened, engine)
-        count = len(opened.calls)
-        result = runner.run(
-            words,
-            latents=start,
-            seed=seed,
-            negative=negative,
-            guidance=guidance,
-            on_call=lambda number, *_: report(f"call {number + 1} of {count}"),
-        )
-    paths = save_pictures(result.images, out)
-    if save_latents is not None:
-        save_latents_to(result.latents, save_latents)
+        loaded = time.perf_counter() - began
+        made = generate(runner, order, out, save_latents=save_latents, report=report)
+    paths = [str(path) for each in made for path in each.images]
+    count = len(opened.calls)
+    spent = {name: sum(each.seconds[name] for each in made) for name in made[0].seconds}
     if as_json:
-        record = {"images": [str(path) for path in paths], "calls": count}
-        click.echo(json.dumps({**record, "seconds": result.seconds}))
+        record = {"images": paths, "calls": count, "load_seconds": loaded, "seconds": spent}
+        click.echo(json.dumps({**record, "runs": [each.to_json() for each in made]}))
     else:
-        total = sum(result.seconds.values())
-        click.echo(f"{', '.join(map(str, paths))}: {count} calls, {total:.2f} s")
+        files = ", ".join(paths) if len(paths) < 5 else f"{paths[0]} to {paths[-1]}"
+        times = "" if len(made) == 1 else f"{len(made)} runs of "
+        click.echo(f"{files}: {times}{count} calls, {sum(spent.values()):.2f} s")
+
+
+@command
+@bundle_argument
+@click.option(
+    "--engine",
+    "engines",
+    default="onnxruntime",
+    show_default=True,
+    help="One or several, as in onnxruntime,openvino.",
+)
+@device_option
+@click.option("--pipeline", type=PATH, help="Default: where the bundle was exported from.")
+@click.option(
+    "--against",
+    default="eager,deepcache",
+    show_default=True,
+    help="PyTorch as it is and gated (eager), the DeepCache package, torch.compile (compile).",
+)
+@click.option(
+    "--full", type=PATH, help="The full sampler's bundle; default: export it to OUT/full."
+)
+@click.option("--interval", type=int, help="DeepCache package; default: what the SubNet does.")
+@click.option("--branch", type=int, help="DeepCache package; default: what the SubNet does.")
+@click.option("--repeats", default=5, show_default=True, help="Rounds that count.")
+@click.option("--warmup", default=1, show_default=True, help="Rounds before them.")
+@click.option("--threads", type=int, help="That compute; default: each row's own choice.")
+@click.option("-o", "--out", type=PATH, required=True, help="Directory for figures and plot.")
+@variant_options
+@json_option
+def bench(
+    bundle: Path,
+    engines: str,
+    device: str,
+    pipeline: Path | None,
+    against: str,
+    out: Path,
+    as_json: bool,
+    height: int | None,
+    width: int | None,
+    images: int | None,
+    **options: Any,
+) -> None:
+    """Measure seconds and memory beside PyTorch, all rows in turn in one run."""
+    _quiet_libraries()
+    from engines.bench.records import against_of, names_of
+    from engines.bench.run import Settings
+    from engines.bench.run import bench as run_bench
+    from engines.bench.show import tables, write_bench
+    from exporter.bundle import Bundle
+
+    settings = Settings(
+        engines=names_of(engines), device=device, against=against_of(against), **options
+    )
+    opened = Bundle.open(bundle, height=height, width=width, images=images)
+    with _status() as report:
+        found = run_bench(opened, opened.find_pipeline(pipeline), settings, out=out, report=report)
+    write_bench(found, out)
+    if as_json:
+        click.echo((out / "bench.json").read_text(encoding="utf-8"), nl=False)
+    else:
+        _print_tables(tables(found), 140)
+        click.echo(f"plot: {out / 'bench.png'}")
 
 
 @command

@@ -215,7 +215,35 @@ def test_run_writes_a_picture_and_the_latents(made: Path, tmp_path: Path) -> Non
 def test_run_takes_classes_by_number_and_by_name(made: Path, tmp_path: Path) -> None:
     for label, name in (("1", "number"), ("red square", "name")):
         ok("run", made / "dit", "--label", label, "-o", tmp_path / f"{name}.png")
-    assert (tmp_path / "number.png").read_bytes() == (tmp_path / "name.png").read_bytes()
+    with Image.open(tmp_path / "number.png") as one, Image.open(tmp_path / "name.png") as other:
+        assert one.tobytes() == other.tobytes()
+
+
+def test_run_makes_pictures_of_every_prompt_of_a_file(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("red\n\nblue\n")
+    told = json.loads(
+        ok(
+            "run",
+            made / "bundle",
+            "--prompts",
+            tmp_path / "prompts.txt",
+            "--num-images",
+            2,
+            "--seed",
+            3,
+            "-o",
+            tmp_path / "x.png",
+            "--json",
+        )
+    )
+    assert [(run["prompt"], run["seed"]) for run in told["runs"]] == [
+        ("red", 3), ("red", 4), ("blue", 3), ("blue", 4),
+    ]  # fmt: skip
+    assert told["images"] == [str(tmp_path / f"x-{number}.png") for number in range(4)]
+    assert [len(run["call_seconds"]) for run in told["runs"]] == [told["calls"]] * 4
+    printed = ok("run", made / "bundle", "--prompt", "blue", "--seed", 4, "-o", tmp_path / "y.png")
+    assert re.match(rf"{re.escape(str(tmp_path / 'y.png'))}: \d+ calls, [\d.]+ s", printed)
+    assert (tmp_path / "y.png").read_bytes() == (tmp_path / "x-3.png").read_bytes()
 
 
 def test_verify_exits_0_and_writes_a_report(made: Path, tmp_path: Path) -> None:
@@ -350,6 +378,17 @@ BAD = [
         "run {bundle} --prompt x --height 16 -o {out}.png",
         "has no variant for height 16; it makes 24 x 24 with 1 image; take one of these, or",
     ),
+    (
+        "run {bundle} --prompts {subnet} --prompt x -o {out}.png",
+        "prompts are given twice; leave out --prompts",
+    ),
+    (
+        "run {bundle} --prompts {out} -o {out}.png",
+        "cannot read prompts from",
+    ),
+    ("bench {bundle} -o {out} --repeats 0", "--repeats is 0; give 1 or more"),
+    ("bench {bundle} -o {out} --engine ,", "no engine is named"),
+    ("bench {bundle} -o {out} --against jax", "cannot compare with ['jax']"),
     ("inspect {subnet} --num-images 2", "a SubNet has one shape; give --height"),
     ("run {changed} --prompt x -o {out}.png", "is not the file that was exported: its SHA-256"),
     (
