@@ -59,6 +59,7 @@ def search_keeps(
         found = [
             _by_hand(pipeline, whole, method, replace(options, keep=keep), cost) for keep in keeps
         ]
+    found = [skipping(subnet, pipeline.removed) for subnet in found]
     if not fits:
         return found
     from search.fitting.fit import fit_subnets
@@ -152,7 +153,8 @@ def search(
     Raises:
         SearchError: unknown method, or options that do not fit the pipeline.
     """
-    return _by_hand(pipeline, full(pipeline, options), method, options, cost)
+    made = _by_hand(pipeline, full(pipeline, options), method, options, cost)
+    return skipping(made, pipeline.removed)
 
 
 def _by_hand(
@@ -206,7 +208,7 @@ def _whole(
         noise_shape=traced.noise_shape,
     )
     row = (Action.RUN,) * len(traced.topology.blocks)
-    return SubNet(
+    whole = SubNet(
         binding=binding,
         granularity=granularity,
         topology=traced.topology,
@@ -215,6 +217,7 @@ def _whole(
         full_calls=len(binding.timesteps),
         method="full",
     )
+    return skipping(whole, pipeline.removed)
 
 
 def resized(pipeline: Pipeline, subnet: SubNet, size: tuple[int, int]) -> SubNet:
@@ -262,6 +265,24 @@ def _require_size(
             f"of {made[0] // noise_shape[1]}"
         )
         raise SearchError(msg)
+
+
+def skipping(subnet: SubNet, removed: Sequence[str]) -> SubNet:
+    """The same, saying SKIP where a removed block would run: that is all it can do.
+
+    What such a block emitted earlier may still be reused.
+    """
+    if not removed:
+        return subnet
+    gone = [name in removed for name in subnet.topology.blocks]
+    rows = tuple(
+        tuple(
+            Action.SKIP if out and action is not Action.REUSE else action
+            for action, out in zip(row, gone, strict=True)
+        )
+        for row in subnet.actions
+    )
+    return replace(subnet, actions=rows)
 
 
 def fewer_steps(pipeline: Pipeline, whole: SubNet, keep: float) -> SubNet:

@@ -26,7 +26,8 @@ from search.dipgo.gates import DELTA, REUSE, RUN, Carry, GatedStep, Template
 from search.errors import SearchError
 from search.model.family import Request
 from search.model.recording import DenoiserCall, record_call
-from search.model.reference import base_of, forward_replaced
+from search.model.reference import forward_replaced
+from search.model.removed import base_of
 from search.model.trace import tensors_of
 from search.subnet import Action
 

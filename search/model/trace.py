@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,6 +14,13 @@ from torch.utils import _pytree as pytree
 
 from search.model.cost import attention_products, count_macs
 from search.model.recording import DenoiserCall, path_name, record_call
+from search.model.removed import (
+    build_denoiser,
+    first_tensor,
+    is_removed,
+    removed_of,
+    shortcut_of,
+)
 from search.names import GUIDANCE, SAMPLE, TIMESTEP
 from search.subnet import Granularity
 from search.topology import Port, Segment, Topology
@@ -75,10 +81,12 @@ def trace(
     samples, *latent_shape = call.sample.shape
     family = pipeline.family
     with FakeTensorMode(), torch.no_grad():
-        denoiser = type(pipeline.denoiser).from_config(pipeline.denoiser.config).eval()
+        config = pipeline.denoiser.config
+        denoiser = build_denoiser(type(pipeline.denoiser), config, family)
         _convert(denoiser, dtype)
+        blocks = list(dict.fromkeys([*family.blocks(denoiser, granularity), *removed_of(config)]))
         outputs: dict[_Output, int] = {}
-        step = _Step(denoiser, family, call, family.blocks(denoiser, granularity), outputs, dtype)
+        step = _Step(denoiser, family, call, blocks, outputs, dtype)
         inputs = {
             SAMPLE: torch.empty(samples // (2 if call.guided else 1), *latent_shape),
             TIMESTEP: torch.empty(()),
@@ -191,30 +199,19 @@ def _watch(
         del module, args
         through[:] = [output]
 
-    def keep(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    def keep(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         emitted[name] = tensors_of(output)
         base = through[0] if through else first_tensor(module, args, kwargs)
         if base is not None and [t.shape for t in emitted[name]] == [base.shape]:
             bases[name] = base
+        if not is_removed(module):
+            return None
+        # What a block around it hands on is that block's own.
+        return pytree.tree_map_only(Tensor, lambda tensor: tensor.view_as(tensor), output)
 
     yield module.register_forward_hook(keep, with_kwargs=True)
     if shortcut is not None:
         yield shortcut.register_forward_hook(keep_shortcut)
-
-
-def shortcut_of(module: nn.Module) -> nn.Module | None:
-    """The convolution that a block's input takes past the block, if there is one."""
-    shortcut = getattr(module, "conv_shortcut", None)
-    resampled = getattr(module, "upsample", None) or getattr(module, "downsample", None)
-    return shortcut if isinstance(shortcut, nn.Module) and resampled is None else None
-
-
-def first_tensor(
-    module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> Tensor | None:
-    """The first tensor among the arguments of a block: the input that it works on."""
-    arguments = inspect.signature(type(module).forward).bind(module, *args, **kwargs).arguments
-    return next(iter(tensors_of(tuple(arguments.values())[1:])), None)
 
 
 def tensors_of(output: Any) -> list[Tensor]:

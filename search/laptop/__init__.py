@@ -1,0 +1,1 @@
+"""LAPTOP-Diff: one-shot layer pruning, and distillation of what is left."""
