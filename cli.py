@@ -425,6 +425,81 @@ def frontier(
 
 
 @command
+@pipeline_argument
+@click.argument("subnet", type=PATH)
+@click.option("-o", "--out", type=PATH, required=True, help="The pipeline directory to make.")
+@click.option(
+    "--data",
+    type=PATH,
+    required=True,
+    help="A folder of pictures with captions, see docs/laptop.md.",
+)
+@click.option(
+    "--loss", default="normalized", show_default=True, help="normalized, plain or output."
+)
+@click.option(
+    "--features", default="layer", show_default=True, help="To compare: of layer, branch or stage."
+)
+@click.option("--iterations", default=2000, show_default=True)
+@click.option("--minutes", type=float, help="Make only the iterations that fit in this time.")
+@click.option("--batch", default=32, show_default=True, help="Pictures at once, per process.")
+@click.option("--accumulate", default=1, show_default=True, help="Batches per iteration.")
+@click.option("--learning-rate", default=5e-4, show_default=True)
+@click.option("--task-weight", default=1.0, show_default=True)
+@click.option("--output-weight", default=1.0, show_default=True)
+@click.option("--feature-weight", default=1.0, show_default=True)
+@click.option("--drop", default=0.1, show_default=True, help="Share without their captions.")
+@click.option("--ema", default=0.995, show_default=True, help="Of the averaged weights.")
+@click.option("--precision", default="no", show_default=True, help="no (float32), bf16 or fp16.")
+@click.option("--save-every", default=200, show_default=True, help="Iterations per checkpoint.")
+@click.option("--seed", default=0, show_default=True, help="Of all that is drawn.")
+@click.option("--run", "folder", type=PATH, help="For log and checkpoints; default: OUT.run.")
+@click.option("--resume", is_flag=True, help="Go on from what is in --run.")
+@device_option
+@json_option
+def distill(
+    pipeline: Path,
+    subnet: Path,
+    out: Path,
+    data: Path,
+    loss: str,
+    features: str,
+    folder: Path | None,
+    resume: bool,
+    device: str,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Take the blocks that SUBNET skips out of a pipeline for good, and train what is left."""
+    _quiet_libraries()
+    from search.laptop.distill import distill as run
+    from search.laptop.distill_data import read_folder
+    from search.laptop.distill_recipe import Recipe, loss_of
+    from search.model.pipeline import require_device
+    from search.options import granularity_of
+    from search.subnet import SubNet
+
+    recipe = Recipe(loss=loss_of(loss), features=granularity_of(features), **options)
+    require_device(device)
+    with _status() as report:
+        done = run(
+            pipeline,
+            SubNet.load(subnet),
+            read_folder(data),
+            recipe,
+            out,
+            folder=folder or out.with_name(f"{out.name}.run"),
+            resume=resume,
+            device=device,
+            report=report,
+        )
+    if as_json:
+        click.echo(json.dumps(done.to_json()))
+    else:
+        click.echo(f"{out}: {done.line()}")
+
+
+@command
 @click.argument("source", type=PATH)
 @click.option("-o", "--out", type=PATH, required=True, help="The SubNet to write, a JSON file.")
 @click.option(

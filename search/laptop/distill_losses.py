@@ -12,21 +12,21 @@ from torch import Tensor, nn
 from search.laptop.distill_recipe import Loss
 from search.model.removed import is_removed, outermost
 from search.model.trace import tensors_of
-from search.subnet import Granularity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from search.model.family import Family
+    from search.subnet import Granularity
 
 Features = dict[str, list[Tensor]]
 
 
-def surviving_layers(student: nn.Module, family: Family) -> list[str]:
-    """The layers whose outputs are compared: those in no other layer that were not removed."""
+def surviving_blocks(student: nn.Module, family: Family, granularity: Granularity) -> list[str]:
+    """The blocks whose outputs are compared: those in no other block that were not removed."""
     return [
         name
-        for name in outermost(family.blocks(student, Granularity.LAYER))
+        for name in outermost(family.blocks(student, granularity))
         if not is_removed(student.get_submodule(name))
     ]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from search.errors import SearchError
-from search.subnet import Action
+from search.subnet import Action, Granularity
 
 if TYPE_CHECKING:
     from search.subnet import SubNet
@@ -34,6 +34,7 @@ class Recipe:
 
     Attributes:
         loss: which terms there are.
+        features: the outputs of which blocks are compared.
         iterations: of the optimiser.
         minutes: a limit; the iterations that fit in it are counted after a few of them. None is none.
         batch: pictures per process and accumulated part.
@@ -55,6 +56,7 @@ class Recipe:
     """
 
     loss: Loss = Loss.NORMALIZED
+    features: Granularity = Granularity.LAYER
     iterations: int = 2000
     minutes: float | None = None
     batch: int = 32

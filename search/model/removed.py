@@ -119,7 +119,6 @@ def _empty(module: nn.Module) -> None:
     module.__class__ = _emptied(type(module))
 
 
-@functools.cache
 def _emptied(cls: type[nn.Module]) -> type[nn.Module]:
     """A class of the same name and signature whose `forward` does nothing."""
 

@@ -26,7 +26,7 @@ from search.subnet import Granularity
 from search.topology import Port, Segment, Topology
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
 
     from torch.export import ExportedProgram
     from torch.fx import Node
