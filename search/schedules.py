@@ -91,6 +91,10 @@ def _pairs_and_samplers(blocks: Sequence[str]) -> dict[int, list[str]]:
         parts = name.split(".")
         if parts[0] == "up_blocks" and len(parts) == 4:
             ups.setdefault(int(parts[1]), []).append(name)
+    for stage, names in ups.items():
+        # A removed ResNet stands beside the attention that its pair is gated at.
+        if any("attentions" in name for name in names):
+            ups[stage] = [name for name in names if "resnets" not in name]
     if not ups:
         msg = (
             "DeepCache needs a U-Net at branch granularity (blocks like 'up_blocks.3.attentions.1'), "

@@ -134,6 +134,9 @@ class SuperNet:
         if Action.DELTA in choices:
             able = full.topology.deltas
             self.allowed[:, DELTA] = torch.tensor([i in able for i in range(len(names))])
+        # A removed block is its own SKIP: RUN and nothing else.
+        gone = [action is Action.SKIP for action in full.actions[0]]
+        self.allowed[torch.tensor(gone), 1:] = False
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -1,1 +1,1 @@
-"""LAPTOP-Diff: one-shot layer pruning, and distillation of what is left."""
+"""LAPTOP-Diff: which layers a denoiser can do without at all steps, and what removing them costs."""
