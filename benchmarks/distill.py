@@ -193,7 +193,9 @@ def main(
     """
     torch.set_num_threads(1)
     file = RESULTS / f"distill-{name}{suffix}.json"
-    result: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {"before": {}, "runs": {}}
+    result: dict[str, Any] = (
+        json.loads(file.read_text()) if file.is_file() else {"before": {}, "runs": {}}
+    )
     ground, teacher = prepare(name, count)
     draws = training_data(name, ground.pipeline, work / f"data-{name}")
     for seed in map(int, seeds.split(",")):

@@ -27,6 +27,8 @@ METADATA = "metadata.jsonl"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 CAPTION_KEYS = ("text", "caption", "prompt", "label")
 ENCODED_AT_ONCE = 32
+GUIDED = 5.0
+"""A guidance scale with which a pipeline makes both halves, if it makes any."""
 CAPTIONS_KEPT = 4096
 """How many encoded captions stay in memory."""
 
@@ -150,14 +152,10 @@ class Conditions:
     def __init__(self, pipeline: Pipeline, size: tuple[int, int]) -> None:
         self._pipeline, self._size = pipeline, size
         prompt = pipeline.family.default_prompt
-        self._call = self._record(prompt, 1.0)
-        guided = self._record(prompt, 5.0)
-        alone = self._call.conditions
-        self._per_picture = frozenset(
-            name
-            for name in alone
-            if guided.guided and len(guided.conditions[name]) == 2 * len(alone[name])
-        ) or frozenset(alone)
+        self._call = self._record((prompt,), 1.0)
+        alone, twice = self._call.conditions, self._record((prompt,) * 2, 1.0).conditions
+        self._per_picture = [name for name in alone if len(twice[name]) == 2 * len(alone[name])]
+        guided = self._record((prompt,), GUIDED)
         self._without = self._other_half(guided) if guided.guided else None
         # Each caption is encoded on its own, so that it does not matter what stood beside it.
         self.of = lru_cache(maxsize=CAPTIONS_KEPT)(self._of)
@@ -167,11 +165,11 @@ class Conditions:
         """Whether there is such a thing as no caption."""
         return self._without is not None
 
-    def _record(self, prompt: str, guidance: float) -> DenoiserCall:
-        return record_call(self._pipeline, Request((prompt,), 2, guidance).sized(self._size))
+    def _record(self, prompts: tuple[str, ...], guidance: float) -> DenoiserCall:
+        return record_call(self._pipeline, Request(prompts, 2, guidance).sized(self._size))
 
     def _of(self, caption: str) -> dict[str, Tensor]:
-        found = self._record(caption, 1.0).conditions
+        found = self._record((caption,), 1.0).conditions
         return {name: found[name] for name in self._per_picture}
 
     def _other_half(self, guided: DenoiserCall) -> dict[str, Tensor]:

@@ -75,9 +75,7 @@ def skipping_by_table(path: Path, removed: tuple[str, ...]) -> tuple[SubNet, ...
 def final_latents(path: Path, subnet: SubNet | None = None) -> torch.Tensor:
     pipeline = open_pipeline(path)
     request = Request((pipeline.family.default_prompt,), STEPS, 3.0)
-    return sample(
-        pipeline, request, subnet, generator=torch.Generator().manual_seed(0)
-    ).latents[-1]
+    return sample(pipeline, request, subnet, generator=torch.Generator().manual_seed(0)).latents[-1]
 
 
 def test_it_computes_what_a_subnet_of_skips_does(
@@ -117,9 +115,7 @@ def test_weights_are_gone_from_the_directory(
     assert not any(key in part.weights for key in gone)
 
 
-def test_it_is_another_pipeline(
-    pipelines: Callable[[str], Path], name: str, pruned: Path
-) -> None:
+def test_it_is_another_pipeline(pipelines: Callable[[str], Path], name: str, pruned: Path) -> None:
     assert open_pipeline(pruned).fingerprint == open_pipeline(pruned, weights=False).fingerprint
     assert open_pipeline(pruned).fingerprint != open_pipeline(pipelines(name)).fingerprint
 
@@ -182,9 +178,7 @@ def test_deepcache_counts_only_its_own_branches(
 def test_the_gradient_search_gives_skip_and_reuse(
     pipelines: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    pruned = make(
-        pipelines("three-levels"), ("mid_block.resnets.1",), tmp_path / "pruned"
-    )
+    pruned = make(pipelines("three-levels"), ("mid_block.resnets.1",), tmp_path / "pruned")
     options = Options(steps=4, granularity=Granularity.STAGE, recipe="paper", iterations=1)
     [found] = search_keeps(open_pipeline(pruned), "dip-go", options, [0.6])
     gone = found.topology.blocks.index("mid_block.resnets.1")
