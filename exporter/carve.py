@@ -79,6 +79,7 @@ def _remove_boundaries(graph: ir.Graph) -> None:
             raise ValueError(msg)
         if after.is_graph_output() and (before.is_graph_input() or before.is_graph_output()):
             node.domain, node.op_type = "", "Identity"
+            node.attributes.clear()
             continue
         ir.convenience.replace_all_uses_with(after, before, replace_graph_outputs=True)
         graph.remove(node, safe=True)
