@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from search.errors import SearchError
 from search.laptop.knapsack import choose
-from search.laptop.layers import Layers, layers_of
+from search.laptop.layers import Layers, constant, layers_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from search.schedules import Cost
     from search.subnet import SubNet
 
+LATER = 100.0
+"""By how much a later group of layers is dearer than the one before."""
 VARIANTS = ("base", "small", "tiny")
 """Of BK-SDM, each removing more than the one before."""
 BLOCK = re.compile(r"(?:[a-z_]*)blocks\.(\d+)$")
@@ -59,7 +61,7 @@ def bk_sdm(full: SubNet, variant: str) -> SubNet:
         SearchError: an unknown variant, or a denoiser of another structure.
     """
     if variant not in VARIANTS:
-        msg = f"there is no variant {variant!r} of BK-SDM; choose one of {', '.join(VARIANTS)}"
+        msg = f"there is no variant {variant!r} of BK-SDM; choose one of {', '.join(VARIANTS)}, or keep"
         raise SearchError(msg)
     layers = layers_of(full)
     groups = _bk_sdm_groups(layers)
@@ -74,7 +76,9 @@ def with_depths(full: SubNet, name: str) -> SubNet:
         SearchError: a denoiser of another structure than SDXL.
     """
     layers = layers_of(full)
-    _require_structure(_depths(layers) == SDXL, name, "SDXL's U-Net, which has the depths 2, 2 and 10")
+    _require_structure(
+        _depths(layers) == SDXL, name, "SDXL's U-Net, which has the depths 2, 2 and 10"
+    )
     wanted = DEPTHS[name]
     kept = _kept_by_stage(layers, wanted)
     chosen = {
@@ -87,28 +91,40 @@ def with_depths(full: SubNet, name: str) -> SubNet:
     return layers.without(layers.outermost(chosen), name)
 
 
-def removed_by_hand(full: SubNet, keep: float, cost: Cost) -> SubNet:
-    """The rule of thumb at any budget: BK-SDM's order on U-Nets, every second block on transformers.
+def bk_sdm_order(full: SubNet, keep: float, cost: Cost) -> SubNet:
+    """BK-SDM's order at any budget: base, then small, then tiny, then the rest of the deeper stages.
 
     Args:
-        full: of a U-Net or of a transformer with a list of blocks, at layer granularity.
-        keep: the fraction of `cost` that may remain; BK-SDM's base layers go first, then the middle,
-            then the innermost stages, then the rest of the deeper stages.
+        full: of a U-Net, at layer granularity.
+        keep: the fraction of `cost` that may remain.
         cost: of a SubNet, as a fraction of the full sampler's.
 
     Raises:
-        SearchError: neither structure, or a budget that the rule does not reach.
+        SearchError: another structure, or a budget beyond all these layers.
     """
     layers = layers_of(full)
-    if any(name.startswith("down_blocks.") for name in layers.names):
-        groups = [*_bk_sdm_groups(layers), _deeper(layers)]
-        what = "bk-sdm"
-    else:
-        groups, what = _alternate(layers), "every second block"
+    groups = [*_bk_sdm_groups(layers), _deeper(layers)]
+    return _in_order(layers, groups, keep, cost, "bk-sdm order")
+
+
+def every_second(full: SubNet, keep: float, cost: Cost) -> SubNet:
+    """The rule of thumb for transformers: every second block, then the others but the first.
+
+    Arguments and errors are those of `bk_sdm_order`.
+    """
+    layers = layers_of(full)
+    return _in_order(layers, _alternate(layers), keep, cost, "every-second")
+
+
+def _in_order(
+    layers: Layers, groups: Sequence[frozenset[int]], keep: float, cost: Cost, what: str
+) -> SubNet:
+    """Groups of layers removed one after the other until `keep` of the cost remains."""
     rank = {layer: number for number, group in reversed([*enumerate(groups)]) for layer in group}
-    shares = layers.shares(cost)
+    shares = layers.shares(constant(cost))
     usable = [share if i in rank else 0.0 for i, share in enumerate(shares)]
-    scores = [share * 10.0 ** rank.get(i, 0) for i, share in enumerate(shares)]
+    # A later group counts so much that nothing of it goes while an earlier one is enough.
+    scores = [share * LATER ** rank.get(i, 0) for i, share in enumerate(shares)]
     chosen = choose(layers.ends, usable, scores, keep=keep)
     return layers.without(chosen, f"{what} keep {keep:g}")
 
@@ -125,8 +141,12 @@ def _bk_sdm_groups(layers: Layers) -> list[frozenset[int]]:
     _require_structure(
         fits, "bk-sdm", "a U-Net with two layers per stage on the way down and three on the way up"
     )
-    base = _matching(layers, lambda n: bool(re.match(r"(down|up)_blocks\.\d+\.(resnets|attentions)\.1$", n)))
-    middle = _matching(layers, lambda n: bool(re.match(r"mid_block\.(resnets|attentions)\.\d+$", n)))
+    base = _matching(
+        layers, lambda n: bool(re.match(r"(down|up)_blocks\.\d+\.(resnets|attentions)\.1$", n))
+    )
+    middle = _matching(
+        layers, lambda n: bool(re.match(r"mid_block\.(resnets|attentions)\.\d+$", n))
+    )
     inner = rf"(down_blocks\.{downs[-1]}|up_blocks\.{ups[0]})\.(resnets|attentions)\.\d+$"
     return [base, middle, _matching(layers, lambda n: bool(re.match(inner, n)))]
 
@@ -144,7 +164,9 @@ def _deeper(layers: Layers) -> frozenset[int]:
 def _alternate(layers: Layers) -> list[frozenset[int]]:
     """Of a list of transformer blocks the second, fourth, ..., and then the others but the first."""
     numbers = {int(found[1]): i for i, n in enumerate(layers.names) if (found := BLOCK.match(n))}
-    _require_structure(len(numbers) > 1, "every second block", "a transformer with a list of blocks")
+    _require_structure(
+        len(numbers) > 1, "every second block", "a transformer with a list of blocks"
+    )
     odd = frozenset(i for block, i in numbers.items() if block % 2)
     return [odd, frozenset(i for block, i in numbers.items() if block and not block % 2)]
 
@@ -161,9 +183,7 @@ def _depths(layers: Layers) -> Depths:
 
 def _in_stage(layers: Layers, stage: str) -> tuple[int, ...]:
     count = _parts(layers, f"{stage}.attentions")
-    return tuple(
-        _parts(layers, f"{stage}.attentions.{i}.transformer_blocks") for i in range(count)
-    )
+    return tuple(_parts(layers, f"{stage}.attentions.{i}.transformer_blocks") for i in range(count))
 
 
 def _kept_by_stage(layers: Layers, wanted: Depths) -> dict[str, int]:
@@ -191,7 +211,9 @@ def _matching(layers: Layers, fits: Callable[[str], bool]) -> frozenset[int]:
     return frozenset(i for i, name in enumerate(layers.names) if fits(name))
 
 
-def _require_structure(fits: bool, what: str, wanted: str) -> None:  # noqa: FBT001
+def _require_structure(fits: bool, what: str, wanted: str) -> None:
     if not fits:
-        msg = f"{what} is made for {wanted}; this denoiser is built otherwise: choose another method"
+        msg = (
+            f"{what} is made for {wanted}; this denoiser is built otherwise: choose another method"
+        )
         raise SearchError(msg)

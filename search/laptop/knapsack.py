@@ -84,9 +84,7 @@ def choose(
     return _chosen(walked, int(np.argmin(np.where(fits, walked[-1].score, np.inf))))
 
 
-def _walk(
-    ends: Sequence[int], weights: Numbers, scores: NDArray[np.float64]
-) -> list[_States]:
+def _walk(ends: Sequence[int], weights: Numbers, scores: NDArray[np.float64]) -> list[_States]:
     """The states before each layer, and behind the last."""
     count = len(ends)
     arriving: list[list[_States]] = [[] for _ in range(count + 1)]

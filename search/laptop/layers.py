@@ -69,6 +69,10 @@ class Layers:
             method,
         )
 
+    def once_without(self, chosen: Iterable[int]) -> SubNet:
+        """The same for one step."""
+        return once(self.without(chosen))
+
     def skipped_in(self, subnet: SubNet) -> frozenset[int]:
         """The layers that a SubNet skips at every step."""
         columns = zip(*subnet.actions, strict=True)

@@ -1,8 +1,8 @@
-"""The output loss: how far the denoiser's predictions move when layers are removed."""
+"""What the denoiser predicts without some of its layers, and the output loss made of it."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,42 +25,65 @@ ELEMENTS = 2**14
 """Of the latents of one call of the denoiser, if not one sample alone has more."""
 
 
-class OutputLoss:
-    """Mean squared change of the predictions on K tuples, both halves of guidance for themselves.
+@dataclass(frozen=True)
+class Predicted:
+    """What one call of the denoiser predicts.
 
-    What stands before the first removed layer is computed once per tuple: sets of layers are taken by
+    Attributes:
+        part: of the inputs.
+        whole: with all layers, `[halves, B, ...]`.
+        without: per set of layers, without them, `[sets, halves, B, ...]`.
+    """
+
+    part: slice
+    whole: Tensor
+    without: Tensor
+
+
+class Predictions:
+    """Predictions for K inputs, both halves of guidance for themselves, without sets of layers.
+
+    What stands before the first removed layer is computed once per input: sets of layers are taken by
     their first one, last first, and all before it is reused from the call that runs everything.
     """
 
-    def __init__(self, pipeline: Pipeline, layers: Layers, tuples: Tuples) -> None:
-        """The pipeline has its weights loaded."""
-        self.pipeline, self.layers, self.tuples = pipeline, layers, tuples
-        size = max(1, ELEMENTS // tuples.latents[0].numel())
-        self._calls = [
-            self._call(slice(start, start + size)) for start in range(0, len(tuples), size)
-        ]
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        layers: Layers,
+        latents: Tensor,
+        timesteps: Tensor,
+        prompts: Sequence[str],
+    ) -> None:
+        """The pipeline has its weights loaded; latents `[K, C, H, W]`, timesteps `[K]`."""
+        self.pipeline, self.layers = pipeline, layers
+        self.latents, self.timesteps, self.prompts = latents, timesteps, tuple(prompts)
+        size = max(1, ELEMENTS // latents[0].numel())
+        parts = [slice(start, start + size) for start in range(0, len(latents), size)]
+        self._calls = [(part, *self._call(part)) for part in parts]
 
-    def __call__(self, removed: Sequence[AbstractSet[int]]) -> Tensor:
-        """Per set of layers and tuple, the loss of removing them, `[len(removed), K]`."""
-        return torch.cat([_squared(moved) for moved in self.changes(removed)], dim=1)
-
-    def changes(self, removed: Sequence[AbstractSet[int]]) -> Iterator[Tensor]:
-        """Per call and set of layers, how the predictions move, `[len(removed), halves, B, ...]`."""
-        firsts = [min((self.layers.blocks[layer] for layer in one), default=-1) for one in removed]
+    def __call__(self, removed: Sequence[AbstractSet[int]]) -> Iterator[Predicted]:
+        """Call by call, the predictions without each of these sets of layers."""
+        blocks = self.layers.blocks
+        firsts = [min((blocks[layer] for layer in one), default=-1) for one in removed]
         order = sorted(range(len(removed)), key=lambda i: -firsts[i])
         subnet = self._rows([removed[i] for i in order])
         place = torch.tensor(order).argsort()
         with torch.no_grad(), gated(self.pipeline.denoiser, subnet):
-            for arguments, channels, halves in self._calls:
-                whole, *found = (
-                    self._predict(arguments, channels).clone() for _ in range(len(removed) + 1)
-                )
-                moved = torch.stack(found)[place.to(whole.device)] - whole
-                yield moved.unflatten(1, (halves, -1)).cpu()
+            for part, arguments, halves in self._calls:
+                rows = [self._predict(arguments).cpu() for _ in range(len(removed) + 1)]
+                made = _halved(torch.stack(rows), 1, halves)
+                yield Predicted(part, made[0], made[1:][place])
 
-    def _predict(self, arguments: dict[str, object], channels: int) -> Tensor:
+    def whole(self) -> Iterator[tuple[slice, Tensor]]:
+        """Call by call, the part of the inputs and `[halves, B, ...]` with all layers; differentiable."""
+        for part, arguments, halves in self._calls:
+            yield part, _halved(self._predict(arguments), 0, halves)
+
+    def _predict(self, arguments: dict[str, object]) -> Tensor:
+        """`[halves * B, ...]`."""
         raw = self.pipeline.denoiser(**arguments)[0]
-        return self.pipeline.family.predict(raw, channels, None)
+        return self.pipeline.family.predict(raw, self.latents.shape[1], None)
 
     def _rows(self, removed: Sequence[AbstractSet[int]]) -> SubNet:
         """Everything, then each of these sets, as the steps of one SubNet."""
@@ -78,24 +101,43 @@ class OutputLoss:
         binding = replace(full.binding, timesteps=full.binding.timesteps[:1] * len(rows))
         return replace(full, binding=binding, actions=tuple(rows), fitted=None)
 
-    def _call(self, part: slice) -> tuple[dict[str, object], int, int]:
-        """The denoiser's arguments for some tuples, the channels of their latents, and the halves."""
+    def _call(self, part: slice) -> tuple[dict[str, object], int]:
+        """The denoiser's arguments for a part of the inputs, and how many halves there are."""
         family, full = self.pipeline.family, self.layers.full
         device = self.pipeline.denoiser.device
-        sample = self.tuples.latents[part].to(device)
-        request = Request(self.tuples.prompts[part], steps=2, guidance=full.guidance)
+        sample = self.latents[part].to(device)
+        request = Request(self.prompts[part], steps=2, guidance=full.guidance)
         size = self.pipeline.size(full.binding.noise_shape)
         call: DenoiserCall = record_call(self.pipeline, request.sized(size))
         halves = 2 if call.guided else 1
-        told = self.tuples.timesteps[part].to(device, torch.float32) / call.unit
+        told = self.timesteps[part].to(device, torch.float32) / call.unit
         arguments = {
             **call.arguments,
             family.sample: torch.cat([sample] * halves),
             family.timestep: torch.cat([told] * halves),
         }
-        return arguments, sample.shape[1], halves
+        return arguments, halves
 
 
-def _squared(moved: Tensor) -> Tensor:
-    """Changes `[sets, halves, B, ...]` -> their mean square, `[sets, B]`."""
-    return moved.square().flatten(3).mean(dim=(1, 3))
+def _halved(predictions: Tensor, dim: int, halves: int) -> Tensor:
+    """`[..., halves * B, ...]` -> `[..., halves, B, ...]`."""
+    shape = predictions.shape
+    return predictions.reshape(*shape[:dim], halves, -1, *shape[dim + 1 :])
+
+
+class OutputLoss:
+    """Mean squared change of the predictions on the tuples (LAPTOP-Diff's criterion)."""
+
+    def __init__(self, pipeline: Pipeline, layers: Layers, tuples: Tuples) -> None:
+        """The pipeline has its weights loaded."""
+        self._predictions = Predictions(
+            pipeline, layers, tuples.latents, tuples.timesteps, tuples.prompts
+        )
+
+    def __call__(self, removed: Sequence[AbstractSet[int]]) -> Tensor:
+        """Per set of layers, the loss of removing them, `[len(removed)]`."""
+        each = [
+            (predicted.without - predicted.whole).square().flatten(3).mean(dim=(1, 3))
+            for predicted in self._predictions(removed)
+        ]
+        return torch.cat(each, dim=1).mean(dim=1)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from search.model.pipeline import Pipeline
     from search.subnet import SubNet
 
+TENSORS = ("latents", "timesteps", "final")
 PICTURES = 16
 """At most so many runs of the full sampler are drawn from."""
 
@@ -29,13 +30,15 @@ class Tuples:
     """K inputs of the denoiser.
 
     Attributes:
-        latents: `[K, C, H, W]`.
+        latents: on the way of the sampler, `[K, C, H, W]`.
         timesteps: as the scheduler has them, `[K]`.
+        final: the latents that way ends with, `[K, C, H, W]`.
         prompts: K of them; with guidance each stands for two inputs, with the prompt and without.
     """
 
     latents: Tensor
     timesteps: Tensor
+    final: Tensor
     prompts: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -44,7 +47,7 @@ class Tuples:
     def save(self, path: Path) -> None:
         """Write them, whole or not at all."""
         metadata = {str(i): prompt for i, prompt in enumerate(self.prompts)}
-        tensors = {"latents": self.latents.contiguous(), "timesteps": self.timesteps}
+        tensors = {name: getattr(self, name).contiguous() for name in TENSORS}
         write_atomically(path, save(tensors, metadata))
 
     @staticmethod
@@ -56,7 +59,7 @@ class Tuples:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
         prompts = tuple(metadata[str(i)] for i in range(len(tensors["timesteps"])))
-        return Tuples(tensors["latents"], tensors["timesteps"], prompts)
+        return Tuples(**{name: tensors[name] for name in TENSORS}, prompts=prompts)
 
 
 def draw_tuples(
@@ -99,5 +102,6 @@ def draw_tuples(
     return Tuples(
         latents=runs.latents[at, torch.from_numpy(chosen)].cpu(),
         timesteps=runs.timesteps[at].cpu(),
+        final=runs.final[torch.from_numpy(chosen)].cpu(),
         prompts=tuple(texts[i] for i in chosen),
     )
