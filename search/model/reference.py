@@ -17,7 +17,7 @@ from search.errors import SearchError
 from search.liveness import Unrolled, unroll
 from search.model.recording import record_call
 from search.model.scheduler import CourseScheduler, TableScheduler, add_noise, noise_drawn_by
-from search.model.trace import first_tensor, shortcut_of, tensors_of
+from search.model.trace import first_tensor, is_branch, shortcut_of, tensors_of
 from search.subnet import Action
 
 if TYPE_CHECKING:
@@ -259,6 +259,8 @@ def base_of(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -
     if entered is None:
         msg = f"a {type(module).__name__} was called without a tensor"
         raise ValueError(msg)
+    if is_branch(module):
+        return torch.zeros_like(entered)
     return entered if shortcut is None else cast("Tensor", shortcut(entered))
 
 

@@ -21,6 +21,7 @@ from search.topology import Port, Segment, Topology
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from torch.export import ExportedProgram
     from torch.fx import Node
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
     from search.model.family import Family, Request
     from search.model.pipeline import Pipeline
+
+BRANCHES = frozenset({"Attention", "FluxAttention", "FeedForward"})
+"""Classes of blocks behind which there is a residual connection."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class Trace:
         topology: what the program says about the blocks.
         port_outputs: per port of the topology, which output of the program it is.
         base_outputs: likewise for the base of each block in `Topology.deltas`.
+        branches: those of them whose base is zero.
         latent_shape: of one image; `[C, H, W]`, or as the pipeline packs it.
         noise_shape: of the noise drawn for one image, `[C, H, W]`.
         layout: per element of a batch of latents, which element of the drawn noise it is; None: its
@@ -54,6 +59,7 @@ class Trace:
     topology: Topology
     port_outputs: tuple[int, ...]
     base_outputs: tuple[int, ...]
+    branches: frozenset[int]
     latent_shape: tuple[int, ...]
     noise_shape: tuple[int, ...]
     layout: tuple[int, ...] | None
@@ -90,8 +96,9 @@ def trace(
         }
         program = torch.export.export(step, (), inputs, strict=False)
         units = {name for each in Granularity for name in family.blocks(denoiser, each)}
+        branches = {name for name in units if is_branch(denoiser.get_submodule(name))}
     graph = _Graph(program, tuple(inputs))
-    emitted = _emitted(graph, outputs)
+    emitted = _emitted(graph, outputs, branches)
     topology = _read_topology(program, graph, emitted, units, samples)
     return Trace(
         program=program,
@@ -99,6 +106,7 @@ def trace(
         topology=topology,
         port_outputs=tuple(emitted.ports.values()),
         base_outputs=tuple(emitted.bases[topology.blocks[block]] for block in topology.deltas),
+        branches=frozenset(b for b in topology.deltas if topology.blocks[b] in branches),
         latent_shape=tuple(latent_shape),
         noise_shape=(call.drawn or ())[1:],
         layout=call.layout(),
@@ -187,6 +195,10 @@ def _watch(
     shortcut = shortcut_of(module)
     through: list[Tensor] = []
 
+    def keep_nothing(module: nn.Module, args: Any, kwargs: Any) -> None:
+        entered = first_tensor(module, args, kwargs)
+        through[:] = [] if entered is None else [torch.zeros_like(entered)]
+
     def keep_shortcut(module: nn.Module, args: Any, output: Tensor) -> None:
         del module, args
         through[:] = [output]
@@ -198,6 +210,8 @@ def _watch(
             bases[name] = base
 
     yield module.register_forward_hook(keep, with_kwargs=True)
+    if is_branch(module):
+        yield module.register_forward_pre_hook(keep_nothing, with_kwargs=True)
     if shortcut is not None:
         yield shortcut.register_forward_hook(keep_shortcut)
 
@@ -207,6 +221,11 @@ def shortcut_of(module: nn.Module) -> nn.Module | None:
     shortcut = getattr(module, "conv_shortcut", None)
     resampled = getattr(module, "upsample", None) or getattr(module, "downsample", None)
     return shortcut if isinstance(shortcut, nn.Module) and resampled is None else None
+
+
+def is_branch(module: nn.Module) -> bool:
+    """Whether what a block emits is added to what goes past it, so that doing nothing is emitting zeros."""
+    return type(module).__name__ in BRANCHES and not getattr(module, "residual_connection", False)
 
 
 def first_tensor(
@@ -235,7 +254,7 @@ class _Emitted:
     bases: dict[str, int]
 
 
-def _emitted(graph: _Graph, outputs: Mapping[_Output, int]) -> _Emitted:
+def _emitted(graph: _Graph, outputs: Mapping[_Output, int], branches: AbstractSet[str]) -> _Emitted:
     position = {node: i for i, node in enumerate(graph.nodes)}
     used = graph.ancestors(graph.outputs[0])
 
@@ -247,7 +266,7 @@ def _emitted(graph: _Graph, outputs: Mapping[_Output, int]) -> _Emitted:
         o.block: i
         for o, i in outputs.items()
         if o.tensor is None
-        and graph.outputs[i] in used
+        and (graph.outputs[i] in used or o.block in branches)
         and (port := _Output(o.block, 0)) in is_port
         and place(o) < place(port)
     }
