@@ -149,7 +149,7 @@ def demo(out: Path, as_json: bool) -> None:
 @click.option(
     "--method",
     required=True,
-    help="full, deepcache, fewer-steps, random or dip-go.",
+    help="full, deepcache, fewer-steps, random, dip-go; without layers: laptop, bk-sdm, ssd-1b, vega, every-second.",
 )
 @steps_option
 @click.option("--timesteps", help="Of the full sampler, as in 999,749,499,249; instead of --steps.")
@@ -164,7 +164,7 @@ def demo(out: Path, as_json: bool) -> None:
 @scheduler_option
 @click.option(
     "--granularity",
-    help="stage, branch or layer; default: branch, and stage for dip-go.",
+    help="stage, branch or layer; default: branch, stage for dip-go, layer where layers are left out.",
 )
 @click.option(
     "--keep",
@@ -174,9 +174,7 @@ def demo(out: Path, as_json: bool) -> None:
 )
 @click.option(
     "--cost",
-    default="macs",
-    show_default=True,
-    help="What --keep counts: macs, or latency as measured here (random, dip-go --recipe paper).",
+    help="What --keep counts: macs, params, or latency as measured here; default: params for laptop and its like.",
 )
 @click.option(
     "--latencies",
@@ -191,7 +189,24 @@ def demo(out: Path, as_json: bool) -> None:
     "--branch", default=0, show_default=True, help="deepcache: cached layer, 0 outermost."
 )
 @click.option(
-    "--recipe", default="default", show_default=True, help="dip-go: default (ours) or paper."
+    "--recipe",
+    default="default",
+    show_default=True,
+    help="dip-go, laptop: default (ours) or paper.",
+)
+@click.option(
+    "--criterion",
+    default="output",
+    show_default=True,
+    help="laptop: output, magnitude, taylor, task or ld-pruner.",
+)
+@click.option("--tuples", default=64, show_default=True, help="laptop: inputs to measure on.")
+@click.option("--jobs", default=1, show_default=True, help="laptop: measure so many at once.")
+@click.option(
+    "--parallel", default="local", show_default=True, help="laptop: jobs run local, on ray or dask."
+)
+@click.option(
+    "--variant", default="base", show_default=True, help="bk-sdm: base, small, tiny, keep."
 )
 @click.option("--pictures", type=int, help="dip-go: to calibrate with; default: 96.")
 @click.option("--iterations", type=int, help="dip-go: of the gradient search, per keep.")
@@ -210,8 +225,10 @@ def demo(out: Path, as_json: bool) -> None:
     type=PATH,
     help="A file with one per line; default: prompts.txt of the pipeline, its classes, or built-in captions.",
 )
-@click.option("--run", "folder", type=PATH, help="dip-go: directory for log, plot, checkpoints.")
-@click.option("--resume", is_flag=True, help="dip-go: go on from what is in --run.")
+@click.option(
+    "--run", "folder", type=PATH, help="dip-go, laptop: directory for log, plot, checkpoints."
+)
+@click.option("--resume", is_flag=True, help="dip-go, laptop: go on from what is in --run.")
 @guidance_option
 @click.option("--seed", default=0, show_default=True, help="Of random choices.")
 @height_option
@@ -227,10 +244,11 @@ def search(
     scheduler: str | None,
     granularity: str | None,
     keep: str,
-    cost: str,
+    cost: str | None,
     latencies: Path | None,
     engine_name: str,
     prompts: Path | None,
+    parallel: str,
     folder: Path | None,
     resume: bool,
     device: str,
@@ -244,7 +262,8 @@ def search(
     from search.model.pipeline import open_pipeline, require_device
     from search.options import (
         Options,
-        granularity_of,
+        cost_for,
+        granularity_for,
         grid_of,
         keeps_of,
         require_cost,
@@ -252,6 +271,7 @@ def search(
         require_one_grid,
         require_used,
     )
+    from search.parallel import where_of
     from search.prompts import read_prompts
 
     require_method(method)
@@ -261,10 +281,12 @@ def search(
     chosen = Options(
         timesteps=grid_of(timesteps, "--timesteps"),
         sigmas=grid_of(sigmas, "--sigmas"),
-        granularity=granularity_of(granularity or ("stage" if method == "dip-go" else "branch")),
+        granularity=granularity_for(method, granularity),
+        parallel=where_of(parallel),
         prompts=() if prompts is None else tuple(read_prompts(prompts)),
         **options,
     )
+    cost = cost_for(method, cost)
     require_cost(cost, method, chosen.recipe, has_table=latencies is not None)
     require_device(device)
     engine = make_engine(engine_name, device) if cost == "latency" else None
@@ -273,7 +295,9 @@ def search(
         opened = open_pipeline(pipeline, weights=needs_weights(method, chosen), device=device)
         if scheduler is not None:
             opened.use_scheduler(scheduler)
-        with _price(engine, pipeline, lambda: full(opened, chosen), latencies, report) as price:
+        with _price(
+            cost, engine, pipeline, lambda: full(opened, chosen), latencies, report
+        ) as price:
             report(f"search: {method}")
             found = search_keeps(
                 opened,
@@ -284,6 +308,7 @@ def search(
                 folder=folder,
                 resume=resume,
                 report=report,
+                note=lambda text: click.echo(text, err=True),
             )
             shares = [price(subnet) for subnet in found]
     files = [out] if len(keeps) == 1 else [_numbered(out, each) for each in keeps]
@@ -330,17 +355,19 @@ def _given() -> list[str]:
 
 @contextmanager
 def _price(
+    cost: str,
     engine: Engine | None,
     pipeline: Path,
     whole: Callable[[], SubNet],
     latencies: Path | None,
     report: Callable[..., None],
 ) -> Iterator[Callable[[SubNet], float]]:
-    """What a SubNet costs: MACs, or the time it takes on `engine`."""
+    """What a SubNet costs: MACs, parameters, or the time it takes on `engine`."""
     if engine is None:
+        from search.laptop.layers import params_of
         from search.schedules import keep_of
 
-        yield keep_of
+        yield params_of if cost == "params" else keep_of
         return
     from engines.latency import latency_table
 

@@ -6,6 +6,7 @@ import functools
 import inspect
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 KEY = "removed_blocks"
 """Where a denoiser's configuration names the blocks that were removed."""
 SHORTCUT = "conv_shortcut"
+BRANCHES = frozenset({"Attention", "FluxAttention", "FeedForward"})
+"""Classes of blocks behind which there is a residual connection."""
 _REMOVED = "_stepcarve_removed"
 
 
@@ -90,6 +93,11 @@ def shortcut_of(module: nn.Module) -> nn.Module | None:
     return shortcut if isinstance(shortcut, nn.Module) and resampled is None else None
 
 
+def is_branch(module: nn.Module) -> bool:
+    """Whether what a block emits is added to what goes past it, so that doing nothing is emitting zeros."""
+    return type(module).__name__ in BRANCHES and not getattr(module, "residual_connection", False)
+
+
 def first_tensor(
     module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> Tensor | None:
@@ -105,6 +113,8 @@ def base_of(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -
     if entered is None:
         msg = f"a {type(module).__name__} was called without a tensor"
         raise ValueError(msg)
+    if is_branch(module):
+        return torch.zeros_like(entered)
     return entered if shortcut is None else cast("Tensor", shortcut(entered))
 
 

@@ -17,6 +17,7 @@ from search.model.recording import DenoiserCall, path_name, record_call
 from search.model.removed import (
     build_denoiser,
     first_tensor,
+    is_branch,
     is_removed,
     removed_of,
     shortcut_of,
@@ -27,6 +28,7 @@ from search.topology import Port, Segment, Topology
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Set as AbstractSet
 
     from torch.export import ExportedProgram
     from torch.fx import Node
@@ -48,6 +50,7 @@ class Trace:
         topology: what the program says about the blocks.
         port_outputs: per port of the topology, which output of the program it is.
         base_outputs: likewise for the base of each block in `Topology.deltas`.
+        branches: those of them whose base is zero.
         latent_shape: of one image; `[C, H, W]`, or as the pipeline packs it.
         noise_shape: of the noise drawn for one image, `[C, H, W]`.
         layout: per element of a batch of latents, which element of the drawn noise it is; None: its
@@ -60,6 +63,7 @@ class Trace:
     topology: Topology
     port_outputs: tuple[int, ...]
     base_outputs: tuple[int, ...]
+    branches: frozenset[int]
     latent_shape: tuple[int, ...]
     noise_shape: tuple[int, ...]
     layout: tuple[int, ...] | None
@@ -98,8 +102,9 @@ def trace(
         }
         program = torch.export.export(step, (), inputs, strict=False)
         units = {name for each in Granularity for name in family.blocks(denoiser, each)}
+        branches = {name for name in units if is_branch(denoiser.get_submodule(name))}
     graph = _Graph(program, tuple(inputs))
-    emitted = _emitted(graph, outputs)
+    emitted = _emitted(graph, outputs, branches)
     topology = _read_topology(program, graph, emitted, units, samples)
     return Trace(
         program=program,
@@ -107,6 +112,7 @@ def trace(
         topology=topology,
         port_outputs=tuple(emitted.ports.values()),
         base_outputs=tuple(emitted.bases[topology.blocks[block]] for block in topology.deltas),
+        branches=frozenset(b for b in topology.deltas if topology.blocks[b] in branches),
         latent_shape=tuple(latent_shape),
         noise_shape=(call.drawn or ())[1:],
         layout=call.layout(),
@@ -195,6 +201,10 @@ def _watch(
     shortcut = shortcut_of(module)
     through: list[Tensor] = []
 
+    def keep_nothing(module: nn.Module, args: Any, kwargs: Any) -> None:
+        entered = first_tensor(module, args, kwargs)
+        through[:] = [] if entered is None else [torch.zeros_like(entered)]
+
     def keep_shortcut(module: nn.Module, args: Any, output: Tensor) -> None:
         del module, args
         through[:] = [output]
@@ -210,6 +220,8 @@ def _watch(
         return pytree.tree_map_only(Tensor, lambda tensor: tensor.view_as(tensor), output)
 
     yield module.register_forward_hook(keep, with_kwargs=True)
+    if is_branch(module):
+        yield module.register_forward_pre_hook(keep_nothing, with_kwargs=True)
     if shortcut is not None:
         yield shortcut.register_forward_hook(keep_shortcut)
 
@@ -232,7 +244,7 @@ class _Emitted:
     bases: dict[str, int]
 
 
-def _emitted(graph: _Graph, outputs: Mapping[_Output, int]) -> _Emitted:
+def _emitted(graph: _Graph, outputs: Mapping[_Output, int], branches: AbstractSet[str]) -> _Emitted:
     position = {node: i for i, node in enumerate(graph.nodes)}
     used = graph.ancestors(graph.outputs[0])
 
@@ -244,7 +256,7 @@ def _emitted(graph: _Graph, outputs: Mapping[_Output, int]) -> _Emitted:
         o.block: i
         for o, i in outputs.items()
         if o.tensor is None
-        and graph.outputs[i] in used
+        and (graph.outputs[i] in used or o.block in branches)
         and (port := _Output(o.block, 0)) in is_port
         and place(o) < place(port)
     }
