@@ -10,7 +10,7 @@ import math
 import shutil
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -295,13 +295,14 @@ class _Run:
             group["lr"] = learning_rate(recipe, iteration, self.iterations)
         sums = torch.zeros(3, device=self.accelerator.device)
         for part in range(recipe.accumulate):
-            terms = self._terms(iteration, part)
-            weights = (recipe.task_weight, recipe.output_weight, recipe.feature_weight)
-            total = sum(
-                (w * t for w, t in zip(weights, terms, strict=True)),
-                start=torch.zeros_like(sums[0]),
-            )
-            self.accelerator.backward(total / recipe.accumulate)
+            is_last = part + 1 == recipe.accumulate
+            # Processes need to hear of each other's gradients only once.
+            with nullcontext() if is_last else self.accelerator.no_sync(self.student):
+                terms = self._terms(iteration, part)
+                weights = (recipe.task_weight, recipe.output_weight, recipe.feature_weight)
+                pairs = zip(weights, terms, strict=True)
+                total = sum((w * t for w, t in pairs), start=torch.zeros_like(sums[0]))
+                self.accelerator.backward(total / recipe.accumulate)
             sums += torch.stack([term.detach() for term in terms]) / recipe.accumulate
         norm = self.accelerator.clip_grad_norm_(self.student.parameters(), recipe.clip)
         self._require_finite(iteration, norm)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -199,3 +202,37 @@ def test_an_existing_directory_is_refused(
             tmp_path,
             folder=tmp_path / "run",
         )
+
+
+TWO_PROCESSES = """
+import sys
+from pathlib import Path
+import torch
+from search.laptop.distill import train
+from search.laptop.distill_recipe import Recipe
+from search.model.pipeline import open_pipeline
+from tests.search.laptop.test_distill import GONE, SHORT, draws_for
+from accelerate import PartialState
+teacher = open_pipeline(Path(sys.argv[1]))
+student, done = train(teacher, GONE, draws_for(teacher), SHORT)
+torch.save(student.state_dict(), Path(sys.argv[2]) / f"{PartialState().process_index}.pt")
+"""
+
+
+@pytest.mark.slow
+def test_processes_agree_on_one_student(pipelines: Callable[[str], Path], tmp_path: Path) -> None:
+    script = tmp_path / "two.py"
+    script.write_text(TWO_PROCESSES)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    command = [*launch, str(script), str(pipelines("three-levels")), str(tmp_path)]
+    root = str(Path(__file__).parents[3])
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": root}, timeout=600)
+    first, second = (torch.load(tmp_path / f"{i}.pt", weights_only=True) for i in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    alone, _ = train(
+        open_pipeline(pipelines("three-levels")),
+        GONE,
+        draws_for(open_pipeline(pipelines("three-levels"))),
+        SHORT,
+    )
+    assert any(not torch.equal(first[name], tensor) for name, tensor in weights(alone).items())
