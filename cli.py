@@ -459,7 +459,7 @@ def frontier(
     "--data",
     type=PATH,
     required=True,
-    help="A folder of pictures with captions, see docs/laptop.md.",
+    help="A folder of pictures with captions, see docs/distill.md.",
 )
 @click.option(
     "--loss", default="normalized", show_default=True, help="normalized, plain or output."

@@ -30,7 +30,7 @@ class Loss(enum.StrEnum):
 class Recipe:
     """How to distil; one iteration is one step of the optimiser.
 
-    The paper of LAPTOP-Diff publishes none of these; docs/laptop.md says why they are what they are.
+    The paper of LAPTOP-Diff publishes none of these; docs/distill.md says why they are what they are.
 
     Attributes:
         loss: which terms there are.
