@@ -467,14 +467,20 @@ def frontier(
 @click.option(
     "--features", default="layer", show_default=True, help="To compare: of layer, branch or stage."
 )
-@click.option("--iterations", default=2000, show_default=True)
+@click.option("--iterations", default=2000, show_default=True, help="Steps of the optimiser.")
 @click.option("--minutes", type=float, help="Make only the iterations that fit in this time.")
 @click.option("--batch", default=32, show_default=True, help="Pictures at once, per process.")
 @click.option("--accumulate", default=1, show_default=True, help="Batches per iteration.")
-@click.option("--learning-rate", default=5e-4, show_default=True)
-@click.option("--task-weight", default=1.0, show_default=True)
-@click.option("--output-weight", default=1.0, show_default=True)
-@click.option("--feature-weight", default=1.0, show_default=True)
+@click.option("--learning-rate", default=5e-4, show_default=True, help="The highest.")
+@click.option(
+    "--task-weight", default=1.0, show_default=True, help="Of the error against the true noise."
+)
+@click.option(
+    "--output-weight", default=1.0, show_default=True, help="Of the error against the teacher."
+)
+@click.option(
+    "--feature-weight", default=1.0, show_default=True, help="Of the errors of the features."
+)
 @click.option("--drop", default=0.1, show_default=True, help="Share without their captions.")
 @click.option("--ema", default=0.995, show_default=True, help="Of the averaged weights.")
 @click.option("--precision", default="no", show_default=True, help="no (float32), bf16 or fp16.")

@@ -72,7 +72,6 @@ def search_keeps(
         found = [
             _by_hand(pipeline, whole, method, replace(options, keep=keep), cost) for keep in keeps
         ]
-    found = [skipping(subnet, pipeline.removed) for subnet in found]
     if not fits:
         return found
     from search.fitting.fit import fit_subnets
@@ -131,7 +130,7 @@ def _dip_go(
                 (each.iteration + 1) / recipe.iterations,
             )
 
-        return run_paper(
+        made = run_paper(
             pipeline,
             options,
             keeps,
@@ -142,6 +141,7 @@ def _dip_go(
             resume=resume,
             progress=tell,
         )
+        return [skipping(subnet, pipeline.removed) for subnet in made]
     from search.fitting.recipe import Effort, place_calls
 
     return place_calls(
@@ -196,8 +196,7 @@ def search(
     Raises:
         SearchError: unknown method, or options that do not fit the pipeline.
     """
-    made = _by_hand(pipeline, full(pipeline, options), method, options, cost)
-    return skipping(made, pipeline.removed)
+    return _by_hand(pipeline, full(pipeline, options), method, options, cost)
 
 
 def _by_hand(
