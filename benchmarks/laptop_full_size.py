@@ -27,6 +27,7 @@ from search.subnet import Granularity
 
 if TYPE_CHECKING:
     from exporter.trace import Master
+    from search.model.pipeline import Pipeline
     from search.subnet import SubNet
 
 DTYPES = {"sd15": "float32", "sdxl": "float16"}
@@ -61,7 +62,7 @@ def main(name: str, keep: float, with_export: bool) -> None:
         master = trace_denoiser(pipeline, whole, frozenset(layers.blocks), 1, dtype)
         found = {
             "params": whole.topology.params,
-            "removable": _table(layers, shares),
+            "removable": _table(pipeline, layers, shares),
             "knapsack_seconds": round(seconds, 2),
             "removed": [layers.names[i] for i in sorted(chosen)],
             "params_kept": params_of(pruned),
@@ -82,22 +83,17 @@ def _bound(path: Path, chosen: frozenset[int]) -> SubNet:
     return layers_of(full(open_pipeline(path, weights=False), options)).without(chosen)
 
 
-def _table(layers: Layers, shares: tuple[float, ...]) -> dict[str, Any]:
+def _table(pipeline: Pipeline, layers: Layers, shares: tuple[float, ...]) -> dict[str, Any]:
     """Per kind of layer, how many there are and how many parameters go with all of them."""
-    counts: defaultdict[str, list[float]] = defaultdict(list)
-    for name, share, block in zip(layers.names, shares, layers.blocks, strict=True):
-        topology = layers.full.topology
-        kind = next((k for k, pattern in KINDS.items() if re.search(pattern, name)), "")
-        if not kind:
-            # A shortcut's operations are the ones that the base shares with the block.
-            base = topology.needed(frozenset({topology.sum(block)}))
-            own = any(s.params and topology.residual(block) in s.targets for s in base)
-            kind = "ResNets with a shortcut" if own else "ResNets without"
-        counts[kind].append(share)
+    kinds: defaultdict[str, list[float]] = defaultdict(list)
+    for name, share in zip(layers.names, shares, strict=True):
+        shortcut = getattr(pipeline.denoiser.get_submodule(name), "conv_shortcut", None)
+        resnet = "ResNets without shortcut" if shortcut is None else "ResNets with shortcut"
+        kinds[next((k for k, end in KINDS.items() if re.search(end, name)), resnet)].append(share)
     total = layers.full.topology.params
     return {
         kind: {"count": len(each), "params": round(sum(each) * total)}
-        for kind, each in counts.items()
+        for kind, each in kinds.items()
     }
 
 
