@@ -28,7 +28,7 @@ ROUNDING = 1000
 """Units that sums of shares may be off."""
 UNITS = 10**9
 """Shares of the cost are counted in so many parts."""
-STATES = 2**17
+STATES = 2**15
 """Where more amounts can be removed than this, those that differ by less than 1/STATES of the total
 share a state, which keeps the better one's exact amount."""
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from search.errors import SearchError
 from search.files import write_atomically
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     from search.schedules import Cost
     from search.subnet import SubNet
 
+POWERS = (0.5, 0.75)
+QUANTILES = (0.1, 0.25, 0.5, 0.75)
+"""What a missing layer costs beyond its score, as quantiles of the scores."""
 ROUNDING = 1e-6
 """Of shares that are added up."""
 ATTEMPTS = 8
@@ -162,31 +167,46 @@ def _scores(measure: Measure) -> list[float]:
 def _chosen(
     measure: Measure, shares: Sequence[float], scores: Sequence[float], keep: float, cost: Cost
 ) -> frozenset[int]:
-    """The knapsack's choice; the best of several where scores are taken anew around it."""
-    best = within(measure.layers, shares, scores, keep, cost)
-    tried = [best]
-    for number in range(measure.settings.rounds):
-        what = f"keep {keep:g}, round {number + 1} of {measure.settings.rounds}"
-        around = _scores_around(measure, best, what)
-        again = within(measure.layers, shares, around, keep, cost)
-        if again in tried:
+    """The knapsack's choice; with rounds, the set of least true loss among its kin."""
+    layers, rounds = measure.layers, measure.settings.rounds
+    first = within(layers, shares, scores, keep, cost)
+    if not rounds:
+        return first
+    views = _views(measure, scores)
+    tried = {within(layers, shares, view, keep, cost): view for view in reversed(views)}
+    best = _best(measure, list(tried), f"keep {keep:g}: ways to add up")
+    view = tried[best]
+    for number in range(rounds):
+        around, what = [best], f"keep {keep:g}, round {number + 1} of {rounds}"
+        measure.report(f"{what}: knapsacks")
+        for layer in sorted(best):
+            spared = [0.0 if i == layer else share for i, share in enumerate(shares)]
+            with suppress(SearchError):
+                around.append(within(layers, spared, view, keep, cost))
+        better = _best(measure, around, what)
+        if better == best:
             break
-        tried.append(again)
-        losses = measure(tried, Criterion.OUTPUT, what)
-        best = tried[min(range(len(tried)), key=losses.__getitem__)]
+        best = better
     return best
 
 
-def _scores_around(measure: Measure, chosen: frozenset[int], what: str) -> list[float]:
-    """Per layer, how far the output loss rises with it: with what is chosen, but for its own kin."""
-    layers = measure.layers
-    count = len(layers.names)
-    rest = [
-        frozenset(o for o in chosen if layers.are_apart({i, o}) and o != i) for i in range(count)
-    ]
-    both = [one | {i} for i, one in enumerate(rest)]
-    losses = measure([*rest, *both], Criterion.OUTPUT, what)
-    return [there - here for here, there in zip(losses[:count], losses[count:], strict=True)]
+def _best(measure: Measure, sets: Sequence[frozenset[int]], what: str) -> frozenset[int]:
+    """The one with the least output loss."""
+    losses = measure(sets, Criterion.OUTPUT, what)
+    return sets[min(range(len(sets)), key=losses.__getitem__)]
+
+
+def _views(measure: Measure, scores: Sequence[float]) -> list[list[float]]:
+    """Scores for the knapsack to go by, beside the plain ones, which make too little of many small changes.
+
+    Changes that point the same way add up by their norms, not by their squares; and each layer that is
+    missing costs something beyond its score.
+    """
+    plain = np.maximum(np.asarray(scores), 0)
+    powers = [plain**power for power in POWERS]
+    dearer = [plain + extra for extra in np.quantile(plain, QUANTILES)]
+    others = [magnitudes(measure.pipeline, measure.layers)]
+    return [list(scores), *(view.tolist() for view in (*powers, *dearer)), *others]
 
 
 def within(

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from search.course import Course
-from search.fitting.trajectories import sample_trajectories
+from search.fitting.trajectories import CHUNK, combine
 from search.laptop.loss import Predictions
+from search.model.predictor import Predictor
 from search.model.reference import gated
 
 if TYPE_CHECKING:
@@ -56,7 +57,22 @@ class LatentStatistics:
     def __init__(self, pipeline: Pipeline, layers: Layers, tuples: Tuples) -> None:
         """The pipeline has its weights loaded."""
         self._pipeline, self._layers = pipeline, layers
-        self._prompts = list(dict.fromkeys(tuples.prompts))[:PICTURES]
+        full = layers.full
+        prompts = list(dict.fromkeys(tuples.prompts))[:PICTURES]
+        self._predictor = Predictor(
+            pipeline,
+            prompts,
+            guidance=full.guidance,
+            noise_shape=full.binding.noise_shape,
+            chunk=CHUNK,
+        )
+        course = Course(min(STEPS, full.binding.inference_steps))
+        size = pipeline.size(full.binding.noise_shape)
+        self._table = pipeline.sampler(course, size)
+        self._timesteps = pipeline.timesteps(course, size)
+        generator = torch.Generator().manual_seed(NOISE_SEED)
+        noise = torch.randn(len(prompts), *self._predictor.latent_shape, generator=generator)
+        self._noise = noise.to(pipeline.denoiser.device)
         self._whole = self._statistics(frozenset())
 
     def __call__(self, removed: Sequence[AbstractSet[int]]) -> Tensor:
@@ -69,17 +85,12 @@ class LatentStatistics:
 
     def _statistics(self, one: AbstractSet[int]) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation over the pictures, `[C, H, W]` each."""
-        full = self._layers.full
-        subnet = self._layers.once_without(one)
-        with gated(self._pipeline.denoiser, subnet):
-            final = sample_trajectories(
-                self._pipeline,
-                self._prompts,
-                course=Course(min(STEPS, full.binding.inference_steps)),
-                guidance=full.guidance,
-                noise_shape=full.binding.noise_shape,
-                seed=NOISE_SEED,
-            ).final.cpu()
+        values = [self._noise]
+        with torch.no_grad(), gated(self._pipeline.denoiser, self._layers.once_without(one)):
+            for row, timestep in zip(self._table.inputs, self._timesteps, strict=True):
+                told = torch.tensor(timestep, device=self._noise.device)
+                values.append(self._predictor(combine(row, values), told))
+        final = combine(self._table.final, values).cpu()
         return final.mean(dim=0), final.std(dim=0, correction=0)
 
 
@@ -102,7 +113,7 @@ def taylor(pipeline: Pipeline, layers: Layers, tuples: Tuples) -> list[float]:
                 error = (predicted - target).square().flatten(2).mean(dim=(0, 2)).sum()
                 torch.autograd.backward(error / len(task.targets))
             return [
-                sum(float((w * w.grad).abs().sum()) for w in weights if w.grad is not None)
+                sum(float((w.detach() * w.grad).abs().sum()) for w in weights if w.grad is not None)
                 for weights in _weights(pipeline, layers)
             ]
         finally:

@@ -29,7 +29,7 @@ class Criterion(enum.StrEnum):
 
 
 ROUNDS = {"default": 2, "paper": 0}
-"""Per recipe, how often the scores are taken anew around the choice."""
+"""Per recipe, how often a choice is compared with its neighbours; 0 leaves it at one knapsack."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class Settings:
     Attributes:
         criterion: what the scores are.
         tuples: inputs of the denoiser to measure on, K.
-        rounds: scores are taken anew, so often, around what has been chosen; only of `output`.
+        rounds: how often the choice is compared with its neighbours by their true loss; only for
+            `output`.
         seed: of the tuples and of random subsets.
         workers: jobs at once.
         where: they run.
