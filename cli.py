@@ -208,7 +208,7 @@ def demo(out: Path, as_json: bool) -> None:
 @click.option(
     "--method",
     required=True,
-    help="full, deepcache, fewer-steps, random or dip-go.",
+    help="full, deepcache, fewer-steps, random, dip-go; without layers: laptop, bk-sdm, ssd-1b, vega, every-second.",
 )
 @steps_option
 @click.option("--timesteps", help="Of the full sampler, as in 999,749,499,249; instead of --steps.")
@@ -223,7 +223,7 @@ def demo(out: Path, as_json: bool) -> None:
 @scheduler_option
 @click.option(
     "--granularity",
-    help="stage, branch or layer; default: branch, and stage for dip-go.",
+    help="stage, branch or layer; default: branch, stage for dip-go, layer where layers are left out.",
 )
 @click.option(
     "--keep",
@@ -233,9 +233,7 @@ def demo(out: Path, as_json: bool) -> None:
 )
 @click.option(
     "--cost",
-    default="macs",
-    show_default=True,
-    help="What --keep counts: macs, or latency as measured here (random, dip-go --recipe paper).",
+    help="What --keep counts: macs, params, or latency as measured here; default: params for laptop and its like.",
 )
 @click.option(
     "--latencies",
@@ -250,7 +248,24 @@ def demo(out: Path, as_json: bool) -> None:
     "--branch", default=0, show_default=True, help="deepcache: cached layer, 0 outermost."
 )
 @click.option(
-    "--recipe", default="default", show_default=True, help="dip-go: default (ours) or paper."
+    "--recipe",
+    default="default",
+    show_default=True,
+    help="dip-go, laptop: default (ours) or paper.",
+)
+@click.option(
+    "--criterion",
+    default="output",
+    show_default=True,
+    help="laptop: output, magnitude, taylor, task or ld-pruner.",
+)
+@click.option("--tuples", default=64, show_default=True, help="laptop: inputs to measure on.")
+@click.option("--jobs", default=1, show_default=True, help="laptop: measure so many at once.")
+@click.option(
+    "--parallel", default="local", show_default=True, help="laptop: jobs run local, on ray or dask."
+)
+@click.option(
+    "--variant", default="base", show_default=True, help="bk-sdm: base, small, tiny, keep."
 )
 @click.option("--pictures", type=int, help="dip-go: to calibrate with; default: 96.")
 @click.option("--iterations", type=int, help="dip-go: of the gradient search, per keep.")
@@ -269,8 +284,10 @@ def demo(out: Path, as_json: bool) -> None:
     type=PATH,
     help="A file with one per line; default: prompts.txt of the pipeline, its classes, or built-in captions.",
 )
-@click.option("--run", "folder", type=PATH, help="dip-go: directory for log, plot, checkpoints.")
-@click.option("--resume", is_flag=True, help="dip-go: go on from what is in --run.")
+@click.option(
+    "--run", "folder", type=PATH, help="dip-go, laptop: directory for log, plot, checkpoints."
+)
+@click.option("--resume", is_flag=True, help="dip-go, laptop: go on from what is in --run.")
 @guidance_option
 @click.option("--seed", default=0, show_default=True, help="Of random choices.")
 @height_option
@@ -286,10 +303,11 @@ def search(
     scheduler: str | None,
     granularity: str | None,
     keep: str,
-    cost: str,
+    cost: str | None,
     latencies: Path | None,
     engine_name: str,
     prompts: Path | None,
+    parallel: str,
     folder: Path | None,
     resume: bool,
     device: str,
@@ -303,7 +321,8 @@ def search(
     from search.model.pipeline import open_pipeline, require_device
     from search.options import (
         Options,
-        granularity_of,
+        cost_for,
+        granularity_for,
         grid_of,
         keeps_of,
         require_cost,
@@ -311,6 +330,7 @@ def search(
         require_one_grid,
         require_used,
     )
+    from search.parallel import where_of
     from search.prompts import read_prompts
 
     require_method(method)
@@ -320,10 +340,12 @@ def search(
     chosen = Options(
         timesteps=grid_of(timesteps, "--timesteps"),
         sigmas=grid_of(sigmas, "--sigmas"),
-        granularity=granularity_of(granularity or ("stage" if method == "dip-go" else "branch")),
+        granularity=granularity_for(method, granularity),
+        parallel=where_of(parallel),
         prompts=() if prompts is None else tuple(read_prompts(prompts)),
         **options,
     )
+    cost = cost_for(method, cost)
     require_cost(cost, method, chosen.recipe, has_table=latencies is not None)
     require_device(device)
     engine = make_engine(engine_name, device) if cost == "latency" else None
@@ -332,7 +354,9 @@ def search(
         opened = open_pipeline(pipeline, weights=needs_weights(method, chosen), device=device)
         if scheduler is not None:
             opened.use_scheduler(scheduler)
-        with _price(engine, pipeline, lambda: full(opened, chosen), latencies, report) as price:
+        with _price(
+            cost, engine, pipeline, lambda: full(opened, chosen), latencies, report
+        ) as price:
             report(f"search: {method}")
             found = search_keeps(
                 opened,
@@ -343,6 +367,7 @@ def search(
                 folder=folder,
                 resume=resume,
                 report=report,
+                note=lambda text: click.echo(text, err=True),
             )
             shares = [price(subnet) for subnet in found]
     files = [out] if len(keeps) == 1 else [_numbered(out, each) for each in keeps]
@@ -389,17 +414,19 @@ def _given() -> list[str]:
 
 @contextmanager
 def _price(
+    cost: str,
     engine: Engine | None,
     pipeline: Path,
     whole: Callable[[], SubNet],
     latencies: Path | None,
     report: Callable[..., None],
 ) -> Iterator[Callable[[SubNet], float]]:
-    """What a SubNet costs: MACs, or the time it takes on `engine`."""
+    """What a SubNet costs: MACs, parameters, or the time it takes on `engine`."""
     if engine is None:
+        from search.laptop.layers import params_of
         from search.schedules import keep_of
 
-        yield keep_of
+        yield params_of if cost == "params" else keep_of
         return
     from engines.latency import latency_table
 
@@ -481,6 +508,87 @@ def frontier(
         _print_tables(tables(found), 200)
         click.echo("\n".join(filter(None, (full_judged(found), *found.notes))))
         click.echo(f"page: {out / 'frontier.html'}")
+
+
+@command
+@pipeline_argument
+@click.argument("subnet", type=PATH)
+@click.option("-o", "--out", type=PATH, required=True, help="The pipeline directory to make.")
+@click.option(
+    "--data",
+    type=PATH,
+    required=True,
+    help="A folder of pictures with captions, see docs/distill.md.",
+)
+@click.option(
+    "--loss", default="normalized", show_default=True, help="normalized, plain or output."
+)
+@click.option(
+    "--features", default="layer", show_default=True, help="To compare: of layer, branch or stage."
+)
+@click.option("--iterations", default=2000, show_default=True, help="Steps of the optimiser.")
+@click.option("--minutes", type=float, help="Make only the iterations that fit in this time.")
+@click.option("--batch", default=32, show_default=True, help="Pictures at once, per process.")
+@click.option("--accumulate", default=1, show_default=True, help="Batches per iteration.")
+@click.option("--learning-rate", default=5e-4, show_default=True, help="The highest.")
+@click.option(
+    "--task-weight", default=1.0, show_default=True, help="Of the error against the true noise."
+)
+@click.option(
+    "--output-weight", default=1.0, show_default=True, help="Of the error against the teacher."
+)
+@click.option(
+    "--feature-weight", default=1.0, show_default=True, help="Of the errors of the features."
+)
+@click.option("--drop", default=0.1, show_default=True, help="Share without their captions.")
+@click.option("--ema", default=0.995, show_default=True, help="Of the averaged weights.")
+@click.option("--precision", default="no", show_default=True, help="no (float32), bf16 or fp16.")
+@click.option("--save-every", default=200, show_default=True, help="Iterations per checkpoint.")
+@click.option("--seed", default=0, show_default=True, help="Of all that is drawn.")
+@click.option("--run", "folder", type=PATH, help="For log and checkpoints; default: OUT.run.")
+@click.option("--resume", is_flag=True, help="Go on from what is in --run.")
+@device_option
+@json_option
+def distill(
+    pipeline: Path,
+    subnet: Path,
+    out: Path,
+    data: Path,
+    loss: str,
+    features: str,
+    folder: Path | None,
+    resume: bool,
+    device: str,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Take the blocks that SUBNET skips out of a pipeline for good, and train what is left."""
+    _quiet_libraries()
+    from search.laptop.distill import distill as run
+    from search.laptop.distill_data import read_folder
+    from search.laptop.distill_recipe import Recipe, loss_of
+    from search.model.pipeline import require_device
+    from search.options import granularity_of
+    from search.subnet import SubNet
+
+    recipe = Recipe(loss=loss_of(loss), features=granularity_of(features), **options)
+    require_device(device)
+    with _status() as report:
+        done = run(
+            pipeline,
+            SubNet.load(subnet),
+            read_folder(data),
+            recipe,
+            out,
+            folder=folder or out.with_name(f"{out.name}.run"),
+            resume=resume,
+            device=device,
+            report=report,
+        )
+    if as_json:
+        click.echo(json.dumps(done.to_json()))
+    else:
+        click.echo(f"{out}: {done.line()}")
 
 
 @command
