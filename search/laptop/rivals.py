@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from search.course import Course
-from search.fitting.trajectories import CHUNK, combine
+from search.fitting.trajectories import CHUNK
 from search.laptop.loss import Predictions
 from search.model.predictor import Predictor
 from search.model.reference import gated
+from search.model.scheduler import combine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
