@@ -220,8 +220,9 @@ def test_run_takes_classes_by_number_and_by_name(made: Path, tmp_path: Path) -> 
 
 def test_verify_exits_0_and_writes_a_report(made: Path, tmp_path: Path) -> None:
     printed = ok("verify", made / "bundle", "--engine", "onnxruntime", "--report", tmp_path / "r")
-    assert "Parity holds: 8 calls" in printed
-    assert (tmp_path / "r" / "report.html").is_file()
+    assert "Parity holds: onnxruntime on cpu, 8 calls" in printed
+    written = {file.name for file in (tmp_path / "r").iterdir()}
+    assert written == {"report.html", "parity.json", "junit.xml"}
     data = json.loads(ok("verify", made / "dit", "--json", "--prompt", "red square"))
     assert data["passed"] is True
 
@@ -233,9 +234,10 @@ def test_verify_exits_1_when_parity_fails(made: Path, tmp_path: Path) -> None:
     sampler = variant(bundle)["sampler"]
     sampler["final"][1] += 0.5
     resign(bundle, sampler=sampler)
-    result = stepcarve("verify", bundle, "--json")
+    result = stepcarve("verify", bundle, "--json", "--junit", tmp_path / "junit.xml")
     assert result.exit_code == 1
     assert json.loads(result.stdout)["failures"]
+    assert "<failure" in (tmp_path / "junit.xml").read_text()
 
 
 def test_build_loads_every_graph(made: Path) -> None:
