@@ -208,7 +208,7 @@ def test_every_graph_of_a_float16_bundle_builds(
     pipelines: Callable[[str], Path], tmp_path: Path, name: str
 ) -> None:
     opened = open_pipeline(pipelines(name), weights=False)
-    options = Options(steps=4, granularity=Granularity.LAYER)
+    options = Options(steps=4, granularity=Granularity.BRANCH)
     subnet = random_mix(search(opened, "full", options), seed=5)
     bundle = export(pipelines(name), subnet, tmp_path / "bundle", dtype="float16")
     assert min(build([bundle.path / file for file in bundle.models])) > 0
