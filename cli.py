@@ -674,7 +674,7 @@ def build(
     opened = Bundle.open(bundle)
     with _status() as report:
         plan = plan_build(opened, engine, report)
-    if not as_json or dry_run:
+    if dry_run or (plan.missing and not as_json):
         _print_plan(plan, engine_name, jobs, as_json=as_json)
     if dry_run:
         return
@@ -709,13 +709,12 @@ def _print_plan(plan: Plan, engine: str, jobs: int, *, as_json: bool) -> None:
         items = [vars(item) for item in plan.items]
         total = {"seconds": plan.seconds(jobs), "bytes": plan.bytes}
         click.echo(json.dumps({"engine": engine, **total, "graphs": items}))
-    elif plan.folder is None:
-        click.echo(f"{engine} compiles graphs in memory: there is nothing to build")
-    else:
+    elif plan.folder is not None and plan.missing:
         from engines.build import plan_table
 
-        if plan.missing:
-            _print_tables([plan_table(plan, jobs)], 100)
+        _print_tables([plan_table(plan, jobs)], 100)
+    else:
+        click.echo("nothing to build" + ("" if plan.folder else f": {engine} compiles in memory"))
 
 
 @command

@@ -15,7 +15,7 @@ from search.files import write_atomically
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PACKAGES = ("torch", "diffusers", "onnx", "onnxruntime-gpu", "numpy")
+PACKAGES = ("torch", "diffusers", "onnx", "onnxruntime-gpu", "openvino", "numpy")
 
 
 def machine() -> dict[str, Any]:

@@ -41,7 +41,11 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 
 
 class OpenVino:
-    """OpenVINO on the CPU."""
+    """OpenVINO on the CPU.
+
+    Attributes:
+        precision: that it computes in if that is less than the graphs say; else None.
+    """
 
     name = "openvino"
     suffix: str | None = ".blob"
@@ -63,7 +67,9 @@ class OpenVino:
                 f"this openvino {openvino.__version__} has no CPU plugin; install the package anew"
             )
             raise EngineError(msg)
-        self._settings = _settings(options, self._precision(options.precision or "float32"))
+        chosen = options.precision or "float32"
+        self._settings = _settings(options, self._precision(chosen))
+        self.precision = None if chosen == "float32" else chosen
 
     def _precision(self, name: str) -> str:
         if name not in PRECISIONS:

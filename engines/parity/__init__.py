@@ -135,7 +135,7 @@ def probed(bundle: Bundle) -> list[int]:
 
 
 def precision_of(engine: Engine, bundle: Bundle) -> str:
-    """What the engine computes in: what it was asked for, or what the graphs say."""
+    """What the engine computes in: less if it was asked to, else what the graphs say."""
     return getattr(engine, "precision", None) or bundle.dtype
 
 

@@ -66,7 +66,8 @@ class _Pass:
     @property
     def failures(self) -> tuple[str, ...]:
         """One sentence each, in order of the calls."""
-        found = [sentence for call in self.calls for sentence in _call_failures(call)]
+        strayed = next((c for c in self.calls if _strays(c)), None)
+        found = [s for call in self.calls for s in _call_failures(call, strayed=call is strayed)]
         final, decoder = self.finals[LATENTS], self.finals[DECODER]
         if not final.passed:
             found.append(f"the final latents differ by {_amounts(final)}")
@@ -217,16 +218,22 @@ class _Climber:
         return CallParity(number, call.step, call.timestep, bundle.graphs[call.graph], forced, free)
 
 
-def _call_failures(call: CallParity) -> list[str]:
+def _strays(call: CallParity) -> bool:
+    """Whether the way that the engine followed is off here; what it did not come to is not."""
+    return call.free is not None and call.free is not MISSING and not call.free.passed
+
+
+def _call_failures(call: CallParity, *, strayed: bool) -> list[str]:
+    """What is off at a call; on the engine's own way, only where it `strayed` first."""
     name, worst = call.worst
     found = []
-    if not worst.passed:
-        found.append(f"{call.where}: {name!r} differs by {_amounts(worst)}")
-    if call.free is not None and not call.free.passed and call.free is not MISSING:
+    if strayed and call.free is not None:
         found.append(
-            f"{call.where}: on its own way, the denoiser's input 'sample' differs by "
+            f"{call.where}: on its own way, the denoiser's input 'sample' differs from here on, by "
             f"{_amounts(call.free)}"
         )
+    if not worst.passed:
+        found.append(f"{call.where}: {name!r} differs by {_amounts(worst)}")
     return found
 
 

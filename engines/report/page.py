@@ -124,7 +124,7 @@ def _share(difference: Difference | None) -> str:
     if math.isnan(difference.relative):
         return "not finite"
     floors = difference.relative / difference.floor if difference.floor else math.inf
-    return f"{difference.relative:.1e} <small>{floors:.1f} floors</small>"
+    return f"{difference.relative:.1e} <small>{floors:,.{0 if floors >= 10 else 1}f} floors</small>"
 
 
 def _notes(parity: Parity) -> list[str]:
@@ -176,11 +176,17 @@ def _draw_errors(rung: Rung) -> Figure:
     _draw(right, [step for step, _ in free], [each for _, each in free], COLOURS[1])
     right.set_title("on its own way: the denoiser's input", fontsize=10, loc="left")
     left.set_ylabel("relative L2 error")
+    lines, labels = left.get_legend_handles_labels()
+    figure.legend(
+        lines[1:], labels[1:], frameon=False, ncols=2, fontsize=9, loc="outside upper right"
+    )
     figure.suptitle(rung.name, fontsize=11, x=0.01, ha="left", weight="bold")
     return figure
 
 
 def _draw(axes: Axes, steps: Sequence[int], found: Iterable[Difference], colour: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     found = list(found)
     errors = [each.relative for each in found]
     axes.semilogy(
@@ -195,7 +201,7 @@ def _draw(axes: Axes, steps: Sequence[int], found: Iterable[Difference], colour:
     for step in bad:
         axes.axvspan(step - 0.5, step + 0.5, color="#b3261e", alpha=0.12, linewidth=0)
     axes.set_xlabel("step (0 is the noisiest)")
-    axes.legend(frameon=False, fontsize=8, ncols=3, loc="upper right")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
 
 

@@ -25,7 +25,7 @@ td {{ font-variant-numeric: tabular-nums; }} small {{ color: #566573; white-spac
 .pictures {{ display: flex; flex-wrap: wrap; gap: 1rem; }} figure {{ margin: 0; width: 192px; }}
 .pictures img {{ width: 190px; image-rendering: pixelated; border: 1px solid #cdd5dc; }}
 figcaption {{ font-size: .85rem; color: #566573; }}
-.drawing svg {{ max-width: 100%; height: auto; }} .small {{ font-size: .9rem; color: #566573; }}
+.drawing svg {{ width: 100%; height: auto; }} .small {{ font-size: .9rem; color: #566573; }}
 </style>
 </head>
 <body>

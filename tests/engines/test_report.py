@@ -99,7 +99,7 @@ def test_junit_has_a_case_per_rung_and_graph(bundle: Bundle, tmp_path: Path) -> 
 
 
 def test_junit_holds_no_character_that_xml_cannot(bundle: Bundle, tmp_path: Path) -> None:
-    bad = replace(WRONG, failures=("call \x00 and <&>",))
+    bad = replace(RIGHT, failures=("call \x00 and <&>",))
     write_junit(tmp_path / "junit.xml", bundle, made_up(bad))
     (failed,) = ET.parse(tmp_path / "junit.xml").getroot().iter("failure")
     assert failed.get("message") == "call ? and <&>"
