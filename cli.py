@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from engines.base import Engine, EngineOptions
     from engines.build import Plan
+    from engines.parity.many import Verified
     from search.subnet import SubNet
 
 FAILED = 1
@@ -207,7 +208,7 @@ def demo(out: Path, as_json: bool) -> None:
 @click.option(
     "--method",
     required=True,
-    help="full, deepcache, fewer-steps, random or dip-go.",
+    help="full, deepcache, fewer-steps, random, dip-go; without layers: laptop, bk-sdm, ssd-1b, vega, every-second.",
 )
 @steps_option
 @click.option("--timesteps", help="Of the full sampler, as in 999,749,499,249; instead of --steps.")
@@ -222,7 +223,7 @@ def demo(out: Path, as_json: bool) -> None:
 @scheduler_option
 @click.option(
     "--granularity",
-    help="stage, branch or layer; default: branch, and stage for dip-go.",
+    help="stage, branch or layer; default: branch, stage for dip-go, layer where layers are left out.",
 )
 @click.option(
     "--keep",
@@ -232,9 +233,7 @@ def demo(out: Path, as_json: bool) -> None:
 )
 @click.option(
     "--cost",
-    default="macs",
-    show_default=True,
-    help="What --keep counts: macs, or latency as measured here (random, dip-go --recipe paper).",
+    help="What --keep counts: macs, params, or latency as measured here; default: params for laptop and its like.",
 )
 @click.option(
     "--latencies",
@@ -249,7 +248,24 @@ def demo(out: Path, as_json: bool) -> None:
     "--branch", default=0, show_default=True, help="deepcache: cached layer, 0 outermost."
 )
 @click.option(
-    "--recipe", default="default", show_default=True, help="dip-go: default (ours) or paper."
+    "--recipe",
+    default="default",
+    show_default=True,
+    help="dip-go, laptop: default (ours) or paper.",
+)
+@click.option(
+    "--criterion",
+    default="output",
+    show_default=True,
+    help="laptop: output, magnitude, taylor, task or ld-pruner.",
+)
+@click.option("--tuples", default=64, show_default=True, help="laptop: inputs to measure on.")
+@click.option("--jobs", default=1, show_default=True, help="laptop: measure so many at once.")
+@click.option(
+    "--parallel", default="local", show_default=True, help="laptop: jobs run local, on ray or dask."
+)
+@click.option(
+    "--variant", default="base", show_default=True, help="bk-sdm: base, small, tiny, keep."
 )
 @click.option("--pictures", type=int, help="dip-go: to calibrate with; default: 96.")
 @click.option("--iterations", type=int, help="dip-go: of the gradient search, per keep.")
@@ -268,8 +284,10 @@ def demo(out: Path, as_json: bool) -> None:
     type=PATH,
     help="A file with one per line; default: prompts.txt of the pipeline, its classes, or built-in captions.",
 )
-@click.option("--run", "folder", type=PATH, help="dip-go: directory for log, plot, checkpoints.")
-@click.option("--resume", is_flag=True, help="dip-go: go on from what is in --run.")
+@click.option(
+    "--run", "folder", type=PATH, help="dip-go, laptop: directory for log, plot, checkpoints."
+)
+@click.option("--resume", is_flag=True, help="dip-go, laptop: go on from what is in --run.")
 @guidance_option
 @click.option("--seed", default=0, show_default=True, help="Of random choices.")
 @height_option
@@ -285,10 +303,11 @@ def search(
     scheduler: str | None,
     granularity: str | None,
     keep: str,
-    cost: str,
+    cost: str | None,
     latencies: Path | None,
     engine_name: str,
     prompts: Path | None,
+    parallel: str,
     folder: Path | None,
     resume: bool,
     device: str,
@@ -302,7 +321,8 @@ def search(
     from search.model.pipeline import open_pipeline, require_device
     from search.options import (
         Options,
-        granularity_of,
+        cost_for,
+        granularity_for,
         grid_of,
         keeps_of,
         require_cost,
@@ -310,6 +330,7 @@ def search(
         require_one_grid,
         require_used,
     )
+    from search.parallel import where_of
     from search.prompts import read_prompts
 
     require_method(method)
@@ -319,10 +340,12 @@ def search(
     chosen = Options(
         timesteps=grid_of(timesteps, "--timesteps"),
         sigmas=grid_of(sigmas, "--sigmas"),
-        granularity=granularity_of(granularity or ("stage" if method == "dip-go" else "branch")),
+        granularity=granularity_for(method, granularity),
+        parallel=where_of(parallel),
         prompts=() if prompts is None else tuple(read_prompts(prompts)),
         **options,
     )
+    cost = cost_for(method, cost)
     require_cost(cost, method, chosen.recipe, has_table=latencies is not None)
     require_device(device)
     engine = make_engine(engine_name, device) if cost == "latency" else None
@@ -331,7 +354,9 @@ def search(
         opened = open_pipeline(pipeline, weights=needs_weights(method, chosen), device=device)
         if scheduler is not None:
             opened.use_scheduler(scheduler)
-        with _price(engine, pipeline, lambda: full(opened, chosen), latencies, report) as price:
+        with _price(
+            cost, engine, pipeline, lambda: full(opened, chosen), latencies, report
+        ) as price:
             report(f"search: {method}")
             found = search_keeps(
                 opened,
@@ -342,6 +367,7 @@ def search(
                 folder=folder,
                 resume=resume,
                 report=report,
+                note=lambda text: click.echo(text, err=True),
             )
             shares = [price(subnet) for subnet in found]
     files = [out] if len(keeps) == 1 else [_numbered(out, each) for each in keeps]
@@ -388,17 +414,19 @@ def _given() -> list[str]:
 
 @contextmanager
 def _price(
+    cost: str,
     engine: Engine | None,
     pipeline: Path,
     whole: Callable[[], SubNet],
     latencies: Path | None,
     report: Callable[..., None],
 ) -> Iterator[Callable[[SubNet], float]]:
-    """What a SubNet costs: MACs, or the time it takes on `engine`."""
+    """What a SubNet costs: MACs, parameters, or the time it takes on `engine`."""
     if engine is None:
+        from search.laptop.layers import params_of
         from search.schedules import keep_of
 
-        yield keep_of
+        yield params_of if cost == "params" else keep_of
         return
     from engines.latency import latency_table
 
@@ -480,6 +508,87 @@ def frontier(
         _print_tables(tables(found), 200)
         click.echo("\n".join(filter(None, (full_judged(found), *found.notes))))
         click.echo(f"page: {out / 'frontier.html'}")
+
+
+@command
+@pipeline_argument
+@click.argument("subnet", type=PATH)
+@click.option("-o", "--out", type=PATH, required=True, help="The pipeline directory to make.")
+@click.option(
+    "--data",
+    type=PATH,
+    required=True,
+    help="A folder of pictures with captions, see docs/distill.md.",
+)
+@click.option(
+    "--loss", default="normalized", show_default=True, help="normalized, plain or output."
+)
+@click.option(
+    "--features", default="layer", show_default=True, help="To compare: of layer, branch or stage."
+)
+@click.option("--iterations", default=2000, show_default=True, help="Steps of the optimiser.")
+@click.option("--minutes", type=float, help="Make only the iterations that fit in this time.")
+@click.option("--batch", default=32, show_default=True, help="Pictures at once, per process.")
+@click.option("--accumulate", default=1, show_default=True, help="Batches per iteration.")
+@click.option("--learning-rate", default=5e-4, show_default=True, help="The highest.")
+@click.option(
+    "--task-weight", default=1.0, show_default=True, help="Of the error against the true noise."
+)
+@click.option(
+    "--output-weight", default=1.0, show_default=True, help="Of the error against the teacher."
+)
+@click.option(
+    "--feature-weight", default=1.0, show_default=True, help="Of the errors of the features."
+)
+@click.option("--drop", default=0.1, show_default=True, help="Share without their captions.")
+@click.option("--ema", default=0.995, show_default=True, help="Of the averaged weights.")
+@click.option("--precision", default="no", show_default=True, help="no (float32), bf16 or fp16.")
+@click.option("--save-every", default=200, show_default=True, help="Iterations per checkpoint.")
+@click.option("--seed", default=0, show_default=True, help="Of all that is drawn.")
+@click.option("--run", "folder", type=PATH, help="For log and checkpoints; default: OUT.run.")
+@click.option("--resume", is_flag=True, help="Go on from what is in --run.")
+@device_option
+@json_option
+def distill(
+    pipeline: Path,
+    subnet: Path,
+    out: Path,
+    data: Path,
+    loss: str,
+    features: str,
+    folder: Path | None,
+    resume: bool,
+    device: str,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Take the blocks that SUBNET skips out of a pipeline for good, and train what is left."""
+    _quiet_libraries()
+    from search.laptop.distill import distill as run
+    from search.laptop.distill_data import read_folder
+    from search.laptop.distill_recipe import Recipe, loss_of
+    from search.model.pipeline import require_device
+    from search.options import granularity_of
+    from search.subnet import SubNet
+
+    recipe = Recipe(loss=loss_of(loss), features=granularity_of(features), **options)
+    require_device(device)
+    with _status() as report:
+        done = run(
+            pipeline,
+            SubNet.load(subnet),
+            read_folder(data),
+            recipe,
+            out,
+            folder=folder or out.with_name(f"{out.name}.run"),
+            resume=resume,
+            device=device,
+            report=report,
+        )
+    if as_json:
+        click.echo(json.dumps(done.to_json()))
+    else:
+        click.echo(f"{out}: {done.line()}")
 
 
 @command
@@ -673,7 +782,7 @@ def build(
     opened = Bundle.open(bundle)
     with _status() as report:
         plan = plan_build(opened, engine, report)
-    if not as_json or dry_run:
+    if dry_run or (plan.missing and not as_json):
         _print_plan(plan, engine_name, jobs, as_json=as_json)
     if dry_run:
         return
@@ -708,24 +817,23 @@ def _print_plan(plan: Plan, engine: str, jobs: int, *, as_json: bool) -> None:
         items = [vars(item) for item in plan.items]
         total = {"seconds": plan.seconds(jobs), "bytes": plan.bytes}
         click.echo(json.dumps({"engine": engine, **total, "graphs": items}))
-    elif plan.folder is None:
-        click.echo(f"{engine} compiles graphs in memory: there is nothing to build")
-    else:
+    elif plan.folder is not None and plan.missing:
         from engines.build import plan_table
 
-        if plan.missing:
-            _print_tables([plan_table(plan, jobs)], 100)
+        _print_tables([plan_table(plan, jobs)], 100)
+    else:
+        click.echo("nothing to build" + ("" if plan.folder else f": {engine} compiles in memory"))
 
 
 @command
-@bundle_argument
+@click.argument("bundles", type=PATH, nargs=-1, required=True)
 @click.option(
     "--engine",
     "engine_names",
     multiple=True,
     default=("onnxruntime",),
     show_default=True,
-    help="What runs the graphs; may be given several times.",
+    help="What runs the graphs; several as in onnxruntime,openvino.",
 )
 @device_option
 @engine_options
@@ -745,59 +853,61 @@ def _print_plan(plan: Plan, engine: str, jobs: int, *, as_json: bool) -> None:
 )
 @click.option("--junit", type=PATH, help="Write JUnit XML to this file.")
 @variant_options
+@click.option("--all-variants", is_flag=True, help="Every variant that fits, not the first alone.")
+@jobs_option
+@parallel_option
 @json_option
 def verify(
-    bundle: Path,
+    bundles: tuple[Path, ...],
     engine_names: tuple[str, ...],
-    device: str,
-    options: EngineOptions,
-    pipeline: Path | None,
-    prompt: str | None,
-    label: str | None,
-    seed: int,
-    k: float,
-    bisect: bool,
     report_folder: Path | None,
     junit: Path | None,
+    all_variants: bool,
+    height: int | None,
+    width: int | None,
+    images: int | None,
+    jobs: int,
+    parallel: str,
     as_json: bool,
-    **shape: int | None,
+    **settings: Any,
 ) -> None:
-    """Compare a bundle with the PyTorch reference; exit 0 only if parity holds."""
+    """Compare bundles with the PyTorch reference; exit 0 only if parity holds for all."""
     _quiet_libraries()
-    from engines.base import make_engine
-    from engines.parity import verify as run_verify
-    from engines.report import verdict, write_junit, write_report
-    from exporter.bundle import Bundle
+    from engines.parity.many import Plan, verify_many
+    from search.parallel import where_of
 
-    engines = [make_engine(name, device, options) for name in dict.fromkeys(engine_names)]
-    opened = Bundle.open(bundle, **shape)
-    words = opened.default_prompt if prompt is None else prompt
-    if label is not None:
-        words = opened.require_prompt(prompt=prompt, label=label)
+    plan = Plan(
+        bundles=bundles,
+        engines=tuple(name for each in engine_names for name in each.split(",")),
+        shape=(height, width, images),
+        all_variants=all_variants,
+        folder=report_folder,
+        junit=junit,
+        **settings,
+    )
+    where = where_of(parallel)
     with _status() as report:
-        parity, pictures = run_verify(
-            opened,
-            engines,
-            opened.find_pipeline(pipeline),
-            prompt=words,
-            seed=seed,
-            k=k,
-            bisect=bisect,
-            report=report,
-        )
-    if junit is not None:
-        write_junit(junit, opened, parity)
-    page = write_report(report_folder, opened, parity, pictures) if report_folder else None
-    if as_json:
-        click.echo(json.dumps(parity.to_json()))
-    else:
-        for sentence in (*parity.failures, *parity.blocks):
-            click.echo(sentence)
-        click.echo(verdict(parity))
-        if page is not None:
-            click.echo(f"report: {page}")
-    if not parity.passed:
+        done = verify_many(plan.checks(), jobs=jobs, where=where, report=report)
+    _print_verified(done, as_json=as_json)
+    if not all(verified.parity.passed for verified in done):
         sys.exit(FAILED)
+
+
+def _print_verified(done: list[Verified], *, as_json: bool) -> None:
+    """Each verdict; with the bundle's name where there are several."""
+    from engines.report import verdict
+
+    if as_json:
+        records = [{"bundle": each.name, **each.parity.to_json()} for each in done]
+        click.echo(json.dumps(records if len(records) > 1 else done[0].parity.to_json()))
+        return
+    for each in done:
+        start = f"{each.name}: " if len(done) > 1 else ""
+        for sentence in (*each.parity.failures, *each.parity.blocks):
+            click.echo(start + sentence)
+        click.echo(start + verdict(each.parity))
+        if each.page is not None:
+            click.echo(f"report: {each.page}")
 
 
 @command
@@ -807,9 +917,17 @@ def verify(
 @engine_options
 @click.option("--prompt", help="What to show.")
 @click.option("--label", help="The class to show, by number or name.")
+@click.option(
+    "--prompts", type=PATH, help="A file with a prompt or class per line; pictures get numbers."
+)
 @click.option("--negative", default="", help="What to guide away from.")
 @click.option("--guidance", type=float, help="Guidance scale; default: the bundle's.")
-@click.option("--seed", default=0, show_default=True, help="The same picture as in diffusers.")
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    help="The same picture as in diffusers; further runs for a prompt take those that follow.",
+)
 @click.option(
     "--latents",
     type=PATH,
@@ -826,6 +944,7 @@ def run(
     options: EngineOptions,
     prompt: str | None,
     label: str | None,
+    prompts: Path | None,
     negative: str,
     guidance: float | None,
     seed: int,
@@ -833,40 +952,110 @@ def run(
     save_latents: Path | None,
     out: Path,
     as_json: bool,
-    **shape: int | None,
+    height: int | None,
+    width: int | None,
+    images: int | None,
 ) -> None:
     """Make pictures with a bundle, without PyTorch."""
+    import time
+
     from engines.base import make_engine
-    from engines.pictures import load_latents, require_png, save_latents_to, save_pictures
+    from engines.generate import Order, generate, open_for, prompts_for
+    from engines.pictures import load_latents, require_png
     from engines.runner import Runner
-    from exporter.bundle import Bundle
+    from search.prompts import read_prompts
 
     require_png(out)
-    opened = Bundle.open(bundle, **shape)
-    words = opened.require_prompt(prompt=prompt, label=label)
+    opened = open_for(bundle, height=height, width=width, images=images)
+    listed = None if prompts is None else read_prompts(prompts)
+    order = Order(
+        prompts=prompts_for(opened, prompt=prompt, label=label, listed=listed),
+        images=images or opened.shape.images,
+        seed=seed,
+        negative=negative,
+        guidance=guidance,
+        latents=None if latents is None else load_latents(latents),
+    )
     engine = make_engine(engine_name, device, options)
-    start = None if latents is None else load_latents(latents)
+    began = time.perf_counter()
     with _status() as report:
         report("load graphs")
         runner = Runner(opened, engine)
-        count = len(opened.calls)
-        result = runner.run(
-            words,
-            latents=start,
-            seed=seed,
-            negative=negative,
-            guidance=guidance,
-            on_call=lambda number, *_: report(f"call {number + 1} of {count}"),
-        )
-    paths = save_pictures(result.images, out)
-    if save_latents is not None:
-        save_latents_to(result.latents, save_latents)
+        loaded = time.perf_counter() - began
+        made = generate(runner, order, out, save_latents=save_latents, report=report)
+    paths = [str(path) for each in made for path in each.images]
+    count = len(opened.calls)
+    spent = {name: sum(each.seconds[name] for each in made) for name in made[0].seconds}
     if as_json:
-        record = {"images": [str(path) for path in paths], "calls": count}
-        click.echo(json.dumps({**record, "seconds": result.seconds}))
+        record = {"images": paths, "calls": count, "load_seconds": loaded, "seconds": spent}
+        click.echo(json.dumps({**record, "runs": [each.to_json() for each in made]}))
     else:
-        total = sum(result.seconds.values())
-        click.echo(f"{', '.join(map(str, paths))}: {count} calls, {total:.2f} s")
+        files = ", ".join(paths) if len(paths) < 5 else f"{paths[0]} to {paths[-1]}"
+        times = "" if len(made) == 1 else f"{len(made)} runs of "
+        click.echo(f"{files}: {times}{count} calls, {sum(spent.values()):.2f} s")
+
+
+@command
+@bundle_argument
+@click.option(
+    "--engine",
+    "engines",
+    default="onnxruntime",
+    show_default=True,
+    help="One or several, as in onnxruntime,openvino.",
+)
+@device_option
+@click.option("--pipeline", type=PATH, help="Default: where the bundle was exported from.")
+@click.option(
+    "--against",
+    default="eager,deepcache",
+    show_default=True,
+    help="PyTorch as it is and gated (eager), the DeepCache package, torch.compile (compile).",
+)
+@click.option(
+    "--full", type=PATH, help="The full sampler's bundle; default: export it to OUT/full."
+)
+@click.option("--interval", type=int, help="DeepCache package; default: what the SubNet does.")
+@click.option("--branch", type=int, help="DeepCache package; default: what the SubNet does.")
+@click.option("--repeats", default=5, show_default=True, help="Rounds that count.")
+@click.option("--warmup", default=1, show_default=True, help="Rounds before them.")
+@click.option("--threads", type=int, help="That compute; default: each row's own choice.")
+@click.option("-o", "--out", type=PATH, required=True, help="Directory for figures and plot.")
+@variant_options
+@json_option
+def bench(
+    bundle: Path,
+    engines: str,
+    device: str,
+    pipeline: Path | None,
+    against: str,
+    out: Path,
+    as_json: bool,
+    height: int | None,
+    width: int | None,
+    images: int | None,
+    **options: Any,
+) -> None:
+    """Measure seconds and memory beside PyTorch, all rows in turn in one run."""
+    _quiet_libraries()
+    from engines.bench.records import against_of, names_of
+    from engines.bench.run import Settings
+    from engines.bench.run import bench as run_bench
+    from engines.bench.show import tables, write_bench
+    from exporter.bundle import Bundle
+
+    settings = Settings(
+        engines=names_of(engines), device=device, against=against_of(against), **options
+    )
+    opened = Bundle.open(bundle, height=height, width=width, images=images)
+    with _status() as report:
+        found = run_bench(opened, opened.find_pipeline(pipeline), settings, out=out, report=report)
+    write_bench(found, out)
+    if as_json:
+        click.echo((out / "bench.json").read_text(encoding="utf-8"), nl=False)
+    else:
+        _print_tables(tables(found), 140)
+        click.echo(f"plot: {out / 'bench.png'}")
 
 
 @command

@@ -37,16 +37,19 @@ SPREAD = 0.02
 """Standard deviation of random weights."""
 
 
-def sd15(folder: Path) -> None:
-    """Stable Diffusion 1.5's U-Net, 860 M, float32."""
-    with torch.device("meta"):
-        unet = UNet2DConditionModel(
-            sample_size=64,
-            cross_attention_dim=768,
-            attention_head_dim=8,
-            block_out_channels=(320, 640, 1280, 1280),
-        )
-    behind_wide_text(_filled(unet, torch.float32)).save_pretrained(folder)
+SD15_CHANNELS, SMALL_CHANNELS = (320, 640, 1280, 1280), (32, 32, 64, 64)
+
+
+def sd15(folder: Path, channels: tuple[int, ...] = SD15_CHANNELS) -> None:
+    """Stable Diffusion 1.5's U-Net, 860 M, float32; with `SMALL_CHANNELS` one to try things on."""
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=64,
+        cross_attention_dim=768,
+        attention_head_dim=8,
+        block_out_channels=channels,
+    )
+    behind_wide_text(unet).save_pretrained(folder)
 
 
 def sdxl(folder: Path) -> None:

@@ -18,7 +18,7 @@ import click
 import numpy as np
 import onnx_ir as ir
 
-from benchmarks.published_gates import GUIDANCE, SD15_CHANNELS, SMALL_CHANNELS, save_pipeline
+from benchmarks.full_size import SD15_CHANNELS, SMALL_CHANNELS, sd15
 from benchmarks.record import write
 from engines.base import make_engine
 from engines.latency import filled
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from engines.base import Engine
     from exporter.trace import Master
 
+GUIDANCE = 7.5
 CALLS = ("full", "shallow")
 
 
@@ -96,7 +97,7 @@ def main(edge: int, steps: int, rounds: int, small: bool) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder, path = Path(name) / "graphs", Path(name) / "pipeline"
         folder.mkdir()
-        save_pipeline(path, SMALL_CHANNELS if small else SD15_CHANNELS)
+        sd15(path, SMALL_CHANNELS if small else SD15_CHANNELS)
         nodes = save_graphs(path, folder, steps, 8 * edge)
         calls = {name: runnable(engine, folder / f"{name}.onnx") for name in nodes}
         seconds: dict[str, list[float]] = {name: [] for name in calls}

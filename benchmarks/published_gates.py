@@ -17,8 +17,8 @@ from unittest import mock
 import click
 import numpy as np
 import torch
-from diffusers import UNet2DConditionModel
 
+from benchmarks.full_size import SD15_CHANNELS, SMALL_CHANNELS, sd15
 from benchmarks.record import write
 from benchmarks.speed import resident_mb
 from engines.base import make_engine
@@ -33,7 +33,6 @@ from search.model.pipeline import open_pipeline
 from search.model.reference import sample
 from search.options import Options
 from tests import gate_files
-from tests.pipelines import behind_wide_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,20 +42,7 @@ if TYPE_CHECKING:
     from search.subnet import SubNet
 
 GUIDANCE, PROMPT = 7.5, "a small red circle left on a grey field"
-SD15_CHANNELS, SMALL_CHANNELS = (320, 640, 1280, 1280), (32, 32, 64, 64)
 HELD_BLOCK, HELD_AT = "down_blocks.3", 7
-
-
-def save_pipeline(folder: Path, channels: tuple[int, ...]) -> None:
-    """Write a pipeline whose U-Net has random weights."""
-    torch.manual_seed(0)
-    unet = UNet2DConditionModel(
-        sample_size=64,
-        cross_attention_dim=768,
-        attention_head_dim=8,
-        block_out_channels=channels,
-    )
-    behind_wide_text(unet).save_pretrained(folder)
 
 
 @contextmanager
@@ -135,7 +121,7 @@ def main(edge: int, small: bool) -> None:
     pixels = 8 * edge
     with tempfile.TemporaryDirectory() as name:
         folder, path = Path(name), Path(name) / "pipeline"
-        save_pipeline(path, SMALL_CHANNELS if small else SD15_CHANNELS)
+        sd15(path, SMALL_CHANNELS if small else SD15_CHANNELS)
         gc.collect()
         expected = by_diffusers(
             path,

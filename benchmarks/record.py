@@ -53,6 +53,9 @@ def portable(value: Any) -> Any:
         return {key: portable(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [portable(each) for each in value]
+    if isinstance(value, str) and "=/" in value:
+        name, _, file = value.partition("=")
+        return f"{name}={portable(file)}"
     if not isinstance(value, str | Path) or not Path(value).is_absolute():
         return value
     path = Path(value)

@@ -26,6 +26,9 @@ class Finding:
 
 PACKAGES = ("torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxscript")
 
+CLUSTERS = ("ray", "distributed")
+"""Packages of `--parallel ray` and `--parallel dask`."""
+
 NOTES = {
     ("tensorrt-rtx", "cpu"): "builds plans (give --compute-capability); they run on cuda",
 }
@@ -34,19 +37,18 @@ NOTES = {
 
 def examine() -> list[Finding]:
     """Look at every package the export needs and every engine on every device."""
-    found = [_package(name) for name in PACKAGES]
+    found = [_package(name, "search and export") for name in PACKAGES]
+    found += [_package(name, "run jobs on such a cluster") for name in CLUSTERS]
     for name in sorted(ENGINES):
         found += [_engine(name, device) for device in ("cpu", "cuda")]
     return found
 
 
-def _package(name: str) -> Finding:
+def _package(name: str, needed: str) -> Finding:
     try:
         return Finding(name, True, metadata.version(name))
     except metadata.PackageNotFoundError:
-        return Finding(
-            name, False, f"not installed; pip install {name} (needed to search and export)"
-        )
+        return Finding(name, False, f"not installed; pip install {name} (needed to {needed})")
 
 
 def _engine(name: str, device: str) -> Finding:

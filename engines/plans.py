@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from engines.errors import EngineError
+from search.files import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -107,7 +108,8 @@ def build_plan(trt: Any, graph: Path, options: PlanOptions, report: Report) -> b
     _allow_decomposing(trt, network)
     config = builder.create_builder_config()
     _configure(trt, config, options)
-    cache = _open_cache(config, options.timing_cache)
+    if options.timing_cache is not None:
+        _open_cache(config, options.timing_cache)
     progress = Progress(report)
     monitor = _monitor(trt, progress)
     config.progress_monitor = monitor
@@ -117,8 +119,8 @@ def build_plan(trt: Any, graph: Path, options: PlanOptions, report: Report) -> b
         raise KeyboardInterrupt
     if plan is None:
         raise EngineError(_refusal(trt, graph, log.errors))
-    if cache is not None and options.timing_cache is not None:
-        _save_cache(config, cache, options.timing_cache)
+    if options.timing_cache is not None:
+        _save_cache(config, options.timing_cache)
     return bytes(plan)
 
 
@@ -183,21 +185,16 @@ def target(trt: Any, capability: str) -> Any:
     return known[capability]
 
 
-def _open_cache(config: Any, file: Path | None) -> Any:
-    """Give the build the kernel timings that are in `file`, and return the cache it will add to."""
-    if file is None:
-        return None
+def _open_cache(config: Any, file: Path) -> None:
+    """Give the build the kernel timings that are in `file`, if they are of this GPU."""
     cache = config.create_timing_cache(file.read_bytes() if file.is_file() else b"")
     if not config.set_timing_cache(cache, ignore_mismatch=False):
-        cache = config.create_timing_cache(b"")
-        config.set_timing_cache(cache, ignore_mismatch=False)
-    return cache
+        config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
 
 
-def _save_cache(config: Any, cache: Any, file: Path) -> None:
-    """Write it, with what builds at the same time have written meanwhile."""
-    from search.files import write_atomically
-
+def _save_cache(config: Any, file: Path) -> None:
+    """Write the build's timings, with what builds at the same time have written meanwhile."""
+    cache = config.get_timing_cache()
     if file.is_file():
         cache.combine(config.create_timing_cache(file.read_bytes()), ignore_mismatch=False)
     write_atomically(file, bytes(cache.serialize()))

@@ -78,6 +78,11 @@ class Runner:
         self._finish = self._combination(sampler.final, self._latents)
         self._loop = self._buffers.record(self._walk)
 
+    @property
+    def on_host(self) -> bool:
+        """Whether `run` can tell of each call without making the run slower."""
+        return self._buffers.on_host
+
     def run(
         self,
         prompt: str,

@@ -8,6 +8,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from exporter.graph import BOUNDARY, DOMAIN, forget_inner_types, sort_initializers
+from exporter.nothing import take_out_nothing
 
 if TYPE_CHECKING:
     from exporter.program import Signature
@@ -33,9 +34,10 @@ def carve(master: Master, signature: Signature, name: str) -> ir.Model:
     graph.name = name
     _put_in_place(graph, {master.tensors[port].name: value.name for port, value in sums.items()})
     del graph.outputs[len(outputs) :]
+    _remove_boundaries(graph)
+    take_out_nothing(graph)
     for value in [v for v in graph.inputs if not v.uses()]:
         graph.inputs.remove(value)
-    _remove_boundaries(graph)
     graph.opset_imports.pop(DOMAIN, None)
     forget_inner_types(graph)
     sort_initializers(graph)
@@ -80,6 +82,7 @@ def _remove_boundaries(graph: ir.Graph) -> None:
             raise ValueError(msg)
         if after.is_graph_output() and (before.is_graph_input() or before.is_graph_output()):
             node.domain, node.op_type = "", "Identity"
+            node.attributes.clear()
             continue
         ir.convenience.replace_all_uses_with(after, before, replace_graph_outputs=True)
         graph.remove(node, safe=True)

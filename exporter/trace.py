@@ -10,6 +10,7 @@ import onnx_ir as ir
 from exporter.errors import ExportError
 from exporter.graph import BOUNDARY, DOMAIN, convert, lazy_tensor, optimise
 from exporter.hoist import hoist
+from exporter.nothing import add_nothing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,6 +81,8 @@ def trace_master(pipeline: Pipeline, trace: Trace, replaced: AbstractSet[int]) -
         residual, total = topology.residual(block), topology.sum(block)
         base, port = marked.get(base_of[block], base_of[block]), tensors[topology.tensor(total)]
         name = topology.tensor_names[residual]
+        if block in trace.branches:
+            base = add_nothing(graph, like=port, name=f"{name}/nothing")
         tensors[residual], sums[total], bases[total] = _add_delta(graph, base, port, name)
     graph.outputs.extend([*tensors.values(), *sums.values(), *bases.values()])
     for value in graph.initializers.values():
@@ -122,7 +125,8 @@ def _add_delta(
     difference = ir.node("Sub", [port, base])
     residual = ir.node(BOUNDARY, difference.outputs, domain=DOMAIN, version=1)
     total = ir.node("Add", [base, residual.outputs[0]])
-    alone = ir.node(BOUNDARY, [base], domain=DOMAIN, version=1)
+    # A removed block emits its base: without an attribute, both would be one value to the optimiser.
+    alone = ir.node(BOUNDARY, [base], {"alone": 1}, domain=DOMAIN, version=1)
     results = residual.outputs[0], total.outputs[0], alone.outputs[0]
     for value, called in zip(results, (name, f"{name}+base", f"{name}-base"), strict=True):
         value.name, value.shape, value.type = called, port.shape, port.type

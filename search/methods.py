@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from search import schedules
 from search.course import Course
 from search.errors import SearchError
-from search.options import Options, require_method
+from search.options import LAYER_METHODS, Options, require_method
 from search.prompts import default_prompts
 from search.subnet import Action, Granularity, SubNet
 
@@ -33,6 +33,7 @@ def search_keeps(
     folder: Path | None = None,
     resume: bool = False,
     report: Report = lambda _text, _share=None: None,
+    note: Callable[[str], None] = lambda _text: None,
 ) -> list[SubNet]:
     """One SubNet for each of `keeps`, with a fitted sampler where that is asked for.
 
@@ -45,6 +46,7 @@ def search_keeps(
         folder: for the log, the plot and the checkpoints of a gradient search, or None.
         resume: go on from what is in `folder`.
         report: told what is being done, and which share of it is done.
+        note: told in a sentence what else was found.
 
     Raises:
         SearchError: unknown method, or options that do not fit the pipeline.
@@ -53,6 +55,17 @@ def search_keeps(
     if method == "dip-go":
         found = _dip_go(
             pipeline, options, keeps, cost=cost, folder=folder, resume=resume, report=report
+        )
+    elif method == "laptop":
+        found = _laptop(
+            pipeline,
+            options,
+            keeps,
+            cost=cost,
+            folder=folder,
+            resume=resume,
+            report=report,
+            note=note,
         )
     else:
         whole = full(pipeline, options)
@@ -76,7 +89,7 @@ def search_keeps(
 
 def needs_weights(method: str, options: Options) -> bool:
     """Whether the method calls the denoiser, and not only its architecture."""
-    return needs_fit(method, options) or method == "dip-go"
+    return needs_fit(method, options) or method in ("dip-go", "laptop")
 
 
 def needs_fit(method: str, options: Options) -> bool:
@@ -117,7 +130,7 @@ def _dip_go(
                 (each.iteration + 1) / recipe.iterations,
             )
 
-        return run_paper(
+        made = run_paper(
             pipeline,
             options,
             keeps,
@@ -128,6 +141,7 @@ def _dip_go(
             resume=resume,
             progress=tell,
         )
+        return [skipping(subnet, pipeline.removed) for subnet in made]
     from search.fitting.recipe import Effort, place_calls
 
     return place_calls(
@@ -142,6 +156,36 @@ def _dip_go(
         resume=resume,
         report=report,
     )
+
+
+def _laptop(
+    pipeline: Pipeline,
+    options: Options,
+    keeps: Sequence[float],
+    *,
+    cost: Cost,
+    folder: Path | None,
+    resume: bool,
+    report: Report,
+    note: Callable[[str], None],
+) -> list[SubNet]:
+    """The layers that matter least, left out; tells how well their scores add up."""
+    from search.laptop.recipe import remove_layers
+    from search.laptop.settings import settings_of
+
+    found = remove_layers(
+        pipeline,
+        full(pipeline, options),
+        keeps,
+        prompts=options.prompts or default_prompts(pipeline),
+        settings=settings_of(options),
+        cost=cost,
+        folder=folder,
+        resume=resume,
+        report=report,
+    )
+    note(found.sentence())
+    return found.subnets
 
 
 def search(
@@ -170,9 +214,24 @@ def _by_hand(
         return fewer_steps(pipeline, whole, options.keep)
     if method == "random":
         return schedules.random_reuse(whole, keep=options.keep, seed=options.seed, cost=cost)
+    if method in LAYER_METHODS:
+        return _layers_by_hand(whole, method, options, cost)
     require_method(method)
     msg = f"the method {method!r} makes a SubNet per keep; use search_keeps"
     raise SearchError(msg)
+
+
+def _layers_by_hand(whole: SubNet, method: str, options: Options, cost: Cost) -> SubNet:
+    """The layers that people left out."""
+    from search.laptop import by_hand
+
+    if method in by_hand.DEPTHS:
+        return by_hand.with_depths(whole, method)
+    if method == "every-second":
+        return by_hand.every_second(whole, options.keep, cost)
+    if options.variant == "keep":
+        return by_hand.bk_sdm_order(whole, options.keep, cost)
+    return by_hand.bk_sdm(whole, options.variant)
 
 
 def full(pipeline: Pipeline, options: Options) -> SubNet:
@@ -206,7 +265,7 @@ def _whole(
         noise_shape=traced.noise_shape,
     )
     row = (Action.RUN,) * len(traced.topology.blocks)
-    return SubNet(
+    whole = SubNet(
         binding=binding,
         granularity=granularity,
         topology=traced.topology,
@@ -215,6 +274,7 @@ def _whole(
         full_calls=len(binding.timesteps),
         method="full",
     )
+    return skipping(whole, pipeline.removed)
 
 
 def resized(pipeline: Pipeline, subnet: SubNet, size: tuple[int, int]) -> SubNet:
@@ -262,6 +322,24 @@ def _require_size(
             f"of {made[0] // noise_shape[1]}"
         )
         raise SearchError(msg)
+
+
+def skipping(subnet: SubNet, removed: Sequence[str]) -> SubNet:
+    """The same, saying SKIP where a removed block would run: that is all it can do.
+
+    What such a block emitted earlier may still be reused.
+    """
+    if not removed:
+        return subnet
+    gone = [name in removed for name in subnet.topology.blocks]
+    rows = tuple(
+        tuple(
+            Action.SKIP if out and action is not Action.REUSE else action
+            for action, out in zip(row, gone, strict=True)
+        )
+        for row in subnet.actions
+    )
+    return replace(subnet, actions=rows)
 
 
 def fewer_steps(pipeline: Pipeline, whole: SubNet, keep: float) -> SubNet:

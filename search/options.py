@@ -8,23 +8,34 @@ from typing import TYPE_CHECKING
 
 from search.course import Course
 from search.errors import SearchError
+from search.parallel import Where
 from search.subnet import Granularity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-METHODS = ("full", "deepcache", "fewer-steps", "random", "dip-go")
+METHODS = (
+    "full", "deepcache", "fewer-steps", "random", "dip-go", "laptop", "bk-sdm", "ssd-1b", "vega",
+    "every-second",
+)  # fmt: skip
+LAYER_METHODS = ("laptop", "bk-sdm", "ssd-1b", "vega", "every-second")
+"""Those that leave layers out at all steps."""
 RECIPES = ("default", "paper")
-COSTS = ("macs", "latency")
+COSTS = ("macs", "params", "latency")
 USED_BY = {
-    "keep": ("fewer-steps", "random", "dip-go"),
+    "keep": ("fewer-steps", "random", "dip-go", "laptop", "bk-sdm", "every-second"),
     "interval": ("deepcache",),
     "branch": ("deepcache",),
-    "recipe": ("dip-go",),
+    "recipe": ("dip-go", "laptop"),
     "pictures": ("dip-go",),
     "iterations": ("dip-go",),
-    "run": ("dip-go",),
-    "resume": ("dip-go",),
+    "run": ("dip-go", "laptop"),
+    "resume": ("dip-go", "laptop"),
+    "criterion": ("laptop",),
+    "tuples": ("laptop",),
+    "jobs": ("laptop",),
+    "parallel": ("laptop",),
+    "variant": ("bk-sdm",),
 }
 """Options that only some methods look at."""
 
@@ -55,6 +66,11 @@ class Options:
         fit_sampler: give the SubNet a sampler fitted to the full one; None is what the method does
             by default.
         prompts: to search and fit with; none stands for the pipeline's own.
+        criterion: what says how much a layer matters (laptop).
+        tuples: inputs of the denoiser that it is measured on (laptop).
+        jobs: that run at once (laptop).
+        parallel: where they run (laptop).
+        variant: which of the published removals, or `keep` for their order up to `keep` (bk-sdm).
     """
 
     steps: int = 50
@@ -77,6 +93,11 @@ class Options:
     reference_steps: int | None = None
     fit_sampler: bool | None = None
     prompts: tuple[str, ...] = ()
+    criterion: str = "output"
+    tuples: int = 64
+    jobs: int = 1
+    parallel: Where = Where.LOCAL
+    variant: str = "base"
 
     def __post_init__(self) -> None:
         """Check what no method could use."""
@@ -157,12 +178,31 @@ def require_one_grid(given: Iterable[str]) -> None:
         raise SearchError(msg)
 
 
+def granularity_for(method: str, name: str | None) -> Granularity:
+    """The granularity of that name, or what suits the method."""
+    if name is None:
+        suits = {"dip-go": Granularity.STAGE} | dict.fromkeys(LAYER_METHODS, Granularity.LAYER)
+        return suits.get(method, Granularity.BRANCH)
+    return granularity_of(name)
+
+
+def cost_for(method: str, name: str | None) -> str:
+    """The cost of that name, or what the method goes by: parameters where layers are left out."""
+    return name or ("params" if method in LAYER_METHODS else "macs")
+
+
 def require_cost(name: str, method: str, recipe: str, *, has_table: bool) -> None:
     """Refuse a cost that is not one of `COSTS`, that the method does not look at, or that takes no table."""
     if name not in COSTS:
         msg = f"unknown cost {name!r}; choose one of {', '.join(COSTS)}"
         raise SearchError(msg)
-    looks = method == "random" or (method, recipe) == ("dip-go", "paper")
+    if name == "params" and method not in LAYER_METHODS:
+        msg = (
+            f"the method {method!r} decides step by step, which leaves all parameters in use; count macs or "
+            f"latency, or use one of {', '.join(LAYER_METHODS)}"
+        )
+        raise SearchError(msg)
+    looks = method in ("random", *LAYER_METHODS) or (method, recipe) == ("dip-go", "paper")
     if name != "macs" and not looks:
         what = "the default recipe of dip-go" if method == "dip-go" else f"the method {method!r}"
         msg = (

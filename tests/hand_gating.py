@@ -12,8 +12,10 @@ from search.subnet import Action, SubNet
 
 
 def base(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """What a block works on, through its shortcut convolution if it has one."""
+    """What a block works on, through its shortcut convolution if it has one; of a branch nothing."""
     entered: Tensor = (*args, *kwargs.values())[0]
+    if type(module).__name__.endswith(("Attention", "FeedForward")):
+        return 0 * entered
     shortcut = getattr(module, "conv_shortcut", None)
     return entered if shortcut is None else shortcut(entered)
 

@@ -10,9 +10,10 @@ import torch
 
 from search.fitting.refine import robust_weights
 from search.fitting.rows import HISTORY, Calls, fit_chain, run_chain, table_of
-from search.fitting.trajectories import combine, sample_both
+from search.fitting.trajectories import sample_both
 from search.liveness import unroll
 from search.model.reference import gated
+from search.model.scheduler import combine
 from search.sampler import FittedSampler
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from search.fitting.rows import HISTORY, RIDGE, least_squares
-from search.fitting.trajectories import combine
+from search.model.scheduler import combine
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

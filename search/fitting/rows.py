@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from search.fitting.trajectories import combine
+from search.model.scheduler import combine
 from search.sampler import SamplerTable
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from search.course import Course
 from search.model.predictor import Predictor
+from search.model.scheduler import combine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -199,18 +200,6 @@ def sample_both(
             )
         )
     return both[0], both[1]
-
-
-def combine(row: Sequence[float] | np.ndarray | Tensor, values: Sequence[Tensor]) -> Tensor:
-    """The linear combination of `values`; coefficients beyond them are ignored."""
-    total = torch.zeros_like(values[0])
-    for coefficient, value in zip(row, values, strict=False):
-        if isinstance(coefficient, Tensor) or coefficient:
-            total = (
-                total
-                + (coefficient if isinstance(coefficient, Tensor) else float(coefficient)) * value
-            )
-    return total
 
 
 def _interpolate(position: Tensor, values: Tensor) -> Tensor:

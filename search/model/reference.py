@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import torch
@@ -16,8 +16,9 @@ from torch.utils import _pytree as pytree
 from search.errors import SearchError
 from search.liveness import Unrolled, unroll
 from search.model.recording import record_call
+from search.model.removed import base_of
 from search.model.scheduler import CourseScheduler, TableScheduler, add_noise, noise_drawn_by
-from search.model.trace import first_tensor, shortcut_of, tensors_of
+from search.model.trace import tensors_of
 from search.subnet import Action
 
 if TYPE_CHECKING:
@@ -269,15 +270,6 @@ def _around(blocks: set[int | None], names: tuple[str, ...]) -> frozenset[str]:
     """The modules that must run so that these blocks are reached at all."""
     parts = [names[block].split(".") for block in blocks if block is not None]
     return frozenset(".".join(each[:i]) for each in parts for i in range(1, len(each)))
-
-
-def base_of(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
-    """What a block that allows DELTA and SKIP would emit if it did nothing."""
-    entered, shortcut = first_tensor(module, args, kwargs), shortcut_of(module)
-    if entered is None:
-        msg = f"a {type(module).__name__} was called without a tensor"
-        raise ValueError(msg)
-    return entered if shortcut is None else cast("Tensor", shortcut(entered))
 
 
 def _hollow_output(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

@@ -24,7 +24,7 @@ from search.errors import SearchError
 from search.sampler import SamplerTable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from search.course import Course
     from search.sampler import FittedSampler
@@ -255,11 +255,19 @@ class TableScheduler(StillScheduler):
         self._values.append(model_output)
         made, table = len(self._values) - 1, self.table
         row = table.final if made == len(table.inputs) else table.inputs[made]
-        latents = torch.zeros_like(sample)
-        for coefficient, value in zip(row, self._values, strict=False):
-            if coefficient:
-                latents = latents + float(coefficient) * value
+        latents = combine(row, self._values)
         return SchedulerOutput(prev_sample=latents) if return_dict else (latents,)
+
+
+def combine(row: Sequence[float] | np.ndarray | Tensor, values: Sequence[Tensor]) -> Tensor:
+    """The linear combination of `values`; coefficients beyond them are ignored."""
+    total = torch.zeros_like(values[0])
+    for coefficient, value in zip(row, values, strict=False):
+        if isinstance(coefficient, Tensor):
+            total = total + coefficient * value
+        elif coefficient:
+            total = total + float(coefficient) * value
+    return total
 
 
 def _begin(scheduler: Any, course: Course) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,12 +14,21 @@ from torch.utils import _pytree as pytree
 
 from search.model.cost import attention_products, count_macs
 from search.model.recording import DenoiserCall, path_name, record_call
+from search.model.removed import (
+    build_denoiser,
+    first_tensor,
+    is_branch,
+    is_removed,
+    removed_of,
+    shortcut_of,
+)
 from search.names import GUIDANCE, SAMPLE, TIMESTEP
 from search.subnet import Granularity
 from search.topology import Port, Segment, Topology
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Set as AbstractSet
 
     from torch.export import ExportedProgram
     from torch.fx import Node
@@ -42,6 +50,7 @@ class Trace:
         topology: what the program says about the blocks.
         port_outputs: per port of the topology, which output of the program it is.
         base_outputs: likewise for the base of each block in `Topology.deltas`.
+        branches: those of them whose base is zero.
         latent_shape: of one image; `[C, H, W]`, or as the pipeline packs it.
         noise_shape: of the noise drawn for one image, `[C, H, W]`.
         layout: per element of a batch of latents, which element of the drawn noise it is; None: its
@@ -54,6 +63,7 @@ class Trace:
     topology: Topology
     port_outputs: tuple[int, ...]
     base_outputs: tuple[int, ...]
+    branches: frozenset[int]
     latent_shape: tuple[int, ...]
     noise_shape: tuple[int, ...]
     layout: tuple[int, ...] | None
@@ -75,10 +85,12 @@ def trace(
     samples, *latent_shape = call.sample.shape
     family = pipeline.family
     with FakeTensorMode(), torch.no_grad():
-        denoiser = type(pipeline.denoiser).from_config(pipeline.denoiser.config).eval()
+        config = pipeline.denoiser.config
+        denoiser = build_denoiser(type(pipeline.denoiser), config, family)
         convert_denoiser(denoiser, dtype)
+        blocks = list(dict.fromkeys([*family.blocks(denoiser, granularity), *removed_of(config)]))
         outputs: dict[_Output, int] = {}
-        step = _Step(denoiser, family, call, family.blocks(denoiser, granularity), outputs, dtype)
+        step = _Step(denoiser, family, call, blocks, outputs, dtype)
         inputs = {
             SAMPLE: torch.empty(samples // (2 if call.guided else 1), *latent_shape),
             TIMESTEP: torch.empty(()),
@@ -90,8 +102,9 @@ def trace(
         }
         program = torch.export.export(step, (), inputs, strict=False)
         units = {name for each in Granularity for name in family.blocks(denoiser, each)}
+        branches = {name for name in units if is_branch(denoiser.get_submodule(name))}
     graph = _Graph(program, tuple(inputs))
-    emitted = _emitted(graph, outputs)
+    emitted = _emitted(graph, outputs, branches)
     topology = _read_topology(program, graph, emitted, units, samples)
     return Trace(
         program=program,
@@ -99,6 +112,7 @@ def trace(
         topology=topology,
         port_outputs=tuple(emitted.ports.values()),
         base_outputs=tuple(emitted.bases[topology.blocks[block]] for block in topology.deltas),
+        branches=frozenset(b for b in topology.deltas if topology.blocks[b] in branches),
         latent_shape=tuple(latent_shape),
         noise_shape=(call.drawn or ())[1:],
         layout=call.layout(),
@@ -187,34 +201,29 @@ def _watch(
     shortcut = shortcut_of(module)
     through: list[Tensor] = []
 
+    def keep_nothing(module: nn.Module, args: Any, kwargs: Any) -> None:
+        entered = first_tensor(module, args, kwargs)
+        through[:] = [] if entered is None else [torch.zeros_like(entered)]
+
     def keep_shortcut(module: nn.Module, args: Any, output: Tensor) -> None:
         del module, args
         through[:] = [output]
 
-    def keep(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    def keep(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         emitted[name] = tensors_of(output)
         base = through[0] if through else first_tensor(module, args, kwargs)
         if base is not None and [t.shape for t in emitted[name]] == [base.shape]:
             bases[name] = base
+        if not is_removed(module):
+            return None
+        # What a block around it hands on is that block's own.
+        return pytree.tree_map_only(Tensor, lambda tensor: tensor.view_as(tensor), output)
 
     yield module.register_forward_hook(keep, with_kwargs=True)
+    if is_branch(module):
+        yield module.register_forward_pre_hook(keep_nothing, with_kwargs=True)
     if shortcut is not None:
         yield shortcut.register_forward_hook(keep_shortcut)
-
-
-def shortcut_of(module: nn.Module) -> nn.Module | None:
-    """The convolution that a block's input takes past the block, if there is one."""
-    shortcut = getattr(module, "conv_shortcut", None)
-    resampled = getattr(module, "upsample", None) or getattr(module, "downsample", None)
-    return shortcut if isinstance(shortcut, nn.Module) and resampled is None else None
-
-
-def first_tensor(
-    module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> Tensor | None:
-    """The first tensor among the arguments of a block: the input that it works on."""
-    arguments = inspect.signature(type(module).forward).bind(module, *args, **kwargs).arguments
-    return next(iter(tensors_of(tuple(arguments.values())[1:])), None)
 
 
 def tensors_of(output: Any) -> list[Tensor]:
@@ -235,7 +244,7 @@ class _Emitted:
     bases: dict[str, int]
 
 
-def _emitted(graph: _Graph, outputs: Mapping[_Output, int]) -> _Emitted:
+def _emitted(graph: _Graph, outputs: Mapping[_Output, int], branches: AbstractSet[str]) -> _Emitted:
     position = {node: i for i, node in enumerate(graph.nodes)}
     used = graph.ancestors(graph.outputs[0])
 
@@ -247,7 +256,7 @@ def _emitted(graph: _Graph, outputs: Mapping[_Output, int]) -> _Emitted:
         o.block: i
         for o, i in outputs.items()
         if o.tensor is None
-        and graph.outputs[i] in used
+        and (graph.outputs[i] in used or o.block in branches)
         and (port := _Output(o.block, 0)) in is_port
         and place(o) < place(port)
     }

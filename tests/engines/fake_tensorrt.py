@@ -1,7 +1,7 @@
 """A stand-in for the tensorrt module: the calls that our code makes, and a record of them.
 
-A "plan" is the text of the graph file it was built from; a "run" copies every input of the plan to
-the output of the same number.
+A graph is a text (see `_Engine`), which is its own plan, and a run of it copies every input to the output
+of the same number; or it is an ONNX file, whose plan is its path, and ONNX Runtime runs it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import ml_dtypes
 import numpy as np
+import onnxruntime
 
 __version__ = "11.4.0"
 
@@ -27,7 +27,8 @@ ExecutionContextAllocationStrategy = enum.Enum(
     "ExecutionContextAllocationStrategy", ["STATIC", "USER_MANAGED"]
 )
 _BYTES = {"FLOAT": 4, "HALF": 2, "BF16": 2, "INT32": 4, "INT64": 8, "BOOL": 1}
-NUMPY = {"FLOAT": np.float32, "BF16": ml_dtypes.bfloat16, "INT64": np.int64}
+NUMPY = {"FLOAT": np.float32, "HALF": np.float16, "INT64": np.int64}
+_ONNX = {"tensor(float)": "FLOAT", "tensor(float16)": "HALF", "tensor(int64)": "INT64"}
 
 calls: list[tuple[Any, ...]] = []
 """What was asked, in order."""
@@ -84,6 +85,9 @@ class _Config:
     def create_timing_cache(self, content: bytes) -> _TimingCache:
         return _TimingCache(content)
 
+    def get_timing_cache(self) -> _TimingCache:
+        return self.cache
+
     def set_timing_cache(self, cache: _TimingCache, ignore_mismatch: bool) -> bool:
         self.cache = cache
         return not (ignore_mismatch or cache.content.startswith(b"of another GPU"))
@@ -136,7 +140,9 @@ class OnnxParser:
         self.network = network
 
     def parse_from_file(self, path: str) -> bool:
-        self.network.graph = Path(path).read_text()
+        content = Path(path).read_bytes()
+        is_text = content.startswith((b"input", b"memory"))
+        self.network.graph = content.decode() if is_text else f"onnx {path}"
         return "parse" not in faults
 
     def get_error(self, index: int) -> Any:
@@ -151,7 +157,8 @@ class Runtime:
         if "deserialize" in faults:
             self.log.log(ILogger.ERROR, "the plan is of another version")
             return None
-        return _Engine(plan.decode())
+        text = plan.decode()
+        return _OnnxEngine(Path(text[5:])) if text.startswith("onnx ") else _Engine(text)
 
 
 class _Engine:
@@ -206,6 +213,35 @@ class _Context:
         for source, target in zip(reads, writes, strict=False):
             count = int(np.prod(self.engine.get_tensor_shape(source))) * _BYTES[ports[source][2]]
             ctypes.memmove(self.addresses[target], self.addresses[source], count)
+        return True
+
+
+class _OnnxEngine(_Engine):
+    def __init__(self, path: Path) -> None:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        self.session = onnxruntime.InferenceSession(path, options)
+        ports = {"input": self.session.get_inputs(), "output": self.session.get_outputs()}
+        lines = [
+            " ".join([kind, port.name, _ONNX[port.type], *map(str, port.shape)])
+            for kind, each in ports.items()
+            for port in each
+        ]
+        super().__init__("\n".join([*lines, "memory 4096"]))
+
+    def create_execution_context(self, strategy: Any) -> _OnnxContext:
+        assert strategy is ExecutionContextAllocationStrategy.USER_MANAGED
+        return _OnnxContext(self)
+
+
+class _OnnxContext(_Context):
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        assert self.memory[1] >= self.engine.device_memory_size_v2
+        binding = self.engine.session.io_binding()
+        for name, (kind, _, dtype, *shape) in self.engine.ports.items():
+            bind = binding.bind_input if kind == "input" else binding.bind_output
+            bind(name, "cpu", 0, NUMPY[dtype], list(map(int, shape)), self.addresses[name])
+        self.engine.session.run_with_iobinding(binding)
         return True
 
 

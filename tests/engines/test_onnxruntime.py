@@ -14,7 +14,7 @@ from engines.base import EngineOptions, make_engine
 from engines.cuda import TorchBuffers
 from engines.errors import EngineError
 from engines.onnxruntime import CudaSession
-from engines.parity import relative_l2
+from engines.parity.measure import relative_l2
 from engines.runner import Runner
 from exporter.bundle import Bundle
 from search.methods import search

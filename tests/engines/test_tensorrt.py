@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,10 +13,18 @@ import torch
 
 from engines import cuda
 from engines.base import DEFAULTS, EngineOptions, make_engine
+from engines.builder import Job, build_here
+from engines.built import place_of, source_of
 from engines.cuda import Device, TorchBuffers
 from engines.errors import EngineError
 from engines.plans import PlanOptions, Progress, build_plan
+from engines.runner import Runner
 from engines.tensorrt import TensorRt, TensorRtSession, timing_cache
+from exporter.bundle import Bundle
+from search.methods import search
+from search.model.pipeline import open_pipeline
+from search.options import Options
+from search.subnet import SubNet
 from tests.engines import fake_tensorrt as fake
 
 GPU = Device("GeForce RTX 4090", "8.9", "580.65.06", "13.0")
@@ -286,3 +295,26 @@ def test_a_plan_that_does_not_load_says_why(graph: Path) -> None:
 def test_a_graph_that_was_not_built_is_refused(graph: Path) -> None:
     with pytest.raises(EngineError, match="run stepcarve build --engine tensorrt first"):
         make_engine("tensorrt", "cuda", DEFAULTS).load(graph)
+
+
+def test_a_bundle_is_built_loaded_and_run(
+    pipelines: Callable[[str], Path],
+    make_bundle: Callable[[str, SubNet], Bundle],
+    tmp_path: Path,
+) -> None:
+    """Everything but the library and the device: plans, contexts, addresses, arena, buffers, runner."""
+    opened = open_pipeline(pipelines("learned-variance"), weights=False)
+    subnet = search(opened, "random", Options(steps=6, keep=0.48))
+    shutil.copytree(make_bundle("learned-variance", subnet).path, tmp_path / "bundle")
+    bundle, made = Bundle.open(tmp_path / "bundle"), engine()
+    for graph in bundle.models:
+        out, source = place_of(bundle, made, graph), source_of(bundle, made, graph)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        job = Job("tensorrt", "cuda", DEFAULTS, bundle.path / graph, out, source)
+        build_here(job, lambda *_: None)
+    expected = Runner(bundle, make_engine("onnxruntime", "cpu")).run("7", seed=4)
+    runner = Runner(bundle, made)
+    for _ in range(2):
+        found = runner.run("7", seed=4)
+        np.testing.assert_allclose(found.latents, expected.latents, rtol=1e-4, atol=1e-5)
+        assert np.abs(found.images.astype(int) - expected.images).max() <= 1

@@ -26,6 +26,7 @@ from search.methods import search
 from search.model.pipeline import open_pipeline
 from search.options import Options
 from search.subnet import Granularity
+from tests.mixes import random_mix
 
 pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
 
@@ -207,8 +208,7 @@ def test_every_graph_of_a_float16_bundle_builds(
     pipelines: Callable[[str], Path], tmp_path: Path, name: str
 ) -> None:
     opened = open_pipeline(pipelines(name), weights=False)
-    keep = Options(steps=4, keep=0.6, granularity=Granularity.LAYER)
-    bundle = export(
-        pipelines(name), search(opened, "random", keep), tmp_path / "bundle", dtype="float16"
-    )
+    options = Options(steps=4, granularity=Granularity.BRANCH)
+    subnet = random_mix(search(opened, "full", options), seed=5)
+    bundle = export(pipelines(name), subnet, tmp_path / "bundle", dtype="float16")
     assert min(build([bundle.path / file for file in bundle.models])) > 0

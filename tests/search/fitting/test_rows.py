@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from search.fitting.rows import Calls, fit_chain, least_squares, run_chain, table_of
-from search.fitting.trajectories import combine
+from search.model.scheduler import combine
 from tests.search.fitting.toy import linear_runs
 
 

@@ -1,0 +1,250 @@
+"""From a pipeline to SubNets that leave layers out: scores, additivity, knapsack."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from search.errors import SearchError
+from search.files import write_atomically
+from search.laptop import additivity
+from search.laptop.knapsack import TOLERANCE, choose
+from search.laptop.layers import Layers, constant, layers_of
+from search.laptop.probe import PROBES, Measure
+from search.laptop.rivals import magnitudes, taylor
+from search.laptop.settings import Criterion, Settings
+from search.laptop.store import FULL, SCORES, TUPLES, Store
+from search.laptop.tuples import Tuples, draw_tuples
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from search.laptop.additivity import Additivity
+    from search.model.pipeline import Pipeline
+    from search.schedules import Cost
+    from search.subnet import SubNet
+
+POWERS = (0.5, 0.75)
+QUANTILES = (0.1, 0.25, 0.5, 0.75)
+"""What a missing layer costs beyond its score, as quantiles of the scores."""
+ROUNDING = 1e-6
+"""Of shares that are added up."""
+ATTEMPTS = 8
+"""Shares that do not quite add up are corrected so often."""
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What one search found.
+
+    Attributes:
+        subnets: one for each keep.
+        losses: the output loss of each.
+        predicted: the sum of the scores of what each removes.
+        additivity: of the scores.
+    """
+
+    subnets: list[SubNet]
+    losses: list[float]
+    predicted: list[float]
+    additivity: Additivity
+
+    def sentence(self) -> str:
+        """For people."""
+        each = "; ".join(
+            f"{subnet.method}: output loss {loss:.3g}, predicted {predicted:.3g}"
+            for subnet, loss, predicted in zip(
+                self.subnets, self.losses, self.predicted, strict=True
+            )
+        )
+        return f"{each}\n{self.additivity.sentence()}"
+
+
+def remove_layers(
+    pipeline: Pipeline,
+    full: SubNet,
+    keeps: Sequence[float],
+    *,
+    prompts: Sequence[str],
+    settings: Settings,
+    cost: Cost,
+    folder: Path | None = None,
+    resume: bool = False,
+    report: Callable[..., None] = lambda _text, _share=None: None,
+) -> Removal:
+    """Leave out the layers that matter least, for each of `keeps`.
+
+    Args:
+        pipeline: with its weights loaded and the scheduler of `full`.
+        full: every block at every step; its granularity says what layers there are.
+        keeps: fractions of the cost.
+        prompts: to draw tuples with.
+        settings: the criterion, and how to run.
+        cost: of a SubNet, as a fraction of the full sampler's.
+        folder: for losses, scores and the plot, or None; on a cluster, one that all machines share.
+        resume: go on from what is in `folder`.
+        report: told what is being done, and which share of it is done.
+
+    Raises:
+        SearchError: no layer can be left out, a keep is out of reach, or `folder` holds another search.
+    """
+    layers = layers_of(full)
+    price = constant(cost)
+    with ExitStack() as stack:
+        if folder is None:
+            folder = Path(stack.enter_context(TemporaryDirectory(prefix="stepcarve-")))
+        measure = _measure(
+            pipeline, layers, prompts, settings, Store(folder), resume=resume, report=report
+        )
+        scores = _scores(measure)
+        report("cost of each layer")
+        shares = layers.shares(price)
+        drawn = additivity.random_subsets(layers, shares, seed=settings.seed)
+        true = measure([one for _, one in drawn], Criterion.OUTPUT, "additivity")
+        found = additivity.additivity(layers, shares, scores, drawn, true)
+        chosen = [_chosen(measure, shares, scores, keep, price) for keep in keeps]
+        losses = measure(chosen, Criterion.OUTPUT, "what was chosen")
+        _write(folder, layers, shares, scores, found)
+    predicted = [sum(scores[layer] for layer in one) for one in chosen]
+    subnets = [
+        layers.without(one, f"laptop {settings.criterion} keep {keep:g}")
+        for one, keep in zip(chosen, keeps, strict=True)
+    ]
+    return Removal(subnets, losses, predicted, found)
+
+
+def _measure(
+    pipeline: Pipeline,
+    layers: Layers,
+    prompts: Sequence[str],
+    settings: Settings,
+    store: Store,
+    *,
+    resume: bool,
+    report: Callable[..., None],
+) -> Measure:
+    """What measures losses, from tuples that are drawn now or were by the search that goes on."""
+    full = layers.full
+    identity = {
+        "full": hashlib.sha256(json.dumps(full.to_json(), sort_keys=True).encode()).hexdigest(),
+        "prompts": list(prompts),
+        "tuples": settings.tuples,
+        "seed": settings.seed,
+    }
+    known = store.begin(identity, resume=resume)
+    file = store.path / TUPLES
+    if known and file.is_file():
+        tuples = Tuples.load(file)
+    else:
+        tuples = draw_tuples(
+            pipeline, full, prompts, count=settings.tuples, seed=settings.seed, report=report
+        )
+        full.save(store.path / FULL)
+        tuples.save(file)
+    run = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+    return Measure(pipeline, layers, tuples, settings, store, known, run, report)
+
+
+def _scores(measure: Measure) -> list[float]:
+    """One per layer, by the criterion."""
+    layers, criterion = measure.layers, measure.settings.criterion
+    if criterion in PROBES:
+        single = [frozenset({layer}) for layer in range(len(layers.names))]
+        return measure(single, criterion, f"{criterion} of each layer")
+    measure.report(f"{criterion} of each layer")
+    if criterion is Criterion.MAGNITUDE:
+        return magnitudes(measure.pipeline, layers)
+    return taylor(measure.pipeline, layers, measure.tuples)
+
+
+def _chosen(
+    measure: Measure, shares: Sequence[float], scores: Sequence[float], keep: float, cost: Cost
+) -> frozenset[int]:
+    """The knapsack's choice; with rounds, the set of least true loss among its kin."""
+    layers, rounds = measure.layers, measure.settings.rounds
+    first = within(layers, shares, scores, keep, cost)
+    if not rounds:
+        return first
+    views = _views(measure, scores)
+    tried = {within(layers, shares, view, keep, cost): view for view in reversed(views)}
+    best = _best(measure, list(tried), f"keep {keep:g}: ways to add up")
+    view = tried[best]
+    for number in range(rounds):
+        around, what = [best], f"keep {keep:g}, round {number + 1} of {rounds}"
+        measure.report(f"{what}: knapsacks")
+        for layer in sorted(best):
+            spared = [0.0 if i == layer else share for i, share in enumerate(shares)]
+            with suppress(SearchError):
+                around.append(within(layers, spared, view, keep, cost))
+        better = _best(measure, around, what)
+        if better == best:
+            break
+        best = better
+    return best
+
+
+def _best(measure: Measure, sets: Sequence[frozenset[int]], what: str) -> frozenset[int]:
+    """The one with the least output loss."""
+    losses = measure(sets, Criterion.OUTPUT, what)
+    return sets[min(range(len(sets)), key=losses.__getitem__)]
+
+
+def _views(measure: Measure, scores: Sequence[float]) -> list[list[float]]:
+    """Scores for the knapsack to go by, beside the plain ones, which make too little of many small changes.
+
+    Changes that point the same way add up by their norms, not by their squares; and each layer that is
+    missing costs something beyond its score.
+    """
+    plain = np.maximum(np.asarray(scores), 0)
+    powers = [plain**power for power in POWERS]
+    dearer = [plain + extra for extra in np.quantile(plain, QUANTILES)]
+    others = [magnitudes(measure.pipeline, measure.layers)]
+    return [list(scores), *(view.tolist() for view in (*powers, *dearer)), *others]
+
+
+def within(
+    layers: Layers, shares: Sequence[float], scores: Sequence[float], keep: float, cost: Cost
+) -> frozenset[int]:
+    """The knapsack's choice with the cost as it really is: shares need not quite add up."""
+    wanted, fitting, tried = keep, dict[frozenset[int], float](), set[frozenset[int]]()
+    for _ in range(ATTEMPTS):
+        chosen = choose(layers.ends, shares, scores, keep=min(max(wanted, 0.0), 1.0))
+        if chosen in tried:
+            break
+        tried.add(chosen)
+        really = cost(layers.without(chosen))
+        wanted += keep - really
+        if really <= keep + ROUNDING:
+            fitting[chosen] = really
+            if really >= keep - TOLERANCE:
+                break
+    if not fitting:
+        msg = (
+            f"no choice of layers was found that keeps {keep:g} of the cost, whose shares do not add up; "
+            "keep a little more or less, or count another --cost"
+        )
+        raise SearchError(msg)
+    return max(fitting, key=fitting.__getitem__)
+
+
+def _write(
+    folder: Path,
+    layers: Layers,
+    shares: Sequence[float],
+    scores: Sequence[float],
+    found: Additivity,
+) -> None:
+    table = [
+        {"layer": name, "share": share, "score": score}
+        for name, share, score in zip(layers.names, shares, scores, strict=True)
+    ]
+    write_atomically(folder / SCORES, json.dumps(table, indent=1) + "\n")
+    write_atomically(folder / "additivity.json", json.dumps(found.to_json(), indent=1) + "\n")
+    write_atomically(folder / "additivity.png", additivity.draw(found))

@@ -1,0 +1,148 @@
+"""Other criteria than the output loss, to compare with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from search.course import Course
+from search.fitting.trajectories import CHUNK
+from search.laptop.loss import Predictions
+from search.model.predictor import Predictor
+from search.model.reference import gated
+from search.model.scheduler import combine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from collections.abc import Set as AbstractSet
+
+    from search.laptop.layers import Layers
+    from search.laptop.tuples import Tuples
+    from search.model.pipeline import Pipeline
+
+STEPS = 10
+"""Of the sampler that LD-Pruner's statistics are taken with."""
+PICTURES = 16
+"""At most so many final latents are in these statistics."""
+NOISE_SEED = 1
+
+
+class TaskLoss:
+    """How far the loss rises that the denoiser was trained on.
+
+    The clean latents are those that the full sampler ends with, so the denoiser's own pictures.
+    """
+
+    def __init__(self, pipeline: Pipeline, layers: Layers, tuples: Tuples) -> None:
+        """The pipeline has its weights loaded."""
+        noised, self.targets = _noised(pipeline, tuples)
+        self.predictions = Predictions(pipeline, layers, noised, tuples.timesteps, tuples.prompts)
+
+    def __call__(self, removed: Sequence[AbstractSet[int]]) -> Tensor:
+        """Per set of layers, the rise of the loss without them, `[len(removed)]`."""
+        total = torch.zeros(len(removed))
+        for predicted in self.predictions(removed):
+            target = self.targets[predicted.part]
+            whole = (predicted.whole - target).square().flatten(2).mean(dim=(0, 2)).sum()
+            total += (predicted.without - target).square().flatten(3).mean(dim=(1, 3)).sum(
+                1
+            ) - whole
+        return total / len(self.targets)
+
+
+class LatentStatistics:
+    """LD-Pruner (Castells et al. 2024): change of mean and of spread of the final latents, added up."""
+
+    def __init__(self, pipeline: Pipeline, layers: Layers, tuples: Tuples) -> None:
+        """The pipeline has its weights loaded."""
+        self._pipeline, self._layers = pipeline, layers
+        full = layers.full
+        prompts = list(dict.fromkeys(tuples.prompts))[:PICTURES]
+        self._predictor = Predictor(
+            pipeline,
+            prompts,
+            guidance=full.guidance,
+            noise_shape=full.binding.noise_shape,
+            chunk=CHUNK,
+        )
+        course = Course(min(STEPS, full.binding.inference_steps))
+        size = pipeline.size(full.binding.noise_shape)
+        self._table = pipeline.sampler(course, size)
+        self._timesteps = pipeline.timesteps(course, size)
+        generator = torch.Generator().manual_seed(NOISE_SEED)
+        noise = torch.randn(len(prompts), *self._predictor.latent_shape, generator=generator)
+        self._noise = noise.to(pipeline.denoiser.device)
+        self._whole = self._statistics(frozenset())
+
+    def __call__(self, removed: Sequence[AbstractSet[int]]) -> Tensor:
+        """Per set of layers, how far both move without them, `[len(removed)]`."""
+        return torch.stack([self._moved(one) for one in removed])
+
+    def _moved(self, one: AbstractSet[int]) -> Tensor:
+        pairs = zip(self._statistics(one), self._whole, strict=True)
+        return torch.stack([(there - here).norm() for there, here in pairs]).sum()
+
+    def _statistics(self, one: AbstractSet[int]) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation over the pictures, `[C, H, W]` each."""
+        values = [self._noise]
+        with torch.no_grad(), gated(self._pipeline.denoiser, self._layers.once_without(one)):
+            for row, timestep in zip(self._table.inputs, self._timesteps, strict=True):
+                told = torch.tensor(timestep, device=self._noise.device)
+                values.append(self._predictor(combine(row, values), told))
+        final = combine(self._table.final, values).cpu()
+        return final.mean(dim=0), final.std(dim=0, correction=0)
+
+
+def magnitudes(pipeline: Pipeline, layers: Layers) -> list[float]:
+    """Per layer, the L2 norm of the weights that go with it."""
+    return [
+        float(torch.stack([w.detach().float().square().sum() for w in weights]).sum().sqrt())
+        for weights in _weights(pipeline, layers)
+    ]
+
+
+def taylor(pipeline: Pipeline, layers: Layers, tuples: Tuples) -> list[float]:
+    """Per layer, the sum over its weights of |weight x gradient of the task loss|."""
+    task = TaskLoss(pipeline, layers, tuples)
+    with torch.enable_grad():
+        denoiser = pipeline.denoiser.requires_grad_(True)
+        try:
+            for part, predicted in task.predictions.whole():
+                target = task.targets[part].to(predicted.device)
+                error = (predicted - target).square().flatten(2).mean(dim=(0, 2)).sum()
+                torch.autograd.backward(error / len(task.targets))
+            return [
+                sum(float((w.detach() * w.grad).abs().sum()) for w in weights if w.grad is not None)
+                for weights in _weights(pipeline, layers)
+            ]
+        finally:
+            denoiser.zero_grad(set_to_none=True)
+            denoiser.requires_grad_(False)
+
+
+def _weights(pipeline: Pipeline, layers: Layers) -> Iterator[list[Tensor]]:
+    """Per layer, the weights that go with it: all but a shortcut's."""
+    for name in layers.names:
+        module = pipeline.denoiser.get_submodule(name)
+        yield [w for key, w in module.named_parameters() if not key.startswith("conv_shortcut.")]
+
+
+def _noised(pipeline: Pipeline, tuples: Tuples) -> tuple[Tensor, Tensor]:
+    """Final latents with noise at the tuples' timesteps, and what the denoiser should predict of them."""
+    from diffusers import DDPMScheduler
+
+    clean = tuples.final
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(NOISE_SEED))
+    config = pipeline.pipe.scheduler.config
+    if "prediction_type" not in config:  # flow matching: a straight line from noise to picture
+        share = tuples.timesteps / config["num_train_timesteps"]
+        share = share.reshape(-1, *[1] * (clean.ndim - 1)).to(clean)
+        return (1 - share) * clean + share * noise, noise - clean
+    scheduler = DDPMScheduler.from_config(config)
+    at = tuples.timesteps.long()
+    noised = scheduler.add_noise(clean, noise, at)
+    if config["prediction_type"] == "v_prediction":
+        return noised, scheduler.get_velocity(clean, noise, at)
+    return noised, noise if config["prediction_type"] == "epsilon" else clean

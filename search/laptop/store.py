@@ -1,0 +1,92 @@
+"""The directory of one search for layers: what it is of, and every loss as soon as it is measured."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from search.errors import SearchError
+from search.files import parse_json, write_atomically
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+IDENTITY = "run.json"
+FULL = "full.json"
+TUPLES = "tuples.safetensors"
+LOSSES = "losses.jsonl"
+SCORES = "scores.json"
+
+Known = dict[tuple[str, frozenset[str]], float]
+"""Losses by criterion and names of the layers that are removed."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """A directory; see the names of the files above."""
+
+    path: Path
+
+    def begin(self, identity: Mapping[str, Any], *, resume: bool) -> Known:
+        """What has been measured so far, by a search of the same `identity`; nothing if not `resume`.
+
+        Raises:
+            SearchError: there is a search already and `resume` is not asked for, or it is another one.
+        """
+        file = self.path / IDENTITY
+        wanted = json.loads(json.dumps(identity))
+        if not file.is_file():
+            write_atomically(self.path / LOSSES, "")
+            write_atomically(file, json.dumps(wanted, indent=1) + "\n")
+            return {}
+        if not resume:
+            msg = (
+                f"{str(self.path)!r} holds a search already; give --resume to go on with it, or another "
+                "directory"
+            )
+            raise SearchError(msg)
+        found = parse_json(file.read_text(encoding="utf-8"), str(file))
+        if found != wanted:
+            other = sorted(
+                k for k in wanted if not isinstance(found, dict) or found.get(k) != wanted[k]
+            )
+            msg = (
+                f"{str(self.path)!r} holds a search with another {', '.join(other)}; give another "
+                "directory, or the same options"
+            )
+            raise SearchError(msg)
+        return self._read()
+
+    def add(self, criterion: str, losses: Iterable[tuple[Iterable[str], float]]) -> None:
+        """Write losses behind the others: one line of JSON for each set of layers."""
+        lines = [
+            json.dumps({"criterion": criterion, "removed": sorted(names), "loss": loss}) + "\n"
+            for names, loss in losses
+        ]
+        with (self.path / LOSSES).open("a", encoding="utf-8") as file:
+            file.writelines(lines)
+
+    def _read(self) -> Known:
+        """The losses; a last line that was cut off is not one, and is taken away."""
+        file = self.path / LOSSES
+        text = file.read_text(encoding="utf-8") if file.is_file() else ""
+        whole = text[: text.rfind("\n") + 1]
+        if whole != text:
+            write_atomically(file, whole)
+        return dict(_loss(line, str(file)) for line in whole.splitlines())
+
+
+def _loss(line: str, source: str) -> tuple[tuple[str, frozenset[str]], float]:
+    entry = parse_json(line, source)
+    try:
+        key, loss = (str(entry["criterion"]), frozenset(map(str, entry["removed"]))), entry["loss"]
+    except (KeyError, TypeError) as error:
+        msg = f"{source!r} has a line without {error}; give another directory"
+        raise SearchError(msg) from error
+    if not isinstance(loss, float) or not math.isfinite(loss):
+        msg = f"{source!r} has the loss {loss!r}; give another directory"
+        raise SearchError(msg)
+    return key, loss

@@ -1,0 +1,167 @@
+"""The whole search for layers on a random U-Net: files, resuming, workers, criteria."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from search.errors import SearchError
+from search.laptop import probe
+from search.laptop.layers import layers_of, params_of
+from search.laptop.loss import OutputLoss
+from search.laptop.recipe import Removal, remove_layers, within
+from search.laptop.settings import Criterion, Settings, criterion_of
+from search.laptop.store import LOSSES
+from search.laptop.tuples import Tuples, draw_tuples
+from search.methods import full
+from search.model.pipeline import Pipeline, open_pipeline
+from search.model.reference import gated
+from search.options import Options
+from search.subnet import Granularity, SubNet
+
+PROMPTS = ("a red circle", "a blue square")
+QUICK = Settings(tuples=2, rounds=0)
+Opened = tuple[Pipeline, SubNet]
+
+
+@pytest.fixture(scope="module")
+def opened(pipelines: Callable[[str], Path]) -> Opened:
+    pipeline = open_pipeline(pipelines("three-levels"))
+    options = Options(steps=3, granularity=Granularity.LAYER, guidance=3.0)
+    return pipeline, full(pipeline, options)
+
+
+def search(opened: Opened, settings: Settings, folder: Path, *, resume: bool = False) -> Removal:
+    pipeline, whole = opened
+    return remove_layers(
+        pipeline,
+        whole,
+        [0.7],
+        prompts=PROMPTS,
+        settings=settings,
+        cost=params_of,
+        folder=folder,
+        resume=resume,
+    )
+
+
+@pytest.fixture(scope="module")
+def done(opened: Opened, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Removal]:
+    folder = tmp_path_factory.mktemp("run")
+    return folder, search(opened, QUICK, folder)
+
+
+def losses(folder: Path) -> dict[frozenset[str], float]:
+    lines = (folder / LOSSES).read_text().splitlines()
+    return {frozenset(e["removed"]): e["loss"] for e in map(json.loads, lines)}
+
+
+def test_the_budget_is_met(done: tuple[Path, Removal]) -> None:
+    [subnet] = done[1].subnets
+    assert 0.695 <= params_of(subnet) <= 0.7
+
+
+def test_the_same_row_at_every_step(done: tuple[Path, Removal]) -> None:
+    [subnet] = done[1].subnets
+    assert len(set(subnet.actions)) == 1
+
+
+def test_a_loss_is_what_plain_gating_gives(opened: Opened, done: tuple[Path, Removal]) -> None:
+    """Each layer alone, without taking what stands before it from another call."""
+    pipeline, whole = opened
+    layers = layers_of(whole)
+    tuples = Tuples.load(done[0] / "tuples.safetensors")
+    output = OutputLoss(pipeline, layers, tuples)
+    [(_, arguments, _)] = output._predictions._calls
+    measured = losses(done[0])
+    with torch.no_grad():
+        whole_prediction = pipeline.denoiser(**arguments)[0]
+        for layer in range(0, len(layers.names), 7):
+            with gated(pipeline.denoiser, layers.once_without([layer])):
+                moved = pipeline.denoiser(**arguments)[0] - whole_prediction
+            one = frozenset({layers.names[layer]})
+            assert measured[one] == pytest.approx(float(moved.square().mean()), rel=1e-4)
+
+
+def test_a_search_that_was_cut_off_goes_on(
+    opened: Opened, done: tuple[Path, Removal], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file in done[0].iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    lines = (tmp_path / LOSSES).read_text().splitlines(keepends=True)
+    (tmp_path / LOSSES).write_text("".join(lines[:-3]) + lines[-3][:10])
+    measured: list[int] = []
+    original = probe._finite
+    monkeypatch.setattr(
+        probe,
+        "_finite",
+        lambda p, job, ls: measured.append(len(job.removed)) or original(p, job, ls),
+    )
+    again = search(opened, QUICK, tmp_path, resume=True)
+    assert again.subnets == done[1].subnets
+    assert sum(measured) == 3
+    assert losses(tmp_path) == pytest.approx(losses(done[0]))
+
+
+def test_a_directory_in_use_is_refused(opened: Opened, done: tuple[Path, Removal]) -> None:
+    with pytest.raises(SearchError, match="holds a search already; give --resume"):
+        search(opened, QUICK, done[0])
+
+
+def test_another_search_is_refused(opened: Opened, done: tuple[Path, Removal]) -> None:
+    with pytest.raises(SearchError, match="holds a search with another seed, tuples"):
+        search(opened, Settings(tuples=3, seed=1), done[0], resume=True)
+
+
+@pytest.mark.slow
+def test_workers_measure_the_same(
+    opened: Opened, done: tuple[Path, Removal], tmp_path: Path
+) -> None:
+    search(opened, Settings(tuples=2, rounds=0, workers=2), tmp_path)
+    assert losses(tmp_path) == pytest.approx(losses(done[0]), rel=1e-4)
+
+
+@pytest.mark.parametrize("criterion", [c for c in Criterion if c is not Criterion.OUTPUT])
+def test_other_criteria_choose_too(opened: Opened, criterion: Criterion, tmp_path: Path) -> None:
+    found = search(opened, Settings(tuples=2, rounds=0, criterion=criterion), tmp_path)
+    assert 0.695 <= params_of(found.subnets[0]) <= 0.7
+    assert all(not weight.requires_grad for weight in opened[0].denoiser.parameters()) or (
+        criterion is not Criterion.TAYLOR
+    )
+
+
+def test_rounds_never_choose_worse(
+    opened: Opened, done: tuple[Path, Removal], tmp_path: Path
+) -> None:
+    found = search(opened, Settings(tuples=2, rounds=1), tmp_path)
+    assert found.losses[0] <= done[1].losses[0] * (1 + 1e-6)
+
+
+def test_shares_that_do_not_add_up_are_corrected(opened: Opened) -> None:
+    """Two layers together free more than each for itself: less has to go than their shares say."""
+    layers = layers_of(opened[1])
+    shares = layers.shares(params_of)
+
+    def dearer(subnet: SubNet) -> float:
+        return min(1.0, 1.02 * params_of(subnet))
+
+    chosen = within(layers, shares, list(shares), 0.7, dearer)
+    assert 0.69 <= dearer(layers.without(chosen)) <= 0.7
+
+
+def test_tuples_are_read_back_as_written(opened: Opened, tmp_path: Path) -> None:
+    drawn = draw_tuples(*opened, PROMPTS, count=3, seed=0)
+    drawn.save(tmp_path / "t")
+    again = Tuples.load(tmp_path / "t")
+    assert torch.equal(again.latents, drawn.latents)
+    assert torch.equal(again.final, drawn.final)
+    assert again.prompts == drawn.prompts
+
+
+def test_an_unknown_criterion_is_refused() -> None:
+    with pytest.raises(SearchError, match="unknown criterion 'taste'; choose one of output"):
+        criterion_of("taste")
