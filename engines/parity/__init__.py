@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["K", "Parity", "Pictures", "Rung", "given_latents", "psnr", "relative_l2", "verify"]
 
 PROBES = 10
-"""Calls at which the floor is measured, if they are not fewer; every graph has at least one."""
+"""About how many calls the floor is measured at; of every graph, three if it has them."""
 ONNX = ("onnxruntime", "cpu")
 """The engine that is the rung of the ONNX graphs."""
 
@@ -127,11 +127,16 @@ def given_latents(bundle: Bundle, seed: int) -> NDArray[np.float32] | None:
 
 
 def probed(bundle: Bundle) -> list[int]:
-    """The calls at which floors are measured: spread evenly, and the first of every graph."""
-    count = len(bundle.calls)
-    spread = {round(each) for each in np.linspace(0, count - 1, min(PROBES, count))}
-    graphs = [call.graph for call in bundle.calls]
-    return sorted(spread | {graphs.index(graph) for graph in graphs})
+    """The calls at which floors are measured: of every graph the first, the last and some between."""
+    calls: dict[int, list[int]] = {}
+    for number, call in enumerate(bundle.calls):
+        calls.setdefault(call.graph, []).append(number)
+    found = set[int]()
+    for numbers in calls.values():
+        share = max(3, round(PROBES * len(numbers) / len(bundle.calls)))
+        places = np.linspace(0, len(numbers) - 1, min(share, len(numbers)))
+        found |= {numbers[round(place)] for place in places}
+    return sorted(found)
 
 
 def precision_of(engine: Engine, bundle: Bundle) -> str:

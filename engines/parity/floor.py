@@ -88,10 +88,13 @@ class Floor:
     decoder: float
 
     def of(self, number: int, graphs: Sequence[int], name: str) -> float:
-        """For what call `number` gives under `name`: of the nearest probed call of the same graph."""
-        alike = [n for n in self.forced if graphs[n] == graphs[number] and name in self.forced[n]]
-        nearest = min(alike, key=lambda n: abs(n - number))
-        return self.forced[nearest][name]
+        """For what call `number` gives under `name`: between the probed calls of the same graph."""
+        alike = sorted(
+            n for n in self.forced if graphs[n] == graphs[number] and name in self.forced[n]
+        )
+        return float(
+            np.exp(np.interp(number, alike, [np.log(self.forced[n][name]) for n in alike]))
+        )
 
 
 def measure_floor(reference: Reference, precision: str, probes: Sequence[int]) -> Floor:
