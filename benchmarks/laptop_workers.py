@@ -11,8 +11,8 @@ from pathlib import Path
 
 import click
 import torch
-from diffusers import UNet2DConditionModel
 
+from benchmarks.full_size import sd15
 from benchmarks.record import write
 from search.laptop.layers import Layers, layers_of
 from search.laptop.probe import Measure
@@ -24,29 +24,17 @@ from search.model.pipeline import Pipeline, open_pipeline
 from search.options import Options
 from search.parallel import Where
 from search.subnet import Granularity
-from tests.pipelines import behind_wide_text
-
-
-def unet(width: int) -> UNet2DConditionModel:
-    """SD-1.5's U-Net, `width` channels wide instead of 320, random weights."""
-    torch.manual_seed(0)
-    return UNet2DConditionModel(
-        sample_size=64,
-        cross_attention_dim=768,
-        attention_head_dim=8,
-        block_out_channels=(width, 2 * width, 4 * width, 4 * width),
-    )
 
 
 @click.command()
-@click.option("--width", default=320, show_default=True)
+@click.option("--width", default=320, show_default=True, help="Of the U-Net; 320 is SD-1.5's.")
 @click.option("--sets", default=32, show_default=True, help="Layers that are scored.")
 @click.option("--ray/--no-ray", default=True)
 def main(width: int, sets: int, ray: bool) -> None:
     """Measure, and compare the scores."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pipeline"
-        behind_wide_text(unet(width)).save_pretrained(path)
+        sd15(path, (width, 2 * width, 4 * width, 4 * width))
         pipeline = open_pipeline(path)
         options = Options(steps=2, guidance=5.0, granularity=Granularity.LAYER)
         layers = layers_of(full(pipeline, options))
