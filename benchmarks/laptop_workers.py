@@ -67,7 +67,7 @@ def measured(
     """Seconds and losses; starting workers and opening the pipeline in them is counted."""
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(1, *layers.full.binding.latent_shape, generator=generator)
-    tuples = Tuples(latents, torch.tensor([500.0]), latents, ("a",))
+    tuples = Tuples(latents, torch.tensor([500.0]), latents.clone(), ("a",))
     layers.full.save(folder / FULL)
     tuples.save(folder / TUPLES)
     measure = Measure(
