@@ -18,13 +18,15 @@ from engines.errors import EngineError
 from engines.parity import Parity, Pictures, Rung, psnr, relative_l2, verify
 from engines.report import verdict, write_report
 from exporter.bundle import Bundle, sha256
+from exporter.export import export
 from search.errors import SearchError
 from search.liveness import unroll
 from search.methods import search
 from search.model.pipeline import open_pipeline
 from search.options import Options
 from search.schedules import with_actions
-from search.subnet import Action
+from search.subnet import Action, Granularity
+from tests.search.model.test_removed import REMOVED, make
 
 PROMPT = "a small red circle left on a grey field"
 
@@ -327,6 +329,19 @@ def test_parity_holds_for_skips_and_for_a_value_that_comes_back(
     bundle = make_bundle("shapes-dit", subnet)
     parity = check_label(bundle.path, pipelines("shapes-dit"))
     assert parity.passed, parity.failures
+
+
+@pytest.mark.parametrize("name", ["three-levels", "learned-variance"])
+def test_parity_holds_for_a_pipeline_without_some_of_its_blocks(
+    pipelines: Callable[[str], Path], tmp_path: Path, name: str
+) -> None:
+    path = make(pipelines(name), REMOVED[name], tmp_path / "pruned")
+    options = Options(steps=3, guidance=3.0, granularity=Granularity.LAYER)
+    whole = search(open_pipeline(path, weights=False), "full", options)
+    bundle = export(path, whole, tmp_path / "bundle")
+    prompt = "7" if bundle.takes_labels else PROMPT
+    parity, _ = verify(bundle, [make_engine("onnxruntime", "cpu")], path, prompt=prompt)
+    assert parity.failures == ()
 
 
 def test_a_stale_residual_is_caught(
