@@ -21,7 +21,9 @@ import click
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from engines.base import Engine
+    from engines.base import Engine, EngineOptions
+    from engines.build import Plan
+    from engines.parity.many import Verified
     from search.subnet import SubNet
 
 FAILED = 1
@@ -119,6 +121,63 @@ def variant_options(function: Command) -> Command:
     return functools.reduce(lambda made, option: option(made), reversed(_VARIANT_OPTIONS), function)
 
 
+_ENGINE_OPTIONS = (
+    click.option("--threads", type=int, help="That compute (onnxruntime, openvino)."),
+    click.option("--precision", help="openvino: float32 (default), bfloat16 or float16."),
+    click.option("--compute-capability", help="tensorrt-rtx: of the GPU to build for, as 8.9."),
+    click.option("--optimization-level", type=int, help="tensorrt: of its builder, 0 to 5."),
+    click.option("--workspace", type=int, help="tensorrt: memory its builder may use, in MiB."),
+    click.option(
+        "--strip-weights", is_flag=True, help="tensorrt: plans take the bundle's weights."
+    ),
+    click.option(
+        "--cuda-graph/--no-cuda-graph", default=True, help="On cuda: record calls and replay them."
+    ),
+)
+
+
+def engine_options(function: Command) -> Command:
+    """What engines can be asked for, as the argument `options`; each refuses what it does not know."""
+
+    @functools.wraps(function)
+    def with_options(
+        *,
+        threads: int | None,
+        precision: str | None,
+        compute_capability: str | None,
+        optimization_level: int | None,
+        workspace: int | None,
+        strip_weights: bool,
+        cuda_graph: bool,
+        **rest: Any,
+    ) -> Any:
+        from engines.base import EngineOptions
+
+        options = EngineOptions(
+            threads=threads,
+            precision=precision,
+            compute_capability=compute_capability,
+            optimization_level=optimization_level,
+            workspace=workspace,
+            strip_weights=strip_weights,
+            cuda_graph=cuda_graph,
+        )
+        return function(options=options, **rest)
+
+    return functools.reduce(
+        lambda made, option: option(made), reversed(_ENGINE_OPTIONS), with_options
+    )
+
+
+jobs_option = click.option(
+    "--jobs",
+    default=1,
+    show_default=True,
+    help="Processes at once; they share the machine's cores.",
+)
+parallel_option = click.option(
+    "--parallel", default="local", show_default=True, help="Where they run: local, ray or dask."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 
 
@@ -452,6 +511,87 @@ def frontier(
 
 
 @command
+@pipeline_argument
+@click.argument("subnet", type=PATH)
+@click.option("-o", "--out", type=PATH, required=True, help="The pipeline directory to make.")
+@click.option(
+    "--data",
+    type=PATH,
+    required=True,
+    help="A folder of pictures with captions, see docs/distill.md.",
+)
+@click.option(
+    "--loss", default="normalized", show_default=True, help="normalized, plain or output."
+)
+@click.option(
+    "--features", default="layer", show_default=True, help="To compare: of layer, branch or stage."
+)
+@click.option("--iterations", default=2000, show_default=True, help="Steps of the optimiser.")
+@click.option("--minutes", type=float, help="Make only the iterations that fit in this time.")
+@click.option("--batch", default=32, show_default=True, help="Pictures at once, per process.")
+@click.option("--accumulate", default=1, show_default=True, help="Batches per iteration.")
+@click.option("--learning-rate", default=5e-4, show_default=True, help="The highest.")
+@click.option(
+    "--task-weight", default=1.0, show_default=True, help="Of the error against the true noise."
+)
+@click.option(
+    "--output-weight", default=1.0, show_default=True, help="Of the error against the teacher."
+)
+@click.option(
+    "--feature-weight", default=1.0, show_default=True, help="Of the errors of the features."
+)
+@click.option("--drop", default=0.1, show_default=True, help="Share without their captions.")
+@click.option("--ema", default=0.995, show_default=True, help="Of the averaged weights.")
+@click.option("--precision", default="no", show_default=True, help="no (float32), bf16 or fp16.")
+@click.option("--save-every", default=200, show_default=True, help="Iterations per checkpoint.")
+@click.option("--seed", default=0, show_default=True, help="Of all that is drawn.")
+@click.option("--run", "folder", type=PATH, help="For log and checkpoints; default: OUT.run.")
+@click.option("--resume", is_flag=True, help="Go on from what is in --run.")
+@device_option
+@json_option
+def distill(
+    pipeline: Path,
+    subnet: Path,
+    out: Path,
+    data: Path,
+    loss: str,
+    features: str,
+    folder: Path | None,
+    resume: bool,
+    device: str,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Take the blocks that SUBNET skips out of a pipeline for good, and train what is left."""
+    _quiet_libraries()
+    from search.laptop.distill import distill as run
+    from search.laptop.distill_data import read_folder
+    from search.laptop.distill_recipe import Recipe, loss_of
+    from search.model.pipeline import require_device
+    from search.options import granularity_of
+    from search.subnet import SubNet
+
+    recipe = Recipe(loss=loss_of(loss), features=granularity_of(features), **options)
+    require_device(device)
+    with _status() as report:
+        done = run(
+            pipeline,
+            SubNet.load(subnet),
+            read_folder(data),
+            recipe,
+            out,
+            folder=folder or out.with_name(f"{out.name}.run"),
+            resume=resume,
+            device=device,
+            report=report,
+        )
+    if as_json:
+        click.echo(json.dumps(done.to_json()))
+    else:
+        click.echo(f"{out}: {done.line()}")
+
+
+@command
 @click.argument("source", type=PATH)
 @click.option("-o", "--out", type=PATH, required=True, help="The SubNet to write, a JSON file.")
 @click.option(
@@ -611,101 +751,183 @@ def export(
 @bundle_argument
 @engine_option
 @device_option
+@engine_options
+@jobs_option
+@parallel_option
+@click.option("--dry-run", is_flag=True, help="Only say what would be built, with estimates.")
 @json_option
-def build(bundle: Path, engine_name: str, device: str, as_json: bool) -> None:
-    """Check a bundle's files and load every graph on an engine."""
-    import time
+def build(
+    bundle: Path,
+    engine_name: str,
+    device: str,
+    options: EngineOptions,
+    jobs: int,
+    parallel: str,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Build the engine of every graph that has none yet, of all variants.
 
+    What is built stays when the command is stopped, and the next one goes on from there. Engines that
+    compile in memory load every graph instead.
+    """
     from engines.base import make_engine
-    from engines.runner import Runner
+    from engines.build import build_bundle, load_all, plan_build
     from exporter.bundle import Bundle
+    from search.parallel import require_workers, where_of
 
-    engine = make_engine(engine_name, device)
+    where = where_of(parallel)
+    require_workers(jobs)
+    engine = make_engine(engine_name, device, options)
     opened = Bundle.open(bundle)
-    started = time.perf_counter()
-    graphs: set[str] = set()
     with _status() as report:
-        for variant in opened.variants():
-            report(f"load graphs for {variant.shape}")
-            Runner(variant, engine)
-            graphs.update(variant.graphs)
-    seconds = time.perf_counter() - started
+        plan = plan_build(opened, engine, report)
+    if dry_run or (plan.missing and not as_json):
+        _print_plan(plan, engine_name, jobs, as_json=as_json)
+    if dry_run:
+        return
+    with _status() as report:
+        if plan.folder is None:
+            seconds = load_all(opened, engine, report)
+        else:
+            done = build_bundle(
+                opened, engine, options, jobs=jobs, where=where, plan=plan, report=report
+            )
+            seconds = done.seconds
+    graphs, missing = len(plan.items), len(plan.missing)
     if as_json:
-        record = {"engine": engine_name, "device": device, "graphs": len(graphs)}
-        click.echo(json.dumps({**record, "seconds": seconds}))
+        record = {"engine": engine_name, "device": device, "graphs": graphs, "built": missing}
+        size = 0 if plan.folder is None else done.bytes
+        click.echo(json.dumps({**record, "bytes": size, "seconds": seconds}))
+    elif plan.folder is None:
+        click.echo(
+            f"{bundle}: {graphs} graphs load on {engine_name} ({device}) in {seconds:.1f} s; "
+            f"{engine_name} compiles them in memory, so nothing is written"
+        )
     else:
         click.echo(
-            f"{bundle}: {len(graphs)} step graphs load on {engine_name} ({device}) in "
-            f"{seconds:.1f} s; {engine_name} compiles them in memory, so nothing is written"
+            f"{plan.folder}: {missing} graphs built in {seconds:.1f} s, {graphs - missing} were "
+            f"there; {done.bytes / 1e6:.1f} MB"
         )
 
 
+def _print_plan(plan: Plan, engine: str, jobs: int, *, as_json: bool) -> None:
+    """What is to be built; nothing for an engine that builds no files."""
+    if as_json:
+        items = [vars(item) for item in plan.items]
+        total = {"seconds": plan.seconds(jobs), "bytes": plan.bytes}
+        click.echo(json.dumps({"engine": engine, **total, "graphs": items}))
+    elif plan.folder is not None and plan.missing:
+        from engines.build import plan_table
+
+        _print_tables([plan_table(plan, jobs)], 100)
+    else:
+        click.echo("nothing to build" + ("" if plan.folder else f": {engine} compiles in memory"))
+
+
 @command
-@bundle_argument
-@engine_option
+@click.argument("bundles", type=PATH, nargs=-1, required=True)
+@click.option(
+    "--engine",
+    "engine_names",
+    multiple=True,
+    default=("onnxruntime",),
+    show_default=True,
+    help="What runs the graphs; several as in onnxruntime,openvino.",
+)
 @device_option
+@engine_options
 @click.option("--pipeline", type=PATH, help="Default: where the bundle was exported from.")
 @click.option("--prompt", help="What to sample; a class name or number where there are classes.")
 @click.option("--label", help="The class to sample, by number or name.")
 @click.option("--seed", default=0, show_default=True, help="Of the noises.")
-@click.option("--report", "report_folder", type=PATH, help="Write an HTML page and JSON there.")
+@click.option(
+    "--k",
+    default=5.0,
+    show_default=True,
+    help="Allow differences of this many times what rounding alone makes.",
+)
+@click.option("--bisect", is_flag=True, help="Where a call is off, name the first block that is.")
+@click.option(
+    "--report", "report_folder", type=PATH, help="Write an HTML page, JSON and JUnit XML there."
+)
+@click.option("--junit", type=PATH, help="Write JUnit XML to this file.")
 @variant_options
+@click.option("--all-variants", is_flag=True, help="Every variant that fits, not the first alone.")
+@jobs_option
+@parallel_option
 @json_option
 def verify(
-    bundle: Path,
-    engine_name: str,
-    device: str,
-    pipeline: Path | None,
-    prompt: str | None,
-    label: str | None,
-    seed: int,
+    bundles: tuple[Path, ...],
+    engine_names: tuple[str, ...],
     report_folder: Path | None,
+    junit: Path | None,
+    all_variants: bool,
+    height: int | None,
+    width: int | None,
+    images: int | None,
+    jobs: int,
+    parallel: str,
     as_json: bool,
-    **shape: int | None,
+    **settings: Any,
 ) -> None:
-    """Compare a bundle with the PyTorch reference; exit 0 only if parity holds."""
+    """Compare bundles with the PyTorch reference; exit 0 only if parity holds for all."""
     _quiet_libraries()
-    from engines.base import make_engine
-    from engines.parity import verify as run_verify
-    from engines.report import verdict, write_report
-    from exporter.bundle import Bundle
+    from engines.parity.many import Plan, verify_many
+    from search.parallel import where_of
 
-    engine = make_engine(engine_name, device)
-    opened = Bundle.open(bundle, **shape)
-    words = opened.default_prompt if prompt is None else prompt
-    if label is not None:
-        words = opened.require_prompt(prompt=prompt, label=label)
+    plan = Plan(
+        bundles=bundles,
+        engines=tuple(name for each in engine_names for name in each.split(",")),
+        shape=(height, width, images),
+        all_variants=all_variants,
+        folder=report_folder,
+        junit=junit,
+        **settings,
+    )
+    where = where_of(parallel)
     with _status() as report:
-        parity, pictures = run_verify(
-            opened,
-            engine,
-            opened.find_pipeline(pipeline),
-            prompt=words,
-            seed=seed,
-            report=report,
-        )
-    page = write_report(report_folder, opened, parity, pictures) if report_folder else None
-    if as_json:
-        click.echo(json.dumps(parity.to_json()))
-    else:
-        for failure in parity.failures:
-            click.echo(failure)
-        click.echo(verdict(parity))
-        if page is not None:
-            click.echo(f"report: {page}")
-    if not parity.passed:
+        done = verify_many(plan.checks(), jobs=jobs, where=where, report=report)
+    _print_verified(done, as_json=as_json)
+    if not all(verified.parity.passed for verified in done):
         sys.exit(FAILED)
+
+
+def _print_verified(done: list[Verified], *, as_json: bool) -> None:
+    """Each verdict; with the bundle's name where there are several."""
+    from engines.report import verdict
+
+    if as_json:
+        records = [{"bundle": each.name, **each.parity.to_json()} for each in done]
+        click.echo(json.dumps(records if len(records) > 1 else done[0].parity.to_json()))
+        return
+    for each in done:
+        start = f"{each.name}: " if len(done) > 1 else ""
+        for sentence in (*each.parity.failures, *each.parity.blocks):
+            click.echo(start + sentence)
+        click.echo(start + verdict(each.parity))
+        if each.page is not None:
+            click.echo(f"report: {each.page}")
 
 
 @command
 @bundle_argument
 @engine_option
 @device_option
+@engine_options
 @click.option("--prompt", help="What to show.")
 @click.option("--label", help="The class to show, by number or name.")
+@click.option(
+    "--prompts", type=PATH, help="A file with a prompt or class per line; pictures get numbers."
+)
 @click.option("--negative", default="", help="What to guide away from.")
 @click.option("--guidance", type=float, help="Guidance scale; default: the bundle's.")
-@click.option("--seed", default=0, show_default=True, help="The same picture as in diffusers.")
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    help="The same picture as in diffusers; further runs for a prompt take those that follow.",
+)
 @click.option(
     "--latents",
     type=PATH,
@@ -719,8 +941,10 @@ def run(
     bundle: Path,
     engine_name: str,
     device: str,
+    options: EngineOptions,
     prompt: str | None,
     label: str | None,
+    prompts: Path | None,
     negative: str,
     guidance: float | None,
     seed: int,
@@ -728,40 +952,110 @@ def run(
     save_latents: Path | None,
     out: Path,
     as_json: bool,
-    **shape: int | None,
+    height: int | None,
+    width: int | None,
+    images: int | None,
 ) -> None:
     """Make pictures with a bundle, without PyTorch."""
+    import time
+
     from engines.base import make_engine
-    from engines.pictures import load_latents, require_png, save_latents_to, save_pictures
+    from engines.generate import Order, generate, open_for, prompts_for
+    from engines.pictures import load_latents, require_png
     from engines.runner import Runner
-    from exporter.bundle import Bundle
+    from search.prompts import read_prompts
 
     require_png(out)
-    opened = Bundle.open(bundle, **shape)
-    words = opened.require_prompt(prompt=prompt, label=label)
-    engine = make_engine(engine_name, device)
-    start = None if latents is None else load_latents(latents)
+    opened = open_for(bundle, height=height, width=width, images=images)
+    listed = None if prompts is None else read_prompts(prompts)
+    order = Order(
+        prompts=prompts_for(opened, prompt=prompt, label=label, listed=listed),
+        images=images or opened.shape.images,
+        seed=seed,
+        negative=negative,
+        guidance=guidance,
+        latents=None if latents is None else load_latents(latents),
+    )
+    engine = make_engine(engine_name, device, options)
+    began = time.perf_counter()
     with _status() as report:
         report("load graphs")
         runner = Runner(opened, engine)
-        count = len(opened.calls)
-        result = runner.run(
-            words,
-            latents=start,
-            seed=seed,
-            negative=negative,
-            guidance=guidance,
-            on_call=lambda number, *_: report(f"call {number + 1} of {count}"),
-        )
-    paths = save_pictures(result.images, out)
-    if save_latents is not None:
-        save_latents_to(result.latents, save_latents)
+        loaded = time.perf_counter() - began
+        made = generate(runner, order, out, save_latents=save_latents, report=report)
+    paths = [str(path) for each in made for path in each.images]
+    count = len(opened.calls)
+    spent = {name: sum(each.seconds[name] for each in made) for name in made[0].seconds}
     if as_json:
-        record = {"images": [str(path) for path in paths], "calls": count}
-        click.echo(json.dumps({**record, "seconds": result.seconds}))
+        record = {"images": paths, "calls": count, "load_seconds": loaded, "seconds": spent}
+        click.echo(json.dumps({**record, "runs": [each.to_json() for each in made]}))
     else:
-        total = sum(result.seconds.values())
-        click.echo(f"{', '.join(map(str, paths))}: {count} calls, {total:.2f} s")
+        files = ", ".join(paths) if len(paths) < 5 else f"{paths[0]} to {paths[-1]}"
+        times = "" if len(made) == 1 else f"{len(made)} runs of "
+        click.echo(f"{files}: {times}{count} calls, {sum(spent.values()):.2f} s")
+
+
+@command
+@bundle_argument
+@click.option(
+    "--engine",
+    "engines",
+    default="onnxruntime",
+    show_default=True,
+    help="One or several, as in onnxruntime,openvino.",
+)
+@device_option
+@click.option("--pipeline", type=PATH, help="Default: where the bundle was exported from.")
+@click.option(
+    "--against",
+    default="eager,deepcache",
+    show_default=True,
+    help="PyTorch as it is and gated (eager), the DeepCache package, torch.compile (compile).",
+)
+@click.option(
+    "--full", type=PATH, help="The full sampler's bundle; default: export it to OUT/full."
+)
+@click.option("--interval", type=int, help="DeepCache package; default: what the SubNet does.")
+@click.option("--branch", type=int, help="DeepCache package; default: what the SubNet does.")
+@click.option("--repeats", default=5, show_default=True, help="Rounds that count.")
+@click.option("--warmup", default=1, show_default=True, help="Rounds before them.")
+@click.option("--threads", type=int, help="That compute; default: each row's own choice.")
+@click.option("-o", "--out", type=PATH, required=True, help="Directory for figures and plot.")
+@variant_options
+@json_option
+def bench(
+    bundle: Path,
+    engines: str,
+    device: str,
+    pipeline: Path | None,
+    against: str,
+    out: Path,
+    as_json: bool,
+    height: int | None,
+    width: int | None,
+    images: int | None,
+    **options: Any,
+) -> None:
+    """Measure seconds and memory beside PyTorch, all rows in turn in one run."""
+    _quiet_libraries()
+    from engines.bench.records import against_of, names_of
+    from engines.bench.run import Settings
+    from engines.bench.run import bench as run_bench
+    from engines.bench.show import tables, write_bench
+    from exporter.bundle import Bundle
+
+    settings = Settings(
+        engines=names_of(engines), device=device, against=against_of(against), **options
+    )
+    opened = Bundle.open(bundle, height=height, width=width, images=images)
+    with _status() as report:
+        found = run_bench(opened, opened.find_pipeline(pipeline), settings, out=out, report=report)
+    write_bench(found, out)
+    if as_json:
+        click.echo((out / "bench.json").read_text(encoding="utf-8"), nl=False)
+    else:
+        _print_tables(tables(found), 140)
+        click.echo(f"plot: {out / 'bench.png'}")
 
 
 @command

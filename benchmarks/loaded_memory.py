@@ -1,9 +1,9 @@
 """Memory of a bundle with very many step graphs: `python -m benchmarks.loaded_memory`.
 
-A U-Net of the size of Stable Diffusion 1.5 with random weights, 50 steps: the full sampler's one graph, and
-random tables with a graph for nearly every step. Each is loaded and run once in a process of its own, which then
-reads its resident memory: its own, and the weights mapped from the bundle's file, as far as they were touched and
-once however many sessions map them (the kernel's proportional set size).
+A U-Net of the size of Stable Diffusion 1.5 with random weights, 50 steps: the full sampler's one graph, DeepCache
+whose branch changes until there are ten, and a random table with a graph for nearly every step. Each is loaded
+and run once in a process of its own, which then tells what it holds: the most it owned, and the weights mapped
+from the bundle's file, as far as they were touched and once however many sessions map them.
 """
 
 from __future__ import annotations
@@ -13,20 +13,44 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from benchmarks.record import write
 
-METHODS = ("full", "random")
+if TYPE_CHECKING:
+    from search.model.pipeline import Pipeline
+    from search.options import Options
+    from search.subnet import SubNet
+
+GRAPHS = 10
+INTERVAL = 5
 KEEP = 0.5
-"""Of the random table; the full one takes no notice."""
+"""Of the random table."""
 
 
-def export_all(folder: Path, pixels: int) -> None:
-    """A bundle per method, named after it."""
+def rotating(pipeline: Pipeline, options: Options, graphs: int) -> SubNet:
+    """DeepCache whose branch changes with every interval, over as many branches as make `graphs`."""
+    from exporter.program import plan_program
+    from search.methods import search
+    from search.schedules import deepcache_branches
+
+    made: list[SubNet] = []
+    for branch in deepcache_branches(search(pipeline, "full", options).topology.blocks):
+        made.append(search(pipeline, "deepcache", replace(options, branch=branch)))
+        rows = [made[t // INTERVAL % len(made)].actions[t] for t in range(made[0].steps)]
+        found = replace(made[0], actions=tuple(rows), method="deepcache, rotating")
+        if len(plan_program(found, 1).signatures) >= graphs:
+            return found
+    msg = f"no table of these branches has {graphs} step graphs"
+    raise click.ClickException(msg)
+
+
+def export_all(folder: Path, pixels: int, names: tuple[str, ...]) -> None:
+    """A bundle per name, in the folder."""
     from benchmarks import full_size
     from exporter.export import export
     from search.methods import search
@@ -36,51 +60,63 @@ def export_all(folder: Path, pixels: int) -> None:
     path = folder / "pipeline"
     full_size.sd15(path)
     pipeline = open_pipeline(path, weights=False)
-    options = Options(steps=50, height=pixels, width=pixels, keep=KEEP)
-    for method in METHODS:
-        export(path, search(pipeline, method, options), folder / method)
+    options = Options(steps=50, height=pixels, width=pixels, keep=KEEP, interval=INTERVAL)
+    for name in names:
+        subnet = (
+            rotating(pipeline, options, GRAPHS)
+            if name == "rotating"
+            else search(pipeline, name, options)
+        )
+        export(path, subnet, folder / name)
 
 
-def measure(bundle: Path) -> dict[str, Any]:
+def measure(bundle: Path, engine: str) -> dict[str, Any]:
     """Load and run once."""
     from engines.base import make_engine
+    from engines.memory import while_running
     from engines.runner import Runner
     from exporter.bundle import Bundle
 
     opened = Bundle.open(bundle)
     began = time.perf_counter()
-    runner = Runner(opened, make_engine("onnxruntime", "cpu"))
+    runner = Runner(opened, make_engine(engine, "cpu"))
     loaded = time.perf_counter() - began
-    runner.run("a small red circle left on a grey field", seed=0)
-    lines = Path("/proc/self/smaps_rollup").read_text(encoding="utf-8").splitlines()[1:]
-    sizes = {line.split(":")[0]: int(line.split()[1]) for line in lines}
+    held = while_running(lambda: runner.run("a small red circle left on a grey field", seed=0))
+    if held is None:
+        msg = "memory is measured on Linux only"
+        raise click.ClickException(msg)
     return {
         "graphs": len(opened.graphs),
         "seconds_to_load": round(loaded, 1),
-        "resident_mb": round((sizes["Pss_Anon"] + sizes["Pss_File"]) / 1024),
-        "own_mb": round(sizes["Pss_Anon"] / 1024),
+        "resident_mb": held.total >> 20,
+        "own_mb": held.own >> 20,
     }
 
 
 @click.command()
+@click.option("--engine", default="onnxruntime", show_default=True)
 @click.option("--pixels", default=256, show_default=True, help="Edge of the picture.")
+@click.option(
+    "--names", default="full,rotating,random", show_default=True, help="The full one is needed."
+)
 @click.option("--bundle", type=click.Path(path_type=Path), hidden=True)
-def main(pixels: int, bundle: Path | None) -> None:
-    """Compare both and write results/loaded-memory.json."""
+def main(engine: str, pixels: int, names: str, bundle: Path | None) -> None:
+    """Compare them and write results/loaded-memory-ENGINE.json."""
     if bundle is not None:
-        click.echo(json.dumps(measure(bundle)))
+        click.echo(json.dumps(measure(bundle, engine)))
         return
-    found = {}
+    found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        export_all(folder, pixels)
-        for method in METHODS:
-            command = [sys.executable, "-m", "benchmarks.loaded_memory", "--bundle"]
-            text = subprocess.check_output([*command, str(folder / method)], text=True)
-            found[method] = json.loads(text.splitlines()[-1])
-            click.echo(f"{method}: {found[method]}")
-    ratio = found["random"]["resident_mb"] / found["full"]["resident_mb"]
-    click.echo(write("loaded-memory", {"pixels": pixels, "ratio": round(ratio, 3), **found}))
+        export_all(folder, pixels, tuple(names.split(",")))
+        for each in names.split(","):
+            command = [sys.executable, "-m", "benchmarks.loaded_memory", "--engine", engine]
+            text = subprocess.check_output([*command, "--bundle", str(folder / each)], text=True)
+            found[each] = json.loads(text.splitlines()[-1])
+            click.echo(f"{each}: {found[each]}")
+    for each in found.values():
+        each["ratio"] = round(each["resident_mb"] / found["full"]["resident_mb"], 3)
+    click.echo(write(f"loaded-memory-{engine}", {"pixels": pixels, **found}))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from search.files import write_atomically
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PACKAGES = ("torch", "diffusers", "onnx", "onnxruntime-gpu", "numpy")
+PACKAGES = ("torch", "diffusers", "onnx", "onnxruntime-gpu", "openvino", "numpy")
 
 
 def machine() -> dict[str, Any]:
@@ -53,6 +53,9 @@ def portable(value: Any) -> Any:
         return {key: portable(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [portable(each) for each in value]
+    if isinstance(value, str) and "=/" in value:
+        name, _, file = value.partition("=")
+        return f"{name}={portable(file)}"
     if not isinstance(value, str | Path) or not Path(value).is_absolute():
         return value
     path = Path(value)

@@ -42,12 +42,13 @@ METHODS = {
 class Prepacking(OnnxRuntime):
     """ONNX Runtime with its defaults: every session keeps private, rearranged weights."""
 
-    def load(self, path: Path) -> OnnxRuntimeSession:
+    def load(self, graph: Path, built: Path | None = None) -> OnnxRuntimeSession:
         """Load with all optimisations."""
+        del built
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(path, options, providers=[PROVIDERS[self.device]])
-        return OnnxRuntimeSession(session, path)
+        session = onnxruntime.InferenceSession(graph, options, providers=[PROVIDERS[self.device]])
+        return OnnxRuntimeSession(session, graph)
 
 
 def resident_mb() -> float:

@@ -131,7 +131,7 @@ def run_demo(out: Path, report: Callable[[str], None], *, pictures: int = PICTUR
     cached = bundles["DeepCache"]
     save_figure(draw_grid(cached.subnet), out / "grid.png")
     report("verify DeepCache against PyTorch")
-    parity, shown = verify(cached, engine, pipeline, prompt=prompts[0])
+    parity, shown = verify(cached, [engine], pipeline, prompt=prompts[0])
     page = write_report(out / "report", cached, parity, shown)
     record = {"rows": [asdict(row) for row in rows], "parity": parity.to_json()}
     write_atomically(out / "demo.json", json.dumps(record, indent=1) + "\n")

@@ -26,22 +26,29 @@ class Finding:
 
 PACKAGES = ("torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxscript")
 
+CLUSTERS = ("ray", "distributed")
+"""Packages of `--parallel ray` and `--parallel dask`."""
+
+NOTES = {
+    ("tensorrt-rtx", "cpu"): "builds plans (give --compute-capability); they run on cuda",
+}
+"""What there is to say of an engine on a device beside that it works."""
+
 
 def examine() -> list[Finding]:
     """Look at every package the export needs and every engine on every device."""
-    found = [_package(name) for name in PACKAGES]
+    found = [_package(name, "search and export") for name in PACKAGES]
+    found += [_package(name, "run jobs on such a cluster") for name in CLUSTERS]
     for name in sorted(ENGINES):
         found += [_engine(name, device) for device in ("cpu", "cuda")]
     return found
 
 
-def _package(name: str) -> Finding:
+def _package(name: str, needed: str) -> Finding:
     try:
         return Finding(name, True, metadata.version(name))
     except metadata.PackageNotFoundError:
-        return Finding(
-            name, False, f"not installed; pip install {name} (needed to search and export)"
-        )
+        return Finding(name, False, f"not installed; pip install {name} (needed to {needed})")
 
 
 def _engine(name: str, device: str) -> Finding:
@@ -50,4 +57,4 @@ def _engine(name: str, device: str) -> Finding:
         make_engine(name, device)
     except (EngineError, ImportError) as error:
         return Finding(label, False, str(error))
-    return Finding(label, True, "works")
+    return Finding(label, True, NOTES.get((name, device), "works"))

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 from functools import cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import ml_dtypes
 import numpy as np
 
+from engines.base import DEFAULTS, EngineOptions, checked
+from engines.buffers import NumpyBuffers
 from engines.errors import EngineError
 
 try:
@@ -21,7 +26,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from engines.base import Form
+    from engines.base import Form, Report
+    from engines.buffers import Buffer, Buffers
 
 WARNINGS, SILENT = 2, 4
 """Severities of ONNX Runtime's loggers."""
@@ -34,34 +40,63 @@ _PROBE = bytes.fromhex(
 _DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),
     "tensor(float16)": np.dtype(np.float16),
+    "tensor(bfloat16)": np.dtype(ml_dtypes.bfloat16),
     "tensor(int64)": np.dtype(np.int64),
 }
+_BFLOAT16 = 16
+"""As ONNX numbers it: numpy has no dtype of its own."""
 
 
 class OnnxRuntime:
     """ONNX Runtime on one device."""
 
     name = "onnxruntime"
+    suffix: str | None = None
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, asked: EngineOptions = DEFAULTS) -> None:
         """Refuse a device whose provider is not there."""
+        asked.require_only(self.name, ("threads", "cuda_graph"))
         if device not in PROVIDERS:
             msg = f"unknown device {device!r}; onnxruntime runs on {' or '.join(PROVIDERS)}"
             raise EngineError(msg)
-        self.device = device
+        self.device, self._asked = device, asked
+        self.buffers: Buffers = NumpyBuffers()
+        self._settings: dict[str, str] = {}
         if device != "cpu":
             _probe(PROVIDERS[device])
+            # By name, as nothing else in this file takes torch.
+            make = importlib.import_module("engines.cuda").TorchBuffers
+            on_gpu = make(device, cuda_graph=asked.cuda_graph)
+            self.buffers = on_gpu
+            self._settings = {"user_compute_stream": str(on_gpu.handle)}
 
-    def load(self, path: Path) -> OnnxRuntimeSession:
+    def key(self) -> dict[str, str]:
+        """See `engines.base.Engine`."""
+        return {"library": f"onnxruntime {onnxruntime.__version__}", "device": self.device}
+
+    def build(self, graph: Path, out: Path, report: Report) -> None:
+        """Not for this engine: it compiles in memory."""
+        del out, report
+        msg = f"onnxruntime keeps no built file of {graph.name}; load it"
+        raise EngineError(msg)
+
+    def load(self, graph: Path, built: Path | None = None) -> OnnxRuntimeSession:
         """Load a graph; its weights stay in the memory-mapped file, shared by all sessions."""
+        del built
         options = onnxruntime.SessionOptions()
+        if self._asked.threads is not None:
+            options.intra_op_num_threads = self._asked.threads
         options.log_severity_level = 3
         # Prepacked weights are private copies, and so are those of the layout optimisations.
         options.add_session_config_entry("session.disable_prepacking", "1")
         _share_arena()
         options.add_session_config_entry("session.use_env_allocators", "1")
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-        return OnnxRuntimeSession(_session(path, PROVIDERS[self.device], options), path)
+        # Threads that wait actively slow down the sessions and processes that have work.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        session = _session(graph, PROVIDERS[self.device], options, self._settings)
+        made = OnnxRuntimeSession if self.device == "cpu" else CudaSession
+        return made(session, graph)
 
 
 @cache
@@ -90,10 +125,10 @@ class OnnxRuntimeSession:
         """See `engines.base.Session`."""
         binding = self._session.io_binding()
         for name in self.inputs:
-            array = self._checked(name, inputs, self.inputs[name])
+            array = checked(self._path, name, inputs, self.inputs[name])
             binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         for name in self.outputs:
-            array = self._checked(name, outputs, self.outputs[name])
+            array = checked(self._path, name, outputs, self.outputs[name])
             binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         session = self._session
 
@@ -102,25 +137,39 @@ class OnnxRuntimeSession:
 
         return run
 
-    def _checked(
-        self,
-        name: str,
-        arrays: Mapping[str, NDArray[Any]],
-        expected: Form,
-    ) -> NDArray[Any]:
-        """The buffer for `name`; the runtime would read or write past one of the wrong size."""
-        array = arrays.get(name)
-        if array is None:
-            msg = f"{self._path.name} has {name!r}, but no buffer was given; export again"
-            raise EngineError(msg)
-        found = (array.shape, array.dtype)
-        if found != expected or not array.flags.c_contiguous:
-            msg = (
-                f"{self._path.name} takes {name!r} as {expected[1]} {list(expected[0])}, but the "
-                f"buffer is {array.dtype} {list(array.shape)}; give values of that shape"
-            )
-            raise EngineError(msg)
-        return array
+
+class CudaSession(OnnxRuntimeSession):
+    """One graph in ONNX Runtime on a GPU, reading and writing the buffers of `engines.cuda` there."""
+
+    def bind(
+        self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]
+    ) -> Callable[[], None]:
+        """See `engines.base.Session`; a run is enqueued on the buffers' stream and not waited for."""
+        binding, session = self._session.io_binding(), self._session
+        for name, form in self.inputs.items():
+            binding.bind_input(name, *self._place(name, inputs, form))
+        for name, form in self.outputs.items():
+            binding.bind_output(name, *self._place(name, outputs, form))
+        options = onnxruntime.RunOptions()
+        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+
+        def run() -> None:
+            try:
+                session.run_with_iobinding(binding, options)
+            except Exception as error:  # the runtime has no error class that covers them all
+                msg = f"{self._path.name} did not run: {' '.join(str(error).split())[:300]}"
+                raise EngineError(msg) from error
+
+        return run
+
+    def _place(
+        self, name: str, buffers: Mapping[str, Buffer], form: Form
+    ) -> tuple[str, int, object, tuple[int, ...], int]:
+        """Device, its number, element type, shape and address, as an I/O binding takes them."""
+        checked_tensor = importlib.import_module("engines.cuda").checked_tensor
+        tensor = checked_tensor(self._path, name, buffers, form)
+        kind = _BFLOAT16 if form[1] == _DTYPES["tensor(bfloat16)"] else form[1]
+        return "cuda", tensor.get_device(), kind, form[0], int(tensor.data_ptr())
 
 
 def _form(port: onnxruntime.NodeArg) -> Form:
@@ -128,7 +177,10 @@ def _form(port: onnxruntime.NodeArg) -> Form:
 
 
 def _session(
-    path: Path | bytes, provider: str, options: onnxruntime.SessionOptions
+    path: Path | bytes,
+    provider: str,
+    options: onnxruntime.SessionOptions,
+    settings: Mapping[str, str] = MappingProxyType({}),
 ) -> onnxruntime.InferenceSession:
     """A session on `provider` and nothing else, or an EngineError."""
     if provider != PROVIDERS["cpu"]:
@@ -137,7 +189,7 @@ def _session(
     where = "a probe graph" if isinstance(path, bytes) else repr(str(path))
     try:
         session = onnxruntime.InferenceSession(
-            source, options, providers=[provider], enable_fallback=0
+            source, options, providers=[(provider, dict(settings))], enable_fallback=0
         )
     except Exception as error:  # the runtime has no error class of its own that covers them all
         msg = f"onnxruntime cannot load {where} on {provider}: {' '.join(str(error).split())[:300]}"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+SETTINGS = "stepcarve"
+"""Name of the text in a PNG that holds how it was made, as JSON."""
 
 
 def load_latents(path: Path) -> NDArray[np.float32]:
@@ -61,17 +66,70 @@ def save_sheet(images: NDArray[np.uint8], path: Path, *, columns: int = 8) -> No
     write_atomically(path, buffer.getvalue())
 
 
-def save_pictures(images: NDArray[np.uint8], path: Path) -> list[Path]:
-    """Write `[B, height, width, 3]` as PNG; more than one get `-0`, `-1`, ... behind the name."""
-    from PIL import Image
+@dataclass(frozen=True)
+class Generation:
+    """How a picture was made, as its file says it.
 
-    paths = (
-        [path]
-        if len(images) == 1
-        else [path.with_stem(f"{path.stem}-{number}") for number in range(len(images))]
-    )
-    for pixels, target in zip(images, paths, strict=True):
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "PNG")
-        write_atomically(target, buffer.getvalue())
-    return paths
+    Attributes:
+        prompt: text, or class.
+        negative: what was guided away from.
+        seed: of the run's noises.
+        image: number of the picture in its run.
+        images: in that run.
+        guidance: scale.
+        steps: inference steps of the sampler.
+        calls: of the denoiser.
+        scheduler: its class.
+        subnet: what made it.
+        pipeline: name of its directory.
+        given_latents: whether it begins from latents of a file, which the seed does not give.
+        version: of stepcarve.
+    """
+
+    prompt: str
+    negative: str
+    seed: int
+    image: int
+    images: int
+    guidance: float
+    steps: int
+    calls: int
+    scheduler: str
+    subnet: str
+    pipeline: str
+    given_latents: bool
+    version: str
+
+    def parameters(self, width: int, height: int) -> str:
+        """As one text in the layout that viewers of generated pictures read."""
+        settings = {
+            "Steps": self.steps,
+            "Sampler": self.scheduler,
+            "CFG scale": f"{self.guidance:g}",
+            "Seed": self.seed,
+            "Size": f"{width}x{height}",
+            "Model": self.pipeline,
+            "SubNet": f"{self.subnet}; {self.calls} calls",
+            **({"Batch size": self.images, "Batch pos": self.image} if self.images > 1 else {}),
+            "Version": f"stepcarve {self.version}",
+        }
+        negative = f"Negative prompt: {self.negative}\n" if self.negative else ""
+        listed = ", ".join(f"{name}: {value}" for name, value in settings.items())
+        return f"{self.prompt}\n{negative}{listed}"
+
+
+def save_picture(pixels: NDArray[np.uint8], path: Path, about: Generation) -> None:
+    """Write `[height, width, 3]` as PNG with two texts in it.
+
+    `parameters` is for other programs that show pictures, `stepcarve` is JSON with all of `about`.
+    """
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    height, width, _ = pixels.shape
+    texts = PngInfo()
+    texts.add_text("parameters", about.parameters(width, height))
+    texts.add_text(SETTINGS, json.dumps(vars(about)))
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", pnginfo=texts)
+    write_atomically(path, buffer.getvalue())

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from engines.built import load_graph
 from engines.errors import EngineError, NotFiniteError
 from engines.noise import TorchNoise
 from search.names import GUIDANCE, IMAGE, LATENTS, PREDICTION, SAMPLE
@@ -19,10 +20,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from engines.base import Engine
+    from engines.base import Engine, Form
+    from engines.buffers import Buffer
     from exporter.bundle import Bundle, BundleCall
 
-    Array = NDArray[Any]
+    OnCall = Callable[[int, NDArray[Any], NDArray[Any] | None], None]
 
 
 @dataclass(frozen=True)
@@ -50,28 +52,36 @@ class Runner:
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
         bundle.check()
         self.bundle = bundle
-        self._sessions = {name: engine.load(bundle.path / name) for name in bundle.models}
-        float32 = np.float32
-        self._stack = np.zeros((bundle.sampler.final.size, *bundle.latent_shape), float32)
-        self._known = self._stack[: bundle.sampler.known]
-        self._predictions = self._stack[bundle.sampler.known :]
-        self._inputs: dict[str, Array] = {
-            SAMPLE: np.zeros(bundle.latent_shape, float32),
-            GUIDANCE: np.zeros((), float32),
+        self._sessions = {name: load_graph(bundle, engine, name) for name in bundle.models}
+        self._buffers = engine.buffers
+        sampler, shape, float32 = bundle.sampler, bundle.latent_shape, np.dtype(np.float32)
+        self._stack = self._buffers.table((sampler.final.size, *shape), float32)
+        self._known = self._stack[: sampler.known]
+        self._predictions = self._stack[sampler.known :]
+        self._inputs: dict[str, Buffer] = {
+            SAMPLE: self._buffers.zeros(shape, float32),
+            GUIDANCE: self._buffers.zeros((), float32),
         }
         conditioner = self._sessions[bundle.conditioner]
-        self._prompt = _buffers(conditioner.inputs)
-        self._inputs |= _buffers(conditioner.outputs)
+        self._prompt = self._make(conditioner.inputs)
+        self._inputs |= self._make(conditioner.outputs)
         self._slots = self._make_slots()
-        self._latents = np.zeros(bundle.latent_shape, float32)
+        self._latents = self._buffers.zeros(shape, float32)
         decoder = self._sessions[bundle.decoder]
-        self._image = _buffers(decoder.outputs)
+        self._image = self._make(decoder.outputs)
         self._condition = conditioner.bind(self._prompt, self._inputs)
         self._decode = decoder.bind({LATENTS: self._latents}, self._image)
         self._prologue, self._invariants = self._bind_prologue()
+        self._rows = {n: self._buffers.rows(self._invariants[n]) for n in bundle.rows}
         self._calls = [self._bind(call) for call in bundle.calls]
-        self._rows = [_row(row) for row in bundle.sampler.inputs]
-        self._final = _row(bundle.sampler.final)
+        self._combine = [self._combination(r, self._inputs[SAMPLE]) for r in sampler.inputs]
+        self._finish = self._combination(sampler.final, self._latents)
+        self._loop = self._buffers.record(self._walk)
+
+    @property
+    def on_host(self) -> bool:
+        """Whether `run` can tell of each call without making the run slower."""
+        return self._buffers.on_host
 
     def run(
         self,
@@ -81,7 +91,7 @@ class Runner:
         seed: int = 0,
         negative: str = "",
         guidance: float | None = None,
-        on_call: Callable[[int, Array, Array | None], None] | None = None,
+        on_call: OnCall | None = None,
     ) -> Result:
         """Sample pictures for one prompt (or class name or number).
 
@@ -101,24 +111,25 @@ class Runner:
         started = time.perf_counter()
         self.prepare(prompt, negative=negative, guidance=guidance)
         self._draw(latents, seed)
+        self._buffers.wait()
         looping = time.perf_counter()
-        for number, run in enumerate(self._calls):
-            self._combine(self._rows[number], self._inputs[SAMPLE])
-            run()
-            made = self._prediction(number)
-            if made is not None and not np.isfinite(made).all():
-                raise NotFiniteError(self._not_finite("noise prediction", number))
-            if on_call is not None:
-                on_call(number, self._inputs[SAMPLE], made)
-        self._combine(self._final, self._latents)
+        if on_call is None and not self._buffers.on_host:
+            self._loop()
+            for number in range(len(self._calls)):
+                self._require_finite(number)
+        else:
+            self._walk(partial(self._look, on_call))
+        self._buffers.wait()
         decoding = time.perf_counter()
         self._decode()
-        image = self._image[IMAGE]
-        if not (np.isfinite(self._latents).all() and np.isfinite(image).all()):
+        if not self._buffers.finite(self._latents):
+            raise NotFiniteError(self._not_finite("picture", len(self._calls) - 1))
+        image = self._buffers.host(self._image[IMAGE])
+        if not np.isfinite(image).all():
             raise NotFiniteError(self._not_finite("picture", len(self._calls) - 1))
         done = time.perf_counter()
         return Result(
-            latents=self._latents.copy(),
+            latents=self._buffers.host(self._latents).copy(),
             images=np.rint(image.transpose(0, 2, 3, 1) * 255).astype(np.uint8),
             seconds={
                 "condition": looping - started,
@@ -129,12 +140,37 @@ class Runner:
 
     def prepare(self, prompt: str, *, negative: str = "", guidance: float | None = None) -> None:
         """Set what all calls of a run share: the conditions and the guidance scale."""
-        self._inputs[GUIDANCE][...] = self._scale(guidance, negative)
+        write = self._buffers.write
+        write(self._inputs[GUIDANCE], self._scale(guidance, negative))
         texts = {"prompt": prompt, "negative": negative}
         for each in self.bundle.prompt_inputs:
-            self._prompt[each.name][...] = self._filling(each, texts[each.source])
+            write(self._prompt[each.name], self._filling(each, texts[each.source]))
         self._condition()
         self._prologue()
+        for name, rows in self._rows.items():
+            if rows is not self._invariants[name]:
+                write(rows, self._invariants[name])
+
+    def _walk(self, look: Callable[[int], None] = lambda _: None) -> None:
+        """All calls, and the sums before and after; `look` is told the number of each that is done."""
+        for number, (combine, call) in enumerate(zip(self._combine, self._calls, strict=True)):
+            combine()
+            call()
+            look(number)
+        self._finish()
+
+    def _look(self, on_call: OnCall | None, number: int) -> None:
+        """Stop at a call that did not make sense, and show what it made."""
+        self._require_finite(number)
+        if on_call is not None:
+            made = self._prediction(number)
+            shown = None if made is None else self._buffers.host(made)
+            on_call(number, self._buffers.host(self._inputs[SAMPLE]), shown)
+
+    def _require_finite(self, number: int) -> None:
+        made = self._prediction(number)
+        if made is not None and not self._buffers.finite(made):
+            raise NotFiniteError(self._not_finite("noise prediction", number))
 
     def _filling(self, each: PromptInput, text: str) -> Any:
         match each.fill:
@@ -161,34 +197,39 @@ class Runner:
             Copies of what the call writes: caches by name, and `noise_prediction` if it makes one.
         """
         call = self.bundle.calls[number]
-        self._inputs[SAMPLE][...] = sample
+        self._buffers.write(self._inputs[SAMPLE], sample)
         for name, slot in call.reads.items():
-            self._slots[slot][...] = caches[name]
+            self._buffers.write(self._slots[slot], caches[name])
         self._calls[number]()
-        made = self._prediction(number)
-        written = {name: self._slots[slot].copy() for name, slot in call.writes.items()}
-        return written if made is None else {PREDICTION: made.copy(), **written}
+        made = {name: self._slots[slot] for name, slot in call.writes.items()}
+        if call.prediction is not None:
+            made = {PREDICTION: self._predictions[call.prediction], **made}
+        return {name: self._buffers.host(value).copy() for name, value in made.items()}
 
     def decode(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
         """Pictures `[B, height, width, 3]` in 0..1 from final latents."""
-        self._latents[...] = latents
+        self._buffers.write(self._latents, latents)
         self._decode()
-        picture: NDArray[np.float32] = self._image[IMAGE].transpose(0, 2, 3, 1).copy()
-        return picture
+        picture = self._buffers.host(self._image[IMAGE])
+        return picture.transpose(0, 2, 3, 1).copy()
 
-    def _make_slots(self) -> list[Array]:
+    def _make(self, forms: Mapping[str, Form]) -> dict[str, Buffer]:
+        return {name: self._buffers.zeros(*form) for name, form in forms.items()}
+
+    def _make_slots(self) -> list[Buffer]:
         """One buffer per slot, of the dtype that the graphs give what it holds."""
         dtypes = dict.fromkeys(range(len(self.bundle.slots)), np.dtype(np.float32))
         for call in self.bundle.calls:
             outputs = self._sessions[self.bundle.graphs[call.graph]].outputs
             dtypes.update({slot: outputs[name][1] for name, slot in call.writes.items()})
-        return [np.zeros(shape, dtypes[n]) for n, shape in enumerate(self.bundle.slots)]
+        zeros = self._buffers.zeros
+        return [zeros(shape, dtypes[n]) for n, shape in enumerate(self.bundle.slots)]
 
-    def _prediction(self, number: int) -> Array | None:
+    def _prediction(self, number: int) -> Buffer | None:
         prediction = self.bundle.calls[number].prediction
         return None if prediction is None else self._predictions[prediction]
 
-    def _bind_prologue(self) -> tuple[Callable[[], None], dict[str, Array]]:
+    def _bind_prologue(self) -> tuple[Callable[[], None], dict[str, Buffer]]:
         """What computes the loop invariants, and the buffers that it fills."""
         file = self.bundle.prologue
         if file is None:
@@ -202,7 +243,7 @@ class Runner:
                     "timesteps; export again"
                 )
                 raise EngineError(msg)
-        invariants = _buffers(session.outputs)
+        invariants = self._make(session.outputs)
         return session.bind(self._inputs, invariants), invariants
 
     def _bind(self, call: BundleCall) -> Callable[[], None]:
@@ -211,17 +252,17 @@ class Runner:
             **self._inputs,
             **{name: self._slots[slot] for name, slot in call.reads.items()},
             **self._invariants,
-            **{name: self._invariants[name][row, ...] for name in self.bundle.rows},
+            **{name: rows[row, ...] for name, rows in self._rows.items()},
         }
         outputs = {name: self._slots[slot] for name, slot in call.writes.items()}
         if call.prediction is not None:
             outputs[PREDICTION] = self._predictions[call.prediction]
         return self._sessions[self.bundle.graphs[call.graph]].bind(inputs, outputs)
 
-    def _combine(self, row: NDArray[np.float32], out: Array) -> None:
-        """The linear combination of what is known and the predictions that `row` gives."""
-        terms = self._stack[: row.size].reshape(row.size, -1)
-        np.dot(row, terms, out=out.reshape(-1))
+    def _combination(self, row: NDArray[np.float64], out: Buffer) -> Callable[[], None]:
+        """The sum of what is known and the predictions that `row` gives, up to the last that counts."""
+        weights = np.trim_zeros(row, "b").astype(np.float32)
+        return self._buffers.combination(weights, self._stack, out)
 
     def _scale(self, guidance: float | None, negative: str) -> float:
         bundle = self.bundle
@@ -254,16 +295,17 @@ class Runner:
     def _draw(self, latents: NDArray[np.float32] | None, seed: int) -> None:
         """Fill what is known, in the order in which diffusers draws it; it does not draw what is given."""
         bundle, source, values = self.bundle, TorchNoise(seed), iter(self._known)
+        write = self._buffers.write
         if latents is not None:
-            next(values)[...] = self._checked(latents)
+            write(next(values), self._checked(latents))
         elif bundle.sampler.given:
             begins = bundle.subnet.binding.course.begins
             msg = f"the bundle {begins}, so it needs these; give them with --latents"
             raise EngineError(msg)
         if latents is None or bundle.subnet.binding.course.adds_noise:
-            next(values)[...] = initial_noise(bundle, source)
+            write(next(values), initial_noise(bundle, source))
         for value in values:
-            value[...] = source.randn(bundle.latent_shape)
+            write(value, source.randn(bundle.latent_shape))
 
     def _checked(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
         shape = self.bundle.latent_shape
@@ -297,12 +339,3 @@ def initial_noise(bundle: Bundle, source: TorchNoise) -> NDArray[np.float32]:
     if bundle.layout is not None:
         drawn = drawn.ravel()[np.load(bundle.file(bundle.layout), allow_pickle=False)]
     return drawn.reshape(bundle.latent_shape)
-
-
-def _buffers(values: Mapping[str, tuple[tuple[int, ...], Any]]) -> dict[str, Array]:
-    return {name: np.zeros(shape, dtype) for name, (shape, dtype) in values.items()}
-
-
-def _row(row: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Coefficients up to the last that counts."""
-    return np.trim_zeros(row, "b").astype(np.float32)

@@ -68,10 +68,11 @@ def _put_in_place(graph: ir.Graph, sums: dict[str | None, str | None]) -> None:
 
 
 def _remove_boundaries(graph: ir.Graph) -> None:
-    """Take out the markers.
+    """Take out the markers; what they marked keeps their name, by which a block's output is found.
 
     One that hands a graph input, or one value twice, to an output stays as an Identity.
     """
+    named = set[ir.Value]()
     for node in list(graph):
         if (node.domain, node.op_type) != (DOMAIN, BOUNDARY):
             continue
@@ -81,8 +82,12 @@ def _remove_boundaries(graph: ir.Graph) -> None:
             raise ValueError(msg)
         if after.is_graph_output() and (before.is_graph_input() or before.is_graph_output()):
             node.domain, node.op_type = "", "Identity"
+            node.attributes.clear()
             continue
         ir.convenience.replace_all_uses_with(after, before, replace_graph_outputs=True)
         graph.remove(node, safe=True)
         if before.is_graph_output():
             before.name, before.type, before.shape = after.name, after.type, after.shape
+        elif before.producer() is not None and before not in named:
+            before.name = after.name
+        named.add(before)

@@ -72,6 +72,7 @@ def optimise(model: ir.Model, parameters: Collection[str]) -> None:
         parameters: the initializers whose names say what they hold.
     """
     _drop_void_squeezes(model.graph)
+    _cast_joined(model.graph)
     _widen_masks(model.graph)
     _transpose_weights(model.graph)
     given = set(model.graph.initializers)
@@ -79,6 +80,7 @@ def optimise(model: ir.Model, parameters: Collection[str]) -> None:
         model,
         lambda node: False if any(v is not None and v.name in given for v in node.inputs) else None,
     )
+    _drop_void_choices(model)
     passes.ClearMetadataAndDocStringPass()(model)
     for name, value in model.graph.initializers.items():
         if name.removesuffix(TRANSPOSED) in parameters:
@@ -132,6 +134,34 @@ def _drop_void_squeezes(graph: ir.Graph) -> None:
         if before.shape is not None and before.shape == after.shape:
             ir.convenience.replace_all_uses_with(after, before, replace_graph_outputs=True)
             graph.remove(node, safe=True)
+
+
+def _cast_joined(graph: ir.Graph) -> None:
+    """Cast what a Concat joins to the type of the whole: torch promotes there, ONNX does not."""
+    for node in list(graph):
+        whole = node.outputs[0].dtype
+        if node.op_type != "Concat" or whole is None:
+            continue
+        for index, part in enumerate(node.inputs):
+            if part is None or part.dtype in (None, whole):
+                continue
+            cast = ir.node("Cast", [part], {"to": whole})
+            cast.outputs[0].type, cast.outputs[0].shape = ir.TensorType(whole), part.shape
+            graph.insert_before(node, cast)
+            node.replace_input_with(index, cast.outputs[0])
+
+
+def _drop_void_choices(model: ir.Model) -> None:
+    """Remove each Where between a value and itself, which TensorRT cannot compile."""
+    for node in list(model.graph):
+        if node.op_type != "Where" or node.outputs[0].is_graph_output():
+            continue
+        chosen, after = node.inputs[1], node.outputs[0]
+        if chosen is None or chosen is not node.inputs[2] or chosen.shape != after.shape:
+            continue
+        ir.convenience.replace_all_uses_with(after, chosen)
+        model.graph.remove(node, safe=True)
+    passes.RemoveUnusedNodesPass()(model)
 
 
 def _widen_masks(graph: ir.Graph) -> None:

@@ -125,7 +125,8 @@ def _add_delta(
     difference = ir.node("Sub", [port, base])
     residual = ir.node(BOUNDARY, difference.outputs, domain=DOMAIN, version=1)
     total = ir.node("Add", [base, residual.outputs[0]])
-    alone = ir.node(BOUNDARY, [base], domain=DOMAIN, version=1)
+    # A removed block emits its base: without an attribute, both would be one value to the optimiser.
+    alone = ir.node(BOUNDARY, [base], {"alone": 1}, domain=DOMAIN, version=1)
     results = residual.outputs[0], total.outputs[0], alone.outputs[0]
     for value, called in zip(results, (name, f"{name}+base", f"{name}-base"), strict=True):
         value.name, value.shape, value.type = called, port.shape, port.type

@@ -184,12 +184,14 @@ def subnet_from_gates(
         )
         raise SearchError(msg)
     whole = _full(pipeline, options, Granularity.STAGE)
-    order = [gate_of[name] for name in whole.topology.blocks]
-    return with_actions(
-        whole,
-        lambda step, block: Action.RUN if gates[step][order[block]] else Action.REUSE,
-        method="dip-go-gates",
-    )
+    # A removed block that is no stage has no gate.
+    order = [gate_of.get(name) for name in whole.topology.blocks]
+
+    def action(step: int, block: int) -> Action:
+        gate = order[block]
+        return Action.RUN if gate is None or gates[step][gate] else Action.REUSE
+
+    return with_actions(whole, action, method="dip-go-gates")
 
 
 def gates_of_stages(stages: Sequence[str]) -> dict[str, Gate]:

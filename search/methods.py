@@ -130,7 +130,7 @@ def _dip_go(
                 (each.iteration + 1) / recipe.iterations,
             )
 
-        return run_paper(
+        made = run_paper(
             pipeline,
             options,
             keeps,
@@ -141,6 +141,7 @@ def _dip_go(
             resume=resume,
             progress=tell,
         )
+        return [skipping(subnet, pipeline.removed) for subnet in made]
     from search.fitting.recipe import Effort, place_calls
 
     return place_calls(
@@ -264,7 +265,7 @@ def _whole(
         noise_shape=traced.noise_shape,
     )
     row = (Action.RUN,) * len(traced.topology.blocks)
-    return SubNet(
+    whole = SubNet(
         binding=binding,
         granularity=granularity,
         topology=traced.topology,
@@ -273,6 +274,7 @@ def _whole(
         full_calls=len(binding.timesteps),
         method="full",
     )
+    return skipping(whole, pipeline.removed)
 
 
 def resized(pipeline: Pipeline, subnet: SubNet, size: tuple[int, int]) -> SubNet:
@@ -320,6 +322,24 @@ def _require_size(
             f"of {made[0] // noise_shape[1]}"
         )
         raise SearchError(msg)
+
+
+def skipping(subnet: SubNet, removed: Sequence[str]) -> SubNet:
+    """The same, saying SKIP where a removed block would run: that is all it can do.
+
+    What such a block emitted earlier may still be reused.
+    """
+    if not removed:
+        return subnet
+    gone = [name in removed for name in subnet.topology.blocks]
+    rows = tuple(
+        tuple(
+            Action.SKIP if out and action is not Action.REUSE else action
+            for action, out in zip(row, gone, strict=True)
+        )
+        for row in subnet.actions
+    )
+    return replace(subnet, actions=rows)
 
 
 def fewer_steps(pipeline: Pipeline, whole: SubNet, keep: float) -> SubNet:

@@ -28,9 +28,18 @@ def keep_of(subnet: SubNet) -> float:
 
 
 def with_actions(full: SubNet, action: Callable[[int, int], Action], method: str) -> SubNet:
-    """`full` with the action that `action(step, block)` gives."""
+    """`full` with the action that `action(step, block)` gives.
+
+    A block that `full` skips was removed for good, and may be reused but never run.
+    """
+
+    def possible(step: int, block: int) -> Action:
+        wanted = action(step, block)
+        gone = full.actions[0][block] is Action.SKIP
+        return Action.SKIP if gone and wanted is not Action.REUSE else wanted
+
     rows = tuple(
-        tuple(action(step, block) for block in range(len(full.topology.blocks)))
+        tuple(possible(step, block) for block in range(len(full.topology.blocks)))
         for step in range(full.steps)
     )
     return dataclasses.replace(full, actions=rows, method=method)
@@ -91,6 +100,10 @@ def _pairs_and_samplers(blocks: Sequence[str]) -> dict[int, list[str]]:
         parts = name.split(".")
         if parts[0] == "up_blocks" and len(parts) == 4:
             ups.setdefault(int(parts[1]), []).append(name)
+    for stage, names in ups.items():
+        # A removed ResNet stands beside the attention that its pair is gated at.
+        if any("attentions" in name for name in names):
+            ups[stage] = [name for name in names if "resnets" not in name]
     if not ups:
         msg = (
             "DeepCache needs a U-Net at branch granularity (blocks like 'up_blocks.3.attentions.1'), "

@@ -22,6 +22,7 @@ COMMITTED = [*RESULTS.glob("*.json"), *(ROOT / "examples").rglob("*.json")]
             {"out": ["real.npy", 3, "float32"]},
         ),
         ("examples/shapes", "examples/shapes"),
+        ("ours=/somewhere/subnet.json", "ours=subnet.json"),
     ],
 )
 def test_a_record_keeps_no_folder_of_the_machine(value: object, kept: object) -> None:

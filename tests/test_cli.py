@@ -184,7 +184,7 @@ def test_build_loads_the_graphs_of_all_variants(made: Path, variants: Path) -> N
     one, two = (
         json.loads(ok("build", each, "--json"))["graphs"] for each in (made / "bundle", variants)
     )
-    assert two == 2 * one
+    assert one < two < 2 * one, "what variants share is built once"
 
 
 def test_inspect_draws_the_grid(made: Path, tmp_path: Path) -> None:
@@ -215,13 +215,42 @@ def test_run_writes_a_picture_and_the_latents(made: Path, tmp_path: Path) -> Non
 def test_run_takes_classes_by_number_and_by_name(made: Path, tmp_path: Path) -> None:
     for label, name in (("1", "number"), ("red square", "name")):
         ok("run", made / "dit", "--label", label, "-o", tmp_path / f"{name}.png")
-    assert (tmp_path / "number.png").read_bytes() == (tmp_path / "name.png").read_bytes()
+    with Image.open(tmp_path / "number.png") as one, Image.open(tmp_path / "name.png") as other:
+        assert one.tobytes() == other.tobytes()
+
+
+def test_run_makes_pictures_of_every_prompt_of_a_file(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("red\n\nblue\n")
+    told = json.loads(
+        ok(
+            "run",
+            made / "bundle",
+            "--prompts",
+            tmp_path / "prompts.txt",
+            "--num-images",
+            2,
+            "--seed",
+            3,
+            "-o",
+            tmp_path / "x.png",
+            "--json",
+        )
+    )
+    assert [(run["prompt"], run["seed"]) for run in told["runs"]] == [
+        ("red", 3), ("red", 4), ("blue", 3), ("blue", 4),
+    ]  # fmt: skip
+    assert told["images"] == [str(tmp_path / f"x-{number}.png") for number in range(4)]
+    assert [len(run["call_seconds"]) for run in told["runs"]] == [told["calls"]] * 4
+    printed = ok("run", made / "bundle", "--prompt", "blue", "--seed", 4, "-o", tmp_path / "y.png")
+    assert re.match(rf"{re.escape(str(tmp_path / 'y.png'))}: \d+ calls, [\d.]+ s", printed)
+    assert (tmp_path / "y.png").read_bytes() == (tmp_path / "x-3.png").read_bytes()
 
 
 def test_verify_exits_0_and_writes_a_report(made: Path, tmp_path: Path) -> None:
     printed = ok("verify", made / "bundle", "--engine", "onnxruntime", "--report", tmp_path / "r")
-    assert "Parity holds: 8 calls" in printed
-    assert (tmp_path / "r" / "report.html").is_file()
+    assert "Parity holds: onnxruntime on cpu, 8 calls" in printed
+    written = {file.name for file in (tmp_path / "r").iterdir()}
+    assert written == {"report.html", "parity.json", "junit.xml"}
     data = json.loads(ok("verify", made / "dit", "--json", "--prompt", "red square"))
     assert data["passed"] is True
 
@@ -233,14 +262,28 @@ def test_verify_exits_1_when_parity_fails(made: Path, tmp_path: Path) -> None:
     sampler = variant(bundle)["sampler"]
     sampler["final"][1] += 0.5
     resign(bundle, sampler=sampler)
-    result = stepcarve("verify", bundle, "--json")
+    result = stepcarve("verify", bundle, "--json", "--junit", tmp_path / "junit.xml")
     assert result.exit_code == 1
     assert json.loads(result.stdout)["failures"]
+    assert "<failure" in (tmp_path / "junit.xml").read_text()
 
 
 def test_build_loads_every_graph(made: Path) -> None:
-    assert "step graphs load on onnxruntime (cpu)" in ok("build", made / "bundle")
+    assert "graphs load on onnxruntime (cpu)" in ok("build", made / "bundle")
     assert json.loads(ok("build", made / "bundle", "--json"))["graphs"] >= 1
+
+
+def test_build_says_what_it_would_do_and_does_only_that(made: Path, tmp_path: Path) -> None:
+    bundle = shutil.copytree(made / "dit", tmp_path / "dit")
+    line = ("build", bundle, "--engine", "openvino")
+    planned = json.loads(ok(*line, "--dry-run", "--json"))
+    assert planned["seconds"] > 0 < planned["bytes"]
+    assert {each["built"] for each in planned["graphs"]} == {False}
+    assert not (bundle / "built").exists()
+    assert "estimate" in ok(*line, "--dry-run")
+    done = json.loads(ok(*line, "--json"))
+    assert done["built"] == done["graphs"] == len(planned["graphs"])
+    assert f"0 graphs built in 0.0 s, {done['graphs']} were there" in ok(*line)
 
 
 def test_doctor_knows_what_works() -> None:
@@ -335,6 +378,17 @@ BAD = [
         "run {bundle} --prompt x --height 16 -o {out}.png",
         "has no variant for height 16; it makes 24 x 24 with 1 image; take one of these, or",
     ),
+    (
+        "run {bundle} --prompts {subnet} --prompt x -o {out}.png",
+        "prompts are given twice; leave out --prompts",
+    ),
+    (
+        "run {bundle} --prompts {out} -o {out}.png",
+        "cannot read prompts from",
+    ),
+    ("bench {bundle} -o {out} --repeats 0", "--repeats is 0; give 1 or more"),
+    ("bench {bundle} -o {out} --engine ,", "no engine is named"),
+    ("bench {bundle} -o {out} --against jax", "cannot compare with ['jax']"),
     ("inspect {subnet} --num-images 2", "a SubNet has one shape; give --height"),
     ("run {changed} --prompt x -o {out}.png", "is not the file that was exported: its SHA-256"),
     (
@@ -361,6 +415,12 @@ BAD = [
     ("run {bundle} --prompt x --device cuda -o {out}.png", "use --device cpu"),
     ("run {no} --prompt x -o {out}.png", "is not a bundle"),
     ("build {bundle} --engine magic", "unknown engine 'magic'"),
+    ("build {bundle} --engine openvino --device cuda", "openvino runs on the cpu"),
+    ("build {bundle} --engine onnxruntime --workspace 9", "does not take --workspace"),
+    ("build {bundle} --jobs 0", "--jobs is 0; give 1 or more"),
+    ("build {bundle} --parallel moon", "choose one of local, ray, dask"),
+    ("verify {bundle} {no}", "is not a bundle"),
+    ("verify {bundle} {classes} --junit {tmp}/x.xml", "but 2 variants are to be verified"),
     ("verify {bundle} --engine magic", "unknown engine 'magic'"),
     ("verify {bundle} --pipeline {no}", "there is no directory"),
     ("inspect {tmp}", "is not a bundle"),

@@ -26,7 +26,8 @@ from search.dipgo.gates import DELTA, REUSE, RUN, Carry, GatedStep, Template
 from search.errors import SearchError
 from search.model.family import Request
 from search.model.recording import DenoiserCall, record_call
-from search.model.reference import base_of, forward_replaced
+from search.model.reference import forward_replaced
+from search.model.removed import base_of
 from search.model.trace import tensors_of
 from search.subnet import Action
 
@@ -133,6 +134,9 @@ class SuperNet:
         if Action.DELTA in choices:
             able = full.topology.deltas
             self.allowed[:, DELTA] = torch.tensor([i in able for i in range(len(names))])
+        # A removed block is its own SKIP: RUN and nothing else.
+        gone = [action is Action.SKIP for action in full.actions[0]]
+        self.allowed[torch.tensor(gone), 1:] = False
 
     @property
     def shape(self) -> tuple[int, int, int]:

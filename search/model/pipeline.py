@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from search.errors import SearchError
 from search.model.family import Family, family_of
 from search.model.recording import record_grid
+from search.model.removed import build_denoiser, removed_of
 from search.model.scheduler import Grid, read_sampler
 from search.model.weights import DenoiserWeights, plain
 from search.subnet import Binding, SubNet
@@ -50,6 +51,11 @@ class Pipeline:
     def denoiser(self) -> Any:
         """The U-Net or transformer called at every step, a diffusers `ModelMixin`."""
         return getattr(self.pipe, self.family.component)
+
+    @property
+    def removed(self) -> tuple[str, ...]:
+        """The blocks that were taken out of the denoiser for good."""
+        return removed_of(self.denoiser.config)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -166,7 +172,7 @@ def open_pipeline(path: Path, *, weights: bool = True, device: str = "cpu") -> P
     files = DenoiserWeights(path / family.component)
     require_device(device)
     logging.disable_progress_bar()
-    parts = {} if weights else {family.component: _empty_denoiser(path, family, index)}
+    parts = _own_denoiser(path, family, index, files if weights else None)
     try:
         pipe = DiffusionPipeline.from_pretrained(
             path, local_files_only=True, use_safetensors=True, dtype=torch.float32, **parts
@@ -239,8 +245,13 @@ def _index(path: Path) -> dict[str, Any]:
     return result
 
 
-def _empty_denoiser(path: Path, family: Family, index: dict[str, Any]) -> nn.Module:
-    """The denoiser built from its configuration, its parameters on the meta device."""
+def _own_denoiser(
+    path: Path, family: Family, index: dict[str, Any], files: DenoiserWeights | None
+) -> dict[str, nn.Module]:
+    """The denoiser where diffusers would not make it as wanted, by its name in the pipeline.
+
+    Without `files`, its parameters are on the meta device.
+    """
     import diffusers
     from accelerate import init_empty_weights
 
@@ -249,6 +260,25 @@ def _empty_denoiser(path: Path, family: Family, index: dict[str, Any]) -> nn.Mod
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         msg = f"model_index.json in {str(path)!r} has no usable {family.component!r} ({error})"
         raise SearchError(msg) from error
+    config = cls.load_config(path / family.component)
+    if files is not None and not removed_of(config):
+        return {}
     with init_empty_weights(include_buffers=False):
-        module: nn.Module = cls.from_config(cls.load_config(path / family.component))
-    return module.eval()
+        denoiser = build_denoiser(cls, config, family)
+    if files is not None:
+        _load(denoiser, files)
+    return {family.component: denoiser}
+
+
+def _load(denoiser: nn.Module, files: DenoiserWeights) -> None:
+    """Give a denoiser on the meta device its weights, as float32."""
+    missing = [name for name in denoiser.state_dict() if name not in files]
+    if missing:
+        msg = (
+            f"{str(files.folder)!r} lacks the weights {missing[:3]} of blocks that are not among those "
+            "removed; distil the pipeline again"
+        )
+        raise SearchError(msg)
+    denoiser.load_state_dict(
+        {name: files.tensor(name).float() for name in denoiser.state_dict()}, assign=True
+    )

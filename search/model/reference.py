@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import torch
@@ -16,8 +16,9 @@ from torch.utils import _pytree as pytree
 from search.errors import SearchError
 from search.liveness import Unrolled, unroll
 from search.model.recording import record_call
+from search.model.removed import base_of
 from search.model.scheduler import CourseScheduler, TableScheduler, add_noise, noise_drawn_by
-from search.model.trace import first_tensor, is_branch, shortcut_of, tensors_of
+from search.model.trace import tensors_of
 from search.subnet import Action
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ def gated(
     *,
     steps: Sequence[int] | None = None,
     observe: Callable[[int, int, Tensor], None] | None = None,
+    recall: Callable[[int, int], Tensor | None] | None = None,
 ) -> Iterator[None]:
     """While open, `denoiser` obeys `subnet`; call k of it is step `steps[k]`, and then it starts anew.
 
@@ -134,8 +136,12 @@ def gated(
         subnet: of that denoiser.
         steps: those that are called; None is all. The others must have nothing to compute.
         observe: see `sample`.
+        recall: gives what an earlier step computed, by (step, target), or None where nothing is known.
+            It takes the place of what is kept, so that every call stands for itself, and `steps` may
+            be any.
     """
-    gate = _Gate(subnet, unroll(subnet), range(subnet.steps) if steps is None else steps, observe)
+    steps = range(subnet.steps) if steps is None else steps
+    gate = _Gate(subnet, unroll(subnet), steps, observe, recall)
     blocks = set(subnet.topology.blocks)
     units = {u for segment in subnet.topology.segments for u in segment.units}
     # A module around a block always runs: what the block emits may leave through it.
@@ -160,9 +166,10 @@ class _Gate:
         unrolled: Unrolled,
         steps: Sequence[int],
         observe: Callable[[int, int, Tensor], None] | None,
+        recall: Callable[[int, int], Tensor | None] | None,
     ) -> None:
         topology = subnet.topology
-        self.observe, self.actions = observe, subnet.actions
+        self.observe, self.recall, self.actions = observe, recall, subnet.actions
         self.ports = dict(zip(topology.blocks, topology.ports_of, strict=True))
         self.index = {i: port.index for i, port in enumerate(topology.ports)}
         self.deltas = {topology.blocks[block]: block for block in topology.deltas}
@@ -172,7 +179,7 @@ class _Gate:
             | _around({topology.block(target) for target in computed}, topology.blocks)
             for segments, computed in zip(unrolled.segments, self.computed, strict=True)
         ]
-        self.effective = unrolled.effective
+        self.effective, self.values = unrolled.effective, unrolled.values
         self.last = {n: t for t, row in enumerate(unrolled.effective) for n in row.values()}
         self.steps, self.calls = steps, 0
         self.step = -1
@@ -188,7 +195,7 @@ class _Gate:
                 self.kept.clear()
                 self.hollow.clear()
             self.calls += 1
-            self.kept = {n: each for n, each in self.kept.items() if self.last[n] >= self.step}
+            self.kept = self._remembered()
             prediction = self.effective[self.step][self.topology.output]
             if self.computed[self.step]:
                 output = forward(*args, **kwargs)
@@ -196,6 +203,18 @@ class _Gate:
             return self.kept[prediction]
 
         return run
+
+    def _remembered(self) -> dict[int, Any]:
+        """What earlier steps computed and this or a later one has."""
+        if self.recall is None:
+            return {n: each for n, each in self.kept.items() if self.last[n] >= self.step}
+        found: dict[int, Any] = {}
+        for number in self.effective[self.step].values():
+            value = self.values[number]
+            if value.step < self.step:
+                tensor = self.recall(value.step, value.target)
+                found |= {} if tensor is None else {number: tensor}
+        return found
 
     def around_module(self, name: str, module: nn.Module) -> Callable[..., Any]:
         """A submodule's `forward`, called only where it is needed.
@@ -251,17 +270,6 @@ def _around(blocks: set[int | None], names: tuple[str, ...]) -> frozenset[str]:
     """The modules that must run so that these blocks are reached at all."""
     parts = [names[block].split(".") for block in blocks if block is not None]
     return frozenset(".".join(each[:i]) for each in parts for i in range(1, len(each)))
-
-
-def base_of(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
-    """What a block that allows DELTA and SKIP would emit if it did nothing."""
-    entered, shortcut = first_tensor(module, args, kwargs), shortcut_of(module)
-    if entered is None:
-        msg = f"a {type(module).__name__} was called without a tensor"
-        raise ValueError(msg)
-    if is_branch(module):
-        return torch.zeros_like(entered)
-    return entered if shortcut is None else cast("Tensor", shortcut(entered))
 
 
 def _hollow_output(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,12 +14,20 @@ from torch.utils import _pytree as pytree
 
 from search.model.cost import attention_products, count_macs
 from search.model.recording import DenoiserCall, path_name, record_call
+from search.model.removed import (
+    build_denoiser,
+    first_tensor,
+    is_branch,
+    is_removed,
+    removed_of,
+    shortcut_of,
+)
 from search.names import GUIDANCE, SAMPLE, TIMESTEP
 from search.subnet import Granularity
 from search.topology import Port, Segment, Topology
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
     from collections.abc import Set as AbstractSet
 
     from torch.export import ExportedProgram
@@ -29,9 +36,6 @@ if TYPE_CHECKING:
 
     from search.model.family import Family, Request
     from search.model.pipeline import Pipeline
-
-BRANCHES = frozenset({"Attention", "FluxAttention", "FeedForward"})
-"""Classes of blocks behind which there is a residual connection."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +85,12 @@ def trace(
     samples, *latent_shape = call.sample.shape
     family = pipeline.family
     with FakeTensorMode(), torch.no_grad():
-        denoiser = type(pipeline.denoiser).from_config(pipeline.denoiser.config).eval()
-        _convert(denoiser, dtype)
+        config = pipeline.denoiser.config
+        denoiser = build_denoiser(type(pipeline.denoiser), config, family)
+        convert_denoiser(denoiser, dtype)
+        blocks = list(dict.fromkeys([*family.blocks(denoiser, granularity), *removed_of(config)]))
         outputs: dict[_Output, int] = {}
-        step = _Step(denoiser, family, call, family.blocks(denoiser, granularity), outputs, dtype)
+        step = _Step(denoiser, family, call, blocks, outputs, dtype)
         inputs = {
             SAMPLE: torch.empty(samples // (2 if call.guided else 1), *latent_shape),
             TIMESTEP: torch.empty(()),
@@ -114,7 +120,7 @@ def trace(
     )
 
 
-def _convert(denoiser: nn.Module, dtype: torch.dtype) -> None:
+def convert_denoiser(denoiser: nn.Module, dtype: torch.dtype) -> None:
     """Give the denoiser `dtype`, but for the modules that its class keeps in float32."""
     kept = set(getattr(denoiser, "_keep_in_fp32_modules", None) or ())
     for name, module in denoiser.named_modules():
@@ -203,37 +209,21 @@ def _watch(
         del module, args
         through[:] = [output]
 
-    def keep(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    def keep(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         emitted[name] = tensors_of(output)
         base = through[0] if through else first_tensor(module, args, kwargs)
         if base is not None and [t.shape for t in emitted[name]] == [base.shape]:
             bases[name] = base
+        if not is_removed(module):
+            return None
+        # What a block around it hands on is that block's own.
+        return pytree.tree_map_only(Tensor, lambda tensor: tensor.view_as(tensor), output)
 
     yield module.register_forward_hook(keep, with_kwargs=True)
     if is_branch(module):
         yield module.register_forward_pre_hook(keep_nothing, with_kwargs=True)
     if shortcut is not None:
         yield shortcut.register_forward_hook(keep_shortcut)
-
-
-def shortcut_of(module: nn.Module) -> nn.Module | None:
-    """The convolution that a block's input takes past the block, if there is one."""
-    shortcut = getattr(module, "conv_shortcut", None)
-    resampled = getattr(module, "upsample", None) or getattr(module, "downsample", None)
-    return shortcut if isinstance(shortcut, nn.Module) and resampled is None else None
-
-
-def is_branch(module: nn.Module) -> bool:
-    """Whether what a block emits is added to what goes past it, so that doing nothing is emitting zeros."""
-    return type(module).__name__ in BRANCHES and not getattr(module, "residual_connection", False)
-
-
-def first_tensor(
-    module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> Tensor | None:
-    """The first tensor among the arguments of a block: the input that it works on."""
-    arguments = inspect.signature(type(module).forward).bind(module, *args, **kwargs).arguments
-    return next(iter(tensors_of(tuple(arguments.values())[1:])), None)
 
 
 def tensors_of(output: Any) -> list[Tensor]:

@@ -159,7 +159,7 @@ def test_parity_is_verified(
     opened = open_pipeline(pipelines(name), weights=False)
     subnet = random_mix(search(opened, "full", options(name)), seed=5)
     bundle, engine = make_bundle(name, subnet), make_engine("onnxruntime", "cpu")
-    parity, _ = verify(bundle, engine, pipelines(name), prompt=PROMPT, seed=1)
+    parity, _ = verify(bundle, [engine], pipelines(name), prompt=PROMPT, seed=1)
     assert parity.failures == ()
 
 

@@ -39,15 +39,15 @@ SETTING = Setting(
 class Counting:
     """ONNX Runtime that remembers what it loaded."""
 
-    name, device = "onnxruntime", "cpu"
+    name, device, suffix = "onnxruntime", "cpu", None
 
     def __init__(self) -> None:
         self.loaded: list[Path] = []
         self._engine = make_engine("onnxruntime", "cpu")
 
-    def load(self, path: Path) -> Session:
-        self.loaded.append(path)
-        return self._engine.load(path)
+    def load(self, graph: Path, built: Path | None = None) -> Session:
+        self.loaded.append(graph)
+        return self._engine.load(graph, built)
 
 
 def by_targets(signature: Signature) -> float:

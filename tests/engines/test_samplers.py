@@ -137,7 +137,7 @@ def test_packed_latents_draw_packed_noise(pipelines: Callable[[str], Path], tmp_
         torch.manual_seed(3)
         expected = latents_of_diffusers(opened, subnet, height=16, width=24)
     assert relative(runner_of(bundle).run(PROMPT, seed=3).latents, expected) <= TOLERANCE
-    parity, _ = verify(bundle, make_engine("onnxruntime", "cpu"), path, prompt=PROMPT, seed=1)
+    parity, _ = verify(bundle, [make_engine("onnxruntime", "cpu")], path, prompt=PROMPT, seed=1)
     assert parity.failures == ()
 
 
@@ -147,7 +147,7 @@ def test_parity_is_verified_with_the_noise_of_the_seed(
     opened = open_with(pipelines("lcm"), "LCMScheduler", weights=False)
     bundle = make_bundle("lcm", holding(search(opened, "full", Options(steps=6))))
     engine = make_engine("onnxruntime", "cpu")
-    assert verify(bundle, engine, pipelines("lcm"), prompt=PROMPT, seed=1)[0].failures == ()
+    assert verify(bundle, [engine], pipelines("lcm"), prompt=PROMPT, seed=1)[0].failures == ()
 
 
 def test_an_embedded_guidance_scale_is_kept(
@@ -298,7 +298,7 @@ def test_clean_latents_become_those_of_image_to_image(
     found = runner.run(PROMPT, latents=clean, seed=5).latents
     assert relative(found, expected) <= TOLERANCE
     assert relative(runner.run(PROMPT, latents=clean, seed=6).latents, expected) > TOLERANCE
-    parity, _ = verify(bundle, make_engine("onnxruntime", "cpu"), path, prompt=PROMPT, seed=1)
+    parity, _ = verify(bundle, [make_engine("onnxruntime", "cpu")], path, prompt=PROMPT, seed=1)
     assert parity.failures == ()
     with pytest.raises(
         EngineError, match=r"begins at step 4 from clean latents, .* with --latents"
@@ -325,7 +325,7 @@ def test_parity_of_a_part_is_verified_with_packed_latents(
         **start,
     )
     assert len(bundle.calls) == 2
-    parity, _ = verify(bundle, make_engine("onnxruntime", "cpu"), path, prompt=PROMPT, seed=1)
+    parity, _ = verify(bundle, [make_engine("onnxruntime", "cpu")], path, prompt=PROMPT, seed=1)
     assert parity.failures == ()
 
 

@@ -59,7 +59,7 @@ def test_they_pass_through_the_whole_path(
     bundle = export(pipelines("three-levels"), found[1], tmp_path / "bundle")
     assert len(bundle.calls) == 2
     engine = make_engine("onnxruntime", "cpu")
-    parity, _ = verify(bundle, engine, pipelines("three-levels"), prompt="a red cross")
+    parity, _ = verify(bundle, [engine], pipelines("three-levels"), prompt="a red cross")
     assert parity.passed, parity.failures
 
 

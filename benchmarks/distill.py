@@ -1,0 +1,230 @@
+"""Distillation of layer-pruned shapes pipelines: `python -m benchmarks.distill shapes-sd LABEL=SUBNET ...`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+import torch
+
+from benchmarks.frontier import GUIDANCE, REAL
+from benchmarks.record import RESULTS, write
+from examples.shapes.evaluate import HELD_OUT_SEED, HERE
+from examples.shapes.pictures import class_names, draw
+from search.judge import Judge, frechet_distance
+from search.laptop.distill import prune, save_pipeline, summarise, train
+from search.laptop.distill_data import Draws, encode_pictures
+from search.laptop.distill_recipe import Recipe, loss_of, skipped_blocks
+from search.laptop.distill_records import RunFolder
+from search.model.family import Request
+from search.model.pipeline import Pipeline, open_pipeline
+from search.model.recording import with_parts
+from search.model.reference import sample
+from search.subnet import Granularity, SubNet
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+TRAINING_SEED = 77
+PICTURES = 8192
+STEPS = 20
+BATCH = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Ground:
+    """What students are judged by.
+
+    Attributes:
+        pipeline: the teacher.
+        prompts: of the held-out pictures.
+        words: what each should show.
+        noise: that each starts from, `[N, C, H, W]`.
+        judge: reads them.
+        real: its features of real pictures, `[M, F]`.
+        finals: the teacher's final latents, `[N, C, H, W]`.
+    """
+
+    pipeline: Pipeline
+    prompts: tuple[str, ...]
+    words: tuple[str, ...]
+    noise: Tensor
+    judge: Judge
+    real: NDArray[np.float32]
+    finals: Tensor
+
+    def judged(self, finals: Tensor, images: NDArray[np.uint8]) -> dict[str, Any]:
+        """Accuracy, Fréchet distance, and relative L2 to the teacher's latents."""
+        reading = self.judge.read(images)
+        accuracy = self.judge.accuracy(reading, self.words)
+        error = (finals - self.finals).flatten(1).norm(dim=1) / self.finals.flatten(1).norm(dim=1)
+        return {
+            "accuracy": float(np.mean(list(accuracy.values()))),
+            "attributes": accuracy,
+            "frechet": frechet_distance(self.real, reading.features),
+            "error": float(error.mean()),
+        }
+
+
+def sampled(
+    pipeline: Pipeline, prompts: tuple[str, ...], noise: Tensor, guidance: float
+) -> tuple[Tensor, NDArray[np.uint8]]:
+    """Final latents and pictures `[N, 64, 64, 3]` of the denoiser that the pipeline has now."""
+    finals, images = [], []
+    for first in range(0, len(prompts), BATCH):
+        end = first + BATCH
+        request = Request(prompts[first:end], STEPS, guidance, latents=noise[first:end])
+        found: Any = sample(pipeline, request)
+        finals.append(found.latents[-1])
+        images.append(np.rint(found.images * 255).astype(np.uint8))
+    return torch.cat(finals), np.concatenate(images)
+
+
+def prepare(name: str, count: int) -> tuple[Ground, dict[str, Any]]:
+    """The ground, and how the teacher does on it."""
+    pipeline = open_pipeline(HERE / name)
+    place = "centred" if name == "shapes-dit" else None
+    held_out = draw(count, np.random.default_rng(HELD_OUT_SEED + 1), place=place)
+    names = class_names()
+    words = (
+        held_out.captions()
+        if name == "shapes-sd"
+        else [names[label] for label in held_out.labels()]
+    )
+    noise = torch.tensor(
+        np.random.default_rng(5).standard_normal((count, 4, 16, 16)), dtype=torch.float32
+    )
+    judge = Judge(HERE / "judge.onnx")
+    real = judge.read(draw(REAL, np.random.default_rng(HELD_OUT_SEED), place=place).pixels).features
+    finals, images = sampled(pipeline, tuple(words), noise, GUIDANCE[name])
+    ground = Ground(pipeline, tuple(words), tuple(words), noise, judge, real, finals)
+    return ground, ground.judged(finals, images)
+
+
+def training_data(name: str, pipeline: Pipeline, folder: Path) -> Draws:
+    """Our generator's pictures, encoded once into `folder`."""
+    place = "centred" if name == "shapes-dit" else None
+    pictures = draw(PICTURES, np.random.default_rng(TRAINING_SEED), place=place)
+    latents = RunFolder(folder).latents(
+        (PICTURES, 2, 4, 16, 16),
+        {"name": name, "seed": TRAINING_SEED},
+        lambda out: encode_pictures(
+            pipeline,
+            lambda first, end: pictures.pixels[first:end],
+            PICTURES,
+            out,
+            lambda *_: None,
+        ),
+    )
+    names = class_names()
+    captions = pictures.captions() if name == "shapes-sd" else [names[i] for i in pictures.labels()]
+    return Draws(pipeline, latents, captions, (64, 64))
+
+
+def student_quality(ground: Ground, student: Any, guidance: float) -> dict[str, Any]:
+    """How a student does on the ground."""
+    parts = {ground.pipeline.family.component: student}
+    with with_parts(ground.pipeline.pipe, **parts):
+        return ground.judged(*sampled(ground.pipeline, ground.prompts, ground.noise, guidance))
+
+
+def run_one(
+    name: str, ground: Ground, draws: Draws, subnet: SubNet, recipe: Recipe, folder: Path
+) -> dict[str, Any]:
+    """Distil one SubNet and judge it."""
+    pipeline, names = ground.pipeline, skipped_blocks(subnet)
+    began, cpu = time.perf_counter(), time.process_time()
+    student, done = train(
+        pipeline,
+        names,
+        draws,
+        recipe,
+        folder=RunFolder(folder),
+        resume=True,
+        report=lambda text, _share=None: click.echo(text, err=True),
+    )
+    spent = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - cpu}
+    made = folder / "pipeline"
+    if not made.exists():
+        save_pipeline(pipeline, student, made)
+    found = summarise(pipeline.denoiser, student, done)
+    return {
+        "removed": list(found.removed),
+        "params": list(found.params),
+        "recipe": dataclasses.asdict(recipe),
+        **spent,
+        "last": vars(found.last),
+        "after": student_quality(ground, student, GUIDANCE[name]),
+    }
+
+
+@click.command()
+@click.argument("name", type=click.Choice(list(GUIDANCE)))
+@click.argument("subnets", nargs=-1)
+@click.option("--work", type=click.Path(path_type=Path), required=True, help="For run folders.")
+@click.option("--seeds", default="0", show_default=True)
+@click.option("--iterations", default=400, show_default=True)
+@click.option("--batch", default=32, show_default=True)
+@click.option("--feature-weight", default=1.0, show_default=True)
+@click.option("--learning-rate", default=5e-4, show_default=True)
+@click.option("--count", default=128, show_default=True, help="Held-out pictures.")
+@click.option("--as", "suffix", default="", help="Part of the result's name.")
+def main(
+    name: str,
+    subnets: tuple[str, ...],
+    work: Path,
+    seeds: str,
+    iterations: int,
+    batch: int,
+    feature_weight: float,
+    learning_rate: float,
+    count: int,
+    suffix: str,
+) -> None:
+    """Distil every LABEL:LOSS:FEATURES=SUBNET.json with every seed; finished runs are kept.
+
+    The results are in benchmarks/results/distill-NAME.json, an entry per run.
+    """
+    torch.set_num_threads(1)
+    file = RESULTS / f"distill-{name}{suffix}.json"
+    result: dict[str, Any] = (
+        json.loads(file.read_text()) if file.is_file() else {"before": {}, "runs": {}}
+    )
+    ground, teacher = prepare(name, count)
+    draws = training_data(name, ground.pipeline, work / f"data-{name}")
+    for seed in map(int, seeds.split(",")):
+        for each in subnets:
+            label, path = each.split("=")
+            method, loss, features = label.split(":")
+            key = f"{method} {loss} {features} seed {seed}"
+            if key in result["runs"]:
+                continue
+            recipe = Recipe(
+                loss=loss_of(loss),
+                features=Granularity(features),
+                iterations=iterations,
+                batch=batch,
+                feature_weight=feature_weight,
+                learning_rate=learning_rate,
+                seed=seed,
+            )
+            subnet = SubNet.load(Path(path))
+            if method not in result["before"]:
+                untrained = prune(ground.pipeline, skipped_blocks(subnet))
+                result["before"][method] = student_quality(ground, untrained, GUIDANCE[name])
+            folder = work / f"{name}{suffix}-{key.replace(' ', '-')}"
+            made = run_one(name, ground, draws, subnet, recipe, folder)
+            result["runs"][key] = made
+            settings = {"pictures": count, "steps": STEPS, "teacher": teacher}
+            write(file.stem, {**settings, "before": result["before"], "runs": result["runs"]})
+            click.echo(json.dumps({key: made["after"]}))
+
+
+if __name__ == "__main__":
+    main()

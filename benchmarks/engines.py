@@ -1,0 +1,316 @@
+"""Engines beside PyTorch at the size of Stable Diffusion 1.5: `python -m benchmarks.engines`.
+
+A U-Net of that size with random weights, 64x64 latents, guidance, float32. Each engine is measured twice, every
+row in a process of its own and all of them in turn.
+
+Calls: PyTorch, the DeepCache package on it, the engine's full run and its DeepCache run are broken off after a few
+calls, so that one round takes no longer than a run; a loop of PyTorch is then reckoned from its calls.
+Loops: the engine's full run, DeepCache and two random tables, one with a graph for nearly every step and one with
+ten graphs, each from the prompt to the pictures. A table whose graphs an engine has no memory for is left out.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+import onnx_ir as ir
+import psutil
+
+from benchmarks.record import write
+from engines.base import make_engine
+from engines.bench.records import Contender, Kind, Row, Shape, names_of
+from engines.bench.run import in_turn
+from exporter.bundle import Bundle
+from exporter.program import plan_program
+from search.methods import search
+from search.model.pipeline import open_pipeline
+from search.options import Options
+from search.schedules import keep_of, with_actions
+from search.subnet import Action
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from search.model.pipeline import Pipeline
+    from search.subnet import SubNet
+
+INTERVAL = 5
+KEEP = 0.3
+GRAPHS = 10
+PERIOD = 4
+"""Steps after which the rows of the random table with few graphs repeat."""
+ATTEMPTS = 5000
+NEAR = 0.02
+ROOM = 0.8
+"""Share of the free memory that graphs may fill."""
+METHODS = ("full", "deepcache", "random", "random, ten graphs")
+COPYING = ("openvino",)
+"""Engines of which every graph keeps its own weights: what does not fit into memory is left out."""
+FULL_STEP, OF_MACS_RATIO, PACKAGE = 1.3, 0.9, 1.5
+"""What is asked: times faster than PyTorch, share of the MACs ratio, times faster than the package."""
+
+
+@dataclass(frozen=True)
+class Bundles:
+    """One per method, in a folder.
+
+    Attributes:
+        folder: holds them, each under the method's name, beside the pipeline.
+        keep: of the full sampler's MACs, per method.
+        shape: of the pictures.
+    """
+
+    folder: Path
+    keep: dict[str, float]
+    shape: Shape
+
+    def bundle(self, method: str) -> Path:
+        """Where that of a method lies."""
+        return self.folder / method.replace(", ", "-").replace(" ", "-")
+
+    def contender(self, name: str, kind: Kind, method: str, **more: Any) -> Contender:
+        """A row for the bundle of a method."""
+        return Contender(
+            name=name,
+            kind=kind,
+            bundle=self.bundle(method),
+            shape=self.shape,
+            is_full=method == "full" and kind is not Kind.DEEPCACHE,
+            device="cpu",
+            pipeline=self.folder / "pipeline",
+            **more,
+        )
+
+
+def export_all(folder: Path, size: str, steps: int, pixels: int) -> Bundles:
+    """The pipeline and its bundles; what an earlier run left in `folder` is used again."""
+    from benchmarks import full_size
+    from exporter.export import export
+
+    path = folder / "pipeline"
+    if not path.exists():
+        getattr(full_size, size)(path)
+    opened = open_pipeline(path, weights=False)
+    options = Options(steps=steps, height=pixels, width=pixels, keep=KEEP, interval=INTERVAL)
+    made = Bundles(folder, {}, Shape(pixels, pixels, 1))
+    for method in METHODS:
+        subnet = few_graphs(opened, options) if "," in method else search(opened, method, options)
+        if not made.bundle(method).exists():
+            export(path, subnet, made.bundle(method), report=click.echo)
+        made.keep[method] = keep_of(Bundle.open(made.bundle(method)).subnet)
+    return made
+
+
+def few_graphs(pipeline: Pipeline, options: Options) -> SubNet:
+    """A random table that keeps about `KEEP` with no more than `GRAPHS` step graphs, as its rows repeat."""
+    full = search(pipeline, "full", options)
+    blocks = len(full.topology.blocks)
+    for seed in range(ATTEMPTS):
+        random = np.random.default_rng(seed)
+        runs = random.random((PERIOD, blocks)) < random.uniform(0.4, 0.8)
+
+        def action(step: int, block: int, runs: NDArray[np.bool_] = runs) -> Action:
+            return Action.RUN if step == 0 or runs[step % PERIOD, block] else Action.REUSE
+
+        found = with_actions(full, action, f"random, rows repeat after {PERIOD}, seed {seed}")
+        near = abs(keep_of(found) - KEEP) <= NEAR
+        if near and len(plan_program(found, 1).signatures) <= GRAPHS:
+            return found
+    msg = f"no random table keeps {KEEP} with {GRAPHS} graphs; allow more graphs"
+    raise click.ClickException(msg)
+
+
+def weights_of(bundle: Path) -> int:
+    """Bytes of the weights of all step graphs, each graph with its own."""
+    return sum(
+        value.const_value.nbytes
+        for file in bundle.glob("step_*.onnx")
+        for value in ir.load(file).graph.initializers.values()
+        if value.const_value is not None
+    )
+
+
+def fitting(made: Bundles, engine: str) -> list[str]:
+    """The methods whose bundles can be loaded on `engine` side by side, in order."""
+    if engine not in COPYING:
+        return list(METHODS)
+    room, kept = ROOM * psutil.virtual_memory().available, []
+    for method in METHODS:
+        room -= weights_of(made.bundle(method))
+        if room > 0:
+            kept.append(method)
+        else:
+            room += weights_of(made.bundle(method))
+            click.echo(f"{engine}: no memory for {method}, whose graphs keep their own weights")
+    return kept
+
+
+def calls(made: Bundles, engine: str, rounds: int, steps: int) -> dict[str, Any]:
+    """Seconds of single calls, and what follows for a loop of `steps`."""
+    enough = {"calls": INTERVAL + 2}
+    rows = in_turn(
+        [
+            made.contender("PyTorch", Kind.EAGER, "full", calls=3),
+            made.contender(engine, Kind.ENGINE, "full", engine=engine, calls=3),
+            made.contender(
+                "DeepCache package", Kind.DEEPCACHE, "full", interval=INTERVAL, **enough
+            ),
+            made.contender(
+                f"{engine} + DeepCache", Kind.ENGINE, "deepcache", engine=engine, **enough
+            ),
+        ],
+        repeats=rounds,
+        warmup=1,
+        report=_tell,
+    )
+    _require_all(rows)
+    eager, full, package, deepcache = rows
+    shallow = [number for number in range(1, INTERVAL + 2) if number % INTERVAL]
+    seconds = {
+        "PyTorch, full": _call(eager, [1, 2]),
+        f"{engine}, full": _call(full, [1, 2]),
+        "DeepCache package, full": _call(package, [INTERVAL]),
+        "DeepCache package, shallow": _call(package, shallow),
+        f"{engine} + DeepCache, full": _call(deepcache, [INTERVAL]),
+        f"{engine} + DeepCache, shallow": _call(deepcache, shallow),
+    }
+    times = list(seconds.values())
+    deep = -(-steps // INTERVAL)
+    loops = {
+        "PyTorch": steps * times[0],
+        "DeepCache package": deep * times[2] + (steps - deep) * times[3],
+        f"{engine} + DeepCache": deep * times[4] + (steps - deep) * times[5],
+    }
+    reckoned = list(loops.values())
+    return {
+        "call_seconds": _rounded(seconds),
+        "reckoned_loop_seconds": _rounded(loops),
+        "full_step_over_pytorch": round(times[0] / times[1], 3),
+        "deepcache_over_package": round(reckoned[1] / reckoned[2], 3),
+        "memory_mb": _memory(rows),
+    }
+
+
+def loops(made: Bundles, engine: str, rounds: int, warmup: int) -> dict[str, Any]:
+    """Seconds of whole runs, and how much of the MACs ratio they reach."""
+    fit = fitting(made, engine)
+    rows = in_turn(
+        [made.contender(method, Kind.ENGINE, method, engine=engine) for method in fit],
+        repeats=rounds,
+        warmup=warmup,
+        report=_tell,
+    )
+    full, *others = rows
+    reached = {}
+    for row in others:
+        speedup = row.speedup_over(full).median
+        ratio = 1 / made.keep[row.contender.name]
+        reached[row.contender.name] = {
+            "speedup": round(speedup, 3),
+            "macs_ratio": round(ratio, 3),
+            "share": round(speedup / ratio, 3),
+        }
+    return {
+        "seconds": {row.contender.name: asdict(row.total) for row in rows},
+        "loop_seconds": {row.contender.name: asdict(row.loop) for row in rows},
+        "load_seconds": _rounded({row.contender.name: row.load_seconds for row in rows}),
+        "of_macs_ratio": reached,
+        "memory_mb": _memory(rows),
+        "left_out": [method for method in METHODS if method not in fit],
+    }
+
+
+def _call(row: Row, numbers: list[int]) -> float:
+    """Median seconds of these calls in all rounds."""
+    return statistics.median(sample.calls[n] for sample in row.samples for n in numbers)
+
+
+def _memory(rows: tuple[Row, ...]) -> dict[str, dict[str, int]]:
+    return {
+        row.contender.name: {name: each // 10**6 for name, each in asdict(row.memory).items()}
+        for row in rows
+        if row.memory is not None
+    }
+
+
+def _rounded(seconds: dict[str, float]) -> dict[str, float]:
+    return {name: round(each, 4) for name, each in seconds.items()}
+
+
+def _require_all(rows: tuple[Row, ...]) -> None:
+    for row in rows:
+        if row.note:
+            msg = f"{row.contender.name}: {row.note}"
+            raise click.ClickException(msg)
+
+
+def _tell(text: str, share: float | None = None) -> None:
+    done = "" if share is None else f" ({share:.0%})"
+    click.echo(f"  {text}{done}")
+
+
+def _verdict(result: dict[str, Any]) -> list[str]:
+    """What was asked beside what was found, per engine."""
+    lines = []
+    for engine, found in result.items():
+        told = found["calls"]
+        lines += [
+            f"{engine}: full step {told['full_step_over_pytorch']:.2f} x PyTorch (asked {FULL_STEP})",
+            f"{engine}: DeepCache {told['deepcache_over_package']:.2f} x the package (asked {PACKAGE})",
+        ]
+        for method, each in found.get("loops", {}).get("of_macs_ratio", {}).items():
+            lines.append(
+                f"{engine}: {method} {each['speedup']:.2f} x its full run, {each['share']:.0%} of the "
+                f"MACs ratio {each['macs_ratio']:.2f} (asked {OF_MACS_RATIO:.0%})"
+            )
+    return lines
+
+
+@click.command()
+@click.argument("size", type=click.Choice(["sd15"]))
+@click.option("--engine", "engines", default="openvino,onnxruntime", show_default=True)
+@click.option("--steps", default=50, show_default=True)
+@click.option("--pixels", default=512, show_default=True, help="Edge of the picture.")
+@click.option("--call-rounds", default=5, show_default=True, help="Of the calls.")
+@click.option("--rounds", default=1, show_default=True, help="Of the loops; 0 leaves them out.")
+@click.option("--warmup", default=1, show_default=True, help="Of the loops.")
+@click.option("--folder", type=click.Path(path_type=Path), help="Keep pipeline and bundles here.")
+@click.option("--try", "is_trial", is_flag=True, help="Nothing is recorded.")
+def main(
+    size: str,
+    engines: str,
+    steps: int,
+    pixels: int,
+    call_rounds: int,
+    rounds: int,
+    warmup: int,
+    folder: Path | None,
+    is_trial: bool,
+) -> None:
+    """Measure every engine and write results/engines-SIZE.json."""
+    for name in names_of(engines):
+        make_engine(name, "cpu")
+    with tempfile.TemporaryDirectory() as temporary:
+        made = export_all(folder or Path(temporary), size, steps, pixels)
+        result: dict[str, Any] = {}
+        for engine in names_of(engines):
+            result[engine] = {"calls": calls(made, engine, call_rounds, steps)}
+            if rounds:
+                result[engine]["loops"] = loops(made, engine, rounds, warmup)
+    click.echo("\n".join(_verdict(result)))
+    settings = {"steps": steps, "pixels": pixels, "call_rounds": call_rounds, "rounds": rounds}
+    record = {**settings, "warmup": warmup, "keep": made.keep, "engines": result}
+    if is_trial:
+        click.echo(record)
+    else:
+        click.echo(write(f"engines-{size}", record))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""SKIP and REUSE together: `python -m benchmarks.together DISTILLED`, a student of shapes-sd.
+
+DISTILLED is a pipeline that `stepcarve distill` made. Both pipelines are searched alike; the cost of
+every table is in MACs of the teacher's 50 full calls, and the same held-out pictures are judged.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+import torch
+
+from benchmarks.frontier import GUIDANCE, REAL
+from benchmarks.record import write
+from examples.shapes.evaluate import HELD_OUT_SEED, HERE
+from examples.shapes.pictures import draw
+from search.judge import Judge, frechet_distance
+from search.liveness import unroll
+from search.methods import full, search_keeps
+from search.model.family import Request
+from search.model.pipeline import Pipeline, open_pipeline
+from search.model.reference import sample
+from search.options import Options
+from search.subnet import Action, Granularity, SubNet
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NAME = "shapes-sd"
+STEPS = 50
+KEEPS = (0.02, 0.04, 0.06, 0.08, 0.1, 0.16)
+INTERVALS = (3, 5, 8, 12, 17)
+BATCH = 64
+
+
+def tables(pipeline: Pipeline, pictures: int, iterations: int) -> Iterator[tuple[str, SubNet]]:
+    """The full sampler, our search's tables, and DeepCache with a fitted sampler."""
+    options = Options(
+        steps=STEPS, guidance=GUIDANCE[NAME], pictures=pictures, iterations=iterations
+    )
+    stage = replace(options, granularity=Granularity.STAGE)
+    yield "full", full(pipeline, stage)
+    for keep, found in zip(
+        KEEPS, search_keeps(pipeline, "dip-go", stage, list(KEEPS)), strict=True
+    ):
+        yield f"dip-go keep {keep:g}", found
+    for interval in INTERVALS:
+        chosen = replace(options, interval=interval, fit_sampler=True)
+        [found] = search_keeps(pipeline, "deepcache", chosen, [1.0])
+        yield f"deepcache interval {interval}", found
+
+
+def judged(
+    pipeline: Pipeline, subnet: SubNet, prompts: list[str], judge: Judge, real: Any
+) -> dict[str, Any]:
+    """Accuracy and Fréchet distance of held-out pictures, and what the table does."""
+    noise = np.random.default_rng(5).standard_normal((len(prompts), 4, 16, 16))
+    images = []
+    for first in range(0, len(prompts), BATCH):
+        end = first + BATCH
+        latents = torch.tensor(noise[first:end], dtype=torch.float32)
+        request = Request(tuple(prompts[first:end]), STEPS, GUIDANCE[NAME], latents=latents)
+        made: Any = sample(pipeline, request, subnet).images
+        images.append(np.rint(made * 255).astype(np.uint8))
+    reading = judge.read(np.concatenate(images))
+    accuracy = judge.accuracy(reading, prompts)
+    actions = [action for row in subnet.actions for action in row]
+    return {
+        "macs": sum(unroll(subnet).macs),
+        "accuracy": float(np.mean(list(accuracy.values()))),
+        "frechet": frechet_distance(real, reading.features),
+        "skips": actions.count(Action.SKIP),
+        "reused": actions.count(Action.REUSE),
+    }
+
+
+def cheapest(points: dict[str, dict[str, Any]], least: float, *, searched: bool) -> str | None:
+    """The point of least cost that is accurate enough, among searched tables or the full sampler."""
+    fitting = [
+        name
+        for name, point in points.items()
+        if point["accuracy"] >= least and (name != "full") is searched
+    ]
+    return min(fitting, key=lambda name: points[name]["macs"], default=None)
+
+
+@click.command()
+@click.argument("distilled", type=click.Path(path_type=Path))
+@click.option("--count", default=128, show_default=True, help="Held-out pictures.")
+@click.option("--pictures", default=32, show_default=True, help="To calibrate with.")
+@click.option("--iterations", default=5, show_default=True, help="Of the search, per keep.")
+def main(distilled: Path, count: int, pictures: int, iterations: int) -> None:
+    """Search both pipelines alike and record cost and accuracy of every table."""
+    torch.set_num_threads(1)
+    judge = Judge(HERE / "judge.onnx")
+    real = judge.read(draw(REAL, np.random.default_rng(HELD_OUT_SEED)).pixels).features
+    prompts = draw(count, np.random.default_rng(HELD_OUT_SEED + 1)).captions()
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for label, path in (("teacher", HERE / NAME), ("student", distilled)):
+        pipeline, found[label] = open_pipeline(path), {}
+        for name, subnet in tables(pipeline, pictures, iterations):
+            found[label][name] = judged(pipeline, subnet, prompts, judge, real)
+            click.echo(f"{label} {name}: {json.dumps(found[label][name])}", err=True)
+    whole = found["teacher"]["full"]
+    for points in found.values():
+        for point in points.values():
+            point["cost"] = point["macs"] / whole["macs"]
+    least = whole["accuracy"] - 0.01
+    best = {
+        "skip alone": cheapest(found["student"], least, searched=False),
+        "reuse alone": cheapest(found["teacher"], least, searched=True),
+        "together": cheapest(found["student"], least, searched=True),
+    }
+    click.echo(json.dumps(best))
+    file = write("together", {"pictures": count, "least": least, "best": best, "points": found})
+    click.echo(file)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""Which rows a comparison has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING
+
+from engines.bench.full import is_full, whole_table
+from engines.bench.records import Against, Contender, Kind, Shape
+from search.errors import SearchError
+from search.schedules import deepcache, deepcache_branches, deepcache_cut
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from exporter.bundle import Bundle
+    from search.subnet import SubNet
+
+INTERVAL = 5
+"""Of full steps, where only a branch is given."""
+
+
+@dataclass(frozen=True)
+class DeepCacheSetting:
+    """What the package is told.
+
+    Attributes:
+        interval: of full steps.
+        branch: the cached layer, 0 outermost.
+    """
+
+    interval: int
+    branch: int
+
+
+def contenders(
+    bundle: Bundle,
+    full: Bundle,
+    *,
+    pipeline: Path,
+    engines: Sequence[str],
+    device: str,
+    against: Sequence[Against],
+    setting: DeepCacheSetting | None,
+    threads: int | None = None,
+) -> list[Contender]:
+    """A row for everything that is to be compared, in the order of the table."""
+    shape, whole = Shape(**vars(bundle.shape)), is_full(bundle.subnet)
+
+    def row(name: str, kind: Kind, which: Bundle, **more: object) -> Contender:
+        return Contender(
+            name=name,
+            kind=kind,
+            bundle=which.path,
+            shape=shape,
+            is_full=which is full and kind is not Kind.DEEPCACHE,
+            device=device,
+            pipeline=pipeline,
+            threads=threads,
+            **more,  # type: ignore[arg-type]
+        )
+
+    rows: list[Contender] = []
+    if Against.EAGER in against:
+        rows.append(row("PyTorch", Kind.EAGER, full))
+        if not whole:
+            rows.append(row("PyTorch + SubNet", Kind.REFERENCE, bundle))
+    if Against.COMPILE in against:
+        rows.append(row("torch.compile", Kind.COMPILE, full))
+    if Against.DEEPCACHE in against and setting is not None:
+        name = f"DeepCache package, interval {setting.interval} branch {setting.branch}"
+        rows.append(row(name, Kind.DEEPCACHE, full, **vars(setting)))
+    for engine in engines:
+        rows.append(row(engine, Kind.ENGINE, full, engine=engine))
+        if not whole:
+            rows.append(row(f"{engine} + SubNet", Kind.ENGINE, bundle, engine=engine))
+    return rows
+
+
+def deepcache_setting(
+    subnet: SubNet, interval: int | None = None, branch: int | None = None
+) -> DeepCacheSetting | None:
+    """What to tell the package: what is asked for, or else what has it do what `subnet` does.
+
+    None if nothing is asked for and no setting does that.
+
+    Raises:
+        SearchError: asked for what this denoiser has not.
+    """
+    if interval is not None or branch is not None:
+        deepcache_cut(subnet.topology.blocks, branch or 0)
+        return DeepCacheSetting(INTERVAL if interval is None else interval, branch or 0)
+    full = whole_table(subnet)
+    if full is None or subnet.fitted is not None:
+        return None
+    try:
+        branches = deepcache_branches(subnet.topology.blocks)
+    except SearchError:
+        return None
+    for each in product(range(2, subnet.steps + 1), branches):
+        if deepcache(full, interval=each[0], branch=each[1]).actions == subnet.actions:
+            return DeepCacheSetting(*each)
+    return None

@@ -1,0 +1,128 @@
+"""The full sampler that a bundle's SubNet stands in for, as a bundle beside it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from engines.errors import EngineError
+from exporter.bundle import MANIFEST, Bundle
+from search.schedules import keep_of
+from search.subnet import Action
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from search.subnet import SubNet
+
+
+def is_full(subnet: SubNet) -> bool:
+    """Whether it runs every block at every step of the sampler that it stands in for."""
+    return subnet.fitted is None and keep_of(subnet) == 1
+
+
+def full_bundle(
+    bundle: Bundle,
+    pipeline: Path,
+    *,
+    given: Path | None,
+    folder: Path,
+    report: Callable[[str], None] = lambda _: None,
+) -> Bundle:
+    """The full sampler's bundle with the shape and dtype of `bundle`.
+
+    Args:
+        bundle: whose full sampler is wanted; it may be that itself.
+        pipeline: directory of the pipeline it was exported from.
+        given: one that is there already, or None.
+        folder: where to export one otherwise; one that an earlier call left there is used again.
+        report: told, in a few words, what is being done.
+
+    Raises:
+        EngineError: `given`, or what is in `folder`, is another sampler's or another shape's.
+    """
+    if is_full(bundle.subnet):
+        return bundle
+    place = folder if given is None else given
+    if given is None and not (folder / MANIFEST).exists():
+        from exporter.export import export
+
+        wanted = full_subnet(bundle.subnet, pipeline)
+        size = (bundle.shape.height, bundle.shape.width)
+        export(
+            pipeline,
+            wanted,
+            folder,
+            sizes=(size,),
+            batches=(bundle.shape.images,),
+            dtype=bundle.dtype,
+            report=lambda text, *_: report(f"export the full sampler: {text}"),
+        )
+    found = Bundle.open(place, **vars(bundle.shape))
+    _require(bundle, found)
+    return found
+
+
+def full_subnet(subnet: SubNet, pipeline: Path) -> SubNet:
+    """Every block at every step of the sampler that `subnet` stands in for.
+
+    Raises:
+        EngineError: the SubNet does not say which sampler that is.
+    """
+    return whole_table(subnet) or _longer(subnet, pipeline)
+
+
+def whole_table(subnet: SubNet) -> SubNet | None:
+    """Every block at every step of the sampler that `subnet` is bound to; None if it stands in for another."""
+    if len(subnet.binding.timesteps) != subnet.full_calls:
+        return None
+    row = (Action.RUN,) * len(subnet.topology.blocks)
+    return replace(subnet, actions=(row,) * subnet.full_calls, fitted=None, method="full")
+
+
+def _longer(subnet: SubNet, pipeline: Path) -> SubNet:
+    """The same for a SubNet that is itself a sampler of fewer steps."""
+    from search.methods import full
+    from search.model.pipeline import open_pipeline
+    from search.options import Options
+
+    opened = open_pipeline(pipeline, weights=False)
+    opened.use_scheduler(subnet.binding.scheduler)
+    height, width = opened.size(subnet.binding.noise_shape)
+    options = Options(
+        steps=subnet.full_calls,
+        guidance=subnet.guidance,
+        granularity=subnet.granularity,
+        height=height,
+        width=width,
+    )
+    found = full(opened, options)
+    if found.full_calls != subnet.full_calls:
+        msg = (
+            f"the SubNet stands in for a sampler of {subnet.full_calls} calls, but "
+            f"{subnet.binding.scheduler} with as many steps makes {found.full_calls}; export the "
+            "full sampler and give it with --full"
+        )
+        raise EngineError(msg)
+    return found
+
+
+def _require(bundle: Bundle, full: Bundle) -> None:
+    """Refuse a `full` that is not the full sampler of `bundle`."""
+    mine, theirs = bundle.subnet, full.subnet
+    pairs = {
+        "denoiser": (mine.binding.fingerprint, theirs.binding.fingerprint),
+        "scheduler": (mine.binding.scheduler, theirs.binding.scheduler),
+        "number of calls": (mine.full_calls, theirs.full_calls),
+        "dtype": (bundle.dtype, full.dtype),
+        "guidance": (mine.guidance, theirs.guidance),
+        "keep": (1.0, keep_of(theirs)),
+    }
+    for name, (wanted, found) in pairs.items():
+        if wanted != found:
+            msg = (
+                f"{str(full.path)!r} has {name} {found!r}, but the full sampler of "
+                f"{str(bundle.path)!r} has {wanted!r}; give another with --full, or remove it"
+            )
+            raise EngineError(msg)

@@ -1,0 +1,280 @@
+"""What is measured, and what was found."""
+
+from __future__ import annotations
+
+import enum
+import statistics
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from engines.errors import EngineError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from engines.memory import Memory
+
+SCHEMA = 1
+
+
+class Against(enum.StrEnum):
+    """What a bundle is compared with, beside the engines themselves."""
+
+    EAGER = "eager"
+    """PyTorch: diffusers' own pipeline, and the same gated by the SubNet."""
+    DEEPCACHE = "deepcache"
+    """The DeepCache package on diffusers' own pipeline."""
+    COMPILE = "compile"
+    """diffusers' own pipeline with its denoiser compiled by torch.compile."""
+
+
+def names_of(text: str) -> tuple[str, ...]:
+    """`a, b` as a tuple, each name once."""
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def against_of(text: str) -> tuple[Against, ...]:
+    """`eager,deepcache` as a tuple; empty is none."""
+    names = names_of(text)
+    unknown = sorted(set(names) - set(Against))
+    if unknown:
+        msg = f"cannot compare with {unknown}; choose of {', '.join(Against)}"
+        raise EngineError(msg)
+    return tuple(map(Against, names))
+
+
+class Kind(enum.StrEnum):
+    """What runs a row."""
+
+    EAGER = "eager"
+    REFERENCE = "reference"
+    DEEPCACHE = "deepcache"
+    COMPILE = "compile"
+    ENGINE = "engine"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of the pictures: what `Bundle.open` is asked for."""
+
+    height: int
+    width: int
+    images: int
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One row: everything that a process of its own needs to run it.
+
+    Attributes:
+        name: for people.
+        kind: what runs it.
+        bundle: its SubNet, prompt inputs and shape; an engine runs its graphs.
+        shape: of the pictures.
+        is_full: whether every block runs at every step.
+        device: where it runs.
+        pipeline: directory of the pipeline; an engine does not look at it.
+        engine: its name; empty for PyTorch.
+        interval: of full steps, for the DeepCache package.
+        branch: likewise.
+        threads: that compute; None leaves PyTorch or the engine as many as it takes.
+        calls: of the denoiser, after which a run is broken off; None makes pictures.
+    """
+
+    name: str
+    kind: Kind
+    bundle: Path
+    shape: Shape
+    is_full: bool
+    device: str
+    pipeline: Path
+    engine: str = ""
+    interval: int = 0
+    branch: int = 0
+    threads: int | None = None
+    calls: int | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Seconds of one run.
+
+    Attributes:
+        total: from the prompt to the pictures.
+        loop: of that, from the first call of the denoiser to the last.
+        calls: of that, each call of the denoiser with the sampler's work before it.
+    """
+
+    total: float
+    loop: float
+    calls: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A median and the quartles around it."""
+
+    median: float
+    low: float
+    high: float
+
+    @staticmethod
+    def of(values: Sequence[float]) -> Spread:
+        """Of one value or more."""
+        if len(values) == 1:
+            return Spread(values[0], values[0], values[0])
+        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+        return Spread(median, low, high)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one contender took.
+
+    Attributes:
+        contender: who.
+        samples: one per round; none if it could not run.
+        memory: that its process holds while it runs; None if unknown.
+        load_seconds: until it was ready.
+        note: why it could not run; empty if it did.
+    """
+
+    contender: Contender
+    samples: tuple[Sample, ...] = ()
+    memory: Memory | None = None
+    load_seconds: float = 0.0
+    note: str = ""
+
+    @property
+    def total(self) -> Spread:
+        """Seconds of a run."""
+        return Spread.of([sample.total for sample in self.samples])
+
+    @property
+    def loop(self) -> Spread:
+        """Seconds of its loop."""
+        return Spread.of([sample.loop for sample in self.samples])
+
+    @property
+    def calls(self) -> tuple[float, ...]:
+        """Median seconds of each call."""
+        return tuple(
+            statistics.median(each)
+            for each in zip(*(sample.calls for sample in self.samples), strict=True)
+        )
+
+    def speedup_over(self, other: Row) -> Spread:
+        """Of the loop: how many times faster than `other`, round by round.
+
+        What else the machine does hits both of a round alike.
+        """
+        pairs = zip(other.samples, self.samples, strict=True)
+        return Spread.of([theirs.loop / mine.loop for theirs, mine in pairs])
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One run, side by side.
+
+    Attributes:
+        bundle: its name.
+        subnet: method of its SubNet.
+        shape: of the pictures.
+        dtype: of the bundle.
+        macs_ratio: MACs of the full sampler over those of the SubNet.
+        steps: of the SubNet, one per call.
+        macs: share of a full step's MACs, one per call.
+        graphs: number of the step graph, one per call.
+        rows: in the order in which they took turns.
+        warmup: rounds that were thrown away.
+        environment: machine and versions.
+    """
+
+    bundle: str
+    subnet: str
+    shape: Shape
+    dtype: str
+    macs_ratio: float
+    steps: tuple[int, ...]
+    macs: tuple[float, ...]
+    graphs: tuple[int, ...]
+    rows: tuple[Row, ...]
+    warmup: int
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def measured(self) -> tuple[Row, ...]:
+        """Rows that ran."""
+        return tuple(row for row in self.rows if row.samples)
+
+    @property
+    def eager(self) -> Row | None:
+        """The row of diffusers' own pipeline."""
+        return next((row for row in self.measured if row.contender.kind is Kind.EAGER), None)
+
+    def full_of(self, row: Row) -> Row | None:
+        """The full sampler on what runs `row`."""
+        mine = row.contender
+        kind = Kind.ENGINE if mine.engine else Kind.EAGER
+        for other in self.measured:
+            theirs = other.contender
+            if theirs.kind is kind and theirs.engine == mine.engine and theirs.is_full:
+                return other
+        return None
+
+    def is_subnet(self, row: Row) -> bool:
+        """Whether it runs the SubNet, call by call."""
+        return not row.contender.is_full and row.contender.kind in (Kind.ENGINE, Kind.REFERENCE)
+
+    def reached(self, row: Row) -> float | None:
+        """Speedup over the same engine's full run, as a share of the ratio of the MACs."""
+        full = self.full_of(row)
+        if full is None or not self.is_subnet(row):
+            return None
+        return row.speedup_over(full).median / self.macs_ratio
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values; see docs/formats.md."""
+        return {
+            "schema": SCHEMA,
+            "kind": "stepcarve-bench",
+            "bundle": self.bundle,
+            "subnet": self.subnet,
+            "shape": asdict(self.shape),
+            "dtype": self.dtype,
+            "macs_ratio": self.macs_ratio,
+            "rounds": max((len(row.samples) for row in self.rows), default=0),
+            "warmup": self.warmup,
+            "calls": [
+                {"step": step, "graph": graph, "macs_share": share}
+                for step, graph, share in zip(self.steps, self.graphs, self.macs, strict=True)
+            ],
+            "rows": [self._row(row) for row in self.rows],
+            "environment": self.environment,
+        }
+
+    def _row(self, row: Row) -> dict[str, Any]:
+        mine = row.contender
+        told: dict[str, Any] = {
+            "name": mine.name,
+            "kind": mine.kind,
+            "engine": mine.engine,
+            "device": mine.device,
+            "full": mine.is_full,
+        }
+        if not row.samples:
+            return {**told, "note": row.note}
+        eager, full = self.eager, self.full_of(row)
+        return {
+            **told,
+            "load_seconds": row.load_seconds,
+            "memory": None if row.memory is None else asdict(row.memory),
+            "seconds": asdict(row.total),
+            "loop_seconds": asdict(row.loop),
+            "call_seconds": list(row.calls),
+            "speedup_over_eager": None if eager is None else asdict(row.speedup_over(eager)),
+            "speedup_over_full": None if full is None else asdict(row.speedup_over(full)),
+            "share_of_macs_ratio": self.reached(row),
+            "samples": [{"seconds": s.total, "loop_seconds": s.loop} for s in row.samples],
+        }

@@ -1,0 +1,221 @@
+"""Rows in turn, each in a process of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import platform
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib import metadata
+from typing import TYPE_CHECKING, TypeVar
+
+from engines.base import EngineOptions, make_engine
+from engines.bench import worker
+from engines.bench.contenders import contenders, deepcache_setting
+from engines.bench.full import full_bundle
+from engines.bench.records import Against, Bench, Contender, Kind, Row, Sample, Shape
+from engines.errors import EngineError
+from engines.machine import describe, installed
+from exporter.program import plan_program
+from search.liveness import unroll
+
+T = TypeVar("T")
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from engines.memory import Memory
+    from exporter.bundle import Bundle
+
+    Report = Callable[..., None]
+
+ABSENT = "not installed; pip install DeepCache"
+NOTE = 200
+"""Characters of it."""
+PACKAGES = ("stepcarve", "torch", "diffusers", "numpy")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to compare, and how often.
+
+    Attributes:
+        engines: names; each makes a row for the full sampler and one for the SubNet.
+        device: where everything runs.
+        against: what else.
+        full: a bundle of the full sampler that is there already, or None to export one.
+        interval: of full steps, for the DeepCache package; None is what the SubNet does.
+        branch: likewise.
+        repeats: rounds that count.
+        warmup: rounds before them.
+        threads: of PyTorch and of the engines; None leaves them as many as they take.
+    """
+
+    engines: tuple[str, ...] = ("onnxruntime",)
+    device: str = "cpu"
+    against: tuple[Against, ...] = (Against.EAGER, Against.DEEPCACHE)
+    full: Path | None = None
+    interval: int | None = None
+    branch: int | None = None
+    repeats: int = 5
+    warmup: int = 1
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse numbers with which nothing is measured."""
+        for name in ("repeats", "warmup"):
+            if getattr(self, name) < 1:
+                msg = f"--{name} is {getattr(self, name)}; give 1 or more"
+                raise EngineError(msg)
+        if not self.engines:
+            msg = "no engine is named; give one or more with --engine, as in onnxruntime,openvino"
+            raise EngineError(msg)
+
+
+def bench(
+    bundle: Bundle,
+    pipeline: Path,
+    settings: Settings,
+    *,
+    out: Path,
+    report: Report = lambda _text, _share=None: None,
+) -> Bench:
+    """Run `bundle` and what it is compared with, side by side.
+
+    Args:
+        bundle: opened at the shape to measure.
+        pipeline: directory of the pipeline it was exported from.
+        settings: what to compare, and how often.
+        out: where the bundle of the full sampler goes, as `full`, if none is given.
+        report: told what is being done, and which share of it is done.
+
+    Raises:
+        EngineError: an engine cannot run the bundle, or the full sampler is not to be had.
+        SearchError: the pipeline is not the one that the bundle was exported from.
+    """
+    for name in settings.engines:
+        make_engine(name, settings.device, EngineOptions(threads=settings.threads))
+    full = full_bundle(bundle, pipeline, given=settings.full, folder=out / "full", report=report)
+    setting = deepcache_setting(bundle.subnet, settings.interval, settings.branch)
+    wanted = contenders(
+        bundle,
+        full,
+        pipeline=pipeline.resolve(),
+        engines=settings.engines,
+        device=settings.device,
+        against=settings.against,
+        setting=setting,
+        threads=settings.threads,
+    )
+    rows = in_turn(wanted, repeats=settings.repeats, warmup=settings.warmup, report=report)
+    return _told(bundle, rows, settings)
+
+
+def in_turn(
+    wanted: Sequence[Contender], *, repeats: int, warmup: int, report: Report
+) -> tuple[Row, ...]:
+    """Run every contender in every round; one that only compares and cannot run says why.
+
+    Raises:
+        EngineError: an engine cannot run.
+    """
+    with ExitStack() as stack:
+        lanes = [Lane(each, stack) for each in wanted]
+        for number, lane in enumerate(lanes):
+            report(f"load {lane.contender.name}", number / len(lanes))
+            lane.load()
+        rounds = warmup + repeats
+        for turn in range(rounds):
+            for number, lane in enumerate(lanes):
+                share = (turn + number / len(lanes)) / rounds
+                kind = "warm-up" if turn < warmup else "round"
+                count = turn if turn < warmup else turn - warmup
+                report(f"{kind} {count + 1}: {lane.contender.name}", share)
+                lane.run(counts=turn >= warmup)
+        return tuple(lane.row() for lane in lanes)
+
+
+class Lane:
+    """The process of one contender, and what it told."""
+
+    def __init__(self, contender: Contender, stack: ExitStack) -> None:
+        """Nothing is started yet; `stack` ends the process."""
+        self.contender = contender
+        self._pool = stack.enter_context(
+            ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), worker.start)
+        )
+        self._note, self._load_seconds = "", 0.0
+        self._memory: Memory | None = None
+        self._samples: list[Sample] = []
+
+    def load(self) -> None:
+        """Start the process and open the contender in it."""
+        if self.contender.kind is Kind.DEEPCACHE and not installed("DeepCache"):
+            self._note = ABSENT
+            return
+        self._load_seconds = self._ask(worker.load) or 0.0
+
+    def run(self, *, counts: bool) -> None:
+        """Run it once more; a run that does not count tells its memory."""
+        if self._note:
+            return
+        if not counts:
+            self._memory = self._ask(worker.warm_up)
+        elif (sample := self._ask(worker.measure)) is not None:
+            self._samples.append(sample)
+
+    def row(self) -> Row:
+        """What was found."""
+        if self._note:
+            return Row(self.contender, note=self._note)
+        return Row(self.contender, tuple(self._samples), self._memory, self._load_seconds)
+
+    def _ask(self, what: Callable[[Contender], T]) -> T | None:
+        """What the process says; None, and a note, if it cannot."""
+        asked = self._pool.submit(what, self.contender)
+        error = asked.exception()
+        if error is None:
+            return asked.result()
+        self._note = " ".join(str(error).split())[:NOTE] or type(error).__name__
+        if isinstance(error, BrokenProcessPool):
+            self._note = "its process was ended, as it is where memory runs out"
+        if self.contender.kind is Kind.ENGINE:
+            msg = f"the row {self.contender.name!r} cannot be measured: {self._note}"
+            raise EngineError(msg) from error
+        return None
+
+
+def _told(bundle: Bundle, rows: tuple[Row, ...], settings: Settings) -> Bench:
+    subnet = bundle.subnet
+    program = plan_program(subnet, 1)
+    macs = unroll(subnet).macs
+    return Bench(
+        bundle=bundle.path.name,
+        subnet=subnet.method,
+        shape=Shape(**vars(bundle.shape)),
+        dtype=bundle.dtype,
+        macs_ratio=subnet.full_calls * subnet.topology.macs / sum(macs),
+        steps=tuple(call.step for call in program.calls),
+        macs=tuple(macs[call.step] / subnet.topology.macs for call in program.calls),
+        graphs=tuple(call.signature for call in program.calls),
+        rows=rows,
+        warmup=settings.warmup,
+        environment=_environment(settings),
+    )
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    packages = {name: metadata.version(name) for name in PACKAGES}
+    for engine in settings.engines:
+        packages |= installed(engine.replace("-", "_"))
+    if Against.DEEPCACHE in settings.against:
+        packages |= installed("DeepCache")
+    return {
+        "machine": describe(settings.device),
+        "python": platform.python_version(),
+        "threads": "default" if settings.threads is None else str(settings.threads),
+        **packages,
+    }

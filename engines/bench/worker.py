@@ -1,0 +1,189 @@
+"""The process of one row: opens its contender once, and runs it when told."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from contextlib import suppress
+from functools import cache
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Protocol
+
+from engines.base import EngineOptions, make_engine
+from engines.bench.records import Contender, Kind, Sample
+from engines.memory import Memory, while_running
+from engines.parity import given_latents
+from engines.runner import Runner
+from exporter.bundle import Bundle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from engines.runner import Result
+
+SEED = 0
+
+
+class Runnable(Protocol):
+    """A contender, loaded."""
+
+    def run(self) -> Sample:
+        """Make the pictures of one prompt."""
+
+
+def start() -> None:
+    """Keep what libraries print out of what the parent prints."""
+    os.dup2(2, 1)
+    warnings.simplefilter("ignore")
+
+
+def load(contender: Contender) -> float:
+    """Open it; returns the seconds it took."""
+    began = time.perf_counter()
+    opened(contender)
+    return time.perf_counter() - began
+
+
+def warm_up(contender: Contender) -> Memory | None:
+    """Run it once; returns what this process holds meanwhile."""
+    return while_running(opened(contender).run)
+
+
+def measure(contender: Contender) -> Sample:
+    """Run it once."""
+    return opened(contender).run()
+
+
+@cache
+def opened(contender: Contender) -> Runnable:
+    """The contender; a process asks for one only."""
+    bundle = Bundle.open(contender.bundle, **vars(contender.shape))
+    if contender.kind is Kind.ENGINE:
+        return OnEngine(bundle, contender)
+    return InTorch(bundle, contender)
+
+
+class _EnoughError(Exception):
+    """Breaks off a run whose calls have been timed."""
+
+
+class OnEngine:
+    """A bundle on an engine."""
+
+    def __init__(self, bundle: Bundle, contender: Contender) -> None:
+        options = EngineOptions(threads=contender.threads)
+        self._runner = Runner(bundle, make_engine(contender.engine, contender.device, options))
+        self._latents, self._prompt = given_latents(bundle, SEED), bundle.default_prompt
+        self._enough = contender.calls
+
+    def run(self) -> Sample:
+        """See `Runnable`.
+
+        Where the loop runs in one piece, its calls are timed in a run of their own. Where a run is
+        broken off, its first call counts what the prompt takes too.
+        """
+        ends: list[float] = []
+
+        def tell(number: int, *_: object) -> None:
+            ends.append(time.perf_counter())
+            if number + 1 == self._enough:
+                raise _EnoughError
+
+        began = time.perf_counter()
+        try:
+            result = self._once(tell)
+        except _EnoughError:
+            return Sample(ends[-1] - began, ends[-1] - began, _between([began, *ends]))
+        total = time.perf_counter() - began
+        calls = _between([began + result.seconds["condition"], *ends])
+        if not self._runner.on_host:
+            began = time.perf_counter()
+            result = self._once(None)
+            total = time.perf_counter() - began
+        return Sample(total, result.seconds["loop"], calls)
+
+    def _once(self, on_call: Callable[..., None] | None) -> Result:
+        return self._runner.run(self._prompt, latents=self._latents, seed=SEED, on_call=on_call)
+
+
+class InTorch:
+    """diffusers' own pipeline, as it is, gated, with the DeepCache package, or compiled."""
+
+    def __init__(self, bundle: Bundle, contender: Contender) -> None:
+        """Open the pipeline with the dtype of the bundle, which on the CPU is float32."""
+        import torch
+
+        from search.model.family import Request
+        from search.model.pipeline import open_for
+
+        if contender.threads is not None:
+            torch.set_num_threads(contender.threads)
+        subnet = bundle.subnet
+        self._opened = open_for(subnet, contender.pipeline, weights=True, device=contender.device)
+        if contender.device != "cpu":
+            self._opened.pipe.to(getattr(torch, bundle.dtype))
+        latents = given_latents(bundle, SEED)
+        self._course = subnet.binding.course
+        self._subnet = subnet if contender.kind is Kind.REFERENCE else None
+        self._request = Request(
+            prompts=(bundle.default_prompt,) * bundle.latent_shape[0],
+            steps=subnet.binding.inference_steps,
+            guidance=bundle.guidance,
+            latents=None if latents is None else torch.from_numpy(latents),
+        ).sized(self._opened.size(subnet.binding.noise_shape))
+        self._wait: Callable[[], None] = (
+            (lambda: None) if contender.device == "cpu" else torch.cuda.synchronize
+        )
+        self._forward, self._enough = self._prepared(contender), contender.calls
+
+    def _prepared(self, contender: Contender) -> Callable[..., Any]:
+        """The denoiser's forward as this contender has it."""
+        import torch
+
+        denoiser = self._opened.denoiser
+        if contender.kind is Kind.DEEPCACHE:
+            from DeepCache import DeepCacheSDHelper
+
+            helper = DeepCacheSDHelper(pipe=self._opened.pipe)
+            helper.set_params(cache_interval=contender.interval, cache_branch_id=contender.branch)
+            helper.enable()
+        if contender.kind is Kind.COMPILE:
+            compiled: Callable[..., Any] = torch.compile(denoiser.forward)
+            return compiled
+        forward: Callable[..., Any] = denoiser.forward
+        return forward
+
+    def run(self) -> Sample:
+        """See `Runnable`."""
+        import torch
+
+        from search.model.reference import forward_replaced, sample
+
+        marks: list[float] = []
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            if not marks:
+                marks.append(time.perf_counter())
+            output = self._forward(*args, **kwargs)
+            self._wait()
+            marks.append(time.perf_counter())
+            if len(marks) - 1 == self._enough:
+                raise _EnoughError
+            return output
+
+        began = time.perf_counter()
+        with suppress(_EnoughError), forward_replaced(self._opened.denoiser, timed):
+            sample(
+                self._opened,
+                self._request,
+                self._subnet,
+                generator=torch.Generator().manual_seed(SEED),
+                course=self._course,
+            )
+        total = time.perf_counter() - began
+        return Sample(total, marks[-1] - marks[0], _between(marks))
+
+
+def _between(marks: list[float]) -> tuple[float, ...]:
+    return tuple(after - before for before, after in pairwise(marks))

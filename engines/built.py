@@ -1,0 +1,163 @@
+"""Built files of a bundle: where they lie, what they were made from, and whether that still holds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from engines.errors import EngineError
+from exporter.bundle import WEIGHTS, sha256
+from search.files import write_atomically
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from engines.base import Engine, Session
+    from exporter.bundle import Bundle
+
+SCHEMA = 1
+KIND = "stepcarve-built"
+FOLDER = "built"
+"""Of a bundle."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a built file is made from.
+
+    Attributes:
+        graph: SHA-256 of the graph's file.
+        weights: likewise of the weights file.
+        key: of the engine.
+    """
+
+    graph: str
+    weights: str
+    key: Mapping[str, str]
+
+    def differences(self, other: Source) -> str:
+        """What `other` has that this has not, in words; empty if they are the same."""
+        pairs = [("graph", self.graph[:12], other.graph[:12])]
+        pairs.append(("weights", self.weights[:12], other.weights[:12]))
+        names = sorted({*self.key, *other.key})
+        pairs += [(name, self.key.get(name, ""), other.key.get(name, "")) for name in names]
+        return ", ".join(
+            f"{n} {theirs!r} (here {ours!r})" for n, ours, theirs in pairs if ours != theirs
+        )
+
+
+@dataclass(frozen=True)
+class Record:
+    """What stands beside a built file.
+
+    Attributes:
+        source: what it was made from.
+        built: its SHA-256.
+        bytes: its size.
+        seconds: that building took.
+    """
+
+    source: Source
+    built: str
+    bytes: int
+    seconds: float
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON."""
+        content = {"kind": KIND, "schema": SCHEMA, **asdict(self)}
+        write_atomically(path, json.dumps(content, indent=1) + "\n")
+
+
+def read_record(path: Path) -> Record | None:
+    """A record, or None where there is none that can be read: then the file counts as not built."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if (content["kind"], content["schema"]) != (KIND, SCHEMA):
+            return None
+        given = content["source"]
+        source = Source(str(given["graph"]), str(given["weights"]), dict(given["key"]))
+        return Record(
+            source, str(content["built"]), int(content["bytes"]), float(content["seconds"])
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def source_of(bundle: Bundle, engine: Engine, graph: str) -> Source:
+    """What a file built from `graph`, one of the bundle's files, is made from."""
+    return Source(bundle.files[graph], bundle.files[WEIGHTS], engine.key())
+
+
+def place_of(bundle: Bundle, engine: Engine, graph: str) -> Path:
+    """Where `engine` keeps what it builds from `graph`; its record is beside it, as `.json`."""
+    digest = hashlib.sha256(json.dumps(engine.key(), sort_keys=True).encode()).hexdigest()
+    folder = bundle.path / FOLDER / f"{engine.name}-{digest[:16]}"
+    return folder / f"{graph.removesuffix('.onnx')}{engine.suffix}"
+
+
+def earlier_records(bundle: Bundle, engine: str, graph: str) -> Iterator[Record]:
+    """All records of what was built from `graph` with the engine of that name, whatever their keys."""
+    name = graph.removesuffix(".onnx") + ".json"
+    for path in sorted((bundle.path / FOLDER).glob(f"{engine}-*/{name}")):
+        record = read_record(path)
+        if record is not None:
+            yield record
+
+
+def misfit(bundle: Bundle, engine: Engine, graph: str) -> str:
+    """Why the file that was built from `graph` cannot be used, in words; empty if it can."""
+    place = place_of(bundle, engine, graph)
+    record = read_record(place.with_suffix(".json"))
+    if record is None or not place.is_file():
+        return "it is not built"
+    if different := source_of(bundle, engine, graph).differences(record.source):
+        return f"it was built for {different}"
+    size = place.stat().st_size
+    if size != record.bytes:
+        return f"it has {size} bytes, but {record.bytes} were written"
+    found = sha256(place)
+    if found != record.built:
+        return f"its SHA-256 is {found[:12]}..., but its record says {record.built[:12]}..."
+    return ""
+
+
+def built_file(bundle: Bundle, engine: Engine, graph: str) -> Path | None:
+    """The file that `engine` built from `graph`, or None if it built none.
+
+    Raises:
+        EngineError: there is one, but not of this graph, these weights and this engine, or damaged.
+    """
+    if engine.suffix is None:
+        return None
+    place = place_of(bundle, engine, graph)
+    if not place.is_file() or read_record(place.with_suffix(".json")) is None:
+        return None
+    if why := misfit(bundle, engine, graph):
+        msg = f"{str(place)!r} cannot be used: {why}; {_advice(engine)}"
+        raise EngineError(msg)
+    return place
+
+
+def load_graph(bundle: Bundle, engine: Engine, graph: str) -> Session:
+    """Load one of the bundle's graphs, from what was built of it if that is there.
+
+    Raises:
+        EngineError: it cannot be loaded; what an earlier build was for is named.
+    """
+    built = built_file(bundle, engine, graph)
+    try:
+        return engine.load(bundle.path / graph, built)
+    except EngineError as error:
+        others = list(earlier_records(bundle, engine.name, graph)) if engine.suffix else []
+        if built is not None or not others:
+            raise
+        different = source_of(bundle, engine, graph).differences(others[-1].source)
+        msg = f"{graph} was built for {different}; {_advice(engine)}"
+        raise EngineError(msg) from error
+
+
+def _advice(engine: Engine) -> str:
+    return f"run stepcarve build --engine {engine.name} here"

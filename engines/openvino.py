@@ -1,0 +1,217 @@
+"""OpenVINO on the CPU: float32 unless asked otherwise, bound to the runner's buffers."""
+
+from __future__ import annotations
+
+import io
+from functools import partial
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import ml_dtypes
+import numpy as np
+
+from engines.base import DEFAULTS, EngineOptions, checked
+from engines.buffers import NumpyBuffers
+from engines.errors import EngineError
+
+try:
+    import openvino
+except ImportError as error:
+    MSG = "the package openvino is not installed; pip install openvino, or stepcarve[openvino]"
+    raise EngineError(MSG) from error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from engines.base import Form, Report
+    from engines.buffers import Buffers
+
+PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
+"""As on the command line -> as OpenVINO calls them."""
+_CAPABILITIES = {"float32": "FP32", "bfloat16": "BF16", "float16": "FP16"}
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "f32": np.dtype(np.float32),
+    "f16": np.dtype(np.float16),
+    "bf16": BFLOAT16,
+    "i64": np.dtype(np.int64),
+}
+
+
+class OpenVino:
+    """OpenVINO on the CPU.
+
+    Attributes:
+        precision: that it computes in if that is less than the graphs say; else None.
+    """
+
+    name = "openvino"
+    suffix: str | None = ".blob"
+    buffers: Buffers = NumpyBuffers()
+
+    def __init__(self, device: str, options: EngineOptions = DEFAULTS) -> None:
+        """Refuse other devices, and precisions that this processor does not compute in."""
+        options.require_only(self.name, ("threads", "precision"))
+        if device != "cpu":
+            msg = (
+                f"openvino runs on the cpu, not on {device!r}; use --device cpu, or another engine"
+            )
+            raise EngineError(msg)
+        self.device = device
+        self.precision = None if options.precision == "float32" else options.precision
+        self._core = openvino.Core()
+        if "CPU" not in self._core.available_devices:
+            msg = (
+                f"this openvino {openvino.__version__} has no CPU plugin; install the package anew"
+            )
+            raise EngineError(msg)
+        chosen = options.precision or "float32"
+        self._settings = _settings(options, self._precision(chosen))
+        self.precision = None if chosen == "float32" else chosen
+
+    def _precision(self, name: str) -> str:
+        if name not in PRECISIONS:
+            msg = f"unknown precision {name!r}; choose one of {', '.join(PRECISIONS)}"
+            raise EngineError(msg)
+        able = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if _CAPABILITIES[name] not in able:
+            can = [each for each, flag in _CAPABILITIES.items() if flag in able]
+            msg = f"this processor does not compute in {name} with openvino; use --precision {' or '.join(can)}"
+            raise EngineError(msg)
+        return PRECISIONS[name]
+
+    def key(self) -> dict[str, str]:
+        """See `engines.base.Engine`."""
+        processor = self._core.get_property("CPU", "FULL_DEVICE_NAME")
+        able = sorted(self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+        return {
+            "library": f"openvino {openvino.__version__}",
+            "processor": f"{processor} ({', '.join(able)})",
+            **self._settings,
+        }
+
+    def build(self, graph: Path, out: Path, report: Report) -> None:
+        """Compile a graph into `out`, weights and all, which spares OpenVINO its rewriting at load."""
+        report(f"compile {graph.name}")
+        compiled = self._compile(graph)
+        with out.open("wb") as file:
+            compiled.export_model(_Stream(file))
+
+    def load(self, graph: Path, built: Path | None = None) -> OpenVinoSession:
+        """Load a graph; what OpenVINO rearranges of the weights is a copy for this graph alone."""
+        # OpenVINO takes writable memory only; copy-on-write pages stay those of the file.
+        blob = None if built is None else np.memmap(built, np.uint8, "c")
+        compiled = self._compile(graph) if blob is None else self._import(blob)
+        found = compiled.get_property("EXECUTION_DEVICES")
+        if found != ["CPU"]:
+            msg = f"openvino put {str(graph)!r} on {', '.join(found)} instead of CPU"
+            raise EngineError(msg)
+        return OpenVinoSession(compiled, graph, blob)
+
+    def _compile(self, graph: Path) -> openvino.CompiledModel:
+        try:
+            return self._core.compile_model(graph, "CPU", self._settings)
+        except RuntimeError as error:
+            msg = f"openvino cannot load {str(graph)!r}: {_sentence(error)}"
+            raise EngineError(msg) from error
+
+    def _import(self, blob: np.memmap[Any, np.dtype[np.uint8]]) -> openvino.CompiledModel:
+        try:
+            tensor = openvino.Tensor(blob, shared_memory=True)
+            return self._core.import_model(tensor, "CPU", self._settings)
+        except RuntimeError as error:
+            msg = f"openvino cannot load {str(blob.filename)!r}: {_sentence(error)}; build it again"
+            raise EngineError(msg) from error
+
+
+class _Stream(io.BytesIO):
+    """A file, for OpenVINO, which exports to streams in memory only."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__()
+        self._file = file
+
+    def write(self, data: Any) -> int:
+        return self._file.write(data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+class OpenVinoSession:
+    """One graph in OpenVINO, over the mapped file that it was built into, if it was."""
+
+    def __init__(
+        self,
+        compiled: openvino.CompiledModel,
+        path: Path,
+        blob: np.memmap[Any, np.dtype[np.uint8]] | None,
+    ) -> None:
+        self._compiled, self._path, self._blob = compiled, path, blob
+        self.inputs: Mapping[str, Form] = {_name(p): _form(p, path) for p in compiled.inputs}
+        self.outputs: Mapping[str, Form] = {_name(p): _form(p, path) for p in compiled.outputs}
+
+    def bind(
+        self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]
+    ) -> Callable[[], None]:
+        """See `engines.base.Session`."""
+        request = self._compiled.create_infer_request()
+        for number, name in enumerate(self.inputs):
+            array = checked(self._path, name, inputs, self.inputs[name])
+            request.set_input_tensor(number, _shared(array, self._compiled.inputs[number]))
+        for number, name in enumerate(self.outputs):
+            array = checked(self._path, name, outputs, self.outputs[name])
+            request.set_output_tensor(number, _shared(array, self._compiled.outputs[number]))
+        return partial(self._run, request)
+
+    def _run(self, request: openvino.InferRequest) -> None:
+        """Of the session, as the blob has to live as long as its requests."""
+        request.infer(share_outputs=True)
+
+
+def _settings(options: EngineOptions, precision: str) -> dict[str, str]:
+    """One call at a time, as fast as it goes; threads may move, as other processes use the cores too."""
+    threads = {} if options.threads is None else {"INFERENCE_NUM_THREADS": str(options.threads)}
+    return {
+        "INFERENCE_PRECISION_HINT": precision,
+        "PERFORMANCE_HINT": "LATENCY",
+        "ENABLE_CPU_PINNING": "NO",
+        **threads,
+    }
+
+
+def _shared(array: NDArray[Any], port: openvino.ConstOutput) -> openvino.Tensor:
+    """The memory of `array` as a tensor; OpenVINO knows no bfloat16 of numpy's."""
+    plain = array.view(np.uint16) if array.dtype == BFLOAT16 else array
+    return openvino.Tensor(plain, port.get_shape(), port.get_element_type())
+
+
+def _name(port: openvino.ConstOutput) -> str:
+    """Of a graph's input or output, as ONNX has it; its tensor may have others too."""
+    name: str = port.get_node().get_friendly_name()
+    return name.removesuffix("/sink_port_0")
+
+
+def _form(port: openvino.ConstOutput, path: Path) -> Form:
+    kind = port.get_element_type().get_type_name()
+    if kind not in _DTYPES:
+        msg = (
+            f"{path.name} has {_name(port)!r} as {kind}, which openvino takes here as "
+            f"{', '.join(_DTYPES)} only; export with --dtype float32 or float16"
+        )
+        raise EngineError(msg)
+    return tuple(port.get_shape()), _DTYPES[kind]
+
+
+def _sentence(error: RuntimeError) -> str:
+    """The part of OpenVINO's report that says what is wrong, without the lines of its sources."""
+    lines = [line for line in str(error).splitlines() if not line.startswith("Exception from")]
+    return " ".join(" ".join(lines).split())[:300]

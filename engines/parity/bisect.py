@@ -1,0 +1,140 @@
+"""Which block of a call is the first that is off: the step graph's inner values against PyTorch's."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engines.errors import EngineError
+from engines.parity.floor import block_floors
+from engines.parity.measure import compare
+from engines.runner import Runner
+from exporter.bundle import sha256
+from search.names import PREDICTION
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from engines.base import Engine
+    from engines.parity.measure import Difference
+    from engines.parity.record import Rung
+    from engines.parity.reference import Reference
+    from exporter.bundle import Bundle
+
+
+def first_block(reference: Reference, engine: Engine, rung: Rung, k: float) -> str:
+    """A sentence that names the first block, call and step that are off on a rung that failed."""
+    bad = [call for call in rung.calls if any(not each.passed for each in call.forced.values())]
+    if not bad:
+        return (
+            f"{rung.name}: every call gives what PyTorch gives on the same inputs, so no block is off; "
+            "what is off lies between the calls: caches, coefficients, or state that is left over"
+        )
+    call = bad[0]
+    floors = block_floors(reference, rung.precision, call.call)
+    found = _block_outputs(reference, engine, call.call)
+    expected = reference.expected(call.step, [*found])
+    measured = compare(expected, found, floors, k)
+    order = [name for name in reference.computed(call.step) if name in measured]
+    off = next((name for name in order if not measured[name].passed), None)
+    if off is None:
+        last = order[-1] if order else "the inputs"
+        return (
+            f"{rung.name}: {call.where}: all blocks give what PyTorch gives; what is off comes after "
+            f"{last!r}, on the way to {PREDICTION!r}: {_amount(measured[PREDICTION])}"
+        )
+    return (
+        f"{rung.name}: {call.where}: the first block that is off is {_block(off)!r}, its output {off!r} "
+        f"differs by {_amount(measured[off])}; {_before(order, off)}"
+    )
+
+
+def _block(name: str) -> str:
+    """The block that a tensor belongs to."""
+    return name.rpartition(":")[0]
+
+
+def _before(order: list[str], off: str) -> str:
+    """What is right before it."""
+    right = [_block(name) for name in order[: order.index(off)]]
+    return (
+        f"{len(right)} before it are right, up to {right[-1]!r}" if right else "none runs before it"
+    )
+
+
+def _amount(difference: Difference) -> str:
+    return f"{difference.relative:.2e}, allowed is {difference.allowed:.1e}"
+
+
+def _block_outputs(reference: Reference, engine: Engine, number: int) -> dict[str, NDArray[Any]]:
+    """What call `number` gives on the reference's inputs, inner blocks included."""
+    bundle = reference.bundle
+    call = bundle.calls[number]
+    with _exposed(bundle, number, list(reference.computed(call.step))) as opened:
+        runner = Runner(opened, engine)
+        runner.prepare(reference.prompt)
+        reads = {name: reference.value(call.step, name) for name in call.reads}
+        return dict(runner.call(number, reference.sample(call.step), reads))
+
+
+@contextmanager
+def _exposed(bundle: Bundle, number: int, names: list[str]) -> Iterator[Bundle]:
+    """The bundle with a copy of the graph of call `number` that also gives the inner values `names`.
+
+    The copy lies beside the weights while this is open: runtimes read external data from there only.
+
+    Raises:
+        EngineError: the graph does not name its blocks, or the bundle cannot be written to.
+    """
+    import onnx
+
+    call, topology = bundle.calls[number], bundle.subnet.topology
+    source = bundle.graphs[call.graph]
+    model = onnx.load(str(bundle.file(source)), load_external_data=False)
+    present = {name for node in model.graph.node for name in node.output}
+    inner = [name for name in names if name in present and name not in call.writes]
+    if not inner and not call.writes:
+        msg = f"{source} does not name what its blocks emit; export again with this stepcarve"
+        raise EngineError(msg)
+    kind = getattr(onnx.TensorProto, _KINDS[bundle.dtype])
+    tensors = {name: tensor for tensor, name in topology.tensor_names.items()}
+    slots = list(bundle.slots)
+    writes = dict(call.writes)
+    for name in inner:
+        rows, *rest = topology.shape(tensors[name])
+        shape = (rows * bundle.latent_shape[0], *rest)
+        model.graph.output.append(onnx.helper.make_tensor_value_info(name, kind, shape))
+        writes[name] = len(slots)
+        slots.append(shape)
+    calls = [*bundle.calls]
+    calls[number] = replace(call, graph=len(bundle.graphs), writes=writes)
+    with _beside(bundle.path, model.SerializeToString()) as file:
+        yield replace(
+            bundle,
+            graphs=(*bundle.graphs, file.name),
+            calls=tuple(calls),
+            slots=tuple(slots),
+            files={**bundle.files, file.name: sha256(file)},
+        )
+
+
+_KINDS = {"float32": "FLOAT", "float16": "FLOAT16", "bfloat16": "BFLOAT16"}
+"""Of a bundle -> of ONNX."""
+
+
+@contextmanager
+def _beside(folder: Path, content: bytes) -> Iterator[Path]:
+    """A file in `folder` that is gone afterwards."""
+    try:
+        with tempfile.NamedTemporaryFile(prefix=".bisect-", suffix=".onnx", dir=folder) as stream:
+            stream.write(content)
+            stream.flush()
+            yield Path(stream.name)
+    except PermissionError as error:
+        msg = f"{str(folder)!r} cannot be written to, but --bisect puts a graph there; copy the bundle"
+        raise EngineError(msg) from error

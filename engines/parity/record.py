@@ -1,0 +1,173 @@
+"""What was found about a bundle: rungs of the ladder, and the verdict."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from engines.parity.measure import Difference
+
+SCHEMA = 2
+K = 5.0
+"""How many floors a rung may be off, if nothing else is said."""
+
+
+@dataclass(frozen=True)
+class CallParity:
+    """One call of the program on a rung, against the rung below.
+
+    Attributes:
+        call: its number.
+        step: of the SubNet.
+        timestep: of the sampler.
+        graph: file of the step graph; empty on the rung of PyTorch.
+        forced: each output when the call gets the reference's inputs and caches.
+        free: the denoiser's input when the rung runs on its own; None where it does not.
+    """
+
+    call: int
+    step: int
+    timestep: float
+    graph: str
+    forced: dict[str, Difference]
+    free: Difference | None
+
+    @property
+    def worst(self) -> tuple[str, Difference]:
+        """The output that is off most."""
+        return max(self.forced.items(), key=lambda item: item[1].excess)
+
+    @property
+    def where(self) -> str:
+        """For sentences."""
+        graph = f", {self.graph}" if self.graph else ""
+        return f"call {self.call} (step {self.step}, timestep {self.timestep:g}{graph})"
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One rung of the ladder.
+
+    Attributes:
+        name: what was looked at.
+        against: what it was compared with.
+        precision: that it computes in.
+        calls: every call that was compared.
+        finals: of a whole run, `latents`, and `decoder`, the picture decoded from the reference's latents.
+        psnr: of the picture, in dB, against the reference's; infinite if equal, NaN if none.
+        repeats: whether a second pass is the first bit for bit.
+        notes: what else there is to know; no failure.
+        failures: one sentence each, in order of the steps.
+    """
+
+    name: str
+    against: str
+    precision: str
+    calls: tuple[CallParity, ...]
+    finals: dict[str, Difference]
+    psnr: float
+    repeats: bool
+    notes: tuple[str, ...]
+    failures: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether it holds."""
+        return not self.failures
+
+    @property
+    def worst(self) -> Difference | None:
+        """The output of a call that is off most."""
+        found = (call.worst[1] for call in self.calls if call.forced)
+        return max(found, key=lambda each: each.excess, default=None)
+
+    @property
+    def excess(self) -> float:
+        """How much of what is allowed was used, where it is most; infinite for what is not finite."""
+        forced = (difference for call in self.calls for difference in call.forced.values())
+        free = (call.free for call in self.calls if call.free is not None)
+        return max((each.excess for each in (*forced, *free, *self.finals.values())), default=0.0)
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The verdict on a bundle.
+
+    Attributes:
+        prompt: what was sampled.
+        seed: of the noises.
+        k: how many floors a rung may be off.
+        rungs: from diffusers' pipeline up to the engines.
+        quality: what the SubNet itself changes, in dB of the picture against the full sampler's: no part
+            of parity.
+        notes: rungs that there are not, and why.
+        program: what is wrong with the manifest's calls, caches and coefficients, one sentence each.
+        blocks: the first block that is off, per engine, where that was asked for.
+    """
+
+    prompt: str
+    seed: int
+    k: float
+    rungs: tuple[Rung, ...]
+    quality: float
+    notes: tuple[str, ...]
+    program: tuple[str, ...]
+    blocks: tuple[str, ...] = ()
+
+    @property
+    def engines(self) -> tuple[Rung, ...]:
+        """The rungs above PyTorch."""
+        return self.rungs[1:]
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """One sentence each; none if parity holds."""
+        several = sum(bool(rung.failures) for rung in self.rungs) > 1
+        named = (
+            f"{rung.name}: {failure}" if several else failure
+            for rung in self.rungs
+            for failure in rung.failures
+        )
+        return (*self.program, *named)
+
+    @property
+    def passed(self) -> bool:
+        """Whether parity holds."""
+        return not self.failures
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values; numbers that are not finite as `inf` and `nan`."""
+        record: dict[str, Any] = _as_json(dataclasses.asdict(self))
+        for rung, data in zip(self.rungs, record["rungs"], strict=True):
+            data["passed"] = rung.passed
+        head = {"schema": SCHEMA, "kind": "stepcarve-parity", "passed": self.passed}
+        return {**head, "failures": list(self.failures), **record}
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """`[height, width, 3]` uint8 each.
+
+    Attributes:
+        full: by diffusers' own pipeline, every block at every step.
+        reference: the SubNet in PyTorch.
+        engines: the SubNet on each engine, by the name of its rung.
+    """
+
+    full: NDArray[np.uint8]
+    reference: NDArray[np.uint8]
+    engines: dict[str, NDArray[np.uint8]]
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _as_json(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_as_json(each) for each in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

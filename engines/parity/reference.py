@@ -1,0 +1,247 @@
+"""The PyTorch side of the ladder: diffusers' own pipeline, and the SubNet gated in it."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, wraps
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils import _pytree as pytree
+
+from search.errors import SearchError
+from search.liveness import Unrolled, unroll
+from search.model.family import Request
+from search.model.pipeline import Pipeline, open_for
+from search.model.reference import Trajectory, forward_replaced, gated, sample
+from search.names import PREDICTION
+from search.schedules import with_actions
+from search.subnet import Action
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from exporter.bundle import Bundle
+    from search.sampler import SamplerTable
+    from search.subnet import SubNet
+
+    Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What PyTorch computes in float32 on the CPU.
+
+    Attributes:
+        bundle: whose SubNet it is.
+        opened: the pipeline, with its weights in float32.
+        prompt: what was sampled.
+        full: diffusers' own pipeline, every block at every step.
+        gated: the SubNet.
+        values: what the gated blocks computed, by (step, target).
+        ungated: per probed step of the full run, what the denoiser gave in diffusers' pipeline, and what
+            it gives there when it is gated by a SubNet that runs everything.
+    """
+
+    bundle: Bundle
+    opened: Pipeline
+    prompt: str
+    full: Trajectory
+    gated: Trajectory
+    values: dict[tuple[int, int], Array]
+    ungated: dict[int, tuple[Array, Array]]
+
+    @property
+    def subnet(self) -> SubNet:
+        """That of the bundle."""
+        return self.bundle.subnet
+
+    @property
+    def table(self) -> SamplerTable:
+        """The sampler, one row per step: the pipeline's, or the SubNet's own."""
+        subnet, opened = self.subnet, self.opened
+        if subnet.fitted is not None:
+            return subnet.fitted.table
+        return opened.sampler(subnet.binding.course, opened.size(subnet.binding.noise_shape))
+
+    @cached_property
+    def unrolled(self) -> Unrolled:
+        """The SubNet's values."""
+        return unroll(self.subnet)
+
+    @cached_property
+    def _tensors(self) -> dict[str, int]:
+        return {name: tensor for tensor, name in self.subnet.topology.tensor_names.items()}
+
+    def origin(self, step: int, name: str) -> tuple[int, int]:
+        """Where the tensor `name` that is in place at `step` was computed, as (step, target)."""
+        value = self.unrolled.values[self.unrolled.effective[step][self._tensors[name]]]
+        return value.step, value.target
+
+    def value(self, step: int, name: str) -> Array:
+        """The tensor `name` that is in place at `step`."""
+        return self.values[self.origin(step, name)]
+
+    def sample(self, step: int) -> NDArray[np.float32]:
+        """The denoiser's input at `step`."""
+        made: NDArray[np.float32] = self.gated.inputs[step].numpy(force=True)
+        return made
+
+    def prediction(self, step: int) -> NDArray[np.float32]:
+        """The noise prediction at `step`."""
+        made: NDArray[np.float32] = self.gated.predictions[step].numpy(force=True)
+        return made
+
+    @property
+    def latents(self) -> NDArray[np.float32]:
+        """The final ones."""
+        made: NDArray[np.float32] = self.gated.latents[-1].numpy(force=True)
+        return made
+
+    def computed(self, step: int) -> dict[str, tuple[int, int]]:
+        """What the blocks compute at `step`, in that order: name -> (step, target)."""
+        topology = self.subnet.topology
+        return {
+            topology.tensor_names[topology.tensor(target)]: (step, target)
+            for target in sorted(self.unrolled.computed[step], key=topology.tensor)
+            if (step, target) in self.values
+        }
+
+    def expected(self, step: int, names: Sequence[str]) -> dict[str, Array]:
+        """What a call at `step` should give under `names`.
+
+        A residual that a call writes though nobody reads it is not known here, and left out.
+        """
+        found = {}
+        for name in names:
+            if name == PREDICTION:
+                found[name] = self.prediction(step)
+            elif (origin := self.origin(step, name))[0] == step and origin in self.values:
+                found[name] = self.values[origin]
+        return found
+
+
+def run_reference(
+    bundle: Bundle,
+    path: Path,
+    *,
+    prompt: str,
+    seed: int,
+    latents: NDArray[np.float32] | None,
+    probes: Sequence[int],
+) -> Reference:
+    """Sample in PyTorch with diffusers' own pipeline, full and gated.
+
+    Args:
+        bundle: whose SubNet to run.
+        path: of the pipeline it was exported from.
+        prompt: what to sample.
+        seed: of the noises.
+        latents: what to begin from if it is not noise.
+        probes: the steps at which the gates are compared with no gates.
+
+    Raises:
+        SearchError: the pipeline is not the one the bundle was exported from.
+    """
+    subnet = bundle.subnet
+    opened = open_for(subnet, path, weights=True)
+    request = Request(
+        prompts=(prompt,) * bundle.latent_shape[0],
+        steps=subnet.binding.inference_steps,
+        guidance=bundle.guidance,
+        latents=None if latents is None else torch.from_numpy(latents),
+    ).sized(opened.size(subnet.binding.noise_shape))
+    values: dict[tuple[int, int], Array] = {}
+
+    def keep(step: int, target: int, tensor: torch.Tensor) -> None:
+        values[step, target] = tensor.numpy(force=True).copy()
+
+    draws, course = torch.Generator(), subnet.binding.course
+    reference = sample(
+        opened,
+        request,
+        subnet,
+        observe=keep,
+        generator=draws.manual_seed(seed),
+        course=course,
+    )
+    calls: dict[int, _Seen] = {}
+    with _watched(opened.denoiser, probes, calls):
+        full = sample(opened, request, generator=draws.manual_seed(seed), course=course)
+    ungated = _gated_in_full(opened.denoiser, subnet, calls)
+    return Reference(bundle, opened, prompt, full, reference, values, ungated)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """One call of the denoiser.
+
+    Attributes:
+        args: positional.
+        kwargs: by name.
+        output: what it returned.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    output: torch.Tensor
+
+
+@contextmanager
+def _watched(denoiser: nn.Module, steps: Sequence[int], seen: dict[int, _Seen]) -> Iterator[None]:
+    """While open, keep what goes into `denoiser` and out of it at its calls number `steps`."""
+    forward, wanted, calls = denoiser.forward, frozenset(steps), 0
+
+    @wraps(forward)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        output = forward(*args, **kwargs)
+        if calls in wanted:
+            args, kwargs = pytree.tree_map_only(torch.Tensor, torch.clone, (args, kwargs))
+            seen[calls] = _Seen(args, kwargs, _first(output))
+        calls += 1
+        return output
+
+    with forward_replaced(denoiser, run):
+        yield
+
+
+def _gated_in_full(
+    denoiser: nn.Module, subnet: SubNet, calls: Mapping[int, _Seen]
+) -> dict[int, tuple[Array, Array]]:
+    """By step, what each of `calls` gave and what it gives under a SubNet that runs everything."""
+    whole = with_actions(subnet, lambda *_: Action.RUN, method="full")
+    with torch.no_grad(), gated(denoiser, whole, steps=sorted(calls)):
+        return {
+            step: (
+                calls[step].output.numpy(force=True),
+                _first(denoiser(*calls[step].args, **calls[step].kwargs)).numpy(force=True),
+            )
+            for step in sorted(calls)
+        }
+
+
+def _first(output: Any) -> torch.Tensor:
+    """The noise prediction in what a denoiser returns."""
+    tensor: torch.Tensor = output[0]
+    return tensor
+
+
+def images_of(trajectory: Trajectory) -> Array:
+    """`[B, height, width, 3]` in 0..1."""
+    if trajectory.images is None:
+        msg = "the PyTorch reference made no picture; check the pipeline with diffusers alone"
+        raise SearchError(msg)
+    return trajectory.images
+
+
+def picture_of(trajectory: Trajectory) -> NDArray[np.uint8]:
+    """The first picture, `[height, width, 3]`."""
+    pixels: NDArray[np.uint8] = np.rint(images_of(trajectory)[0] * 255).astype(np.uint8)
+    return pixels

@@ -1,0 +1,110 @@
+"""A bundle's calls, caches and coefficients against those of its SubNet; no number is computed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from exporter.program import plan_program
+from search.liveness import unroll
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from exporter.bundle import Bundle
+    from search.liveness import Unrolled
+    from search.sampler import SamplerTable
+
+ROUNDING = 1e-6
+"""Of a row's largest coefficient: other versions of the libraries compute tables a little differently."""
+
+
+def check_wiring(bundle: Bundle, table: SamplerTable) -> tuple[str, ...]:
+    """What is wrong with a bundle's program, one sentence each.
+
+    Args:
+        bundle: to check.
+        table: of the full sampler, one row per step of the SubNet.
+    """
+    program = plan_program(bundle.subnet, bundle.latent_shape[0])
+    expected = [(call.step, call.timestep, call.prediction) for call in program.calls]
+    found = [(call.step, call.timestep, call.prediction) for call in bundle.calls]
+    if found != expected:
+        number = next(
+            (n for n, pair in enumerate(zip(found, expected, strict=False)) if pair[0] != pair[1]),
+            min(len(found), len(expected)),
+        )
+        msg = (
+            f"call {number} of {len(found)} has (step, timestep, prediction) "
+            f"{found[number : number + 1]}, the SubNet asks for {expected[number : number + 1]}; "
+            "export again"
+        )
+        return (msg,)
+    return (*_cache_faults(bundle), *_sampler_faults(bundle, program.reduce(table)))
+
+
+def _cache_faults(bundle: Bundle) -> Iterator[str]:
+    """Follow what every slot holds through the calls."""
+    unrolled = unroll(bundle.subnet)
+    tensors = {name: tensor for tensor, name in unrolled.topology.tensor_names.items()}
+    held: dict[int, tuple[int, str]] = {}
+    for number, call in enumerate(bundle.calls):
+        for name, slot in call.reads.items():
+            made = _made(unrolled, call.step, tensors.get(name))
+            if held.get(slot) != (made, name):
+                yield (
+                    f"call {number} (step {call.step}) reads {name!r} from slot {slot}, which then "
+                    f"holds {_holding(held, slot)}; the SubNet asks for that of step {made}"
+                )
+        if both := sorted(set(call.reads.values()) & set(call.writes.values())):
+            yield f"call {number} (step {call.step}) reads and writes slots {both}; export again"
+        held |= {
+            slot: (_made(unrolled, call.step, tensors.get(name)), name)
+            for name, slot in call.writes.items()
+        }
+
+
+def _made(unrolled: Unrolled, step: int, tensor: int | None) -> int:
+    """The step that computed the tensor in place at `step`; -1 if there is none."""
+    number = unrolled.effective[step].get(-1 if tensor is None else tensor)
+    return -1 if number is None else unrolled.values[number].step
+
+
+def _holding(held: Mapping[int, tuple[int, str]], slot: int) -> str:
+    if slot not in held:
+        return "nothing"
+    step, name = held[slot]
+    return f"{name!r} of step {step}"
+
+
+def _sampler_faults(bundle: Bundle, table: SamplerTable) -> Iterator[str]:
+    """Coefficients that are not the sampler's own."""
+    if (bundle.sampler.known, bundle.sampler.final.size) != (table.known, table.final.size):
+        yield (
+            f"the sampler knows {bundle.sampler.known} of {bundle.sampler.final.size} values beforehand, "
+            f"the pipeline's {table.known} of {table.final.size}; export again"
+        )
+        return
+    rows = [
+        *zip(
+            (f"the input of call {n} (step {call.step})" for n, call in enumerate(bundle.calls)),
+            bundle.sampler.inputs,
+            table.inputs,
+            strict=True,
+        ),
+        ("the final latents", bundle.sampler.final, table.final),
+    ]
+    for what, row, right in rows:
+        off = np.abs(row - right)
+        column = int(np.argmax(np.where(np.isnan(off), np.inf, off)))
+        if not off[column] <= ROUNDING * np.abs(right).max():
+            of = (
+                f"known value {column}"
+                if column < table.known
+                else f"noise prediction {column - table.known}"
+            )
+            yield (
+                f"the sampler's coefficient of {of} for {what} is {row[column]:.6g}, "
+                f"the pipeline's is {right[column]:.6g}; export again"
+            )

@@ -1,0 +1,88 @@
+"""Parity as files: JSON for machines, JUnit for CI and one self-contained HTML page for people."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+from engines.machine import processor
+from engines.report.junit import junit_of
+from engines.report.page import page_of
+from search.files import write_atomically
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from engines.parity.record import Parity, Pictures
+    from exporter.bundle import Bundle
+
+PACKAGES = (
+    "stepcarve",
+    "torch",
+    "diffusers",
+    "onnx",
+    "onnxruntime-gpu",
+    "onnxruntime",
+    "openvino",
+    "tensorrt",
+    "polygraphy",
+    "numpy",
+)
+
+
+def write_report(folder: Path, bundle: Bundle, parity: Parity, pictures: Pictures) -> Path:
+    """Write `parity.json`, `junit.xml` and `report.html` into `folder`; returns the page's path."""
+    environment = _environment()
+    record = {**parity.to_json(), "bundle": bundle.path.name, "environment": environment}
+    write_atomically(folder / "parity.json", json.dumps(record, indent=1) + "\n")
+    write_junit(folder / "junit.xml", bundle, parity)
+    page = folder / "report.html"
+    text = page_of(bundle, parity, pictures, verdict=verdict(parity), environment=environment)
+    write_atomically(page, text)
+    return page
+
+
+def write_junit(file: Path, bundle: Bundle, parity: Parity) -> None:
+    """Write the JUnit XML alone."""
+    write_atomically(file, junit_of(bundle.path.name, parity))
+
+
+def verdict(parity: Parity) -> str:
+    """One line: whether parity holds, and by how much."""
+    worst = max(parity.engines, key=lambda rung: rung.excess)
+    final = worst.finals["latents"]
+    off = worst.worst
+    word = "holds" if parity.passed else "FAILS"
+    call = "none" if off is None else f"{off.relative:.1e} (allowed {off.allowed:.1e})"
+    return (
+        f"Parity {word}: {worst.name}, {len(worst.calls)} calls, worst call {call}, final latents "
+        f"{final.relative:.1e} (allowed {final.allowed:.1e}), picture {likeness(worst.psnr)}; allowed is "
+        f"{parity.k:g} x what rounding makes"
+    )
+
+
+def likeness(psnr: float) -> str:
+    """A PSNR of two pictures in words."""
+    if math.isnan(psnr):
+        return "none"
+    return "identical" if psnr == math.inf else f"{psnr:.1f} dB"
+
+
+def _environment() -> dict[str, str]:
+    return {
+        "processor": processor(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        **{name: version for name in PACKAGES if (version := _version(name))},
+    }
+
+
+def _version(package: str) -> str:
+    """Empty where it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""

@@ -1,0 +1,150 @@
+"""Blocks taken out of a denoiser for good: a module in their place emits its input, as SKIP does."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from search.errors import SearchError
+from search.subnet import Granularity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from search.model.family import Family
+
+KEY = "removed_blocks"
+"""Where a denoiser's configuration names the blocks that were removed."""
+SHORTCUT = "conv_shortcut"
+BRANCHES = frozenset({"Attention", "FluxAttention", "FeedForward"})
+"""Classes of blocks behind which there is a residual connection."""
+_REMOVED = "_stepcarve_removed"
+
+
+def removed_of(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The blocks that a denoiser's configuration calls removed; none for most.
+
+    Raises:
+        SearchError: the entry is no list of names.
+    """
+    found = config.get(KEY) or ()
+    if not isinstance(found, list | tuple) or not all(isinstance(name, str) for name in found):
+        msg = f"the denoiser's configuration has {KEY} {found!r}; give a list of block names"
+        raise SearchError(msg)
+    return tuple(found)
+
+
+def build_denoiser(cls: Any, config: Mapping[str, Any], family: Family) -> nn.Module:
+    """The denoiser of a configuration, without the blocks that it calls removed; random weights."""
+    # The library warns of entries that it does not know.
+    denoiser = cls.from_config({k: v for k, v in config.items() if k != KEY}).eval()
+    if removed_of(config):
+        remove_blocks(denoiser, removed_of(config), family)
+        denoiser.register_to_config(**{KEY: list(removed_of(config))})
+    made: nn.Module = denoiser
+    return made
+
+
+def remove_blocks(denoiser: nn.Module, names: Sequence[str], family: Family) -> None:
+    """Empty these blocks; they keep their place, their class's name and a shortcut convolution.
+
+    Raises:
+        SearchError: a name is none of the denoiser's blocks, or one lies in another.
+    """
+    known = {name for each in Granularity for name in family.blocks(denoiser, each)}
+    unknown = sorted(set(names) - known)
+    if unknown:
+        msg = f"{unknown} are no blocks of this {type(denoiser).__name__}; give names that inspect lists"
+        raise SearchError(msg)
+    if len(outermost(names)) < len(names):
+        inner = sorted(set(names) - set(outermost(names)))
+        msg = f"the removed blocks {inner} are named twice or lie in others; name each once"
+        raise SearchError(msg)
+    for name in names:
+        _empty(denoiser.get_submodule(name))
+
+
+def outermost(names: Iterable[str]) -> list[str]:
+    """Those that lie in no other, sorted."""
+    known = set(names)
+    return sorted(name for name in known if not any(_parents(name) & known))
+
+
+def _parents(name: str) -> set[str]:
+    parts = name.split(".")
+    return {".".join(parts[:i]) for i in range(1, len(parts))}
+
+
+def is_removed(module: nn.Module) -> bool:
+    """Whether a module stands in the place of a removed block."""
+    return getattr(type(module), _REMOVED, False)
+
+
+def shortcut_of(module: nn.Module) -> nn.Module | None:
+    """The convolution that a block's input takes past the block, if there is one."""
+    shortcut = getattr(module, SHORTCUT, None)
+    resampled = getattr(module, "upsample", None) or getattr(module, "downsample", None)
+    return shortcut if isinstance(shortcut, nn.Module) and resampled is None else None
+
+
+def is_branch(module: nn.Module) -> bool:
+    """Whether what a block emits is added to what goes past it, so that doing nothing is emitting zeros."""
+    return type(module).__name__ in BRANCHES and not getattr(module, "residual_connection", False)
+
+
+def first_tensor(
+    module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Tensor | None:
+    """The first tensor among the arguments of a block: the input that it works on."""
+    arguments = inspect.signature(type(module).forward).bind(module, *args, **kwargs).arguments
+    leaves = pytree.tree_leaves(tuple(arguments.values())[1:])
+    return next((leaf for leaf in leaves if isinstance(leaf, Tensor)), None)
+
+
+def base_of(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
+    """What a block that allows DELTA and SKIP would emit if it did nothing."""
+    entered, shortcut = first_tensor(module, args, kwargs), shortcut_of(module)
+    if entered is None:
+        msg = f"a {type(module).__name__} was called without a tensor"
+        raise ValueError(msg)
+    if is_branch(module):
+        return torch.zeros_like(entered)
+    return entered if shortcut is None else cast("Tensor", shortcut(entered))
+
+
+def _empty(module: nn.Module) -> None:
+    """Take all weights but the shortcut's out of a module, and let it emit its input."""
+    kept = shortcut_of(module)
+    for parts in (module._modules, module._parameters, module._buffers):
+        for name in list(parts):
+            parts[name] = None
+    if kept is not None:
+        module._modules[SHORTCUT] = kept
+    module.__class__ = _emptied(type(module))
+
+
+def _emptied(cls: type[nn.Module]) -> type[nn.Module]:
+    """A class of the same name and signature whose `forward` does nothing."""
+
+    @functools.wraps(cls.forward)
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        base = base_of(self, args, kwargs)
+        # Another tensor object than the input, so that a trace can tell the two apart.
+        emitted = base.view_as(base)
+        bound = inspect.signature(cls.forward).bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        if "return_dict" not in bound.arguments:
+            return emitted
+        return (
+            Transformer2DModelOutput(sample=emitted)
+            if bound.arguments["return_dict"]
+            else (emitted,)
+        )
+
+    return type(cls.__name__, (cls,), {"forward": forward, _REMOVED: True})

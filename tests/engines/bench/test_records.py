@@ -1,0 +1,84 @@
+"""Figures of a comparison, worked out by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engines.bench.records import (
+    Against,
+    Bench,
+    Contender,
+    Kind,
+    Row,
+    Sample,
+    Shape,
+    Spread,
+    against_of,
+)
+from engines.errors import EngineError
+
+SHAPE = Shape(64, 64, 1)
+
+
+def row(name: str, kind: Kind, loops: tuple[float, ...], *, full: bool, engine: str = "") -> Row:
+    contender = Contender(name, kind, Path(name), SHAPE, full, "cpu", Path("p"), engine)
+    samples = tuple(Sample(loop + 1, loop, (loop / 2, loop / 2)) for loop in loops)
+    return Row(contender, samples, note="" if loops else "not installed")
+
+
+def made() -> Bench:
+    """A machine that is twice as slow in its second round."""
+    return Bench(
+        bundle="b",
+        subnet="toy",
+        shape=SHAPE,
+        dtype="float32",
+        macs_ratio=4.0,
+        steps=(0, 3),
+        macs=(1.0, 0.25),
+        graphs=(0, 1),
+        rows=(
+            row("PyTorch", Kind.EAGER, (12, 24, 12), full=True),
+            row("DeepCache", Kind.DEEPCACHE, (), full=False),
+            row("ort", Kind.ENGINE, (6, 12, 6), full=True, engine="ort"),
+            row("ort + SubNet", Kind.ENGINE, (2, 4, 2), full=False, engine="ort"),
+        ),
+        warmup=1,
+    )
+
+
+def test_speedups_are_of_one_round() -> None:
+    bench = made()
+    assert bench.eager is not None
+    assert bench.rows[3].speedup_over(bench.eager) == Spread(6.0, 6.0, 6.0)
+
+
+def test_a_subnet_is_held_against_its_own_engine() -> None:
+    bench = made()
+    subnet = bench.rows[3]
+    assert bench.full_of(subnet) is bench.rows[2]
+    assert bench.reached(subnet) == pytest.approx(3 / 4)
+    assert bench.reached(bench.rows[2]) is None, "a full run has no MACs ratio to reach"
+
+
+def test_what_could_not_run_is_in_no_figure() -> None:
+    bench = made()
+    assert [each.contender.name for each in bench.measured] == ["PyTorch", "ort", "ort + SubNet"]
+    told = bench.to_json()["rows"]
+    assert told[1]["note"] == "not installed"
+    assert told[3]["share_of_macs_ratio"] == pytest.approx(3 / 4)
+    assert told[3]["call_seconds"] == [1.0, 1.0]
+
+
+def test_a_spread_is_a_median_between_quartiles() -> None:
+    assert Spread.of([5.0]) == Spread(5.0, 5.0, 5.0)
+    assert Spread.of([4.0, 1.0, 2.0, 3.0, 5.0]) == Spread(3.0, 2.0, 4.0)
+
+
+def test_what_to_compare_with_is_read_off_a_list() -> None:
+    assert against_of("eager, compile,eager") == (Against.EAGER, Against.COMPILE)
+    assert against_of("") == ()
+    with pytest.raises(EngineError, match=r"cannot compare with \['jax'\]; choose of eager"):
+        against_of("jax")

@@ -1,0 +1,65 @@
+"""What is run is what it is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from engines.bench.contenders import DeepCacheSetting, contenders
+from engines.bench.records import Against, Kind
+from engines.bench.worker import opened
+from exporter.bundle import Bundle
+from search.methods import search
+from search.model import reference
+from search.model.pipeline import open_pipeline
+from search.options import Options
+from search.subnet import SubNet
+
+PIPELINE = "three-levels"
+STEPS = 6
+
+
+@pytest.mark.parametrize("kind", [Kind.EAGER, Kind.REFERENCE, Kind.DEEPCACHE, Kind.ENGINE])
+def test_every_kind_times_its_calls_and_ends_where_it_should(
+    kind: Kind,
+    pipelines: Callable[[str], Path],
+    make_bundle: Callable[[str, SubNet], Bundle],
+) -> None:
+    pipeline = open_pipeline(pipelines(PIPELINE), weights=False)
+    full, bundle = (
+        make_bundle(PIPELINE, search(pipeline, method, Options(steps=STEPS, interval=3)))
+        for method in ("full", "deepcache")
+    )
+    rows = contenders(
+        bundle,
+        full,
+        pipeline=pipelines(PIPELINE),
+        engines=("onnxruntime",),
+        device="cpu",
+        against=tuple(Against),
+        setting=DeepCacheSetting(3, 0),
+    )
+    contender = next(row for row in reversed(rows) if row.kind is kind)
+    latents = []
+    original = reference.sample
+
+    def sample(*args: object, **kwargs: object) -> reference.Trajectory:
+        found = original(*args, **kwargs)
+        latents.append(found.latents[-1])
+        return found
+
+    with mock.patch.object(reference, "sample", sample):
+        told = opened.__wrapped__(contender).run()
+    short = opened.__wrapped__(replace(contender, calls=2)).run()
+    assert len(short.calls) == 2
+    assert len(told.calls) == STEPS
+    assert 0 < sum(told.calls) <= told.loop * 1.001 < told.total
+    if kind is Kind.DEEPCACHE:
+        expected = opened.__wrapped__(next(row for row in rows if row.kind is Kind.REFERENCE))
+        with mock.patch.object(reference, "sample", sample):
+            expected.run()
+        assert latents[0].allclose(latents[1], atol=1e-4), "the package does what the SubNet does"

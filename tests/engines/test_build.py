@@ -1,0 +1,263 @@
+"""Builds: only what is missing, only what fits, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engines.base import Engine, EngineOptions, make_engine
+from engines.build import Item, Plan, build_bundle, plan_build
+from engines.builder import PARTIAL, Job, build_apart, clean
+from engines.built import built_file, place_of, source_of
+from engines.errors import EngineError
+from engines.runner import Runner
+from exporter.bundle import Bundle
+from exporter.errors import ExportError
+from search.errors import SearchError
+from search.methods import search
+from search.model.pipeline import open_pipeline
+from search.options import Options
+from search.parallel import Where
+
+PROMPT = "7"
+
+
+@pytest.fixture(scope="module")
+def fresh(pipelines: Callable[[str], Path], make_bundle: Callable[..., Bundle]) -> Bundle:
+    opened = open_pipeline(pipelines("learned-variance"), weights=False)
+    options = Options(steps=4, keep=0.6, guidance=3.5)
+    return make_bundle("learned-variance", search(opened, "random", options))
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return make_engine("openvino", "cpu")
+
+
+@pytest.fixture(scope="module")
+def built(fresh: Bundle, engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    path = shutil.copytree(fresh.path, tmp_path_factory.mktemp("built") / "bundle")
+    bundle = Bundle.open(path)
+    build_bundle(bundle, engine)
+    return bundle
+
+
+@pytest.fixture
+def copy(built: Bundle, tmp_path: Path) -> Bundle:
+    return Bundle.open(Path(shutil.copytree(built.path, tmp_path / "bundle")))
+
+
+def missing(bundle: Bundle, engine: Engine) -> set[str]:
+    return {item.graph for item in plan_build(bundle, engine).missing}
+
+
+def job(bundle: Bundle, engine: Engine, out: Path) -> Job:
+    graph = bundle.conditioner
+    source = source_of(bundle, engine, graph)
+    return Job("openvino", "cpu", EngineOptions(), bundle.path / graph, out, source)
+
+
+def test_a_build_is_whole_and_run_uses_it(built: Bundle, fresh: Bundle, engine: Engine) -> None:
+    assert missing(fresh, engine) == set(fresh.models)
+    assert missing(built, engine) == set()
+    assert all(built_file(built, engine, graph) for graph in built.models)
+    assert [built_file(fresh, engine, graph) for graph in fresh.models] == [None] * len(
+        fresh.models
+    )
+    from_files, in_memory = (Runner(each, engine).run(PROMPT, seed=1) for each in (built, fresh))
+    assert np.array_equal(from_files.latents, in_memory.latents)
+
+
+def test_a_killed_build_goes_on_with_what_is_missing(
+    fresh: Bundle, engine: Engine, tmp_path: Path
+) -> None:
+    bundle = Bundle.open(Path(shutil.copytree(fresh.path, tmp_path / "bundle")))
+    folder = place_of(bundle, engine, bundle.conditioner).parent
+    command = [sys.executable, "-m", "cli", "build", str(bundle.path), "--engine", "openvino"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (any(folder.glob("*.json")) and any(folder.glob(f"{PARTIAL}*"))):
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    left = missing(bundle, engine)
+    assert left
+    assert left < set(bundle.models)
+    done = {
+        path: path.stat().st_mtime_ns
+        for path in folder.glob("*.blob")
+        if path.stem + ".onnx" not in left
+    }
+    deadline = time.monotonic() + 20
+    while list(folder.glob(f"{PARTIAL}*")):
+        assert time.monotonic() < deadline, "the builder ends when it sees that its parent has gone"
+        time.sleep(0.1)
+        clean(folder)
+    made = build_bundle(bundle, engine)
+    assert {item.graph for item in made.plan.missing} == left
+    assert {path: path.stat().st_mtime_ns for path in done} == done, "what was there stays"
+    assert not missing(bundle, engine)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (
+            lambda path: path.write_bytes(path.read_bytes()[:-9]),
+            r"has \d+ bytes, but \d+ were written",
+        ),
+        (
+            lambda path: path.write_bytes(
+                bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:]
+            ),
+            r"its SHA-256 is \w{12}\.\.\., but its record says \w{12}",
+        ),
+    ],
+)
+def test_a_damaged_file_is_refused_and_built_again(
+    copy: Bundle, engine: Engine, spoil: Callable[[Path], None], sentence: str
+) -> None:
+    spoil(place_of(copy, engine, copy.decoder))
+    with pytest.raises(EngineError, match=f"{sentence}.*; run stepcarve build --engine openvino"):
+        Runner(copy, engine)
+    assert missing(copy, engine) == {copy.decoder}
+
+
+@pytest.mark.parametrize("what", ["graph", "weights"])
+def test_a_file_built_from_something_else_is_refused_with_both_values(
+    copy: Bundle, engine: Engine, what: str
+) -> None:
+    record = place_of(copy, engine, copy.decoder).with_suffix(".json")
+    content = json.loads(record.read_text())
+    content["source"][what] = "0" * 64
+    record.write_text(json.dumps(content))
+    here = source_of(copy, engine, copy.decoder)
+    expected = f"built for {what} '000000000000' .here '{getattr(here, what)[:12]}'."
+    with pytest.raises(EngineError, match=expected):
+        Runner(copy, engine)
+    assert missing(copy, engine) == {copy.decoder}
+
+
+def test_other_options_are_another_build(built: Bundle) -> None:
+    other = make_engine("openvino", "cpu", EngineOptions(threads=1))
+    assert missing(built, other) == set(built.models)
+    assert built_file(built, other, built.decoder) is None
+
+
+def test_a_record_that_is_no_record_counts_as_not_built(copy: Bundle, engine: Engine) -> None:
+    place_of(copy, engine, copy.decoder).with_suffix(".json").write_text("[]")
+    assert missing(copy, engine) == {copy.decoder}
+
+
+def test_an_engine_that_cannot_compile_in_memory_names_what_was_built(
+    built: Bundle, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = make_engine("openvino", "cpu", EngineOptions(threads=1))
+
+    def refuse(*_: object) -> None:
+        msg = "run stepcarve build"
+        raise EngineError(msg)
+
+    monkeypatch.setattr(other, "load", refuse)
+    with pytest.raises(EngineError, match=r"built for INFERENCE_NUM_THREADS '' \(here '1'\)"):
+        Runner(built, other)
+
+
+def test_a_plan_measures_what_was_built_and_estimates_the_rest(
+    fresh: Bundle, copy: Bundle, engine: Engine
+) -> None:
+    assert not any(item.measured for item in plan_build(fresh, engine).items)
+    place_of(copy, engine, copy.decoder).unlink()
+    (item,) = plan_build(copy, engine).missing
+    assert item.measured
+    assert item.bytes > 1000
+    estimates = {item.graph: item.bytes for item in plan_build(fresh, engine).items}
+    assert 0.3 < estimates[copy.decoder] / item.bytes < 3
+
+
+def test_a_plan_counts_processes() -> None:
+    items = tuple(Item(str(n), False, seconds, 10, False) for n, seconds in enumerate([1, 3, 2]))
+    plan = Plan(Path("built"), (*items, Item("there", True, 9, 9, True)))
+    assert [item.graph for item in plan.missing] == ["1", "2", "0"]
+    assert (plan.seconds(1), plan.seconds(2), plan.bytes) == (6, 3, 30)
+
+
+def test_a_damaged_bundle_is_not_built(fresh: Bundle, engine: Engine, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(fresh.path, tmp_path / "bundle"))
+    (path / fresh.decoder).write_bytes(b"another")
+    with pytest.raises(ExportError, match="is not the file that was exported"):
+        build_bundle(Bundle.open(path), engine)
+
+
+def test_a_graph_that_cannot_be_built_is_named(
+    fresh: Bundle, engine: Engine, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.onnx").write_bytes(b"broken")
+    broken = replace(
+        job(fresh, engine, tmp_path / "out" / "x.blob"), graph=tmp_path / "broken.onnx"
+    )
+    with pytest.raises(EngineError, match=r"openvino cannot load .*broken\.onnx"):
+        build_apart(broken)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_worker_of_another_kind_is_refused(fresh: Bundle, engine: Engine, tmp_path: Path) -> None:
+    plain = job(fresh, engine, tmp_path / "x.blob")
+    other = replace(plain, source=replace(plain.source, key={**plain.source.key, "library": "old"}))
+    with pytest.raises(EngineError, match=r"to be built for library 'old' .here 'openvino"):
+        build_apart(other)
+
+
+def test_a_builder_that_dies_is_named(
+    fresh: Bundle, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\nif sys.orig_argv[1:3] == ['-m', 'engines.builder']:\n    os.kill(os.getpid(), 11)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(EngineError, match=r"built condition\.onnx with openvino died .signal 11"):
+        build_apart(job(fresh, engine, tmp_path / "x.blob"))
+
+
+def test_what_a_living_process_is_making_stays(tmp_path: Path) -> None:
+    mine, gone = (tmp_path / f"{PARTIAL}{platform.node()}-{n}" for n in (os.getpid(), 2**30))
+    elsewhere = tmp_path / f"{PARTIAL}another-machine-{2**30}"
+    for path in (mine, gone, elsewhere):
+        path.mkdir()
+    clean(tmp_path)
+    assert set(tmp_path.iterdir()) == {mine, elsewhere}
+
+
+def test_fewer_than_one_process_is_refused(fresh: Bundle, engine: Engine) -> None:
+    with pytest.raises(SearchError, match="--jobs is 0; give 1 or more"):
+        build_bundle(fresh, engine, jobs=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", list(Where))
+def test_processes_here_or_on_a_cluster_build_the_same(
+    fresh: Bundle, engine: Engine, tmp_path: Path, where: Where
+) -> None:
+    bundle = Bundle.open(Path(shutil.copytree(fresh.path, tmp_path / "bundle")))
+    build_bundle(bundle, engine, jobs=2, where=where)
+    assert not missing(bundle, engine)
+
+
+def test_progress_is_told(copy: Bundle, engine: Engine) -> None:
+    place_of(copy, engine, copy.decoder).unlink()
+    told: list[tuple[str, float | None]] = []
+    build_bundle(copy, engine, report=lambda text, share=None: told.append((text, share)))
+    assert ("compile decode.onnx", 0.0) in told
+    assert told[-1] == ("built decode.onnx", 1.0)

@@ -1,0 +1,133 @@
+"""Pictures of many prompts and seeds, and what their files say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from engines.base import make_engine
+from engines.errors import EngineError
+from engines.generate import Order, generate, open_for, prompts_for
+from engines.pictures import Generation
+from engines.runner import Runner
+from exporter.bundle import Bundle
+from exporter.errors import ExportError
+from exporter.export import export
+from search.methods import search
+from search.model.pipeline import open_pipeline
+from search.options import Options
+
+ABOUT = Generation(
+    prompt="a café, red",
+    negative="blue",
+    seed=3,
+    image=1,
+    images=2,
+    guidance=7.5,
+    steps=50,
+    calls=14,
+    scheduler="DDIMScheduler",
+    subnet="deepcache interval 5 branch 0",
+    pipeline="shapes-sd",
+    given_latents=False,
+    version="0.1.0",
+)
+
+
+@pytest.fixture(scope="module")
+def bundle(pipelines: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """One or two images per run."""
+    path = pipelines("three-levels")
+    subnet = search(open_pipeline(path, weights=False), "full", Options(steps=2))
+    return export(path, subnet, tmp_path_factory.mktemp("runs") / "bundle", batches=(1, 2))
+
+
+@pytest.fixture(scope="module")
+def runner(bundle: Bundle) -> Runner:
+    return Runner(
+        open_for(bundle.path, height=None, width=None, images=2), make_engine("onnxruntime", "cpu")
+    )
+
+
+@pytest.mark.parametrize(("asked", "held"), [(None, 1), (1, 1), (2, 2), (4, 2), (3, 1)])
+def test_as_many_images_in_a_run_as_divide_what_is_asked(
+    bundle: Bundle, asked: int | None, held: int
+) -> None:
+    assert open_for(bundle.path, height=None, width=None, images=asked).shape.images == held
+
+
+@pytest.mark.parametrize("wrong", [0, -2])
+def test_no_images_are_refused(bundle: Bundle, wrong: int) -> None:
+    with pytest.raises(ExportError, match=f"no variant for images {wrong}"):
+        open_for(bundle.path, height=None, width=None, images=wrong)
+
+
+def test_further_runs_take_the_seeds_that_follow(runner: Runner, tmp_path: Path) -> None:
+    told: list[tuple[str, float | None]] = []
+    made = generate(
+        runner,
+        Order(("red", "blue"), images=4, seed=7),
+        tmp_path / "x.png",
+        save_latents=tmp_path / "x.npy",
+        report=lambda text, share=None: told.append((text, share)),
+    )
+    assert [(each.prompt, each.seed) for each in made] == [
+        ("red", 7), ("red", 8), ("blue", 7), ("blue", 8),
+    ]  # fmt: skip
+    names = [path.name for each in made for path in each.images]
+    assert names == [f"x-{number}.png" for number in range(8)]
+    assert told[:2] == [("run 1 of 4, 2 calls", 0.0), ("run 1 of 4, call 1 of 2", 0.125)]
+    assert told[-1] == ("run 4 of 4, call 2 of 2", 1.0)
+    expected = runner.run("blue", seed=8)
+    np.testing.assert_array_equal(np.load(tmp_path / "x-3.npy"), expected.latents)
+    with Image.open(tmp_path / "x-7.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), expected.images[1])
+
+
+def test_numbers_have_as_many_digits_as_the_last(runner: Runner, tmp_path: Path) -> None:
+    made = generate(runner, Order(("red",) * 6, images=2), tmp_path / "x.png")
+    assert made[0].images[0].name == "x-00.png"
+    assert made[-1].images[-1].name == "x-11.png"
+
+
+def test_a_picture_says_how_it_was_made(runner: Runner, tmp_path: Path) -> None:
+    order = Order(("a café",), images=2, seed=5, negative="дом", guidance=3.0)
+    generate(runner, order, tmp_path / "x.png")
+    with Image.open(tmp_path / "x-1.png") as image:
+        texts = image.text
+    about = Generation(**json.loads(texts["stepcarve"]))
+    assert (about.prompt, about.negative, about.seed, about.image) == ("a café", "дом", 5, 1)
+    assert (about.guidance, about.steps, about.calls) == (3.0, 2, 2)
+    assert (about.subnet, about.pipeline) == ("full", "three-levels")
+    assert texts["parameters"].splitlines()[:2] == ["a café", "Negative prompt: дом"]
+
+
+def test_the_text_has_the_layout_of_other_programs() -> None:
+    assert ABOUT.parameters(64, 32) == (
+        "a café, red\nNegative prompt: blue\n"
+        "Steps: 50, Sampler: DDIMScheduler, CFG scale: 7.5, Seed: 3, Size: 64x32, Model: shapes-sd, "
+        "SubNet: deepcache interval 5 branch 0; 14 calls, Batch size: 2, Batch pos: 1, "
+        "Version: stepcarve 0.1.0"
+    )
+    alone = replace(ABOUT, negative="", images=1, image=0)
+    assert "Negative" not in alone.parameters(64, 32)
+    assert "Batch" not in alone.parameters(64, 32)
+
+
+def test_given_latents_begin_one_run(runner: Runner, tmp_path: Path) -> None:
+    noise = np.zeros(runner.bundle.latent_shape, np.float32)
+    with pytest.raises(EngineError, match="--latents begins one run, which makes 2 images here"):
+        generate(runner, Order(("red",), images=4, latents=noise), tmp_path / "x.png")
+
+
+def test_prompts_are_given_once(bundle: Bundle) -> None:
+    assert prompts_for(bundle, prompt=None, label=None, listed=["a", "b"]) == ("a", "b")
+    assert prompts_for(bundle, prompt="a", label=None, listed=None) == ("a",)
+    with pytest.raises(ExportError, match="given twice"):
+        prompts_for(bundle, prompt="a", label=None, listed=["b"])

@@ -1,0 +1,238 @@
+"""Distilling pipelines that have lost blocks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from search.errors import SearchError
+from search.laptop.distill import distill, learning_rate, train
+from search.laptop.distill_data import Draws, read_folder
+from search.laptop.distill_recipe import Loss, Recipe
+from search.laptop.distill_records import RunFolder
+from search.methods import full
+from search.model.pipeline import Pipeline, open_pipeline
+from search.options import Options
+from search.schedules import with_actions
+from search.subnet import Action, Granularity, SubNet
+
+SHORT = Recipe(iterations=4, batch=2, warmup=1, save_every=2)
+GONE = ("down_blocks.1.attentions.0", "up_blocks.1.resnets.1")
+
+
+@pytest.fixture
+def teacher(pipelines: Callable[[str], Path]) -> Pipeline:
+    return open_pipeline(pipelines("three-levels"))
+
+
+def draws_for(pipeline: Pipeline, shape: tuple[int, ...] = (4, 12, 12)) -> Draws:
+    latents = np.random.default_rng(0).standard_normal((6, 2, *shape)).astype(np.float32)
+    return Draws(pipeline, np.abs(latents), ["a red circle", "a cross"] * 3, (24, 24))
+
+
+def weights(module: Any) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = module.state_dict()
+    return found
+
+
+def same(first: Any, second: Any) -> bool:
+    ours, others = weights(first), weights(second)
+    return ours.keys() == others.keys() and all(torch.equal(ours[k], others[k]) for k in ours)
+
+
+def test_training_brings_the_student_closer(teacher: Pipeline) -> None:
+    recipe = replace(SHORT, iterations=30, batch=4, task_weight=0.0)
+    _, done = train(teacher, GONE, draws_for(teacher), recipe)
+    assert sum(e.output for e in done[-5:]) < sum(e.output for e in done[:5])
+
+
+@pytest.mark.parametrize("loss", list(Loss))
+def test_every_loss_has_its_terms(teacher: Pipeline, loss: Loss) -> None:
+    _, done = train(teacher, GONE, draws_for(teacher), replace(SHORT, iterations=1, loss=loss))
+    assert (done[0].feature > 0) is (loss is not Loss.OUTPUT)
+
+
+def test_the_teacher_stays_as_it_is(teacher: Pipeline, pipelines: Callable[[str], Path]) -> None:
+    train(teacher, GONE, draws_for(teacher), SHORT)
+    assert same(teacher.denoiser, open_pipeline(pipelines("three-levels")).denoiser)
+
+
+def test_resumed_is_bit_for_bit_the_same_as_uninterrupted(
+    teacher: Pipeline, tmp_path: Path
+) -> None:
+    draws = draws_for(teacher)
+    recipe = replace(SHORT, iterations=5, accumulate=2)
+    whole, all_of_it = train(teacher, GONE, draws, recipe, folder=RunFolder(tmp_path / "whole"))
+
+    def stop(text: str, _share: float | None = None) -> None:
+        if text.startswith("iteration 4"):
+            raise KeyboardInterrupt
+
+    folder = RunFolder(tmp_path / "parts")
+    with pytest.raises(KeyboardInterrupt):
+        train(teacher, GONE, draws, recipe, folder=folder, report=stop)
+    resumed, done = train(teacher, GONE, draws_for(teacher), recipe, folder=folder, resume=True)
+    assert same(whole, resumed)
+    assert [(e.task, e.feature) for e in done] == [(e.task, e.feature) for e in all_of_it]
+    lines = (tmp_path / "parts" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["iteration"] for line in lines] == list(range(5))
+
+
+def test_another_seed_gives_another_student(teacher: Pipeline) -> None:
+    draws = draws_for(teacher)
+    first, _ = train(teacher, GONE, draws, SHORT)
+    second, _ = train(teacher, GONE, draws, replace(SHORT, seed=1))
+    assert not same(first, second)
+
+
+def test_a_checkpoint_of_another_run_is_refused(teacher: Pipeline, tmp_path: Path) -> None:
+    draws, folder = draws_for(teacher), RunFolder(tmp_path)
+    train(teacher, GONE, draws, SHORT, folder=folder)
+    with pytest.raises(SearchError, match="is of a distillation with another recipe; use the same"):
+        train(teacher, GONE, draws, replace(SHORT, seed=1), folder=folder, resume=True)
+    (tmp_path / "checkpoint.pt").write_bytes(b"nothing")
+    with pytest.raises(SearchError, match="cannot read the checkpoint"):
+        train(teacher, GONE, draws, SHORT, folder=folder, resume=True)
+
+
+def test_minutes_limit_the_iterations(teacher: Pipeline) -> None:
+    recipe = replace(SHORT, iterations=10**6, minutes=1e-6)
+    _, done = train(teacher, GONE, draws_for(teacher), recipe)
+    assert len(done) == 10
+
+
+def test_a_gradient_that_is_not_finite_is_refused(teacher: Pipeline) -> None:
+    recipe = replace(SHORT, task_weight=float("inf"))
+    with pytest.raises(SearchError, match="the gradient of iteration 0 is not finite; lower"):
+        train(teacher, GONE, draws_for(teacher), recipe)
+
+
+def test_the_rate_rises_and_falls() -> None:
+    recipe = replace(SHORT, learning_rate=1.0, warmup=3)
+    rates = [learning_rate(recipe, i, 10) for i in range(10)]
+    assert rates.index(max(rates)) == 3
+    assert rates[:4] == sorted(rates[:4])
+    assert rates[-1] < 0.1
+
+
+def test_transformers_are_distilled_too(pipelines: Callable[[str], Path]) -> None:
+    teacher = open_pipeline(pipelines("learned-variance"))
+    latents = np.abs(np.random.default_rng(0).standard_normal((4, 2, 4, 8, 8)).astype(np.float32))
+    size = teacher.size((4, 8, 8))
+    draws = Draws(teacher, latents, ["0", "1", "2", "3"], size)
+    recipe = replace(SHORT, iterations=20, batch=4, task_weight=0.0)
+    _, done = train(teacher, ["transformer_blocks.1"], draws, recipe)
+    assert sum(e.output for e in done[-4:]) < sum(e.output for e in done[:4])
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(5):
+        pixels = rng.integers(0, 255, (24, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text("a red circle")
+    return folder
+
+
+def skipping(path: Path, names: tuple[str, ...]) -> SubNet:
+    options = Options(steps=3, granularity=Granularity.LAYER)
+    whole = full(open_pipeline(path, weights=False), options)
+    blocks = whole.topology.blocks
+    return with_actions(
+        whole, lambda _, b: Action.SKIP if blocks[b] in names else Action.RUN, "by hand"
+    )
+
+
+def test_a_pipeline_directory_comes_out(
+    pipelines: Callable[[str], Path], pictures: Path, tmp_path: Path
+) -> None:
+    path, out = pipelines("three-levels"), tmp_path / "out"
+    done = distill(
+        path,
+        skipping(path, GONE),
+        read_folder(pictures),
+        SHORT,
+        out,
+        folder=tmp_path / "run",
+    )
+    opened = open_pipeline(out)
+    assert opened.removed == tuple(sorted(GONE)) == done.removed
+    assert done.params[1] == sum(p.numel() for p in opened.denoiser.parameters()) < done.params[0]
+    assert (tmp_path / "run" / "losses.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(tmp_path.glob(".out*"))
+
+
+def test_what_was_distilled_can_be_pruned_again(
+    pipelines: Callable[[str], Path], pictures: Path, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    data, short = read_folder(pictures), replace(SHORT, iterations=1)
+    path = pipelines("three-levels")
+    distill(path, skipping(path, GONE), data, short, first, folder=tmp_path / "a")
+    again = ("mid_block.resnets.0", *GONE)
+    distill(first, skipping(first, again), data, short, second, folder=tmp_path / "b")
+    assert open_pipeline(second, weights=False).removed == tuple(sorted(again))
+
+
+def test_an_existing_directory_is_refused(
+    pipelines: Callable[[str], Path], pictures: Path, tmp_path: Path
+) -> None:
+    path = pipelines("three-levels")
+    with pytest.raises(SearchError, match="is already there; give another directory"):
+        distill(
+            path,
+            skipping(path, GONE),
+            read_folder(pictures),
+            SHORT,
+            tmp_path,
+            folder=tmp_path / "run",
+        )
+
+
+TWO_PROCESSES = """
+import sys
+from pathlib import Path
+import torch
+from search.laptop.distill import train
+from search.laptop.distill_recipe import Recipe
+from search.model.pipeline import open_pipeline
+from tests.search.laptop.test_distill import GONE, SHORT, draws_for
+from accelerate import PartialState
+teacher = open_pipeline(Path(sys.argv[1]))
+student, done = train(teacher, GONE, draws_for(teacher), SHORT)
+torch.save(student.state_dict(), Path(sys.argv[2]) / f"{PartialState().process_index}.pt")
+"""
+
+
+@pytest.mark.slow
+def test_processes_agree_on_one_student(pipelines: Callable[[str], Path], tmp_path: Path) -> None:
+    script = tmp_path / "two.py"
+    script.write_text(TWO_PROCESSES)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    command = [*launch, str(script), str(pipelines("three-levels")), str(tmp_path)]
+    root = str(Path(__file__).parents[3])
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": root}, timeout=600)
+    first, second = (torch.load(tmp_path / f"{i}.pt", weights_only=True) for i in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    alone, _ = train(
+        open_pipeline(pipelines("three-levels")),
+        GONE,
+        draws_for(open_pipeline(pipelines("three-levels"))),
+        SHORT,
+    )
+    assert any(not torch.equal(first[name], tensor) for name, tensor in weights(alone).items())
