@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 POWERS = (0.5, 0.75)
 QUANTILES = (0.1, 0.25, 0.5, 0.75)
 """What a missing layer costs beyond its score, as quantiles of the scores."""
+WORTHWHILE = 0.8
+"""By so much a set must beat the plain knapsack's choice: less may be the tuples' chance."""
 ROUNDING = 1e-6
 """Of shares that are added up."""
 ATTEMPTS = 8
@@ -187,7 +189,8 @@ def _chosen(
         if better == best:
             break
         best = better
-    return best
+    before, after = measure([first, best], Criterion.OUTPUT, f"keep {keep:g}: choice")
+    return best if after <= WORTHWHILE * before else first
 
 
 def _best(measure: Measure, sets: Sequence[frozenset[int]], what: str) -> frozenset[int]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 STEPS = 10
 """Of the sampler that LD-Pruner's statistics are taken with."""
-PICTURES = 16
+PICTURES = 8
 """At most so many final latents are in these statistics."""
 NOISE_SEED = 1
 
