@@ -257,7 +257,7 @@ def demo(out: Path, as_json: bool) -> None:
     "--criterion",
     default="output",
     show_default=True,
-    help="laptop: output, magnitude, taylor, task or ld-pruner.",
+    help="laptop: output, picture, magnitude, taylor, task or ld-pruner.",
 )
 @click.option("--tuples", default=64, show_default=True, help="laptop: inputs to measure on.")
 @click.option("--jobs", default=1, show_default=True, help="laptop: measure so many at once.")

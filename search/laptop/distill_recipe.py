@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from search.errors import SearchError
+from search.laptop.noising import SNR_CAP, SNR_FLOOR
 from search.subnet import Action, Granularity
 
 if TYPE_CHECKING:
@@ -66,8 +67,8 @@ class Recipe:
     task_weight: float = 1.0
     output_weight: float = 1.0
     feature_weight: float = 1.0
-    snr_floor: float = 0.1
-    snr_cap: float = 5.0
+    snr_floor: float = SNR_FLOOR
+    snr_cap: float = SNR_CAP
     drop: float = 0.1
     ema: float = 0.995
     weight_decay: float = 0.01

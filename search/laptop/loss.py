@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from search.laptop.noising import SNR_CAP, SNR_FLOOR, Noising
 from search.model.family import Request
 from search.model.recording import DenoiserCall, record_call
 from search.model.reference import gated
@@ -136,8 +137,26 @@ class OutputLoss:
 
     def __call__(self, removed: Sequence[AbstractSet[int]]) -> Tensor:
         """Per set of layers, the loss of removing them, `[len(removed)]`."""
+        return self._each(removed).mean(dim=1)
+
+    def _each(self, removed: Sequence[AbstractSet[int]]) -> Tensor:
+        """Per set of layers and tuple, `[len(removed), K]`."""
         each = [
             (predicted.without - predicted.whole).square().flatten(3).mean(dim=(1, 3))
             for predicted in self._predictions(removed)
         ]
-        return torch.cat(each, dim=1).mean(dim=1)
+        return torch.cat(each, dim=1)
+
+
+class PictureLoss(OutputLoss):
+    """The same as errors of the clean latents that the predictions point to, weighed as distillation does."""
+
+    def __init__(self, pipeline: Pipeline, layers: Layers, tuples: Tuples) -> None:
+        """The pipeline has its weights loaded."""
+        super().__init__(pipeline, layers, tuples)
+        noising = Noising.of(pipeline.pipe.scheduler)
+        self._weights = noising.weights(noising.nearest(tuples.timesteps), SNR_FLOOR, SNR_CAP)
+
+    def __call__(self, removed: Sequence[AbstractSet[int]]) -> Tensor:
+        """See `OutputLoss`."""
+        return (self._each(removed) * self._weights).mean(dim=1)

@@ -109,10 +109,10 @@ def remove_layers(
         report("cost of each layer")
         shares = layers.shares(price)
         drawn = additivity.random_subsets(layers, shares, seed=settings.seed)
-        true = measure([one for _, one in drawn], Criterion.OUTPUT, "additivity")
+        true = measure([one for _, one in drawn], settings.criterion.judged, "additivity")
         found = additivity.additivity(layers, shares, scores, drawn, true)
         chosen = [_chosen(measure, shares, scores, keep, price) for keep in keeps]
-        losses = measure(chosen, Criterion.OUTPUT, "what was chosen")
+        losses = measure(chosen, settings.criterion.judged, "what was chosen")
         _write(folder, layers, shares, scores, found)
     predicted = [sum(scores[layer] for layer in one) for one in chosen]
     subnets = [
@@ -194,8 +194,8 @@ def _chosen(
 
 
 def _best(measure: Measure, sets: Sequence[frozenset[int]], what: str) -> frozenset[int]:
-    """The one with the least output loss."""
-    losses = measure(sets, Criterion.OUTPUT, what)
+    """The one with the least loss."""
+    losses = measure(sets, measure.settings.criterion.judged, what)
     return sets[min(range(len(sets)), key=losses.__getitem__)]
 
 

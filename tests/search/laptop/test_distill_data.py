@@ -16,11 +16,11 @@ from search.errors import SearchError
 from search.laptop.distill_data import (
     Conditions,
     Draws,
-    Noising,
     encode_pictures,
     load_picture,
     read_folder,
 )
+from search.laptop.noising import Noising
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.recording import record_call
