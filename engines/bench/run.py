@@ -8,7 +8,6 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib import metadata
 from typing import TYPE_CHECKING, TypeVar
 
 from engines.base import EngineOptions, make_engine
@@ -17,7 +16,7 @@ from engines.bench.contenders import contenders, deepcache_setting
 from engines.bench.full import full_bundle
 from engines.bench.records import Against, Bench, Contender, Kind, Row, Sample, Shape
 from engines.errors import EngineError
-from engines.machine import describe, installed
+from engines.machine import describe, installed, version_of
 from exporter.program import plan_program
 from search.liveness import unroll
 
@@ -208,7 +207,7 @@ def _told(bundle: Bundle, rows: tuple[Row, ...], settings: Settings) -> Bench:
 
 
 def _environment(settings: Settings) -> dict[str, str]:
-    packages = {name: metadata.version(name) for name in PACKAGES}
+    packages = {name: version for name in PACKAGES if (version := version_of(name))}
     for engine in settings.engines:
         packages |= installed(engine.replace("-", "_"))
     if Against.DEEPCACHE in settings.against:

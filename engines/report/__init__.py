@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import math
 import platform
-from importlib import metadata
 from typing import TYPE_CHECKING
 
-from engines.machine import processor
+from engines.machine import processor, version_of
 from engines.report.junit import junit_of
 from engines.report.page import page_of
 from search.files import write_atomically
@@ -76,13 +75,5 @@ def _environment() -> dict[str, str]:
         "processor": processor(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        **{name: version for name in PACKAGES if (version := _version(name))},
+        **{name: version for name in PACKAGES if (version := version_of(name))},
     }
-
-
-def _version(package: str) -> str:
-    """Empty where it is not installed."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return ""
