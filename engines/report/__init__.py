@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import platform
 from typing import TYPE_CHECKING
 
 from engines.machine import processor, version_of
 from engines.report.junit import junit_of
-from engines.report.page import page_of
+from engines.report.page import likeness, page_of
 from search.files import write_atomically
 
 if TYPE_CHECKING:
@@ -27,6 +26,7 @@ PACKAGES = (
     "onnxruntime",
     "openvino",
     "tensorrt",
+    "tensorrt-rtx",
     "polygraphy",
     "numpy",
 )
@@ -61,13 +61,6 @@ def verdict(parity: Parity) -> str:
         f"{final.relative:.1e} (allowed {final.allowed:.1e}), picture {likeness(worst.psnr)}; allowed is "
         f"{parity.k:g} x what rounding makes"
     )
-
-
-def likeness(psnr: float) -> str:
-    """A PSNR of two pictures in words."""
-    if math.isnan(psnr):
-        return "none"
-    return "identical" if psnr == math.inf else f"{psnr:.1f} dB"
 
 
 def _environment() -> dict[str, str]:
