@@ -14,7 +14,7 @@ from engines.base import EngineOptions, make_engine
 from engines.bench import worker
 from engines.bench.contenders import contenders, deepcache_setting
 from engines.bench.full import full_bundle
-from engines.bench.records import Against, Bench, Contender, Kind, Row, Sample, Shape
+from engines.bench.records import Against, Bench, Contender, Kind, Row, Sample
 from engines.errors import EngineError
 from engines.machine import describe, installed, version_of
 from exporter.program import plan_program
@@ -194,7 +194,7 @@ def _told(bundle: Bundle, rows: tuple[Row, ...], settings: Settings) -> Bench:
     return Bench(
         bundle=bundle.path.name,
         subnet=subnet.method,
-        shape=Shape(**vars(bundle.shape)),
+        shape=bundle.shape,
         dtype=bundle.dtype,
         macs_ratio=subnet.full_calls * subnet.topology.macs / sum(macs),
         steps=tuple(call.step for call in program.calls),
