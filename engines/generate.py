@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines.errors import EngineError
-from engines.machine import version_of
 from engines.pictures import Generation, save_latents_to, save_picture
+from engines.versions import version_of
 from exporter.bundle import Bundle
 from exporter.errors import ExportError
 

@@ -16,7 +16,8 @@ from engines.bench.contenders import contenders, deepcache_setting
 from engines.bench.full import full_bundle
 from engines.bench.records import Against, Bench, Contender, Kind, Row, Sample
 from engines.errors import EngineError
-from engines.machine import describe, installed, version_of
+from engines.machine import describe
+from engines.versions import installed, version_of
 from exporter.program import plan_program
 from search.liveness import unroll
 

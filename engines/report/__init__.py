@@ -6,9 +6,10 @@ import json
 import platform
 from typing import TYPE_CHECKING
 
-from engines.machine import processor, version_of
+from engines.machine import processor
 from engines.report.junit import junit_of
 from engines.report.page import likeness, page_of
+from engines.versions import version_of
 from search.files import write_atomically
 
 if TYPE_CHECKING:
