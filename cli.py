@@ -878,7 +878,7 @@ def verify(
 
     plan = Plan(
         bundles=bundles,
-        engines=tuple(name for each in engine_names for name in each.split(",")),
+        engines=tuple(name.strip() for each in engine_names for name in each.split(",")),
         shape=(height, width, images),
         all_variants=all_variants,
         folder=report_folder,

@@ -24,9 +24,9 @@ import psutil
 
 from benchmarks.record import write
 from engines.base import make_engine
-from engines.bench.records import Contender, Kind, Row, Shape, names_of
+from engines.bench.records import Contender, Kind, Row, names_of
 from engines.bench.run import in_turn
-from exporter.bundle import Bundle
+from exporter.bundle import Bundle, Shape
 from exporter.program import plan_program
 from search.methods import search
 from search.model.pipeline import open_pipeline

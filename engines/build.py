@@ -263,5 +263,7 @@ def plan_table(plan: Plan, jobs: int) -> Table:
 def _total(plan: Plan) -> int:
     if plan.folder is None:
         return 0
-    records = (read_record(plan.folder / f"{item.graph[:-5]}.json") for item in plan.items)
+    records = (
+        read_record(plan.folder / f"{item.graph.removesuffix('.onnx')}.json") for item in plan.items
+    )
     return sum(record.bytes for record in records if record is not None)

@@ -57,8 +57,9 @@ def build_apart(job: Job, report: Report = lambda *_: None) -> Record:
         EngineError: the graph cannot be built, or the process died.
     """
     job.out.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "engines.builder"]
-    paths = os.pathsep.join(filter(None, sys.path))
+    # -P: a folder `engines` or `search` where the user happens to be is not ours.
+    command = [sys.executable, "-P", "-m", "engines.builder"]
+    paths = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said,
         subprocess.Popen(

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engines.errors import EngineError
-from engines.machine import describe, installed
+from engines.machine import describe
+from engines.versions import installed
 from exporter.carve import carve
 from exporter.program import Signature, plan_program
 from exporter.variant import trace_denoiser

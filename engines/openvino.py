@@ -60,7 +60,6 @@ class OpenVino:
             )
             raise EngineError(msg)
         self.device = device
-        self.precision = None if options.precision == "float32" else options.precision
         self._core = openvino.Core()
         if "CPU" not in self._core.available_devices:
             msg = (

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from engines.memory import Memory
+    from exporter.bundle import Shape
 
 SCHEMA = 1
 
@@ -55,15 +56,6 @@ class Kind(enum.StrEnum):
 
 
 @dataclass(frozen=True)
-class Shape:
-    """Of the pictures: what `Bundle.open` is asked for."""
-
-    height: int
-    width: int
-    images: int
-
-
-@dataclass(frozen=True)
 class Contender:
     """One row: everything that a process of its own needs to run it.
 
@@ -71,7 +63,7 @@ class Contender:
         name: for people.
         kind: what runs it.
         bundle: its SubNet, prompt inputs and shape; an engine runs its graphs.
-        shape: of the pictures.
+        shape: of the pictures: what `Bundle.open` is asked for.
         is_full: whether every block runs at every step.
         device: where it runs.
         pipeline: directory of the pipeline; an engine does not look at it.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from engines.base import DEFAULTS, EngineOptions, make_engine
 from engines.errors import EngineError
-from engines.parity import verify
+from engines.parity import K, verify
 from engines.report import write_junit, write_report
 from exporter.bundle import Bundle, Shape
 from search.parallel import Where, require_workers, run_jobs
@@ -52,7 +52,7 @@ class Plan:
     prompt: str | None = None
     label: str | None = None
     seed: int = 0
-    k: float = 5.0
+    k: float = K
     bisect: bool = False
     folder: Path | None = None
     junit: Path | None = None

@@ -168,7 +168,7 @@ def _encoded(
 
 def _facts(files: Sequence[Path]) -> str:
     """What tells these files from others."""
-    facts = [[file.name, file.stat().st_size] for file in files]
+    facts = [[file.name, (found := file.stat()).st_size, found.st_mtime_ns] for file in files]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 

@@ -83,6 +83,14 @@ class Recipe:
             if getattr(self, name) < 1:
                 msg = f"--{name.replace('_', '-')} is {getattr(self, name)}; give 1 or more"
                 raise SearchError(msg)
+        for name in ("drop", "ema"):
+            if not 0 <= getattr(self, name) <= 1:
+                msg = f"--{name} is {getattr(self, name)}; give a number from 0 to 1"
+                raise SearchError(msg)
+        for name in ("task_weight", "output_weight", "feature_weight"):
+            if not getattr(self, name) >= 0:
+                msg = f"--{name.replace('_', '-')} is {getattr(self, name)}; give 0 or more"
+                raise SearchError(msg)
         if not self.learning_rate > 0:
             msg = f"--learning-rate is {self.learning_rate}; give a number above 0"
             raise SearchError(msg)

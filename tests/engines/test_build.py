@@ -224,7 +224,7 @@ def test_a_builder_that_dies_is_named(
     fresh: Bundle, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(
-        "import os, sys\nif sys.orig_argv[1:3] == ['-m', 'engines.builder']:\n    os.kill(os.getpid(), 11)\n"
+        "import os, sys\nif sys.orig_argv[2:4] == ['-m', 'engines.builder']:\n    os.kill(os.getpid(), 11)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(EngineError, match=r"built condition\.onnx with openvino died .signal 11"):

@@ -13,11 +13,11 @@ from engines.bench.records import (
     Kind,
     Row,
     Sample,
-    Shape,
     Spread,
     against_of,
 )
 from engines.errors import EngineError
+from exporter.bundle import Shape
 
 SHAPE = Shape(64, 64, 1)
 
