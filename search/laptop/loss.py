@@ -135,9 +135,9 @@ class OutputLoss:
         )
 
     def __call__(self, removed: Sequence[AbstractSet[int]]) -> Tensor:
-        """Per set of layers, the loss of removing them, `[len(removed)]`."""
+        """Per set of layers and tuple, the loss of removing them, `[len(removed), K]`."""
         each = [
             (predicted.without - predicted.whole).square().flatten(3).mean(dim=(1, 3))
             for predicted in self._predictions(removed)
         ]
-        return torch.cat(each, dim=1).mean(dim=1)
+        return torch.cat(each, dim=1)
