@@ -129,7 +129,7 @@ def _held_out(pipeline: Pipeline, whole: SubNet, subnets: list[SubNet], count: i
     return [
         float(x)
         for start in range(0, len(removed), 16)
-        for x in losses(removed[start : start + 16])
+        for x in losses(removed[start : start + 16]).mean(dim=1)
     ]
 
 

@@ -136,11 +136,7 @@ class OutputLoss:
         )
 
     def __call__(self, removed: Sequence[AbstractSet[int]]) -> Tensor:
-        """Per set of layers, the loss of removing them, `[len(removed)]`."""
-        return self._each(removed).mean(dim=1)
-
-    def _each(self, removed: Sequence[AbstractSet[int]]) -> Tensor:
-        """Per set of layers and tuple, `[len(removed), K]`."""
+        """Per set of layers and tuple, the loss of removing them, `[len(removed), K]`."""
         each = [
             (predicted.without - predicted.whole).square().flatten(3).mean(dim=(1, 3))
             for predicted in self._predictions(removed)
@@ -159,4 +155,4 @@ class PictureLoss(OutputLoss):
 
     def __call__(self, removed: Sequence[AbstractSet[int]]) -> Tensor:
         """See `OutputLoss`."""
-        return (self._each(removed) * self._weights).mean(dim=1)
+        return super().__call__(removed) * self._weights

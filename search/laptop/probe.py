@@ -31,10 +31,10 @@ PER_JOB = 16
 
 
 class Probe(Protocol):
-    """Measures sets of layers, `[len(removed)]`."""
+    """Measures sets of layers."""
 
     def __call__(self, removed: Sequence[AbstractSet[int]]) -> torch.Tensor:
-        """One loss for each set."""
+        """Losses `[len(removed), parts]`; that of a set is the mean of its parts."""
 
 
 PROBES: dict[Criterion, Callable[[Pipeline, Layers, Tuples], Probe]] = {
@@ -95,6 +95,12 @@ class Measure:
         self, removed: Sequence[AbstractSet[int]], criterion: Criterion, what: str
     ) -> list[float]:
         """One loss for each set; `what` says in a few words what they are for."""
+        return [sum(parts) / len(parts) for parts in self.parts(removed, criterion, what)]
+
+    def parts(
+        self, removed: Sequence[AbstractSet[int]], criterion: Criterion, what: str
+    ) -> list[tuple[float, ...]]:
+        """The parts of each of these losses: one per tuple, where the criterion has them."""
         keys = [(str(criterion), self._names(one)) for one in removed]
         missing = dict.fromkeys(
             frozenset(o) for o, k in zip(removed, keys, strict=True) if k not in self.known
@@ -109,7 +115,7 @@ class Measure:
         ):
             pairs = [(self._names(o), x) for o, x in zip(jobs[number].removed, losses, strict=True)]
             self.store.add(criterion, pairs)
-            self.known.update({(str(criterion), names): loss for names, loss in pairs})
+            self.known.update({(str(criterion), names): parts for names, parts in pairs})
             done += len(pairs)
             self.report(f"{what}: {done} of {total} sets of layers", done / total)
         return [self.known[key] for key in keys]
@@ -138,7 +144,7 @@ class Measure:
             for start in range(count)
         ]
 
-    def _here(self, job: Job) -> list[float]:
+    def _here(self, job: Job) -> list[tuple[float, ...]]:
         if job.criterion not in self._probes:
             self._probes[job.criterion] = PROBES[job.criterion](
                 self.pipeline, self.layers, self.tuples
@@ -146,7 +152,7 @@ class Measure:
         return _finite(self._probes[job.criterion], job, self.layers)
 
 
-def _elsewhere(job: Job) -> list[float]:
+def _elsewhere(job: Job) -> list[tuple[float, ...]]:
     """The losses of a job, in a worker that opens the pipeline for itself."""
     probe, layers = _opened(job.pipeline, job.folder, job.run, job.device, job.criterion)
     return _finite(probe, job, layers)
@@ -162,14 +168,14 @@ def _opened(
     return PROBES[criterion](pipeline, layers, Tuples.load(folder / TUPLES)), layers
 
 
-def _finite(probe: Probe, job: Job, layers: Layers) -> list[float]:
+def _finite(probe: Probe, job: Job, layers: Layers) -> list[tuple[float, ...]]:
     losses = probe(job.removed)
-    for one, loss in zip(job.removed, losses.isfinite().tolist(), strict=True):
-        if not loss:
+    for one, is_finite in zip(job.removed, losses.isfinite().all(dim=1).tolist(), strict=True):
+        if not is_finite:
             names = sorted(layers.names[layer] for layer in one)
             msg = (
                 f"without {names} the denoiser's predictions are not finite; check the pipeline's "
                 "weights"
             )
             raise SearchError(msg)
-    return [float(loss) for loss in losses]
+    return [tuple(parts) for parts in losses.tolist()]

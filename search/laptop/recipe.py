@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 POWERS = (0.5, 0.75)
 QUANTILES = (0.1, 0.25, 0.5, 0.75)
 """What a missing layer costs beyond its score, as quantiles of the scores."""
-WORTHWHILE = 0.8
-"""By so much a set must beat the plain knapsack's choice: less may be the tuples' chance."""
 ROUNDING = 1e-6
 """Of shares that are added up."""
 ATTEMPTS = 8
@@ -174,23 +172,56 @@ def _chosen(
     first = within(layers, shares, scores, keep, cost)
     if not rounds:
         return first
-    views = _views(measure, scores)
-    tried = {within(layers, shares, view, keep, cost): view for view in reversed(views)}
-    best = _best(measure, list(tried), f"keep {keep:g}: ways to add up")
-    view = tried[best]
+    tried = [within(layers, shares, view, keep, cost) for view in _views(measure, scores)]
+    best = _best(measure, [first, *tried], f"keep {keep:g}: ways to add up")
     for number in range(rounds):
-        around, what = [best], f"keep {keep:g}, round {number + 1} of {rounds}"
+        what = f"keep {keep:g}, round {number + 1} of {rounds}"
+        around = _scores_around(measure, best, what)
         measure.report(f"{what}: knapsacks")
-        for layer in sorted(best):
-            spared = [0.0 if i == layer else share for i, share in enumerate(shares)]
-            with suppress(SearchError):
-                around.append(within(layers, spared, view, keep, cost))
-        better = _best(measure, around, what)
+        near = [best, *_spared(layers, shares, [scores, around], best, keep, cost)]
+        better = _best(measure, near, what)
         if better == best:
             break
         best = better
-    before, after = measure([first, best], Criterion.OUTPUT, f"keep {keep:g}: choice")
-    return best if after <= WORTHWHILE * before else first
+    return best if _is_sure(measure, first, best) else first
+
+
+def _spared(
+    layers: Layers,
+    shares: Sequence[float],
+    views: Sequence[Sequence[float]],
+    chosen: frozenset[int],
+    keep: float,
+    cost: Cost,
+) -> list[frozenset[int]]:
+    """The knapsack's choices if one of the chosen layers must stay, or none."""
+    found: list[frozenset[int]] = []
+    for view in views:
+        for spared in (None, *sorted(chosen)):
+            left = [0.0 if i == spared else share for i, share in enumerate(shares)]
+            with suppress(SearchError):
+                found.append(within(layers, left, view, keep, cost))
+    return list(dict.fromkeys(found))
+
+
+def _scores_around(measure: Measure, chosen: frozenset[int], what: str) -> list[float]:
+    """Per layer, how far the output loss rises with it: beside what is chosen, but for its own kin."""
+    layers = measure.layers
+    count = len(layers.names)
+    rest = [
+        frozenset(other for other in chosen if other != i and layers.are_apart({i, other}))
+        for i in range(count)
+    ]
+    both = [one | {i} for i, one in enumerate(rest)]
+    losses = measure([*rest, *both], measure.settings.criterion.judged, what)
+    return [there - here for here, there in zip(losses[:count], losses[count:], strict=True)]
+
+
+def _is_sure(measure: Measure, first: frozenset[int], other: frozenset[int]) -> bool:
+    """Whether the other set has less loss by more than the tuples' chance: a standard error."""
+    parts = measure.parts([first, other], measure.settings.criterion.judged, "choice")
+    gain = np.asarray(parts[0]) - np.asarray(parts[1])
+    return bool(gain.mean() > gain.std() / len(gain) ** 0.5)
 
 
 def _best(measure: Measure, sets: Sequence[frozenset[int]], what: str) -> frozenset[int]:

@@ -42,15 +42,13 @@ class TaskLoss:
         self.predictions = Predictions(pipeline, layers, noised, tuples.timesteps, tuples.prompts)
 
     def __call__(self, removed: Sequence[AbstractSet[int]]) -> Tensor:
-        """Per set of layers, the rise of the loss without them, `[len(removed)]`."""
-        total = torch.zeros(len(removed))
+        """Per set of layers and tuple, the rise of the loss without them, `[len(removed), K]`."""
+        each = []
         for predicted in self.predictions(removed):
             target = self.targets[predicted.part]
-            whole = (predicted.whole - target).square().flatten(2).mean(dim=(0, 2)).sum()
-            total += (predicted.without - target).square().flatten(3).mean(dim=(1, 3)).sum(
-                1
-            ) - whole
-        return total / len(self.targets)
+            whole = (predicted.whole - target).square().flatten(2).mean(dim=(0, 2))
+            each.append((predicted.without - target).square().flatten(3).mean(dim=(1, 3)) - whole)
+        return torch.cat(each, dim=1)
 
 
 class LatentStatistics:
@@ -78,8 +76,8 @@ class LatentStatistics:
         self._whole = self._statistics(frozenset())
 
     def __call__(self, removed: Sequence[AbstractSet[int]]) -> Tensor:
-        """Per set of layers, how far both move without them, `[len(removed)]`."""
-        return torch.stack([self._moved(one) for one in removed])
+        """Per set of layers, how far both move without them, `[len(removed), 1]`."""
+        return torch.stack([self._moved(one) for one in removed])[:, None]
 
     def _moved(self, one: AbstractSet[int]) -> Tensor:
         pairs = zip(self._statistics(one), self._whole, strict=True)

@@ -20,8 +20,8 @@ TUPLES = "tuples.safetensors"
 LOSSES = "losses.jsonl"
 SCORES = "scores.json"
 
-Known = dict[tuple[str, frozenset[str]], float]
-"""Losses by criterion and names of the layers that are removed."""
+Known = dict[tuple[str, frozenset[str]], tuple[float, ...]]
+"""Losses by criterion and names of the layers that are removed: one per tuple, or one over all."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,13 @@ class Store:
             raise SearchError(msg)
         return self._read()
 
-    def add(self, criterion: str, losses: Iterable[tuple[Iterable[str], float]]) -> None:
+    def add(
+        self, criterion: str, losses: Iterable[tuple[Iterable[str], tuple[float, ...]]]
+    ) -> None:
         """Write losses behind the others: one line of JSON for each set of layers."""
         lines = [
-            json.dumps({"criterion": criterion, "removed": sorted(names), "loss": loss}) + "\n"
-            for names, loss in losses
+            json.dumps({"criterion": criterion, "removed": sorted(names), "losses": parts}) + "\n"
+            for names, parts in losses
         ]
         with (self.path / LOSSES).open("a", encoding="utf-8") as file:
             file.writelines(lines)
@@ -76,17 +78,18 @@ class Store:
         whole = text[: text.rfind("\n") + 1]
         if whole != text:
             write_atomically(file, whole)
-        return dict(_loss(line, str(file)) for line in whole.splitlines())
+        return dict(_losses(line, str(file)) for line in whole.splitlines())
 
 
-def _loss(line: str, source: str) -> tuple[tuple[str, frozenset[str]], float]:
+def _losses(line: str, source: str) -> tuple[tuple[str, frozenset[str]], tuple[float, ...]]:
     entry = parse_json(line, source)
     try:
-        key, loss = (str(entry["criterion"]), frozenset(map(str, entry["removed"]))), entry["loss"]
-    except (KeyError, TypeError) as error:
-        msg = f"{source!r} has a line without {error}; give another directory"
+        key = str(entry["criterion"]), frozenset(map(str, entry["removed"]))
+        parts = tuple(map(float, entry["losses"]))
+    except (KeyError, TypeError, ValueError) as error:
+        msg = f"{source!r} has a line that lacks or garbles {error}; give another directory"
         raise SearchError(msg) from error
-    if not isinstance(loss, float) or not math.isfinite(loss):
-        msg = f"{source!r} has the loss {loss!r}; give another directory"
+    if not parts or not all(map(math.isfinite, parts)):
+        msg = f"{source!r} has the losses {list(parts)}; give another directory"
         raise SearchError(msg)
-    return key, loss
+    return key, parts
