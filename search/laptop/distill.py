@@ -8,7 +8,6 @@ import hashlib
 import json
 import math
 import shutil
-import tempfile
 import time
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from accelerate import Accelerator, PartialState
 from torch import Tensor
 
 from search.errors import SearchError
+from search.files import require_free, whole_directory
 from search.laptop.distill_data import Captioned, Draws, encode_pictures, load_picture
 from search.laptop.distill_losses import (
     feature_loss,
@@ -132,13 +132,6 @@ def distill(
     return summarise(pipeline.denoiser, student, done)
 
 
-def require_free(out: Path) -> None:
-    """Refuse a directory that is there already."""
-    if out.exists():
-        msg = f"{str(out)!r} is already there; give another directory, or remove it"
-        raise SearchError(msg)
-
-
 def _encoded(
     pipeline: Pipeline,
     data: Captioned,
@@ -184,17 +177,14 @@ def prune(pipeline: Pipeline, names: Sequence[str]) -> nn.Module:
 
 def save_pipeline(pipeline: Pipeline, student: Any, out: Path) -> None:
     """Write the pipeline's directory again with another denoiser, whole or not at all."""
-    out.parent.mkdir(parents=True, exist_ok=True)
     component = pipeline.family.component
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
-        made = Path(folder) / out.name
 
-        def others(at: str, names: list[str]) -> list[str]:
-            return [name for name in names if name == component and Path(at) == pipeline.path]
+    def others(at: str, names: list[str]) -> list[str]:
+        return [name for name in names if name == component and Path(at) == pipeline.path]
 
-        shutil.copytree(pipeline.path, made, ignore=others)
+    with whole_directory(out) as made:
+        shutil.copytree(pipeline.path, made, ignore=others, dirs_exist_ok=True)
         student.save_pretrained(made / component, safe_serialization=True)
-        made.rename(out)
 
 
 def train(

@@ -193,7 +193,7 @@ def test_an_existing_directory_is_refused(
     pipelines: Callable[[str], Path], pictures: Path, tmp_path: Path
 ) -> None:
     path = pipelines("three-levels")
-    with pytest.raises(SearchError, match="is already there; give another directory"):
+    with pytest.raises(SearchError, match="exists; remove it or choose another name"):
         distill(
             path,
             skipping(path, GONE),
