@@ -384,7 +384,7 @@ class _Run:
             "recipe": dataclasses.asdict(self.recipe) | {"save_every": 0},
             "teacher": self.pipeline.fingerprint,
             "removed": self.removed,
-            "pictures": self.draws.count,
+            "data": self.draws.fingerprint,
             "processes": self.accelerator.num_processes,
         }
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -244,10 +245,14 @@ class Draws:
         self.conditions = Conditions(pipeline, size)
         self.noising = Noising.of(pipeline.pipe.scheduler)
 
-    @property
-    def count(self) -> int:
-        """Of pictures."""
-        return len(self._captions)
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of captions and latents."""
+        digest = hashlib.sha256(json.dumps([*self._captions]).encode())
+        digest.update(str(self._latents.shape).encode())
+        for picture in self._latents:
+            digest.update(np.ascontiguousarray(picture))
+        return digest.hexdigest()
 
     def batch(
         self, seed: tuple[int, ...], count: int, *, drop: float, floor: float, cap: float

@@ -26,9 +26,19 @@ PLOT = "losses.png"
 CHECKPOINT = "checkpoint.pt"
 LATENTS = "latents.npy"
 LATENTS_OF = "latents.json"
+SCHEMA = 1
+"""Of checkpoints."""
 SMOOTHED = 20
 """Iterations that the plot averages over."""
-_UNREADABLE = (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError)
+_UNREADABLE = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    AttributeError,
+    KeyError,
+    TypeError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True)
@@ -89,6 +99,7 @@ class RunFolder:
         """Write the checkpoint and the plot, each whole or not at all."""
         buffer = io.BytesIO()
         content = {
+            "schema": SCHEMA,
             "identity": _text(checkpoint.identity),
             "iterations": checkpoint.iterations,
             "states": checkpoint.states,
@@ -109,6 +120,7 @@ class RunFolder:
             return None
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
+            _require_schema(content.get("schema"))
             theirs = json.loads(content["identity"])
             done = tuple(Progress(*entry) for entry in content["done"])
             found = Checkpoint(theirs, int(content["iterations"]), content["states"], done)
@@ -168,6 +180,12 @@ def plot(done: Sequence[Progress]) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()
+
+
+def _require_schema(found: object) -> None:
+    if found != SCHEMA:
+        msg = f"it has schema {found}, expected {SCHEMA}"
+        raise ValueError(msg)
 
 
 def _text(identity: Mapping[str, object]) -> str:
