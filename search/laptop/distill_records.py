@@ -148,7 +148,8 @@ class RunFolder:
     ) -> NDArray[np.float32]:
         """Encoded pictures of `shape`, kept in a file; `fill` makes them where there are none yet."""
         file, of = self.path / LATENTS, self.path / LATENTS_OF
-        if of.is_file() and file.is_file() and of.read_text(encoding="utf-8") == _text(identity):
+        text = _text({"schema": 1, "kind": "stepcarve-latents", **identity})
+        if of.is_file() and file.is_file() and of.read_text(encoding="utf-8") == text:
             kept: NDArray[np.float32] = np.load(file, mmap_mode="r", allow_pickle=False)
             return kept
         self.path.mkdir(parents=True, exist_ok=True)
@@ -156,7 +157,7 @@ class RunFolder:
         made = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape)
         fill(made)
         made.flush()
-        write_atomically(of, _text(identity))
+        write_atomically(of, text)
         return made
 
 
