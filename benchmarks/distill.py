@@ -16,6 +16,7 @@ from benchmarks.frontier import GUIDANCE, REAL
 from benchmarks.record import RESULTS, origin, write_as_it_is
 from examples.shapes.evaluate import HELD_OUT_SEED, HERE
 from examples.shapes.pictures import class_names, draw
+from search.blocks import outermost
 from search.judge import Judge, frechet_distance
 from search.laptop.distill import prune, save_pipeline, summarise, train
 from search.laptop.distill_data import Draws, encode_pictures
@@ -25,7 +26,6 @@ from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.recording import with_parts
 from search.model.reference import sample
-from search.model.removed import outermost
 from search.subnet import Granularity, SubNet
 
 if TYPE_CHECKING:

@@ -19,6 +19,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from torch import Tensor
 
+from search.blocks import outermost
 from search.errors import SearchError
 from search.files import require_free, whole_directory
 from search.laptop.distill_data import Captioned, Draws, encode_pictures, load_picture
@@ -31,7 +32,7 @@ from search.laptop.distill_losses import (
 from search.laptop.distill_recipe import Loss, skipped_blocks
 from search.laptop.distill_records import Checkpoint, Progress, RunFolder
 from search.model.pipeline import Pipeline, open_for
-from search.model.removed import KEY, outermost, remove_blocks
+from search.model.removed import KEY, remove_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
