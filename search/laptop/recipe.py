@@ -110,7 +110,7 @@ def remove_layers(
         shares = layers.shares(price)
         drawn = additivity.random_subsets(layers, shares, seed=settings.seed)
         true = measure([one for _, one in drawn], settings.criterion.judged, "additivity")
-        found = additivity.additivity(layers, shares, scores, drawn, true)
+        found = additivity.additivity(scores, drawn, true)
         chosen = [_chosen(measure, shares, scores, keep, price) for keep in keeps]
         losses = measure(chosen, settings.criterion.judged, "what was chosen")
         _write(measure.store, layers, shares, scores, found)
