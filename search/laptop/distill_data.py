@@ -260,7 +260,7 @@ class Draws:
         digest = hashlib.sha256(json.dumps([*self._captions]).encode())
         digest.update(str(self._latents.shape).encode())
         for picture in self._latents:
-            digest.update(np.ascontiguousarray(picture))
+            digest.update(picture.tobytes())
         return digest.hexdigest()
 
     def batch(
