@@ -479,10 +479,11 @@ def frontier(
 ) -> None:
     """Compare our search with the paper's and with simple baselines: quality against cost."""
     _quiet_libraries()
+    from search.files import require_free
     from search.frontier.run import run_frontier
     from search.frontier.settings import Method, Settings, methods_of
     from search.frontier.table import full_judged, tables
-    from search.frontier.write import require_free, write_frontier
+    from search.frontier.write import write_frontier
     from search.model.pipeline import open_pipeline, require_device
     from search.options import keeps_of
     from search.prompts import read_prompts

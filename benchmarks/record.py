@@ -37,13 +37,22 @@ def _version(package: str) -> str | None:
         return None
 
 
-def write(name: str, result: dict[str, Any]) -> Path:
-    """Write `results/NAME.json` with the command line and the machine."""
+def origin() -> dict[str, Any]:
+    """The command line and the machine of this process."""
     module = Path(sys.argv[0]).stem
     command = " ".join(["python -m", f"benchmarks.{module}", *map(portable, sys.argv[1:])])
+    return {"command": command, "machine": machine()}
+
+
+def write(name: str, result: dict[str, Any]) -> Path:
+    """Write `results/NAME.json` with the command line and the machine."""
+    return write_as_it_is(name, {**origin(), **result})
+
+
+def write_as_it_is(name: str, result: dict[str, Any]) -> Path:
+    """Write `results/NAME.json` of several commands, whose entries have an `origin` each."""
     path = RESULTS / f"{name}.json"
-    record = portable({"command": command, "machine": machine(), **result})
-    write_atomically(path, json.dumps(record, indent=1) + "\n")
+    write_atomically(path, json.dumps(portable(result), indent=1) + "\n")
     return path
 
 

@@ -21,6 +21,7 @@ from engines.base import EngineOptions, make_engine
 from engines.built import Record, Source
 from engines.errors import EngineError
 from exporter.bundle import sha256
+from search.files import flush
 
 if TYPE_CHECKING:
     from engines.base import Report
@@ -124,7 +125,7 @@ def build_here(job: Job, report: Report) -> Record:
         engine.build(job.graph, made, report)
         seconds = time.perf_counter() - began
         record = Record(job.source, sha256(made), made.stat().st_size, seconds)
-        _flush(made)
+        flush(made)
         made.replace(job.out)
         record.save(job.out.with_suffix(".json"))
     finally:
@@ -168,11 +169,6 @@ def _job(content: dict[str, Any]) -> Job:
         "source": Source(**content["source"]),
     }
     return Job(**{**content, **paths, **parts})
-
-
-def _flush(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 if __name__ == "__main__":

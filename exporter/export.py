@@ -15,9 +15,10 @@ import onnx_ir as ir
 from exporter.bundle import WEIGHTS, Bundle, require_dtype, sha256
 from exporter.errors import ExportError
 from exporter.preflight import require_room
-from exporter.staging import Staging, require_free, staging
+from exporter.staging import Staging, staging
 from exporter.variant import Variant, carve_variant
 from exporter.weights import refer, write_weights
+from search.files import require_free
 from search.methods import resized
 from search.model.pipeline import Pipeline, open_for
 
@@ -65,8 +66,8 @@ def export(
         report: told, in a few words, what is being done.
 
     Raises:
-        SearchError: the SubNet is for another pipeline, or cannot be used at one of the `sizes`.
-        ExportError: unknown `dtype`, too little memory or disk, `out` exists, or something cannot be exported.
+        SearchError: the SubNet is for another pipeline, or cannot be used at one of the `sizes`, or `out` exists.
+        ExportError: unknown `dtype`, too little memory or disk, or something cannot be exported.
     """
     require_dtype(dtype)
     if not batches or min(batches) < 1:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,7 +50,8 @@ def read_folder(folder: Path) -> Captioned:
     it, each picture has its caption in a text file of the same name.
 
     Raises:
-        SearchError: there are no pictures, one has no caption, or one lies outside the folder.
+        SearchError: there are no pictures, one has no caption or lies outside the folder, or a text is
+            not UTF-8.
     """
     if not folder.is_dir():
         msg = f"there is no directory {str(folder)!r}; give a folder of pictures with captions"
@@ -63,7 +65,7 @@ def read_folder(folder: Path) -> Captioned:
 
 
 def _listed(folder: Path, listed: Path) -> Iterator[tuple[Path, str]]:
-    for number, line in enumerate(listed.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(_text(listed).splitlines(), 1):
         if not line.strip():
             continue
         try:
@@ -91,11 +93,19 @@ def _beside(folder: Path) -> Iterator[tuple[Path, str]]:
         if not text.is_file():
             msg = f"{str(file)!r} has no caption; put one into {text.name!r} beside it, or write {METADATA}"
             raise SearchError(msg)
-        yield file, text.read_text(encoding="utf-8").strip()
+        yield file, _text(text).strip()
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        msg = f"{str(file)!r} is not UTF-8 text; write it again as UTF-8"
+        raise SearchError(msg) from error
 
 
 def load_picture(file: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """A picture as `[height, width, 3]` of `size`, cut to its middle.
+    """A picture as `[height, width, 3]` of `size`, upright, cut to its middle.
 
     Raises:
         SearchError: the file holds none.
@@ -104,8 +114,8 @@ def load_picture(file: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
 
     try:
         with Image.open(file) as image:
-            fitted = ImageOps.fit(image.convert("RGB"), size[::-1], Image.Resampling.LANCZOS)
-            return np.asarray(fitted)
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+            return np.asarray(ImageOps.fit(upright, size[::-1], Image.Resampling.LANCZOS))
     except (OSError, Image.DecompressionBombError) as error:
         msg = f"{str(file)!r} holds no picture ({error}); remove it"
         raise SearchError(msg) from error
@@ -244,10 +254,14 @@ class Draws:
         self.conditions = Conditions(pipeline, size)
         self.noising = Noising.of(pipeline.pipe.scheduler)
 
-    @property
-    def count(self) -> int:
-        """Of pictures."""
-        return len(self._captions)
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of captions and latents."""
+        digest = hashlib.sha256(json.dumps([*self._captions]).encode())
+        digest.update(str(self._latents.shape).encode())
+        for picture in self._latents:
+            digest.update(picture.tobytes())
+        return digest.hexdigest()
 
     def batch(
         self, seed: tuple[int, ...], count: int, *, drop: float, floor: float, cap: float

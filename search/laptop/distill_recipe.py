@@ -6,6 +6,7 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from search.blocks import skipped
 from search.errors import SearchError
 from search.laptop.noising import SNR_CAP, SNR_FLOOR
 from search.subnet import Action, Granularity
@@ -114,14 +115,14 @@ def loss_of(name: str) -> Loss:
 
 
 def skipped_blocks(subnet: SubNet) -> list[str]:
-    """The blocks that a SubNet skips at every step.
+    """The blocks that a SubNet skips at every step, if it does nothing else.
 
     Raises:
         SearchError: there are none, or the SubNet does anything else than skip and run.
     """
     names = subnet.topology.blocks
     columns = [{row[block] for row in subnet.actions} for block in range(len(names))]
-    mixed = [name for name, found in zip(names, columns, strict=True) if len(found) > 1]
+    mixed = [name for name, column in zip(names, columns, strict=True) if len(column) > 1]
     other = set().union(*columns) - {Action.RUN, Action.SKIP}
     if mixed or other:
         what = f"has {', '.join(sorted(other))}" if other else f"changes {mixed[:3]} between steps"
@@ -130,8 +131,8 @@ def skipped_blocks(subnet: SubNet) -> list[str]:
             "give one of --method laptop"
         )
         raise SearchError(msg)
-    skipped = [n for n, found in zip(names, columns, strict=True) if found == {Action.SKIP}]
-    if not skipped:
+    found = skipped(subnet)
+    if not found:
         msg = "the SubNet skips no block, so there is nothing to take out; give one of --method laptop"
         raise SearchError(msg)
-    return skipped
+    return found

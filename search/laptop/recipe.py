@@ -20,7 +20,7 @@ from search.laptop.layers import Layers, constant, layers_of
 from search.laptop.probe import PROBES, Measure
 from search.laptop.rivals import magnitudes, taylor
 from search.laptop.settings import Criterion, Settings
-from search.laptop.store import FULL, SCORES, TUPLES, Store
+from search.laptop.store import FULL, TUPLES, Store
 from search.laptop.tuples import Tuples, draw_tuples
 
 if TYPE_CHECKING:
@@ -108,10 +108,10 @@ def remove_layers(
         shares = layers.shares(price)
         drawn = additivity.random_subsets(layers, shares, seed=settings.seed)
         true = measure([one for _, one in drawn], settings.criterion.judged, "additivity")
-        found = additivity.additivity(layers, shares, scores, drawn, true)
+        found = additivity.additivity(scores, drawn, true)
         chosen = [_chosen(measure, shares, scores, keep, price) for keep in keeps]
         losses = measure(chosen, settings.criterion.judged, "what was chosen")
-        _write(folder, layers, shares, scores, found)
+        _write(measure.store, layers, shares, scores, found)
     predicted = [sum(scores[layer] for layer in one) for one in chosen]
     subnets = [
         layers.without(one, f"laptop {settings.criterion} keep {keep:g}")
@@ -269,7 +269,7 @@ def within(
 
 
 def _write(
-    folder: Path,
+    store: Store,
     layers: Layers,
     shares: Sequence[float],
     scores: Sequence[float],
@@ -279,6 +279,5 @@ def _write(
         {"layer": name, "share": share, "score": score}
         for name, share, score in zip(layers.names, shares, scores, strict=True)
     ]
-    write_atomically(folder / SCORES, json.dumps(table, indent=1) + "\n")
-    write_atomically(folder / "additivity.json", json.dumps(found.to_json(), indent=1) + "\n")
-    write_atomically(folder / "additivity.png", additivity.draw(found))
+    store.conclude(table, found.to_json())
+    write_atomically(store.path / "additivity.png", additivity.draw(found))

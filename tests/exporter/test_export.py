@@ -21,6 +21,7 @@ from exporter.bundle import Bundle
 from exporter.errors import ExportError
 from exporter.export import export
 from exporter.summary import summarise
+from search.errors import SearchError
 from search.methods import search
 from search.model.pipeline import open_pipeline
 from search.options import Options
@@ -271,7 +272,7 @@ def test_an_existing_target_is_left_alone(pipelines: Callable[[str], Path], tmp_
     out = tmp_path / "bundle"
     out.mkdir()
     (out / "precious").write_text("mine")
-    with pytest.raises(ExportError, match=r"bundle' exists; remove it or choose another name"):
+    with pytest.raises(SearchError, match=r"bundle' exists; remove it or choose another name"):
         export(pipelines("three-levels"), small(pipelines), out)
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
 
