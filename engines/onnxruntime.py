@@ -60,9 +60,7 @@ class OnnxRuntime:
             msg = f"unknown device {device!r}; onnxruntime runs on {' or '.join(PROVIDERS)}"
             raise EngineError(msg)
         if device == "cpu" and not asked.cuda_graph:
-            msg = (
-                "onnxruntime records calls on cuda only, but the device is 'cpu'; leave --no-cuda-graph out"
-            )
+            msg = "onnxruntime records calls on cuda only, but the device is 'cpu'; leave --no-cuda-graph out"
             raise EngineError(msg)
         self.device, self._asked = device, asked
         self.buffers: Buffers = NumpyBuffers()

@@ -84,7 +84,7 @@ def test_a_run_that_does_not_start_is_an_error_of_the_engine(
 
 
 def test_an_option_for_the_gpu_is_refused_on_the_cpu() -> None:
-    with pytest.raises(EngineError, match="on cuda only, .* leave --no-cuda-graph out"):
+    with pytest.raises(EngineError, match=r"on cuda only, .* leave --no-cuda-graph out"):
         make_engine("onnxruntime", "cpu", EngineOptions(cuda_graph=False))
 
 
