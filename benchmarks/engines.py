@@ -84,6 +84,7 @@ class Bundles:
             is_full=method == "full" and kind is not Kind.DEEPCACHE,
             device="cpu",
             pipeline=self.folder / "pipeline",
+            dtype="float32",
             **more,
         )
 

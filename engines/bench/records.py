@@ -67,6 +67,7 @@ class Contender:
         is_full: whether every block runs at every step.
         device: where it runs.
         pipeline: directory of the pipeline; an engine does not look at it.
+        dtype: that the denoiser computes in: PyTorch's pipelines are made so, an engine's bundle is.
         engine: its name; empty for PyTorch.
         interval: of full steps, for the DeepCache package.
         branch: likewise.
@@ -81,6 +82,7 @@ class Contender:
     is_full: bool
     device: str
     pipeline: Path
+    dtype: str
     engine: str = ""
     interval: int = 0
     branch: int = 0
@@ -253,6 +255,7 @@ class Bench:
             "kind": mine.kind,
             "engine": mine.engine,
             "device": mine.device,
+            "dtype": mine.dtype,
             "full": mine.is_full,
         }
         if not row.samples:
