@@ -173,7 +173,7 @@ jobs_option = click.option(
     "--jobs",
     default=1,
     show_default=True,
-    help="Processes at once; they share the machine's cores.",
+    help="Processes at once, which share the machine's cores; of searches, for laptop.",
 )
 parallel_option = click.option(
     "--parallel", default="local", show_default=True, help="Where they run: local, ray or dask."
@@ -260,10 +260,8 @@ def demo(out: Path, as_json: bool) -> None:
     help="laptop: output, picture, magnitude, taylor, task or ld-pruner.",
 )
 @click.option("--tuples", default=64, show_default=True, help="laptop: inputs to measure on.")
-@click.option("--jobs", default=1, show_default=True, help="laptop: measure so many at once.")
-@click.option(
-    "--parallel", default="local", show_default=True, help="laptop: jobs run local, on ray or dask."
-)
+@jobs_option
+@parallel_option
 @click.option(
     "--variant", default="base", show_default=True, help="bk-sdm: base, small, tiny, keep."
 )
@@ -874,11 +872,12 @@ def verify(
     """Compare bundles with the PyTorch reference; exit 0 only if parity holds for all."""
     _quiet_libraries()
     from engines.parity.many import Plan, verify_many
+    from search.options import names_of
     from search.parallel import where_of
 
     plan = Plan(
         bundles=bundles,
-        engines=tuple(name.strip() for each in engine_names for name in each.split(",")),
+        engines=names_of(",".join(engine_names)),
         shape=(height, width, images),
         all_variants=all_variants,
         folder=report_folder,
@@ -1038,11 +1037,12 @@ def bench(
 ) -> None:
     """Measure seconds and memory beside PyTorch, all rows in turn in one run."""
     _quiet_libraries()
-    from engines.bench.records import against_of, names_of
+    from engines.bench.records import against_of
     from engines.bench.run import Settings
     from engines.bench.run import bench as run_bench
     from engines.bench.show import tables, write_bench
     from exporter.bundle import Bundle
+    from search.options import names_of
 
     settings = Settings(
         engines=names_of(engines), device=device, against=against_of(against), **options

@@ -422,6 +422,7 @@ BAD = [
     ("verify {bundle} {no}", "is not a bundle"),
     ("verify {bundle} {classes} --junit {tmp}/x.xml", "but 2 variants are to be verified"),
     ("verify {bundle} --engine magic", "unknown engine 'magic'"),
+    ("verify {bundle} --engine ,", "no engine is named"),
     ("verify {bundle} --pipeline {no}", "there is no directory"),
     ("inspect {tmp}", "is not a bundle"),
     ("inspect {subnet} --image {tmp}/x.bmp", "give a file that ends in .png, .svg or .pdf"),

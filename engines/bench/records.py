@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from engines.errors import EngineError
+from search.options import names_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,11 +29,6 @@ class Against(enum.StrEnum):
     """The DeepCache package on diffusers' own pipeline."""
     COMPILE = "compile"
     """diffusers' own pipeline with its denoiser compiled by torch.compile."""
-
-
-def names_of(text: str) -> tuple[str, ...]:
-    """`a, b` as a tuple, each name once."""
-    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 def against_of(text: str) -> tuple[Against, ...]:
