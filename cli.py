@@ -887,19 +887,19 @@ def verify(
     where = where_of(parallel)
     with _status() as report:
         done = verify_many(plan.checks(), jobs=jobs, where=where, report=report)
-    _print_verified(done, as_json=as_json)
+    if as_json:
+        records = [{"bundle": each.name, **each.parity.to_json()} for each in done]
+        click.echo(json.dumps(records if plan.is_of_several else done[0].parity.to_json()))
+    else:
+        _print_verified(done)
     if not all(verified.parity.passed for verified in done):
         sys.exit(FAILED)
 
 
-def _print_verified(done: list[Verified], *, as_json: bool) -> None:
+def _print_verified(done: list[Verified]) -> None:
     """Each verdict; with the bundle's name where there are several."""
     from engines.report import verdict
 
-    if as_json:
-        records = [{"bundle": each.name, **each.parity.to_json()} for each in done]
-        click.echo(json.dumps(records if len(records) > 1 else done[0].parity.to_json()))
-        return
     for each in done:
         start = f"{each.name}: " if len(done) > 1 else ""
         for sentence in (*each.parity.failures, *each.parity.blocks):

@@ -253,6 +253,8 @@ def test_verify_exits_0_and_writes_a_report(made: Path, tmp_path: Path) -> None:
     assert written == {"report.html", "parity.json", "junit.xml"}
     data = json.loads(ok("verify", made / "dit", "--json", "--prompt", "red square"))
     assert data["passed"] is True
+    line = ("verify", made / "dit", "--json", "--all-variants", "--prompt", "red square")
+    assert [each["passed"] for each in json.loads(ok(*line))] == [True]
 
 
 def test_verify_exits_1_when_parity_fails(made: Path, tmp_path: Path) -> None:

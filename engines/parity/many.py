@@ -57,6 +57,11 @@ class Plan:
     folder: Path | None = None
     junit: Path | None = None
 
+    @property
+    def is_of_several(self) -> bool:
+        """Whether several bundles, variants or engines were asked for, however many there are."""
+        return len(self.bundles) > 1 or self.all_variants or len(self.engines) > 1
+
     def checks(self) -> list[Check]:
         """One for each variant.
 
