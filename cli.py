@@ -788,9 +788,7 @@ def build(
         if plan.folder is None:
             seconds = load_all(opened, engine, report)
         else:
-            done = build_bundle(
-                opened, engine, options, jobs=jobs, where=where, plan=plan, report=report
-            )
+            done = build_bundle(opened, engine, jobs=jobs, where=where, plan=plan, report=report)
             seconds = done.seconds
     graphs, missing = len(plan.items), len(plan.missing)
     if as_json:

@@ -62,7 +62,7 @@ class OnnxRuntime:
         if device == "cpu" and not asked.cuda_graph:
             msg = "onnxruntime records calls on cuda only, but the device is 'cpu'; leave --no-cuda-graph out"
             raise EngineError(msg)
-        self.device, self._asked = device, asked
+        self.device, self.options = device, asked
         self.buffers: Buffers = NumpyBuffers()
         self._settings: dict[str, str] = {}
         if device != "cpu":
@@ -87,8 +87,8 @@ class OnnxRuntime:
         """Load a graph; its weights stay in the memory-mapped file, shared by all sessions."""
         del built
         options = onnxruntime.SessionOptions()
-        if self._asked.threads is not None:
-            options.intra_op_num_threads = self._asked.threads
+        if self.options.threads is not None:
+            options.intra_op_num_threads = self.options.threads
         options.log_severity_level = 3
         # Prepacked weights are private copies, and so are those of the layout optimisations.
         options.add_session_config_entry("session.disable_prepacking", "1")

@@ -157,6 +157,15 @@ def test_other_options_are_another_build(built: Bundle) -> None:
     assert built_file(built, other, built.decoder) is None
 
 
+def test_processes_get_the_options_of_the_engine(
+    built: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs: list[Job] = []
+    monkeypatch.setattr("engines.build.run_jobs", lambda _, todo, **__: jobs.extend(todo) or ())
+    build_bundle(built, make_engine("openvino", "cpu", EngineOptions(threads=1)))
+    assert {job.options for job in jobs} == {EngineOptions(threads=1)}
+
+
 def test_a_record_that_is_no_record_counts_as_not_built(copy: Bundle, engine: Engine) -> None:
     place_of(copy, engine, copy.decoder).with_suffix(".json").write_text("[]")
     assert missing(copy, engine) == {copy.decoder}
