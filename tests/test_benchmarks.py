@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.record import RESULTS, ROOT, portable
+from benchmarks.record import RESULTS, ROOT, machine, portable
 
 FOLDER = re.compile(r'(?:"|\s)(/\w[^"\s]*/[^"\s]+)')
 COMMITTED = [*RESULTS.glob("*.json"), *(ROOT / "examples").rglob("*.json")]
@@ -37,3 +37,10 @@ def test_no_committed_file_names_a_folder_of_a_machine(file: Path) -> None:
 def test_a_folder_would_be_seen() -> None:
     assert FOLDER.findall('"judge": "/home/someone/judge.onnx"')
     assert FOLDER.findall('"command": "python -m x -o /home/out"')
+
+
+def test_a_record_names_the_packages_that_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.record.PACKAGES", ("numpy", "no-such-package"))
+    found = machine()
+    assert found["numpy"]
+    assert "no-such-package" not in found
