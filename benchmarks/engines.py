@@ -24,13 +24,13 @@ import psutil
 
 from benchmarks.record import write
 from engines.base import make_engine
-from engines.bench.records import Contender, Kind, Row, names_of
+from engines.bench.records import Contender, Kind, Row
 from engines.bench.run import in_turn
 from exporter.bundle import Bundle, Shape
 from exporter.program import plan_program
 from search.methods import search
 from search.model.pipeline import open_pipeline
-from search.options import Options
+from search.options import Options, names_of
 from search.schedules import keep_of, with_actions
 from search.subnet import Action
 
@@ -84,6 +84,7 @@ class Bundles:
             is_full=method == "full" and kind is not Kind.DEEPCACHE,
             device="cpu",
             pipeline=self.folder / "pipeline",
+            dtype="float32",
             **more,
         )
 

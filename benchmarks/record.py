@@ -6,16 +6,20 @@ import json
 import os
 import platform
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from engines.machine import processor
 from search.files import write_atomically
+from search.versions import versions_of
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PACKAGES = ("torch", "diffusers", "onnx", "onnxruntime-gpu", "openvino", "numpy")
+PACKAGES = (
+    "torch", "diffusers", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx",
+    "numpy",
+)  # fmt: skip
+"""Whose versions are written, of those that are installed."""
 
 
 def machine() -> dict[str, Any]:
@@ -26,15 +30,8 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_gib": round(memory),
         "python": platform.python_version(),
-        **{name: _version(name) for name in PACKAGES},
+        **versions_of(PACKAGES),
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def origin() -> dict[str, Any]:

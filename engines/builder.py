@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -15,11 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-import psutil
-
 from engines.base import EngineOptions, make_engine
 from engines.built import Record, Source
 from engines.errors import EngineError
+from engines.leftovers import mine
 from exporter.bundle import sha256
 from search.files import flush
 
@@ -27,7 +25,7 @@ if TYPE_CHECKING:
     from engines.base import Report
 
 PARTIAL = ".partial-"
-"""Begins the names of folders of what is not whole yet; then come the machine and the process."""
+"""Begins the names of folders of what is not whole yet."""
 
 
 @dataclass(frozen=True)
@@ -95,21 +93,6 @@ def build_apart(job: Job, report: Report = lambda *_: None) -> Record:
     raise EngineError(msg)
 
 
-def clean(folder: Path) -> None:
-    """Remove what processes of this machine that are gone have left unfinished in `folder`."""
-    for path in folder.glob(f"{PARTIAL}{platform.node()}-*"):
-        if not _runs(int(path.name.rsplit("-", 1)[1])):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _runs(process: int) -> bool:
-    """Whether there is such a process, and it has not ended."""
-    try:
-        return bool(psutil.Process(process).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
 def build_here(job: Job, report: Report) -> Record:
     """Do a job in this process: the file appears whole or not at all, and its record after it."""
     engine = make_engine(job.engine, job.device, job.options)
@@ -117,7 +100,7 @@ def build_here(job: Job, report: Report) -> Record:
     if different := here.differences(job.source):
         msg = f"{job.graph.name} is to be built for {different}; use workers that are all alike"
         raise EngineError(msg)
-    partial = job.out.parent / f"{PARTIAL}{platform.node()}-{os.getpid()}"
+    partial = job.out.parent / mine(PARTIAL)
     partial.mkdir()
     try:
         made = partial / job.out.name

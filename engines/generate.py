@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from engines.errors import EngineError
 from engines.pictures import Generation, save_latents_to, save_picture
-from engines.versions import version_of
 from exporter.bundle import Bundle
 from exporter.errors import ExportError
+from search.versions import version_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import partial
-from importlib import metadata
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from exporter.weights import refer, write_weights
 from search.files import require_free
 from search.methods import resized
 from search.model.pipeline import Pipeline, open_for
+from search.versions import versions_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -150,7 +150,6 @@ def _key(pipeline: Pipeline, shapes: list[tuple[SubNet, int]], dtype: str) -> st
         for path in sorted(pipeline.path.rglob("*"))
         if path.is_file() and path.parent.name != pipeline.family.component
     }
-    versions = {name: metadata.version(name) for name in PACKAGES}
     made = [(subnet.to_json(), batch) for subnet, batch in shapes]
-    content = json.dumps([made, dtype, versions, around], sort_keys=True)
+    content = json.dumps([made, dtype, versions_of(PACKAGES), around], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()

@@ -12,7 +12,7 @@ import click
 import pytest
 
 from benchmarks.distill import kept_results, require_same
-from benchmarks.record import RESULTS, ROOT, portable
+from benchmarks.record import RESULTS, ROOT, machine, portable
 from search.laptop.distill_recipe import Recipe
 from tests.toys import chain, subnet
 
@@ -67,3 +67,10 @@ def test_results_on_other_pictures_are_not_added_to(tmp_path: Path) -> None:
     assert kept_results(file, settings)["runs"] == {"ours": {}}
     with pytest.raises(click.ClickException, match="of another number of pictures; use the same"):
         kept_results(file, {**settings, "pictures": 64})
+
+
+def test_a_record_names_the_packages_that_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.record.PACKAGES", ("numpy", "no-such-package"))
+    found = machine()
+    assert found["numpy"]
+    assert "no-such-package" not in found

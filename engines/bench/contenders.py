@@ -49,6 +49,9 @@ def contenders(
     """A row for everything that is to be compared, in the order of the table."""
     shape, whole = bundle.shape, is_full(bundle.subnet)
 
+    # Half precision is not for diffusers' pipelines on the CPU.
+    in_torch = "float32" if device == "cpu" else bundle.dtype
+
     def row(name: str, kind: Kind, which: Bundle, **more: object) -> Contender:
         return Contender(
             name=name,
@@ -58,6 +61,7 @@ def contenders(
             is_full=which is full and kind is not Kind.DEEPCACHE,
             device=device,
             pipeline=pipeline,
+            dtype=bundle.dtype if kind is Kind.ENGINE else in_torch,
             threads=threads,
             **more,  # type: ignore[arg-type]
         )

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from engines.errors import EngineError
+from search.options import names_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,11 +29,6 @@ class Against(enum.StrEnum):
     """The DeepCache package on diffusers' own pipeline."""
     COMPILE = "compile"
     """diffusers' own pipeline with its denoiser compiled by torch.compile."""
-
-
-def names_of(text: str) -> tuple[str, ...]:
-    """`a, b` as a tuple, each name once."""
-    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 def against_of(text: str) -> tuple[Against, ...]:
@@ -67,6 +63,7 @@ class Contender:
         is_full: whether every block runs at every step.
         device: where it runs.
         pipeline: directory of the pipeline; an engine does not look at it.
+        dtype: that the denoiser computes in: PyTorch's pipelines are made so, an engine's bundle is.
         engine: its name; empty for PyTorch.
         interval: of full steps, for the DeepCache package.
         branch: likewise.
@@ -81,6 +78,7 @@ class Contender:
     is_full: bool
     device: str
     pipeline: Path
+    dtype: str
     engine: str = ""
     interval: int = 0
     branch: int = 0
@@ -253,6 +251,7 @@ class Bench:
             "kind": mine.kind,
             "engine": mine.engine,
             "device": mine.device,
+            "dtype": mine.dtype,
             "full": mine.is_full,
         }
         if not row.samples:

@@ -17,9 +17,9 @@ from engines.bench.full import full_bundle
 from engines.bench.records import Against, Bench, Contender, Kind, Row, Sample
 from engines.errors import EngineError
 from engines.machine import describe
-from engines.versions import installed, version_of
 from exporter.program import plan_program
 from search.liveness import unroll
+from search.versions import installed, versions_of
 
 T = TypeVar("T")
 
@@ -208,7 +208,7 @@ def _told(bundle: Bundle, rows: tuple[Row, ...], settings: Settings) -> Bench:
 
 
 def _environment(settings: Settings) -> dict[str, str]:
-    packages = {name: version for name in PACKAGES if (version := version_of(name))}
+    packages = versions_of(PACKAGES)
     for engine in settings.engines:
         packages |= installed(engine.replace("-", "_"))
     if Against.DEEPCACHE in settings.against:

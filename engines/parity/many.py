@@ -57,13 +57,21 @@ class Plan:
     folder: Path | None = None
     junit: Path | None = None
 
+    @property
+    def is_of_several(self) -> bool:
+        """Whether several bundles, variants or engines were asked for, however many there are."""
+        return len(self.bundles) > 1 or self.all_variants or len(self.engines) > 1
+
     def checks(self) -> list[Check]:
         """One for each variant.
 
         Raises:
             ExportError: no variant of a bundle fits.
-            EngineError: two reports would have one name, or JUnit XML of several is asked for.
+            EngineError: no engine is named, two reports would have one name, or JUnit XML of several is asked for.
         """
+        if not self.engines:
+            msg = "no engine is named; give one or more with --engine, as in onnxruntime,openvino"
+            raise EngineError(msg)
         found = [(path, shape) for path in self.bundles for shape in self._shapes(path)]
         if len(found) > 1 and self.junit is not None:
             msg = (
@@ -170,7 +178,7 @@ def verify_one(check: Check, report: Report = lambda *_: None) -> Verified:
 
 
 def _engines(plan: Plan) -> list[Engine]:
-    return [make_engine(name, plan.device, plan.options) for name in dict.fromkeys(plan.engines)]
+    return [make_engine(name, plan.device, plan.options) for name in plan.engines]
 
 
 def _name(bundle: Path, shape: Shape) -> str:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from engines.machine import processor
 from engines.report.junit import junit_of
 from engines.report.page import likeness, page_of
-from engines.versions import version_of
 from search.files import write_atomically
+from search.versions import versions_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,5 +69,5 @@ def _environment() -> dict[str, str]:
         "processor": processor(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        **{name: version for name in PACKAGES if (version := version_of(name))},
+        **versions_of(PACKAGES),
     }

@@ -47,6 +47,17 @@ def test_the_first_variant_of_each_bundle_or_all_that_fit(two: tuple[Bundle, Bun
     assert names(asked) == ["bothx2"]
 
 
+@pytest.mark.parametrize(
+    ("bundles", "engines", "all_variants", "expected"),
+    [(1, 1, False, False), (2, 1, False, True), (1, 2, False, True), (1, 1, True, True)],
+)
+def test_what_was_asked_for_says_whether_it_is_several(
+    bundles: int, engines: int, all_variants: bool, expected: bool
+) -> None:
+    paths, names = (Path("a"), Path("b"))[:bundles], ("x", "y")[:engines]
+    assert Plan(paths, names, all_variants=all_variants).is_of_several is expected
+
+
 def test_reports_of_several_lie_apart(two: tuple[Bundle, Bundle], tmp_path: Path) -> None:
     (one,) = plan(two[1], folder=tmp_path).checks()
     assert one.folder == tmp_path

@@ -25,7 +25,7 @@ from search.subnet import SubNet
 from tests.engines.bench.stand_ins import cannot, dies, holds, loads, takes
 
 SHAPE = Shape(64, 64, 1)
-EAGER = Contender("eager", Kind.EAGER, Path("b"), SHAPE, True, "cpu", Path("p"))
+EAGER = Contender("eager", Kind.EAGER, Path("b"), SHAPE, True, "cpu", Path("p"), "float32")
 ENGINE = replace(EAGER, name="engine", kind=Kind.ENGINE, engine="onnxruntime")
 
 

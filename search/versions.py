@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from importlib import metadata
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 def installed(module: str) -> dict[str, str]:
@@ -17,3 +21,8 @@ def version_of(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return ""
+
+
+def versions_of(packages: Iterable[str]) -> dict[str, str]:
+    """Package -> version, of those that are installed."""
+    return {name: version for name in packages if (version := version_of(name))}
