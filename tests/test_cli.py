@@ -344,7 +344,7 @@ BAD = [
     ("search {sd} -o {out} --method random --keep 2", "--keep is '2'; give fractions above 0"),
     (
         "search {sd} -o {out} --method deepcache --keep 0.3",
-        "'deepcache' does not look at --keep, which is for fewer-steps, random, dip-go; leave",
+        "'deepcache' does not look at --keep, which is for fewer-steps, random, dip-go, laptop, bk-sdm, every-second; leave",
     ),
     ("search {sd} -o {out} --method random --resume", "does not look at --resume"),
     ("search {sd} -o {out} --method full --device tpu", "unknown device 'tpu'"),

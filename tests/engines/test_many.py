@@ -40,6 +40,7 @@ def names(asked: Plan) -> list[str]:
     return [check.name.split("-")[0] + check.name[-2:] for check in asked.checks()]
 
 
+@pytest.mark.slow
 def test_the_first_variant_of_each_bundle_or_all_that_fit(two: tuple[Bundle, Bundle]) -> None:
     assert names(plan(*two)) == ["bothx1", "singlex1"]
     assert names(plan(*two, all_variants=True)) == ["bothx1", "bothx2", "singlex1"]

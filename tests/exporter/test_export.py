@@ -241,6 +241,7 @@ def test_step_graphs_are_sound_onnx(
         assert model.opset_import[0].version >= 23
 
 
+@pytest.mark.slow
 def test_a_step_without_a_call_makes_none(
     pipelines: Callable[[str], Path], make_bundle: MakeBundle
 ) -> None:
@@ -256,6 +257,7 @@ def test_a_step_without_a_call_makes_none(
     assert bundle.sampler.inputs.shape == (10, 11)
 
 
+@pytest.mark.slow
 def test_exporting_twice_gives_the_same_bytes(
     pipelines: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -289,6 +291,7 @@ def test_a_failed_export_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_files_that_may_not_grow_are_one_sentence_and_leave_nothing(
     pipelines: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -66,6 +66,7 @@ def test_a_row_says_what_it_computes_in(
     assert [each.dtype for each in made] == [in_torch, "float16"]
 
 
+@pytest.mark.slow
 def test_rows_of_a_subnet_and_of_a_full_sampler(found: Found, make_bundle: MakeBundle) -> None:
     full = make_bundle(PIPELINE, found("full"))
     bundle = make_bundle(PIPELINE, found("deepcache", interval=3))
@@ -105,6 +106,7 @@ def test_a_sampler_of_fewer_steps_stands_in_for_more(
     assert not is_full(fewer)
 
 
+@pytest.mark.slow
 def test_the_full_sampler_is_exported_once(
     found: Found, make_bundle: MakeBundle, pipelines: Callable[[str], Path], tmp_path: Path
 ) -> None:
