@@ -300,17 +300,15 @@ def main(
     with tempfile.TemporaryDirectory() as temporary:
         made = export_all(folder or Path(temporary), size, steps, pixels)
         result: dict[str, Any] = {}
+        settings = {"steps": steps, "pixels": pixels, "call_rounds": call_rounds}
+        settings |= {"rounds": rounds, "warmup": warmup}
         for engine in names_of(engines):
             result[engine] = {"calls": calls(made, engine, call_rounds, steps)}
             if rounds:
                 result[engine]["loops"] = loops(made, engine, rounds, warmup)
+            record = {**settings, "keep": made.keep, "engines": result}
+            click.echo(record if is_trial else write(f"engines-{size}", record))
     click.echo("\n".join(_verdict(result)))
-    settings = {"steps": steps, "pixels": pixels, "call_rounds": call_rounds, "rounds": rounds}
-    record = {**settings, "warmup": warmup, "keep": made.keep, "engines": result}
-    if is_trial:
-        click.echo(record)
-    else:
-        click.echo(write(f"engines-{size}", record))
 
 
 if __name__ == "__main__":
