@@ -53,25 +53,32 @@ class _States:
 
 
 def choose(
-    ends: Sequence[int], shares: Sequence[float], scores: Sequence[float], *, keep: float
+    ends: Sequence[int],
+    shares: Sequence[float],
+    scores: Sequence[float],
+    *,
+    keep: float,
+    tolerance: float = TOLERANCE,
 ) -> frozenset[int]:
     """The layers to remove, with the least sum of scores, so that at most `keep` remains.
 
-    At most `TOLERANCE` less than that does, or as little as there can where layers are too coarse.
+    At most `tolerance` less than that does, or as little as there can where layers are too coarse.
 
     Args:
         ends: per layer, the number of the first one behind it that does not lie in it.
         shares: of the cost, that go with each layer and all in it; 0 if it may not be removed.
         scores: what removing it is predicted to do.
         keep: the fraction of the cost that may remain.
+        tolerance: so much less may remain, of the whole.
 
     Raises:
         SearchError: even without all layers more remains.
     """
     weights = np.rint(np.asarray(shares) * UNITS).astype(np.int64)
-    walked = _walk(ends, weights, np.asarray(scores, dtype=np.float64))
-    removed = walked[-1].removed
     lower = int(np.ceil((1 - keep) * UNITS - ROUNDING))
+    enough = lower + int(tolerance * UNITS)
+    walked = _walk(ends, weights, np.asarray(scores, dtype=np.float64), enough)
+    removed = walked[-1].removed
     if removed.max(initial=0) < lower:
         msg = (
             f"what can be left out leaves {1 - removed.max(initial=0) / UNITS:.1%} of the cost, but "
@@ -79,20 +86,21 @@ def choose(
         )
         raise SearchError(msg)
     least = removed[removed >= lower].min()
-    upper = max(least, lower + int(TOLERANCE * UNITS))
-    fits = (removed >= lower) & (removed <= upper)
+    fits = (removed >= lower) & (removed <= max(least, enough))
     return _chosen(walked, int(np.argmin(np.where(fits, walked[-1].score, np.inf))))
 
 
-def _walk(ends: Sequence[int], weights: Numbers, scores: NDArray[np.float64]) -> list[_States]:
-    """The states before each layer, and behind the last."""
+def _walk(
+    ends: Sequence[int], weights: Numbers, scores: NDArray[np.float64], enough: int
+) -> list[_States]:
+    """The states before each layer, and behind the last; of those beyond `enough` the least amount."""
     count = len(ends)
     arriving: list[list[_States]] = [[] for _ in range(count + 1)]
     start = np.zeros(1, dtype=np.int64)
     arriving[0] = [_States(start, np.zeros(1), start - 1, start - 1, start - 1)]
     walked: list[_States] = []
     for layer in range(count + 1):
-        here = _best(arriving[layer])
+        here = _best(arriving[layer], enough)
         arriving[layer] = []
         walked.append(here)
         if layer == count:
@@ -108,9 +116,12 @@ def _walk(ends: Sequence[int], weights: Numbers, scores: NDArray[np.float64]) ->
     return walked
 
 
-def _best(parts: Sequence[_States]) -> _States:
+def _best(parts: Sequence[_States], enough: int) -> _States:
     """Of these the best one of each amount, or of each small range of amounts if they are many."""
     joined = [np.concatenate([vars(part)[name] for part in parts]) for name in vars(parts[0])]
+    beyond = joined[0][joined[0] > enough]
+    fits = joined[0] <= (beyond.min() if len(beyond) else enough)
+    joined = [each[fits] for each in joined]
     for cell in (1, -(-UNITS // STATES)):
         cells = joined[0] // cell
         order = np.lexsort((joined[1], cells))

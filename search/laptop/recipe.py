@@ -34,6 +34,12 @@ if TYPE_CHECKING:
 POWERS = (0.5, 0.75)
 QUANTILES = (0.1, 0.25, 0.5, 0.75)
 """What a missing layer costs beyond its score, as quantiles of the scores."""
+STAGES = 4
+"""Of removing more and more."""
+STARTS = 1
+"""Sets whose neighbours are looked at."""
+ALTERNATIVES = 2
+"""To each chosen layer."""
 ROUNDING = 1e-6
 """Of shares that are added up."""
 ATTEMPTS = 8
@@ -172,18 +178,52 @@ def _chosen(
     first = within(layers, shares, scores, keep, cost)
     if not rounds:
         return first
-    tried = [within(layers, shares, view, keep, cost) for view in _views(measure, scores)]
-    best = _best(measure, [first, *tried], f"keep {keep:g}: ways to add up")
+    starts = [within(layers, shares, view, keep, cost) for view in _views(measure, scores)]
+    starts.append(_step_by_step(measure, shares, scores, keep, cost))
+    ranked = _ranked(measure, [first, *starts], f"keep {keep:g}: ways to add up")
+    ends = [
+        _descended(measure, shares, scores, start, keep, cost, f"keep {keep:g}, start {i + 1}")
+        for i, start in enumerate(ranked[:STARTS])
+    ]
+    best = _ranked(measure, ends, f"keep {keep:g}: choice")[0]
+    return best if _is_sure(measure, first, best) else first
+
+
+def _step_by_step(
+    measure: Measure, shares: Sequence[float], scores: Sequence[float], keep: float, cost: Cost
+) -> frozenset[int]:
+    """Remove more and more, with scores taken anew around what is gone already."""
+    layers, view, chosen = measure.layers, scores, frozenset[int]()
+    for number in range(1, STAGES + 1):
+        there = 1 - (1 - keep) * number / STAGES
+        if number < STAGES:
+            loose = (1 - keep) / STAGES / 2
+            chosen = choose(layers.ends, shares, view, keep=there, tolerance=loose)
+            view = _scores_around(measure, chosen, f"keep {keep:g}, by way of {there:.2g}")
+        else:
+            chosen = within(layers, shares, view, keep, cost)
+    return chosen
+
+
+def _descended(
+    measure: Measure,
+    shares: Sequence[float],
+    scores: Sequence[float],
+    start: frozenset[int],
+    keep: float,
+    cost: Cost,
+    what: str,
+) -> frozenset[int]:
+    """The best of a set's neighbours, and of its neighbours in turn."""
+    best, rounds = start, measure.settings.rounds
     for number in range(rounds):
-        what = f"keep {keep:g}, round {number + 1} of {rounds}"
-        around = _scores_around(measure, best, what)
-        measure.report(f"{what}: knapsacks")
-        near = [best, *_spared(layers, shares, [scores, around], best, keep, cost)]
-        better = _best(measure, near, what)
+        around = _scores_around(measure, best, f"{what}, round {number + 1} of {rounds}")
+        near = _spared(measure.layers, shares, [scores, around], best, keep, cost)
+        better = _ranked(measure, [best, *near], f"{what}, neighbours")[0]
         if better == best:
             break
         best = better
-    return best if _is_sure(measure, first, best) else first
+    return best
 
 
 def _spared(
@@ -194,13 +234,18 @@ def _spared(
     keep: float,
     cost: Cost,
 ) -> list[frozenset[int]]:
-    """The knapsack's choices if one of the chosen layers must stay, or none."""
+    """The knapsack's choices if one of the chosen layers must stay, and what took its place, and so on."""
     found: list[frozenset[int]] = []
     for view in views:
-        for spared in (None, *sorted(chosen)):
-            left = [0.0 if i == spared else share for i, share in enumerate(shares)]
-            with suppress(SearchError):
-                found.append(within(layers, left, view, keep, cost))
+        for layer in chosen:
+            spared, now = {layer}, chosen
+            for _ in range(ALTERNATIVES):
+                left = [0.0 if i in spared else share for i, share in enumerate(shares)]
+                with suppress(SearchError):
+                    now = within(layers, left, view, keep, cost)
+                found.append(now)
+                spared |= now - chosen
+        found.append(within(layers, shares, view, keep, cost))
     return list(dict.fromkeys(found))
 
 
@@ -224,10 +269,11 @@ def _is_sure(measure: Measure, first: frozenset[int], other: frozenset[int]) -> 
     return bool(gain.mean() > gain.std() / len(gain) ** 0.5)
 
 
-def _best(measure: Measure, sets: Sequence[frozenset[int]], what: str) -> frozenset[int]:
-    """The one with the least loss."""
-    losses = measure(sets, measure.settings.criterion.judged, what)
-    return sets[min(range(len(sets)), key=losses.__getitem__)]
+def _ranked(measure: Measure, sets: Sequence[frozenset[int]], what: str) -> list[frozenset[int]]:
+    """Each set once, those of least loss first."""
+    distinct = list(dict.fromkeys(sets))
+    losses = measure(distinct, measure.settings.criterion.judged, what)
+    return [distinct[i] for i in sorted(range(len(distinct)), key=losses.__getitem__)]
 
 
 def _views(measure: Measure, scores: Sequence[float]) -> list[list[float]]:
