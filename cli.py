@@ -173,7 +173,7 @@ jobs_option = click.option(
     "--jobs",
     default=1,
     show_default=True,
-    help="Processes at once; they share the machine's cores.",
+    help="Processes at once, which share the machine's cores; of searches, for laptop.",
 )
 parallel_option = click.option(
     "--parallel", default="local", show_default=True, help="Where they run: local, ray or dask."
@@ -257,13 +257,11 @@ def demo(out: Path, as_json: bool) -> None:
     "--criterion",
     default="output",
     show_default=True,
-    help="laptop: output, magnitude, taylor, task or ld-pruner.",
+    help="laptop: output, picture, magnitude, taylor, task or ld-pruner.",
 )
 @click.option("--tuples", default=64, show_default=True, help="laptop: inputs to measure on.")
-@click.option("--jobs", default=1, show_default=True, help="laptop: measure so many at once.")
-@click.option(
-    "--parallel", default="local", show_default=True, help="laptop: jobs run local, on ray or dask."
-)
+@jobs_option
+@parallel_option
 @click.option(
     "--variant", default="base", show_default=True, help="bk-sdm: base, small, tiny, keep."
 )
@@ -479,10 +477,11 @@ def frontier(
 ) -> None:
     """Compare our search with the paper's and with simple baselines: quality against cost."""
     _quiet_libraries()
+    from search.files import require_free
     from search.frontier.run import run_frontier
     from search.frontier.settings import Method, Settings, methods_of
     from search.frontier.table import full_judged, tables
-    from search.frontier.write import require_free, write_frontier
+    from search.frontier.write import write_frontier
     from search.model.pipeline import open_pipeline, require_device
     from search.options import keeps_of
     from search.prompts import read_prompts
@@ -790,9 +789,7 @@ def build(
         if plan.folder is None:
             seconds = load_all(opened, engine, report)
         else:
-            done = build_bundle(
-                opened, engine, options, jobs=jobs, where=where, plan=plan, report=report
-            )
+            done = build_bundle(opened, engine, jobs=jobs, where=where, plan=plan, report=report)
             seconds = done.seconds
     graphs, missing = len(plan.items), len(plan.missing)
     if as_json:
@@ -874,11 +871,12 @@ def verify(
     """Compare bundles with the PyTorch reference; exit 0 only if parity holds for all."""
     _quiet_libraries()
     from engines.parity.many import Plan, verify_many
+    from search.options import names_of
     from search.parallel import where_of
 
     plan = Plan(
         bundles=bundles,
-        engines=tuple(name for each in engine_names for name in each.split(",")),
+        engines=names_of(",".join(engine_names)),
         shape=(height, width, images),
         all_variants=all_variants,
         folder=report_folder,
@@ -888,19 +886,19 @@ def verify(
     where = where_of(parallel)
     with _status() as report:
         done = verify_many(plan.checks(), jobs=jobs, where=where, report=report)
-    _print_verified(done, as_json=as_json)
+    if as_json:
+        records = [{"bundle": each.name, **each.parity.to_json()} for each in done]
+        click.echo(json.dumps(records if plan.is_of_several else done[0].parity.to_json()))
+    else:
+        _print_verified(done)
     if not all(verified.parity.passed for verified in done):
         sys.exit(FAILED)
 
 
-def _print_verified(done: list[Verified], *, as_json: bool) -> None:
+def _print_verified(done: list[Verified]) -> None:
     """Each verdict; with the bundle's name where there are several."""
     from engines.report import verdict
 
-    if as_json:
-        records = [{"bundle": each.name, **each.parity.to_json()} for each in done]
-        click.echo(json.dumps(records if len(records) > 1 else done[0].parity.to_json()))
-        return
     for each in done:
         start = f"{each.name}: " if len(done) > 1 else ""
         for sentence in (*each.parity.failures, *each.parity.blocks):
@@ -1038,11 +1036,12 @@ def bench(
 ) -> None:
     """Measure seconds and memory beside PyTorch, all rows in turn in one run."""
     _quiet_libraries()
-    from engines.bench.records import against_of, names_of
+    from engines.bench.records import against_of
     from engines.bench.run import Settings
     from engines.bench.run import bench as run_bench
     from engines.bench.show import tables, write_bench
     from exporter.bundle import Bundle
+    from search.options import names_of
 
     settings = Settings(
         engines=names_of(engines), device=device, against=against_of(against), **options

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from benchmarks.frontier import GUIDANCE, REAL
-from benchmarks.record import RESULTS, write
+from benchmarks.record import RESULTS, origin, write_as_it_is
 from examples.shapes.evaluate import HELD_OUT_SEED, HERE
 from examples.shapes.pictures import class_names, draw
+from search.blocks import outermost
 from search.judge import Judge, frechet_distance
 from search.laptop.distill import prune, save_pipeline, summarise, train
 from search.laptop.distill_data import Draws, encode_pictures
@@ -155,6 +156,7 @@ def run_one(
         save_pipeline(pipeline, student, made)
     found = summarise(pipeline.denoiser, student, done)
     return {
+        **origin(),
         "removed": list(found.removed),
         "params": list(found.params),
         "recipe": dataclasses.asdict(recipe),
@@ -162,6 +164,30 @@ def run_one(
         "last": vars(found.last),
         "after": student_quality(ground, student, GUIDANCE[name]),
     }
+
+
+def require_same(key: str, kept: dict[str, Any], recipe: Recipe, subnet: SubNet) -> None:
+    """Refuse a run that was kept but made otherwise than is asked now."""
+    theirs = {**kept["recipe"], "removed": sorted(kept["removed"])}
+    mine = {**dataclasses.asdict(recipe), "removed": outermost(skipped_blocks(subnet))}
+    other = sorted(name for name in mine | theirs if mine.get(name) != theirs.get(name))
+    if other:
+        msg = (
+            f"{key!r} was made with another {', '.join(other)}; use the same, or give another --as"
+        )
+        raise click.ClickException(msg)
+
+
+def kept_results(file: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """What earlier commands found with the same settings."""
+    if not file.is_file():
+        return {**settings, "before": {}, "runs": {}}
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    other = [name for name, value in settings.items() if found[name] != value]
+    if other:
+        msg = f"{file.name} is of another number of {', '.join(other)}; use the same, or give another --as"
+        raise click.ClickException(msg)
+    return found
 
 
 @click.command()
@@ -189,22 +215,19 @@ def main(
 ) -> None:
     """Distil every LABEL:LOSS:FEATURES=SUBNET.json with every seed; finished runs are kept.
 
-    The results are in benchmarks/results/distill-NAME.json, an entry per run.
+    A kept run that was made with other settings than these is refused. The results are in
+    benchmarks/results/distill-NAME.json, an entry with its own command per run.
     """
     torch.set_num_threads(1)
     file = RESULTS / f"distill-{name}{suffix}.json"
-    result: dict[str, Any] = (
-        json.loads(file.read_text()) if file.is_file() else {"before": {}, "runs": {}}
-    )
-    ground, teacher = prepare(name, count)
+    result = kept_results(file, {"pictures": count, "steps": STEPS})
+    ground, result["teacher"] = prepare(name, count)
     draws = training_data(name, ground.pipeline, work / f"data-{name}")
     for seed in map(int, seeds.split(",")):
         for each in subnets:
             label, path = each.split("=")
             method, loss, features = label.split(":")
             key = f"{method} {loss} {features} seed {seed}"
-            if key in result["runs"]:
-                continue
             recipe = Recipe(
                 loss=loss_of(loss),
                 features=Granularity(features),
@@ -215,14 +238,15 @@ def main(
                 seed=seed,
             )
             subnet = SubNet.load(Path(path))
+            if key in result["runs"]:
+                require_same(key, result["runs"][key], recipe, subnet)
+                continue
             if method not in result["before"]:
                 untrained = prune(ground.pipeline, skipped_blocks(subnet))
                 result["before"][method] = student_quality(ground, untrained, GUIDANCE[name])
             folder = work / f"{name}{suffix}-{key.replace(' ', '-')}"
-            made = run_one(name, ground, draws, subnet, recipe, folder)
-            result["runs"][key] = made
-            settings = {"pictures": count, "steps": STEPS, "teacher": teacher}
-            write(file.stem, {**settings, "before": result["before"], "runs": result["runs"]})
+            made = result["runs"][key] = run_one(name, ground, draws, subnet, recipe, folder)
+            write_as_it_is(file.stem, result)
             click.echo(json.dumps({key: made["after"]}))
 
 

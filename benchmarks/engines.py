@@ -24,13 +24,13 @@ import psutil
 
 from benchmarks.record import write
 from engines.base import make_engine
-from engines.bench.records import Contender, Kind, Row, Shape, names_of
+from engines.bench.records import Contender, Kind, Row
 from engines.bench.run import in_turn
-from exporter.bundle import Bundle
+from exporter.bundle import Bundle, Shape
 from exporter.program import plan_program
 from search.methods import search
 from search.model.pipeline import open_pipeline
-from search.options import Options
+from search.options import Options, names_of
 from search.schedules import keep_of, with_actions
 from search.subnet import Action
 
@@ -84,6 +84,7 @@ class Bundles:
             is_full=method == "full" and kind is not Kind.DEEPCACHE,
             device="cpu",
             pipeline=self.folder / "pipeline",
+            dtype="float32",
             **more,
         )
 
@@ -299,17 +300,15 @@ def main(
     with tempfile.TemporaryDirectory() as temporary:
         made = export_all(folder or Path(temporary), size, steps, pixels)
         result: dict[str, Any] = {}
+        settings = {"steps": steps, "pixels": pixels, "call_rounds": call_rounds}
+        settings |= {"rounds": rounds, "warmup": warmup}
         for engine in names_of(engines):
             result[engine] = {"calls": calls(made, engine, call_rounds, steps)}
             if rounds:
                 result[engine]["loops"] = loops(made, engine, rounds, warmup)
+            record = {**settings, "keep": made.keep, "engines": result}
+            click.echo(record if is_trial else write(f"engines-{size}", record))
     click.echo("\n".join(_verdict(result)))
-    settings = {"steps": steps, "pixels": pixels, "call_rounds": call_rounds, "rounds": rounds}
-    record = {**settings, "warmup": warmup, "keep": made.keep, "engines": result}
-    if is_trial:
-        click.echo(record)
-    else:
-        click.echo(write(f"engines-{size}", record))
 
 
 if __name__ == "__main__":

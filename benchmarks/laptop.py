@@ -6,13 +6,14 @@ import tempfile
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 
 from benchmarks.record import RESULTS, write
 from examples.shapes.evaluate import HERE
+from search.blocks import skipped
 from search.files import write_atomically
 from search.laptop import by_hand
 from search.laptop.additivity import draw
@@ -71,7 +72,7 @@ def main(name: str, tuples: int) -> None:
     }
     losses = _held_out(pipeline, whole, list(subnets.values()), tuples)
     rows = [
-        {"what": what, "params_kept": params_of(subnet), "loss": loss, "removed": _removed(subnet)}
+        {"what": what, "params_kept": params_of(subnet), "loss": loss, "removed": skipped(subnet)}
         for (what, subnet), loss in zip(subnets.items(), losses, strict=True)
     ]
     for row in rows:
@@ -125,17 +126,12 @@ def _held_out(pipeline: Pipeline, whole: SubNet, subnets: list[SubNet], count: i
     prompts = default_prompts(pipeline)[::-1]
     held_out = draw_tuples(pipeline, whole, prompts, count=count, seed=HELD_OUT_SEED)
     losses = OutputLoss(pipeline, layers, held_out)
-    removed = [layers.skipped_in(subnet) for subnet in subnets]
+    removed = [{layers.number[name] for name in skipped(subnet)} for subnet in subnets]
     return [
         float(x)
         for start in range(0, len(removed), 16)
         for x in losses(removed[start : start + 16]).mean(dim=1)
     ]
-
-
-def _removed(subnet: SubNet) -> list[Any]:
-    layers = layers_of(subnet)
-    return [layers.names[layer] for layer in sorted(layers.skipped_in(subnet))]
 
 
 if __name__ == "__main__":

@@ -6,16 +6,20 @@ import json
 import os
 import platform
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from engines.machine import processor
 from search.files import write_atomically
+from search.versions import versions_of
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PACKAGES = ("torch", "diffusers", "onnx", "onnxruntime-gpu", "openvino", "numpy")
+PACKAGES = (
+    "torch", "diffusers", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx",
+    "numpy",
+)  # fmt: skip
+"""Whose versions are written, of those that are installed."""
 
 
 def machine() -> dict[str, Any]:
@@ -26,24 +30,26 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_gib": round(memory),
         "python": platform.python_version(),
-        **{name: _version(name) for name in PACKAGES},
+        **versions_of(PACKAGES),
     }
 
 
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+def origin() -> dict[str, Any]:
+    """The command line and the machine of this process."""
+    module = Path(sys.argv[0]).stem
+    command = " ".join(["python -m", f"benchmarks.{module}", *map(portable, sys.argv[1:])])
+    return {"command": command, "machine": machine()}
 
 
 def write(name: str, result: dict[str, Any]) -> Path:
     """Write `results/NAME.json` with the command line and the machine."""
-    module = Path(sys.argv[0]).stem
-    command = " ".join(["python -m", f"benchmarks.{module}", *map(portable, sys.argv[1:])])
+    return write_as_it_is(name, {**origin(), **result})
+
+
+def write_as_it_is(name: str, result: dict[str, Any]) -> Path:
+    """Write `results/NAME.json` of several commands, whose entries have an `origin` each."""
     path = RESULTS / f"{name}.json"
-    record = portable({"command": command, "machine": machine(), **result})
-    write_atomically(path, json.dumps(record, indent=1) + "\n")
+    write_atomically(path, json.dumps(portable(result), indent=1) + "\n")
     return path
 
 

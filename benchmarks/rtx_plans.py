@@ -45,7 +45,7 @@ def plans(name: str, folder: Path) -> dict[str, Any]:
     bundle = export(path, subnet, folder / f"bundle-{name}", dtype="float16")
     asked = EngineOptions(compute_capability=CAPABILITY)
     engine = make_engine("tensorrt-rtx", "cpu", asked)
-    build_bundle(bundle, engine, asked)
+    build_bundle(bundle, engine)
     graphs = {}
     for graph in bundle.models:
         record = read_record(place_of(bundle, engine, graph).with_suffix(".json"))

@@ -86,6 +86,7 @@ class Engine(Protocol):
     Attributes:
         name: as on the command line.
         device: where it runs, proven when the engine was made.
+        options: that it was made from.
         buffers: makes what its sessions read and write.
         suffix: of what one built graph is kept in, as ".plan"; None for an engine that compiles in
             memory when it loads a graph, and then neither `build` nor `built` is for it.
@@ -93,6 +94,7 @@ class Engine(Protocol):
 
     name: str
     device: str
+    options: EngineOptions
     suffix: str | None
     buffers: Buffers
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from engines.base import DEFAULTS, EngineOptions
-from engines.builder import Job, build_apart, clean
+from engines.builder import PARTIAL, Job, build_apart
 from engines.built import earlier_records, misfit, place_of, read_record, source_of
+from engines.leftovers import clean
 from engines.runner import Runner
 from exporter.bundle import WEIGHTS
 from search.parallel import Where, require_workers, run_jobs
@@ -135,7 +135,6 @@ def plan_build(bundle: Bundle, engine: Engine, report: Report = lambda *_: None)
 def build_bundle(
     bundle: Bundle,
     engine: Engine,
-    options: EngineOptions = DEFAULTS,
     *,
     jobs: int = 1,
     where: Where = Where.LOCAL,
@@ -146,8 +145,7 @@ def build_bundle(
 
     Args:
         bundle: any variant of it.
-        engine: as `make_engine` makes it from `options`.
-        options: of the engine.
+        engine: one that each process can make anew from its name, device and options.
         jobs: processes at once.
         where: they run; the bundle must lie under the same path there.
         plan: of `plan_build`, if it was made before.
@@ -161,8 +159,8 @@ def build_bundle(
     plan = plan_build(bundle, engine, report) if plan is None else plan
     if plan.folder is None or not plan.missing:
         return Build(plan, time.perf_counter() - began, _total(plan))
-    clean(plan.folder)
-    todo = [_job(bundle, engine, options, item) for item in plan.missing]
+    clean(plan.folder, PARTIAL)
+    todo = [_job(bundle, engine, item) for item in plan.missing]
     alone = jobs == 1 and where is Where.LOCAL
     done = 0
 
@@ -197,11 +195,11 @@ def _checked_graphs(bundle: Bundle, report: Report) -> list[str]:
     return list(graphs)
 
 
-def _job(bundle: Bundle, engine: Engine, options: EngineOptions, item: Item) -> Job:
+def _job(bundle: Bundle, engine: Engine, item: Item) -> Job:
     path = bundle.path.resolve()
     place = path / place_of(bundle, engine, item.graph).relative_to(bundle.path)
     source = source_of(bundle, engine, item.graph)
-    return Job(engine.name, engine.device, options, path / item.graph, place, source)
+    return Job(engine.name, engine.device, engine.options, path / item.graph, place, source)
 
 
 def _item(bundle: Bundle, engine: Engine, graph: str, scale: float) -> Item:
@@ -263,5 +261,7 @@ def plan_table(plan: Plan, jobs: int) -> Table:
 def _total(plan: Plan) -> int:
     if plan.folder is None:
         return 0
-    records = (read_record(plan.folder / f"{item.graph[:-5]}.json") for item in plan.items)
+    records = (
+        read_record(plan.folder / f"{item.graph.removesuffix('.onnx')}.json") for item in plan.items
+    )
     return sum(record.bytes for record in records if record is not None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -15,18 +14,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-import psutil
-
 from engines.base import EngineOptions, make_engine
 from engines.built import Record, Source
 from engines.errors import EngineError
+from engines.leftovers import mine
 from exporter.bundle import sha256
+from search.files import flush
 
 if TYPE_CHECKING:
     from engines.base import Report
 
 PARTIAL = ".partial-"
-"""Begins the names of folders of what is not whole yet; then come the machine and the process."""
+"""Begins the names of folders of what is not whole yet."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,9 @@ def build_apart(job: Job, report: Report = lambda *_: None) -> Record:
         EngineError: the graph cannot be built, or the process died.
     """
     job.out.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "engines.builder"]
-    paths = os.pathsep.join(filter(None, sys.path))
+    # -P: a folder `engines` or `search` where the user happens to be is not ours.
+    command = [sys.executable, "-P", "-m", "engines.builder"]
+    paths = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said,
         subprocess.Popen(
@@ -93,21 +93,6 @@ def build_apart(job: Job, report: Report = lambda *_: None) -> Record:
     raise EngineError(msg)
 
 
-def clean(folder: Path) -> None:
-    """Remove what processes of this machine that are gone have left unfinished in `folder`."""
-    for path in folder.glob(f"{PARTIAL}{platform.node()}-*"):
-        if not _runs(int(path.name.rsplit("-", 1)[1])):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _runs(process: int) -> bool:
-    """Whether there is such a process, and it has not ended."""
-    try:
-        return bool(psutil.Process(process).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
 def build_here(job: Job, report: Report) -> Record:
     """Do a job in this process: the file appears whole or not at all, and its record after it."""
     engine = make_engine(job.engine, job.device, job.options)
@@ -115,7 +100,7 @@ def build_here(job: Job, report: Report) -> Record:
     if different := here.differences(job.source):
         msg = f"{job.graph.name} is to be built for {different}; use workers that are all alike"
         raise EngineError(msg)
-    partial = job.out.parent / f"{PARTIAL}{platform.node()}-{os.getpid()}"
+    partial = job.out.parent / mine(PARTIAL)
     partial.mkdir()
     try:
         made = partial / job.out.name
@@ -123,7 +108,7 @@ def build_here(job: Job, report: Report) -> Record:
         engine.build(job.graph, made, report)
         seconds = time.perf_counter() - began
         record = Record(job.source, sha256(made), made.stat().st_size, seconds)
-        _flush(made)
+        flush(made)
         made.replace(job.out)
         record.save(job.out.with_suffix(".json"))
     finally:
@@ -167,11 +152,6 @@ def _job(content: dict[str, Any]) -> Job:
         "source": Source(**content["source"]),
     }
     return Job(**{**content, **paths, **parts})
-
-
-def _flush(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 if __name__ == "__main__":

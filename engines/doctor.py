@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import metadata
 
 from engines.base import ENGINES, make_engine
 from engines.errors import EngineError
+from search.versions import version_of
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ def examine() -> list[Finding]:
 
 
 def _package(name: str, needed: str) -> Finding:
-    try:
-        return Finding(name, True, metadata.version(name))
-    except metadata.PackageNotFoundError:
-        return Finding(name, False, f"not installed; pip install {name} (needed to {needed})")
+    version = version_of(name)
+    if version:
+        return Finding(name, True, version)
+    return Finding(name, False, f"not installed; pip install {name} (needed to {needed})")
 
 
 def _engine(name: str, device: str) -> Finding:

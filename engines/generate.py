@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from importlib import metadata
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from engines.errors import EngineError
 from engines.pictures import Generation, save_latents_to, save_picture
 from exporter.bundle import Bundle
 from exporter.errors import ExportError
+from search.versions import version_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -200,13 +200,5 @@ def _generation(bundle: Bundle, order: Order, prompt: str, seed: int, image: int
         subnet=subnet.method,
         pipeline=Path(bundle.pipeline).name,
         given_latents=order.latents is not None,
-        version=_version(),
+        version=version_of("stepcarve") or "unknown",
     )
-
-
-def _version() -> str:
-    """Of stepcarve; its files run without having been installed."""
-    try:
-        return metadata.version("stepcarve")
-    except metadata.PackageNotFoundError:
-        return "unknown"

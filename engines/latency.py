@@ -8,7 +8,6 @@ import statistics
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
-from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engines.errors import EngineError
-from engines.machine import describe, installed
+from engines.machine import describe
 from exporter.carve import carve
 from exporter.program import Signature, plan_program
 from exporter.variant import trace_denoiser
@@ -24,6 +23,7 @@ from exporter.weights import refer, write_weights
 from search.files import write_atomically
 from search.model.pipeline import open_for
 from search.subnet import Action
+from search.versions import installed, versions_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -95,8 +95,7 @@ def setting_of(subnet: SubNet, engine: Engine) -> Setting:
         engine=engine.name,
         device=engine.device,
         machine=describe(engine.device),
-        versions={name: metadata.version(name) for name in PACKAGES}
-        | installed(engine.name.replace("-", "_")),
+        versions=versions_of(PACKAGES) | installed(engine.name.replace("-", "_")),
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib import metadata
 from pathlib import Path
 
 _CPUINFO = Path("/proc/cpuinfo")
@@ -26,9 +25,3 @@ def describe(device: str) -> str:
     import torch
 
     return f"{torch.cuda.get_device_name(device)}, {host}"
-
-
-def installed(module: str) -> dict[str, str]:
-    """Version of each distribution that provides `module`."""
-    names = metadata.packages_distributions().get(module, [])
-    return {name: metadata.version(name) for name in sorted(set(names))}

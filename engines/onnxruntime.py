@@ -59,7 +59,10 @@ class OnnxRuntime:
         if device not in PROVIDERS:
             msg = f"unknown device {device!r}; onnxruntime runs on {' or '.join(PROVIDERS)}"
             raise EngineError(msg)
-        self.device, self._asked = device, asked
+        if device == "cpu" and not asked.cuda_graph:
+            msg = "onnxruntime records calls on cuda only, but the device is 'cpu'; leave --no-cuda-graph out"
+            raise EngineError(msg)
+        self.device, self.options = device, asked
         self.buffers: Buffers = NumpyBuffers()
         self._settings: dict[str, str] = {}
         if device != "cpu":
@@ -84,8 +87,8 @@ class OnnxRuntime:
         """Load a graph; its weights stay in the memory-mapped file, shared by all sessions."""
         del built
         options = onnxruntime.SessionOptions()
-        if self._asked.threads is not None:
-            options.intra_op_num_threads = self._asked.threads
+        if self.options.threads is not None:
+            options.intra_op_num_threads = self.options.threads
         options.log_severity_level = 3
         # Prepacked weights are private copies, and so are those of the layout optimisations.
         options.add_session_config_entry("session.disable_prepacking", "1")

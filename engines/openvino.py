@@ -59,8 +59,7 @@ class OpenVino:
                 f"openvino runs on the cpu, not on {device!r}; use --device cpu, or another engine"
             )
             raise EngineError(msg)
-        self.device = device
-        self.precision = None if options.precision == "float32" else options.precision
+        self.device, self.options = device, options
         self._core = openvino.Core()
         if "CPU" not in self._core.available_devices:
             msg = (

@@ -121,9 +121,9 @@ class Runner:
             self._walk(partial(self._look, on_call))
         self._buffers.wait()
         decoding = time.perf_counter()
-        self._decode()
         if not self._buffers.finite(self._latents):
-            raise NotFiniteError(self._not_finite("picture", len(self._calls) - 1))
+            raise NotFiniteError(self._not_finite("final latent", len(self._calls) - 1))
+        self._decode()
         image = self._buffers.host(self._image[IMAGE])
         if not np.isfinite(image).all():
             raise NotFiniteError(self._not_finite("picture", len(self._calls) - 1))

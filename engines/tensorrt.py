@@ -46,19 +46,19 @@ class TensorRt:
     name = "tensorrt"
     suffix = ".plan"
     module = "tensorrt"
-    options: tuple[str, ...] = ("optimization_level", "workspace", "strip_weights", "cuda_graph")
+    known: tuple[str, ...] = ("optimization_level", "workspace", "strip_weights", "cuda_graph")
 
     def __init__(self, device: str, options: EngineOptions) -> None:
         """Refuse another device, a library that is missing or too old, and a GPU that is."""
-        options.require_only(self.name, self.options)
+        options.require_only(self.name, self.known)
         self._trt = load_library(self.module)
-        self.device, self._options = device, options
+        self.device, self.options = device, options
         self._require_version()
         self._require_device()
 
     def key(self) -> dict[str, str]:
         """See `engines.base.Engine`."""
-        gpu, options = self._gpu, self._options
+        gpu, options = self._gpu, self.options
         return {
             "library": f"{self.name} {self._trt.__version__}",
             "cuda": gpu.cuda,
@@ -86,7 +86,7 @@ class TensorRt:
         """What the runner keeps its values in."""
         from engines.cuda import TorchBuffers
 
-        return TorchBuffers("cuda", cuda_graph=self._options.cuda_graph)
+        return TorchBuffers("cuda", cuda_graph=self.options.cuda_graph)
 
     @cached_property
     def _gpu(self) -> Device:
@@ -96,7 +96,7 @@ class TensorRt:
 
     @property
     def _plan_options(self) -> PlanOptions:
-        options = self._options
+        options = self.options
         return PlanOptions(
             optimization_level=options.optimization_level,
             workspace=options.workspace,
@@ -120,7 +120,7 @@ class TensorRt:
                 f"{'; '.join(self._log.errors)[-300:]}; run stepcarve build again on this machine"
             )
             raise EngineError(msg)
-        if self._options.strip_weights:
+        if self.options.strip_weights:
             refit(self._trt, engine, graph, self._log)
         return engine
 
@@ -148,14 +148,14 @@ class TensorRtRtx(TensorRt):
 
     name = "tensorrt-rtx"
     module = "tensorrt_rtx"
-    options = ("compute_capability", "workspace", "cuda_graph")
+    known = ("compute_capability", "workspace", "cuda_graph")
 
     def key(self) -> dict[str, str]:
         """See `engines.base.Engine`."""
         return {
             "library": f"{self.name} {self._trt.__version__}",
             "compute_capability": self._capability,
-            "workspace": str(self._options.workspace),
+            "workspace": str(self.options.workspace),
         }
 
     def load(self, graph: Path, built: Path | None = None) -> TensorRtSession:
@@ -167,11 +167,11 @@ class TensorRtRtx(TensorRt):
 
     @property
     def _plan_options(self) -> PlanOptions:
-        return PlanOptions(compute_capability=self._capability, workspace=self._options.workspace)
+        return PlanOptions(compute_capability=self._capability, workspace=self.options.workspace)
 
     @property
     def _capability(self) -> str:
-        asked = self._options.compute_capability
+        asked = self.options.compute_capability
         if asked is not None:
             return asked
         if self.device != "cuda":
@@ -191,8 +191,8 @@ class TensorRtRtx(TensorRt):
             raise EngineError(msg)
         if self.device == "cuda":
             target(self._trt, self._gpu.capability)
-        if self._options.compute_capability is not None:
-            target(self._trt, self._options.compute_capability)
+        if self.options.compute_capability is not None:
+            target(self._trt, self.options.compute_capability)
 
 
 class TensorRtSession:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import partial
-from importlib import metadata
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +14,13 @@ import onnx_ir as ir
 from exporter.bundle import WEIGHTS, Bundle, require_dtype, sha256
 from exporter.errors import ExportError
 from exporter.preflight import require_room
-from exporter.staging import Staging, require_free, staging
+from exporter.staging import Staging, staging
 from exporter.variant import Variant, carve_variant
 from exporter.weights import refer, write_weights
+from search.files import require_free
 from search.methods import resized
 from search.model.pipeline import Pipeline, open_for
+from search.versions import versions_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -65,8 +66,8 @@ def export(
         report: told, in a few words, what is being done.
 
     Raises:
-        SearchError: the SubNet is for another pipeline, or cannot be used at one of the `sizes`.
-        ExportError: unknown `dtype`, too little memory or disk, `out` exists, or something cannot be exported.
+        SearchError: the SubNet is for another pipeline, or cannot be used at one of the `sizes`, or `out` exists.
+        ExportError: unknown `dtype`, too little memory or disk, or something cannot be exported.
     """
     require_dtype(dtype)
     if not batches or min(batches) < 1:
@@ -149,7 +150,6 @@ def _key(pipeline: Pipeline, shapes: list[tuple[SubNet, int]], dtype: str) -> st
         for path in sorted(pipeline.path.rglob("*"))
         if path.is_file() and path.parent.name != pipeline.family.component
     }
-    versions = {name: metadata.version(name) for name in PACKAGES}
     made = [(subnet.to_json(), batch) for subnet, batch in shapes]
-    content = json.dumps([made, dtype, versions, around], sort_keys=True)
+    content = json.dumps([made, dtype, versions_of(PACKAGES), around], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from exporter.bundle import KIND, MANIFEST, SCHEMA, sha256
 from exporter.errors import ExportError
-from search.files import write_atomically
+from search.files import flush, move_into_place, require_free, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,13 +20,6 @@ if TYPE_CHECKING:
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)
 """What the system says when nothing more can be written; numpy gives no number for it."""
-
-
-def require_free(target: Path) -> None:
-    """Refuse a place where something is."""
-    if target.exists():
-        msg = f"{str(target)!r} exists; remove it or choose another name"
-        raise ExportError(msg)
 
 
 @contextmanager
@@ -67,7 +60,7 @@ class Staging:
         with needing_room(self._target):
             result = write(path)
             path.chmod(0o644)
-            _flush(path)
+            flush(path)
             self._finished[name] = {"sha256": sha256(path), "result": result}
             self._remember()
         return result
@@ -100,9 +93,7 @@ class Staging:
             for path in self.folder.iterdir():
                 if path.name not in keep:
                     path.unlink()
-            _flush(self.folder)
-            self.folder.rename(self._target)
-            _flush(self._target.parent)
+            move_into_place(self.folder, self._target)
 
     def resume(self, key: str) -> None:
         """Keep what an export with the same `key` has left; remove anything else."""
@@ -122,7 +113,8 @@ def staging(target: Path, key: str) -> Iterator[Staging]:
     """Stage a bundle for `target`; `key` names everything that decides its content.
 
     Raises:
-        ExportError: `target` exists, another export to it is running, or the disk is full.
+        SearchError: `target` exists.
+        ExportError: another export to it is running, or the disk is full.
     """
     require_free(target)
     target = target.absolute()
@@ -144,13 +136,5 @@ def staging(target: Path, key: str) -> Iterator[Staging]:
         except Exception:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-    finally:
-        os.close(handle)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
     finally:
         os.close(handle)

@@ -1,19 +1,20 @@
-"""Writing files so that they appear whole or not at all, and reading settings that others wrote."""
+"""Writing files and directories so that they appear whole or not at all, and reading settings that others wrote."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import shutil
 import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.errors import SearchError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping, Sequence
 
 SIZE_LIMIT = 2**20
 """Bytes of a file of settings."""
@@ -35,6 +36,51 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
         raise
+
+
+def require_free(target: Path) -> None:
+    """Refuse a place where something is."""
+    if target.exists():
+        msg = f"{str(target)!r} exists; remove it or choose another name"
+        raise SearchError(msg)
+
+
+@contextlib.contextmanager
+def whole_directory(target: Path) -> Iterator[Path]:
+    """A hidden sibling to fill, which becomes `target` once it is complete and on disk.
+
+    Raises:
+        SearchError: `target` exists.
+    """
+    require_free(target)
+    target = target.absolute()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield folder
+        for path in folder.rglob("*"):
+            flush(path)
+        folder.chmod(0o755)
+        move_into_place(folder, target)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def move_into_place(folder: Path, target: Path) -> None:
+    """Rename a sibling directory, whose files are on disk, so that a crash leaves it whole or not there."""
+    flush(folder)
+    folder.rename(target)
+    flush(target.parent)
+
+
+def flush(path: Path) -> None:
+    """Put a file's content, or a directory's list of names, on disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @dataclass(frozen=True)

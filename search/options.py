@@ -215,6 +215,11 @@ def require_cost(name: str, method: str, recipe: str, *, has_table: bool) -> Non
         raise SearchError(msg)
 
 
+def names_of(text: str) -> tuple[str, ...]:
+    """`a, b` as a tuple, each name once; empty for none."""
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
 def sizes_of(texts: Iterable[str]) -> list[tuple[int, int]]:
     """Heights and widths in pixels, from texts such as 512x768."""
     sizes = []

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
 
-from benchmarks.record import RESULTS, ROOT, portable
+from benchmarks.distill import kept_results, require_same
+from benchmarks.record import RESULTS, ROOT, machine, portable
+from search.laptop.distill_recipe import Recipe
+from tests.toys import chain, subnet
 
 FOLDER = re.compile(r'(?:"|\s)(/\w[^"\s]*/[^"\s]+)')
 COMMITTED = [*RESULTS.glob("*.json"), *(ROOT / "examples").rglob("*.json")]
@@ -37,3 +44,33 @@ def test_no_committed_file_names_a_folder_of_a_machine(file: Path) -> None:
 def test_a_folder_would_be_seen() -> None:
     assert FOLDER.findall('"judge": "/home/someone/judge.onnx"')
     assert FOLDER.findall('"command": "python -m x -o /home/out"')
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [({"iterations": 3}, "iterations"), ({"batch": 1, "seed": 2}, "batch, seed")],
+)
+def test_a_kept_run_stands_for_its_own_settings_alone(changed: dict[str, Any], named: str) -> None:
+    skipping = subnet(chain(), "RsR", "RsR")
+    kept = {"recipe": asdict(Recipe()), "removed": ["b"]}
+    require_same("ours", kept, Recipe(), skipping)
+    with pytest.raises(click.ClickException, match=f"'ours' was made with another {named}; use"):
+        require_same("ours", kept, Recipe(**changed), skipping)
+    with pytest.raises(click.ClickException, match="with another removed"):
+        require_same("ours", {**kept, "removed": ["c"]}, Recipe(), skipping)
+
+
+def test_results_on_other_pictures_are_not_added_to(tmp_path: Path) -> None:
+    file, settings = tmp_path / "distill.json", {"pictures": 128, "steps": 20}
+    assert kept_results(file, settings)["runs"] == {}
+    file.write_text(json.dumps({**settings, "before": {}, "runs": {"ours": {}}}))
+    assert kept_results(file, settings)["runs"] == {"ours": {}}
+    with pytest.raises(click.ClickException, match="of another number of pictures; use the same"):
+        kept_results(file, {**settings, "pictures": 64})
+
+
+def test_a_record_names_the_packages_that_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.record.PACKAGES", ("numpy", "no-such-package"))
+    found = machine()
+    assert found["numpy"]
+    assert "no-such-package" not in found

@@ -253,6 +253,8 @@ def test_verify_exits_0_and_writes_a_report(made: Path, tmp_path: Path) -> None:
     assert written == {"report.html", "parity.json", "junit.xml"}
     data = json.loads(ok("verify", made / "dit", "--json", "--prompt", "red square"))
     assert data["passed"] is True
+    line = ("verify", made / "dit", "--json", "--all-variants", "--prompt", "red square")
+    assert [each["passed"] for each in json.loads(ok(*line))] == [True]
 
 
 def test_verify_exits_1_when_parity_fails(made: Path, tmp_path: Path) -> None:
@@ -342,7 +344,7 @@ BAD = [
     ("search {sd} -o {out} --method random --keep 2", "--keep is '2'; give fractions above 0"),
     (
         "search {sd} -o {out} --method deepcache --keep 0.3",
-        "'deepcache' does not look at --keep, which is for fewer-steps, random, dip-go; leave",
+        "'deepcache' does not look at --keep, which is for fewer-steps, random, dip-go, laptop, bk-sdm, every-second; leave",
     ),
     ("search {sd} -o {out} --method random --resume", "does not look at --resume"),
     ("search {sd} -o {out} --method full --device tpu", "unknown device 'tpu'"),
@@ -422,6 +424,7 @@ BAD = [
     ("verify {bundle} {no}", "is not a bundle"),
     ("verify {bundle} {classes} --junit {tmp}/x.xml", "but 2 variants are to be verified"),
     ("verify {bundle} --engine magic", "unknown engine 'magic'"),
+    ("verify {bundle} --engine ,", "no engine is named"),
     ("verify {bundle} --pipeline {no}", "there is no directory"),
     ("inspect {tmp}", "is not a bundle"),
     ("inspect {subnet} --image {tmp}/x.bmp", "give a file that ends in .png, .svg or .pdf"),

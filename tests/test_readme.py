@@ -20,7 +20,9 @@ TARGETS = re.findall(r"^make (\w+)$", README, re.MULTILINE)
     ("blocks", "made", "proofs"),
     [
         ((0, 3), {"subnet.png", "bundle", "report", "cross.png", "fewer.json"}, 1),
-        ((1, 2), {"triangle.png", "fast-0.5.json", "fast.png"}, 2),
+        pytest.param(
+            (1, 2), {"triangle.png", "fast-0.5.json", "fast.png"}, 2, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_the_readme_commands_run_in_order(

@@ -7,7 +7,7 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from engines.bench.full import is_full, whole_table
-from engines.bench.records import Against, Contender, Kind, Shape
+from engines.bench.records import Against, Contender, Kind
 from search.errors import SearchError
 from search.schedules import deepcache, deepcache_branches, deepcache_cut
 
@@ -47,7 +47,10 @@ def contenders(
     threads: int | None = None,
 ) -> list[Contender]:
     """A row for everything that is to be compared, in the order of the table."""
-    shape, whole = Shape(**vars(bundle.shape)), is_full(bundle.subnet)
+    shape, whole = bundle.shape, is_full(bundle.subnet)
+
+    # Half precision is not for diffusers' pipelines on the CPU.
+    in_torch = "float32" if device == "cpu" else bundle.dtype
 
     def row(name: str, kind: Kind, which: Bundle, **more: object) -> Contender:
         return Contender(
@@ -58,6 +61,7 @@ def contenders(
             is_full=which is full and kind is not Kind.DEEPCACHE,
             device=device,
             pipeline=pipeline,
+            dtype=bundle.dtype if kind is Kind.ENGINE else in_torch,
             threads=threads,
             **more,  # type: ignore[arg-type]
         )

@@ -8,12 +8,14 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from engines.errors import EngineError
+from search.options import names_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from engines.memory import Memory
+    from exporter.bundle import Shape
 
 SCHEMA = 1
 
@@ -27,11 +29,6 @@ class Against(enum.StrEnum):
     """The DeepCache package on diffusers' own pipeline."""
     COMPILE = "compile"
     """diffusers' own pipeline with its denoiser compiled by torch.compile."""
-
-
-def names_of(text: str) -> tuple[str, ...]:
-    """`a, b` as a tuple, each name once."""
-    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 def against_of(text: str) -> tuple[Against, ...]:
@@ -55,15 +52,6 @@ class Kind(enum.StrEnum):
 
 
 @dataclass(frozen=True)
-class Shape:
-    """Of the pictures: what `Bundle.open` is asked for."""
-
-    height: int
-    width: int
-    images: int
-
-
-@dataclass(frozen=True)
 class Contender:
     """One row: everything that a process of its own needs to run it.
 
@@ -71,10 +59,11 @@ class Contender:
         name: for people.
         kind: what runs it.
         bundle: its SubNet, prompt inputs and shape; an engine runs its graphs.
-        shape: of the pictures.
+        shape: of the pictures: what `Bundle.open` is asked for.
         is_full: whether every block runs at every step.
         device: where it runs.
         pipeline: directory of the pipeline; an engine does not look at it.
+        dtype: that the denoiser computes in: PyTorch's pipelines are made so, an engine's bundle is.
         engine: its name; empty for PyTorch.
         interval: of full steps, for the DeepCache package.
         branch: likewise.
@@ -89,6 +78,7 @@ class Contender:
     is_full: bool
     device: str
     pipeline: Path
+    dtype: str
     engine: str = ""
     interval: int = 0
     branch: int = 0
@@ -261,6 +251,7 @@ class Bench:
             "kind": mine.kind,
             "engine": mine.engine,
             "device": mine.device,
+            "dtype": mine.dtype,
             "full": mine.is_full,
         }
         if not row.samples:

@@ -8,18 +8,18 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib import metadata
 from typing import TYPE_CHECKING, TypeVar
 
 from engines.base import EngineOptions, make_engine
 from engines.bench import worker
 from engines.bench.contenders import contenders, deepcache_setting
 from engines.bench.full import full_bundle
-from engines.bench.records import Against, Bench, Contender, Kind, Row, Sample, Shape
+from engines.bench.records import Against, Bench, Contender, Kind, Row, Sample
 from engines.errors import EngineError
-from engines.machine import describe, installed
+from engines.machine import describe
 from exporter.program import plan_program
 from search.liveness import unroll
+from search.versions import installed, versions_of
 
 T = TypeVar("T")
 
@@ -195,7 +195,7 @@ def _told(bundle: Bundle, rows: tuple[Row, ...], settings: Settings) -> Bench:
     return Bench(
         bundle=bundle.path.name,
         subnet=subnet.method,
-        shape=Shape(**vars(bundle.shape)),
+        shape=bundle.shape,
         dtype=bundle.dtype,
         macs_ratio=subnet.full_calls * subnet.topology.macs / sum(macs),
         steps=tuple(call.step for call in program.calls),
@@ -208,7 +208,7 @@ def _told(bundle: Bundle, rows: tuple[Row, ...], settings: Settings) -> Bench:
 
 
 def _environment(settings: Settings) -> dict[str, str]:
-    packages = {name: metadata.version(name) for name in PACKAGES}
+    packages = versions_of(PACKAGES)
     for engine in settings.engines:
         packages |= installed(engine.replace("-", "_"))
     if Against.DEEPCACHE in settings.against:

@@ -52,19 +52,20 @@ def _rows_table(found: Bench) -> Table:
     shape = found.shape
     table = Table(
         title=f"{found.bundle} ({found.subnet}), {shape.height} x {shape.width}, {shape.images} per run, "
-        f"{found.dtype}, {found.macs_ratio:.2f} x fewer MACs",
+        f"bundle in {found.dtype}, {found.macs_ratio:.2f} x fewer MACs",
         caption="medians and quartiles; speedups are of the loop, round by round",
     )
     table.add_column("")
+    table.add_column("dtype")
     for heading in (
         "s / run", "quartiles", "loop, s", "x PyTorch", "x own full", "of MACs ratio", "memory",
     ):  # fmt: skip
         table.add_column(heading, justify="right")
     for row in found.rows:
         if row.samples:
-            table.add_row(row.contender.name, *_figures(found, row))
+            table.add_row(row.contender.name, row.contender.dtype, *_figures(found, row))
         else:
-            table.add_row(row.contender.name, row.note, *["-"] * 6)
+            table.add_row(row.contender.name, row.contender.dtype, row.note, *["-"] * 6)
     return table
 
 

@@ -111,7 +111,7 @@ class InTorch:
     """diffusers' own pipeline, as it is, gated, with the DeepCache package, or compiled."""
 
     def __init__(self, bundle: Bundle, contender: Contender) -> None:
-        """Open the pipeline with the dtype of the bundle, which on the CPU is float32."""
+        """Open the pipeline, and have it compute in the contender's dtype."""
         import torch
 
         from search.model.family import Request
@@ -121,8 +121,8 @@ class InTorch:
             torch.set_num_threads(contender.threads)
         subnet = bundle.subnet
         self._opened = open_for(subnet, contender.pipeline, weights=True, device=contender.device)
-        if contender.device != "cpu":
-            self._opened.pipe.to(getattr(torch, bundle.dtype))
+        if contender.dtype != "float32":
+            self._opened.pipe.to(getattr(torch, contender.dtype))
         latents = given_latents(bundle, SEED)
         self._course = subnet.binding.course
         self._subnet = subnet if contender.kind is Kind.REFERENCE else None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines.errors import EngineError
+from engines.leftovers import clean, mine
 from engines.parity.floor import block_floors
 from engines.parity.measure import compare
 from engines.runner import Runner
@@ -123,15 +124,19 @@ def _exposed(bundle: Bundle, number: int, names: list[str]) -> Iterator[Bundle]:
         )
 
 
+PREFIX = ".bisect-"
+"""Begins the names of such copies."""
 _KINDS = {"float32": "FLOAT", "float16": "FLOAT16", "bfloat16": "BFLOAT16"}
 """Of a bundle -> of ONNX."""
 
 
 @contextmanager
 def _beside(folder: Path, content: bytes) -> Iterator[Path]:
-    """A file in `folder` that is gone afterwards."""
+    """A file in `folder` that is gone afterwards, or with the next one if this process is killed."""
     try:
-        with tempfile.NamedTemporaryFile(prefix=".bisect-", suffix=".onnx", dir=folder) as stream:
+        clean(folder, PREFIX)
+        prefix = f"{mine(PREFIX)}."
+        with tempfile.NamedTemporaryFile(prefix=prefix, suffix=".onnx", dir=folder) as stream:
             stream.write(content)
             stream.flush()
             yield Path(stream.name)

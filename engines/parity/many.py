@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from engines.base import DEFAULTS, EngineOptions, make_engine
 from engines.errors import EngineError
-from engines.parity import verify
+from engines.parity import K, verify
 from engines.report import write_junit, write_report
 from exporter.bundle import Bundle, Shape
 from search.parallel import Where, require_workers, run_jobs
@@ -52,18 +52,26 @@ class Plan:
     prompt: str | None = None
     label: str | None = None
     seed: int = 0
-    k: float = 5.0
+    k: float = K
     bisect: bool = False
     folder: Path | None = None
     junit: Path | None = None
+
+    @property
+    def is_of_several(self) -> bool:
+        """Whether several bundles, variants or engines were asked for, however many there are."""
+        return len(self.bundles) > 1 or self.all_variants or len(self.engines) > 1
 
     def checks(self) -> list[Check]:
         """One for each variant.
 
         Raises:
             ExportError: no variant of a bundle fits.
-            EngineError: two reports would have one name, or JUnit XML of several is asked for.
+            EngineError: no engine is named, two reports would have one name, or JUnit XML of several is asked for.
         """
+        if not self.engines:
+            msg = "no engine is named; give one or more with --engine, as in onnxruntime,openvino"
+            raise EngineError(msg)
         found = [(path, shape) for path in self.bundles for shape in self._shapes(path)]
         if len(found) > 1 and self.junit is not None:
             msg = (
@@ -170,7 +178,7 @@ def verify_one(check: Check, report: Report = lambda *_: None) -> Verified:
 
 
 def _engines(plan: Plan) -> list[Engine]:
-    return [make_engine(name, plan.device, plan.options) for name in dict.fromkeys(plan.engines)]
+    return [make_engine(name, plan.device, plan.options) for name in plan.engines]
 
 
 def _name(bundle: Path, shape: Shape) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,6 @@ from search.model.family import Request
 from search.model.pipeline import Pipeline, open_for
 from search.model.reference import Trajectory, forward_replaced, gated, sample
 from search.names import PREDICTION
-from search.schedules import with_actions
 from search.subnet import Action
 
 if TYPE_CHECKING:
@@ -216,7 +215,8 @@ def _gated_in_full(
     denoiser: nn.Module, subnet: SubNet, calls: Mapping[int, _Seen]
 ) -> dict[int, tuple[Array, Array]]:
     """By step, what each of `calls` gave and what it gives under a SubNet that runs everything."""
-    whole = with_actions(subnet, lambda *_: Action.RUN, method="full")
+    # Blocks that were removed from the pipeline for good run too: what stands there hands on its input.
+    whole = replace(subnet, actions=((Action.RUN,) * len(subnet.topology.blocks),) * subnet.steps)
     with torch.no_grad(), gated(denoiser, whole, steps=sorted(calls)):
         return {
             step: (

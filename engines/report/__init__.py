@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 import platform
-from importlib import metadata
 from typing import TYPE_CHECKING
 
 from engines.machine import processor
 from engines.report.junit import junit_of
-from engines.report.page import page_of
+from engines.report.page import likeness, page_of
 from search.files import write_atomically
+from search.versions import versions_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +27,7 @@ PACKAGES = (
     "onnxruntime",
     "openvino",
     "tensorrt",
+    "tensorrt-rtx",
     "polygraphy",
     "numpy",
 )
@@ -64,25 +64,10 @@ def verdict(parity: Parity) -> str:
     )
 
 
-def likeness(psnr: float) -> str:
-    """A PSNR of two pictures in words."""
-    if math.isnan(psnr):
-        return "none"
-    return "identical" if psnr == math.inf else f"{psnr:.1f} dB"
-
-
 def _environment() -> dict[str, str]:
     return {
         "processor": processor(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        **{name: version for name in PACKAGES if (version := _version(name))},
+        **versions_of(PACKAGES),
     }
-
-
-def _version(package: str) -> str:
-    """Empty where it is not installed."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return ""

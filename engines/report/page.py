@@ -105,7 +105,7 @@ def _rung(rung: Rung) -> str:
         _share(max(free, key=lambda each: each.excess, default=None)),
         _share(rung.finals.get("latents")),
         _share(rung.finals.get("decoder")),
-        "identical" if rung.psnr == math.inf else f"{rung.psnr:.1f} dB",
+        likeness(rung.psnr),
         "same" if rung.repeats else "differs",
     ]
     return (
@@ -113,6 +113,13 @@ def _rung(rung: Rung) -> str:
         f"<td>{html.escape(rung.against)}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}"
         f'<td><span class="badge">{state}</span></td></tr>'
     )
+
+
+def likeness(psnr: float) -> str:
+    """A PSNR of two pictures in words."""
+    if math.isnan(psnr):
+        return "none"
+    return "identical" if psnr == math.inf else f"{psnr:.1f} dB"
 
 
 def _share(difference: Difference | None) -> str:

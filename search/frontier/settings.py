@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from search.errors import SearchError
+from search.options import names_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,9 +104,12 @@ class Settings:
 
 def methods_of(text: str) -> tuple[Method, ...]:
     """The methods in a list such as `ours,fewer-steps`."""
-    names = [name.strip() for name in text.split(",")]
+    names = names_of(text)
     unknown = sorted(set(names) - set(Method))
+    if not names:
+        msg = f"no methods are named; choose from {', '.join(Method)}"
+        raise SearchError(msg)
     if unknown:
         msg = f"unknown methods {unknown}; choose from {', '.join(Method)}"
         raise SearchError(msg)
-    return tuple(Method(name) for name in dict.fromkeys(names))
+    return tuple(map(Method, names))

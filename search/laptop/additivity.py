@@ -27,15 +27,11 @@ class Subset:
 
     Attributes:
         size: the fraction of the cost it was drawn to remove.
-        removed: the fraction it removes by its layers' shares.
-        names: of its layers.
         predicted: the sum of their scores.
         loss: the output loss of removing them together.
     """
 
     size: float
-    removed: float
-    names: tuple[str, ...]
     predicted: float
     loss: float
 
@@ -104,8 +100,6 @@ def _random_subset(
 
 
 def additivity(
-    layers: Layers,
-    shares: Sequence[float],
     scores: Sequence[float],
     drawn: Sequence[tuple[float, frozenset[int]]],
     losses: Sequence[float],
@@ -114,8 +108,6 @@ def additivity(
     subsets = tuple(
         Subset(
             size=size,
-            removed=sum(shares[i] for i in one),
-            names=tuple(layers.names[i] for i in sorted(one)),
             predicted=sum(scores[i] for i in one),
             loss=loss,
         )

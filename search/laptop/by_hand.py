@@ -10,12 +10,13 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from search.blocks import outermost
 from search.errors import SearchError
 from search.laptop.knapsack import choose
 from search.laptop.layers import Layers, constant, layers_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from search.schedules import Cost
     from search.subnet import SubNet
@@ -66,7 +67,7 @@ def bk_sdm(full: SubNet, variant: str) -> SubNet:
     layers = layers_of(full)
     groups = _bk_sdm_groups(layers)
     chosen = frozenset().union(*groups[: 1 + VARIANTS.index(variant)])
-    return layers.without(layers.outermost(chosen), f"bk-sdm {variant}")
+    return _without(layers, chosen, f"bk-sdm {variant}")
 
 
 def with_depths(full: SubNet, name: str) -> SubNet:
@@ -88,7 +89,7 @@ def with_depths(full: SubNet, name: str) -> SubNet:
         and int(block[2]) >= kept.get(block[1], 0)
     }
     chosen |= {layers.number["mid_block.attentions.0"], layers.number["mid_block.resnets.1"]}
-    return layers.without(layers.outermost(chosen), name)
+    return _without(layers, chosen, name)
 
 
 def bk_sdm_order(full: SubNet, keep: float, cost: Cost) -> SubNet:
@@ -114,6 +115,12 @@ def every_second(full: SubNet, keep: float, cost: Cost) -> SubNet:
     """
     layers = layers_of(full)
     return _in_order(layers, _alternate(layers), keep, cost, "every-second")
+
+
+def _without(layers: Layers, chosen: Iterable[int], what: str) -> SubNet:
+    """These layers are skipped; those that lie in others of them go with these."""
+    names = outermost(layers.names[layer] for layer in chosen)
+    return layers.without([layers.number[name] for name in names], what)
 
 
 def _in_order(

@@ -8,7 +8,6 @@ import hashlib
 import json
 import math
 import shutil
-import tempfile
 import time
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
@@ -20,7 +19,9 @@ import torch
 from accelerate import Accelerator, PartialState
 from torch import Tensor
 
+from search.blocks import outermost
 from search.errors import SearchError
+from search.files import require_free, whole_directory
 from search.laptop.distill_data import Captioned, Draws, encode_pictures, load_picture
 from search.laptop.distill_losses import (
     feature_loss,
@@ -31,7 +32,7 @@ from search.laptop.distill_losses import (
 from search.laptop.distill_recipe import Loss, skipped_blocks
 from search.laptop.distill_records import Checkpoint, Progress, RunFolder
 from search.model.pipeline import Pipeline, open_for
-from search.model.removed import KEY, outermost, remove_blocks
+from search.model.removed import KEY, remove_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -132,13 +133,6 @@ def distill(
     return summarise(pipeline.denoiser, student, done)
 
 
-def require_free(out: Path) -> None:
-    """Refuse a directory that is there already."""
-    if out.exists():
-        msg = f"{str(out)!r} is already there; give another directory, or remove it"
-        raise SearchError(msg)
-
-
 def _encoded(
     pipeline: Pipeline,
     data: Captioned,
@@ -168,7 +162,7 @@ def _encoded(
 
 def _facts(files: Sequence[Path]) -> str:
     """What tells these files from others."""
-    facts = [[file.name, file.stat().st_size] for file in files]
+    facts = [[file.name, (found := file.stat()).st_size, found.st_mtime_ns] for file in files]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
@@ -184,17 +178,14 @@ def prune(pipeline: Pipeline, names: Sequence[str]) -> nn.Module:
 
 def save_pipeline(pipeline: Pipeline, student: Any, out: Path) -> None:
     """Write the pipeline's directory again with another denoiser, whole or not at all."""
-    out.parent.mkdir(parents=True, exist_ok=True)
     component = pipeline.family.component
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
-        made = Path(folder) / out.name
 
-        def others(at: str, names: list[str]) -> list[str]:
-            return [name for name in names if name == component and Path(at) == pipeline.path]
+    def others(at: str, names: list[str]) -> list[str]:
+        return [name for name in names if name == component and Path(at) == pipeline.path]
 
-        shutil.copytree(pipeline.path, made, ignore=others)
+    with whole_directory(out) as made:
+        shutil.copytree(pipeline.path, made, ignore=others, dirs_exist_ok=True)
         student.save_pretrained(made / component, safe_serialization=True)
-        made.rename(out)
 
 
 def train(
@@ -394,7 +385,7 @@ class _Run:
             "recipe": dataclasses.asdict(self.recipe) | {"save_every": 0},
             "teacher": self.pipeline.fingerprint,
             "removed": self.removed,
-            "pictures": self.draws.count,
+            "data": self.draws.fingerprint,
             "processes": self.accelerator.num_processes,
         }
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from search.errors import SearchError
+from search.laptop.noising import Noising
 from search.model.family import Request
 from search.model.recording import DenoiserCall, path_name, record_call
 
@@ -48,7 +50,8 @@ def read_folder(folder: Path) -> Captioned:
     it, each picture has its caption in a text file of the same name.
 
     Raises:
-        SearchError: there are no pictures, one has no caption, or one lies outside the folder.
+        SearchError: there are no pictures, one has no caption or lies outside the folder, or a text is
+            not UTF-8.
     """
     if not folder.is_dir():
         msg = f"there is no directory {str(folder)!r}; give a folder of pictures with captions"
@@ -62,7 +65,7 @@ def read_folder(folder: Path) -> Captioned:
 
 
 def _listed(folder: Path, listed: Path) -> Iterator[tuple[Path, str]]:
-    for number, line in enumerate(listed.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(_text(listed).splitlines(), 1):
         if not line.strip():
             continue
         try:
@@ -90,11 +93,19 @@ def _beside(folder: Path) -> Iterator[tuple[Path, str]]:
         if not text.is_file():
             msg = f"{str(file)!r} has no caption; put one into {text.name!r} beside it, or write {METADATA}"
             raise SearchError(msg)
-        yield file, text.read_text(encoding="utf-8").strip()
+        yield file, _text(text).strip()
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        msg = f"{str(file)!r} is not UTF-8 text; write it again as UTF-8"
+        raise SearchError(msg) from error
 
 
 def load_picture(file: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """A picture as `[height, width, 3]` of `size`, cut to its middle.
+    """A picture as `[height, width, 3]` of `size`, upright, cut to its middle.
 
     Raises:
         SearchError: the file holds none.
@@ -103,8 +114,8 @@ def load_picture(file: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
 
     try:
         with Image.open(file) as image:
-            fitted = ImageOps.fit(image.convert("RGB"), size[::-1], Image.Resampling.LANCZOS)
-            return np.asarray(fitted)
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+            return np.asarray(ImageOps.fit(upright, size[::-1], Image.Resampling.LANCZOS))
     except (OSError, Image.DecompressionBombError) as error:
         msg = f"{str(file)!r} holds no picture ({error}); remove it"
         raise SearchError(msg) from error
@@ -207,68 +218,6 @@ class Conditions:
 
 
 @dataclass(frozen=True)
-class Noising:
-    """How noise is put on latents in training, as the pipeline's scheduler has it.
-
-    Attributes:
-        timesteps: to choose from, `[N]`.
-        clean: what remains of the latents at each, `[N]`.
-        noise: how much noise there is at each, `[N]`.
-        kind: what is predicted: epsilon, v_prediction, sample or flow.
-    """
-
-    timesteps: Tensor
-    clean: Tensor
-    noise: Tensor
-    kind: str
-
-    @staticmethod
-    def of(scheduler: Any) -> Noising:
-        """From a scheduler's configuration.
-
-        Raises:
-            SearchError: it is of neither kind that is known.
-        """
-        fresh = type(scheduler).from_config(scheduler.config)
-        kept = getattr(fresh, "alphas_cumprod", None)
-        kind = fresh.config.get("prediction_type", "epsilon")
-        if kept is not None and kind in ("epsilon", "v_prediction", "sample"):
-            return Noising(torch.arange(len(kept)), kept.sqrt(), (1 - kept).sqrt(), kind)
-        if "FlowMatch" in type(fresh).__name__:
-            sigmas = fresh.sigmas[: len(fresh.timesteps)].float()
-            return Noising(fresh.timesteps.float(), 1 - sigmas, sigmas, "flow")
-        msg = f"distill does not know how {type(fresh).__name__} puts noise on latents; save the pipeline with another"
-        raise SearchError(msg)
-
-    def mix(self, chosen: Tensor, latents: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Noisy latents and what is to be predicted of them, at the timesteps numbered `chosen` `[B]`."""
-        shape = (-1, *(1,) * (latents.dim() - 1))
-        a = self.clean.to(latents)[chosen].view(shape)
-        b = self.noise.to(latents)[chosen].view(shape)
-        wanted = {
-            "epsilon": lambda: noise,
-            "sample": lambda: latents,
-            "v_prediction": lambda: a * noise - b * latents,
-            "flow": lambda: noise - latents,
-        }[self.kind]()
-        return a * latents + b * noise, wanted
-
-    def weights(self, chosen: Tensor, floor: float, cap: float) -> Tensor:
-        """Of squared errors of predictions `[B]`, such that those of the picture weigh clip(SNR, floor, cap)."""
-        a, b = self.clean[chosen.cpu()].double(), self.noise[chosen.cpu()].double()
-        snr = (a / b).square().clamp(1e-8, 1e8)
-        # How much a squared error e of each kind is one of the picture: e * b^2 / a^2 and so on.
-        of_picture = {
-            "epsilon": 1 / snr,
-            "sample": torch.ones_like(snr),
-            "v_prediction": b.square(),
-            "flow": b.square(),
-        }[self.kind]
-        found: Tensor = (snr.clamp(floor, cap) * of_picture).float().to(chosen.device)
-        return found
-
-
-@dataclass(frozen=True)
 class Batch:
     """What one pass sees, `B` pictures.
 
@@ -305,10 +254,14 @@ class Draws:
         self.conditions = Conditions(pipeline, size)
         self.noising = Noising.of(pipeline.pipe.scheduler)
 
-    @property
-    def count(self) -> int:
-        """Of pictures."""
-        return len(self._captions)
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of captions and latents."""
+        digest = hashlib.sha256(json.dumps([*self._captions]).encode())
+        digest.update(str(self._latents.shape).encode())
+        for picture in self._latents:
+            digest.update(picture.tobytes())
+        return digest.hexdigest()
 
     def batch(
         self, seed: tuple[int, ...], count: int, *, drop: float, floor: float, cap: float

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from search.blocks import outermost
 from search.laptop.distill_recipe import Loss
-from search.model.removed import is_removed, outermost
+from search.model.removed import is_removed
 from search.model.trace import tensors_of
 
 if TYPE_CHECKING:

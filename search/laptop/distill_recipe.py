@@ -6,7 +6,9 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from search.blocks import skipped
 from search.errors import SearchError
+from search.laptop.noising import SNR_CAP, SNR_FLOOR
 from search.subnet import Action, Granularity
 
 if TYPE_CHECKING:
@@ -66,8 +68,8 @@ class Recipe:
     task_weight: float = 1.0
     output_weight: float = 1.0
     feature_weight: float = 1.0
-    snr_floor: float = 0.1
-    snr_cap: float = 5.0
+    snr_floor: float = SNR_FLOOR
+    snr_cap: float = SNR_CAP
     drop: float = 0.1
     ema: float = 0.995
     weight_decay: float = 0.01
@@ -81,6 +83,14 @@ class Recipe:
         for name in ("iterations", "batch", "accumulate", "save_every"):
             if getattr(self, name) < 1:
                 msg = f"--{name.replace('_', '-')} is {getattr(self, name)}; give 1 or more"
+                raise SearchError(msg)
+        for name in ("drop", "ema"):
+            if not 0 <= getattr(self, name) <= 1:
+                msg = f"--{name} is {getattr(self, name)}; give a number from 0 to 1"
+                raise SearchError(msg)
+        for name in ("task_weight", "output_weight", "feature_weight"):
+            if not getattr(self, name) >= 0:
+                msg = f"--{name.replace('_', '-')} is {getattr(self, name)}; give 0 or more"
                 raise SearchError(msg)
         if not self.learning_rate > 0:
             msg = f"--learning-rate is {self.learning_rate}; give a number above 0"
@@ -105,14 +115,14 @@ def loss_of(name: str) -> Loss:
 
 
 def skipped_blocks(subnet: SubNet) -> list[str]:
-    """The blocks that a SubNet skips at every step.
+    """The blocks that a SubNet skips at every step, if it does nothing else.
 
     Raises:
         SearchError: there are none, or the SubNet does anything else than skip and run.
     """
     names = subnet.topology.blocks
     columns = [{row[block] for row in subnet.actions} for block in range(len(names))]
-    mixed = [name for name, found in zip(names, columns, strict=True) if len(found) > 1]
+    mixed = [name for name, column in zip(names, columns, strict=True) if len(column) > 1]
     other = set().union(*columns) - {Action.RUN, Action.SKIP}
     if mixed or other:
         what = f"has {', '.join(sorted(other))}" if other else f"changes {mixed[:3]} between steps"
@@ -121,8 +131,8 @@ def skipped_blocks(subnet: SubNet) -> list[str]:
             "give one of --method laptop"
         )
         raise SearchError(msg)
-    skipped = [n for n, found in zip(names, columns, strict=True) if found == {Action.SKIP}]
-    if not skipped:
+    found = skipped(subnet)
+    if not found:
         msg = "the SubNet skips no block, so there is nothing to take out; give one of --method laptop"
         raise SearchError(msg)
-    return skipped
+    return found

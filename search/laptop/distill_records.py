@@ -26,9 +26,19 @@ PLOT = "losses.png"
 CHECKPOINT = "checkpoint.pt"
 LATENTS = "latents.npy"
 LATENTS_OF = "latents.json"
+SCHEMA = 1
+"""Of checkpoints."""
 SMOOTHED = 20
 """Iterations that the plot averages over."""
-_UNREADABLE = (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError)
+_UNREADABLE = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    AttributeError,
+    KeyError,
+    TypeError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True)
@@ -89,6 +99,7 @@ class RunFolder:
         """Write the checkpoint and the plot, each whole or not at all."""
         buffer = io.BytesIO()
         content = {
+            "schema": SCHEMA,
             "identity": _text(checkpoint.identity),
             "iterations": checkpoint.iterations,
             "states": checkpoint.states,
@@ -109,6 +120,7 @@ class RunFolder:
             return None
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
+            _require_schema(content.get("schema"))
             theirs = json.loads(content["identity"])
             done = tuple(Progress(*entry) for entry in content["done"])
             found = Checkpoint(theirs, int(content["iterations"]), content["states"], done)
@@ -136,7 +148,8 @@ class RunFolder:
     ) -> NDArray[np.float32]:
         """Encoded pictures of `shape`, kept in a file; `fill` makes them where there are none yet."""
         file, of = self.path / LATENTS, self.path / LATENTS_OF
-        if of.is_file() and file.is_file() and of.read_text(encoding="utf-8") == _text(identity):
+        text = _text({"schema": 1, "kind": "stepcarve-latents", **identity})
+        if of.is_file() and file.is_file() and of.read_text(encoding="utf-8") == text:
             kept: NDArray[np.float32] = np.load(file, mmap_mode="r", allow_pickle=False)
             return kept
         self.path.mkdir(parents=True, exist_ok=True)
@@ -144,7 +157,7 @@ class RunFolder:
         made = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape)
         fill(made)
         made.flush()
-        write_atomically(of, _text(identity))
+        write_atomically(of, text)
         return made
 
 
@@ -168,6 +181,12 @@ def plot(done: Sequence[Progress]) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()
+
+
+def _require_schema(found: object) -> None:
+    if found != SCHEMA:
+        msg = f"it has schema {found}, expected {SCHEMA}"
+        raise ValueError(msg)
 
 
 def _text(identity: Mapping[str, object]) -> str:

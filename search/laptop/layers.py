@@ -51,15 +51,6 @@ class Layers:
             end = self.ends[layer]
         return True
 
-    def outermost(self, chosen: Iterable[int]) -> frozenset[int]:
-        """These layers without those that lie in another of them."""
-        kept, end = set[int](), 0
-        for layer in sorted(chosen):
-            if layer >= end:
-                kept.add(layer)
-                end = self.ends[layer]
-        return frozenset(kept)
-
     def without(self, chosen: Iterable[int], method: str = "laptop") -> SubNet:
         """`full` with these layers skipped at every step."""
         skipped = {self.blocks[layer] for layer in chosen}
@@ -72,16 +63,6 @@ class Layers:
     def once_without(self, chosen: Iterable[int]) -> SubNet:
         """The same for one step."""
         return once(self.without(chosen))
-
-    def skipped_in(self, subnet: SubNet) -> frozenset[int]:
-        """The layers that a SubNet skips at every step."""
-        columns = zip(*subnet.actions, strict=True)
-        names = {
-            name
-            for name, column in zip(subnet.topology.blocks, columns, strict=True)
-            if set(column) == {Action.SKIP}
-        }
-        return frozenset(self.number[name] for name in names)
 
     def shares(self, cost: Cost) -> tuple[float, ...]:
         """Per layer, the fraction of the cost that goes when it alone is removed."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from search.laptop.noising import SNR_CAP, SNR_FLOOR, Noising
 from search.model.family import Request
 from search.model.recording import DenoiserCall, record_call
 from search.model.reference import gated
@@ -141,3 +142,17 @@ class OutputLoss:
             for predicted in self._predictions(removed)
         ]
         return torch.cat(each, dim=1)
+
+
+class PictureLoss(OutputLoss):
+    """The same as errors of the clean latents that the predictions point to, weighed as distillation does."""
+
+    def __init__(self, pipeline: Pipeline, layers: Layers, tuples: Tuples) -> None:
+        """The pipeline has its weights loaded."""
+        super().__init__(pipeline, layers, tuples)
+        noising = Noising.of(pipeline.pipe.scheduler)
+        self._weights = noising.weights(noising.nearest(tuples.timesteps), SNR_FLOOR, SNR_CAP)
+
+    def __call__(self, removed: Sequence[AbstractSet[int]]) -> Tensor:
+        """See `OutputLoss`."""
+        return super().__call__(removed) * self._weights

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from search.errors import SearchError
 from search.laptop.layers import Layers, layers_of
-from search.laptop.loss import OutputLoss
+from search.laptop.loss import OutputLoss, PictureLoss
 from search.laptop.rivals import LatentStatistics, TaskLoss
 from search.laptop.settings import Criterion, Settings
 from search.laptop.store import FULL, TUPLES, Known, Store
@@ -39,6 +39,7 @@ class Probe(Protocol):
 
 PROBES: dict[Criterion, Callable[[Pipeline, Layers, Tuples], Probe]] = {
     Criterion.OUTPUT: OutputLoss,
+    Criterion.PICTURE: PictureLoss,
     Criterion.TASK: TaskLoss,
     Criterion.LD_PRUNER: LatentStatistics,
 }

@@ -20,7 +20,7 @@ from search.laptop.layers import Layers, constant, layers_of
 from search.laptop.probe import PROBES, Measure
 from search.laptop.rivals import magnitudes, taylor
 from search.laptop.settings import Criterion, Settings
-from search.laptop.store import FULL, SCORES, TUPLES, Store
+from search.laptop.store import FULL, TUPLES, Store
 from search.laptop.tuples import Tuples, draw_tuples
 
 if TYPE_CHECKING:
@@ -113,11 +113,11 @@ def remove_layers(
         report("cost of each layer")
         shares = layers.shares(price)
         drawn = additivity.random_subsets(layers, shares, seed=settings.seed)
-        true = measure([one for _, one in drawn], Criterion.OUTPUT, "additivity")
-        found = additivity.additivity(layers, shares, scores, drawn, true)
+        true = measure([one for _, one in drawn], settings.criterion.judged, "additivity")
+        found = additivity.additivity(scores, drawn, true)
         chosen = [_chosen(measure, shares, scores, keep, price) for keep in keeps]
-        losses = measure(chosen, Criterion.OUTPUT, "what was chosen")
-        _write(folder, layers, shares, scores, found)
+        losses = measure(chosen, settings.criterion.judged, "what was chosen")
+        _write(measure.store, layers, shares, scores, found)
     predicted = [sum(scores[layer] for layer in one) for one in chosen]
     subnets = [
         layers.without(one, f"laptop {settings.criterion} keep {keep:g}")
@@ -258,21 +258,21 @@ def _scores_around(measure: Measure, chosen: frozenset[int], what: str) -> list[
         for i in range(count)
     ]
     both = [one | {i} for i, one in enumerate(rest)]
-    losses = measure([*rest, *both], Criterion.OUTPUT, what)
+    losses = measure([*rest, *both], measure.settings.criterion.judged, what)
     return [there - here for here, there in zip(losses[:count], losses[count:], strict=True)]
 
 
 def _is_sure(measure: Measure, first: frozenset[int], other: frozenset[int]) -> bool:
     """Whether the other set has less loss by more than the tuples' chance: a standard error."""
-    parts = measure.parts([first, other], Criterion.OUTPUT, "choice")
+    parts = measure.parts([first, other], measure.settings.criterion.judged, "choice")
     gain = np.asarray(parts[0]) - np.asarray(parts[1])
     return bool(gain.mean() > gain.std() / len(gain) ** 0.5)
 
 
 def _ranked(measure: Measure, sets: Sequence[frozenset[int]], what: str) -> list[frozenset[int]]:
-    """Each set once, those of least output loss first."""
+    """Each set once, those of least loss first."""
     distinct = list(dict.fromkeys(sets))
-    losses = measure(distinct, Criterion.OUTPUT, what)
+    losses = measure(distinct, measure.settings.criterion.judged, what)
     return [distinct[i] for i in sorted(range(len(distinct)), key=losses.__getitem__)]
 
 
@@ -315,7 +315,7 @@ def within(
 
 
 def _write(
-    folder: Path,
+    store: Store,
     layers: Layers,
     shares: Sequence[float],
     scores: Sequence[float],
@@ -325,6 +325,5 @@ def _write(
         {"layer": name, "share": share, "score": score}
         for name, share, score in zip(layers.names, shares, scores, strict=True)
     ]
-    write_atomically(folder / SCORES, json.dumps(table, indent=1) + "\n")
-    write_atomically(folder / "additivity.json", json.dumps(found.to_json(), indent=1) + "\n")
-    write_atomically(folder / "additivity.png", additivity.draw(found))
+    store.conclude(table, found.to_json())
+    write_atomically(store.path / "additivity.png", additivity.draw(found))

@@ -10,6 +10,7 @@ from torch import Tensor
 from search.course import Course
 from search.fitting.trajectories import CHUNK
 from search.laptop.loss import Predictions
+from search.laptop.noising import Noising
 from search.model.predictor import Predictor
 from search.model.reference import gated
 from search.model.scheduler import combine
@@ -129,18 +130,6 @@ def _weights(pipeline: Pipeline, layers: Layers) -> Iterator[list[Tensor]]:
 
 def _noised(pipeline: Pipeline, tuples: Tuples) -> tuple[Tensor, Tensor]:
     """Final latents with noise at the tuples' timesteps, and what the denoiser should predict of them."""
-    from diffusers import DDPMScheduler
-
-    clean = tuples.final
-    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(NOISE_SEED))
-    config = pipeline.pipe.scheduler.config
-    if "prediction_type" not in config:  # flow matching: a straight line from noise to picture
-        share = tuples.timesteps / config["num_train_timesteps"]
-        share = share.reshape(-1, *[1] * (clean.ndim - 1)).to(clean)
-        return (1 - share) * clean + share * noise, noise - clean
-    scheduler = DDPMScheduler.from_config(config)
-    at = tuples.timesteps.long()
-    noised = scheduler.add_noise(clean, noise, at)
-    if config["prediction_type"] == "v_prediction":
-        return noised, scheduler.get_velocity(clean, noise, at)
-    return noised, noise if config["prediction_type"] == "epsilon" else clean
+    noise = torch.randn(tuples.final.shape, generator=torch.Generator().manual_seed(NOISE_SEED))
+    noising = Noising.of(pipeline.pipe.scheduler)
+    return noising.mix(noising.nearest(tuples.timesteps), tuples.final, noise)

@@ -18,6 +18,9 @@ class Criterion(enum.StrEnum):
 
     OUTPUT = "output"
     """How far the predictions move without it (LAPTOP-Diff)."""
+    PICTURE = "picture"
+    """The same as errors of the picture that the predictions point to, weighed as in distillation: what
+    little moves at the noisiest steps decides where things are."""
     MAGNITUDE = "magnitude"
     """The norm of its weights."""
     TAYLOR = "taylor"
@@ -26,6 +29,11 @@ class Criterion(enum.StrEnum):
     """How far the loss the denoiser was trained on rises without it."""
     LD_PRUNER = "ld-pruner"
     """How far mean and spread of the final latents move without it."""
+
+    @property
+    def judged(self) -> Criterion:
+        """The loss that sets of layers are chosen and compared by: that of the predictions, unless it is one."""
+        return self if self is Criterion.PICTURE else Criterion.OUTPUT
 
 
 ROUNDS = {"default": 2, "paper": 0}
@@ -67,7 +75,7 @@ def settings_of(options: Options) -> Settings:
     return Settings(
         criterion=criterion,
         tuples=options.tuples,
-        rounds=ROUNDS[options.recipe] if criterion is Criterion.OUTPUT else 0,
+        rounds=ROUNDS[options.recipe] if criterion is criterion.judged else 0,
         seed=options.seed,
         workers=options.jobs,
         where=options.parallel,

@@ -11,7 +11,7 @@ from search.errors import SearchError
 from search.files import parse_json, write_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
 IDENTITY = "run.json"
@@ -19,6 +19,8 @@ FULL = "full.json"
 TUPLES = "tuples.safetensors"
 LOSSES = "losses.jsonl"
 SCORES = "scores.json"
+ADDITIVITY = "additivity.json"
+RUN = {"schema": 1, "kind": "stepcarve-laptop-run"}
 
 Known = dict[tuple[str, frozenset[str]], tuple[float, ...]]
 """Losses by criterion and names of the layers that are removed: one per tuple, or one over all."""
@@ -37,7 +39,7 @@ class Store:
             SearchError: there is a search already and `resume` is not asked for, or it is another one.
         """
         file = self.path / IDENTITY
-        wanted = json.loads(json.dumps(identity))
+        wanted = json.loads(json.dumps({**RUN, **identity}))
         if not file.is_file():
             write_atomically(self.path / LOSSES, "")
             write_atomically(file, json.dumps(wanted, indent=1) + "\n")
@@ -70,6 +72,13 @@ class Store:
         ]
         with (self.path / LOSSES).open("a", encoding="utf-8") as file:
             file.writelines(lines)
+
+    def conclude(self, layers: Sequence[Mapping[str, Any]], additivity: Mapping[str, Any]) -> None:
+        """Write each layer's share and score, and how nearly the scores add up."""
+        scores = {"schema": 1, "kind": "stepcarve-laptop-scores", "layers": layers}
+        sums = {"schema": 1, "kind": "stepcarve-laptop-additivity", **additivity}
+        for name, content in ((SCORES, scores), (ADDITIVITY, sums)):
+            write_atomically(self.path / name, json.dumps(content, indent=1) + "\n")
 
     def _read(self) -> Known:
         """The losses; a last line that was cut off is not one, and is taken away."""

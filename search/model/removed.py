@@ -11,11 +11,12 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from search.blocks import outermost
 from search.errors import SearchError
 from search.subnet import Granularity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from search.model.family import Family
 
@@ -68,17 +69,6 @@ def remove_blocks(denoiser: nn.Module, names: Sequence[str], family: Family) -> 
         raise SearchError(msg)
     for name in names:
         _empty(denoiser.get_submodule(name))
-
-
-def outermost(names: Iterable[str]) -> list[str]:
-    """Those that lie in no other, sorted."""
-    known = set(names)
-    return sorted(name for name in known if not any(_parents(name) & known))
-
-
-def _parents(name: str) -> set[str]:
-    parts = name.split(".")
-    return {".".join(parts[:i]) for i in range(1, len(parts))}
 
 
 def is_removed(module: nn.Module) -> bool:

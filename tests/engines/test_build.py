@@ -19,9 +19,10 @@ import pytest
 
 from engines.base import Engine, EngineOptions, make_engine
 from engines.build import Item, Plan, build_bundle, plan_build
-from engines.builder import PARTIAL, Job, build_apart, clean
+from engines.builder import PARTIAL, Job, build_apart
 from engines.built import built_file, place_of, source_of
 from engines.errors import EngineError
+from engines.leftovers import clean
 from engines.runner import Runner
 from exporter.bundle import Bundle
 from exporter.errors import ExportError
@@ -104,7 +105,7 @@ def test_a_killed_build_goes_on_with_what_is_missing(
     while list(folder.glob(f"{PARTIAL}*")):
         assert time.monotonic() < deadline, "the builder ends when it sees that its parent has gone"
         time.sleep(0.1)
-        clean(folder)
+        clean(folder, PARTIAL)
     made = build_bundle(bundle, engine)
     assert {item.graph for item in made.plan.missing} == left
     assert {path: path.stat().st_mtime_ns for path in done} == done, "what was there stays"
@@ -154,6 +155,15 @@ def test_other_options_are_another_build(built: Bundle) -> None:
     other = make_engine("openvino", "cpu", EngineOptions(threads=1))
     assert missing(built, other) == set(built.models)
     assert built_file(built, other, built.decoder) is None
+
+
+def test_processes_get_the_options_of_the_engine(
+    built: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs: list[Job] = []
+    monkeypatch.setattr("engines.build.run_jobs", lambda _, todo, **__: jobs.extend(todo) or ())
+    build_bundle(built, make_engine("openvino", "cpu", EngineOptions(threads=1)))
+    assert {job.options for job in jobs} == {EngineOptions(threads=1)}
 
 
 def test_a_record_that_is_no_record_counts_as_not_built(copy: Bundle, engine: Engine) -> None:
@@ -224,7 +234,7 @@ def test_a_builder_that_dies_is_named(
     fresh: Bundle, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(
-        "import os, sys\nif sys.orig_argv[1:3] == ['-m', 'engines.builder']:\n    os.kill(os.getpid(), 11)\n"
+        "import os, sys\nif sys.orig_argv[2:4] == ['-m', 'engines.builder']:\n    os.kill(os.getpid(), 11)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(EngineError, match=r"built condition\.onnx with openvino died .signal 11"):
@@ -236,7 +246,7 @@ def test_what_a_living_process_is_making_stays(tmp_path: Path) -> None:
     elsewhere = tmp_path / f"{PARTIAL}another-machine-{2**30}"
     for path in (mine, gone, elsewhere):
         path.mkdir()
-    clean(tmp_path)
+    clean(tmp_path, PARTIAL)
     assert set(tmp_path.iterdir()) == {mine, elsewhere}
 
 

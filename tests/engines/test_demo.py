@@ -11,6 +11,7 @@ from engines.demo import run_demo
 from engines.errors import EngineError
 
 
+@pytest.mark.slow
 def test_the_demo_shows_what_each_method_costs_and_that_parity_holds(tmp_path: Path) -> None:
     told: list[str] = []
     demo = run_demo(tmp_path / "demo", told.append, pictures=2)

@@ -40,11 +40,23 @@ def names(asked: Plan) -> list[str]:
     return [check.name.split("-")[0] + check.name[-2:] for check in asked.checks()]
 
 
+@pytest.mark.slow
 def test_the_first_variant_of_each_bundle_or_all_that_fit(two: tuple[Bundle, Bundle]) -> None:
     assert names(plan(*two)) == ["bothx1", "singlex1"]
     assert names(plan(*two, all_variants=True)) == ["bothx1", "bothx2", "singlex1"]
     asked = plan(two[0], all_variants=True, shape=(None, None, 2))
     assert names(asked) == ["bothx2"]
+
+
+@pytest.mark.parametrize(
+    ("bundles", "engines", "all_variants", "expected"),
+    [(1, 1, False, False), (2, 1, False, True), (1, 2, False, True), (1, 1, True, True)],
+)
+def test_what_was_asked_for_says_whether_it_is_several(
+    bundles: int, engines: int, all_variants: bool, expected: bool
+) -> None:
+    paths, names = (Path("a"), Path("b"))[:bundles], ("x", "y")[:engines]
+    assert Plan(paths, names, all_variants=all_variants).is_of_several is expected
 
 
 def test_reports_of_several_lie_apart(two: tuple[Bundle, Bundle], tmp_path: Path) -> None:

@@ -83,6 +83,11 @@ def test_a_run_that_does_not_start_is_an_error_of_the_engine(
         run()
 
 
+def test_an_option_for_the_gpu_is_refused_on_the_cpu() -> None:
+    with pytest.raises(EngineError, match=r"on cuda only, .* leave --no-cuda-graph out"):
+        make_engine("onnxruntime", "cpu", EngineOptions(cuda_graph=False))
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("cuda_graph", [True, False])
 def test_the_gpu_gives_what_the_cpu_gives_and_again(bundle: Bundle, cuda_graph: bool) -> None:

@@ -52,7 +52,7 @@ def bundle(pruned: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def test_skip_and_reuse_in_one_subnet_pass_verification(bundle: Bundle, pruned: Path) -> None:
-    found, _ = verify(bundle, make_engine("onnxruntime", "cpu"), pruned, prompt="a red circle")
+    found, _ = verify(bundle, [make_engine("onnxruntime", "cpu")], pruned, prompt="a red circle")
     assert found.passed
 
 

@@ -16,7 +16,8 @@ from PIL import Image
 
 from engines.parity.measure import MISSING, Difference
 from engines.parity.record import CallParity, Parity, Pictures, Rung
-from engines.report import likeness, verdict, write_junit, write_report
+from engines.report import verdict, write_junit, write_report
+from engines.report.page import likeness
 from exporter.bundle import Bundle
 from search.methods import search
 from search.model.pipeline import open_pipeline

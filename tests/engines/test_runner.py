@@ -68,7 +68,6 @@ def each_pipeline(*quick: tuple[str, str]) -> list[ParameterSet]:
 @pytest.mark.parametrize(
     ("name", "granularity"),
     each_pipeline(
-        ("shapes-sd", "branch"),
         ("shapes-dit", "layer"),
         ("learned-variance", "branch"),
     ),

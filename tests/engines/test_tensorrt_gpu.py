@@ -54,7 +54,7 @@ def built(bundle: Bundle, name: str = "tensorrt", **options: object) -> TensorRt
     asked = EngineOptions(**options)  # type: ignore[arg-type]
     engine = make_engine(name, "cuda", asked)
     assert isinstance(engine, TensorRt)
-    build_bundle(bundle, engine, asked)
+    build_bundle(bundle, engine)
     return engine
 
 
@@ -143,6 +143,6 @@ def test_a_plan_made_on_the_cpu_runs_on_an_rtx_gpu(
     bundle = bundles["float16"]
     at_hand = make_engine("tensorrt-rtx", "cuda").key()
     asked = EngineOptions(compute_capability=at_hand["compute_capability"])
-    build_bundle(bundle, make_engine("tensorrt-rtx", "cpu", asked), asked)
+    build_bundle(bundle, make_engine("tensorrt-rtx", "cpu", asked))
     found = Runner(bundle, make_engine("tensorrt-rtx", "cuda")).run(PROMPT, seed=1)
     assert relative_l2(found.latents, expected.latents) < FLOAT16

@@ -21,6 +21,7 @@ from exporter.bundle import Bundle
 from exporter.errors import ExportError
 from exporter.export import export
 from exporter.summary import summarise
+from search.errors import SearchError
 from search.methods import search
 from search.model.pipeline import open_pipeline
 from search.options import Options
@@ -240,6 +241,7 @@ def test_step_graphs_are_sound_onnx(
         assert model.opset_import[0].version >= 23
 
 
+@pytest.mark.slow
 def test_a_step_without_a_call_makes_none(
     pipelines: Callable[[str], Path], make_bundle: MakeBundle
 ) -> None:
@@ -255,6 +257,7 @@ def test_a_step_without_a_call_makes_none(
     assert bundle.sampler.inputs.shape == (10, 11)
 
 
+@pytest.mark.slow
 def test_exporting_twice_gives_the_same_bytes(
     pipelines: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -271,7 +274,7 @@ def test_an_existing_target_is_left_alone(pipelines: Callable[[str], Path], tmp_
     out = tmp_path / "bundle"
     out.mkdir()
     (out / "precious").write_text("mine")
-    with pytest.raises(ExportError, match=r"bundle' exists; remove it or choose another name"):
+    with pytest.raises(SearchError, match=r"bundle' exists; remove it or choose another name"):
         export(pipelines("three-levels"), small(pipelines), out)
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
 
@@ -288,6 +291,7 @@ def test_a_failed_export_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_files_that_may_not_grow_are_one_sentence_and_leave_nothing(
     pipelines: Callable[[str], Path], tmp_path: Path
 ) -> None:

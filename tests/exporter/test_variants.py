@@ -15,6 +15,7 @@ from search.model.pipeline import open_pipeline
 from search.options import Options
 
 SIZES = ((24, 24), (16, 32))
+pytestmark = pytest.mark.slow  # four exports in one; test_cli.py has a smaller bundle with variants
 
 
 @pytest.fixture(scope="module")

@@ -49,6 +49,24 @@ def test_the_package_is_not_told_what_it_cannot_do(found: Found) -> None:
         deepcache_setting(stages, interval=5)
 
 
+@pytest.mark.parametrize(("device", "in_torch"), [("cpu", "float32"), ("cuda", "float16")])
+def test_a_row_says_what_it_computes_in(
+    found: Found, make_bundle: MakeBundle, device: str, in_torch: str
+) -> None:
+    full = replace(make_bundle(PIPELINE, found("full")), dtype="float16")
+    made = contenders(
+        full,
+        full,
+        pipeline=Path("p"),
+        engines=("a",),
+        device=device,
+        against=(Against.EAGER,),
+        setting=None,
+    )
+    assert [each.dtype for each in made] == [in_torch, "float16"]
+
+
+@pytest.mark.slow
 def test_rows_of_a_subnet_and_of_a_full_sampler(found: Found, make_bundle: MakeBundle) -> None:
     full = make_bundle(PIPELINE, found("full"))
     bundle = make_bundle(PIPELINE, found("deepcache", interval=3))
@@ -88,6 +106,7 @@ def test_a_sampler_of_fewer_steps_stands_in_for_more(
     assert not is_full(fewer)
 
 
+@pytest.mark.slow
 def test_the_full_sampler_is_exported_once(
     found: Found, make_bundle: MakeBundle, pipelines: Callable[[str], Path], tmp_path: Path
 ) -> None:

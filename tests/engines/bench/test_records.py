@@ -13,17 +13,17 @@ from engines.bench.records import (
     Kind,
     Row,
     Sample,
-    Shape,
     Spread,
     against_of,
 )
 from engines.errors import EngineError
+from exporter.bundle import Shape
 
 SHAPE = Shape(64, 64, 1)
 
 
 def row(name: str, kind: Kind, loops: tuple[float, ...], *, full: bool, engine: str = "") -> Row:
-    contender = Contender(name, kind, Path(name), SHAPE, full, "cpu", Path("p"), engine)
+    contender = Contender(name, kind, Path(name), SHAPE, full, "cpu", Path("p"), "float32", engine)
     samples = tuple(Sample(loop + 1, loop, (loop / 2, loop / 2)) for loop in loops)
     return Row(contender, samples, note="" if loops else "not installed")
 

@@ -12,12 +12,12 @@ from unittest import mock
 import pytest
 
 from engines.bench import run, worker
-from engines.bench.records import Contender, Kind, Shape
+from engines.bench.records import Contender, Kind
 from engines.bench.run import Settings, bench, in_turn
 from engines.bench.show import tables, write_bench
 from engines.errors import EngineError
 from engines.memory import Memory
-from exporter.bundle import Bundle
+from exporter.bundle import Bundle, Shape
 from search.methods import search
 from search.model.pipeline import open_pipeline
 from search.options import Options
@@ -25,7 +25,7 @@ from search.subnet import SubNet
 from tests.engines.bench.stand_ins import cannot, dies, holds, loads, takes
 
 SHAPE = Shape(64, 64, 1)
-EAGER = Contender("eager", Kind.EAGER, Path("b"), SHAPE, True, "cpu", Path("p"))
+EAGER = Contender("eager", Kind.EAGER, Path("b"), SHAPE, True, "cpu", Path("p"), "float32")
 ENGINE = replace(EAGER, name="engine", kind=Kind.ENGINE, engine="onnxruntime")
 
 

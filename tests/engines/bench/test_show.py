@@ -31,7 +31,7 @@ def test_a_line_says_what_a_row_took_and_what_it_was_worth() -> None:
         line.split("│")[1].strip(): line for line in printed(made()).splitlines() if "│" in line
     }
     subnet = [cell.strip() for cell in lines["ort + SubNet"].split("│")[2:-1]]
-    assert subnet == ["3.00", "3.00 to 4.00", "2.00", "6.00 x", "3.00 x", "75%", "-"]
+    assert subnet == ["float32", "3.00", "3.00 to 4.00", "2.00", "6.00 x", "3.00 x", "75%", "-"]
     assert "not installed" in lines["DeepCache"]
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from search.blocks import skipped
 from search.errors import SearchError
 from search.laptop import by_hand
-from search.laptop.layers import layers_of, params_of
+from search.laptop.layers import params_of
 from search.methods import full
 from search.model.pipeline import open_pipeline
 from search.options import Options
@@ -28,8 +29,7 @@ def whole(pipelines: Callable[[str], Path]) -> Whole:
 
 
 def names(subnet: SubNet) -> set[str]:
-    layers = layers_of(subnet)
-    return {layers.names[layer] for layer in layers.skipped_in(subnet)}
+    return set(skipped(subnet))
 
 
 def test_base_removes_the_second_pairs(whole: Whole) -> None:

@@ -102,9 +102,29 @@ def test_a_checkpoint_of_another_run_is_refused(teacher: Pipeline, tmp_path: Pat
     train(teacher, GONE, draws, SHORT, folder=folder)
     with pytest.raises(SearchError, match="is of a distillation with another recipe; use the same"):
         train(teacher, GONE, draws, replace(SHORT, seed=1), folder=folder, resume=True)
-    (tmp_path / "checkpoint.pt").write_bytes(b"nothing")
+    checkpoint = tmp_path / "checkpoint.pt"
+    content = torch.load(checkpoint, weights_only=True)
+    torch.save({**content, "schema": 0}, checkpoint)
+    with pytest.raises(SearchError, match=r"cannot read .* \(it has schema 0, expected 1\)"):
+        train(teacher, GONE, draws, SHORT, folder=folder, resume=True)
+    checkpoint.write_bytes(b"nothing")
     with pytest.raises(SearchError, match="cannot read the checkpoint"):
         train(teacher, GONE, draws, SHORT, folder=folder, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("captions", "scale"), [(["a blue circle", "a cross"], 1.0), (["a red circle", "a cross"], 2.0)]
+)
+def test_a_checkpoint_of_other_pictures_is_refused(
+    teacher: Pipeline, tmp_path: Path, captions: list[str], scale: float
+) -> None:
+    latents = np.ones((2, 2, 4, 12, 12), np.float32)
+    first = Draws(teacher, latents, ["a red circle", "a cross"], (24, 24))
+    other = Draws(teacher, scale * latents, captions, (24, 24))
+    folder = RunFolder(tmp_path)
+    train(teacher, GONE, first, SHORT, folder=folder)
+    with pytest.raises(SearchError, match="is of a distillation with another data; use the same"):
+        train(teacher, GONE, other, SHORT, folder=folder, resume=True)
 
 
 def test_minutes_limit_the_iterations(teacher: Pipeline) -> None:
@@ -193,7 +213,7 @@ def test_an_existing_directory_is_refused(
     pipelines: Callable[[str], Path], pictures: Path, tmp_path: Path
 ) -> None:
     path = pipelines("three-levels")
-    with pytest.raises(SearchError, match="is already there; give another directory"):
+    with pytest.raises(SearchError, match="exists; remove it or choose another name"):
         distill(
             path,
             skipping(path, GONE),

@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from examples.shapes.pictures import draw
 from search.errors import SearchError
 from search.laptop.distill_data import (
     Conditions,
     Draws,
-    Noising,
     encode_pictures,
     load_picture,
     read_folder,
 )
+from search.laptop.noising import Noising
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.recording import record_call
@@ -81,6 +81,24 @@ def test_pictures_are_cut_to_size_and_damaged_ones_refused(tmp_path: Path) -> No
     (tmp_path / "b.png").write_bytes(b"no picture")
     with pytest.raises(SearchError, match=r"b.png' holds no picture"):
         load_picture(tmp_path / "b.png", (4, 6))
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "a.txt"])
+def test_captions_that_are_not_utf8_are_refused(tmp_path: Path, name: str) -> None:
+    picture(tmp_path / "a.png")
+    (tmp_path / name).write_bytes('{"file_name": "a.png", "text": "Grün"}'.encode("latin-1"))
+    with pytest.raises(SearchError, match=f"{name}' is not UTF-8 text; write it again"):
+        read_folder(tmp_path)
+
+
+def test_pictures_stand_as_their_orientation_says(tmp_path: Path) -> None:
+    image, exif = Image.new("RGB", (8, 4)), Image.Exif()
+    image.paste((255, 255, 255), (0, 0, 4, 4))
+    exif[ExifTags.Base.Orientation] = 6  # the first row is the right-hand side
+    image.save(tmp_path / "a.png", exif=exif)
+    upright = load_picture(tmp_path / "a.png", (8, 4))
+    assert (upright[:3] == 255).all()
+    assert (upright[5:] == 0).all()
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from search.blocks import skipped
 from search.errors import SearchError
 from search.laptop.layers import Layers, constant, layers_of, params_of
 from search.methods import full
@@ -53,12 +54,11 @@ def test_layers_in_each_other_are_not_apart(layers: Layers) -> None:
     other = layers.number["mid_block.resnets.0"]
     assert layers.are_apart([inner, other])
     assert not layers.are_apart([inner, outer])
-    assert layers.outermost([inner, outer, other]) == {outer, other}
 
 
 def test_what_a_subnet_skips_is_read_back(layers: Layers) -> None:
-    chosen = frozenset({layers.number[BLOCK], layers.number["mid_block.resnets.1"]})
-    assert layers.skipped_in(layers.without(chosen)) == chosen
+    names = {BLOCK, "mid_block.resnets.1"}
+    assert set(skipped(layers.without([layers.number[name] for name in names]))) == names
 
 
 def test_one_step_says_what_all_steps_cost(layers: Layers) -> None:

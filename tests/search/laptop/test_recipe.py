@@ -114,6 +114,21 @@ def test_a_directory_in_use_is_refused(opened: Opened, done: tuple[Path, Removal
         search(opened, QUICK, done[0])
 
 
+@pytest.mark.parametrize("name", ["run", "scores", "additivity"])
+def test_what_is_written_says_what_it_is(done: tuple[Path, Removal], name: str) -> None:
+    content = json.loads((done[0] / f"{name}.json").read_text())
+    assert (content["schema"], content["kind"]) == (1, f"stepcarve-laptop-{name}")
+
+
+def test_another_schema_is_refused(
+    opened: Opened, done: tuple[Path, Removal], tmp_path: Path
+) -> None:
+    run = json.loads((done[0] / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps({**run, "schema": 0}))
+    with pytest.raises(SearchError, match="holds a search with another schema"):
+        search(opened, QUICK, tmp_path, resume=True)
+
+
 def test_another_search_is_refused(opened: Opened, done: tuple[Path, Removal]) -> None:
     with pytest.raises(SearchError, match="holds a search with another seed, tuples"):
         search(opened, Settings(tuples=3, seed=1), done[0], resume=True)

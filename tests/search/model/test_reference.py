@@ -20,6 +20,8 @@ from search.subnet import Action, Granularity, SubNet
 from tests.hand_gating import gated_by_hand
 from tests.mixes import random_mix
 
+DEEP = ("shapes-sd", "two-levels")
+"""Many blocks: slow."""
 NAMES = ("shapes-sd", "shapes-dit", "three-levels", "two-levels", "learned-variance")
 
 
@@ -33,7 +35,10 @@ def difference(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).norm() / b.norm())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n in DEEP else n for n in NAMES],
+)
 def test_random_subnets_equal_blocks_gated_by_hand(
     pipelines: Callable[[str], Path], name: str
 ) -> None:
