@@ -236,6 +236,8 @@ def _spared(
 ) -> list[frozenset[int]]:
     """The knapsack's choices if one of the chosen layers must stay, and what took its place, and so on."""
     found: list[frozenset[int]] = []
+    # Without one of them the rest may be too coarse for the budget.
+    least = min(keep - TOLERANCE, cost(layers.without(chosen))) - ROUNDING
     for view in views:
         for layer in chosen:
             spared, now = {layer}, chosen
@@ -246,7 +248,7 @@ def _spared(
                 found.append(now)
                 spared |= now - chosen
         found.append(within(layers, shares, view, keep, cost))
-    return list(dict.fromkeys(found))
+    return [one for one in dict.fromkeys(found) if cost(layers.without(one)) >= least]
 
 
 def _scores_around(measure: Measure, chosen: frozenset[int], what: str) -> list[float]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from search.subnet import SubNet
 
 TENSORS = ("latents", "timesteps", "final")
-PICTURES = 16
+PICTURES = 32
 """At most so many runs of the full sampler are drawn from."""
 
 

@@ -13,7 +13,7 @@ from search.errors import SearchError
 from search.laptop import probe
 from search.laptop.layers import layers_of, params_of
 from search.laptop.loss import OutputLoss
-from search.laptop.recipe import Removal, remove_layers, within
+from search.laptop.recipe import Removal, _spared, remove_layers, within
 from search.laptop.settings import Criterion, Settings, criterion_of
 from search.laptop.store import LOSSES
 from search.laptop.tuples import Tuples, draw_tuples
@@ -156,6 +156,19 @@ def test_rounds_never_choose_worse(
 ) -> None:
     found = search(opened, Settings(tuples=2, rounds=1), tmp_path)
     assert found.losses[0] <= done[1].losses[0] * (1 + 1e-6)
+
+
+def test_neighbours_stay_in_the_budget(opened: Opened) -> None:
+    """Where nothing else fits, sparing a layer would remove far more than was asked for."""
+    layers = layers_of(opened[1])
+    first = layers.number["down_blocks.1.attentions.0"]
+    keep = params_of(layers.without([first]))
+    shares = [0.0] * len(layers.names)
+    for layer in (first, layers.number["up_blocks.0.resnets.0"]):
+        shares[layer] = 1 - params_of(layers.without([layer]))
+    scores = [1.0] * len(shares)
+    found = _spared(layers, shares, [scores], frozenset({first}), keep, params_of)
+    assert all(keep - 0.005 <= params_of(layers.without(one)) for one in found)
 
 
 def test_shares_that_do_not_add_up_are_corrected(opened: Opened) -> None:
