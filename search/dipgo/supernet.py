@@ -78,8 +78,6 @@ def supernet(
 ) -> Iterator[SuperNet]:
     """While open, the denoiser's blocks are gated; on leaving, the denoiser is as it was.
 
-    Meanwhile neither its weights nor the decoder's collect gradients.
-
     Args:
         pipeline: with its weights loaded.
         full: the SubNet that runs everything: it says blocks, sampler, guidance.
@@ -90,10 +88,6 @@ def supernet(
     net = SuperNet(pipeline, full, choices, every)
     denoiser = pipeline.denoiser
     with ExitStack() as stack:
-        for parameter in (*denoiser.parameters(), *pipeline.pipe.vae.parameters()):
-            if parameter.requires_grad:
-                stack.callback(parameter.requires_grad_, True)
-                parameter.requires_grad_(False)
         for block, name in enumerate(full.topology.blocks):
             module = denoiser.get_submodule(name)
             stack.enter_context(forward_replaced(module, net.gated(block, module)))

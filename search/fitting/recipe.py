@@ -28,6 +28,8 @@ SPACINGS = (1.0, 0.8)
 """Exponents of plain spacings to begin at: even, and denser at the end."""
 PROBED = 8
 """Pictures with which the growth of errors is measured."""
+COMPARED = 24
+"""Pictures that starts are fitted on to be compared."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,9 @@ def _search(
     """Judge the starts and refine the best."""
     count = len(starts[0])
     report(f"{count} calls: {len(starts)} starts")
-    judged = [assess(fitted_on, held_out, start) for start in starts]
+    few = fitted_on.some(COMPARED)
+    compared = [assess(few, held_out, start) for start in starts]
+    start = min(compared, key=lambda placed: placed.error)
 
     def tell(iteration: int, error: float) -> None:
         if run is not None:
@@ -176,7 +180,7 @@ def _search(
     return refine(
         fitted_on,
         held_out,
-        min(judged, key=lambda placed: placed.error),
+        assess(fitted_on, held_out, start.positions),
         iterations=effort.iterations,
         every=effort.every,
         batch=max(CHUNK, effort.work // count),

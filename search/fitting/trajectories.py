@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from search.model.pipeline import Pipeline
     from search.subnet import SubNet
 
-CHUNK = 8
-"""Pictures per call of the denoiser."""
+CHUNK = 12
+"""Pictures per call of the denoiser: with fewer two cores have too little to share, with more gradients take
+more memory than a run of the sampler twice over."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,12 @@ class Trajectories:
             predictions=self.predictions[:, :count],
             final=self.final[:count],
         )
+
+    def some(self, pictures: int) -> Trajectories:
+        """The first `pictures` of them, or a few more so that calls of the denoiser stay whole."""
+        each = min(CHUNK, len(self.noise))
+        count = min(self.predictor.chunks, -(-pictures // each))
+        return self._of_chunks(range(count), each)
 
     def batches(self, pictures: int, seed: int) -> Iterator[Trajectories]:
         """Endlessly, the runs of `pictures` at a time, whole calls of the denoiser, in random order."""

@@ -186,6 +186,10 @@ def open_pipeline(path: Path, *, weights: bool = True, device: str = "cpu") -> P
     if getattr(pipe, "safety_checker", None) is not None:
         # It may black out pictures, and is no part of what is exported.
         pipe.register_modules(safety_checker=None)
+    for part in pipe.components.values():
+        if isinstance(part, torch.nn.Module):
+            # Gradients go through the parts, hardly ever to their weights: who wants that says so.
+            part.requires_grad_(False)
     return Pipeline(path, pipe.to(device) if weights else pipe, family, files)
 
 
