@@ -79,13 +79,17 @@ class Predictor:
     def __call__(self, sample: Tensor, timestep: Tensor) -> Tensor:
         """The denoiser's input `[S, C, H, W]` and a timestep `[]` -> noise predictions `[S, C, H, W]`."""
         parts: tuple[Tensor, ...] = torch.split(sample, self._size)
-        run = self._checkpointed if torch.is_grad_enabled() else self._predict
+        is_felt = torch.is_grad_enabled() and (sample.requires_grad or timestep.requires_grad)
+        run = self._checkpointed if is_felt else self._predict
         pairs = zip(parts, self._calls, strict=True)
         return torch.cat([run(part, timestep, call) for part, call in pairs])
 
     def _checkpointed(self, sample: Tensor, timestep: Tensor, call: DenoiserCall) -> Tensor:
-        """The same; on the way back it is computed again, so that one call is in memory at a time."""
-        made: Tensor = checkpoint(self._predict, sample, timestep, call, use_reentrant=False)
+        """The same; on the way back it is computed again, so that one call is in memory at a time.
+
+        Reentrant, for otherwise the autograd graphs of all calls are kept, if without tensors.
+        """
+        made: Tensor = checkpoint(self._predict, sample, timestep, call, use_reentrant=True)
         return made
 
     def _predict(self, sample: Tensor, timestep: Tensor, call: DenoiserCall) -> Tensor:
