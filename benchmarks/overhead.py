@@ -95,7 +95,7 @@ def overhead(runner: Runner, clock: Clock, rounds: int) -> dict[str, Any]:
 @click.option("--steps", default=50, show_default=True)
 @click.option("--rounds", default=7, show_default=True)
 def main(size: str, name: str, steps: int, rounds: int) -> None:
-    """Measure the full sampler and DeepCache, and write results/overhead-SIZE.json."""
+    """Measure the full sampler and DeepCache, and write results/overhead-SIZE-ENGINE.json."""
     from benchmarks import full_size
 
     engine: Engine = make_engine(name, "cpu")
@@ -112,7 +112,7 @@ def main(size: str, name: str, steps: int, rounds: int) -> None:
             runner = Runner(bundle, clocked)
             result[method] = overhead(runner, clocked.clock, rounds)
             click.echo(f"{method}: {result[method]}")
-    click.echo(write(f"overhead-{size}", result))
+    click.echo(write(f"overhead-{size}-{name}", result))
 
 
 if __name__ == "__main__":
