@@ -1,4 +1,4 @@
-"""How to distil, and which blocks of a SubNet are taken out. No framework."""
+"""How to distil, and which blocks of a SubNet are taken out."""
 
 from __future__ import annotations
 
