@@ -39,10 +39,11 @@ KEEPS = {"shapes-sd": (0.7, 0.5), "shapes-dit": (0.7025, 0.504, 0.7, 0.5)}
 HELD_OUT_SEED = 100
 VARIANTS = {
     "ours": Settings(),
+    "ours, picture": Settings(criterion=Criterion.PICTURE),
     "one-shot": Settings(rounds=0),
     **{str(c): Settings(criterion=c, rounds=0) for c in Criterion if c is not Criterion.OUTPUT},
 }
-"""What is compared: our recipe, the paper's one-shot scores, other criteria."""
+"""What is compared: our recipe by either loss, the paper's one-shot scores, other criteria."""
 
 
 @click.command()
