@@ -52,10 +52,17 @@ def command(function: Command) -> Command:
     from engines.errors import EngineError, NotFiniteError
     from exporter.errors import ExportError
     from search.errors import SearchError
+    from search.files import require_pipeline, require_subnet
+
+    # Told before the libraries are loaded, which takes seconds.
+    checks = {"pipeline": require_pipeline, "subnet": require_subnet}
 
     @functools.wraps(function)
     def run(*, debug: bool, **options: Any) -> Any:
         try:
+            for name, require in checks.items():
+                if options.get(name) is not None:
+                    require(options[name])
             return function(**options)
         except (SearchError, ExportError, EngineError, OSError) as error:
             if debug:
@@ -173,7 +180,7 @@ jobs_option = click.option(
     "--jobs",
     default=1,
     show_default=True,
-    help="Processes at once, which share the machine's cores; of searches, for laptop.",
+    help="Processes at once, which share the machine's cores (of searches, only laptop's).",
 )
 parallel_option = click.option(
     "--parallel", default="local", show_default=True, help="Where they run: local, ray or dask."

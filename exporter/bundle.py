@@ -227,8 +227,9 @@ class Bundle:
             ("--label", label, prompt) if self.takes_labels else ("--prompt", prompt, label)
         )
         if given is None or other is not None:
-            what = "classes" if self.takes_labels else "texts"
-            msg = f"the bundle {str(self.path)!r} shows {what}; give {wanted} and nothing else"
+            what, wrong = ("classes", "--prompt") if self.takes_labels else ("texts", "--label")
+            instead = "" if other is None else f", without {wrong}"
+            msg = f"the bundle {str(self.path)!r} shows {what}; give {wanted}{instead}"
             raise ExportError(msg)
         return given
 
@@ -284,6 +285,10 @@ class Bundle:
 
 def _find(shapes: Sequence[Shape], asked: Mapping[str, int | None], path: Path) -> int:
     """The first of `shapes`, those of the bundle at `path`, that has what is asked; None is anything."""
+    for name, want in asked.items():
+        if want is not None and want < 1:
+            msg = f"{name} is {want}; give 1 or more"
+            raise ExportError(msg)
     for number, shape in enumerate(shapes):
         if all(want in (None, getattr(shape, name)) for name, want in asked.items()):
             return number

@@ -167,3 +167,29 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         msg = f"{str(path)!r} is not UTF-8 text; give a text file"
         raise SearchError(msg) from error
+
+
+def require_pipeline(path: Path) -> Path:
+    """The index of a diffusers pipeline directory, or a SearchError that says what is there instead."""
+    index = path / "model_index.json"
+    if not path.is_dir():
+        msg = (
+            f"there is no directory {str(path)!r}; give a diffusers pipeline directory "
+            "(models of a hub have to be downloaded first)"
+        )
+        raise SearchError(msg)
+    if not index.is_file():
+        msg = (
+            f"{str(path)!r} has no model_index.json, so it is not a diffusers pipeline; "
+            "give a directory written by save_pretrained"
+        )
+        raise SearchError(msg)
+    return index
+
+
+def require_subnet(path: Path) -> None:
+    """Refuse what cannot be the file of a SubNet."""
+    if not path.is_file():
+        what = "is a directory" if path.is_dir() else "does not exist"
+        msg = f"cannot read the SubNet {str(path)!r}: it {what}; give a file of stepcarve search"
+        raise SearchError(msg)

@@ -397,7 +397,7 @@ BAD = [
         "run {bundle} --engine magic --prompt x -o {out}.png",
         "unknown engine 'magic'; choose one of",
     ),
-    ("run {bundle} --label 3 -o {out}.png", "shows texts; give --prompt and nothing else"),
+    ("run {bundle} --label 3 -o {out}.png", "shows texts; give --prompt, without --label"),
     (
         "run {bundle} --prompt x --latents {tmp}/notes.npy -o {out}.png",
         "is not a .npy file of numbers",

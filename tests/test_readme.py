@@ -19,10 +19,11 @@ TARGETS = re.findall(r"^make (\w+)$", README, re.MULTILINE)
 @pytest.mark.parametrize(
     ("blocks", "made", "proofs"),
     [
-        ((0, 3), {"subnet.png", "bundle", "report", "cross.png", "fewer.json"}, 1),
+        ((0, 4), {"subnet.png", "bundle", "report", "cross.png", "fewer.json"}, 1),
         pytest.param(
             (1, 2), {"triangle.png", "fast-0.5.json", "fast.png"}, 2, marks=pytest.mark.slow
         ),
+        pytest.param((3,), {"half.json", "student"}, 0, marks=pytest.mark.slow),
     ],
 )
 def test_the_readme_commands_run_in_order(
@@ -33,13 +34,14 @@ def test_the_readme_commands_run_in_order(
     bin_folder = tmp_path / ".venv" / "bin"
     bin_folder.mkdir(parents=True)
     (bin_folder / "activate").touch()
-    (bin_folder / "stepcarve").write_text(f'#!/bin/sh\nexec {sys.executable} -m cli "$@"\n')
-    (bin_folder / "stepcarve").chmod(0o755)
+    for name, module in (("stepcarve", "-m cli"), ("python", "")):
+        (bin_folder / name).write_text(f'#!/bin/sh\nexec {sys.executable} {module} "$@"\n')
+        (bin_folder / name).chmod(0o755)
     environment = os.environ | {
         "PATH": f"{bin_folder}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
     }
-    assert len(SCRIPTS) == 4
+    assert len(SCRIPTS) == 5
     done = subprocess.run(
         ["sh", "-euc", "\n".join(SCRIPTS[block] for block in blocks)],
         cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,

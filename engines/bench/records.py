@@ -36,7 +36,7 @@ def against_of(text: str) -> tuple[Against, ...]:
     names = names_of(text)
     unknown = sorted(set(names) - set(Against))
     if unknown:
-        msg = f"cannot compare with {unknown}; choose of {', '.join(Against)}"
+        msg = f"cannot compare with {unknown}; choose among {', '.join(Against)}"
         raise EngineError(msg)
     return tuple(map(Against, names))
 

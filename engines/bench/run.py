@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import platform
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -96,8 +97,9 @@ def bench(
         EngineError: an engine cannot run the bundle, or the full sampler is not to be had.
         SearchError: the pipeline is not the one that the bundle was exported from.
     """
+    threads = _threads(settings)
     for name in settings.engines:
-        make_engine(name, settings.device, EngineOptions(threads=settings.threads))
+        make_engine(name, settings.device, EngineOptions(threads=threads))
     full = full_bundle(bundle, pipeline, given=settings.full, folder=out / "full", report=report)
     setting = deepcache_setting(bundle.subnet, settings.interval, settings.branch)
     wanted = contenders(
@@ -108,7 +110,7 @@ def bench(
         device=settings.device,
         against=settings.against,
         setting=setting,
-        threads=settings.threads,
+        threads=threads,
     )
     rows = in_turn(wanted, repeats=settings.repeats, warmup=settings.warmup, report=report)
     return _told(bundle, rows, settings)
@@ -207,6 +209,14 @@ def _told(bundle: Bundle, rows: tuple[Row, ...], settings: Settings) -> Bench:
     )
 
 
+def _threads(settings: Settings) -> int | None:
+    """As asked. PyTorch obeys OMP_NUM_THREADS and engines do not: where it is set, it holds for all rows."""
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    if settings.threads is None and settings.device == "cpu" and told.isdigit():
+        return int(told)
+    return settings.threads
+
+
 def _environment(settings: Settings) -> dict[str, str]:
     packages = versions_of(PACKAGES)
     for engine in settings.engines:
@@ -216,6 +226,6 @@ def _environment(settings: Settings) -> dict[str, str]:
     return {
         "machine": describe(settings.device),
         "python": platform.python_version(),
-        "threads": "default" if settings.threads is None else str(settings.threads),
+        "threads": str(_threads(settings) or "each row's own choice"),
         **packages,
     }

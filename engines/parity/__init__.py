@@ -196,7 +196,7 @@ def _pytorch_rung(reference: Reference) -> Rung:
         "and no part of parity"
     )
     return Rung(
-        name="gated PyTorch",
+        name="gated PyTorch, every block run",
         against="diffusers' own pipeline",
         precision="float32",
         calls=calls,

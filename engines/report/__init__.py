@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from engines.machine import processor
 from engines.report.junit import junit_of
-from engines.report.page import likeness, page_of
+from engines.report.page import likeness, page_of, quality_of
 from search.files import write_atomically
 from search.versions import versions_of
 
@@ -59,8 +59,9 @@ def verdict(parity: Parity) -> str:
     call = "none" if off is None else f"{off.relative:.1e} (allowed {off.allowed:.1e})"
     return (
         f"Parity {word}: {worst.name}, {len(worst.calls)} calls, worst call {call}, final latents "
-        f"{final.relative:.1e} (allowed {final.allowed:.1e}), picture {likeness(worst.psnr)}; allowed is "
-        f"{parity.k:g} x what rounding makes"
+        f"{final.relative:.1e} (allowed {final.allowed:.1e}), picture against the SubNet's in PyTorch "
+        f"{likeness(worst.psnr)}; allowed is {parity.k:g} x what rounding makes. Quality, no part of parity: "
+        f"the SubNet's picture against the full sampler's {quality_of(parity)}"
     )
 
 

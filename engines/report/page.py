@@ -51,7 +51,7 @@ def page_of(
         k=f"{parity.k:g}",
         worst=_worst(parity),
         prompt=html.escape(parity.prompt),
-        pictures=_pictures(pictures),
+        pictures=_pictures(pictures, quality_of(parity)),
         grid=_svg(draw_grid(bundle.subnet), "Which block is computed at which step"),
         facts=_rows(_facts(bundle, parity)),
         environment=_rows(environment),
@@ -60,7 +60,6 @@ def page_of(
 
 def _facts(bundle: Bundle, parity: Parity) -> dict[str, str]:
     summary = summarise(bundle.subnet, bundle.latent_shape[0])
-    quality = "identical" if parity.quality == math.inf else f"PSNR {parity.quality:.1f} dB"
     return {
         "SubNet": summary["method"],
         "denoiser": f"{summary['denoiser']}, {len(summary['blocks'])} blocks ({summary['granularity']})",
@@ -72,7 +71,7 @@ def _facts(bundle: Bundle, parity: Parity) -> dict[str, str]:
         f"({summary['keep']:.1%})",
         "cache": f"{summary['cache_bytes'] / 1e6:.2f} MB",
         "seed": str(parity.seed),
-        "quality: SubNet against full sampler": f"{quality} (no part of parity)",
+        "quality: SubNet against full sampler": f"{quality_of(parity)} (no part of parity)",
     }
 
 
@@ -115,6 +114,11 @@ def _rung(rung: Rung) -> str:
     )
 
 
+def quality_of(parity: Parity) -> str:
+    """What the SubNet itself does to the picture."""
+    return "identical" if parity.quality == math.inf else f"PSNR {parity.quality:.1f} dB"
+
+
 def likeness(psnr: float) -> str:
     """A PSNR of two pictures in words."""
     if math.isnan(psnr):
@@ -154,15 +158,16 @@ def _worst(parity: Parity) -> str:
     return "".join(rows)
 
 
-def _pictures(pictures: Pictures) -> str:
+def _pictures(pictures: Pictures, quality: str) -> str:
     shown = {
         "diffusers, every block at every step": pictures.full,
-        "this SubNet in PyTorch": pictures.reference,
+        f"this SubNet in PyTorch: {quality}": pictures.reference,
     }
     for name, made in pictures.engines.items():
         off = np.abs(made.astype(np.int16) - pictures.reference) * GAIN
+        words = f"difference from PyTorch x {GAIN}" if off.any() else "no difference from PyTorch"
         shown[f"this SubNet: {name}"] = made
-        shown[f"difference from PyTorch x {GAIN}: {name}"] = off.clip(0, 255).astype(np.uint8)
+        shown[f"{words}: {name}"] = off.clip(0, 255).astype(np.uint8)
     return "".join(
         f'<figure><img alt="{html.escape(name)}" src="{_png(pixels)}">'
         f"<figcaption>{html.escape(name)}</figcaption></figure>"

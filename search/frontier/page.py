@@ -6,6 +6,7 @@ import base64
 import html
 from typing import TYPE_CHECKING
 
+from search.frontier.settings import Method
 from search.frontier.table import compared, figures_of, full_judged, headings
 
 if TYPE_CHECKING:
@@ -77,9 +78,11 @@ def _facts(frontier: Frontier) -> dict[str, str]:
         "MACs of the full sampler": f"{frontier.whole.full_calls * frontier.whole.topology.macs:.4g}",
         "held-out pictures": f"{settings.count}, from {len(set(held_out))} prompts, seed {settings.seed}",
         "prompts to search and fit with": str(len(set(calibration))),
-        "the paper's search": f"{settings.paper_iterations} iterations (published: 1000)",
-        "random search": f"best of {settings.random} tables per keep",
     }
+    if Method.PAPER in settings.methods:
+        facts["the paper's search"] = f"{settings.paper_iterations} iterations (published: 1000)"
+    if Method.RANDOM in settings.methods:
+        facts["random search"] = f"best of {settings.random} tables per keep"
     if judged := full_judged(frontier):
         facts["judge"] = judged
     return facts

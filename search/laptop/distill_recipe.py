@@ -128,11 +128,11 @@ def skipped_blocks(subnet: SubNet) -> list[str]:
         what = f"has {', '.join(sorted(other))}" if other else f"changes {mixed[:3]} between steps"
         msg = (
             f"the SubNet {what}, but only blocks that every step skips can be taken out for good; "
-            "give one of --method laptop"
+            "give one of --method laptop, bk-sdm, ssd-1b, vega or every-second"
         )
         raise SearchError(msg)
     found = skipped(subnet)
     if not found:
-        msg = "the SubNet skips no block, so there is nothing to take out; give one of --method laptop"
+        msg = "the SubNet skips no block, so there is nothing to take out; give one of --method laptop or bk-sdm"
         raise SearchError(msg)
     return found

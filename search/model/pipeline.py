@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from search.errors import SearchError
+from search.files import require_pipeline
 from search.model.family import Family, family_of
 from search.model.recording import record_grid
 from search.model.removed import build_denoiser, removed_of
@@ -226,16 +227,7 @@ def open_for(subnet: SubNet, path: Path, *, weights: bool, device: str = "cpu") 
 
 
 def _index(path: Path) -> dict[str, Any]:
-    file = path / "model_index.json"
-    if not path.is_dir():
-        msg = f"there is no directory {str(path)!r}; give a diffusers pipeline directory"
-        raise SearchError(msg)
-    if not file.is_file():
-        msg = (
-            f"{str(path)!r} has no model_index.json, so it is not a diffusers pipeline; "
-            "give a directory written by save_pretrained"
-        )
-        raise SearchError(msg)
+    file = require_pipeline(path)
     try:
         index = json.loads(file.read_text(encoding="utf-8"))
         name = index["_class_name"]

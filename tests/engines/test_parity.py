@@ -101,7 +101,10 @@ def test_parity_holds_for_an_untouched_bundle(
     parity, pictures = check(cached.path, pipelines("shapes-sd"))
     assert parity.passed, parity.failures
     plain, rung = parity.rungs
-    assert (plain.name, plain.against) == ("gated PyTorch", "diffusers' own pipeline")
+    assert (plain.name, plain.against) == (
+        "gated PyTorch, every block run",
+        "diffusers' own pipeline",
+    )
     assert [each.relative for call in plain.calls for each in call.forced.values()] == [0] * 10
     assert (rung.name, rung.precision, rung.repeats) == ("onnxruntime on cpu", "float32", True)
     assert [call.step for call in rung.calls] == list(range(10))

@@ -80,5 +80,5 @@ def test_a_spread_is_a_median_between_quartiles() -> None:
 def test_what_to_compare_with_is_read_off_a_list() -> None:
     assert against_of("eager, compile,eager") == (Against.EAGER, Against.COMPILE)
     assert against_of("") == ()
-    with pytest.raises(EngineError, match=r"cannot compare with \['jax'\]; choose of eager"):
+    with pytest.raises(EngineError, match=r"cannot compare with \['jax'\]; choose among eager"):
         against_of("jax")
