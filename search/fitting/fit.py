@@ -140,8 +140,9 @@ def final_latents(
         pipeline: with its weights loaded.
         subnet: its gates.
         table: rows over its steps.
-        runs: their predictor must call all pictures at once.
+        runs: called all at once, since gates count the calls and remember one batch.
     """
+    runs = runs.first_pictures(len(runs.noise))
     with torch.no_grad(), gated(pipeline.denoiser, subnet, steps=unroll(subnet).calls):
         return run_table(runs, subnet, table)
 

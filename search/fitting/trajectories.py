@@ -70,6 +70,8 @@ class Trajectories:
 
     def first_pictures(self, count: int) -> Trajectories:
         """The same for the first `count` pictures only, called at once, as gated blocks need it."""
+        if count == len(self.noise) and self.predictor.chunks == 1:
+            return self
         return dataclasses.replace(
             self,
             predictor=self.predictor.first(count),

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from search.errors import SearchError
+from search.fitting.fit import final_latents
 from search.frontier.candidates import Ground, fitted, holding, make_plain, prepare, scheduler
 from search.frontier.settings import Method, Settings
 from search.frontier.spacing import spacings
@@ -149,6 +150,18 @@ def test_random_takes_the_best_of_its_tables(ground: Ground) -> None:
     more = Ground(**{**vars(ground), "settings": Settings(**{**vars(SETTINGS), "random": 6})})
     better = make_plain(more, Method.RANDOM, silent)[1]
     assert ground.error(better.subnet, better.table) <= ground.error(best.subnet, best.table)
+
+
+def test_gates_do_not_mind_how_many_pictures_a_call_had(ground: Ground) -> None:
+    """The runs were sampled in several calls per step; gates that counted those would be out of step."""
+    assert ground.fitted_on.predictor.chunks > 1
+    table = make_plain(ground, Method.RANDOM, silent)[1].subnet
+    few = ground.fitted_on.first_pictures(2)
+    both = [
+        final_latents(ground.pipeline, table, ground.table, runs)[:2]
+        for runs in (ground.fitted_on, few)
+    ]
+    torch.testing.assert_close(*both, rtol=1e-3, atol=1e-3)
 
 
 def test_fitting_keeps_the_gates_and_helps(ground: Ground) -> None:
