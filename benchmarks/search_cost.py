@@ -1,0 +1,76 @@
+"""Seconds and memory of a search of three keeps: `python -m benchmarks.search_cost shapes-sd`.
+
+Beside it the memory of one run of diffusers' own sampler, the 50 steps of one picture. Each is a process of its own.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import psutil
+
+from benchmarks.frontier import GUIDANCE
+from benchmarks.record import write
+from examples.shapes.evaluate import HERE
+
+KEEPS = "0.5,0.3,0.2"
+EVERY = 0.2
+"""Seconds between two looks at the memory."""
+SAMPLE = """
+import sys
+from pathlib import Path
+from search.model.family import Request
+from search.model.pipeline import open_pipeline
+from search.model.reference import sample
+from search.prompts import default_prompts
+opened = open_pipeline(Path(sys.argv[1]))
+sample(opened, Request(tuple(default_prompts(opened)[:1]), 50, float(sys.argv[2])))
+"""
+
+
+@click.command()
+@click.argument("name", type=click.Choice(list(GUIDANCE)))
+@click.option("--keep", default=KEEPS, show_default=True)
+def main(name: str, keep: str) -> None:
+    """Measure both and write results/search-cost-NAME.json."""
+    guidance = str(GUIDANCE[name])
+    with tempfile.TemporaryDirectory() as folder:
+        search = measured(
+            "-m", "cli", "search", HERE / name, "-o", Path(folder) / "found.json",
+            "--method", "dip-go", "--keep", keep, "--guidance", guidance,
+        )  # fmt: skip
+    once = measured("-c", SAMPLE, HERE / name, guidance)
+    ratio = round(search["peak_mb"] / once["peak_mb"], 2)
+    record = {"keep": keep, "search": search, "sampling": once, "memory_ratio": ratio}
+    click.echo(record)
+    click.echo(write(f"search-cost-{name}", record))
+
+
+def measured(*arguments: str | Path) -> dict[str, Any]:
+    """Seconds and largest resident set of Python with these arguments.
+
+    Raises:
+        click.ClickException: it failed.
+    """
+    began, peak = time.perf_counter(), 0
+    child = psutil.Popen([sys.executable, *map(str, arguments)], stdout=subprocess.DEVNULL)
+    while child.poll() is None:
+        try:
+            peak = max(peak, child.memory_info().rss)
+        except psutil.Error:
+            break
+        time.sleep(EVERY)
+    if child.wait() != 0:
+        msg = f"{' '.join(map(str, arguments[:4]))} failed with exit code {child.returncode}"
+        raise click.ClickException(msg)
+    return {"seconds": round(time.perf_counter() - began, 1), "peak_mb": peak // 10**6}
+
+
+if __name__ == "__main__":
+    main()
