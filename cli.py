@@ -262,9 +262,7 @@ def demo(out: Path, as_json: bool) -> None:
 )
 @click.option(
     "--criterion",
-    default="output",
-    show_default=True,
-    help="laptop: output, picture, magnitude, taylor, task or ld-pruner.",
+    help="laptop: picture (default), output (the paper's), magnitude, taylor, task or ld-pruner.",
 )
 @click.option("--tuples", default=64, show_default=True, help="laptop: inputs to measure on.")
 @jobs_option

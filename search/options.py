@@ -66,7 +66,7 @@ class Options:
         fit_sampler: give the SubNet a sampler fitted to the full one; None is what the method does
             by default.
         prompts: to search and fit with; none stands for the pipeline's own.
-        criterion: what says how much a layer matters (laptop).
+        criterion: what says how much a layer matters, or None for the recipe's (laptop).
         tuples: inputs of the denoiser that it is measured on (laptop).
         jobs: that run at once (laptop).
         parallel: where they run (laptop).
@@ -93,7 +93,7 @@ class Options:
     reference_steps: int | None = None
     fit_sampler: bool | None = None
     prompts: tuple[str, ...] = ()
-    criterion: str = "output"
+    criterion: str | None = None
     tuples: int = 64
     jobs: int = 1
     parallel: Where = Where.LOCAL

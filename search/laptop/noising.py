@@ -45,7 +45,10 @@ class Noising:
         if "FlowMatch" in type(fresh).__name__:
             sigmas = fresh.sigmas[: len(fresh.timesteps)].float()
             return Noising(fresh.timesteps.float(), 1 - sigmas, sigmas, "flow")
-        msg = f"distill does not know how {type(fresh).__name__} puts noise on latents; save the pipeline with another"
+        msg = (
+            f"stepcarve does not know how {type(fresh).__name__} puts noise on latents; save the pipeline "
+            "with another scheduler, or search with --criterion output"
+        )
         raise SearchError(msg)
 
     def mix(self, chosen: Tensor, latents: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

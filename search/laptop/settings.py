@@ -36,6 +36,8 @@ class Criterion(enum.StrEnum):
         return self if self is Criterion.PICTURE else Criterion.OUTPUT
 
 
+CRITERIA = {"default": Criterion.PICTURE, "paper": Criterion.OUTPUT}
+"""Per recipe, the criterion if none is asked for."""
 ROUNDS = {"default": 2, "paper": 0}
 """Per recipe, how often a choice is compared with its neighbours; 0 leaves it at one knapsack."""
 
@@ -48,13 +50,13 @@ class Settings:
         criterion: what the scores are.
         tuples: inputs of the denoiser to measure on, K.
         rounds: how often the choice is compared with its neighbours by their true loss; only for
-            `output`.
+            `picture` and `output`.
         seed: of the tuples and of random subsets.
         workers: jobs at once.
         where: they run.
     """
 
-    criterion: Criterion = Criterion.OUTPUT
+    criterion: Criterion = CRITERIA["default"]
     tuples: int = 64
     rounds: int = ROUNDS["default"]
     seed: int = 0
@@ -71,7 +73,8 @@ class Settings:
 
 def settings_of(options: Options) -> Settings:
     """Those among the options of all methods."""
-    criterion = criterion_of(options.criterion)
+    asked = options.criterion
+    criterion = CRITERIA[options.recipe] if asked is None else criterion_of(asked)
     return Settings(
         criterion=criterion,
         tuples=options.tuples,
