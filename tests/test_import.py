@@ -179,6 +179,7 @@ def test_a_hostile_file_is_one_sentence_exit_2_and_nothing_written(
 
 
 def test_a_directory_or_nothing_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text("{}")
     for source, message in ((tmp_path, "Is a directory"), (tmp_path / "x", "No such file")):
         result = stepcarve_import(
             source, "-o", tmp_path / "out", "--format", "dip-go-gates", "--pipeline", tmp_path
@@ -189,6 +190,7 @@ def test_a_directory_or_nothing_is_named(tmp_path: Path) -> None:
 
 
 def test_the_format_is_checked_first(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text("{}")
     result = stepcarve_import(
         tmp_path / "none.pkl", "-o", tmp_path / "out", "--format", "magic", "--pipeline", tmp_path
     )

@@ -64,7 +64,7 @@ def test_as_many_images_in_a_run_as_divide_what_is_asked(
 
 @pytest.mark.parametrize("wrong", [0, -2])
 def test_no_images_are_refused(bundle: Bundle, wrong: int) -> None:
-    with pytest.raises(ExportError, match=f"no variant for images {wrong}"):
+    with pytest.raises(ExportError, match=f"images is {wrong}; give 1 or more"):
         open_for(bundle.path, height=None, width=None, images=wrong)
 
 
