@@ -52,17 +52,18 @@ def command(function: Command) -> Command:
     from engines.errors import EngineError, NotFiniteError
     from exporter.errors import ExportError
     from search.errors import SearchError
-    from search.files import require_pipeline, require_subnet
-
-    # Told before the libraries are loaded, which takes seconds.
-    checks = {"pipeline": require_pipeline, "subnet": require_subnet}
+    from search.files import require_pipeline
 
     @functools.wraps(function)
     def run(*, debug: bool, **options: Any) -> Any:
         try:
-            for name, require in checks.items():
-                if options.get(name) is not None:
-                    require(options[name])
+            # Told before the libraries are loaded, which takes seconds.
+            if options.get("pipeline") is not None:
+                require_pipeline(options["pipeline"])
+            if options.get("subnet") is not None:
+                from search.subnet import SubNet
+
+                SubNet.load(options["subnet"])
             return function(**options)
         except (SearchError, ExportError, EngineError, OSError) as error:
             if debug:
@@ -1022,7 +1023,11 @@ def run(
 @click.option("--branch", type=int, help="DeepCache package; default: what the SubNet does.")
 @click.option("--repeats", default=5, show_default=True, help="Rounds that count.")
 @click.option("--warmup", default=1, show_default=True, help="Rounds before them.")
-@click.option("--threads", type=int, help="That compute; default: each row's own choice.")
+@click.option(
+    "--threads",
+    type=int,
+    help="That compute; default: OMP_NUM_THREADS, else each row's own choice.",
+)
 @click.option("-o", "--out", type=PATH, required=True, help="Directory for figures and plot.")
 @variant_options
 @json_option

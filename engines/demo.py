@@ -19,7 +19,7 @@ from engines.runner import Runner
 from exporter.export import export
 from exporter.picture import draw_grid, save_figure
 from exporter.summary import summarise
-from search.files import write_atomically
+from search.files import require_free, write_atomically
 from search.judge import Judge
 from search.methods import search
 from search.model.pipeline import open_pipeline
@@ -102,9 +102,7 @@ def run_demo(out: Path, report: Callable[[str], None], *, pictures: int = PICTUR
             "it from there with make setup"
         )
         raise EngineError(msg)
-    if out.exists():
-        msg = f"{str(out)!r} exists; remove it or choose another name with -o"
-        raise EngineError(msg)
+    require_free(out)
     prompts = (SHAPES / "prompts.txt").read_text().splitlines()[:pictures]
     judge = Judge(SHAPES / "judge.onnx")
     bundles = _bundles(pipeline, out, report)

@@ -185,11 +185,3 @@ def require_pipeline(path: Path) -> Path:
         )
         raise SearchError(msg)
     return index
-
-
-def require_subnet(path: Path) -> None:
-    """Refuse what cannot be the file of a SubNet."""
-    if not path.is_file():
-        what = "is a directory" if path.is_dir() else "does not exist"
-        msg = f"cannot read the SubNet {str(path)!r}: it {what}; give a file of stepcarve search"
-        raise SearchError(msg)

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from search.subnet import SubNet
 
 CHUNK = 12
-"""Pictures per call of the denoiser: with fewer two cores have too little to share, with more gradients take
-more memory than a run of the sampler twice over."""
+"""Pictures per call of the denoiser: fewer leave two cores too little to share, more take more memory
+where gradients are wanted."""
 
 
 @dataclass(frozen=True)
@@ -83,14 +83,11 @@ class Trajectories:
 
     def some(self, pictures: int) -> Trajectories:
         """The first `pictures` of them, or a few more so that calls of the denoiser stay whole."""
-        each = min(CHUNK, len(self.noise))
-        count = min(self.predictor.chunks, -(-pictures // each))
-        return self._of_chunks(range(count), each)
+        return self._of_chunks(range(min(self.predictor.chunks, -(-pictures // self._each))))
 
     def batches(self, pictures: int, seed: int) -> Iterator[Trajectories]:
         """Endlessly, the runs of `pictures` at a time, whole calls of the denoiser, in random order."""
-        each = min(CHUNK, len(self.noise))
-        count = max(1, pictures // each)
+        count = max(1, pictures // self._each)
         if pictures >= len(self.noise):
             yield from itertools.repeat(self)
         random = np.random.default_rng(seed)
@@ -99,10 +96,15 @@ class Trajectories:
             if len(left) < count:
                 left = random.permutation(self.predictor.chunks).tolist()
             chosen, left = sorted(left[:count]), left[count:]
-            yield self._of_chunks(chosen, each)
+            yield self._of_chunks(chosen)
 
-    def _of_chunks(self, numbers: Sequence[int], each: int) -> Trajectories:
-        kept = [i for i in range(len(self.noise)) if i // each in numbers]
+    @property
+    def _each(self) -> int:
+        """Pictures per call of the denoiser; the last one may have fewer."""
+        return min(CHUNK, len(self.noise))
+
+    def _of_chunks(self, numbers: Sequence[int]) -> Trajectories:
+        kept = [i for i in range(len(self.noise)) if i // self._each in numbers]
         return dataclasses.replace(
             self,
             predictor=self.predictor.of_chunks(numbers),

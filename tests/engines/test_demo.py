@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engines.demo import run_demo
-from engines.errors import EngineError
+from search.errors import SearchError
 
 
 @pytest.mark.slow
@@ -35,5 +35,5 @@ def test_the_demo_shows_what_each_method_costs_and_that_parity_holds(tmp_path: P
 
 
 def test_the_demo_does_not_write_over_anything(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="exists; remove it or choose another name"):
+    with pytest.raises(SearchError, match="exists; remove it or choose another name"):
         run_demo(tmp_path, lambda _: None)

@@ -15,7 +15,6 @@ ENGINES = ("onnxruntime", "openvino")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["shapes-sd", "shapes-dit", *RANDOM])
 def test_parity_holds_of_every_engine_on_every_family(name: str, tmp_path: Path) -> None:
-    pytest.importorskip("openvino")
     row = measure(name, tmp_path, ENGINES, steps=6, dtype="float32")
     assert row["failures"] == []
 
@@ -23,14 +22,12 @@ def test_parity_holds_of_every_engine_on_every_family(name: str, tmp_path: Path)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["shapes-dit", "three-levels", "sdxl", "flux-dev"])
 def test_parity_holds_in_float16(name: str, tmp_path: Path) -> None:
-    pytest.importorskip("openvino")
     row = measure(name, tmp_path, ENGINES, steps=6, dtype="float16")
     assert row["failures"] == []
 
 
 @pytest.mark.slow
 def test_a_bfloat16_bundle_has_no_rung_of_onnx_graphs(tmp_path: Path) -> None:
-    pytest.importorskip("openvino")
     row = measure("learned-variance", tmp_path, ("openvino",), steps=4, dtype="bfloat16")
     assert row["failures"] == []
     assert row["notes"] == [

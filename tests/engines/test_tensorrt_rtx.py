@@ -28,8 +28,6 @@ from search.options import Options
 from search.subnet import Granularity
 from tests.mixes import random_mix
 
-pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
-
 ADA = EngineOptions(compute_capability="8.9")
 BUILD = """
 import sys

@@ -76,7 +76,6 @@ def test_a_place_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("where", [Where.RAY, Where.DASK])
 @pytest.mark.filterwarnings("ignore")
 def test_a_cluster_gives_the_same_results(where: Where) -> None:
-    pytest.importorskip(parallel.PACKAGES[where])
     found = dict(run_jobs(squared, range(4), workers=2, where=where))
     assert [found[i][0] for i in range(4)] == [0, 1, 4, 9]
     assert os.getpid() not in {process for _, process in found.values()}

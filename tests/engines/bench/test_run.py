@@ -123,3 +123,22 @@ def test_a_bundle_beside_its_full_sampler(
     assert [column.header for column in calls.columns] == [
         "graph", "calls", "MACs", "onnxruntime + SubNet",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("variable", "asked", "device", "threads"),
+    [
+        ("3", None, "cpu", "3"),
+        ("3", 1, "cpu", "1"),
+        ("", None, "cpu", "each row's own choice"),
+        ("3", None, "cuda", "each row's own choice"),
+    ],
+)
+def test_all_rows_have_as_many_threads(
+    monkeypatch: pytest.MonkeyPatch, variable: str, asked: int | None, device: str, threads: str
+) -> None:
+    """PyTorch alone would look at OMP_NUM_THREADS."""
+    monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    monkeypatch.setattr(run, "describe", lambda _: "a machine")
+    settings = Settings(engines=("onnxruntime",), device=device, threads=asked)
+    assert run._environment(settings)["threads"] == threads
