@@ -660,7 +660,7 @@ def inspect(source: Path, image: Path | None, as_json: bool, **shape: int | None
     """Show what a SubNet, or the SubNet in a bundle, does at each step."""
     from exporter.bundle import Bundle
     from exporter.picture import draw_grid, grid_lines, save_figure
-    from exporter.summary import one_line, summarise
+    from exporter.summary import call_times, one_line, summarise
     from search.errors import SearchError
     from search.subnet import SubNet
 
@@ -684,6 +684,8 @@ def inspect(source: Path, image: Path | None, as_json: bool, **shape: int | None
     click.echo("\n".join(grid_lines(subnet)))
     click.echo()
     click.echo(one_line(summary))
+    if summary["fitted"]:
+        click.echo(call_times(summary))
     if image is not None:
         click.echo(f"drawn to {image}")
 

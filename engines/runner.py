@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from exporter.bundle import Bundle, BundleCall
 
     OnCall = Callable[[int, NDArray[Any], NDArray[Any] | None], None]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -179,7 +182,9 @@ class Runner:
             case Fill.GIVEN:
                 return bool(text)
             case Fill.IDS:
-                return self._tokenizers[each.tokenizer].encode(text).ids
+                tokens = self._tokenizers[each.tokenizer].encode(text)
+                _tell_cut(each, text, tokens)
+                return tokens.ids
             case Fill.MASK:
                 return self._tokenizers[each.tokenizer].encode(text).attention_mask
 
@@ -331,6 +336,18 @@ class Runner:
 
         files = {each.tokenizer for each in self.bundle.prompt_inputs if each.tokenizer}
         return {file: Tokenizer.from_file(str(self.bundle.file(file))) for file in files}
+
+
+def _tell_cut(each: PromptInput, text: str, tokens: Any) -> None:
+    """Say which end of a text was cut off, as diffusers cuts it too."""
+    lost = [start for part in tokens.overflowing for start, end in part.offsets if end > start]
+    if lost:
+        logger.warning(
+            "the %s is longer than the %d tokens that are read; its end %r is left out",
+            each.source,
+            each.length,
+            text[min(lost) :],
+        )
 
 
 def initial_noise(bundle: Bundle, source: TorchNoise) -> NDArray[np.float32]:

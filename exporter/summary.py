@@ -80,6 +80,7 @@ def summarise(subnet: SubNet, batch: int = 1, dtype: str = "float32") -> dict[st
         "signature_per_call": [call.signature for call in program.calls],
         "fitted": subnet.fitted is not None,
         "timesteps": list(subnet.timesteps),
+        "call_timesteps": [subnet.timesteps[call.step] for call in program.calls],
         "course": vars(subnet.binding.course),
         "begins": subnet.binding.course.begins,
         "actions": [list(row) for row in subnet.actions],
@@ -112,3 +113,9 @@ def one_line(summary: dict[str, Any]) -> str:
         f"({summary['macs_kept'] / 1e9:.2f} of {summary['macs_full'] / 1e9:.2f} G), "
         f"cache {summary['cache_bytes'] / 1e6:.2f} MB{part}"
     )
+
+
+def call_times(summary: dict[str, Any]) -> str:
+    """When a SubNet with a sampler of its own calls the denoiser, for people."""
+    times = ", ".join(f"{timestep:g}" for timestep in summary["call_timesteps"])
+    return f"fitted sampler, calls at timesteps {times}"

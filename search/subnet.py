@@ -51,6 +51,10 @@ class Granularity(enum.StrEnum):
     LAYER = "layer"
 
 
+WORDS = {"fingerprint": "weights and configuration with the fingerprint"}
+"""Parts of a binding that need more words than their name."""
+
+
 @dataclass(frozen=True)
 class Binding:
     """What a SubNet belongs to; with anything else it is refused.
@@ -106,7 +110,7 @@ class Binding:
         for name, mine in self._parts().items():
             theirs = found[name]
             if mine != theirs:
-                what = name.replace("_", " ")
+                what = WORDS.get(name, name.replace("_", " "))
                 mine, theirs = _difference(mine, theirs)
                 msg = (
                     f"the SubNet was made for {what} {mine}, but here it is {theirs}; "

@@ -264,6 +264,24 @@ def test_a_runner_runs_again_and_forgets_the_last_picture(
     assert np.abs(first.latents - other.latents).max() > 0.1
 
 
+def test_the_end_of_a_long_prompt_is_told_as_it_is_cut_off(
+    pipelines: Callable[[str], Path], make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = open_pipeline(pipelines("shapes-sd"), weights=False)
+    bundle = make_bundle("shapes-sd", search(opened, "full", Options(steps=2)))
+    runner = Runner(bundle, make_engine("onnxruntime", "cpu"))
+    told: list[str] = []
+    monkeypatch.setattr(
+        "engines.runner.logger.warning", lambda text, *words: told.append(text % words)
+    )
+    runner.run(PROMPT)
+    assert not told
+    runner.run(PROMPT + " and red" * 40 + " blue")
+    [warning] = told
+    assert warning.startswith("the prompt is longer than the ")
+    assert warning.endswith("red and red blue' is left out")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

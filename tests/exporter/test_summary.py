@@ -7,13 +7,15 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from exporter.picture import COLOURS, MEANING, SYMBOLS, draw_grid, grid_lines
-from exporter.summary import Cell, cells, summarise
+from exporter.summary import Cell, call_times, cells, summarise
 from search.methods import full
 from search.model.pipeline import open_pipeline
 from search.options import Options
+from search.sampler import FittedSampler, SamplerTable
 from search.schedules import with_actions
 from search.subnet import Action, Granularity, SubNet
 from tests.toys import chain, hourglass, subnet
@@ -47,6 +49,15 @@ def test_a_cache_is_alive_until_it_is_read_for_the_last_time() -> None:
     one = found["cache_bytes_per_step"][1]
     assert found["cache_bytes_per_step"] == [0, one, one, 0, 0]
     assert one == found["cache_bytes"] > 0
+
+
+def test_a_sampler_of_its_own_is_told_by_the_times_of_its_calls() -> None:
+    table = subnet(chain(), "RRR", "ccc", "RRR")
+    rows = SamplerTable(inputs=np.eye(3, 4), final=np.ones(4))
+    fitted = FittedSampler((900.0, 512.5, 17.0), rows)
+    found = summarise(dataclasses.replace(table, fitted=fitted))
+    assert found["call_timesteps"] == [900.0, 17.0]
+    assert call_times(found) == "fitted sampler, calls at timesteps 900, 17"
 
 
 def test_the_grid_names_every_kind_of_cell() -> None:

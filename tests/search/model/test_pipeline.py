@@ -91,7 +91,9 @@ def test_the_fingerprint_knows_the_weights(copy: Path) -> None:
 def test_a_subnet_of_another_model_is_refused(copy: Path, pipelines: Callable[[str], Path]) -> None:
     subnet = full(open_pipeline(copy, weights=False), Options(steps=3))
     assert open_for(subnet, copy, weights=False).fingerprint == subnet.binding.fingerprint
-    with pytest.raises(SearchError, match="the SubNet was made for fingerprint"):
+    with pytest.raises(
+        SearchError, match="made for weights and configuration with the fingerprint"
+    ):
         open_for(subnet, pipelines("two-levels"), weights=False)
     config = copy / "scheduler" / "scheduler_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"beta_end": 0.5}))
