@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from exporter.summary import Cell, cells
+from search.dipgo.paper import run_paper
+from search.dipgo.recipe import PAPER
 from search.errors import SearchError
 from search.laptop.distill import prune, save_pipeline
 from search.methods import full, search, search_keeps
@@ -19,6 +21,7 @@ from search.model.pipeline import open_pipeline
 from search.model.reference import sample
 from search.model.removed import KEY
 from search.options import Options
+from search.prompts import default_prompts
 from search.schedules import keep_of, with_actions
 from search.subnet import Action, Granularity, SubNet
 
@@ -135,6 +138,16 @@ def test_the_table_shows_skip_for_what_is_gone(
     }
     assert skipped == set(REMOVED[name])
     assert keep_of(found) == 1
+
+
+def test_the_papers_search_says_skip_for_what_is_gone(name: str, pruned: Path) -> None:
+    options = Options(steps=STEPS, granularity=Granularity.LAYER)
+    recipe = replace(PAPER, iterations=1, width=16, head=(8,))
+    opened = open_pipeline(pruned)
+    prompts = default_prompts(opened)[:1]
+    [found] = run_paper(opened, options, (0.8,), prompts=prompts, recipe=recipe)
+    for block, column in zip(found.topology.blocks, zip(*found.actions, strict=True), strict=True):
+        assert (Action.RUN in column) is (block not in REMOVED[name])
 
 
 def test_a_stage_around_a_removed_block_can_still_be_reused(
