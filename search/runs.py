@@ -14,16 +14,11 @@ if TYPE_CHECKING:
 
 
 def claim(file: Path, identity: Mapping[str, object], *, results: str, resume: bool) -> None:
-    """Begin the search of `identity`, which `file` then tells, or go on with the same.
-
-    Args:
-        file: in the directory of the search.
-        identity: what the search is of, as JSON values.
-        results: the pattern of the files beside `file` that are of no use without it.
-        resume: go on, if there is something to go on with.
+    """Begin the search of `identity` (JSON values), which `file` will tell, or go on with the same.
 
     Raises:
-        SearchError: there is a search already and `resume` is not asked for, or it is another one.
+        SearchError: there is a search already and `resume` is not asked for, it is another one, or
+            files of the pattern `results` are there without `file`.
     """
     folder = str(file.parent)
     if not file.is_file():
