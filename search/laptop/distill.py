@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import hashlib
 import json
-import math
 import shutil
 import time
 from contextlib import ExitStack, nullcontext
@@ -20,6 +19,7 @@ from accelerate import Accelerator, PartialState
 from torch import Tensor
 
 from search.blocks import outermost
+from search.checkpoints import Checkpoint
 from search.errors import SearchError
 from search.files import require_free, whole_directory
 from search.laptop.distill_data import Captioned, Draws, encode_pictures, load_picture
@@ -30,9 +30,10 @@ from search.laptop.distill_losses import (
     surviving_blocks,
 )
 from search.laptop.distill_recipe import Loss, skipped_blocks
-from search.laptop.distill_records import Checkpoint, Progress, RunFolder
+from search.laptop.distill_records import Progress, RunFolder
 from search.model.pipeline import Pipeline, open_for
 from search.model.removed import KEY, remove_blocks
+from search.rates import warmup_cosine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -283,7 +284,9 @@ class _Run:
         """One step of the optimiser."""
         start, recipe = time.perf_counter(), self.recipe
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(recipe, iteration, self.iterations)
+            group["lr"] = warmup_cosine(
+                recipe.learning_rate, recipe.warmup, iteration, self.iterations
+            )
         sums = torch.zeros(3, device=self.accelerator.device)
         for part in range(recipe.accumulate):
             is_last = part + 1 == recipe.accumulate
@@ -352,17 +355,19 @@ class _Run:
         agreed = self.accelerator.reduce(wanted.to(self.accelerator.device), "mean")
         self.iterations = min(self.recipe.iterations, int(agreed))
 
-    def checkpoint(self) -> Checkpoint:
+    def checkpoint(self) -> Checkpoint[Progress]:
         """All that another process needs to go on; batches follow from the iteration."""
         scaler = self.accelerator.scaler
         return Checkpoint(
             identity=self._identity(),
-            iterations=self.iterations,
             states={
-                "student": self.inner.state_dict(),
-                "average": self.average.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": {} if scaler is None else scaler.state_dict(),
+                "iterations": self.iterations,
+                "states": {
+                    "student": self.inner.state_dict(),
+                    "average": self.average.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                    "scaler": {} if scaler is None else scaler.state_dict(),
+                },
             },
             done=tuple(self.done),
         )
@@ -372,12 +377,13 @@ class _Run:
         found = folder.load(self._identity())
         if found is None:
             return
-        self.inner.load_state_dict(found.states["student"])
-        self.average.load_state_dict(found.states["average"])
-        self.optimizer.load_state_dict(found.states["optimizer"])
+        states = found.states["states"]
+        self.inner.load_state_dict(states["student"])
+        self.average.load_state_dict(states["average"])
+        self.optimizer.load_state_dict(states["optimizer"])
         if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(found.states["scaler"])
-        self.iterations, self.done = found.iterations, list(found.done)
+            self.accelerator.scaler.load_state_dict(states["scaler"])
+        self.iterations, self.done = found.states["iterations"], list(found.done)
 
     def _identity(self) -> dict[str, object]:
         """What a checkpoint must agree with."""
@@ -388,15 +394,6 @@ class _Run:
             "data": self.draws.fingerprint,
             "processes": self.accelerator.num_processes,
         }
-
-
-def learning_rate(recipe: Recipe, iteration: int, iterations: int) -> float:
-    """Rises linearly through the warm-up, then falls along a cosine to 0."""
-    warmup = min(recipe.warmup, iterations - 1)
-    if iteration < warmup:
-        return recipe.learning_rate * (iteration + 1) / (warmup + 1)
-    part = (iteration - warmup) / max(1, iterations - warmup)
-    return recipe.learning_rate * (1 + math.cos(math.pi * part)) / 2
 
 
 def summarise(teacher: Any, student: Any, done: Sequence[Progress]) -> Distilled:

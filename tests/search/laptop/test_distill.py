@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from search.errors import SearchError
-from search.laptop.distill import distill, learning_rate, train
+from search.laptop.distill import distill, train
 from search.laptop.distill_data import Draws, read_folder
 from search.laptop.distill_recipe import Loss, Recipe
 from search.laptop.distill_records import RunFolder
@@ -102,14 +102,6 @@ def test_a_checkpoint_of_another_run_is_refused(teacher: Pipeline, tmp_path: Pat
     train(teacher, GONE, draws, SHORT, folder=folder)
     with pytest.raises(SearchError, match="is of a distillation with another recipe; use the same"):
         train(teacher, GONE, draws, replace(SHORT, seed=1), folder=folder, resume=True)
-    checkpoint = tmp_path / "checkpoint.pt"
-    content = torch.load(checkpoint, weights_only=True)
-    torch.save({**content, "schema": 0}, checkpoint)
-    with pytest.raises(SearchError, match=r"cannot read .* \(it has schema 0, expected 1\)"):
-        train(teacher, GONE, draws, SHORT, folder=folder, resume=True)
-    checkpoint.write_bytes(b"nothing")
-    with pytest.raises(SearchError, match="cannot read the checkpoint"):
-        train(teacher, GONE, draws, SHORT, folder=folder, resume=True)
 
 
 @pytest.mark.parametrize(
@@ -137,14 +129,6 @@ def test_a_gradient_that_is_not_finite_is_refused(teacher: Pipeline) -> None:
     recipe = replace(SHORT, task_weight=float("inf"))
     with pytest.raises(SearchError, match="the gradient of iteration 0 is not finite; lower"):
         train(teacher, GONE, draws_for(teacher), recipe)
-
-
-def test_the_rate_rises_and_falls() -> None:
-    recipe = replace(SHORT, learning_rate=1.0, warmup=3)
-    rates = [learning_rate(recipe, i, 10) for i in range(10)]
-    assert rates.index(max(rates)) == 3
-    assert rates[:4] == sorted(rates[:4])
-    assert rates[-1] < 0.1
 
 
 def test_transformers_are_distilled_too(pipelines: Callable[[str], Path]) -> None:
