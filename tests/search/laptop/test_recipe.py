@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ import torch
 from search.errors import SearchError
 from search.laptop import probe
 from search.laptop.layers import layers_of, params_of
-from search.laptop.loss import OutputLoss
+from search.laptop.loss import OutputLoss, PictureLoss
+from search.laptop.noising import SNR_CAP, SNR_FLOOR, Noising
 from search.laptop.recipe import Removal, _spared, remove_layers, within
 from search.laptop.settings import Criterion, Settings, criterion_of
 from search.laptop.store import LOSSES
@@ -24,7 +26,7 @@ from search.options import Options
 from search.subnet import Granularity, SubNet
 
 PROMPTS = ("a red circle", "a blue square")
-QUICK = Settings(tuples=2, rounds=0)
+QUICK = Settings(criterion=Criterion.OUTPUT, tuples=2, rounds=0)
 Opened = tuple[Pipeline, SubNet]
 
 
@@ -89,6 +91,23 @@ def test_a_loss_is_what_plain_gating_gives(opened: Opened, done: tuple[Path, Rem
             assert measured[one] == pytest.approx(float(moved.square().mean()), rel=1e-4)
 
 
+def test_a_picture_loss_weighs_what_each_step_does_to_the_picture(
+    opened: Opened, done: tuple[Path, Removal]
+) -> None:
+    pipeline, whole = opened
+    tuples = Tuples.load(done[0] / "tuples.safetensors")
+    tuples = replace(tuples, timesteps=torch.tensor([10, 990]))
+    noising = Noising.of(pipeline.pipe.scheduler)
+    weights = noising.weights(tuples.timesteps, SNR_FLOOR, SNR_CAP)
+    assert weights[0] < 0.9
+    assert weights[1] > 1.1
+    output, picture = (
+        loss(pipeline, layers_of(whole), tuples)([{0}, {1, 7}])
+        for loss in (OutputLoss, PictureLoss)
+    )
+    torch.testing.assert_close(picture, output * weights)
+
+
 def test_a_search_that_was_cut_off_goes_on(
     opened: Opened, done: tuple[Path, Removal], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,13 +157,13 @@ def test_another_search_is_refused(opened: Opened, done: tuple[Path, Removal]) -
 def test_workers_measure_the_same(
     opened: Opened, done: tuple[Path, Removal], tmp_path: Path
 ) -> None:
-    search(opened, Settings(tuples=2, rounds=0, workers=2), tmp_path)
+    search(opened, replace(QUICK, workers=2), tmp_path)
     assert losses(tmp_path) == pytest.approx(losses(done[0]), rel=1e-4)
 
 
-@pytest.mark.parametrize("criterion", [c for c in Criterion if c is not Criterion.OUTPUT])
-def test_other_criteria_choose_too(opened: Opened, criterion: Criterion, tmp_path: Path) -> None:
-    found = search(opened, Settings(tuples=2, rounds=0, criterion=criterion), tmp_path)
+@pytest.mark.parametrize("criterion", list(Criterion))
+def test_every_criterion_chooses(opened: Opened, criterion: Criterion, tmp_path: Path) -> None:
+    found = search(opened, replace(QUICK, criterion=criterion), tmp_path)
     assert 0.695 <= params_of(found.subnets[0]) <= 0.7
     assert all(not weight.requires_grad for weight in opened[0].denoiser.parameters()) or (
         criterion is not Criterion.TAYLOR
@@ -154,7 +173,7 @@ def test_other_criteria_choose_too(opened: Opened, criterion: Criterion, tmp_pat
 def test_rounds_never_choose_worse(
     opened: Opened, done: tuple[Path, Removal], tmp_path: Path
 ) -> None:
-    found = search(opened, Settings(tuples=2, rounds=1), tmp_path)
+    found = search(opened, replace(QUICK, rounds=1), tmp_path)
     assert found.losses[0] <= done[1].losses[0] * (1 + 1e-6)
 
 
