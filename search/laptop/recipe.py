@@ -178,8 +178,10 @@ def _chosen(
     first = within(layers, shares, scores, keep, cost)
     if not rounds:
         return first
-    starts = [within(layers, shares, view, keep, cost) for view in _views(measure, scores)]
-    starts.append(_step_by_step(measure, shares, scores, keep, cost))
+    starts = [
+        one for view in _views(measure, scores) for one in _if_any(layers, shares, view, keep, cost)
+    ]
+    starts += _step_by_step(measure, shares, scores, keep, cost)
     ranked = _ranked(measure, [first, *starts], f"keep {keep:g}: ways to add up")
     ends = [
         _descended(measure, shares, scores, start, keep, cost, f"keep {keep:g}, start {i + 1}")
@@ -189,20 +191,26 @@ def _chosen(
     return best if _is_sure(measure, first, best) else first
 
 
+def _if_any(
+    layers: Layers, shares: Sequence[float], scores: Sequence[float], keep: float, cost: Cost
+) -> list[frozenset[int]]:
+    """What `within` finds, or nothing: there is a choice already that this one is an alternative to."""
+    with suppress(SearchError):
+        return [within(layers, shares, scores, keep, cost)]
+    return []
+
+
 def _step_by_step(
     measure: Measure, shares: Sequence[float], scores: Sequence[float], keep: float, cost: Cost
-) -> frozenset[int]:
-    """Remove more and more, with scores taken anew around what is gone already."""
-    layers, view, chosen = measure.layers, scores, frozenset[int]()
-    for number in range(1, STAGES + 1):
+) -> list[frozenset[int]]:
+    """Remove more and more, with scores taken anew around what is gone already; nothing if none fits."""
+    layers, view = measure.layers, scores
+    for number in range(1, STAGES):
         there = 1 - (1 - keep) * number / STAGES
-        if number < STAGES:
-            loose = (1 - keep) / STAGES / 2
-            chosen = choose(layers.ends, shares, view, keep=there, tolerance=loose)
-            view = _scores_around(measure, chosen, f"keep {keep:g}, by way of {there:.2g}")
-        else:
-            chosen = within(layers, shares, view, keep, cost)
-    return chosen
+        loose = (1 - keep) / STAGES / 2
+        chosen = choose(layers.ends, shares, view, keep=there, tolerance=loose)
+        view = _scores_around(measure, chosen, f"keep {keep:g}, by way of {there:.2g}")
+    return _if_any(layers, shares, view, keep, cost)
 
 
 def _descended(
@@ -243,11 +251,10 @@ def _spared(
             spared, now = {layer}, chosen
             for _ in range(ALTERNATIVES):
                 left = [0.0 if i in spared else share for i, share in enumerate(shares)]
-                with suppress(SearchError):
-                    now = within(layers, left, view, keep, cost)
+                [now] = _if_any(layers, left, view, keep, cost) or [now]
                 found.append(now)
                 spared |= now - chosen
-        found.append(within(layers, shares, view, keep, cost))
+        found += _if_any(layers, shares, view, keep, cost)
     return [one for one in dict.fromkeys(found) if cost(layers.without(one)) >= least]
 
 

@@ -6,12 +6,13 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from search.errors import SearchError
-from search.laptop import probe
+from search.laptop import probe, recipe
 from search.laptop.layers import layers_of, params_of
 from search.laptop.loss import OutputLoss, PictureLoss
 from search.laptop.noising import SNR_CAP, SNR_FLOOR, Noising
@@ -175,6 +176,24 @@ def test_rounds_never_choose_worse(
 ) -> None:
     found = search(opened, replace(QUICK, rounds=1), tmp_path)
     assert found.losses[0] <= done[1].losses[0] * (1 + 1e-6)
+
+
+def test_alternatives_that_do_not_fit_are_passed_over(
+    opened: Opened, done: tuple[Path, Removal], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def only_once(*arguments: Any) -> frozenset[int]:
+        asked.append(arguments)
+        if len(asked) > 1:
+            msg = "no choice of layers was found"
+            raise SearchError(msg)
+        return within(*arguments)
+
+    monkeypatch.setattr(recipe, "within", only_once)
+    found = search(opened, replace(QUICK, rounds=1), tmp_path)
+    assert [one.actions for one in found.subnets] == [one.actions for one in done[1].subnets]
+    assert len(asked) > 1
 
 
 def test_neighbours_stay_in_the_budget(opened: Opened) -> None:
