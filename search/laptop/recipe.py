@@ -304,7 +304,12 @@ def within(
     """The knapsack's choice with the cost as it really is: shares need not quite add up."""
     wanted, fitting, tried = keep, dict[frozenset[int], float](), set[frozenset[int]]()
     for _ in range(ATTEMPTS):
-        chosen = choose(layers.ends, shares, scores, keep=min(max(wanted, 0.0), 1.0))
+        try:
+            chosen = choose(layers.ends, shares, scores, keep=min(max(wanted, 0.0), 1.0))
+        except SearchError:
+            if not tried:
+                raise
+            break  # a corrected budget is out of reach; it is not the one asked for
         if chosen in tried:
             break
         tried.add(chosen)

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 
+from search.blocks import skipped
 from search.errors import SearchError
 from search.laptop import probe, recipe
-from search.laptop.layers import layers_of, params_of
+from search.laptop.layers import Layers, layers_of, params_of
 from search.laptop.loss import OutputLoss, PictureLoss
 from search.laptop.noising import SNR_CAP, SNR_FLOOR, Noising
 from search.laptop.recipe import Removal, _spared, remove_layers, within
@@ -28,6 +29,7 @@ from search.subnet import Granularity, SubNet
 
 PROMPTS = ("a red circle", "a blue square")
 QUICK = Settings(criterion=Criterion.OUTPUT, tuples=2, rounds=0)
+NAMED = {"a": "mid_block.resnets.0", "b": "mid_block.resnets.1", "c": "up_blocks.0.resnets.0"}
 Opened = tuple[Pipeline, SubNet]
 
 
@@ -219,6 +221,34 @@ def test_shares_that_do_not_add_up_are_corrected(opened: Opened) -> None:
 
     chosen = within(layers, shares, list(shares), 0.7, dearer)
     assert 0.69 <= dearer(layers.without(chosen)) <= 0.7
+
+
+def priced(
+    opened: Opened, shares: dict[str, float], costs: dict[str, float]
+) -> tuple[Layers, list[float], Callable[[SubNet], float]]:
+    """Layers of which few can go, with what their shares say and what sets of them really cost."""
+    layers = layers_of(opened[1])
+    numbers = {layers.number[NAMED[letter]]: share for letter, share in shares.items()}
+    letters = {name: letter for letter, name in NAMED.items()}
+
+    def cost(subnet: SubNet) -> float:
+        return costs["".join(sorted(letters[name] for name in skipped(subnet)))]
+
+    return layers, [numbers.get(i, 0.0) for i in range(len(layers.names))], cost
+
+
+def test_a_corrected_budget_out_of_reach_leaves_what_fits(opened: Opened) -> None:
+    """ab removes more than asked; c, tried instead, so much less that nothing would make up for it."""
+    shares = {"a": 0.3, "b": 0.2, "c": 0.4}
+    layers, each, cost = priced(opened, shares, {"ab": 0.4, "c": 1.1})
+    chosen = within(layers, each, each, 0.5, cost)
+    assert {layers.names[i] for i in chosen} == {NAMED["a"], NAMED["b"]}
+
+
+def test_a_budget_that_nothing_fits_is_named_as_asked(opened: Opened) -> None:
+    layers, each, cost = priced(opened, {"a": 0.3, "b": 0.3}, {"ab": 0.7})
+    with pytest.raises(SearchError, match=r"no choice of layers was found that keeps 0\.5 of"):
+        within(layers, each, each, 0.5, cost)
 
 
 def test_tuples_are_read_back_as_written(opened: Opened, tmp_path: Path) -> None:
