@@ -52,7 +52,7 @@ class Removal:
 
     Attributes:
         subnets: one for each keep.
-        losses: the output loss of each.
+        losses: of each; `additivity.judged` names which loss it is.
         predicted: the sum of the scores of what each removes.
         additivity: of the scores.
     """
@@ -65,7 +65,7 @@ class Removal:
     def sentence(self) -> str:
         """For people."""
         each = "; ".join(
-            f"{subnet.method}: output loss {loss:.3g}, predicted {predicted:.3g}"
+            f"{subnet.method}: {self.additivity.judged} loss {loss:.3g}, predicted {predicted:.3g}"
             for subnet, loss, predicted in zip(
                 self.subnets, self.losses, self.predicted, strict=True
             )
@@ -114,7 +114,7 @@ def remove_layers(
         shares = layers.shares(price)
         drawn = additivity.random_subsets(layers, shares, seed=settings.seed)
         true = measure([one for _, one in drawn], settings.criterion.judged, "additivity")
-        found = additivity.additivity(scores, drawn, true)
+        found = additivity.additivity(scores, drawn, true, settings.criterion.judged)
         chosen = [_chosen(measure, shares, scores, keep, price) for keep in keeps]
         losses = measure(chosen, settings.criterion.judged, "what was chosen")
         _write(measure.store, layers, shares, scores, found)
@@ -259,7 +259,7 @@ def _spared(
 
 
 def _scores_around(measure: Measure, chosen: frozenset[int], what: str) -> list[float]:
-    """Per layer, how far the output loss rises with it: beside what is chosen, but for its own kin."""
+    """Per layer, how far the judged loss rises with it: beside what is chosen, but for its own kin."""
     layers = measure.layers
     count = len(layers.names)
     rest = [
