@@ -9,10 +9,10 @@ import json
 import math
 import shutil
 import time
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,12 +30,13 @@ from search.laptop.distill_losses import (
     surviving_blocks,
 )
 from search.laptop.distill_recipe import Loss, skipped_blocks
-from search.laptop.distill_records import Checkpoint, Progress, RunFolder
+from search.laptop.distill_records import CHECKPOINT, Checkpoint, Progress, RunFolder
+from search.laptop.noising import Noising
 from search.model.pipeline import Pipeline, open_for
 from search.model.removed import KEY, remove_blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
     from torch import nn
@@ -109,18 +110,23 @@ def distill(
         report: told what is being done, and which share of it is done.
 
     Raises:
-        SearchError: the SubNet is of another pipeline or does not only skip, or `out` is there.
+        SearchError: the SubNet is of another pipeline or does not only skip, `out` is there, or the
+            checkpoint is of another run.
     """
     require_free(out)
+    names = skipped_blocks(subnet)
     report("open pipeline")
     pipeline = open_for(subnet, path, weights=True, device=device)
+    Noising.of(pipeline.pipe.scheduler)  # refuses what could never be trained on
     size = pipeline.size(subnet.binding.noise_shape)
     run_folder, state = RunFolder(folder), PartialState(cpu=device == "cpu")
+    if resume:
+        _require_same(run_folder, _identity(pipeline, names, recipe, state.num_processes))
     with state.main_process_first():
         latents = _encoded(pipeline, data, size, subnet.binding.noise_shape, run_folder, report)
     student, done = train(
         pipeline,
-        skipped_blocks(subnet),
+        names,
         Draws(pipeline, latents, data.captions, size),
         recipe,
         folder=run_folder,
@@ -131,6 +137,27 @@ def distill(
         save_pipeline(pipeline, student, out)
     state.wait_for_everyone()
     return summarise(pipeline.denoiser, student, done)
+
+
+def _identity(
+    pipeline: Pipeline, names: Sequence[str], recipe: Recipe, processes: int
+) -> dict[str, object]:
+    """What a checkpoint must agree with, beside the data."""
+    return {
+        "recipe": dataclasses.asdict(recipe) | {"save_every": 0},
+        "teacher": pipeline.fingerprint,
+        "removed": _gone(pipeline, names),
+        "processes": processes,
+    }
+
+
+def _require_same(folder: RunFolder, identity: Mapping[str, object]) -> None:
+    """Refuse a checkpoint that is damaged or of another run, before there is any data."""
+    file, data = folder.path / CHECKPOINT, None
+    with suppress(Exception):  # `load` says what is wrong with a file
+        found = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        data = json.loads(found["identity"])["data"]
+    folder.load({**identity, "data": data})
 
 
 def _encoded(
@@ -169,11 +196,16 @@ def _facts(files: Sequence[Path]) -> str:
 def prune(pipeline: Pipeline, names: Sequence[str]) -> nn.Module:
     """A copy of the pipeline's denoiser without these blocks; says so in its configuration."""
     student: Any = copy.deepcopy(pipeline.denoiser)
-    gone = outermost([*pipeline.removed, *names])
+    gone = _gone(pipeline, names)
     remove_blocks(student, [name for name in gone if name not in pipeline.removed], pipeline.family)
     student.register_to_config(**{KEY: gone})
     pruned: nn.Module = student
     return pruned
+
+
+def _gone(pipeline: Pipeline, names: Sequence[str]) -> list[str]:
+    """The blocks that are missing once `names` are removed too."""
+    return outermost([*pipeline.removed, *names])
 
 
 def save_pipeline(pipeline: Pipeline, student: Any, out: Path) -> None:
@@ -242,7 +274,7 @@ class _Run:
     def __init__(
         self, pipeline: Pipeline, names: Sequence[str], draws: Draws, recipe: Recipe
     ) -> None:
-        self.pipeline, self.draws, self.recipe = pipeline, draws, recipe
+        self.pipeline, self.names, self.draws, self.recipe = pipeline, names, draws, recipe
         self.accelerator = Accelerator(
             cpu=pipeline.denoiser.device.type == "cpu", mixed_precision=recipe.precision
         )
@@ -251,7 +283,7 @@ class _Run:
         # In evaluation mode too: a DiT would leave out labels by itself.
         student = prune(pipeline, names).requires_grad_(True).eval()
         self.average = copy.deepcopy(student).requires_grad_(False)
-        self.inner, self.removed = student, list(cast("Any", student).config[KEY])
+        self.inner = student
         optimizer = torch.optim.AdamW(
             student.parameters(),
             lr=recipe.learning_rate,
@@ -381,13 +413,8 @@ class _Run:
 
     def _identity(self) -> dict[str, object]:
         """What a checkpoint must agree with."""
-        return {
-            "recipe": dataclasses.asdict(self.recipe) | {"save_every": 0},
-            "teacher": self.pipeline.fingerprint,
-            "removed": self.removed,
-            "data": self.draws.fingerprint,
-            "processes": self.accelerator.num_processes,
-        }
+        own = _identity(self.pipeline, self.names, self.recipe, self.accelerator.num_processes)
+        return {**own, "data": self.draws.fingerprint}
 
 
 def learning_rate(recipe: Recipe, iteration: int, iterations: int) -> float:

@@ -17,6 +17,7 @@ from search.files import write_atomically
 from search.laptop import additivity
 from search.laptop.knapsack import TOLERANCE, choose
 from search.laptop.layers import Layers, constant, layers_of
+from search.laptop.noising import Noising
 from search.laptop.probe import PROBES, Measure
 from search.laptop.rivals import magnitudes, taylor
 from search.laptop.settings import Criterion, Settings
@@ -99,9 +100,12 @@ def remove_layers(
         report: told what is being done, and which share of it is done.
 
     Raises:
-        SearchError: no layer can be left out, a keep is out of reach, or `folder` holds another search.
+        SearchError: no layer can be left out, a keep is out of reach, the criterion does not know the
+            scheduler, or `folder` holds another search.
     """
     layers = layers_of(full)
+    if settings.criterion.is_noised:
+        Noising.of(pipeline.pipe.scheduler, otherwise=", or search with --criterion output")
     price = constant(cost)
     with ExitStack() as stack:
         if folder is None:

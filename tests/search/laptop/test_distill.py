@@ -18,10 +18,12 @@ from PIL import Image
 from torch import Tensor
 
 from search.errors import SearchError
+from search.laptop import distill as module
 from search.laptop.distill import distill, learning_rate, train
 from search.laptop.distill_data import Draws, read_folder
 from search.laptop.distill_recipe import Loss, Recipe
 from search.laptop.distill_records import RunFolder
+from search.laptop.noising import Noising
 from search.methods import full
 from search.model.pipeline import Pipeline, open_pipeline
 from search.options import Options
@@ -222,6 +224,88 @@ def test_an_existing_directory_is_refused(
             tmp_path,
             folder=tmp_path / "run",
         )
+
+
+@pytest.fixture
+def encoding(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The calls that encode pictures."""
+    calls: list[object] = []
+    original = module.encode_pictures
+    monkeypatch.setattr(module, "encode_pictures", lambda *a: calls.append(a) or original(*a))
+    return calls
+
+
+def test_a_subnet_that_reuses_is_refused_before_pictures_are_encoded(
+    pipelines: Callable[[str], Path], pictures: Path, tmp_path: Path, encoding: list[object]
+) -> None:
+    subnet = skipping(pipelines("three-levels"), GONE)
+    row = tuple(Action.REUSE if a is Action.RUN else a for a in subnet.actions[0])
+    reusing = replace(subnet, actions=(*subnet.actions[:-1], row))
+    with pytest.raises(SearchError, match="only blocks that every step skips"):
+        distill(
+            pipelines("three-levels"),
+            reusing,
+            read_folder(pictures),
+            SHORT,
+            tmp_path / "out",
+            folder=tmp_path / "run",
+        )
+    assert not encoding
+
+
+def test_a_scheduler_is_refused_before_pictures_are_encoded(
+    pipelines: Callable[[str], Path],
+    pictures: Path,
+    tmp_path: Path,
+    encoding: list[object],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_: object) -> Noising:
+        msg = "unknown scheduler"
+        raise SearchError(msg)
+
+    monkeypatch.setattr(Noising, "of", refuse)
+    path = pipelines("three-levels")
+    with pytest.raises(SearchError, match="unknown scheduler"):
+        distill(
+            path,
+            skipping(path, GONE),
+            read_folder(pictures),
+            SHORT,
+            tmp_path / "out",
+            folder=tmp_path / "run",
+        )
+    assert not encoding
+
+
+@pytest.mark.parametrize(
+    ("gone", "seed", "message"),
+    [(GONE, 1, "with another recipe;"), (GONE[:1], 0, "with another removed;")],
+)
+def test_a_checkpoint_is_refused_before_pictures_are_encoded(
+    pipelines: Callable[[str], Path],
+    pictures: Path,
+    tmp_path: Path,
+    encoding: list[object],
+    gone: tuple[str, ...],
+    seed: int,
+    message: str,
+) -> None:
+    path, recipe = pipelines("three-levels"), replace(SHORT, iterations=1)
+    data, folder = read_folder(pictures), tmp_path / "run"
+    distill(path, skipping(path, GONE), data, recipe, tmp_path / "first", folder=folder)
+    (folder / "latents.npy").unlink()
+    with pytest.raises(SearchError, match=message):
+        distill(
+            path,
+            skipping(path, gone),
+            data,
+            replace(recipe, seed=seed),
+            tmp_path / "second",
+            folder=folder,
+            resume=True,
+        )
+    assert len(encoding) == 1
 
 
 TWO_PROCESSES = """

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import EDMEulerScheduler
 
 from search.blocks import skipped
 from search.errors import SearchError
@@ -172,6 +173,17 @@ def test_workers_measure_the_same(
 ) -> None:
     search(opened, replace(QUICK, workers=2), tmp_path)
     assert losses(tmp_path) == pytest.approx(losses(done[0]), rel=1e-4)
+
+
+@pytest.mark.parametrize("criterion", [c for c in Criterion if c.is_noised])
+def test_an_unknown_scheduler_is_refused_before_anything_is_done(
+    opened: Opened, criterion: Criterion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opened[0].pipe, "scheduler", EDMEulerScheduler())
+    message = "does not know how EDMEulerScheduler .* another scheduler, or search with --criterion"
+    with pytest.raises(SearchError, match=message):
+        search(opened, replace(QUICK, criterion=criterion), tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("criterion", list(Criterion))
