@@ -327,12 +327,15 @@ class _Run:
                 total = sum((w * t for w, t in pairs), start=torch.zeros_like(sums[0]))
                 self.accelerator.backward(total / recipe.accumulate)
             sums += torch.stack([term.detach() for term in terms]) / recipe.accumulate
+        losses = self.accelerator.reduce(sums, "mean")
+        _require_finite("loss", iteration, losses)
         norm = self.accelerator.clip_grad_norm_(self.student.parameters(), recipe.clip)
-        self._require_finite(iteration, norm)
+        if recipe.precision != "fp16":  # there the scaler skips such a step and scales less
+            _require_finite("gradient", iteration, norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._smooth(min(recipe.ema, (1 + iteration) / (10 + iteration)))
-        task, output, feature = self.accelerator.reduce(sums, "mean").tolist()
+        task, output, feature = losses.tolist()
         rate = float(self.optimizer.param_groups[0]["lr"])
         return Progress(iteration, task, output, feature, rate, time.perf_counter() - start)
 
@@ -364,15 +367,6 @@ class _Run:
         with torch.no_grad():
             averages: list[Tensor] = list(self.average.parameters())
             torch._foreach_lerp_(averages, list(self.inner.parameters()), 1 - decay)
-
-    def _require_finite(self, iteration: int, norm: Tensor) -> None:
-        # With fp16 the scaler skips such a step and scales less.
-        if self.recipe.precision != "fp16" and not torch.isfinite(norm):
-            msg = (
-                f"the gradient of iteration {iteration} is not finite; lower --learning-rate, or use "
-                "--precision no"
-            )
-            raise SearchError(msg)
 
     def fit_into_time(self) -> None:
         """Once a few iterations are done, make as many as fit into the recipe's minutes."""
@@ -415,6 +409,15 @@ class _Run:
         """What a checkpoint must agree with."""
         own = _identity(self.pipeline, self.names, self.recipe, self.accelerator.num_processes)
         return {**own, "data": self.draws.fingerprint}
+
+
+def _require_finite(what: str, iteration: int, values: Tensor) -> None:
+    if not torch.isfinite(values).all():
+        msg = (
+            f"the {what} of iteration {iteration} is not finite; lower --learning-rate, or use "
+            "--precision no"
+        )
+        raise SearchError(msg)
 
 
 def learning_rate(recipe: Recipe, iteration: int, iterations: int) -> float:

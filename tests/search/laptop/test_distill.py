@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from search.errors import SearchError
 from search.laptop import distill as module
 from search.laptop.distill import distill, learning_rate, train
 from search.laptop.distill_data import Draws, read_folder
-from search.laptop.distill_recipe import Loss, Recipe
+from search.laptop.distill_recipe import PRECISIONS, Loss, Recipe
 from search.laptop.distill_records import RunFolder
 from search.laptop.noising import Noising
 from search.methods import full
@@ -139,6 +140,17 @@ def test_a_gradient_that_is_not_finite_is_refused(teacher: Pipeline) -> None:
     recipe = replace(SHORT, task_weight=float("inf"))
     with pytest.raises(SearchError, match="the gradient of iteration 0 is not finite; lower"):
         train(teacher, GONE, draws_for(teacher), recipe)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_loss_that_is_not_finite_is_refused(
+    teacher: Pipeline, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    # CPUs have no fp16, whose scaler lets gradients pass that are not finite.
+    monkeypatch.setattr(module, "Accelerator", lambda cpu, **_: Accelerator(cpu=cpu))
+    draws = Draws(teacher, np.full((2, 2, 4, 12, 12), np.nan, np.float32), ["a", "b"], (24, 24))
+    with pytest.raises(SearchError, match="the loss of iteration 0 is not finite; lower"):
+        train(teacher, GONE, draws, replace(SHORT, precision=precision))
 
 
 def test_the_rate_rises_and_falls() -> None:
