@@ -67,6 +67,13 @@ def test_every_loss_has_its_terms(teacher: Pipeline, loss: Loss) -> None:
     assert (done[0].feature > 0) is (loss is not Loss.OUTPUT)
 
 
+def test_losses_differ_in_their_features_alone(teacher: Pipeline) -> None:
+    recipes = [replace(SHORT, iterations=1, loss=loss) for loss in Loss]
+    first = [train(teacher, GONE, draws_for(teacher), recipe)[1][0] for recipe in recipes]
+    assert len({(entry.task, entry.output) for entry in first}) == 1
+    assert len({entry.feature for entry in first}) == len(first)
+
+
 def test_the_teacher_stays_as_it_is(teacher: Pipeline, pipelines: Callable[[str], Path]) -> None:
     train(teacher, GONE, draws_for(teacher), SHORT)
     assert same(teacher.denoiser, open_pipeline(pipelines("three-levels")).denoiser)
