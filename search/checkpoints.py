@@ -96,7 +96,7 @@ class CheckpointFolder(ABC, Generic[Entry]):
         write_atomically(self.path / self.picture, self.plot(checkpoint.done))
 
     def load(self, identity: Mapping[str, object]) -> Checkpoint[Entry] | None:
-        """The last checkpoint, None if there is none.
+        """The last checkpoint, None if there is none; what `identity` does not name may be anything.
 
         Raises:
             SearchError: it is damaged, of another schema, or of another run than `identity`.
@@ -112,7 +112,8 @@ class CheckpointFolder(ABC, Generic[Entry]):
                 f"cannot read the checkpoint {str(path)!r} ({reason}); start again without --resume"
             )
             raise SearchError(msg) from error
-        other = differing(identity, found.identity)
+        known = {name: value for name, value in found.identity.items() if name in identity}
+        other = differing(identity, known)
         if other:
             msg = (
                 f"the checkpoint {str(path)!r} is of a {self.what} with another "

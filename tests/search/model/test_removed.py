@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from exporter.summary import Cell, cells
+from search.blocks import skipped
 from search.dipgo.paper import run_paper
 from search.dipgo.recipe import PAPER
 from search.errors import SearchError
@@ -198,6 +199,28 @@ def test_the_gradient_search_gives_skip_and_reuse(
     assert Action.RUN not in {row[gone] for row in found.actions}
     assert found.actions[0][gone] is Action.SKIP
     assert any(Action.REUSE in row for row in found.actions)
+
+
+def test_the_search_for_layers_takes_more_away(name: str, pruned: Path) -> None:
+    options = Options(steps=STEPS, granularity=Granularity.LAYER, tuples=2)
+    [found] = search_keeps(open_pipeline(pruned), "laptop", options, [0.7])
+    assert set(REMOVED[name]) < set(skipped(found))
+    assert keep_of(found) <= 0.7
+
+
+def test_bk_sdm_goes_on_from_its_own_smaller_variant(
+    pipelines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    options = Options(steps=2, granularity=Granularity.LAYER)
+    whole = open_pipeline(pipelines("shapes-sd"), weights=False)
+    base, small = (
+        search(whole, "bk-sdm", replace(options, variant=each)) for each in ("base", "small")
+    )
+    pruned = make(pipelines("shapes-sd"), tuple(skipped(base)), tmp_path / "pruned")
+    again = search(
+        open_pipeline(pruned, weights=False), "bk-sdm", replace(options, variant="small")
+    )
+    assert set(skipped(again)) == set(skipped(small))
 
 
 @pytest.mark.parametrize(
