@@ -37,7 +37,7 @@ from search.model.removed import KEY, remove_blocks
 from search.rates import warmup_cosine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
     from torch import nn
