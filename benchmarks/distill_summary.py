@@ -1,10 +1,11 @@
-"""Tables and a picture of what `benchmarks.distill` recorded: `python -m benchmarks.distill_summary`."""
+"""A table and a picture of what `benchmarks.distill` recorded: `python -m benchmarks.distill_summary`."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -12,72 +13,127 @@ from matplotlib.figure import Figure
 
 from benchmarks.record import RESULTS, ROOT
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 PICTURE = ROOT / "docs" / "images" / "distill.png"
-MEASURES = {"accuracy": "drop of accuracy", "frechet": "rise of Fréchet distance", "error": "L2"}
+MEASURES = {
+    "accuracy": ("drop of accuracy", ".3f"),
+    "frechet": ("rise of Fréchet distance", ".0f"),
+    "error": ("L2", ".3f"),
+}
+PIPELINES = ("shapes-sd", "shapes-dit")
 
 
-def falls(result: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
-    """Per kind of run, over its seeds, how far each measure is from the teacher's."""
-    teacher = result["teacher"]
-    found: dict[str, dict[str, list[float]]] = {}
-    for name, run in result["runs"].items():
-        kind = name.rsplit(" seed ", 1)[0]
-        each = found.setdefault(kind, {measure: [] for measure in MEASURES})
-        each["accuracy"].append(teacher["accuracy"] - run["after"]["accuracy"])
-        each["frechet"].append(run["after"]["frechet"] - teacher["frechet"])
-        each["error"].append(run["after"]["error"])
-    return found
+@dataclass(frozen=True)
+class Kind:
+    """Runs that differ in their seed alone.
+
+    Attributes:
+        pipeline: its name.
+        iterations: of each run.
+        what: removal, loss, and the features' weight where it is not 1.
+        untrained: the drop of accuracy before distillation.
+        falls: per measure, how far each run is from the teacher.
+        seconds: of a core, per run.
+    """
+
+    pipeline: str
+    iterations: int
+    what: str
+    untrained: float
+    falls: dict[str, list[float]]
+    seconds: list[float]
 
 
-def rows(name: str, result: dict[str, Any]) -> list[str]:
-    """A line of Markdown per kind of run."""
-    teacher, lines = result["teacher"], []
-    for kind, measured in falls(result).items():
-        before = result["before"].get(kind.split()[0])
-        untrained = "" if before is None else f"{teacher['accuracy'] - before['accuracy']:.3f}"
-        shown = [
-            f"{np.mean(measured['accuracy']):.3f}",
-            f"{np.mean(measured['frechet']):.0f}",
-            " ".join(f"{value:.3f}" for value in measured["error"]),
-        ]
-        lines.append(f"| {name} | {kind} | {untrained} | {' | '.join(shown)} |")
-    return lines
+def kinds_of(name: str, result: dict[str, Any]) -> list[Kind]:
+    """The kinds of runs in one file of results."""
+    teacher, found = result["teacher"], dict[str, Kind]()
+    for key, run in result["runs"].items():
+        method, loss, *_ = key.split()
+        weight = run["recipe"]["feature_weight"]
+        what = f"{method}, {loss}" + ("" if weight == 1 else f", weight {weight:g}")
+        kind = found.setdefault(
+            what,
+            Kind(
+                pipeline=next(each for each in PIPELINES if name.startswith(each)),
+                iterations=run["recipe"]["iterations"],
+                what=what,
+                untrained=teacher["accuracy"] - result["before"][method]["accuracy"],
+                falls={measure: [] for measure in MEASURES},
+                seconds=[],
+            ),
+        )
+        after = run["after"]
+        kind.falls["accuracy"].append(teacher["accuracy"] - after["accuracy"])
+        kind.falls["frechet"].append(after["frechet"] - teacher["frechet"])
+        kind.falls["error"].append(after["error"])
+        kind.seconds.append(run["cpu_seconds"])
+    return list(found.values())
 
 
-def draw(results: dict[str, dict[str, Any]]) -> Figure:
-    """Each measure of each kind of run as bars, one column per pipeline, a dot per seed."""
-    figure = Figure(figsize=(4.2 * len(results), 6.4), layout="constrained")
-    axes = figure.subplots(len(MEASURES), len(results), squeeze=False)
-    for column, (name, result) in enumerate(results.items()):
-        found = falls(result)
-        for row, (measure, label) in enumerate(MEASURES.items()):
-            at = axes[row][column]
-            values = [found[kind][measure] for kind in found]
-            at.barh(range(len(found)), [float(np.mean(v)) for v in values], color="#9cc3d5")
+def row(kind: Kind) -> str:
+    """A line of Markdown; a figure per seed."""
+    figures = (
+        " ".join(format(value, form) for value in kind.falls[measure])
+        for measure, (_, form) in MEASURES.items()
+    )
+    cells = (
+        kind.pipeline,
+        str(kind.iterations),
+        kind.what,
+        f"{kind.untrained:.3f}",
+        *figures,
+        f"{np.mean(kind.seconds):.0f}",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def draw(kinds: Sequence[Kind]) -> Figure:
+    """Each measure as bars over the kinds with several seeds, one column per pipeline and length."""
+    columns: dict[str, list[Kind]] = {}
+    for kind in kinds:
+        if len(kind.seconds) > 1:
+            columns.setdefault(f"{kind.pipeline}, {kind.iterations} iterations", []).append(kind)
+    figure = Figure(figsize=(4.2 * len(columns), 6.4), layout="constrained")
+    axes = figure.subplots(len(MEASURES), len(columns), squeeze=False)
+    for column, (title, shown) in enumerate(columns.items()):
+        axes[0][column].set_title(title)
+        for at, (measure, (label, _)) in zip(axes[:, column], MEASURES.items(), strict=True):
+            values = [kind.falls[measure] for kind in shown]
+            at.barh(range(len(shown)), [float(np.mean(v)) for v in values], color="#9cc3d5")
             for place, each in enumerate(values):
                 at.plot(each, [place] * len(each), "o", color="#1f6f8b", markersize=4)
-            at.set_yticks(range(len(found)), list(found) if column == 0 or row == 0 else [])
+            at.set_yticks(range(len(shown)), [kind.what for kind in shown])
             at.invert_yaxis()
             at.set_xlabel(label)
-            if row == 0:
-                at.set_title(name)
     return figure
 
 
 @click.command()
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=PICTURE)
 def main(out: Path) -> None:
-    """Print a table and draw the picture."""
-    files = sorted(RESULTS.glob("distill-*.json"))
-    results = {
-        file.stem.removeprefix("distill-"): json.loads(file.read_text(encoding="utf-8"))
-        for file in files
-    }
-    header = ["pipeline", "removal and loss", "untrained", *MEASURES.values()]
+    """Print the table and draw the picture."""
+    kinds = [
+        kind
+        for file in RESULTS.glob("distill-*.json")
+        for kind in kinds_of(
+            file.stem.removeprefix("distill-"), json.loads(file.read_text(encoding="utf-8"))
+        )
+    ]
+    kinds.sort(key=lambda kind: (PIPELINES.index(kind.pipeline), kind.iterations, kind.what))
+    labels = [label for label, _ in MEASURES.values()]
+    header = [
+        "pipeline",
+        "iterations",
+        "removal and loss",
+        "untrained",
+        *labels,
+        "seconds of a core",
+    ]
     click.echo(f"| {' | '.join(header)} |\n|{'---|' * len(header)}")
-    for name, result in results.items():
-        click.echo("\n".join(rows(name, result)))
-    draw(results).savefig(out, dpi=110)
+    click.echo("\n".join(map(row, kinds)))
+    draw(kinds).savefig(out, dpi=110)
     click.echo(out)
 
 

@@ -142,7 +142,7 @@ def read_settings(path: Path) -> Settings:
     return Settings(content, str(path))
 
 
-def parse_json(text: str, source: str) -> Any:
+def parse_json(text: str | bytes, source: str) -> Any:
     """What a JSON text says; anything else is a `SearchError`."""
     try:
         return json.loads(text)

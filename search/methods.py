@@ -130,7 +130,7 @@ def _dip_go(
                 (each.iteration + 1) / recipe.iterations,
             )
 
-        made = run_paper(
+        return run_paper(
             pipeline,
             options,
             keeps,
@@ -141,7 +141,6 @@ def _dip_go(
             resume=resume,
             progress=tell,
         )
-        return [skipping(subnet, pipeline.removed) for subnet in made]
     from search.fitting.recipe import Effort, place_calls
 
     return place_calls(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from search.course import Course
 from search.errors import SearchError
@@ -12,7 +12,7 @@ from search.parallel import Where
 from search.subnet import Granularity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 METHODS = (
     "full", "deepcache", "fewer-steps", "random", "dip-go", "laptop", "bk-sdm", "ssd-1b", "vega",
@@ -38,6 +38,10 @@ USED_BY = {
     "variant": ("bk-sdm",),
 }
 """Options that only some methods look at."""
+
+
+FEWEST = 2
+"""Pictures of our recipe: one is fitted to, another chosen by."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +105,6 @@ class Options:
 
     def __post_init__(self) -> None:
         """Check what no method could use."""
-        if self.steps < 1:
-            msg = f"--steps is {self.steps}; give 1 or more"
-            raise SearchError(msg)
         if self.seed < 0:
             msg = f"--seed is {self.seed}; give 0 or more"
             raise SearchError(msg)
@@ -116,11 +117,7 @@ class Options:
         if self.recipe not in RECIPES:
             msg = f"unknown recipe {self.recipe!r}; choose one of {', '.join(RECIPES)}"
             raise SearchError(msg)
-        for name in ("pictures", "iterations", "reference_steps"):
-            number = getattr(self, name)
-            if number is not None and number < 1:
-                msg = f"--{name.replace('_', '-')} is {number}; give 1 or more"
-                raise SearchError(msg)
+        require_least(self, {"steps": 1, "pictures": FEWEST, "iterations": 1, "reference_steps": 1})
         if not math.isfinite(self.guidance):
             msg = f"--guidance is {self.guidance}; give a number"
             raise SearchError(msg)
@@ -267,3 +264,16 @@ def granularity_of(name: str) -> Granularity:
         msg = f"unknown granularity {name!r}; choose one of {', '.join(Granularity)}"
         raise SearchError(msg)
     return Granularity(name)
+
+
+def require_least(settings: Any, least: Mapping[str, int]) -> None:
+    """Refuse a number of `settings` below what `least` says by name; None is a default.
+
+    Raises:
+        SearchError: it is too small.
+    """
+    for name, smallest in least.items():
+        number = getattr(settings, name)
+        if number is not None and number < smallest:
+            msg = f"--{name.replace('_', '-')} is {number}; give {smallest} or more"
+            raise SearchError(msg)

@@ -331,7 +331,7 @@ BAD = [
     ("search {sd} -o {out} --method full --start-step 50", "steps 50 to 50 were asked for"),
     ("search {sd} -o {out} --method dip-go --recipe best", "unknown recipe 'best'; choose one of"),
     ("search {sd} -o {out} --method dip-go --keep 0.3,0.3", "--keep is '0.3,0.3'; give fractions"),
-    ("search {sd} -o {out} --method dip-go --pictures 0", "--pictures is 0; give 1 or more"),
+    ("search {sd} -o {out} --method dip-go --pictures 0", "--pictures is 0; give 2 or more"),
     ("search {sd} -o {out} --method dip-go --iterations 0", "--iterations is 0; give 1 or more"),
     (
         "search {sd} -o {out} --method dip-go --no-fit-sampler",

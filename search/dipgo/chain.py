@@ -49,7 +49,7 @@ class Chain:
         return self.gated_call(number, sample, GatedStep(rows, self.weights[number], carry))
 
     def predictions(self, gates: Tensor, keep: dict[int, Carry] | None = None) -> list[Tensor]:
-        """Of all steps; `keep` is filled with what came into every `net.every`-th step."""
+        """Of all steps; `keep` is filled with what came into every `every`-th step."""
         found: list[Tensor] = []
         carry = Carry()
         for number in range(len(self.rows)):

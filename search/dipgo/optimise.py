@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,13 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from search.checkpoints import Checkpoint
 from search.dipgo import losses
 from search.dipgo.postprocess import Scores, subnet_of
 from search.dipgo.pruner import Pruner, straight_through
-from search.dipgo.records import Checkpoint, Progress, RunFolder
+from search.dipgo.recipe import PAPER
+from search.dipgo.records import Progress, RunFolder
 from search.dipgo.shares import action_costs, reuse_unread
 from search.errors import SearchError
 from search.model.decoder import Decoder
+from search.rates import warmup_cosine
 from search.schedules import keep_of
 
 if TYPE_CHECKING:
@@ -128,7 +130,8 @@ class _Run:
     def iterate(self, iteration: int) -> Progress:
         """One step of the optimiser."""
         start = time.perf_counter()
-        recipe, rate = self.recipe, learning_rate(self.recipe, iteration)
+        recipe = self.recipe
+        rate = warmup_cosine(recipe.learning_rate, recipe.warmup, iteration, recipe.iterations)
         scores = self.pruner()
         gates = straight_through(scores)
         case, target = self.targets(self._drawn(iteration))
@@ -160,29 +163,31 @@ class _Run:
         with torch.no_grad():
             return Scores(self.net.choices, self.pruner().double().cpu().numpy())
 
-    def checkpoint(self, done: Sequence[Progress]) -> Checkpoint:
+    def checkpoint(self, done: Sequence[Progress]) -> Checkpoint[Progress]:
         """All that another process needs to go on; prompts and noise follow from the iteration."""
         return Checkpoint(
             identity=self._identity(),
-            pruner=self.pruner.state_dict(),
-            optimizer=self.optimizer.state_dict(),
+            states={
+                "pruner": self.pruner.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+            },
             done=tuple(done),
         )
 
     def restore(self, folder: RunFolder) -> list[Progress]:
         """Go on from the last checkpoint; returns the iterations it has behind it."""
-        found = folder.load(self._identity(), self.device)
+        found = folder.load(self._identity())
         if found is None:
             return []
-        self.pruner.load_state_dict(found.pruner)
-        self.optimizer.load_state_dict(found.optimizer)
+        self.pruner.load_state_dict(found.states["pruner"])
+        self.optimizer.load_state_dict(found.states["optimizer"])
         return list(found.done)
 
     def _identity(self) -> dict[str, object]:
         """What a checkpoint must agree with."""
         full = self.net.full
         return {
-            "recipe": vars(self.recipe),
+            "recipe": vars(self.recipe) | {"save_every": PAPER.save_every},
             "seed": self.seed,
             "prompts": self.prompts,
             "binding": full.binding.to_json(),
@@ -228,12 +233,3 @@ class _Run:
                 "check the pipeline's weights and the guidance scale"
             )
             raise SearchError(msg)
-
-
-def learning_rate(recipe: Recipe, iteration: int) -> float:
-    """Rises linearly through the warm-up, then falls along a cosine to 0."""
-    warmup = min(recipe.warmup, recipe.iterations - 1)
-    if iteration < warmup:
-        return recipe.learning_rate * (iteration + 1) / (warmup + 1)
-    part = (iteration - warmup) / (recipe.iterations - warmup)
-    return recipe.learning_rate * (1 + math.cos(math.pi * part)) / 2

@@ -10,7 +10,7 @@ from search.dipgo.postprocess import subnet_at
 from search.dipgo.recipe import PAPER, Recipe
 from search.dipgo.records import RunFolder
 from search.dipgo.supernet import CHOICES, CHOICES_WITH_DELTA, supernet
-from search.methods import full
+from search.methods import full, skipping
 from search.schedules import keep_of
 
 if TYPE_CHECKING:
@@ -71,5 +71,6 @@ def run_paper(
             cascade=recipe.reuse_unread,
             cost=cost,
         )
+        subnet = skipping(subnet, pipeline.removed)
         found.append(dataclasses.replace(subnet, method=f"dip-go keep {keep} seed {options.seed}"))
     return found

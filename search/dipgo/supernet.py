@@ -191,12 +191,14 @@ class SuperNet:
             raise SearchError(msg)
         wrong = (gates.detach()[1:] != 0).any(0).cpu() & ~self.allowed
         if wrong.any():
-            names = sorted(
-                {self.topology.blocks[block] for block in wrong.any(1).nonzero().flatten().tolist()}
+            cells = sorted(
+                f"{self.choices[choice]} to {self.topology.blocks[block]}"
+                for block, choice in wrong.nonzero().tolist()
             )
             msg = (
-                f"the gates give {Action.DELTA} to {names}, but that needs one tensor in and out of "
-                f"equal shape; give {Action.RUN} or {Action.REUSE}"
+                f"the gates give {', '.join(cells)}, which these blocks cannot do: {Action.DELTA} needs "
+                f"one tensor in and out of equal shape, {Action.REUSE} a block that was not removed; "
+                f"give {Action.RUN}"
             )
             raise SearchError(msg)
 

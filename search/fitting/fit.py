@@ -121,6 +121,7 @@ def fit_subnets(
         seed=seed,
         report=report,
     )
+    fitted_on, held_out = (runs.first_pictures(PICTURES) for runs in (fitted_on, held_out))
     found = []
     for subnet in subnets:
         binding = subnet.binding

@@ -142,6 +142,8 @@ def measure_growth(runs: Trajectories, misses: Misses) -> NDArray[np.float64]:
     Errors are of the kind that rows make. They are followed through a coarse sampler with rows fitted
     to the full one, and averaged geometrically over a few pictures.
     """
+    if runs.last == 0:
+        return np.ones(len(misses.positions) + 1)
     probes = np.unique(np.rint(np.linspace(0, runs.last, min(PROBES, runs.last + 1))).astype(int))
     rows = [_teacher_row(runs, probes, i) for i in range(len(probes))]
     found = {}

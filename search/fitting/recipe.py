@@ -53,9 +53,9 @@ class Effort:
 
     @staticmethod
     def of(pictures: int | None, iterations: int | None) -> Effort:
-        """As asked for; None is the default. A quarter of the pictures is held out."""
-        least, usual = 2, Effort()
-        count = usual.fitted_on + usual.held_out if pictures is None else max(least, pictures)
+        """As asked for; None is the default. A quarter of the pictures, of two at least, is held out."""
+        usual = Effort()
+        count = usual.fitted_on + usual.held_out if pictures is None else pictures
         held_out = max(1, count // 4)
         return replace(
             usual,

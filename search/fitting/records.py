@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from search.errors import SearchError
-from search.files import write_atomically
+from search.files import parse_json, write_atomically
+from search.runs import claim, whole_lines
 from search.subnet import SubNet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+RUN = {"schema": 1, "kind": "stepcarve-search-run"}
 
 
 @dataclass(frozen=True)
@@ -31,33 +33,29 @@ class RunFolder:
     identity: Mapping[str, object]
     errors: dict[int, list[float]] = field(default_factory=dict)
 
-    @property
-    def _key(self) -> str:
-        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
-
     def start(self, *, resume: bool) -> None:
-        """Begin, or go on with the same search.
+        """Begin, or go on with the same search behind what it has finished.
 
         Raises:
-            SearchError: the directory holds another search.
+            SearchError: there is a search already and `resume` is not asked for, or it is another one.
         """
-        key = self.path / "search.json"
-        if resume and key.exists():
-            if json.loads(key.read_text(encoding="utf-8")).get("key") != self._key:
-                msg = (
-                    f"{str(self.path)!r} holds a search with other settings; use the same, or start "
-                    "again without --resume"
-                )
-                raise SearchError(msg)
-            return
-        for stale in self.path.glob("calls-*.json"):
-            stale.unlink()
-        write_atomically(key, json.dumps({"key": self._key, **self.identity}, indent=1) + "\n")
-        write_atomically(self.path / "log.jsonl", "")
+        claim(
+            self.path / "search.json",
+            {**RUN, **self.identity},
+            results="calls-*.json",
+            resume=resume,
+        )
+        log, kept = self.path / "log.jsonl", []
+        for line in whole_lines(log):
+            calls, error = _entry(line, str(log))
+            if self._file(calls).exists():
+                self.errors.setdefault(calls, []).append(error)
+                kept.append(line)
+        write_atomically(log, b"".join(kept))
 
     def finished(self, calls: int) -> SubNet | None:
         """The SubNet of so many calls, if it is done."""
-        path = self.path / f"calls-{calls}.json"
+        path = self._file(calls)
         return SubNet.load(path) if path.exists() else None
 
     def log(self, calls: int, iteration: int, error: float) -> None:
@@ -69,8 +67,20 @@ class RunFolder:
 
     def save(self, calls: int, subnet: SubNet) -> None:
         """Keep a SubNet that is done, and draw the run so far."""
-        subnet.save(self.path / f"calls-{calls}.json")
+        subnet.save(self._file(calls))
         write_atomically(self.path / "run.png", _plot(self.errors))
+
+    def _file(self, calls: int) -> Path:
+        return self.path / f"calls-{calls}.json"
+
+
+def _entry(line: bytes, source: str) -> tuple[int, float]:
+    entry = parse_json(line, source)
+    try:
+        return int(entry["calls"]), float(entry["error"])
+    except (KeyError, TypeError, ValueError) as error:
+        msg = f"{source!r} has a line that lacks or garbles {error}; give another directory"
+        raise SearchError(msg) from error
 
 
 def _plot(errors: Mapping[int, list[float]]) -> bytes:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from search.course import Course
+from search.errors import SearchError
 from search.model.predictor import Predictor
 from search.model.scheduler import combine
 
@@ -141,6 +142,9 @@ def sample_trajectories(
         noise_shape: `[C, H, W]` of one picture.
         seed: of the noise.
         progress: told how many calls of how many are done.
+
+    Raises:
+        SearchError: what a call made is not finite.
     """
     size = pipeline.size(noise_shape)
     table, timesteps = pipeline.sampler(course, size), pipeline.timesteps(course, size)
@@ -156,6 +160,7 @@ def sample_trajectories(
         for number, (row, timestep) in enumerate(zip(table.inputs, timesteps, strict=True)):
             inputs.append(combine(row, values))
             values.append(predictor(inputs[-1], torch.tensor(timestep, device=device)))
+            _require_finite(values[-1], number, timestep, prompts)
             progress(number + 1, len(timesteps))
     # Samplers with predictor steps visit a timestep twice; the later latents are the better ones.
     last = {timestep: number for number, timestep in enumerate(timesteps)}
@@ -169,6 +174,16 @@ def sample_trajectories(
         final=combine(table.final, values),
         first=float(table.inputs[0, 0]),
     )
+
+
+def _require_finite(prediction: Tensor, call: int, timestep: float, prompts: Sequence[str]) -> None:
+    finite = prediction.flatten(1).isfinite().all(1).tolist()
+    if not all(finite):
+        msg = (
+            f"the full sampler's noise prediction is not finite at call {call} (timestep {timestep:g}) "
+            f"for {prompts[finite.index(False)]!r}; check the pipeline's weights and dtype"
+        )
+        raise SearchError(msg)
 
 
 def sample_both(

@@ -128,8 +128,8 @@ def prepare(
         prompts=tuple(prompts),
         whole=whole,
         table=pipeline.sampler(whole.binding.course, pipeline.size(whole.binding.noise_shape)),
-        fitted_on=fitted_on,
-        chosen_by=chosen_by,
+        fitted_on=fitted_on.first_pictures(PICTURES),
+        chosen_by=chosen_by.first_pictures(PICTURES),
     )
 
 

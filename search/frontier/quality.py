@@ -12,7 +12,7 @@ from torch import Tensor
 from search.dipgo.losses import ssim
 from search.errors import SearchError
 from search.fitting.fit import final_latents
-from search.fitting.trajectories import CHUNK, Trajectories, sample_trajectories
+from search.fitting.trajectories import Trajectories, sample_trajectories
 from search.judge import Judge, frechet_distance
 from search.model.decoder import Decoder
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 HELD_OUT, REFERENCE = 1, 2
 """Streams of noise; searches and fits draw theirs from --seed itself and its double."""
+TOGETHER = 8
+"""Held-out pictures per call. Their noise follows from it, so it is nobody else's to change."""
 IDENTICAL = 1e-10
 """Least mean squared error that PSNR tells apart, 100 dB."""
 
@@ -114,7 +116,9 @@ class HeldOut:
         errors = torch.cat([runs.error(final) for runs, final in pairs])
         pictures = decode(self.pipeline, self.runs, finals)
         squared = (pictures - self.pictures).square().mean((1, 2, 3)).clamp_min(IDENTICAL)
-        pieces = zip(torch.split(pictures, CHUNK), torch.split(self.pictures, CHUNK), strict=True)
+        pieces = zip(
+            torch.split(pictures, TOGETHER), torch.split(self.pictures, TOGETHER), strict=True
+        )
         similar = torch.cat([ssim(*pair) for pair in pieces])
         accuracy, frechet = self._judged(pictures)
         return Quality(
@@ -175,17 +179,17 @@ def _sample(
     return tuple(
         sample_trajectories(
             pipeline,
-            texts[start : start + CHUNK],
+            texts[start : start + TOGETHER],
             course=whole.binding.course,
             guidance=whole.guidance,
             noise_shape=whole.binding.noise_shape,
             seed=noise_seed(*stream, start),
             progress=lambda done, total, start=start: report(  # type: ignore[misc]
                 f"held-out pictures: {start + 1} and on, call {done} of {total}",
-                (start + CHUNK * done / total) / len(texts),
+                (start + TOGETHER * done / total) / len(texts),
             ),
         )
-        for start in range(0, len(texts), CHUNK)
+        for start in range(0, len(texts), TOGETHER)
     )
 
 

@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from search.errors import SearchError
-from search.options import names_of
+from search.options import FEWEST, names_of, require_least
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+LEAST = {"steps": 1, "count": 2, "paper_iterations": 1, "random": 1, "seed": 0}
+"""Of what is counted."""
 
 
 class Method(enum.StrEnum):
@@ -81,15 +85,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Check what no comparison could use."""
-        least = {"steps": 1, "count": 2, "paper_iterations": 1, "random": 1, "seed": 0}
-        for name, smallest in least.items():
-            if getattr(self, name) < smallest:
-                option = f"--{name.replace('_', '-')}"
-                msg = f"{option} is {getattr(self, name)}; give {smallest} or more"
-                raise SearchError(msg)
-        if self.iterations is not None and self.iterations < 1:
-            msg = f"--iterations is {self.iterations}; give 1 or more"
-            raise SearchError(msg)
+        require_least(self, LEAST | {"pictures": FEWEST, "iterations": 1})
         if not math.isfinite(self.guidance):
             msg = f"--guidance is {self.guidance}; give a number"
             raise SearchError(msg)

@@ -64,7 +64,7 @@ def bk_sdm(full: SubNet, variant: str) -> SubNet:
     if variant not in VARIANTS:
         msg = f"there is no variant {variant!r} of BK-SDM; choose one of {', '.join(VARIANTS)}, or keep"
         raise SearchError(msg)
-    layers = layers_of(full)
+    layers = layers_of(full, with_gone=True)
     groups = _bk_sdm_groups(layers)
     chosen = frozenset().union(*groups[: 1 + VARIANTS.index(variant)])
     return _without(layers, chosen, f"bk-sdm {variant}")
@@ -76,7 +76,7 @@ def with_depths(full: SubNet, name: str) -> SubNet:
     Raises:
         SearchError: a denoiser of another structure than SDXL.
     """
-    layers = layers_of(full)
+    layers = layers_of(full, with_gone=True)
     _require_structure(
         _depths(layers) == SDXL, name, "SDXL's U-Net, which has the depths 2, 2 and 10"
     )
@@ -103,7 +103,7 @@ def bk_sdm_order(full: SubNet, keep: float, cost: Cost) -> SubNet:
     Raises:
         SearchError: another structure, or a budget beyond all these layers.
     """
-    layers = layers_of(full)
+    layers = layers_of(full, with_gone=True)
     groups = [*_bk_sdm_groups(layers), _deeper(layers)]
     return _in_order(layers, groups, keep, cost, "bk-sdm order")
 
@@ -113,7 +113,7 @@ def every_second(full: SubNet, keep: float, cost: Cost) -> SubNet:
 
     Arguments and errors are those of `bk_sdm_order`.
     """
-    layers = layers_of(full)
+    layers = layers_of(full, with_gone=True)
     return _in_order(layers, _alternate(layers), keep, cost, "every-second")
 
 

@@ -6,13 +6,12 @@ import copy
 import dataclasses
 import hashlib
 import json
-import math
 import shutil
 import time
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from accelerate import Accelerator, PartialState
 from torch import Tensor
 
 from search.blocks import outermost
+from search.checkpoints import Checkpoint
 from search.errors import SearchError
 from search.files import require_free, whole_directory
 from search.laptop.distill_data import Captioned, Draws, encode_pictures, load_picture
@@ -30,9 +30,11 @@ from search.laptop.distill_losses import (
     surviving_blocks,
 )
 from search.laptop.distill_recipe import Loss, skipped_blocks
-from search.laptop.distill_records import Checkpoint, Progress, RunFolder
+from search.laptop.distill_records import Progress, RunFolder
+from search.laptop.noising import Noising
 from search.model.pipeline import Pipeline, open_for
 from search.model.removed import KEY, remove_blocks
+from search.rates import warmup_cosine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -109,18 +111,24 @@ def distill(
         report: told what is being done, and which share of it is done.
 
     Raises:
-        SearchError: the SubNet is of another pipeline or does not only skip, or `out` is there.
+        SearchError: the SubNet is of another pipeline or does not only skip, `out` is there, or the
+            checkpoint is of another run.
     """
     require_free(out)
+    names = skipped_blocks(subnet)
     report("open pipeline")
     pipeline = open_for(subnet, path, weights=True, device=device)
+    Noising.of(pipeline.pipe.scheduler)  # refuses what could never be trained on
     size = pipeline.size(subnet.binding.noise_shape)
     run_folder, state = RunFolder(folder), PartialState(cpu=device == "cpu")
+    if resume:
+        # What does not fit is refused before the pictures are encoded.
+        run_folder.load(_identity(pipeline, names, recipe, state.num_processes))
     with state.main_process_first():
         latents = _encoded(pipeline, data, size, subnet.binding.noise_shape, run_folder, report)
     student, done = train(
         pipeline,
-        skipped_blocks(subnet),
+        names,
         Draws(pipeline, latents, data.captions, size),
         recipe,
         folder=run_folder,
@@ -131,6 +139,18 @@ def distill(
         save_pipeline(pipeline, student, out)
     state.wait_for_everyone()
     return summarise(pipeline.denoiser, student, done)
+
+
+def _identity(
+    pipeline: Pipeline, names: Sequence[str], recipe: Recipe, processes: int
+) -> dict[str, object]:
+    """What a checkpoint must agree with, beside the data."""
+    return {
+        "recipe": dataclasses.asdict(recipe) | {"save_every": 0},
+        "teacher": pipeline.fingerprint,
+        "removed": _gone(pipeline, names),
+        "processes": processes,
+    }
 
 
 def _encoded(
@@ -169,11 +189,16 @@ def _facts(files: Sequence[Path]) -> str:
 def prune(pipeline: Pipeline, names: Sequence[str]) -> nn.Module:
     """A copy of the pipeline's denoiser without these blocks; says so in its configuration."""
     student: Any = copy.deepcopy(pipeline.denoiser)
-    gone = outermost([*pipeline.removed, *names])
+    gone = _gone(pipeline, names)
     remove_blocks(student, [name for name in gone if name not in pipeline.removed], pipeline.family)
     student.register_to_config(**{KEY: gone})
     pruned: nn.Module = student
     return pruned
+
+
+def _gone(pipeline: Pipeline, names: Sequence[str]) -> list[str]:
+    """The blocks that are missing once `names` are removed too."""
+    return outermost([*pipeline.removed, *names])
 
 
 def save_pipeline(pipeline: Pipeline, student: Any, out: Path) -> None:
@@ -242,7 +267,7 @@ class _Run:
     def __init__(
         self, pipeline: Pipeline, names: Sequence[str], draws: Draws, recipe: Recipe
     ) -> None:
-        self.pipeline, self.draws, self.recipe = pipeline, draws, recipe
+        self.pipeline, self.names, self.draws, self.recipe = pipeline, names, draws, recipe
         self.accelerator = Accelerator(
             cpu=pipeline.denoiser.device.type == "cpu", mixed_precision=recipe.precision
         )
@@ -251,7 +276,7 @@ class _Run:
         # In evaluation mode too: a DiT would leave out labels by itself.
         student = prune(pipeline, names).requires_grad_(True).eval()
         self.average = copy.deepcopy(student).requires_grad_(False)
-        self.inner, self.removed = student, list(cast("Any", student).config[KEY])
+        self.inner = student
         optimizer = torch.optim.AdamW(
             student.parameters(),
             lr=recipe.learning_rate,
@@ -283,7 +308,9 @@ class _Run:
         """One step of the optimiser."""
         start, recipe = time.perf_counter(), self.recipe
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(recipe, iteration, self.iterations)
+            group["lr"] = warmup_cosine(
+                recipe.learning_rate, recipe.warmup, iteration, self.iterations
+            )
         sums = torch.zeros(3, device=self.accelerator.device)
         for part in range(recipe.accumulate):
             is_last = part + 1 == recipe.accumulate
@@ -295,12 +322,15 @@ class _Run:
                 total = sum((w * t for w, t in pairs), start=torch.zeros_like(sums[0]))
                 self.accelerator.backward(total / recipe.accumulate)
             sums += torch.stack([term.detach() for term in terms]) / recipe.accumulate
+        losses = self.accelerator.reduce(sums, "mean")
+        _require_finite("loss", iteration, losses)
         norm = self.accelerator.clip_grad_norm_(self.student.parameters(), recipe.clip)
-        self._require_finite(iteration, norm)
+        if recipe.precision != "fp16":  # there the scaler skips such a step and scales less
+            _require_finite("gradient", iteration, norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._smooth(min(recipe.ema, (1 + iteration) / (10 + iteration)))
-        task, output, feature = self.accelerator.reduce(sums, "mean").tolist()
+        task, output, feature = losses.tolist()
         rate = float(self.optimizer.param_groups[0]["lr"])
         return Progress(iteration, task, output, feature, rate, time.perf_counter() - start)
 
@@ -333,15 +363,6 @@ class _Run:
             averages: list[Tensor] = list(self.average.parameters())
             torch._foreach_lerp_(averages, list(self.inner.parameters()), 1 - decay)
 
-    def _require_finite(self, iteration: int, norm: Tensor) -> None:
-        # With fp16 the scaler skips such a step and scales less.
-        if self.recipe.precision != "fp16" and not torch.isfinite(norm):
-            msg = (
-                f"the gradient of iteration {iteration} is not finite; lower --learning-rate, or use "
-                "--precision no"
-            )
-            raise SearchError(msg)
-
     def fit_into_time(self) -> None:
         """Once a few iterations are done, make as many as fit into the recipe's minutes."""
         minutes = self.recipe.minutes
@@ -352,17 +373,19 @@ class _Run:
         agreed = self.accelerator.reduce(wanted.to(self.accelerator.device), "mean")
         self.iterations = min(self.recipe.iterations, int(agreed))
 
-    def checkpoint(self) -> Checkpoint:
+    def checkpoint(self) -> Checkpoint[Progress]:
         """All that another process needs to go on; batches follow from the iteration."""
         scaler = self.accelerator.scaler
         return Checkpoint(
             identity=self._identity(),
-            iterations=self.iterations,
             states={
-                "student": self.inner.state_dict(),
-                "average": self.average.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": {} if scaler is None else scaler.state_dict(),
+                "iterations": self.iterations,
+                "states": {
+                    "student": self.inner.state_dict(),
+                    "average": self.average.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                    "scaler": {} if scaler is None else scaler.state_dict(),
+                },
             },
             done=tuple(self.done),
         )
@@ -372,31 +395,27 @@ class _Run:
         found = folder.load(self._identity())
         if found is None:
             return
-        self.inner.load_state_dict(found.states["student"])
-        self.average.load_state_dict(found.states["average"])
-        self.optimizer.load_state_dict(found.states["optimizer"])
+        states = found.states["states"]
+        self.inner.load_state_dict(states["student"])
+        self.average.load_state_dict(states["average"])
+        self.optimizer.load_state_dict(states["optimizer"])
         if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(found.states["scaler"])
-        self.iterations, self.done = found.iterations, list(found.done)
+            self.accelerator.scaler.load_state_dict(states["scaler"])
+        self.iterations, self.done = found.states["iterations"], list(found.done)
 
     def _identity(self) -> dict[str, object]:
         """What a checkpoint must agree with."""
-        return {
-            "recipe": dataclasses.asdict(self.recipe) | {"save_every": 0},
-            "teacher": self.pipeline.fingerprint,
-            "removed": self.removed,
-            "data": self.draws.fingerprint,
-            "processes": self.accelerator.num_processes,
-        }
+        own = _identity(self.pipeline, self.names, self.recipe, self.accelerator.num_processes)
+        return {**own, "data": self.draws.fingerprint}
 
 
-def learning_rate(recipe: Recipe, iteration: int, iterations: int) -> float:
-    """Rises linearly through the warm-up, then falls along a cosine to 0."""
-    warmup = min(recipe.warmup, iterations - 1)
-    if iteration < warmup:
-        return recipe.learning_rate * (iteration + 1) / (warmup + 1)
-    part = (iteration - warmup) / max(1, iterations - warmup)
-    return recipe.learning_rate * (1 + math.cos(math.pi * part)) / 2
+def _require_finite(what: str, iteration: int, values: Tensor) -> None:
+    if not torch.isfinite(values).all():
+        msg = (
+            f"the {what} of iteration {iteration} is not finite; lower --learning-rate, or use "
+            "--precision no"
+        )
+        raise SearchError(msg)
 
 
 def summarise(teacher: Any, student: Any, done: Sequence[Progress]) -> Distilled:

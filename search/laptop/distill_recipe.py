@@ -18,14 +18,14 @@ PRECISIONS = ("no", "bf16", "fp16")
 
 
 class Loss(enum.StrEnum):
-    """What pulls the student towards its teacher, beside the task."""
+    """How the student's features are pulled towards its teacher's; task and output are the same in all."""
 
     NORMALIZED = "normalized"
-    """The output and every feature, each relative to the squared norm of the teacher's."""
+    """Every feature relative to the squared norm of the teacher's."""
     PLAIN = "plain"
-    """The output and every feature as they are, as BK-SDM does; large features weigh most."""
+    """Every feature as it is, as BK-SDM does; large features weigh most."""
     OUTPUT = "output"
-    """The output alone."""
+    """No feature: the output alone."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ class Layers:
     """The layers of a denoiser that `SKIP` can remove, outer ones before what lies in them.
 
     Attributes:
-        full: a SubNet of that denoiser that runs everything.
+        full: a SubNet of that denoiser that runs everything that is there.
         names: of the layers.
         ends: per layer, the number of the next one that does not lie in it.
     """
@@ -70,13 +70,20 @@ class Layers:
         return tuple(whole - cost(self.without([layer])) for layer in range(len(self.names)))
 
 
-def layers_of(full: SubNet) -> Layers:
+def layers_of(full: SubNet, *, with_gone: bool = False) -> Layers:
     """The layers that may be skipped, in order of execution, each followed by those in it.
+
+    Those that `full` skips were removed for good; they are among them only `with_gone`, for what goes by
+    the structure.
 
     Raises:
         SearchError: there are none at this granularity.
     """
-    names = [full.topology.blocks[block] for block in full.topology.deltas]
+    names = [
+        full.topology.blocks[block]
+        for block in full.topology.deltas
+        if with_gone or full.actions[0][block] is not Action.SKIP
+    ]
     if not names:
         msg = (
             f"at {full.granularity} granularity no block of this denoiser can be left out; use "

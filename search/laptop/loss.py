@@ -1,4 +1,4 @@
-"""What the denoiser predicts without some of its layers, and the output loss made of it."""
+"""What the denoiser predicts without some of its layers, and the losses made of it."""
 
 from __future__ import annotations
 

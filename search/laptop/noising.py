@@ -31,8 +31,12 @@ class Noising:
     kind: str
 
     @staticmethod
-    def of(scheduler: Any) -> Noising:
+    def of(scheduler: Any, *, otherwise: str = "") -> Noising:
         """From a scheduler's configuration.
+
+        Args:
+            scheduler: of a pipeline.
+            otherwise: what else can be done where it is of no known kind, for people.
 
         Raises:
             SearchError: it is of neither kind that is known.
@@ -47,7 +51,7 @@ class Noising:
             return Noising(fresh.timesteps.float(), 1 - sigmas, sigmas, "flow")
         msg = (
             f"stepcarve does not know how {type(fresh).__name__} puts noise on latents; save the pipeline "
-            "with another scheduler, or search with --criterion output"
+            f"with another scheduler{otherwise}"
         )
         raise SearchError(msg)
 

@@ -17,6 +17,7 @@ from search.files import write_atomically
 from search.laptop import additivity
 from search.laptop.knapsack import TOLERANCE, choose
 from search.laptop.layers import Layers, constant, layers_of
+from search.laptop.noising import Noising
 from search.laptop.probe import PROBES, Measure
 from search.laptop.rivals import magnitudes, taylor
 from search.laptop.settings import Criterion, Settings
@@ -52,7 +53,7 @@ class Removal:
 
     Attributes:
         subnets: one for each keep.
-        losses: the output loss of each.
+        losses: of each; `additivity.judged` names which loss it is.
         predicted: the sum of the scores of what each removes.
         additivity: of the scores.
     """
@@ -65,7 +66,7 @@ class Removal:
     def sentence(self) -> str:
         """For people."""
         each = "; ".join(
-            f"{subnet.method}: output loss {loss:.3g}, predicted {predicted:.3g}"
+            f"{subnet.method}: {self.additivity.judged} loss {loss:.3g}, predicted {predicted:.3g}"
             for subnet, loss, predicted in zip(
                 self.subnets, self.losses, self.predicted, strict=True
             )
@@ -99,9 +100,12 @@ def remove_layers(
         report: told what is being done, and which share of it is done.
 
     Raises:
-        SearchError: no layer can be left out, a keep is out of reach, or `folder` holds another search.
+        SearchError: no layer can be left out, a keep is out of reach, the criterion does not know the
+            scheduler, or `folder` holds another search.
     """
     layers = layers_of(full)
+    if settings.criterion.is_noised:
+        Noising.of(pipeline.pipe.scheduler, otherwise=", or search with --criterion output")
     price = constant(cost)
     with ExitStack() as stack:
         if folder is None:
@@ -114,7 +118,7 @@ def remove_layers(
         shares = layers.shares(price)
         drawn = additivity.random_subsets(layers, shares, seed=settings.seed)
         true = measure([one for _, one in drawn], settings.criterion.judged, "additivity")
-        found = additivity.additivity(scores, drawn, true)
+        found = additivity.additivity(scores, drawn, true, settings.criterion.judged)
         chosen = [_chosen(measure, shares, scores, keep, price) for keep in keeps]
         losses = measure(chosen, settings.criterion.judged, "what was chosen")
         _write(measure.store, layers, shares, scores, found)
@@ -178,8 +182,10 @@ def _chosen(
     first = within(layers, shares, scores, keep, cost)
     if not rounds:
         return first
-    starts = [within(layers, shares, view, keep, cost) for view in _views(measure, scores)]
-    starts.append(_step_by_step(measure, shares, scores, keep, cost))
+    starts = [
+        one for view in _views(measure, scores) for one in _if_any(layers, shares, view, keep, cost)
+    ]
+    starts += _step_by_step(measure, shares, scores, keep, cost)
     ranked = _ranked(measure, [first, *starts], f"keep {keep:g}: ways to add up")
     ends = [
         _descended(measure, shares, scores, start, keep, cost, f"keep {keep:g}, start {i + 1}")
@@ -189,20 +195,26 @@ def _chosen(
     return best if _is_sure(measure, first, best) else first
 
 
+def _if_any(
+    layers: Layers, shares: Sequence[float], scores: Sequence[float], keep: float, cost: Cost
+) -> list[frozenset[int]]:
+    """What `within` finds, or nothing: there is a choice already that this one is an alternative to."""
+    with suppress(SearchError):
+        return [within(layers, shares, scores, keep, cost)]
+    return []
+
+
 def _step_by_step(
     measure: Measure, shares: Sequence[float], scores: Sequence[float], keep: float, cost: Cost
-) -> frozenset[int]:
-    """Remove more and more, with scores taken anew around what is gone already."""
-    layers, view, chosen = measure.layers, scores, frozenset[int]()
-    for number in range(1, STAGES + 1):
+) -> list[frozenset[int]]:
+    """Remove more and more, with scores taken anew around what is gone already; nothing if none fits."""
+    layers, view = measure.layers, scores
+    for number in range(1, STAGES):
         there = 1 - (1 - keep) * number / STAGES
-        if number < STAGES:
-            loose = (1 - keep) / STAGES / 2
-            chosen = choose(layers.ends, shares, view, keep=there, tolerance=loose)
-            view = _scores_around(measure, chosen, f"keep {keep:g}, by way of {there:.2g}")
-        else:
-            chosen = within(layers, shares, view, keep, cost)
-    return chosen
+        loose = (1 - keep) / STAGES / 2
+        chosen = choose(layers.ends, shares, view, keep=there, tolerance=loose)
+        view = _scores_around(measure, chosen, f"keep {keep:g}, by way of {there:.2g}")
+    return _if_any(layers, shares, view, keep, cost)
 
 
 def _descended(
@@ -243,16 +255,15 @@ def _spared(
             spared, now = {layer}, chosen
             for _ in range(ALTERNATIVES):
                 left = [0.0 if i in spared else share for i, share in enumerate(shares)]
-                with suppress(SearchError):
-                    now = within(layers, left, view, keep, cost)
+                [now] = _if_any(layers, left, view, keep, cost) or [now]
                 found.append(now)
                 spared |= now - chosen
-        found.append(within(layers, shares, view, keep, cost))
+        found += _if_any(layers, shares, view, keep, cost)
     return [one for one in dict.fromkeys(found) if cost(layers.without(one)) >= least]
 
 
 def _scores_around(measure: Measure, chosen: frozenset[int], what: str) -> list[float]:
-    """Per layer, how far the output loss rises with it: beside what is chosen, but for its own kin."""
+    """Per layer, how far the judged loss rises with it: beside what is chosen, but for its own kin."""
     layers = measure.layers
     count = len(layers.names)
     rest = [
@@ -297,7 +308,12 @@ def within(
     """The knapsack's choice with the cost as it really is: shares need not quite add up."""
     wanted, fitting, tried = keep, dict[frozenset[int], float](), set[frozenset[int]]()
     for _ in range(ATTEMPTS):
-        chosen = choose(layers.ends, shares, scores, keep=min(max(wanted, 0.0), 1.0))
+        try:
+            chosen = choose(layers.ends, shares, scores, keep=min(max(wanted, 0.0), 1.0))
+        except SearchError:
+            if not tried:
+                raise
+            break  # a corrected budget is out of reach; it is not the one asked for
         if chosen in tried:
             break
         tried.add(chosen)

@@ -1,4 +1,4 @@
-"""Other criteria than the output loss, to compare with."""
+"""Other criteria than how far the predictions move, to compare with."""
 
 from __future__ import annotations
 

@@ -35,6 +35,11 @@ class Criterion(enum.StrEnum):
         """The loss that sets of layers are chosen and compared by: that of the predictions, unless it is one."""
         return self if self is Criterion.PICTURE else Criterion.OUTPUT
 
+    @property
+    def is_noised(self) -> bool:
+        """Whether it goes by how the scheduler puts noise on latents."""
+        return self in (Criterion.PICTURE, Criterion.TAYLOR, Criterion.TASK)
+
 
 CRITERIA = {"default": Criterion.PICTURE, "paper": Criterion.OUTPUT}
 """Per recipe, the criterion if none is asked for."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.errors import SearchError
 from search.files import parse_json, write_atomically
+from search.runs import claim, whole_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -38,28 +39,7 @@ class Store:
         Raises:
             SearchError: there is a search already and `resume` is not asked for, or it is another one.
         """
-        file = self.path / IDENTITY
-        wanted = json.loads(json.dumps({**RUN, **identity}))
-        if not file.is_file():
-            write_atomically(self.path / LOSSES, "")
-            write_atomically(file, json.dumps(wanted, indent=1) + "\n")
-            return {}
-        if not resume:
-            msg = (
-                f"{str(self.path)!r} holds a search already; give --resume to go on with it, or another "
-                "directory"
-            )
-            raise SearchError(msg)
-        found = parse_json(file.read_text(encoding="utf-8"), str(file))
-        if found != wanted:
-            other = sorted(
-                k for k in wanted if not isinstance(found, dict) or found.get(k) != wanted[k]
-            )
-            msg = (
-                f"{str(self.path)!r} holds a search with another {', '.join(other)}; give another "
-                "directory, or the same options"
-            )
-            raise SearchError(msg)
+        claim(self.path / IDENTITY, {**RUN, **identity}, results=LOSSES, resume=resume)
         return self._read()
 
     def add(
@@ -83,14 +63,13 @@ class Store:
     def _read(self) -> Known:
         """The losses; a last line that was cut off is not one, and is taken away."""
         file = self.path / LOSSES
-        text = file.read_text(encoding="utf-8") if file.is_file() else ""
-        whole = text[: text.rfind("\n") + 1]
-        if whole != text:
-            write_atomically(file, whole)
-        return dict(_losses(line, str(file)) for line in whole.splitlines())
+        lines = whole_lines(file)
+        found = dict(_losses(line, str(file)) for line in lines)
+        write_atomically(file, b"".join(lines))
+        return found
 
 
-def _losses(line: str, source: str) -> tuple[tuple[str, frozenset[str]], tuple[float, ...]]:
+def _losses(line: bytes, source: str) -> tuple[tuple[str, frozenset[str]], tuple[float, ...]]:
     entry = parse_json(line, source)
     try:
         key = str(entry["criterion"]), frozenset(map(str, entry["removed"]))

@@ -74,6 +74,11 @@ class Predictor:
         """For the pictures of some of these calls, in order."""
         part = copy.copy(self)
         part._calls = [self._calls[number] for number in numbers]
+        part.prompts = tuple(
+            prompt
+            for number in numbers
+            for prompt in self.prompts[number * self._size : (number + 1) * self._size]
+        )
         return part
 
     def __call__(self, sample: Tensor, timestep: Tensor) -> Tensor:

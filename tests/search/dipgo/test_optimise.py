@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import os
 import subprocess
@@ -13,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from search.dipgo.optimise import learning_rate, optimise
+from search.checkpoints import LOG
+from search.dipgo.optimise import optimise
 from search.dipgo.postprocess import Scores
 from search.dipgo.recipe import PAPER, Consistency, Encoder, Recipe
-from search.dipgo.records import CHECKPOINT, LOG, PLOT, Progress, RunFolder
+from search.dipgo.records import PLOT, Progress, RunFolder
 from search.dipgo.supernet import CHOICES, CHOICES_WITH_DELTA, supernet
 from search.errors import SearchError
 from tests.search.dipgo.random_gates import opened
@@ -135,6 +134,12 @@ def test_a_finished_run_is_resumed_without_another_iteration(path: Path, tmp_pat
     assert np.array_equal(again.values, whole.values)
 
 
+def test_a_run_is_resumed_to_be_saved_more_or_less_often(path: Path, tmp_path: Path) -> None:
+    whole = search(path, folder=tmp_path)
+    recipe = dataclasses.replace(QUICK, save_every=5)
+    assert np.array_equal(search(path, recipe, folder=tmp_path, resume=True).values, whole.values)
+
+
 def test_resuming_where_nothing_is_begins(path: Path, tmp_path: Path) -> None:
     assert np.array_equal(search(path, folder=tmp_path, resume=True).values, search(path).values)
 
@@ -151,27 +156,6 @@ def test_a_checkpoint_of_another_search_is_refused(path: Path, tmp_path: Path) -
     recipe = dataclasses.replace(QUICK, alpha=2.0)
     with pytest.raises(SearchError, match=r"is of a search with another recipe; use the same"):
         search(path, recipe, folder=tmp_path, resume=True)
-
-
-def test_a_damaged_checkpoint_is_refused(path: Path, tmp_path: Path) -> None:
-    search(path, folder=tmp_path)
-    file = tmp_path / CHECKPOINT
-    file.write_bytes(file.read_bytes()[:-500])
-    with pytest.raises(SearchError, match=r"cannot read the checkpoint .*start again without"):
-        search(path, folder=tmp_path, resume=True)
-
-
-class Planted:
-    """Pickled, it would run code when it is read."""
-
-    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
-        return os.system, ("true",)
-
-
-def test_a_checkpoint_that_would_run_code_is_refused(path: Path, tmp_path: Path) -> None:
-    torch.save({"identity": Planted()}, tmp_path / CHECKPOINT)
-    with pytest.raises(SearchError, match=r"cannot read the checkpoint"):
-        search(path, folder=tmp_path, resume=True)
 
 
 def test_two_processes_find_the_gates_of_one_with_twice_the_batch(
@@ -204,14 +188,6 @@ def test_two_processes_find_the_gates_of_one_with_twice_the_batch(
     single = search(path, recipe).values
     assert np.abs(both[0] - alone).max() <= 1e-4
     assert np.abs(both[0] - single).max() > 1e-2
-
-
-def test_the_learning_rate_rises_and_falls_to_nothing() -> None:
-    rates = [learning_rate(PAPER, iteration) for iteration in range(1000)]
-    assert rates[0] == pytest.approx(0.1 / 11)
-    assert max(rates) == rates[10] == pytest.approx(0.1)
-    assert all(a > b for a, b in itertools.pairwise(rates[10:]))
-    assert rates[-1] < 1e-6
 
 
 def test_a_shorter_run_takes_longer_steps() -> None:

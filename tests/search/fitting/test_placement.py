@@ -51,6 +51,12 @@ def test_long_samplers_are_thinned_out() -> None:
     assert len(measure_misses(linear_runs(steps=80, pictures=2)).positions) == 50
 
 
+def test_a_sampler_of_one_call_has_one_place_for_it() -> None:
+    runs = linear_runs(steps=1)
+    misses = measure_misses(runs)
+    assert place(misses, measure_growth(runs, misses), 1) == [[0]]
+
+
 def test_errors_of_a_contraction_shrink() -> None:
     runs = linear_runs()
     growth = measure_growth(runs, measure_misses(runs))

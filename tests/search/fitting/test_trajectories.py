@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from search.course import Course
+from search.errors import SearchError
 from search.fitting.trajectories import sample_trajectories
 from search.model.family import Request
 from search.model.pipeline import open_pipeline
@@ -36,6 +37,23 @@ def test_they_end_where_diffusers_does(
     assert runs.error(theirs).max() < 1e-5
     # Pseudo linear multistep visits a timestep twice; a position belongs to one.
     assert len(set(runs.timesteps.tolist())) == len(runs.timesteps)
+
+
+def test_predictions_that_are_not_finite_are_refused(pipelines: Callable[[str], Path]) -> None:
+    opened = open_pipeline(pipelines("two-levels"))
+    size = opened.denoiser.config.sample_size
+    opened.denoiser.conv_out.bias.data[0] = float("nan")
+    with pytest.raises(
+        SearchError, match=r"not finite at call 0 \(timestep .*\) for 'a cross'; check"
+    ):
+        sample_trajectories(
+            opened,
+            ("a cross",),
+            course=Course(2),
+            guidance=3.0,
+            noise_shape=(4, size, size),
+            seed=3,
+        )
 
 
 def test_on_the_grid_everything_is_what_it_was() -> None:

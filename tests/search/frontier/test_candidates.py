@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from search.frontier.spacing import spacings
 from search.liveness import unroll
 from search.model.family import Request
 from search.model.pipeline import open_for, open_pipeline
+from search.model.predictor import Predictor
 from search.model.reference import sample
 from search.schedules import keep_of
 from search.subnet import Action
@@ -153,13 +155,22 @@ def test_random_takes_the_best_of_its_tables(ground: Ground) -> None:
 
 
 def test_gates_do_not_mind_how_many_pictures_a_call_had(ground: Ground) -> None:
-    """The runs were sampled in several calls per step; gates that counted those would be out of step."""
-    assert ground.fitted_on.predictor.chunks > 1
+    """Gates that counted several calls per step would be out of step."""
+    whole = ground.fitted_on.predictor
+    assert whole.chunks == 1
+    several = Predictor(
+        whole.pipeline,
+        whole.prompts,
+        guidance=whole.guidance,
+        noise_shape=whole.noise_shape,
+        chunk=len(whole.prompts) - 1,
+    )
     table = make_plain(ground, Method.RANDOM, silent)[1].subnet
-    few = ground.fitted_on.first_pictures(2)
     both = [
-        final_latents(ground.pipeline, table, ground.table, runs)[:2]
-        for runs in (ground.fitted_on, few)
+        final_latents(
+            ground.pipeline, table, ground.table, replace(ground.fitted_on, predictor=each)
+        )
+        for each in (whole, several)
     ]
     torch.testing.assert_close(*both, rtol=1e-3, atol=1e-3)
 

@@ -14,14 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor
 
 from search.errors import SearchError
-from search.laptop.distill import distill, learning_rate, train
+from search.laptop import distill as module
+from search.laptop.distill import distill, train
 from search.laptop.distill_data import Draws, read_folder
-from search.laptop.distill_recipe import Loss, Recipe
+from search.laptop.distill_recipe import PRECISIONS, Loss, Recipe
 from search.laptop.distill_records import RunFolder
+from search.laptop.noising import Noising
 from search.methods import full
 from search.model.pipeline import Pipeline, open_pipeline
 from search.options import Options
@@ -64,6 +67,13 @@ def test_every_loss_has_its_terms(teacher: Pipeline, loss: Loss) -> None:
     assert (done[0].feature > 0) is (loss is not Loss.OUTPUT)
 
 
+def test_losses_differ_in_their_features_alone(teacher: Pipeline) -> None:
+    recipes = [replace(SHORT, iterations=1, loss=loss) for loss in Loss]
+    first = [train(teacher, GONE, draws_for(teacher), recipe)[1][0] for recipe in recipes]
+    assert len({(entry.task, entry.output) for entry in first}) == 1
+    assert len({entry.feature for entry in first}) == len(first)
+
+
 def test_the_teacher_stays_as_it_is(teacher: Pipeline, pipelines: Callable[[str], Path]) -> None:
     train(teacher, GONE, draws_for(teacher), SHORT)
     assert same(teacher.denoiser, open_pipeline(pipelines("three-levels")).denoiser)
@@ -102,14 +112,6 @@ def test_a_checkpoint_of_another_run_is_refused(teacher: Pipeline, tmp_path: Pat
     train(teacher, GONE, draws, SHORT, folder=folder)
     with pytest.raises(SearchError, match="is of a distillation with another recipe; use the same"):
         train(teacher, GONE, draws, replace(SHORT, seed=1), folder=folder, resume=True)
-    checkpoint = tmp_path / "checkpoint.pt"
-    content = torch.load(checkpoint, weights_only=True)
-    torch.save({**content, "schema": 0}, checkpoint)
-    with pytest.raises(SearchError, match=r"cannot read .* \(it has schema 0, expected 1\)"):
-        train(teacher, GONE, draws, SHORT, folder=folder, resume=True)
-    checkpoint.write_bytes(b"nothing")
-    with pytest.raises(SearchError, match="cannot read the checkpoint"):
-        train(teacher, GONE, draws, SHORT, folder=folder, resume=True)
 
 
 @pytest.mark.parametrize(
@@ -139,12 +141,15 @@ def test_a_gradient_that_is_not_finite_is_refused(teacher: Pipeline) -> None:
         train(teacher, GONE, draws_for(teacher), recipe)
 
 
-def test_the_rate_rises_and_falls() -> None:
-    recipe = replace(SHORT, learning_rate=1.0, warmup=3)
-    rates = [learning_rate(recipe, i, 10) for i in range(10)]
-    assert rates.index(max(rates)) == 3
-    assert rates[:4] == sorted(rates[:4])
-    assert rates[-1] < 0.1
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_loss_that_is_not_finite_is_refused(
+    teacher: Pipeline, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    # CPUs have no fp16, whose scaler lets gradients pass that are not finite.
+    monkeypatch.setattr(module, "Accelerator", lambda cpu, **_: Accelerator(cpu=cpu))
+    draws = Draws(teacher, np.full((2, 2, 4, 12, 12), np.nan, np.float32), ["a", "b"], (24, 24))
+    with pytest.raises(SearchError, match="the loss of iteration 0 is not finite; lower"):
+        train(teacher, GONE, draws, replace(SHORT, precision=precision))
 
 
 def test_transformers_are_distilled_too(pipelines: Callable[[str], Path]) -> None:
@@ -222,6 +227,88 @@ def test_an_existing_directory_is_refused(
             tmp_path,
             folder=tmp_path / "run",
         )
+
+
+@pytest.fixture
+def encoding(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The calls that encode pictures."""
+    calls: list[object] = []
+    original = module.encode_pictures
+    monkeypatch.setattr(module, "encode_pictures", lambda *a: calls.append(a) or original(*a))
+    return calls
+
+
+def test_a_subnet_that_reuses_is_refused_before_pictures_are_encoded(
+    pipelines: Callable[[str], Path], pictures: Path, tmp_path: Path, encoding: list[object]
+) -> None:
+    subnet = skipping(pipelines("three-levels"), GONE)
+    row = tuple(Action.REUSE if a is Action.RUN else a for a in subnet.actions[0])
+    reusing = replace(subnet, actions=(*subnet.actions[:-1], row))
+    with pytest.raises(SearchError, match="only blocks that every step skips"):
+        distill(
+            pipelines("three-levels"),
+            reusing,
+            read_folder(pictures),
+            SHORT,
+            tmp_path / "out",
+            folder=tmp_path / "run",
+        )
+    assert not encoding
+
+
+def test_a_scheduler_is_refused_before_pictures_are_encoded(
+    pipelines: Callable[[str], Path],
+    pictures: Path,
+    tmp_path: Path,
+    encoding: list[object],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_: object) -> Noising:
+        msg = "unknown scheduler"
+        raise SearchError(msg)
+
+    monkeypatch.setattr(Noising, "of", refuse)
+    path = pipelines("three-levels")
+    with pytest.raises(SearchError, match="unknown scheduler"):
+        distill(
+            path,
+            skipping(path, GONE),
+            read_folder(pictures),
+            SHORT,
+            tmp_path / "out",
+            folder=tmp_path / "run",
+        )
+    assert not encoding
+
+
+@pytest.mark.parametrize(
+    ("gone", "seed", "message"),
+    [(GONE, 1, "with another recipe;"), (GONE[:1], 0, "with another removed;")],
+)
+def test_a_checkpoint_is_refused_before_pictures_are_encoded(
+    pipelines: Callable[[str], Path],
+    pictures: Path,
+    tmp_path: Path,
+    encoding: list[object],
+    gone: tuple[str, ...],
+    seed: int,
+    message: str,
+) -> None:
+    path, recipe = pipelines("three-levels"), replace(SHORT, iterations=1)
+    data, folder = read_folder(pictures), tmp_path / "run"
+    distill(path, skipping(path, GONE), data, recipe, tmp_path / "first", folder=folder)
+    (folder / "latents.npy").unlink()
+    with pytest.raises(SearchError, match=message):
+        distill(
+            path,
+            skipping(path, gone),
+            data,
+            replace(recipe, seed=seed),
+            tmp_path / "second",
+            folder=folder,
+            resume=True,
+        )
+    assert len(encoding) == 1
 
 
 TWO_PROCESSES = """

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from diffusers import EDMEulerScheduler
 
+from search.blocks import skipped
 from search.errors import SearchError
-from search.laptop import probe
-from search.laptop.layers import layers_of, params_of
-from search.laptop.loss import OutputLoss
+from search.laptop import probe, recipe
+from search.laptop.layers import Layers, layers_of, params_of
+from search.laptop.loss import OutputLoss, PictureLoss
+from search.laptop.noising import SNR_CAP, SNR_FLOOR, Noising
 from search.laptop.recipe import Removal, _spared, remove_layers, within
 from search.laptop.settings import Criterion, Settings, criterion_of
 from search.laptop.store import LOSSES
@@ -24,7 +29,8 @@ from search.options import Options
 from search.subnet import Granularity, SubNet
 
 PROMPTS = ("a red circle", "a blue square")
-QUICK = Settings(tuples=2, rounds=0)
+QUICK = Settings(criterion=Criterion.OUTPUT, tuples=2, rounds=0)
+NAMED = {"a": "mid_block.resnets.0", "b": "mid_block.resnets.1", "c": "up_blocks.0.resnets.0"}
 Opened = tuple[Pipeline, SubNet]
 
 
@@ -89,6 +95,33 @@ def test_a_loss_is_what_plain_gating_gives(opened: Opened, done: tuple[Path, Rem
             assert measured[one] == pytest.approx(float(moved.square().mean()), rel=1e-4)
 
 
+def test_a_picture_loss_weighs_what_each_step_does_to_the_picture(
+    opened: Opened, done: tuple[Path, Removal]
+) -> None:
+    pipeline, whole = opened
+    tuples = Tuples.load(done[0] / "tuples.safetensors")
+    tuples = replace(tuples, timesteps=torch.tensor([10, 990]))
+    noising = Noising.of(pipeline.pipe.scheduler)
+    weights = noising.weights(tuples.timesteps, SNR_FLOOR, SNR_CAP)
+    assert weights[0] < 0.9
+    assert weights[1] > 1.1
+    output, picture = (
+        loss(pipeline, layers_of(whole), tuples)([{0}, {1, 7}])
+        for loss in (OutputLoss, PictureLoss)
+    )
+    torch.testing.assert_close(picture, output * weights)
+
+
+def test_people_are_told_which_loss_was_judged(
+    opened: Opened, done: tuple[Path, Removal], tmp_path: Path
+) -> None:
+    picture = search(opened, replace(QUICK, criterion=Criterion.PICTURE), tmp_path)
+    for found, judged, other in ((done[1], "output", "picture"), (picture, "picture", "output")):
+        assert f"{judged} loss" in found.sentence()
+        assert f"{other} loss" not in found.sentence()
+        assert found.additivity.judged == judged
+
+
 def test_a_search_that_was_cut_off_goes_on(
     opened: Opened, done: tuple[Path, Removal], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,13 +171,24 @@ def test_another_search_is_refused(opened: Opened, done: tuple[Path, Removal]) -
 def test_workers_measure_the_same(
     opened: Opened, done: tuple[Path, Removal], tmp_path: Path
 ) -> None:
-    search(opened, Settings(tuples=2, rounds=0, workers=2), tmp_path)
+    search(opened, replace(QUICK, workers=2), tmp_path)
     assert losses(tmp_path) == pytest.approx(losses(done[0]), rel=1e-4)
 
 
-@pytest.mark.parametrize("criterion", [c for c in Criterion if c is not Criterion.OUTPUT])
-def test_other_criteria_choose_too(opened: Opened, criterion: Criterion, tmp_path: Path) -> None:
-    found = search(opened, Settings(tuples=2, rounds=0, criterion=criterion), tmp_path)
+@pytest.mark.parametrize("criterion", [c for c in Criterion if c.is_noised])
+def test_an_unknown_scheduler_is_refused_before_anything_is_done(
+    opened: Opened, criterion: Criterion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opened[0].pipe, "scheduler", EDMEulerScheduler())
+    message = "does not know how EDMEulerScheduler .* another scheduler, or search with --criterion"
+    with pytest.raises(SearchError, match=message):
+        search(opened, replace(QUICK, criterion=criterion), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("criterion", list(Criterion))
+def test_every_criterion_chooses(opened: Opened, criterion: Criterion, tmp_path: Path) -> None:
+    found = search(opened, replace(QUICK, criterion=criterion), tmp_path)
     assert 0.695 <= params_of(found.subnets[0]) <= 0.7
     assert all(not weight.requires_grad for weight in opened[0].denoiser.parameters()) or (
         criterion is not Criterion.TAYLOR
@@ -154,8 +198,26 @@ def test_other_criteria_choose_too(opened: Opened, criterion: Criterion, tmp_pat
 def test_rounds_never_choose_worse(
     opened: Opened, done: tuple[Path, Removal], tmp_path: Path
 ) -> None:
-    found = search(opened, Settings(tuples=2, rounds=1), tmp_path)
+    found = search(opened, replace(QUICK, rounds=1), tmp_path)
     assert found.losses[0] <= done[1].losses[0] * (1 + 1e-6)
+
+
+def test_alternatives_that_do_not_fit_are_passed_over(
+    opened: Opened, done: tuple[Path, Removal], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def only_once(*arguments: Any) -> frozenset[int]:
+        asked.append(arguments)
+        if len(asked) > 1:
+            msg = "no choice of layers was found"
+            raise SearchError(msg)
+        return within(*arguments)
+
+    monkeypatch.setattr(recipe, "within", only_once)
+    found = search(opened, replace(QUICK, rounds=1), tmp_path)
+    assert [one.actions for one in found.subnets] == [one.actions for one in done[1].subnets]
+    assert len(asked) > 1
 
 
 def test_neighbours_stay_in_the_budget(opened: Opened) -> None:
@@ -181,6 +243,34 @@ def test_shares_that_do_not_add_up_are_corrected(opened: Opened) -> None:
 
     chosen = within(layers, shares, list(shares), 0.7, dearer)
     assert 0.69 <= dearer(layers.without(chosen)) <= 0.7
+
+
+def priced(
+    opened: Opened, shares: dict[str, float], costs: dict[str, float]
+) -> tuple[Layers, list[float], Callable[[SubNet], float]]:
+    """Layers of which few can go, with what their shares say and what sets of them really cost."""
+    layers = layers_of(opened[1])
+    numbers = {layers.number[NAMED[letter]]: share for letter, share in shares.items()}
+    letters = {name: letter for letter, name in NAMED.items()}
+
+    def cost(subnet: SubNet) -> float:
+        return costs["".join(sorted(letters[name] for name in skipped(subnet)))]
+
+    return layers, [numbers.get(i, 0.0) for i in range(len(layers.names))], cost
+
+
+def test_a_corrected_budget_out_of_reach_leaves_what_fits(opened: Opened) -> None:
+    """ab removes more than asked; c, tried instead, so much less that nothing would make up for it."""
+    shares = {"a": 0.3, "b": 0.2, "c": 0.4}
+    layers, each, cost = priced(opened, shares, {"ab": 0.4, "c": 1.1})
+    chosen = within(layers, each, each, 0.5, cost)
+    assert {layers.names[i] for i in chosen} == {NAMED["a"], NAMED["b"]}
+
+
+def test_a_budget_that_nothing_fits_is_named_as_asked(opened: Opened) -> None:
+    layers, each, cost = priced(opened, {"a": 0.3, "b": 0.3}, {"ab": 0.7})
+    with pytest.raises(SearchError, match=r"no choice of layers was found that keeps 0\.5 of"):
+        within(layers, each, each, 0.5, cost)
 
 
 def test_tuples_are_read_back_as_written(opened: Opened, tmp_path: Path) -> None:

@@ -32,6 +32,19 @@ def test_gradients_are_those_of_the_plain_calls_and_weights_have_none(
     assert all(weight.grad is None for weight in opened.denoiser.parameters())
 
 
+def test_part_of_the_calls_has_its_own_prompts(pipelines: Callable[[str], Path]) -> None:
+    opened = open_pipeline(pipelines("two-levels"))
+    size = opened.denoiser.config.sample_size
+    shape = (4, size, size)
+    predictor = Predictor(
+        opened, ("a cross", "a star", "a bar"), guidance=3.0, noise_shape=shape, chunk=2
+    )
+    noise = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
+    last, time = predictor.of_chunks([1]), torch.tensor(400.0)
+    assert last.prompts == ("a bar",)
+    torch.testing.assert_close(last.first(1)(noise[2:], time), predictor(noise, time)[2:])
+
+
 def _kept(predictor: Predictor) -> Callable[[Tensor, Tensor], Tensor]:
     """The same with all activations kept."""
 

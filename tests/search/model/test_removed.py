@@ -11,6 +11,9 @@ import pytest
 import torch
 
 from exporter.summary import Cell, cells
+from search.blocks import skipped
+from search.dipgo.paper import run_paper
+from search.dipgo.recipe import PAPER
 from search.errors import SearchError
 from search.laptop.distill import prune, save_pipeline
 from search.methods import full, search, search_keeps
@@ -19,6 +22,7 @@ from search.model.pipeline import open_pipeline
 from search.model.reference import sample
 from search.model.removed import KEY
 from search.options import Options
+from search.prompts import default_prompts
 from search.schedules import keep_of, with_actions
 from search.subnet import Action, Granularity, SubNet
 
@@ -137,6 +141,16 @@ def test_the_table_shows_skip_for_what_is_gone(
     assert keep_of(found) == 1
 
 
+def test_the_papers_search_says_skip_for_what_is_gone(name: str, pruned: Path) -> None:
+    options = Options(steps=STEPS, granularity=Granularity.LAYER)
+    recipe = replace(PAPER, iterations=1, width=16, head=(8,))
+    opened = open_pipeline(pruned)
+    prompts = default_prompts(opened)[:1]
+    [found] = run_paper(opened, options, (0.8,), prompts=prompts, recipe=recipe)
+    for block, column in zip(found.topology.blocks, zip(*found.actions, strict=True), strict=True):
+        assert (Action.RUN in column) is (block not in REMOVED[name])
+
+
 def test_a_stage_around_a_removed_block_can_still_be_reused(
     pipelines: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -185,6 +199,28 @@ def test_the_gradient_search_gives_skip_and_reuse(
     assert Action.RUN not in {row[gone] for row in found.actions}
     assert found.actions[0][gone] is Action.SKIP
     assert any(Action.REUSE in row for row in found.actions)
+
+
+def test_the_search_for_layers_takes_more_away(name: str, pruned: Path) -> None:
+    options = Options(steps=STEPS, granularity=Granularity.LAYER, tuples=2)
+    [found] = search_keeps(open_pipeline(pruned), "laptop", options, [0.7])
+    assert set(REMOVED[name]) < set(skipped(found))
+    assert keep_of(found) <= 0.7
+
+
+def test_bk_sdm_goes_on_from_its_own_smaller_variant(
+    pipelines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    options = Options(steps=2, granularity=Granularity.LAYER)
+    whole = open_pipeline(pipelines("shapes-sd"), weights=False)
+    base, small = (
+        search(whole, "bk-sdm", replace(options, variant=each)) for each in ("base", "small")
+    )
+    pruned = make(pipelines("shapes-sd"), tuple(skipped(base)), tmp_path / "pruned")
+    again = search(
+        open_pipeline(pruned, weights=False), "bk-sdm", replace(options, variant="small")
+    )
+    assert set(skipped(again)) == set(skipped(small))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,55 @@
+"""The run folder of our recipe: what a resumed search finds again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from search.errors import SearchError
+from search.fitting.records import RunFolder
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> RunFolder:
+    """Of a search that was stopped in the second number of calls."""
+    run = RunFolder(tmp_path, {"seed": 0})
+    run.start(resume=False)
+    run.log(2, 1, 0.5)
+    run.log(2, 2, 0.25)
+    (tmp_path / "calls-2.json").touch()
+    run.log(5, 1, 0.75)
+    return run
+
+
+def test_finished_counts_are_kept_and_broken_ones_begin_again(broken: RunFolder) -> None:
+    again = RunFolder(broken.path, broken.identity)
+    again.start(resume=True)
+    assert again.errors == {2: [0.5, 0.25]}
+    again.log(5, 1, 0.125)
+    lines = [json.loads(line) for line in (broken.path / "log.jsonl").read_text().splitlines()]
+    assert [(line["calls"], line["iteration"]) for line in lines] == [(2, 1), (2, 2), (5, 1)]
+    assert again.errors == {2: [0.5, 0.25], 5: [0.125]}
+
+
+def test_finished_counts_are_not_lost_for_want_of_an_option(broken: RunFolder) -> None:
+    with pytest.raises(SearchError, match="holds a search already; give --resume"):
+        RunFolder(broken.path, broken.identity).start(resume=False)
+    assert (broken.path / "calls-2.json").exists()
+
+
+def test_the_file_says_what_it_is(broken: RunFolder) -> None:
+    file = broken.path / "search.json"
+    content = json.loads(file.read_text())
+    assert content == {"schema": 1, "kind": "stepcarve-search-run", "seed": 0}
+    file.write_text(json.dumps({**content, "schema": 0}))
+    with pytest.raises(SearchError, match="holds a search with another schema; give another"):
+        broken.start(resume=True)
+
+
+@pytest.mark.parametrize("line", ["7", '{"calls": 2}', '{"calls": "two", "error": 1}'])
+def test_a_garbled_log_is_refused(broken: RunFolder, line: str) -> None:
+    (broken.path / "log.jsonl").write_text(line + "\n")
+    with pytest.raises(SearchError, match=r"log\.jsonl' has a line that lacks or garbles"):
+        broken.start(resume=True)
