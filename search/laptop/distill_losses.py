@@ -53,7 +53,7 @@ def feature_loss(
 ) -> Tensor:
     """Distance of all features; each tensor `[B, ...]`.
 
-    normalized: mean over the layers of ||f_T - f_S||^2 / ||f_T||^2 per picture, the norm without
+    normalized: sum over the layers of ||f_T - f_S||^2 / ||f_T||^2 per picture, the norm without
     gradient (LAPTOP-Diff, arXiv 2404.11098). plain: sum over the layers of the mean squared difference
     (BK-SDM, arXiv 2305.15798).
     """
@@ -64,7 +64,7 @@ def feature_loss(
     ]
     if loss is Loss.PLAIN:
         return torch.stack([(mine - theirs).square().mean() for theirs, mine in pairs]).sum()
-    return torch.stack([_relative(theirs, mine).mean() for theirs, mine in pairs]).mean()
+    return torch.stack([_relative(theirs, mine).mean() for theirs, mine in pairs]).sum()
 
 
 def _relative(theirs: Tensor, mine: Tensor) -> Tensor:
