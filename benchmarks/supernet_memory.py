@@ -16,29 +16,31 @@ from pathlib import Path
 
 import click
 
+from benchmarks.record import write
+
 STEPS = (10, 25, 50)
 EVERY = (0, 1, 7)
 """Checkpointing: none; caches of every step kept; of every seventh."""
+SAMPLING = -1
+"""In their place: a plain run."""
 SHAPES_SD = Path(__file__).parent.parent / "examples" / "shapes" / "shapes-sd"
 
 
 def main(pipeline: Path) -> None:
-    """Print a table: MB above the loaded pipeline, and seconds of an iteration."""
-    click.echo(
-        "| steps | " + " | ".join(f"every {every}: MB, s" for every in EVERY) + " | sampling: MB |"
-    )
+    """Write results/supernet-memory.json: MB above the loaded pipeline, and seconds of an iteration."""
+    rows = []
     for steps in STEPS:
-        cells = []
-        for every in (*EVERY, -1):
+        for every in (*EVERY, SAMPLING):
             command = [sys.executable, "-W", "ignore", "-m", "benchmarks.supernet_memory"]
             command += [str(pipeline), str(steps), str(every)]
             found = json.loads(subprocess.check_output(command, text=True).splitlines()[-1])
-            cells.append(f"{found['megabytes']:.0f}, {found['seconds']:.1f}")
-        click.echo(f"| {steps} | " + " | ".join(cells) + " |")
+            rows.append({"steps": steps, "every": every, **found})
+            click.echo(rows[-1])
+    click.echo(write("supernet-memory", {"pipeline": str(pipeline), "rows": rows}))
 
 
 def measure(pipeline: Path, steps: int, every: int) -> None:
-    """Print what one iteration with everything running takes; a plain run for `every` -1."""
+    """Print what one iteration with everything running takes; a plain run for `every` SAMPLING."""
     import torch
 
     from search.dipgo.supernet import supernet
@@ -50,13 +52,13 @@ def measure(pipeline: Path, steps: int, every: int) -> None:
     opened = open_pipeline(pipeline)
     options = Options(steps=steps, guidance=3.0, granularity=Granularity.STAGE)
     whole = full(opened, options)
-    with supernet(opened, whole, every=max(every, 0)) as net:
+    with supernet(opened, whole, every=0 if every == SAMPLING else every) as net:
         noise = torch.randn(1, *whole.binding.latent_shape, generator=torch.manual_seed(0))
         case = net.case([opened.family.default_prompt], noise)
         before, start = _resident(), time.perf_counter()
-        gates = net.full_gates().requires_grad_(every >= 0)
+        gates = net.full_gates().requires_grad_(every != SAMPLING)
         latents = net.run(gates, case).latents[-1]
-        if every >= 0:
+        if every != SAMPLING:
             torch.autograd.backward(latents.square().mean())
         seconds = time.perf_counter() - start
     click.echo(json.dumps({"megabytes": (_resident() - before) / 1e3, "seconds": seconds}))

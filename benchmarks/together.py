@@ -25,31 +25,29 @@ from search.methods import full, search_keeps
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.reference import sample
-from search.options import Options
+from search.options import Options, keeps_of
 from search.subnet import Action, Granularity, SubNet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 NAME = "shapes-sd"
 STEPS = 50
-KEEPS = (0.02, 0.04, 0.06, 0.08, 0.1, 0.16)
+KEEPS = "0.02,0.04,0.06,0.08,0.1,0.16"
 INTERVALS = (3, 5, 8, 12, 17)
 BATCH = 64
 
 
-def tables(pipeline: Pipeline, pictures: int, iterations: int) -> Iterator[tuple[str, SubNet]]:
+def tables(
+    pipeline: Pipeline, options: Options, keeps: Sequence[float], intervals: Sequence[int]
+) -> Iterator[tuple[str, SubNet]]:
     """The full sampler, our search's tables, and DeepCache with a fitted sampler."""
-    options = Options(
-        steps=STEPS, guidance=GUIDANCE[NAME], pictures=pictures, iterations=iterations
-    )
-    stage = replace(options, granularity=Granularity.STAGE)
-    yield "full", full(pipeline, stage)
+    yield "full", full(pipeline, options)
     for keep, found in zip(
-        KEEPS, search_keeps(pipeline, "dip-go", stage, list(KEEPS)), strict=True
+        keeps, search_keeps(pipeline, "dip-go", options, list(keeps)), strict=True
     ):
         yield f"dip-go keep {keep:g}", found
-    for interval in INTERVALS:
+    for interval in intervals:
         chosen = replace(options, interval=interval, fit_sampler=True)
         [found] = search_keeps(pipeline, "deepcache", chosen, [1.0])
         yield f"deepcache interval {interval}", found
@@ -94,16 +92,34 @@ def cheapest(points: dict[str, dict[str, Any]], least: float, *, searched: bool)
 @click.option("--count", default=128, show_default=True, help="Held-out pictures.")
 @click.option("--pictures", default=32, show_default=True, help="To calibrate with.")
 @click.option("--iterations", default=5, show_default=True, help="Of the search, per keep.")
-def main(distilled: Path, count: int, pictures: int, iterations: int) -> None:
+@click.option("--keep", default=KEEPS, show_default=True, help="Of the search.")
+@click.option("--interval", "intervals", type=int, multiple=True, help="Of DeepCache.")
+@click.option("--as", "suffix", default="", help="Part of the result's name.")
+def main(
+    distilled: Path,
+    count: int,
+    pictures: int,
+    iterations: int,
+    keep: str,
+    intervals: tuple[int, ...],
+    suffix: str,
+) -> None:
     """Search both pipelines alike and record cost and accuracy of every table."""
     torch.set_num_threads(1)
+    options = Options(
+        steps=STEPS,
+        guidance=GUIDANCE[NAME],
+        granularity=Granularity.STAGE,
+        pictures=pictures,
+        iterations=iterations,
+    )
     judge = Judge(HERE / "judge.onnx")
     real = judge.read(draw(REAL, np.random.default_rng(HELD_OUT_SEED)).pixels).features
     prompts = draw(count, np.random.default_rng(HELD_OUT_SEED + 1)).captions()
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for label, path in (("teacher", HERE / NAME), ("student", distilled)):
         pipeline, found[label] = open_pipeline(path), {}
-        for name, subnet in tables(pipeline, pictures, iterations):
+        for name, subnet in tables(pipeline, options, keeps_of(keep), intervals or INTERVALS):
             found[label][name] = judged(pipeline, subnet, prompts, judge, real)
             click.echo(f"{label} {name}: {json.dumps(found[label][name])}", err=True)
     whole = found["teacher"]["full"]
@@ -117,7 +133,9 @@ def main(distilled: Path, count: int, pictures: int, iterations: int) -> None:
         "together": cheapest(found["student"], least, searched=True),
     }
     click.echo(json.dumps(best))
-    file = write("together", {"pictures": count, "least": least, "best": best, "points": found})
+    file = write(
+        f"together{suffix}", {"pictures": count, "least": least, "best": best, "points": found}
+    )
     click.echo(file)
 
 
