@@ -90,11 +90,15 @@ def row(kind: Kind) -> str:
 
 
 def draw(kinds: Sequence[Kind]) -> Figure:
-    """Each measure as bars over the kinds with several seeds, one column per pipeline and length."""
+    """Each measure as bars over the kinds, a column per pipeline and length that has several seeds."""
     columns: dict[str, list[Kind]] = {}
     for kind in kinds:
-        if len(kind.seconds) > 1:
-            columns.setdefault(f"{kind.pipeline}, {kind.iterations} iterations", []).append(kind)
+        columns.setdefault(f"{kind.pipeline}, {kind.iterations} iterations", []).append(kind)
+    columns = {
+        title: shown
+        for title, shown in columns.items()
+        if any(len(kind.seconds) > 1 for kind in shown)
+    }
     figure = Figure(figsize=(4.2 * len(columns), 6.4), layout="constrained")
     axes = figure.subplots(len(MEASURES), len(columns), squeeze=False)
     for column, (title, shown) in enumerate(columns.items()):
