@@ -42,9 +42,10 @@ def tables(
     pipeline: Pipeline, options: Options, keeps: Sequence[float], intervals: Sequence[int]
 ) -> Iterator[tuple[str, SubNet]]:
     """The full sampler, our search's tables, and DeepCache with a fitted sampler."""
-    yield "full", full(pipeline, options)
+    stage = replace(options, granularity=Granularity.STAGE)
+    yield "full", full(pipeline, stage)
     for keep, found in zip(
-        keeps, search_keeps(pipeline, "dip-go", options, list(keeps)), strict=True
+        keeps, search_keeps(pipeline, "dip-go", stage, list(keeps)), strict=True
     ):
         yield f"dip-go keep {keep:g}", found
     for interval in intervals:
@@ -109,7 +110,6 @@ def main(
     options = Options(
         steps=STEPS,
         guidance=GUIDANCE[NAME],
-        granularity=Granularity.STAGE,
         pictures=pictures,
         iterations=iterations,
     )
