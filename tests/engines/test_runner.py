@@ -267,8 +267,8 @@ def test_a_runner_runs_again_and_forgets_the_last_picture(
 def test_the_end_of_a_long_prompt_is_told_as_it_is_cut_off(
     pipelines: Callable[[str], Path], make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = open_pipeline(pipelines("shapes-sd"), weights=False)
-    bundle = make_bundle("shapes-sd", search(opened, "full", Options(steps=2)))
+    opened = open_pipeline(pipelines("three-levels"), weights=False)
+    bundle = make_bundle("three-levels", search(opened, "full", Options(steps=2)))
     runner = Runner(bundle, make_engine("onnxruntime", "cpu"))
     told: list[str] = []
     monkeypatch.setattr(

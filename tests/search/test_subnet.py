@@ -169,7 +169,7 @@ def test_an_unknown_action_in_a_file_is_named(tmp_path: Path) -> None:
         (
             "fingerprint",
             "1" * 64,
-            f"was made for fingerprint '{'0' * 64}', but here it is '{'1' * 64}'",
+            f"made for weights and configuration with the fingerprint '{'0' * 64}', but here it is '1",
         ),
         ("scheduler", "PNDMScheduler", "scheduler 'DDIMScheduler', but here it is 'PNDMScheduler'"),
         (
