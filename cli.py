@@ -466,7 +466,7 @@ def _numbered(out: Path, keep: float) -> Path:
     show_default=True,
     help="Of the paper's search, all keeps together; it publishes 1000.",
 )
-@click.option("--random", default=28, show_default=True, help="Random tables to try per keep.")
+@click.option("--random", default=40, show_default=True, help="Random tables to try per keep.")
 @click.option("--seed", default=0, show_default=True, help="Of noise and random choices.")
 @device_option
 @json_option

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from search.fitting.refine import robust_weights
+from search.fitting.placed import robust_weights
 from search.fitting.rows import HISTORY, Calls, fit_chain, run_chain, table_of
 from search.fitting.trajectories import sample_both
 from search.liveness import unroll

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 
 from search.errors import SearchError
+from search.fitting.descent import Schedule
 from search.fitting.placement import growth_candidates, measure_growth, measure_misses, place
+from search.fitting.polish import polish
 from search.fitting.records import RunFolder
-from search.fitting.refine import Placed, assess, refine
+from search.fitting.refine import assess, refine
 from search.fitting.rows import table_of
 from search.fitting.trajectories import CHUNK, sample_both
 from search.sampler import FittedSampler
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from search.fitting.placed import Placed
     from search.fitting.trajectories import Trajectories
     from search.model.pipeline import Pipeline
     from search.subnet import SubNet
@@ -48,8 +51,13 @@ class Effort:
     fitted_on: int = 72
     held_out: int = 24
     work: int = 240
-    iterations: int = 15
-    every: int = 5
+    iterations: int = 28
+    every: int = 7
+
+    @property
+    def placing(self) -> int:
+        """Iterations that move the calls with rows by least squares; the others move all there is."""
+        return self.iterations // 4
 
     @staticmethod
     def of(pictures: int | None, iterations: int | None) -> Effort:
@@ -167,26 +175,26 @@ def _search(
     report(f"{count} calls: {len(starts)} starts")
     few = fitted_on.some(COMPARED)
     compared = [assess(few, held_out, start) for start in starts]
-    start = min(compared, key=lambda placed: placed.error)
+    best = min(compared, key=lambda placed: placed.error)
+    best = assess(fitted_on, held_out, best.positions)
+    done = 0
+    for stage, iterations in (
+        (refine, effort.placing),
+        (polish, effort.iterations - effort.placing),
+    ):
 
-    def tell(iteration: int, error: float) -> None:
-        if run is not None:
-            run.log(count, iteration, error)
-        report(
-            f"{count} calls: iteration {iteration} of {effort.iterations}, error {error:.4f}",
-            iteration / effort.iterations,
-        )
+        def tell(iteration: int, error: float, before: int = done) -> None:
+            if run is not None:
+                run.log(count, before + iteration, error)
+            report(
+                f"{count} calls: iteration {before + iteration} of {effort.iterations}, error {error:.4f}",
+                (before + iteration) / effort.iterations,
+            )
 
-    return refine(
-        fitted_on,
-        held_out,
-        assess(fitted_on, held_out, start.positions),
-        iterations=effort.iterations,
-        every=effort.every,
-        batch=max(CHUNK, effort.work // count),
-        seed=seed,
-        progress=tell,
-    )
+        schedule = Schedule(iterations, effort.every, max(CHUNK, effort.work // count), seed)
+        best = stage(fitted_on, held_out, best, schedule, progress=tell)
+        done += iterations
+    return best
 
 
 def _subnet(full: SubNet, runs: Trajectories, placed: Placed) -> SubNet:

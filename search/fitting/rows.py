@@ -80,18 +80,23 @@ def fit_chain(
         rows.append(least_squares(features[: 1 + history], target, weights))
         return rows[-1]
 
-    final = _walk(runs, calls, fit)
+    final = walk(runs, calls, fit)
     return Chain(final, tuple(rows))
 
 
 def run_chain(runs: Trajectories, calls: Calls, rows: Sequence[Tensor]) -> Tensor:
     """The final latents `[S, C, H, W]` of other runs with given rows."""
-    return _walk(runs, calls, lambda number, _: rows[number])
+    return walk(runs, calls, lambda number, _: rows[number])
 
 
-def _walk(
-    runs: Trajectories, calls: Calls, row_of: Callable[[int, list[Tensor]], Tensor]
-) -> Tensor:
+def walk(runs: Trajectories, calls: Calls, row_of: Callable[[int, list[Tensor]], Tensor]) -> Tensor:
+    """The final latents `[S, C, H, W]`.
+
+    Args:
+        runs: their noise and prompts.
+        calls: to make.
+        row_of: the number of a call and its features, the input and the newest predictions -> the row.
+    """
     sample, predictions = runs.first * runs.noise, list[Tensor]()
     for number, position in enumerate(calls.positions):
         timestep = runs.timestep_at(position)

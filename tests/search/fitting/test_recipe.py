@@ -15,8 +15,8 @@ from engines.parity import verify
 from exporter.export import export
 from search.errors import SearchError
 from search.fitting import recipe
+from search.fitting.placed import Placed
 from search.fitting.recipe import Effort, place_calls
-from search.fitting.refine import Placed
 from search.fitting.trajectories import CHUNK
 from search.methods import full
 from search.model.pipeline import Pipeline, open_pipeline
@@ -108,12 +108,13 @@ def test_few_calls_see_more_pictures(
 ) -> None:
     seen = {}
 
-    def refine(*args: Any, batch: int, **_: Any) -> Placed:
+    def stage(*args: Any, **_: Any) -> Placed:
         start: Placed = args[2]
-        seen[len(start.positions)] = batch
+        seen[len(start.positions)] = args[3].batch
         return start
 
-    monkeypatch.setattr(recipe, "refine", refine)
+    monkeypatch.setattr(recipe, "refine", stage)
+    monkeypatch.setattr(recipe, "polish", stage)
     effort = replace(EFFORT, work=60)
     place_calls(opened, whole, (1.0, 0.5, 0.2), PROMPTS, effort=effort)
     assert seen == {10: CHUNK, 5: 12, 2: 30}

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
-from search.fitting.refine import assess, overall, positions_of, refine, robust_weights
+from search.fitting.descent import Schedule
+from search.fitting.refine import assess, positions_of, refine
 from tests.search.fitting.toy import linear_runs
 
 
 def test_it_improves_a_bad_start_and_never_spoils_one() -> None:
     fitted, held_out = linear_runs(seed=0), linear_runs(seed=1)
     start = assess(fitted, held_out, [0, 0.5, 1.0])
-    found = refine(fitted, held_out, start, iterations=20, every=5, batch=4)
+    found = refine(fitted, held_out, start, Schedule(20, every=5, batch=4))
     assert found.error < 0.9 * start.error
-    assert refine(fitted, held_out, found, iterations=1, every=1, batch=4).error <= found.error
+    again = refine(fitted, held_out, found, Schedule(1, every=1, batch=4))
+    assert again.error <= found.error
 
 
 def test_it_reports_each_iteration() -> None:
     runs = linear_runs()
     seen: list[int] = []
     start = assess(runs, runs, [0, 3])
-    refine(runs, runs, start, iterations=4, every=2, batch=4, progress=lambda i, _: seen.append(i))
+    refine(runs, runs, start, Schedule(4, every=2, batch=4), progress=lambda i, _: seen.append(i))
     assert seen == [1, 2, 3, 4]
 
 
 def test_one_call_has_nothing_to_move() -> None:
     runs = linear_runs()
     start = assess(runs, runs, [0])
-    assert refine(runs, runs, start, iterations=3, every=1, batch=4) is start
+    assert refine(runs, runs, start, Schedule(3, every=1, batch=4)) is start
 
 
 def test_positions_increase_from_the_first_to_at_most_the_last() -> None:
@@ -36,15 +37,3 @@ def test_positions_increase_from_the_first_to_at_most_the_last() -> None:
     assert places[0] == 0
     assert places == sorted(places)
     assert places[-1] <= 49
-
-
-def test_pictures_that_went_astray_weigh_less() -> None:
-    weights = robust_weights(torch.tensor([0.1, 0.1, 2.0]))
-    assert weights.tolist() == pytest.approx([0.5, 0.5, 1 / 21])
-
-
-def test_one_picture_astray_counts_less_than_in_a_mean() -> None:
-    errors = torch.tensor([0.01, 0.01, 1.0])
-    assert overall(errors) == pytest.approx(0.16)
-    assert overall(errors) < errors.mean()
-    assert overall(errors[:2]) == pytest.approx(0.01)

@@ -1,0 +1,59 @@
+"""The gradient search of coefficients and told timesteps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from search.fitting.descent import Schedule
+from search.fitting.placed import Placed
+from search.fitting.polish import polish
+from search.fitting.refine import assess
+from search.fitting.rows import Calls, run_chain
+from tests.search.fitting.toy import linear_runs
+
+SCHEDULE = Schedule(20, every=5, batch=8)
+
+
+def test_it_comes_closer_than_least_squares() -> None:
+    fitted, held_out = linear_runs(seed=0, pictures=8), linear_runs(seed=1)
+    start = assess(fitted, held_out, [0, 1])
+    found = polish(fitted, held_out, start, SCHEDULE)
+    assert found.error < 0.95 * start.error
+    assert _error(found, seed=2) < 0.95 * _error(start, seed=2), "on runs it has never seen as well"
+
+
+def test_it_mends_rows_that_were_spoiled() -> None:
+    runs = linear_runs(pictures=8)
+    start = assess(runs, runs, [0, 2.5, 5])
+    rows = (start.chain.rows[0] * 1.02, *start.chain.rows[1:])
+    spoiled = replace(start, chain=replace(start.chain, rows=rows), error=0.02)
+    found = polish(runs, runs, spoiled, SCHEDULE)
+    assert _error(found) < 0.5 * _error(spoiled)
+
+
+def test_the_first_call_stays_and_none_leaves_the_trajectory() -> None:
+    runs = linear_runs()
+    found = polish(runs, runs, assess(runs, runs, [0, 3, 7]), SCHEDULE)
+    assert found.positions[0] == 0
+    assert all(0 <= position <= runs.last for position in found.positions)
+
+
+def test_a_single_call_has_a_row_to_polish() -> None:
+    runs = linear_runs()
+    start = assess(runs, runs, [0])
+    assert polish(runs, runs, start, SCHEDULE).error <= start.error
+
+
+def test_what_is_exact_stays_as_it_is() -> None:
+    runs = linear_runs(steps=3)
+    start = assess(runs, runs, [0, 1, 2])
+    assert polish(runs, runs, start, SCHEDULE).error <= start.error
+
+
+def _error(placed: Placed, seed: int = 0) -> float:
+    runs = linear_runs(seed=seed, pictures=8)
+    calls = Calls.at([torch.tensor(position) for position in placed.positions])
+    with torch.no_grad():
+        return float(runs.error(run_chain(runs, calls, placed.chain.rows)).mean())
