@@ -95,29 +95,34 @@ class CheckpointFolder(ABC, Generic[Entry]):
         write_atomically(self.path / CHECKPOINT, buffer.getvalue())
         write_atomically(self.path / self.picture, self.plot(checkpoint.done))
 
-    def load(self, identity: Mapping[str, object]) -> Checkpoint[Entry] | None:
+    def load(self, identity: Mapping[str, object], *, resume: bool) -> Checkpoint[Entry] | None:
         """The last checkpoint, None if there is none; what `identity` does not name may be anything.
 
         Raises:
-            SearchError: it is damaged, of another schema, or of another run than `identity`.
+            SearchError: there is one and `resume` is not asked for, or it is damaged, of another
+                schema, or of another run than `identity`.
         """
         path = self.path / CHECKPOINT
         if not path.exists():
             return None
+        if not resume:
+            msg = (
+                f"{str(self.path)!r} holds a {self.what} already; give --resume to go on with it, or "
+                "another directory"
+            )
+            raise SearchError(msg)
         try:
             found = self._read(torch.load(path, map_location="cpu", weights_only=True))
         except _UNREADABLE as error:
             reason = " ".join(str(error).split())[:200]
-            msg = (
-                f"cannot read the checkpoint {str(path)!r} ({reason}); start again without --resume"
-            )
+            msg = f"cannot read the checkpoint {str(path)!r} ({reason}); give another directory"
             raise SearchError(msg) from error
         known = {name: value for name, value in found.identity.items() if name in identity}
         other = differing(identity, known)
         if other:
             msg = (
                 f"the checkpoint {str(path)!r} is of a {self.what} with another "
-                f"{' and '.join(other)}; use the same, or start again without --resume"
+                f"{' and '.join(other)}; use the same, or give another directory"
             )
             raise SearchError(msg)
         return found

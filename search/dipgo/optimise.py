@@ -61,7 +61,7 @@ def optimise(
         msg = "the gradient search has no prompts; give one or more"
         raise SearchError(msg)
     run = _Run(net, recipe, prompts, seed)
-    done = run.restore(folder) if folder is not None and resume else []
+    done = run.restore(folder, resume=resume) if folder is not None else []
     if folder is not None and run.workers.is_first:
         folder.start(done)
     for iteration in range(len(done), recipe.iterations):
@@ -174,9 +174,9 @@ class _Run:
             done=tuple(done),
         )
 
-    def restore(self, folder: RunFolder) -> list[Progress]:
+    def restore(self, folder: RunFolder, *, resume: bool) -> list[Progress]:
         """Go on from the last checkpoint; returns the iterations it has behind it."""
-        found = folder.load(self._identity())
+        found = folder.load(self._identity(), resume=resume)
         if found is None:
             return []
         self.pruner.load_state_dict(found.states["pruner"])

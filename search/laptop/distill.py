@@ -121,9 +121,8 @@ def distill(
     Noising.of(pipeline.pipe.scheduler)  # refuses what could never be trained on
     size = pipeline.size(subnet.binding.noise_shape)
     run_folder, state = RunFolder(folder), PartialState(cpu=device == "cpu")
-    if resume:
-        # What does not fit is refused before the pictures are encoded.
-        run_folder.load(_identity(pipeline, names, recipe, state.num_processes))
+    # What does not fit is refused before the pictures are encoded.
+    run_folder.load(_identity(pipeline, names, recipe, state.num_processes), resume=resume)
     with state.main_process_first():
         latents = _encoded(pipeline, data, size, subnet.binding.noise_shape, run_folder, report)
     student, done = train(
@@ -235,8 +234,8 @@ def train(
         report: told how far it is.
     """
     run = _Run(pipeline, names, draws, recipe)
-    if folder is not None and resume:
-        run.restore(folder)
+    if folder is not None:
+        run.restore(folder, resume=resume)
     if folder is not None and run.is_first:
         folder.start(run.done)
     with run.watched():
@@ -390,9 +389,9 @@ class _Run:
             done=tuple(self.done),
         )
 
-    def restore(self, folder: RunFolder) -> None:
+    def restore(self, folder: RunFolder, *, resume: bool) -> None:
         """Go on from the last checkpoint."""
-        found = folder.load(self._identity())
+        found = folder.load(self._identity(), resume=resume)
         if found is None:
             return
         states = found.states["states"]

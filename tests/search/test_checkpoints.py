@@ -47,7 +47,7 @@ def rewrite(folder: Folder, **change: Any) -> None:
 
 
 def test_a_checkpoint_comes_back(saved: Folder) -> None:
-    found = saved.load(IDENTITY)
+    found = saved.load(IDENTITY, resume=True)
     assert found is not None
     assert found.done == (Entry(0, 0.5), Entry(1, 0.25))
     assert torch.equal(found.states["model"]["weight"], torch.arange(3.0))
@@ -61,7 +61,15 @@ def test_the_file_has_the_states_by_their_names(saved: Folder) -> None:
 
 
 def test_there_may_be_no_checkpoint(tmp_path: Path) -> None:
-    assert Folder(tmp_path).load(IDENTITY) is None
+    assert Folder(tmp_path).load(IDENTITY, resume=True) is None
+
+
+def test_a_run_is_not_begun_over_another(saved: Folder) -> None:
+    with pytest.raises(
+        SearchError, match="holds a dream already; give --resume to go on with it, or"
+    ):
+        saved.load(IDENTITY, resume=False)
+    assert Folder(saved.path / "new").load(IDENTITY, resume=False) is None
 
 
 def test_the_log_begins_with_what_is_done(tmp_path: Path) -> None:
@@ -75,20 +83,20 @@ def test_the_log_begins_with_what_is_done(tmp_path: Path) -> None:
 
 def test_another_run_is_refused_by_what_differs(saved: Folder) -> None:
     with pytest.raises(SearchError, match="is of a dream with another prompts and seed; use the"):
-        saved.load({"seed": 1, "prompts": ("a circle",)})
+        saved.load({"seed": 1, "prompts": ("a circle",)}, resume=True)
 
 
 def test_another_schema_is_refused(saved: Folder) -> None:
     rewrite(saved, schema=2)
-    with pytest.raises(SearchError, match=r"cannot read .* \(it has schema 2, expected 1\); start"):
-        saved.load(IDENTITY)
+    with pytest.raises(SearchError, match=r"cannot read .* \(it has schema 2, expected 1\); give"):
+        saved.load(IDENTITY, resume=True)
 
 
 @pytest.mark.parametrize("change", [{"done": [(0,)]}, {"done": 3}, {"identity": "{"}])
 def test_a_garbled_checkpoint_is_refused(saved: Folder, change: dict[str, Any]) -> None:
     rewrite(saved, **change)
-    with pytest.raises(SearchError, match=r"cannot read the checkpoint .*start again without"):
-        saved.load(IDENTITY)
+    with pytest.raises(SearchError, match=r"cannot read the checkpoint .*give another"):
+        saved.load(IDENTITY, resume=True)
 
 
 def test_a_checkpoint_without_a_state_is_refused(saved: Folder) -> None:
@@ -96,15 +104,15 @@ def test_a_checkpoint_without_a_state_is_refused(saved: Folder) -> None:
     del content["model"]
     torch.save(content, saved.path / CHECKPOINT)
     with pytest.raises(SearchError, match=r"cannot read the checkpoint .*\('model'\)"):
-        saved.load(IDENTITY)
+        saved.load(IDENTITY, resume=True)
 
 
 @pytest.mark.parametrize("left", [0, 7, -500])
 def test_a_checkpoint_that_was_cut_off_is_refused(saved: Folder, left: int) -> None:
     file = saved.path / CHECKPOINT
     file.write_bytes(file.read_bytes()[:left])
-    with pytest.raises(SearchError, match=r"cannot read the checkpoint .*start again without"):
-        saved.load(IDENTITY)
+    with pytest.raises(SearchError, match=r"cannot read the checkpoint .*give another"):
+        saved.load(IDENTITY, resume=True)
 
 
 class Planted:
@@ -117,4 +125,4 @@ class Planted:
 def test_a_checkpoint_that_would_run_code_is_refused(saved: Folder) -> None:
     rewrite(saved, model=Planted())
     with pytest.raises(SearchError, match=r"cannot read the checkpoint"):
-        saved.load(IDENTITY)
+        saved.load(IDENTITY, resume=True)
