@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from engines.parity.measure import Difference
     from engines.parity.record import Rung
+    from search.subnet import SubNet
 
 GUIDANCE = {
     "sdxl": 5.0,
@@ -55,9 +56,16 @@ def measure(
     if name in GUIDANCE:
         options = replace(options, height=16, width=24)
     subnet = random_mix(search(open_pipeline(path, weights=False), "full", options), seed=5)
-    bundle = export(path, subnet, folder / f"{name}-bundle", dtype=dtype)
+    return verified(path, subnet, folder / f"{name}-bundle", engines, dtype)
+
+
+def verified(
+    path: Path, subnet: SubNet, out: Path, engines: tuple[str, ...], dtype: str = "float32"
+) -> dict[str, Any]:
+    """The facts about `subnet` of the pipeline `path`, exported to `out` and verified."""
+    bundle = export(path, subnet, out, dtype=dtype)
     chosen = [make_engine(engine, "cpu") for engine in engines]
-    parity, _ = verify(bundle, chosen, path, prompt=PROMPTS.get(name, PROMPT), seed=1)
+    parity, _ = verify(bundle, chosen, path, prompt=PROMPTS.get(path.name, PROMPT), seed=1)
     return {
         "passed": parity.passed,
         "failures": list(parity.failures),

@@ -37,12 +37,13 @@ sample(opened, Request(tuple(default_prompts(opened)[:1]), 50, float(sys.argv[2]
 @click.command()
 @click.argument("name", type=click.Choice(list(GUIDANCE)))
 @click.option("--keep", default=KEEPS, show_default=True)
-def main(name: str, keep: str) -> None:
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Keep what is found here.")
+def main(name: str, keep: str, out: Path | None) -> None:
     """Measure both and write results/search-cost-NAME.json."""
     guidance = str(GUIDANCE[name])
     with tempfile.TemporaryDirectory() as folder:
         search = measured(
-            "-m", "cli", "search", HERE / name, "-o", Path(folder) / "found.json",
+            "-m", "cli", "search", HERE / name, "-o", (out or Path(folder)) / "found.json",
             "--method", "dip-go", "--keep", keep, "--guidance", guidance,
         )  # fmt: skip
     once = measured("-c", SAMPLE, HERE / name, guidance)
