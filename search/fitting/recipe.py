@@ -152,13 +152,19 @@ def _starts(
     return {
         count: [
             *([float(i) for i in plan[count - 1]] for plan in plans if count <= most),
-            *(
-                (fitted_on.last * np.linspace(0, 1, count, endpoint=count > most) ** power).tolist()
-                for power in SPACINGS
-            ),
+            *(_spaced(fitted_on.last, count, power) for power in SPACINGS),
         ]
         for count in counts
     }
+
+
+def _spaced(last: int, count: int, power: float) -> list[float]:
+    """Positions as a scheduler spaces its steps: the end, where nothing is called, is one after the last."""
+    if count > last:
+        spaced: list[float] = (last * np.linspace(0, 1, count) ** power).tolist()
+        return spaced
+    ahead = (last + 1) * np.linspace(0, 1, count, endpoint=False) ** power
+    return [min(float(position), last) for position in ahead]
 
 
 def _search(

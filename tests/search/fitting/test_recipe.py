@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -118,6 +119,20 @@ def test_few_calls_see_more_pictures(
     effort = replace(EFFORT, work=60)
     place_calls(opened, whole, (1.0, 0.5, 0.2), PROMPTS, effort=effort)
     assert seen == {10: CHUNK, 5: 12, 2: 30}
+
+
+def test_even_calls_are_those_of_a_scheduler_with_fewer_steps() -> None:
+    assert recipe._spaced(7, 5, 1.0) == pytest.approx([0, 1.6, 3.2, 4.8, 6.4])
+    assert recipe._spaced(7, 8, 1.0) == pytest.approx(range(8))
+    assert recipe._spaced(0, 1, 1.0) == [0]
+
+
+@pytest.mark.parametrize("count", range(1, 12))
+def test_spaced_calls_rise_and_stay_within_the_trajectory(count: int) -> None:
+    places = recipe._spaced(7, count, 0.8)
+    assert places[0] == 0
+    assert places[-1] <= 7
+    assert all(a < b for a, b in itertools.pairwise(places))
 
 
 def test_less_than_a_call_is_refused(opened: Pipeline, whole: SubNet) -> None:
