@@ -16,7 +16,7 @@ from rich.console import Console
 from benchmarks.record import RESULTS, write
 from examples.shapes.evaluate import HELD_OUT_SEED, HERE
 from examples.shapes.pictures import draw
-from search.files import write_atomically
+from search.files import require_free, write_atomically
 from search.frontier.run import run_frontier
 from search.frontier.settings import Method, Settings, methods_of
 from search.frontier.table import as_csv
@@ -69,6 +69,8 @@ def main(
     out: Path | None,
 ) -> None:
     """Compare, print the winners and record all points."""
+    if out is not None:
+        require_free(out)
     console = Console(stderr=True)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
