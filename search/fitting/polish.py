@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
     from search.fitting.placed import Placed
     from search.fitting.trajectories import Trajectories
 
-RATE = 0.15
-"""Of Adam, for the coefficients; relative to the error there is, since that is what they can mend."""
-TOLD_RATE = 0.01
+RATE = 0.5
+"""Of Adam, for all coefficients together: relative to the error there is, since that is what they can mend, and
+shared by so many of them that a first step cannot undo the fit."""
+TOLD_RATE = 0.005
 """The same for timesteps, in gaps to the nearer of its neighbours."""
 DAMPING = 1e-6
 """Of directions in which features hardly differ, relative to each feature's own square sum."""
@@ -68,8 +70,9 @@ def polish(
             chain = Chain(run_chain(fitted_on, now, rows), rows)
             return judge(fitted_on, held_out, now, chain)
 
+    rate = RATE * start.error / math.sqrt(sum(len(row) for row in rows))
     return descend(
-        {**dict.fromkeys(moves, RATE * start.error), told: TOLD_RATE},
+        {**dict.fromkeys(moves, rate), told: TOLD_RATE},
         lambda runs: run_chain(runs, calls(), moved()),
         judged,
         fitted_on,
