@@ -66,8 +66,8 @@ def polish(
 
     def judged() -> Placed:
         with torch.no_grad():
-            now, rows = calls(), tuple(moved())
-            chain = Chain(run_chain(fitted_on, now, rows), rows)
+            now, found = calls(), tuple(moved())
+            chain = Chain(run_chain(fitted_on, now, found), found)
             return judge(fitted_on, held_out, now, chain)
 
     rate = RATE * start.error / math.sqrt(sum(len(row) for row in rows))
@@ -95,9 +95,5 @@ def _directions(runs: Trajectories, start: Placed) -> list[Tensor]:
         return row
 
     with torch.no_grad():
-        walk(
-            runs,
-            Calls.at([torch.tensor(p, device=runs.noise.device) for p in start.positions]),
-            row_of,
-        )
+        walk(runs, Calls.placed(start.positions, runs), row_of)
     return found

@@ -53,6 +53,11 @@ class Calls:
         """Calls that all predict."""
         return Calls(tuple(positions), (True,) * len(positions))
 
+    @staticmethod
+    def placed(positions: Sequence[float], runs: Trajectories) -> Calls:
+        """The same at plain numbers, on the device of `runs`."""
+        return Calls.at([torch.tensor(p, device=runs.noise.device) for p in positions])
+
 
 def fit_chain(
     runs: Trajectories,
