@@ -183,24 +183,28 @@ def _search(
     compared = [assess(few, held_out, start) for start in starts]
     best = min(compared, key=lambda placed: placed.error)
     best = assess(fitted_on, held_out, best.positions)
-    done = 0
-    for stage, iterations in (
-        (refine, effort.placing),
-        (polish, effort.iterations - effort.placing),
-    ):
+    batch = max(CHUNK, effort.work // count)
 
-        def tell(iteration: int, error: float, before: int = done) -> None:
-            if run is not None:
-                run.log(count, before + iteration, error)
-            report(
-                f"{count} calls: iteration {before + iteration} of {effort.iterations}, error {error:.4f}",
-                (before + iteration) / effort.iterations,
-            )
+    def tell(iteration: int, error: float) -> None:
+        if run is not None:
+            run.log(count, iteration, error)
+        report(
+            f"{count} calls: iteration {iteration} of {effort.iterations}, error {error:.4f}",
+            iteration / effort.iterations,
+        )
 
-        schedule = Schedule(iterations, effort.every, max(CHUNK, effort.work // count), seed)
-        best = stage(fitted_on, held_out, best, schedule, progress=tell)
-        done += iterations
-    return best
+    placing, polishing = (
+        Schedule(iterations, effort.every, batch, seed)
+        for iterations in (effort.placing, effort.iterations - effort.placing)
+    )
+    best = refine(fitted_on, held_out, best, placing, progress=tell)
+    return polish(
+        fitted_on,
+        held_out,
+        best,
+        polishing,
+        progress=lambda iteration, error: tell(effort.placing + iteration, error),
+    )
 
 
 def _subnet(full: SubNet, runs: Trajectories, placed: Placed) -> SubNet:
