@@ -15,6 +15,7 @@ from search.fitting.polish import polish
 from search.fitting.records import RunFolder
 from search.fitting.refine import assess, refine
 from search.fitting.rows import table_of
+from search.fitting.scheduled import scheduled
 from search.fitting.trajectories import CHUNK, sample_both
 from search.sampler import FittedSampler
 
@@ -130,7 +131,8 @@ def place_calls(
         )
         starts = _starts(fitted_on, missing, report)
         for count in missing:
-            placed = _search(fitted_on, held_out, starts[count], effort, seed, run, report)
+            plain = scheduled(pipeline, full, fitted_on, held_out, count)
+            placed = _search(fitted_on, held_out, starts[count], plain, effort, seed, run, report)
             made[count] = _subnet(full, fitted_on, placed)
             if run is not None:
                 run.save(count, made[count])
@@ -171,12 +173,13 @@ def _search(
     fitted_on: Trajectories,
     held_out: Trajectories,
     starts: Sequence[Sequence[float]],
+    plain: Placed | None,
     effort: Effort,
     seed: int,
     run: RunFolder | None,
     report: Callable[..., None],
 ) -> Placed:
-    """Judge the starts and refine the best."""
+    """Judge the starts, refine the best, and polish it or the scheduler's own steps."""
     count = len(starts[0])
     report(f"{count} calls: {len(starts)} starts")
     few = fitted_on.some(COMPARED)
@@ -198,6 +201,8 @@ def _search(
         for iterations in (effort.placing, effort.iterations - effort.placing)
     )
     best = refine(fitted_on, held_out, best, placing, progress=tell)
+    if plain is not None and plain.error < best.error:
+        best = plain
     return polish(
         fitted_on,
         held_out,

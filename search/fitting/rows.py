@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from search.fitting.trajectories import Trajectories
 
 HISTORY = 3
-"""How many noise predictions a row reads; more do not help (see docs/recipe.md)."""
+"""How many noise predictions a fitted row reads; more do not help (see docs/recipe.md)."""
 RIDGE = 1e-9
 """Relative to each feature's own square sum."""
 
@@ -100,14 +101,15 @@ def walk(runs: Trajectories, calls: Calls, row_of: Callable[[int, list[Tensor]],
     Args:
         runs: their noise and prompts.
         calls: to make.
-        row_of: the number of a call and its features, the input and the newest predictions -> the row.
+        row_of: the number of a call and its features, the input and all predictions, newest first ->
+            the row, of the first of these.
     """
     sample, predictions = runs.first * runs.noise, list[Tensor]()
     for number, position in enumerate(calls.positions):
         timestep = runs.timestep_at(position)
         made = runs.predictor(sample, timestep)
         if calls.predicts[number]:
-            predictions = [made, *predictions[: HISTORY - 1]]
+            predictions = [made, *predictions]
         features = [sample, *predictions]
         sample = combine(row_of(number, features), features)
     return sample
@@ -164,3 +166,16 @@ def table_of(
         for column, weight in zip(columns, weights[1:], strict=False):
             current[column] += weight
     return SamplerTable(inputs, current)
+
+
+def rows_of(table: SamplerTable) -> tuple[Tensor, ...]:
+    """What `table_of` made `table` of, where every step makes a prediction; the rows read all of them.
+
+    The noise is what an input has besides predictions, so the next input holds it through that one.
+    """
+    rows = []
+    for call, (now, then) in enumerate(itertools.pairwise([*table.inputs, table.final])):
+        kept = then[0] / now[0]
+        left = then - kept * now
+        rows.append(torch.tensor([kept, *left[1 : call + 2][::-1]], dtype=torch.float32))
+    return tuple(rows)

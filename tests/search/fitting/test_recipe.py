@@ -18,6 +18,7 @@ from search.errors import SearchError
 from search.fitting import recipe
 from search.fitting.placed import Placed
 from search.fitting.recipe import Effort, place_calls
+from search.fitting.scheduled import scheduled
 from search.fitting.trajectories import CHUNK
 from search.methods import full
 from search.model.pipeline import Pipeline, open_pipeline
@@ -119,6 +120,25 @@ def test_few_calls_see_more_pictures(
     effort = replace(EFFORT, work=60)
     place_calls(opened, whole, (1.0, 0.5, 0.2), PROMPTS, effort=effort)
     assert seen == {10: CHUNK, 5: 12, 2: 30}
+
+
+@pytest.mark.parametrize("error", [0.0, 1e6])
+def test_the_schedulers_own_steps_are_polished_where_they_are_better(
+    opened: Pipeline, whole: SubNet, monkeypatch: pytest.MonkeyPatch, error: float
+) -> None:
+    began = []
+
+    def plain(*args: Any) -> Placed:
+        return replace(scheduled(*args), error=error)
+
+    def stage(*args: Any, **_: Any) -> Placed:
+        began.append(args[2].error)
+        return args[2]
+
+    monkeypatch.setattr(recipe, "scheduled", plain)
+    monkeypatch.setattr(recipe, "polish", stage)
+    place_calls(opened, whole, (0.5,), PROMPTS, effort=EFFORT)
+    assert (began == [error]) is (error == 0)
 
 
 def test_even_calls_are_those_of_a_scheduler_with_fewer_steps() -> None:

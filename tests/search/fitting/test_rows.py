@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from search.fitting.rows import Calls, fit_chain, least_squares, run_chain, table_of
+from search.fitting.rows import Calls, fit_chain, least_squares, rows_of, run_chain, table_of
 from search.model.scheduler import combine
 from tests.search.fitting.toy import linear_runs
 
@@ -69,3 +69,13 @@ def test_a_table_says_the_same_as_its_rows(predicts: tuple[bool, ...]) -> None:
             values[1 + step] = made
     assert torch.allclose(combine(table.final, values), chain.final, atol=1e-5)
     assert not np.any(table.inputs[[1, 4]])
+
+
+def test_rows_of_a_table_say_the_same_as_the_table() -> None:
+    runs = linear_runs()
+    calls = Calls.placed((0.0, 2.0, 3.5, 6.0, 7.0), runs)
+    chain = fit_chain(runs, calls)
+    table = table_of(chain.rows, runs.first, steps=range(5), predicts=(True,) * 5, total=5)
+    rows = rows_of(table)
+    assert [len(row) for row in rows] == [2, 3, 4, 5, 6]
+    assert torch.allclose(run_chain(runs, calls, rows), chain.final, atol=1e-5)

@@ -1,0 +1,55 @@
+"""The scheduler's own steps, as many as there are calls, for the gradient search to begin at."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from search.course import Course
+from search.errors import SearchError
+from search.fitting.placed import judge
+from search.fitting.rows import Calls, Chain, rows_of, run_chain
+
+if TYPE_CHECKING:
+    from search.fitting.placed import Placed
+    from search.fitting.trajectories import Trajectories
+    from search.model.pipeline import Pipeline
+    from search.subnet import SubNet
+
+
+def scheduled(
+    pipeline: Pipeline,
+    full: SubNet,
+    fitted_on: Trajectories,
+    held_out: Trajectories,
+    count: int,
+) -> Placed | None:
+    """What the scheduler of `full` makes of `count` steps; None where it makes no such calls.
+
+    Where calls are few, least squares row by row is far from what their rows do together, and a solver
+    of higher order, whose rows read all predictions, is the better beginning.
+
+    Args:
+        pipeline: with that scheduler.
+        full: the sampler that is to be reached.
+        fitted_on: its runs.
+        held_out: others of its runs.
+        count: calls.
+    """
+    course, size = Course(count), pipeline.size(full.binding.noise_shape)
+    if full.binding.course != Course(full.binding.inference_steps):
+        return None
+    try:
+        table, timesteps = pipeline.sampler(course, size), pipeline.timesteps(course, size)
+    except SearchError:
+        return None
+    if len(set(timesteps)) < len(timesteps) or len(timesteps) != count:
+        return None
+    calls = Calls.placed([fitted_on.position_of(each) for each in timesteps], fitted_on)
+    rows = tuple(row.to(fitted_on.noise) for row in rows_of(table))
+    with torch.no_grad():
+        chain = Chain(run_chain(fitted_on, calls, rows), rows)
+        placed = judge(fitted_on, held_out, calls, chain)
+    return placed if math.isfinite(placed.error) else None
