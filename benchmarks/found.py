@@ -1,15 +1,18 @@
 """Every SubNet that searches found, through the whole path: `python -m benchmarks.found PIPELINE SUBNET...`.
 
-Each is exported and verified on every engine.
+Each is exported and verified on every engine that is asked for.
 """
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import click
 
+from benchmarks.frontier import GUIDANCE
 from benchmarks.parity_matrix import verified
 from benchmarks.record import write
 from engines.parity import K
@@ -19,19 +22,26 @@ from tests.pipelines import SHIPPED
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", type=click.Choice(list(GUIDANCE)))
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--engine", "engines", multiple=True, default=("onnxruntime", "openvino"))
 def main(name: str, files: tuple[Path, ...], engines: tuple[str, ...]) -> None:
     """Verify SubNets of the shipped pipeline NAME and write results/found-NAME.json."""
-    rows = {}
+    rows: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for file in files:
+        for number, file in enumerate(files):
             subnet = SubNet.load(file)
-            made = verified(SHIPPED / name, subnet, Path(folder) / file.stem, engines)
-            rows[file.stem] = {"method": subnet.method, "keep": keep_of(subnet), **made}
-            click.echo(f"{file.stem}: {rows[file.stem]}")
+            made = verified(SHIPPED / name, subnet, Path(folder) / str(number), engines)
+            rows[str(file)] = {
+                "method": subnet.method,
+                "scheduler": subnet.binding.scheduler,
+                "steps": subnet.binding.inference_steps,
+                "keep": keep_of(subnet),
+                **made,
+            }
+            click.echo(f"{file}: {rows[str(file)]}")
     click.echo(write(f"found-{name}", {"k": K, "subnets": rows}))
+    sys.exit(not all(row["passed"] for row in rows.values()))
 
 
 if __name__ == "__main__":

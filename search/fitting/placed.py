@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ class Placed:
         positions: of the calls.
         chain: their rows, and what these make of the pictures that they are fitted on.
         error: `overall` relative L2 of the final latents of all pictures: rows are a few numbers, so
-            those that they were fitted on count too.
+            those that they were fitted on count too; infinite where one of them is not finite.
     """
 
     positions: tuple[float, ...]
@@ -34,8 +35,10 @@ class Placed:
 def judge(fitted_on: Trajectories, held_out: Trajectories, calls: Calls, chain: Chain) -> Placed:
     """`chain`, made of `fitted_on`, judged on these pictures and others."""
     others = held_out.error(run_chain(held_out, calls, chain.rows))
-    error = overall(torch.cat([fitted_on.error(chain.final), others]))
-    return Placed(tuple(map(float, calls.positions)), chain, float(error))
+    error = float(overall(torch.cat([fitted_on.error(chain.final), others])))
+    return Placed(
+        tuple(map(float, calls.positions)), chain, error if math.isfinite(error) else math.inf
+    )
 
 
 def robust_weights(errors: Tensor) -> Tensor:

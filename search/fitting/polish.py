@@ -52,7 +52,7 @@ def polish(
     places = torch.tensor(start.positions, device=fitted_on.noise.device)
     gaps = places.diff(append=places.new_tensor([float(fitted_on.last)])).clamp_min(0.05)
     room = torch.minimum(gaps, gaps.roll(1))
-    room[0] = 0  # The first call stays where the noise is.
+    room[0] = torch.minimum(gaps[0], places[0])  # It stays where the noise is, if it is there.
     rows = start.chain.rows
     bases = _directions(next(fitted_on.batches(schedule.batch, schedule.seed)), start)
     moves = [torch.zeros_like(row, requires_grad=True) for row in rows]
@@ -90,10 +90,10 @@ def _directions(runs: Trajectories, start: Placed) -> list[Tensor]:
         row = start.chain.rows[number]
         matrix = torch.stack([f.flatten() for f in features], dim=-1).double()[:, : len(row)]
         gram = matrix.T @ matrix / matrix[:, 0].square().sum()
-        gram = gram + DAMPING * torch.diag(torch.diag(gram))
+        gram = gram + DAMPING * torch.diag(torch.diag(gram).clamp_min(DAMPING))
         found.append(torch.linalg.inv(torch.linalg.cholesky(gram)).T.to(row.dtype))
         return row
 
     with torch.no_grad():
-        walk(runs, Calls.placed(start.positions, runs), row_of)
+        walk(runs, Calls.at_numbers(start.positions, runs), row_of)
     return found

@@ -1,4 +1,4 @@
-"""Our recipe: few calls, placed through the fit. See docs/recipe.md for what was tried."""
+"""Our recipe: few calls, placed through the fit, then polished. See docs/recipe.md for what was tried."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from search.model.pipeline import Pipeline
     from search.subnet import SubNet
 
+RECIPE = 2
+"""To be raised when the same effort finds something else, so that a search is not gone on with by another recipe."""
 SPACINGS = (1.0, 0.8)
 """Exponents of plain spacings to begin at: even, and denser at the end."""
 PROBED = 8
@@ -105,7 +107,12 @@ def place_calls(
         SearchError: a keep pays for no call.
     """
     counts = [_calls(keep, full.full_calls) for keep in keeps]
-    effort_of = {**vars(effort), "reference_steps": reference_steps, "seed": seed}
+    effort_of = {
+        "recipe": RECIPE,
+        **vars(effort),
+        "reference_steps": reference_steps,
+        "seed": seed,
+    }
     run = None
     if folder is not None:
         bound = {
@@ -131,7 +138,7 @@ def place_calls(
         )
         starts = _starts(fitted_on, missing, report)
         for count in missing:
-            plain = scheduled(pipeline, full, fitted_on, held_out, count)
+            plain = scheduled(pipeline, full, fitted_on=fitted_on, held_out=held_out, count=count)
             placed = _search(fitted_on, held_out, starts[count], plain, effort, seed, run, report)
             made[count] = _subnet(full, fitted_on, placed)
             if run is not None:
@@ -184,9 +191,8 @@ def _search(
     report(f"{count} calls: {len(starts)} starts")
     few = fitted_on.some(COMPARED)
     compared = [assess(few, held_out, start) for start in starts]
-    best = min(compared, key=lambda placed: placed.error)
-    best = assess(fitted_on, held_out, best.positions)
-    batch = max(CHUNK, effort.work // count)
+    best = assess(fitted_on, held_out, min(compared, key=_error).positions)
+    batch, placed = max(CHUNK, effort.work // count), effort.placing if count > 1 else 0
 
     def tell(iteration: int, error: float) -> None:
         if run is not None:
@@ -198,18 +204,20 @@ def _search(
 
     placing, polishing = (
         Schedule(iterations, effort.every, batch, seed)
-        for iterations in (effort.placing, effort.iterations - effort.placing)
+        for iterations in (placed, effort.iterations - placed)
     )
     best = refine(fitted_on, held_out, best, placing, progress=tell)
-    if plain is not None and plain.error < best.error:
-        best = plain
     return polish(
         fitted_on,
         held_out,
-        best,
+        best if plain is None else min(best, plain, key=_error),
         polishing,
-        progress=lambda iteration, error: tell(effort.placing + iteration, error),
+        progress=lambda iteration, error: tell(placed + iteration, error),
     )
+
+
+def _error(placed: Placed) -> float:
+    return placed.error
 
 
 def _subnet(full: SubNet, runs: Trajectories, placed: Placed) -> SubNet:

@@ -26,7 +26,7 @@ class RunFolder:
     Attributes:
         path: of the directory.
         identity: what the search is of, as JSON values; SubNets of another are refused.
-        errors: per number of calls, the error of each iteration so far, as the search counts it (`refine.overall`).
+        errors: per number of calls, the error of each iteration so far, as the search counts it (`placed.overall`).
     """
 
     path: Path

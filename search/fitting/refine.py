@@ -24,7 +24,7 @@ RATE = 0.05
 
 def assess(fitted_on: Trajectories, held_out: Trajectories, positions: Sequence[float]) -> Placed:
     """Fit rows at `positions` on some runs, twice for robust weights, and judge them on all."""
-    calls = Calls.placed(positions, fitted_on)
+    calls = Calls.at_numbers(positions, fitted_on)
     with torch.no_grad():
         first = fit_chain(fitted_on, calls)
         weights = robust_weights(fitted_on.error(first.final))

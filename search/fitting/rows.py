@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from search.fitting.trajectories import Trajectories
 
 HISTORY = 3
-"""How many noise predictions a fitted row reads; more do not help (see docs/recipe.md)."""
+"""How many noise predictions a least-squares row reads; more do not help (see docs/recipe.md)."""
 RIDGE = 1e-9
 """Relative to each feature's own square sum."""
 
@@ -42,7 +42,7 @@ class Calls:
     """Which calls a sampler makes.
 
     Attributes:
-        positions: of each, in the full sampler's timesteps, `[]`; the first is 0.
+        positions: of each, in the full sampler's timesteps, `[]`; the first is mostly 0.
         predicts: whether each makes a new noise prediction, or only fills caches.
     """
 
@@ -55,7 +55,7 @@ class Calls:
         return Calls(tuple(positions), (True,) * len(positions))
 
     @staticmethod
-    def placed(positions: Sequence[float], runs: Trajectories) -> Calls:
+    def at_numbers(positions: Sequence[float], runs: Trajectories) -> Calls:
         """The same at plain numbers, on the device of `runs`."""
         return Calls.at([torch.tensor(p, device=runs.noise.device) for p in positions])
 

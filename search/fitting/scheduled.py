@@ -19,9 +19,14 @@ if TYPE_CHECKING:
     from search.subnet import SubNet
 
 
+ALIKE = 1e-3
+"""How much the scale of the first input may differ, which our calls share with the full sampler."""
+
+
 def scheduled(
     pipeline: Pipeline,
     full: SubNet,
+    *,
     fitted_on: Trajectories,
     held_out: Trajectories,
     count: int,
@@ -45,11 +50,12 @@ def scheduled(
         table, timesteps = pipeline.sampler(course, size), pipeline.timesteps(course, size)
     except SearchError:
         return None
-    if len(set(timesteps)) < len(timesteps) or len(timesteps) != count:
+    positions = [fitted_on.position_of(each) for each in timesteps]
+    begins_alike = math.isclose(table.inputs[0, 0], fitted_on.first, rel_tol=ALIKE)
+    if len(timesteps) != count or len(set(positions)) < count or not begins_alike:
         return None
-    calls = Calls.placed([fitted_on.position_of(each) for each in timesteps], fitted_on)
+    calls = Calls.at_numbers(positions, fitted_on)
     rows = tuple(row.to(fitted_on.noise) for row in rows_of(table))
     with torch.no_grad():
         chain = Chain(run_chain(fitted_on, calls, rows), rows)
-        placed = judge(fitted_on, held_out, calls, chain)
-    return placed if math.isfinite(placed.error) else None
+        return judge(fitted_on, held_out, calls, chain)

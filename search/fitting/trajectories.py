@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from search.model.pipeline import Pipeline
     from search.subnet import SubNet
 
+BISECTIONS = 30
+"""To find a position between two timesteps."""
 CHUNK = 12
 """Pictures per call of the denoiser: fewer leave two cores too little to share, more take more memory
 where gradients are wanted."""
@@ -65,9 +68,15 @@ class Trajectories:
         return _interpolate(position, self.timesteps)
 
     def position_of(self, timestep: float) -> float:
-        """The position of a timestep, clipped to those there are."""
+        """The position at which `timestep_at` gives a timestep, clipped to those there are."""
         known = self.timesteps.double().numpy(force=True)
-        return float(np.interp(-timestep, -known, np.arange(len(known))))
+        near = float(np.interp(-timestep, -known, np.arange(len(known))))
+        low, high = float(math.floor(near)), float(math.ceil(near))
+        for _ in range(BISECTIONS if low < high else 0):
+            near = (low + high) / 2
+            is_noisier = float(self.timestep_at(torch.tensor(near, dtype=torch.float64))) > timestep
+            low, high = (near, high) if is_noisier else (low, near)
+        return near
 
     def first_pictures(self, count: int) -> Trajectories:
         """The same for the first `count` pictures only, called at once, as gated blocks need it."""

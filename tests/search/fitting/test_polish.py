@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -35,21 +37,40 @@ def test_it_mends_rows_that_were_spoiled() -> None:
 
 def test_the_first_call_stays_and_none_leaves_the_trajectory() -> None:
     runs = linear_runs()
-    found = polish(runs, runs, assess(runs, runs, [0, 3, 7]), SCHEDULE)
+    start = assess(runs, runs, [0, 1])
+    found = polish(runs, runs, start, SCHEDULE)
     assert found.positions[0] == 0
-    assert all(0 <= position <= runs.last for position in found.positions)
+    assert found.positions[1] != 1
+    assert found.positions[1] <= runs.last
+
+
+def test_a_first_call_that_is_told_another_timestep_may_move() -> None:
+    runs = linear_runs()
+    start = assess(runs, runs, [0, 1])
+    begun_later = replace(start, positions=(0.8, 2.0), error=1.0)
+    found = polish(runs, runs, begun_later, SCHEDULE)
+    assert found.positions[0] not in (0, 0.8)
+    assert 0 <= found.positions[0] < found.positions[1]
+
+
+def test_a_prediction_of_nothing_is_no_direction() -> None:
+    runs = linear_runs()
+    silent: Any = lambda sample, _timestep: torch.zeros_like(sample)
+    nothing = replace(runs, predictor=silent)
+    start = assess(runs, runs, [0, 3])
+    assert polish(nothing, nothing, start, SCHEDULE).error < math.inf
 
 
 def test_a_single_call_has_a_row_to_polish() -> None:
     runs = linear_runs()
     start = assess(runs, runs, [0])
-    assert polish(runs, runs, start, SCHEDULE).error <= start.error
+    assert polish(runs, runs, start, SCHEDULE).error < start.error
 
 
 def test_what_is_exact_stays_as_it_is() -> None:
     runs = linear_runs(steps=3)
     start = assess(runs, runs, [0, 1, 2])
-    assert polish(runs, runs, start, SCHEDULE).error <= start.error
+    assert polish(runs, runs, start, SCHEDULE) is start
 
 
 def _error(placed: Placed, seed: int = 0) -> float:

@@ -128,8 +128,8 @@ def test_the_schedulers_own_steps_are_polished_where_they_are_better(
 ) -> None:
     began = []
 
-    def plain(*args: Any) -> Placed:
-        return replace(scheduled(*args), error=error)
+    def plain(*args: Any, **runs: Any) -> Placed:
+        return replace(scheduled(*args, **runs), error=error)
 
     def stage(*args: Any, **_: Any) -> Placed:
         began.append(args[2].error)
@@ -153,6 +153,16 @@ def test_spaced_calls_rise_and_stay_within_the_trajectory(count: int) -> None:
     assert places[0] == 0
     assert places[-1] <= 7
     assert all(a < b for a, b in itertools.pairwise(places))
+
+
+def test_a_single_call_has_nothing_to_place(
+    opened: Pipeline, whole: SubNet, tmp_path: Path
+) -> None:
+    place_calls(
+        opened, whole, (0.1,), PROMPTS, effort=replace(EFFORT, iterations=4), folder=tmp_path
+    )
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["iteration"] for line in lines] == [1, 2, 3, 4]
 
 
 def test_less_than_a_call_is_refused(opened: Pipeline, whole: SubNet) -> None:

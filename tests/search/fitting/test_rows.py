@@ -73,7 +73,7 @@ def test_a_table_says_the_same_as_its_rows(predicts: tuple[bool, ...]) -> None:
 
 def test_rows_of_a_table_say_the_same_as_the_table() -> None:
     runs = linear_runs()
-    calls = Calls.placed((0.0, 2.0, 3.5, 6.0, 7.0), runs)
+    calls = Calls.at_numbers((0.0, 2.0, 3.5, 6.0, 7.0), runs)
     chain = fit_chain(runs, calls)
     table = table_of(chain.rows, runs.first, steps=range(5), predicts=(True,) * 5, total=5)
     rows = rows_of(table)

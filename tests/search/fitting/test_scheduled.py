@@ -10,6 +10,7 @@ import pytest
 from diffusers import DPMSolverMultistepScheduler, HeunDiscreteScheduler
 
 from search.course import Course
+from search.fitting.placed import Placed
 from search.fitting.scheduled import scheduled
 from search.fitting.trajectories import Trajectories, sample_trajectories
 from search.methods import full
@@ -18,6 +19,7 @@ from search.options import Options
 from search.subnet import SubNet
 
 PROMPTS = ("a red cross", "a blue circle")
+EXACT = 1e-5
 
 
 @pytest.fixture
@@ -39,13 +41,22 @@ def runs_of(opened: Pipeline, whole: SubNet, steps: int) -> Trajectories:
     )
 
 
-def test_it_is_what_the_scheduler_does_with_fewer_steps(opened: Pipeline) -> None:
+def begun(opened: Pipeline, whole: SubNet, runs: Trajectories, count: int) -> Placed | None:
+    return scheduled(opened, whole, fitted_on=runs, held_out=runs, count=count)
+
+
+@pytest.mark.parametrize("options", [{}, {"use_karras_sigmas": True}])
+def test_it_is_what_the_scheduler_does_with_fewer_steps(
+    opened: Pipeline, options: dict[str, bool]
+) -> None:
+    pipe = opened.pipe
+    pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, **options)
     whole = full(opened, Options(steps=8, guidance=4))
     runs, fewer = runs_of(opened, whole, 8), runs_of(opened, whole, 5)
-    placed = scheduled(opened, whole, runs, runs, 5)
+    placed = begun(opened, whole, runs, 5)
     assert placed is not None
-    assert replace(runs, final=fewer.final).error(placed.chain.final).max() < 1e-5
-    assert placed.error > 100 * 1e-5
+    assert replace(runs, final=fewer.final).error(placed.chain.final).max() < EXACT
+    assert placed.error > 100 * EXACT
     found = [float(runs.timestep_at(p)) for p in map(runs.noise.new_tensor, placed.positions)]
     assert found == pytest.approx(fewer.timesteps.tolist(), abs=1e-2)
 
@@ -54,8 +65,19 @@ def test_a_grid_of_ones_own_has_no_fewer_steps(opened: Pipeline) -> None:
     whole = full(opened, Options(steps=4, guidance=4))
     runs = runs_of(opened, whole, 4)
     grid = replace(whole.binding, course=Course(4, custom_timesteps=(900.0, 600.0, 300.0, 100.0)))
-    assert scheduled(opened, whole, runs, runs, 3) is not None
-    assert scheduled(opened, replace(whole, binding=grid), runs, runs, 3) is None
+    assert begun(opened, whole, runs, 3) is not None
+    assert begun(opened, replace(whole, binding=grid), runs, 3) is None
+
+
+def test_another_scale_of_the_first_input_is_none(opened: Pipeline) -> None:
+    whole = full(opened, Options(steps=4, guidance=4))
+    runs = runs_of(opened, whole, 4)
+    assert begun(opened, whole, replace(runs, first=0.5), 3) is None
+
+
+def test_calls_that_fall_together_are_none(opened: Pipeline) -> None:
+    whole = full(opened, Options(steps=8, guidance=4))
+    assert begun(opened, whole, runs_of(opened, whole, 2), 8) is None
 
 
 def test_a_sampler_that_calls_twice_a_step_is_none(opened: Pipeline) -> None:
@@ -63,4 +85,4 @@ def test_a_sampler_that_calls_twice_a_step_is_none(opened: Pipeline) -> None:
     runs = runs_of(opened, whole, 4)
     pipe = opened.pipe
     pipe.scheduler = HeunDiscreteScheduler.from_config(pipe.scheduler.config)
-    assert scheduled(opened, whole, runs, runs, 3) is None
+    assert begun(opened, whole, runs, 3) is None

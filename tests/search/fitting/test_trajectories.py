@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,13 @@ def test_between_the_steps_it_is_smooth() -> None:
     between = runs.latents_at(torch.tensor(3.5))
     ends = (runs.latents[3] - runs.latents[4]).norm()
     assert (between - (runs.latents[3] + runs.latents[4]) / 2).norm() < 0.05 * ends
+
+
+def test_a_position_is_where_its_timestep_is_on_an_uneven_grid_too() -> None:
+    uneven = replace(linear_runs(5), timesteps=torch.tensor([999.0, 790.0, 430.0, 60.0, 0.0]))
+    for wanted in (990.0, 600.0, 425.0, 59.0, 5.0):
+        found = uneven.timestep_at(torch.tensor(uneven.position_of(wanted)))
+        assert found.item() == pytest.approx(wanted, abs=0.01)
 
 
 def test_timesteps_outside_are_the_nearest_inside() -> None:
