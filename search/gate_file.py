@@ -66,8 +66,8 @@ def read_gates(path: Path) -> tuple[Mapping[Gate, bool], ...]:
         raise SearchError(msg) from error
     except Exception as error:  # what a damaged pickle raises has no common class
         msg = (
-            f"{str(path)!r} is no complete pickle ({type(error).__name__}); give a gate file as "
-            "DiP-GO publishes them, or download it again"
+            f"{str(path)!r} is no complete plain pickle ({type(error).__name__}); give a gate file as "
+            "DiP-GO publishes them (torch.save writes another format), or download it again"
         )
         raise SearchError(msg) from error
 

@@ -102,6 +102,12 @@ def needs_fit(method: str, options: Options) -> bool:
             )
             raise SearchError(msg)
         return False
+    if method == "dip-go" and options.pictures is not None:
+        msg = "--pictures is for the default recipe of dip-go; leave it out with --recipe paper"
+        raise SearchError(msg)
+    if options.reference_steps is not None and not options.fit_sampler:
+        msg = "--reference-steps is what a sampler is fitted to; give --fit-sampler too, or leave it out"
+        raise SearchError(msg)
     return bool(options.fit_sampler)
 
 

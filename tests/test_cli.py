@@ -333,6 +333,15 @@ BAD = [
     ("search {sd} -o {out} --method dip-go --keep 0.3,0.3", "--keep is '0.3,0.3'; give fractions"),
     ("search {sd} -o {out} --method dip-go --pictures 0", "--pictures is 0; give 2 or more"),
     ("search {sd} -o {out} --method dip-go --iterations 0", "--iterations is 0; give 1 or more"),
+    ("search {sd} -o {out} --method dip-go --resume", "is in --run; give --run too"),
+    (
+        "search {sd} -o {out} --method dip-go --recipe paper --pictures 4",
+        "--pictures is for the default recipe of dip-go",
+    ),
+    (
+        "search {sd} -o {out} --method dip-go --recipe paper --reference-steps 12",
+        "give --fit-sampler too",
+    ),
     (
         "search {sd} -o {out} --method dip-go --no-fit-sampler",
         "the default recipe places its calls",

@@ -85,11 +85,13 @@ def _entry(line: bytes, source: str) -> tuple[int, float]:
 
 def _plot(errors: Mapping[int, list[float]]) -> bytes:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot(
         xlabel="iteration", ylabel="relative L2 (square of the mean root)", yscale="log"
     )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for calls, values in sorted(errors.items()):
         axes.plot(range(1, len(values) + 1), values, label=f"{calls} calls")
     if errors:
