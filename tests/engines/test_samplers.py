@@ -168,7 +168,7 @@ def test_nothing_is_fitted_to_a_sampler_that_draws_noise(
     for method, options in (
         ("full", asked),
         ("dip-go", replace(asked, fit_sampler=None)),
-        ("dip-go", replace(asked, fit_sampler=None, recipe="paper")),
+        ("dip-go", replace(asked, fit_sampler=None, pictures=None, recipe="paper")),
     ):
         with pytest.raises(SearchError, match="the sampler draws 2 noises of its own, so there is"):
             search_keeps(opened, method, options, [1.0])
