@@ -56,13 +56,15 @@ def test_half_precision_bundles_run(
     assert 1e-5 < error < 5e-2
 
 
-def test_a_hint_of_lower_precision_shows(bundle: Bundle) -> None:
+def test_a_hint_of_lower_precision_shows_or_is_refused(bundle: Bundle) -> None:
     exact = latents(bundle, "onnxruntime")
     assert relative_l2(latents(bundle, "openvino"), exact) < FLOAT32
-    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        pytest.skip("this processor has no bfloat16")
-    hinted = latents(bundle, "openvino", precision="bfloat16")
-    assert relative_l2(hinted, exact) > FLOAT32
+    if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        hinted = latents(bundle, "openvino", precision="bfloat16")
+        assert relative_l2(hinted, exact) > FLOAT32
+    else:
+        with pytest.raises(EngineError, match="does not compute in bfloat16"):
+            latents(bundle, "openvino", precision="bfloat16")
 
 
 def test_a_precision_it_does_not_know_is_refused() -> None:
