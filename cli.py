@@ -321,7 +321,6 @@ def search(
     """Decide which blocks run at which step, and write that as a SubNet."""
     _quiet_libraries()
     from engines.base import make_engine
-    from search.errors import SearchError
     from search.methods import full, needs_weights, search_keeps
     from search.model.pipeline import open_pipeline, require_device
     from search.options import (
@@ -333,6 +332,7 @@ def search(
         require_cost,
         require_method,
         require_one_grid,
+        require_run,
         require_used,
     )
     from search.parallel import where_of
@@ -340,9 +340,7 @@ def search(
 
     require_method(method)
     require_used(method, _given())
-    if resume and folder is None:
-        msg = "--resume goes on from what is in --run; give --run too, the directory of the earlier search"
-        raise SearchError(msg)
+    require_run(folder, resume=resume)
     require_one_grid(_given())
     keeps = keeps_of(keep)
     chosen = Options(

@@ -57,6 +57,11 @@ class Course:
         return FROM_NOISE
 
     @property
+    def is_plain(self) -> bool:
+        """Whether it is the scheduler's own grid, from noise to the end, so that fewer steps are another such."""
+        return self == Course(self.inference_steps)
+
+    @property
     def is_whole(self) -> bool:
         """Whether it goes from noise to the end."""
         return not self.takes_latents and self.end_step is None

@@ -350,7 +350,7 @@ def skipping(subnet: SubNet, removed: Sequence[str]) -> SubNet:
 def fewer_steps(pipeline: Pipeline, whole: SubNet, keep: float) -> SubNet:
     """The pipeline's present sampler with as many full calls as `keep` of those of `whole` pay for."""
     course = whole.binding.course
-    if course != Course(course.inference_steps):
+    if not course.is_plain:
         msg = (
             "fewer-steps makes grids of its own, from noise to the end; leave the custom grid and the "
             "part of it out, or choose another method"

@@ -13,6 +13,7 @@ from search.subnet import Granularity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
 METHODS = (
     "full", "deepcache", "fewer-steps", "random", "dip-go", "laptop", "bk-sdm", "ssd-1b", "vega",
@@ -121,7 +122,7 @@ class Options:
         if not math.isfinite(self.guidance):
             msg = f"--guidance is {self.guidance}; give a number"
             raise SearchError(msg)
-        if self.reference_steps is not None and self.course != Course(self.steps):
+        if self.reference_steps is not None and not self.course.is_plain:
             msg = (
                 "--reference-steps is for another sampler from noise to the end; leave it out, or leave "
                 "out what asks for a custom grid or a part of it"
@@ -165,6 +166,13 @@ def require_used(method: str, given: Iterable[str]) -> None:
                 f"{', '.join(USED_BY[name])}; leave it out"
             )
             raise SearchError(msg)
+
+
+def require_run(folder: Path | None, *, resume: bool) -> None:
+    """Refuse to go on with a search that no directory was given of."""
+    if resume and folder is None:
+        msg = "--resume goes on from what is in --run; give --run too, the directory of the earlier search"
+        raise SearchError(msg)
 
 
 def require_one_grid(given: Iterable[str]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from search.fitting.placed import overall
+from search.fitting.placed import best_of, overall
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -78,5 +78,5 @@ def descend(
         cosine.step()
         progress(iteration, float(error.detach()))
         if iteration == schedule.iterations or iteration % schedule.every == 0:
-            best = min(best, judged(), key=lambda placed: placed.error)
+            best = best_of(best, judged())
     return best

@@ -41,6 +41,11 @@ def judge(fitted_on: Trajectories, held_out: Trajectories, calls: Calls, chain: 
     )
 
 
+def best_of(*placed: Placed) -> Placed:
+    """That of the least error, the first of equal ones."""
+    return min(placed, key=lambda each: each.error)
+
+
 def robust_weights(errors: Tensor) -> Tensor:
     """Weights `[S]` by which pictures that went astray do not spoil the fit for the others."""
     errors = errors.detach()

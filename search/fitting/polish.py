@@ -52,9 +52,7 @@ def polish(
     places = torch.tensor(start.positions, device=fitted_on.noise.device)
     gaps = places.diff(append=places.new_tensor([float(fitted_on.last)])).clamp_min(0.05)
     room = torch.minimum(gaps, gaps.roll(1))
-    room[0] = (
-        0  # The first call has only the noise, and is told what it was told; to move it gained nothing.
-    )
+    room[0] = 0  # To tell the first call something else gained nothing; see docs/recipe.md.
     rows = start.chain.rows
     bases = _directions(next(fitted_on.batches(schedule.batch, schedule.seed)), start)
     moves = [torch.zeros_like(row, requires_grad=True) for row in rows]

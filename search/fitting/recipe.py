@@ -10,6 +10,7 @@ import torch
 
 from search.errors import SearchError
 from search.fitting.descent import Schedule
+from search.fitting.placed import best_of
 from search.fitting.placement import growth_candidates, measure_growth, measure_misses, place
 from search.fitting.polish import polish
 from search.fitting.records import RunFolder
@@ -190,8 +191,8 @@ def _search(
     count = len(starts[0])
     report(f"{count} calls: {len(starts)} starts")
     few = fitted_on.some(COMPARED)
-    compared = [assess(few, held_out, start) for start in starts]
-    best = assess(fitted_on, held_out, min(compared, key=_error).positions)
+    compared = best_of(*(assess(few, held_out, start) for start in starts))
+    best = assess(fitted_on, held_out, compared.positions)
     batch, placed = max(CHUNK, effort.work // count), effort.placing if count > 1 else 0
 
     def tell(iteration: int, error: float) -> None:
@@ -210,14 +211,10 @@ def _search(
     return polish(
         fitted_on,
         held_out,
-        best if plain is None else min(best, plain, key=_error),
+        best if plain is None else best_of(best, plain),
         polishing,
         progress=lambda iteration, error: tell(placed + iteration, error),
     )
-
-
-def _error(placed: Placed) -> float:
-    return placed.error
 
 
 def _subnet(full: SubNet, runs: Trajectories, placed: Placed) -> SubNet:

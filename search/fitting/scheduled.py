@@ -43,9 +43,9 @@ def scheduled(
         held_out: others of its runs.
         count: calls.
     """
-    course, size = Course(count), pipeline.size(full.binding.noise_shape)
-    if full.binding.course != Course(full.binding.inference_steps):
+    if not full.binding.course.is_plain:
         return None
+    course, size = Course(count), pipeline.size(full.binding.noise_shape)
     try:
         table, timesteps = pipeline.sampler(course, size), pipeline.timesteps(course, size)
     except SearchError:
