@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from engines.base import Engine, EngineOptions
     from engines.build import Plan
     from engines.parity.many import Verified
-    from search.subnet import SubNet
+    from search.core.subnet import SubNet
 
 FAILED = 1
 BAD_INPUT = 2
@@ -51,8 +51,8 @@ def command(function: Command) -> Command:
     """Register a command; its errors become one sentence on stderr and exit code 2."""
     from engines.errors import EngineError, NotFiniteError
     from exporter.errors import ExportError
-    from search.errors import SearchError
-    from search.files import require_pipeline
+    from search.core.errors import SearchError
+    from search.core.files import require_pipeline
 
     @functools.wraps(function)
     def run(*, debug: bool, **options: Any) -> Any:
@@ -61,7 +61,7 @@ def command(function: Command) -> Command:
             if options.get("pipeline") is not None:
                 require_pipeline(options["pipeline"])
             if options.get("subnet") is not None:
-                from search.subnet import SubNet
+                from search.core.subnet import SubNet
 
                 SubNet.load(options["subnet"])
             return function(**options)
@@ -321,9 +321,7 @@ def search(
     """Decide which blocks run at which step, and write that as a SubNet."""
     _quiet_libraries()
     from engines.base import make_engine
-    from search.methods import full, needs_weights, search_keeps
-    from search.model.pipeline import open_pipeline, require_device
-    from search.options import (
+    from search.methods.options import (
         Options,
         cost_for,
         granularity_for,
@@ -335,8 +333,10 @@ def search(
         require_run,
         require_used,
     )
-    from search.parallel import where_of
-    from search.prompts import read_prompts
+    from search.methods.prompts import read_prompts
+    from search.methods.registry import full, needs_weights, search_keeps
+    from search.model.pipeline import open_pipeline, require_device
+    from search.runs.parallel import where_of
 
     require_method(method)
     require_used(method, _given())
@@ -430,7 +430,7 @@ def _price(
     """What a SubNet costs: MACs, parameters, or the time it takes on `engine`."""
     if engine is None:
         from search.laptop.layers import params_of
-        from search.schedules import keep_of
+        from search.methods.schedules import keep_of
 
         yield params_of if cost == "params" else keep_of
         return
@@ -485,14 +485,14 @@ def frontier(
 ) -> None:
     """Compare our search with the paper's and with simple baselines: quality against cost."""
     _quiet_libraries()
-    from search.files import require_free
+    from search.core.files import require_free
     from search.frontier.run import run_frontier
     from search.frontier.settings import Method, Settings, methods_of
     from search.frontier.table import full_judged, tables
     from search.frontier.write import write_frontier
+    from search.methods.options import keeps_of
+    from search.methods.prompts import read_prompts
     from search.model.pipeline import open_pipeline, require_device
-    from search.options import keeps_of
-    from search.prompts import read_prompts
 
     require_free(out)
     settings = Settings(
@@ -571,12 +571,12 @@ def distill(
 ) -> None:
     """Take the blocks that SUBNET skips out of a pipeline for good, and train what is left."""
     _quiet_libraries()
-    from search.laptop.distill import distill as run
-    from search.laptop.distill_data import read_folder
-    from search.laptop.distill_recipe import Recipe, loss_of
+    from search.core.subnet import SubNet
+    from search.distill.data import read_folder
+    from search.distill.distill import distill as run
+    from search.distill.recipe import Recipe, loss_of
+    from search.methods.options import granularity_of
     from search.model.pipeline import require_device
-    from search.options import granularity_of
-    from search.subnet import SubNet
 
     recipe = Recipe(loss=loss_of(loss), features=granularity_of(features), **options)
     require_device(device)
@@ -631,9 +631,9 @@ def import_command(
     """Read a table that another project published, and write it as a SubNet."""
     _quiet_libraries()
     from exporter.summary import one_line, summarise
-    from search.foreign import read_foreign
+    from search.foreign.importers import read_foreign
+    from search.methods.options import Options
     from search.model.pipeline import open_pipeline
-    from search.options import Options
 
     foreign = read_foreign(source, format_name, threshold)
     count = foreign.steps if steps is None else steps
@@ -663,8 +663,8 @@ def inspect(source: Path, image: Path | None, as_json: bool, **shape: int | None
     from exporter.bundle import Bundle
     from exporter.picture import draw_grid, grid_lines, save_figure
     from exporter.summary import call_times, one_line, summarise
-    from search.errors import SearchError
-    from search.subnet import SubNet
+    from search.core.errors import SearchError
+    from search.core.subnet import SubNet
 
     if source.is_dir():
         bundle = Bundle.open(source, **shape)
@@ -734,8 +734,8 @@ def export(
     _quiet_libraries()
     from exporter.export import export as run_export
     from exporter.summary import summarise
-    from search.options import sizes_of
-    from search.subnet import SubNet
+    from search.core.subnet import SubNet
+    from search.methods.options import sizes_of
 
     loaded = SubNet.load(subnet)
     wanted = sizes_of(sizes)
@@ -783,7 +783,7 @@ def build(
     from engines.base import make_engine
     from engines.build import build_bundle, load_all, plan_build
     from exporter.bundle import Bundle
-    from search.parallel import require_workers, where_of
+    from search.runs.parallel import require_workers, where_of
 
     where = where_of(parallel)
     require_workers(jobs)
@@ -881,8 +881,8 @@ def verify(
     """Compare bundles with the PyTorch reference; exit 0 only if parity holds for all."""
     _quiet_libraries()
     from engines.parity.many import Plan, verify_many
-    from search.options import names_of
-    from search.parallel import where_of
+    from search.methods.options import names_of
+    from search.runs.parallel import where_of
 
     plan = Plan(
         bundles=bundles,
@@ -971,7 +971,7 @@ def run(
     from engines.generate import Order, generate, open_for, prompts_for
     from engines.pictures import load_latents, require_png
     from engines.runner import Runner
-    from search.prompts import read_prompts
+    from search.methods.prompts import read_prompts
 
     require_png(out)
     opened = open_for(bundle, height=height, width=width, images=images)
@@ -1055,7 +1055,7 @@ def bench(
     from engines.bench.run import bench as run_bench
     from engines.bench.show import tables, write_bench
     from exporter.bundle import Bundle
-    from search.options import names_of
+    from search.methods.options import names_of
 
     settings = Settings(
         engines=names_of(engines), device=device, against=against_of(against), **options

@@ -16,17 +16,17 @@ from benchmarks.frontier import GUIDANCE, REAL
 from benchmarks.record import RESULTS, origin, write_as_it_is
 from examples.shapes.evaluate import HELD_OUT_SEED, HERE
 from examples.shapes.pictures import class_names, draw
-from search.blocks import outermost
-from search.judge import Judge, frechet_distance
-from search.laptop.distill import prune, save_pipeline, summarise, train
-from search.laptop.distill_data import Draws, encode_pictures
-from search.laptop.distill_recipe import Recipe, loss_of, skipped_blocks
-from search.laptop.distill_records import RunFolder
+from search.core.blocks import outermost
+from search.core.subnet import Granularity, SubNet
+from search.distill.data import Draws, encode_pictures
+from search.distill.distill import prune, save_pipeline, summarise, train
+from search.distill.recipe import Recipe, loss_of, skipped_blocks
+from search.distill.records import RunFolder
+from search.frontier.judge import Judge, frechet_distance
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.recording import with_parts
 from search.model.reference import sample
-from search.subnet import Granularity, SubNet
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

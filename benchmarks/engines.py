@@ -27,18 +27,18 @@ from engines.base import make_engine
 from engines.bench.records import Contender, Kind, Row
 from engines.bench.run import in_turn
 from exporter.bundle import Bundle, Shape
-from exporter.program import plan_program
-from search.methods import search
+from search.core.program import plan_program
+from search.core.subnet import Action
+from search.methods.options import Options, names_of
+from search.methods.registry import search
+from search.methods.schedules import keep_of, with_actions
 from search.model.pipeline import open_pipeline
-from search.options import Options, names_of
-from search.schedules import keep_of, with_actions
-from search.subnet import Action
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from search.core.subnet import SubNet
     from search.model.pipeline import Pipeline
-    from search.subnet import SubNet
 
 INTERVAL = 5
 KEEP = 0.3

@@ -24,12 +24,12 @@ from engines.parity import relative_l2
 from engines.runner import Runner
 from exporter import variant as carving
 from exporter.export import export
-from search.methods import search
+from search.core.subnet import Granularity, SubNet
+from search.methods.options import Options
+from search.methods.registry import search
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.reference import sample
-from search.options import Options
-from search.subnet import Granularity, SubNet
 from tests.hand_gating import gated_by_hand
 from tests.pipelines import RANDOM, SHIPPED
 

@@ -16,8 +16,8 @@ from benchmarks.frontier import GUIDANCE
 from benchmarks.parity_matrix import verified
 from benchmarks.record import write
 from engines.parity import K
-from search.schedules import keep_of
-from search.subnet import SubNet
+from search.core.subnet import SubNet
+from search.methods.schedules import keep_of
 from tests.pipelines import SHIPPED
 
 

@@ -16,14 +16,14 @@ from rich.console import Console
 from benchmarks.record import RESULTS, write
 from examples.shapes.evaluate import HELD_OUT_SEED, HERE
 from examples.shapes.pictures import draw
-from search.files import require_free, write_atomically
+from search.core.files import require_free, write_atomically
+from search.frontier.judge import Judge
 from search.frontier.run import run_frontier
 from search.frontier.settings import Method, Settings, methods_of
 from search.frontier.table import as_csv
 from search.frontier.write import write_frontier
-from search.judge import Judge
+from search.methods.options import keeps_of
 from search.model.pipeline import open_pipeline
-from search.options import keeps_of
 
 if TYPE_CHECKING:
     from search.frontier.points import Frontier

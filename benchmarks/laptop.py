@@ -13,8 +13,9 @@ from rich.console import Console
 
 from benchmarks.record import RESULTS, write
 from examples.shapes.evaluate import HERE
-from search.blocks import skipped
-from search.files import write_atomically
+from search.core.blocks import skipped
+from search.core.files import write_atomically
+from search.core.subnet import Granularity
 from search.laptop import by_hand
 from search.laptop.additivity import draw
 from search.laptop.layers import layers_of, params_of
@@ -22,16 +23,15 @@ from search.laptop.loss import OutputLoss
 from search.laptop.recipe import remove_layers
 from search.laptop.settings import Criterion, Settings
 from search.laptop.tuples import draw_tuples
-from search.methods import full
+from search.methods.options import Options
+from search.methods.prompts import default_prompts
+from search.methods.registry import full
 from search.model.pipeline import open_pipeline
-from search.options import Options
-from search.prompts import default_prompts
-from search.subnet import Granularity
 
 if TYPE_CHECKING:
+    from search.core.subnet import SubNet
     from search.laptop.recipe import Removal
     from search.model.pipeline import Pipeline
-    from search.subnet import SubNet
 
 GUIDANCE = {"shapes-sd": 4.0, "shapes-dit": 3.0}
 KEEPS = {"shapes-sd": (0.7, 0.5), "shapes-dit": (0.7025, 0.504, 0.7, 0.5)}

@@ -14,16 +14,16 @@ import torch
 
 from benchmarks.full_size import sd15
 from benchmarks.record import write
+from search.core.subnet import Granularity
 from search.laptop.layers import Layers, layers_of
 from search.laptop.probe import Measure
 from search.laptop.settings import Criterion, Settings
 from search.laptop.store import FULL, TUPLES, Store
 from search.laptop.tuples import Tuples
-from search.methods import full
+from search.methods.options import Options
+from search.methods.registry import full
 from search.model.pipeline import Pipeline, open_pipeline
-from search.options import Options
-from search.parallel import Where
-from search.subnet import Granularity
+from search.runs.parallel import Where
 
 
 @click.command()

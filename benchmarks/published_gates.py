@@ -26,12 +26,12 @@ from engines.parity import relative_l2
 from engines.runner import Runner
 from exporter.export import export
 from exporter.summary import summarise
-from search.foreign import subnet_from_gates
-from search.gate_file import read_gates
+from search.foreign.gate_file import read_gates
+from search.foreign.importers import subnet_from_gates
+from search.methods.options import Options
 from search.model.family import Request
 from search.model.pipeline import open_pipeline
 from search.model.reference import sample
-from search.options import Options
 from tests import gate_files
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from search.subnet import SubNet
+    from search.core.subnet import SubNet
 
 GUIDANCE, PROMPT = 7.5, "a small red circle left on a grey field"
 HELD_BLOCK, HELD_AT = "down_blocks.3", 7

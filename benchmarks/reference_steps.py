@@ -14,20 +14,20 @@ from rich.console import Console
 from benchmarks.frontier import GUIDANCE
 from benchmarks.record import write
 from examples.shapes.evaluate import HERE
-from search.course import Course
+from search.core.course import Course
+from search.core.subnet import Granularity
 from search.fitting.fit import final_latents
 from search.fitting.recipe import Effort, place_calls
 from search.fitting.trajectories import sample_trajectories
-from search.methods import full
+from search.methods.options import Options, keeps_of
+from search.methods.prompts import apart_prompts
+from search.methods.registry import full
 from search.model.pipeline import open_pipeline
-from search.options import Options, keeps_of
-from search.prompts import apart_prompts
-from search.subnet import Granularity
 
 if TYPE_CHECKING:
+    from search.core.subnet import SubNet
     from search.fitting.trajectories import Trajectories
     from search.model.pipeline import Pipeline
-    from search.subnet import SubNet
 
 HELD_OUT_SEED = 999_983
 

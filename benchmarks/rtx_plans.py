@@ -35,9 +35,9 @@ def plans(name: str, folder: Path) -> dict[str, Any]:
     from engines.build import build_bundle
     from engines.built import place_of, read_record
     from exporter.export import export
-    from search.methods import search
+    from search.methods.options import Options
+    from search.methods.registry import search
     from search.model.pipeline import open_pipeline
-    from search.options import Options
 
     path = find(name, folder)
     options = Options(steps=STEPS, keep=KEEP, guidance=3.0)

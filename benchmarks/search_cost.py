@@ -28,7 +28,7 @@ from pathlib import Path
 from search.model.family import Request
 from search.model.pipeline import open_pipeline
 from search.model.reference import sample
-from search.prompts import default_prompts
+from search.methods.prompts import default_prompts
 opened = open_pipeline(Path(sys.argv[1]))
 sample(opened, Request(tuple(default_prompts(opened)[:1]), 50, float(sys.argv[2])))
 """

@@ -20,10 +20,10 @@ from engines.onnxruntime import PROVIDERS, OnnxRuntime, OnnxRuntimeSession
 from engines.runner import Runner
 from exporter.export import export
 from exporter.summary import summarise
-from search.methods import search
+from search.methods.options import Options
+from search.methods.registry import search
 from search.model.family import Request
 from search.model.pipeline import open_pipeline
-from search.options import Options
 from tests.pipelines import SHIPPED
 
 if TYPE_CHECKING:

@@ -19,14 +19,14 @@ from benchmarks.frontier import GUIDANCE, REAL
 from benchmarks.record import write
 from examples.shapes.evaluate import HELD_OUT_SEED, HERE
 from examples.shapes.pictures import draw
-from search.judge import Judge, frechet_distance
-from search.liveness import unroll
-from search.methods import full, search_keeps
+from search.core.liveness import unroll
+from search.core.subnet import Action, Granularity, SubNet
+from search.frontier.judge import Judge, frechet_distance
+from search.methods.options import Options, keeps_of
+from search.methods.registry import full, search_keeps
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.reference import sample
-from search.options import Options, keeps_of
-from search.subnet import Action, Granularity, SubNet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

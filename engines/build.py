@@ -13,7 +13,7 @@ from engines.built import earlier_records, misfit, place_of, read_record, source
 from engines.leftovers import clean
 from engines.runner import Runner
 from exporter.bundle import WEIGHTS
-from search.parallel import Where, require_workers, run_jobs
+from search.runs.parallel import Where, require_workers, run_jobs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

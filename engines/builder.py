@@ -19,7 +19,7 @@ from engines.built import Record, Source
 from engines.errors import EngineError
 from engines.leftovers import mine
 from exporter.bundle import sha256
-from search.files import flush
+from search.core.files import flush
 
 if TYPE_CHECKING:
     from engines.base import Report

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from engines.errors import EngineError
 from exporter.bundle import WEIGHTS, sha256
-from search.files import write_atomically
+from search.core.files import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -19,11 +19,11 @@ from engines.runner import Runner
 from exporter.export import export
 from exporter.picture import draw_grid, save_figure
 from exporter.summary import summarise
-from search.files import require_free, write_atomically
-from search.judge import Judge
-from search.methods import search
+from search.core.files import require_free, write_atomically
+from search.frontier.judge import Judge
+from search.methods.options import Options
+from search.methods.registry import search
 from search.model.pipeline import open_pipeline
-from search.options import Options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

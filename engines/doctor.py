@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from engines.base import ENGINES, make_engine
 from engines.errors import EngineError
-from search.versions import version_of
+from search.core.versions import version_of
 
 
 @dataclass(frozen=True)

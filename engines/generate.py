@@ -12,7 +12,7 @@ from engines.errors import EngineError
 from engines.pictures import Generation, save_latents_to, save_picture
 from exporter.bundle import Bundle
 from exporter.errors import ExportError
-from search.versions import version_of
+from search.core.versions import version_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

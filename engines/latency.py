@@ -17,13 +17,13 @@ import numpy as np
 from engines.errors import EngineError
 from engines.machine import describe
 from exporter.carve import carve
-from exporter.program import Signature, plan_program
 from exporter.variant import trace_denoiser
 from exporter.weights import refer, write_weights
-from search.files import write_atomically
+from search.core.files import write_atomically
+from search.core.program import Signature, plan_program
+from search.core.subnet import Action
+from search.core.versions import installed, versions_of
 from search.model.pipeline import open_for
-from search.subnet import Action
-from search.versions import installed, versions_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from engines.base import Engine, Form
     from exporter.trace import Master
-    from search.subnet import SubNet
+    from search.core.subnet import SubNet
 
 SCHEMA = 2
 KIND = "stepcarve-latencies"

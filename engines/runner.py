@@ -13,8 +13,8 @@ import numpy as np
 from engines.built import load_graph
 from engines.errors import EngineError, NotFiniteError
 from engines.noise import TorchNoise
-from search.names import GUIDANCE, IMAGE, LATENTS, PREDICTION, SAMPLE
-from search.prompt import Fill, PromptInput, class_number
+from search.core.names import GUIDANCE, IMAGE, LATENTS, PREDICTION, SAMPLE
+from search.core.prompt import Fill, PromptInput, class_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -17,7 +17,7 @@ import numpy as np
 from engines.base import Form
 from engines.errors import EngineError
 from engines.plans import PlanOptions, build_plan, make_log, target
-from search.files import write_atomically
+from search.core.files import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

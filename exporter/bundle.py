@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporter.errors import ExportError
-from exporter.program import distinct
-from search.prompt import Fill, PromptInput
-from search.sampler import SamplerTable
-from search.subnet import SubNet
+from search.core.program import distinct
+from search.core.prompt import Fill, PromptInput
+from search.core.sampler import SamplerTable
+from search.core.subnet import SubNet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -11,8 +11,8 @@ from exporter.graph import BOUNDARY, DOMAIN, forget_inner_types, sort_initialize
 from exporter.nothing import take_out_nothing
 
 if TYPE_CHECKING:
-    from exporter.program import Signature
     from exporter.trace import Master
+    from search.core.program import Signature
 
 
 def carve(master: Master, signature: Signature, name: str) -> ir.Model:

@@ -9,8 +9,8 @@ import torch
 from onnx_ir.passes import common as passes
 
 from exporter.graph import convert, forget_inner_types, optimise
+from search.core.names import IMAGE, LATENTS
 from search.model.decoder import Decoder
-from search.names import IMAGE, LATENTS
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -17,10 +17,10 @@ from exporter.preflight import require_room
 from exporter.staging import Staging, staging
 from exporter.variant import Variant, carve_variant
 from exporter.weights import refer, write_weights
-from search.files import require_free
-from search.methods import resized
+from search.core.files import require_free
+from search.core.versions import versions_of
+from search.methods.registry import resized
 from search.model.pipeline import Pipeline, open_for
-from search.versions import versions_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from tokenizers import Tokenizer
 
-    from search.subnet import SubNet
+    from search.core.subnet import SubNet
 
 PACKAGES = (
     "stepcarve",

@@ -8,10 +8,10 @@ import string
 from typing import TYPE_CHECKING
 
 from exporter.errors import ExportError
-from exporter.program import plan_program
 from exporter.summary import Cell, cells
-from search.files import write_atomically
-from search.liveness import unroll
+from search.core.files import write_atomically
+from search.core.liveness import unroll
+from search.core.program import plan_program
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from exporter.program import Program
-    from search.subnet import SubNet
+    from search.core.program import Program
+    from search.core.subnet import SubNet
 
 SYMBOLS = {
     Cell.COMPUTED: "█",

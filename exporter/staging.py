@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from exporter.bundle import KIND, MANIFEST, SCHEMA, sha256
 from exporter.errors import ExportError
-from search.files import flush, move_into_place, require_free, write_atomically
+from search.core.files import flush, move_into_place, require_free, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

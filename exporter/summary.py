@@ -7,13 +7,13 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from exporter.bundle import DTYPES
-from exporter.program import plan_program
-from search.course import FROM_NOISE
-from search.liveness import Unrolled, unroll
-from search.subnet import Action
+from search.core.course import FROM_NOISE
+from search.core.liveness import Unrolled, unroll
+from search.core.program import plan_program
+from search.core.subnet import Action
 
 if TYPE_CHECKING:
-    from search.subnet import SubNet
+    from search.core.subnet import SubNet
 
 
 class Cell(enum.StrEnum):

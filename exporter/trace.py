@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     import torch
 
+    from search.core.topology import Topology
     from search.model.pipeline import Pipeline
     from search.model.trace import Trace
-    from search.topology import Topology
 
 PREDICTION = "noise_prediction"
 

@@ -11,12 +11,12 @@ from exporter.bundle import Shape
 from exporter.carve import carve
 from exporter.components import Component, conditioner_graph, decoder_graph
 from exporter.errors import ExportError
-from exporter.program import Program, plan_program
 from exporter.prologue import Prologue, make_prologue
 from exporter.trace import Master, trace_master
+from search.core.names import GUIDANCE, SAMPLE, TIMESTEP
+from search.core.program import Program, plan_program
 from search.model.family import Request
 from search.model.trace import trace
-from search.names import GUIDANCE, SAMPLE, TIMESTEP
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
+    from search.core.sampler import SamplerTable
+    from search.core.subnet import SubNet
     from search.model.family import Conditioner
     from search.model.pipeline import Pipeline
-    from search.sampler import SamplerTable
-    from search.subnet import SubNet
 
 LOOP_INPUTS = frozenset({SAMPLE, TIMESTEP, GUIDANCE})
 

@@ -17,10 +17,10 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
 if TYPE_CHECKING:
     from exporter.bundle import Bundle
+    from search.core.subnet import Granularity, SubNet
     from search.model.family import Request
     from search.model.pipeline import Pipeline
     from search.model.trace import Trace
-    from search.subnet import Granularity, SubNet
 
 SHAPES = Path(__file__).parent.parent / "examples" / "shapes"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from search.subnet import Action, SubNet
+from search.core.subnet import Action, SubNet
 
 
 def base(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

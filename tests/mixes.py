@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from search.schedules import with_actions
-from search.subnet import Action, SubNet
+from search.core.subnet import Action, SubNet
+from search.methods.schedules import with_actions
 
 CHOICES = (Action.RUN, Action.REUSE, Action.DELTA, Action.SKIP)
 

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.distill import kept_results, require_same
 from benchmarks.record import RESULTS, ROOT, machine, portable
-from search.laptop.distill_recipe import Recipe
+from search.distill.recipe import Recipe
 from tests.toys import chain, subnet
 
 FOLDER = re.compile(r'(?:"|\s)(/\w[^"\s]*/[^"\s]+)')

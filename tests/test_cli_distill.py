@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from search.methods import full
+from search.core.subnet import Action, Granularity, SubNet
+from search.methods.options import Options
+from search.methods.registry import full
+from search.methods.schedules import with_actions
 from search.model.pipeline import open_pipeline
-from search.options import Options
-from search.schedules import with_actions
-from search.subnet import Action, Granularity, SubNet
 from tests.test_cli import ok, stepcarve
 
 GONE = ("mid_block.resnets.1", "up_blocks.1.resnets.1")

@@ -14,8 +14,8 @@ import torch
 from click.testing import CliRunner, Result
 
 from cli import main
-from search.gate_file import SIZE_LIMIT
-from search.subnet import SubNet
+from search.core.subnet import SubNet
+from search.foreign.gate_file import SIZE_LIMIT
 from tests import gate_files
 
 UP, DOWN = ("up", "block", 0, 0), ("down", "block", 0, 0)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from search.course import Course
-from search.subnet import Action, Binding, Granularity, SubNet
-from search.topology import Port, Segment, Topology
+from search.core.course import Course
+from search.core.subnet import Action, Binding, Granularity, SubNet
+from search.core.topology import Port, Segment, Topology
 
 ACTIONS = {"R": Action.RUN, "c": Action.REUSE, "d": Action.DELTA, "s": Action.SKIP}
 

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 from engines.bench.full import is_full, whole_table
 from engines.bench.records import Against, Contender, Kind
-from search.errors import SearchError
-from search.schedules import deepcache, deepcache_branches, deepcache_cut
+from search.core.errors import SearchError
+from search.methods.schedules import deepcache, deepcache_branches, deepcache_cut
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from exporter.bundle import Bundle
-    from search.subnet import SubNet
+    from search.core.subnet import SubNet
 
 INTERVAL = 5
 """Of full steps, where only a branch is given."""

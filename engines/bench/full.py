@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from engines.errors import EngineError
 from exporter.bundle import MANIFEST, Bundle
-from search.schedules import keep_of
-from search.subnet import Action
+from search.core.subnet import Action
+from search.methods.schedules import keep_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from search.subnet import SubNet
+    from search.core.subnet import SubNet
 
 
 def is_full(subnet: SubNet) -> bool:
@@ -83,9 +83,9 @@ def whole_table(subnet: SubNet) -> SubNet | None:
 
 def _longer(subnet: SubNet, pipeline: Path) -> SubNet:
     """The same for a SubNet that is itself a sampler of fewer steps."""
-    from search.methods import full
+    from search.methods.options import Options
+    from search.methods.registry import full
     from search.model.pipeline import open_pipeline
-    from search.options import Options
 
     opened = open_pipeline(pipeline, weights=False)
     opened.use_scheduler(subnet.binding.scheduler)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from engines.errors import EngineError
-from search.options import names_of
+from search.methods.options import names_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

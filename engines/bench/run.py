@@ -18,9 +18,9 @@ from engines.bench.full import full_bundle
 from engines.bench.records import Against, Bench, Contender, Kind, Row, Sample
 from engines.errors import EngineError
 from engines.machine import describe
-from exporter.program import plan_program
-from search.liveness import unroll
-from search.versions import installed, versions_of
+from search.core.liveness import unroll
+from search.core.program import plan_program
+from search.core.versions import installed, versions_of
 
 T = TypeVar("T")
 

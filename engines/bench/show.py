@@ -11,7 +11,7 @@ from rich.table import Table
 
 from engines.bench.records import Kind
 from exporter.picture import save_figure
-from search.files import write_atomically
+from search.core.files import write_atomically
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,7 +14,7 @@ from engines.parity.floor import block_floors
 from engines.parity.measure import compare
 from engines.runner import Runner
 from exporter.bundle import sha256
-from search.names import PREDICTION
+from search.core.names import PREDICTION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -22,12 +22,12 @@ from torch.utils import _pytree as pytree
 from engines.errors import EngineError
 from engines.parity.measure import relative_l2
 from engines.parity.reference import images_of
-from exporter.program import plan_program
+from search.core.names import PREDICTION
+from search.core.program import plan_program
 from search.model.decoder import Decoder
 from search.model.predictor import Predictor
 from search.model.reference import forward_replaced, gated
 from search.model.trace import convert_denoiser
-from search.names import PREDICTION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -11,7 +11,7 @@ from engines.errors import EngineError
 from engines.parity import K, verify
 from engines.report import write_junit, write_report
 from exporter.bundle import Bundle, Shape
-from search.parallel import Where, require_workers, run_jobs
+from search.runs.parallel import Where, require_workers, run_jobs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

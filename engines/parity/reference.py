@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
-from search.errors import SearchError
-from search.liveness import Unrolled, unroll
+from search.core.errors import SearchError
+from search.core.liveness import Unrolled, unroll
+from search.core.names import PREDICTION
+from search.core.subnet import Action
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_for
 from search.model.reference import Trajectory, forward_replaced, gated, sample
-from search.names import PREDICTION
-from search.subnet import Action
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from exporter.bundle import Bundle
-    from search.sampler import SamplerTable
-    from search.subnet import SubNet
+    from search.core.sampler import SamplerTable
+    from search.core.subnet import SubNet
 
     Array = NDArray[Any]
 

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from exporter.program import plan_program
-from search.liveness import unroll
+from search.core.liveness import unroll
+from search.core.program import plan_program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from exporter.bundle import Bundle
-    from search.liveness import Unrolled
-    from search.sampler import SamplerTable
+    from search.core.liveness import Unrolled
+    from search.core.sampler import SamplerTable
 
 ROUNDING = 1e-6
 """Of a row's largest coefficient: other versions of the libraries compute tables a little differently."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from engines.machine import processor
 from engines.report.junit import junit_of
 from engines.report.page import likeness, page_of, quality_of
-from search.files import write_atomically
-from search.versions import versions_of
+from search.core.files import write_atomically
+from search.core.versions import versions_of
 
 if TYPE_CHECKING:
     from pathlib import Path

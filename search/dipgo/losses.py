@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from search.core.errors import SearchError
 from search.dipgo.recipe import Consistency
-from search.errors import SearchError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

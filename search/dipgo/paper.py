@@ -10,18 +10,18 @@ from search.dipgo.postprocess import subnet_at
 from search.dipgo.recipe import PAPER, Recipe
 from search.dipgo.records import RunFolder
 from search.dipgo.supernet import CHOICES, CHOICES_WITH_DELTA, supernet
-from search.methods import full, skipping
-from search.schedules import keep_of
+from search.methods.registry import full, skipping
+from search.methods.schedules import keep_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from search.core.subnet import SubNet
     from search.dipgo.records import Progress
+    from search.methods.options import Options
+    from search.methods.schedules import Cost
     from search.model.pipeline import Pipeline
-    from search.options import Options
-    from search.schedules import Cost
-    from search.subnet import SubNet
 
 
 def run_paper(

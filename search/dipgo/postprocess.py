@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from search.core.errors import SearchError
+from search.core.subnet import Action
 from search.dipgo.shares import reuse_unread
-from search.errors import SearchError
-from search.schedules import keep_of
-from search.subnet import Action
+from search.methods.schedules import keep_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-    from search.schedules import Cost
-    from search.subnet import SubNet
+    from search.core.subnet import SubNet
+    from search.methods.schedules import Cost
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import dataclasses
 import enum
 from dataclasses import dataclass
 
-from search.errors import SearchError
+from search.core.errors import SearchError
 
 
 class Consistency(enum.StrEnum):

@@ -6,7 +6,7 @@ import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from search.checkpoints import CheckpointFolder
+from search.runs.checkpoints import CheckpointFolder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

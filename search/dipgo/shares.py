@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from search.subnet import Action
+from search.core.subnet import Action
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from search.subnet import SubNet
-    from search.topology import Topology
+    from search.core.subnet import SubNet
+    from search.core.topology import Topology
 
 
 def read_in_step(topology: Topology, emits: Sequence[Action]) -> frozenset[int]:

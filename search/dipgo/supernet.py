@@ -21,22 +21,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from search.core.errors import SearchError
+from search.core.subnet import Action
 from search.dipgo.chain import Chain, Checkpointed
 from search.dipgo.gates import DELTA, REUSE, RUN, Carry, GatedStep, Template
-from search.errors import SearchError
 from search.model.family import Request
 from search.model.recording import DenoiserCall, record_call
 from search.model.reference import forward_replaced
 from search.model.removed import base_of
 from search.model.trace import tensors_of
-from search.subnet import Action
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from search.core.sampler import SamplerTable
+    from search.core.subnet import SubNet
     from search.model.pipeline import Pipeline
-    from search.sampler import SamplerTable
-    from search.subnet import SubNet
 
 CHOICES = (Action.RUN, Action.REUSE)
 CHOICES_WITH_DELTA = (Action.RUN, Action.REUSE, Action.DELTA)

@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from search.core.liveness import unroll
+from search.core.sampler import FittedSampler
 from search.fitting.placed import robust_weights
 from search.fitting.rows import HISTORY, Calls, fit_chain, run_chain, table_of
 from search.fitting.trajectories import sample_both
-from search.liveness import unroll
 from search.model.reference import gated
 from search.model.scheduler import combine
-from search.sampler import FittedSampler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
+    from search.core.sampler import SamplerTable
+    from search.core.subnet import SubNet
     from search.fitting.trajectories import Trajectories
     from search.model.pipeline import Pipeline
-    from search.sampler import SamplerTable
-    from search.subnet import SubNet
 
 
 PICTURES = 16

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from search.errors import SearchError
+from search.core.errors import SearchError
+from search.core.sampler import FittedSampler
 from search.fitting.descent import Schedule
 from search.fitting.placed import best_of
 from search.fitting.placement import growth_candidates, measure_growth, measure_misses, place
@@ -18,16 +19,15 @@ from search.fitting.refine import assess, refine
 from search.fitting.rows import table_of
 from search.fitting.scheduled import scheduled
 from search.fitting.trajectories import CHUNK, sample_both
-from search.sampler import FittedSampler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from search.core.subnet import SubNet
     from search.fitting.placed import Placed
     from search.fitting.trajectories import Trajectories
     from search.model.pipeline import Pipeline
-    from search.subnet import SubNet
 
 RECIPE = 2
 """To be raised when the same effort finds something else, so that a search is not gone on with by another recipe."""

@@ -7,10 +7,10 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from search.errors import SearchError
-from search.files import parse_json, write_atomically
-from search.runs import claim, whole_lines
-from search.subnet import SubNet
+from search.core.errors import SearchError
+from search.core.files import parse_json, write_atomically
+from search.core.subnet import SubNet
+from search.runs.folder import claim, whole_lines
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

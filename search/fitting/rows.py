@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from search.core.sampler import SamplerTable
 from search.model.scheduler import combine
-from search.sampler import SamplerTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

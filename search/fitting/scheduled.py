@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from search.course import Course
-from search.errors import SearchError
+from search.core.course import Course
+from search.core.errors import SearchError
 from search.fitting.placed import judge
 from search.fitting.rows import Calls, Chain, rows_of, run_chain
 
 if TYPE_CHECKING:
+    from search.core.subnet import SubNet
     from search.fitting.placed import Placed
     from search.fitting.trajectories import Trajectories
     from search.model.pipeline import Pipeline
-    from search.subnet import SubNet
 
 
 ALIKE = 1e-3

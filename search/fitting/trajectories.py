@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from search.course import Course
-from search.errors import SearchError
+from search.core.course import Course
+from search.core.errors import SearchError
 from search.model.predictor import Predictor
 from search.model.scheduler import combine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from search.core.subnet import SubNet
     from search.model.pipeline import Pipeline
-    from search.subnet import SubNet
 
 BISECTIONS = 30
 """To find a position between two timesteps."""

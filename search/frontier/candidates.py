@@ -6,31 +6,31 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from search import schedules
+from search.core.errors import SearchError
+from search.core.sampler import FittedSampler
+from search.core.subnet import Granularity
 from search.dipgo.paper import run_paper
 from search.dipgo.recipe import PAPER
-from search.errors import SearchError
 from search.fitting.fit import PICTURES, final_latents, fit_sampler
 from search.fitting.recipe import Effort, place_calls
 from search.fitting.trajectories import sample_both
 from search.frontier.points import SLACK
 from search.frontier.settings import Method
 from search.frontier.spacing import spacings, uniform
-from search.methods import fewer_steps, full
-from search.options import Options
-from search.sampler import FittedSampler
-from search.schedules import keep_of
-from search.subnet import Granularity
+from search.methods import schedules
+from search.methods.options import Options
+from search.methods.registry import fewer_steps, full
+from search.methods.schedules import keep_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from search.core.sampler import SamplerTable
+    from search.core.subnet import SubNet
     from search.dipgo.records import Progress
     from search.fitting.trajectories import Trajectories
     from search.frontier.settings import Settings
     from search.model.pipeline import Pipeline
-    from search.sampler import SamplerTable
-    from search.subnet import SubNet
 
     Report = Callable[..., None]
 

@@ -10,9 +10,9 @@ from search.frontier.settings import SEARCHES, Method
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from search.core.subnet import SubNet
     from search.frontier.quality import Quality
     from search.frontier.settings import Settings
-    from search.subnet import SubNet
 
 SCHEMA = 1
 KIND = "stepcarve-frontier"

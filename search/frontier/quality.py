@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from search.core.errors import SearchError
 from search.dipgo.losses import ssim
-from search.errors import SearchError
 from search.fitting.fit import final_latents
 from search.fitting.trajectories import Trajectories, sample_trajectories
-from search.judge import Judge, frechet_distance
+from search.frontier.judge import Judge, frechet_distance
 from search.model.decoder import Decoder
 
 if TYPE_CHECKING:
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from search.core.sampler import SamplerTable
+    from search.core.subnet import SubNet
     from search.frontier.settings import Settings
     from search.model.pipeline import Pipeline
-    from search.sampler import SamplerTable
-    from search.subnet import SubNet
 
     Report = Callable[..., None]
 

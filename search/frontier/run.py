@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from search.errors import SearchError
+from search.core.errors import SearchError
+from search.core.liveness import unroll
 from search.frontier.candidates import fitted, make_plain, prepare, scheduler
 from search.frontier.points import Frontier, Point
 from search.frontier.quality import sample_held_out
 from search.frontier.settings import Method
-from search.liveness import unroll
-from search.prompts import apart_prompts
-from search.schedules import keep_of
+from search.methods.prompts import apart_prompts
+from search.methods.schedules import keep_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

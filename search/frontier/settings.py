@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from search.errors import SearchError
-from search.options import FEWEST, names_of, require_least
+from search.core.errors import SearchError
+from search.methods.options import FEWEST, names_of, require_least
 
 if TYPE_CHECKING:
     from pathlib import Path

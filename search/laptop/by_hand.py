@@ -10,16 +10,16 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from search.blocks import outermost
-from search.errors import SearchError
+from search.core.blocks import outermost
+from search.core.errors import SearchError
 from search.laptop.knapsack import choose
 from search.laptop.layers import Layers, constant, layers_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from search.schedules import Cost
-    from search.subnet import SubNet
+    from search.core.subnet import SubNet
+    from search.methods.schedules import Cost
 
 LATER = 100.0
 """By how much a later group of layers is dearer than the one before."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from search.errors import SearchError
+from search.core.errors import SearchError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from search.errors import SearchError
-from search.liveness import unroll
-from search.schedules import with_actions
-from search.subnet import Action, SubNet
+from search.core.errors import SearchError
+from search.core.liveness import unroll
+from search.core.subnet import Action, SubNet
+from search.methods.schedules import with_actions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from search.schedules import Cost
+    from search.methods.schedules import Cost
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from search.core.subnet import Action, SubNet
 from search.laptop.noising import SNR_CAP, SNR_FLOOR, Noising
 from search.model.family import Request
 from search.model.recording import DenoiserCall, record_call
 from search.model.reference import gated
-from search.subnet import Action, SubNet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from search.errors import SearchError
+from search.core.errors import SearchError
 
 SNR_FLOOR, SNR_CAP = 0.1, 5.0
 """Squared errors of the picture weigh clip(SNR, floor, cap): Min-SNR (Hang et al. 2023), with a floor."""

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
-from search.errors import SearchError
+from search.core.errors import SearchError
+from search.core.subnet import SubNet
 from search.laptop.layers import Layers, layers_of
 from search.laptop.loss import OutputLoss, PictureLoss
 from search.laptop.rivals import LatentStatistics, TaskLoss
@@ -14,8 +15,7 @@ from search.laptop.settings import Criterion, Settings
 from search.laptop.store import FULL, TUPLES, Known, Store
 from search.laptop.tuples import Tuples
 from search.model.pipeline import open_for
-from search.parallel import Where, run_jobs
-from search.subnet import SubNet
+from search.runs.parallel import Where, run_jobs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from search.errors import SearchError
-from search.files import write_atomically
+from search.core.errors import SearchError
+from search.core.files import write_atomically
 from search.laptop import additivity
 from search.laptop.knapsack import TOLERANCE, choose
 from search.laptop.layers import Layers, constant, layers_of
@@ -27,10 +27,10 @@ from search.laptop.tuples import Tuples, draw_tuples
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from search.core.subnet import SubNet
     from search.laptop.additivity import Additivity
+    from search.methods.schedules import Cost
     from search.model.pipeline import Pipeline
-    from search.schedules import Cost
-    from search.subnet import SubNet
 
 POWERS = (0.5, 0.75)
 QUANTILES = (0.1, 0.25, 0.5, 0.75)

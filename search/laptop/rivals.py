@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from search.course import Course
+from search.core.course import Course
 from search.fitting.trajectories import CHUNK
 from search.laptop.loss import Predictions
 from search.laptop.noising import Noising

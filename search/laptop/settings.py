@@ -6,11 +6,11 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from search.errors import SearchError
-from search.parallel import Where, require_workers
+from search.core.errors import SearchError
+from search.runs.parallel import Where, require_workers
 
 if TYPE_CHECKING:
-    from search.options import Options
+    from search.methods.options import Options
 
 
 class Criterion(enum.StrEnum):

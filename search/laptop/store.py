@@ -7,9 +7,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from search.errors import SearchError
-from search.files import parse_json, write_atomically
-from search.runs import claim, whole_lines
+from search.core.errors import SearchError
+from search.core.files import parse_json, write_atomically
+from search.runs.folder import claim, whole_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -10,15 +10,15 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from search.files import write_atomically
+from search.core.files import write_atomically
 from search.fitting.trajectories import sample_trajectories
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from search.core.subnet import SubNet
     from search.model.pipeline import Pipeline
-    from search.subnet import SubNet
 
 TENSORS = ("latents", "timesteps", "final")
 PICTURES = 32

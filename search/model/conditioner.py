@@ -11,10 +11,10 @@ import torch
 from tokenizers import Tokenizer, normalizers
 from torch import Tensor, nn
 
-from search.errors import SearchError
+from search.core.errors import SearchError
+from search.core.prompt import Fill, PromptInput
 from search.model.recording import record_conditions, with_gradients, with_parts
 from search.model.scheduler import Instant, StillScheduler
-from search.prompt import Fill, PromptInput
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

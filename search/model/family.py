@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Protocol
 
-from search.errors import SearchError
+from search.core.errors import SearchError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from torch import Tensor, nn
 
-    from search.course import Course
+    from search.core.course import Course
+    from search.core.prompt import PromptInput
+    from search.core.subnet import Granularity
     from search.model.pipeline import Pipeline
-    from search.prompt import PromptInput
-    from search.subnet import Granularity
 
 
 FAMILIES: dict[str, str] = {
-    "StableDiffusionPipeline": "search.model.unet:StableDiffusion",
-    "StableDiffusionXLPipeline": "search.model.unet:StableDiffusionXL",
-    "StableDiffusion3Pipeline": "search.model.sd3:StableDiffusion3",
-    "FluxPipeline": "search.model.flux:Flux",
-    "PixArtAlphaPipeline": "search.model.pixart:PixArtAlpha",
-    "PixArtSigmaPipeline": "search.model.pixart:PixArtSigma",
-    "AuraFlowPipeline": "search.model.aura_flow:AuraFlow",
-    "DiTPipeline": "search.model.dit:ClassConditionalDiT",
+    "StableDiffusionPipeline": "search.model.families.unet:StableDiffusion",
+    "StableDiffusionXLPipeline": "search.model.families.unet:StableDiffusionXL",
+    "StableDiffusion3Pipeline": "search.model.families.sd3:StableDiffusion3",
+    "FluxPipeline": "search.model.families.flux:Flux",
+    "PixArtAlphaPipeline": "search.model.families.pixart:PixArtAlpha",
+    "PixArtSigmaPipeline": "search.model.families.pixart:PixArtSigma",
+    "AuraFlowPipeline": "search.model.families.aura_flow:AuraFlow",
+    "DiTPipeline": "search.model.families.dit:ClassConditionalDiT",
 }
 """Pipeline class -> module and class of its family."""
 ENTRY_POINTS = "stepcarve.families"

@@ -7,22 +7,22 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from search.errors import SearchError
-from search.files import require_pipeline
+from search.core.errors import SearchError
+from search.core.files import require_pipeline
+from search.core.subnet import Binding, SubNet
 from search.model.family import Family, family_of
 from search.model.recording import record_grid
 from search.model.removed import build_denoiser, removed_of
 from search.model.scheduler import Grid, read_sampler
 from search.model.weights import DenoiserWeights, plain
-from search.subnet import Binding, SubNet
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import nn
 
-    from search.course import Course
-    from search.sampler import SamplerTable
+    from search.core.course import Course
+    from search.core.sampler import SamplerTable
 
 
 _UNLISTED = frozenset({"LCMScheduler", "SASolverScheduler", "TCDScheduler"})

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from search.errors import SearchError
+from search.core.errors import SearchError
 from search.model.family import Request
 from search.model.scheduler import Grid
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from search.course import Course
+    from search.core.course import Course
     from search.model.pipeline import Pipeline
 
 

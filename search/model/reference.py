@@ -13,23 +13,23 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
-from search.errors import SearchError
-from search.liveness import Unrolled, unroll
+from search.core.errors import SearchError
+from search.core.liveness import Unrolled, unroll
+from search.core.subnet import Action
 from search.model.recording import record_call
 from search.model.removed import base_of
 from search.model.scheduler import CourseScheduler, TableScheduler, add_noise, noise_drawn_by
 from search.model.trace import tensors_of
-from search.subnet import Action
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from search.course import Course
+    from search.core.course import Course
+    from search.core.subnet import SubNet
     from search.model.family import Family, Request
     from search.model.pipeline import Pipeline
-    from search.subnet import SubNet
 
 
 @dataclass

@@ -11,9 +11,9 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from search.blocks import outermost
-from search.errors import SearchError
-from search.subnet import Granularity
+from search.core.blocks import outermost
+from search.core.errors import SearchError
+from search.core.subnet import Granularity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

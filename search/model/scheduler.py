@@ -20,14 +20,14 @@ import torch
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
-from search.errors import SearchError
-from search.sampler import SamplerTable
+from search.core.errors import SearchError
+from search.core.sampler import SamplerTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from search.course import Course
-    from search.sampler import FittedSampler
+    from search.core.course import Course
+    from search.core.sampler import FittedSampler
 
 # Relative difference of a probed table to the scheduler's own float32 arithmetic on random vectors.
 _AFFINE_TOLERANCE = 1e-4

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
+from search.core.names import GUIDANCE, SAMPLE, TIMESTEP
+from search.core.subnet import Granularity
+from search.core.topology import Port, Segment, Topology
 from search.model.cost import attention_products, count_macs
 from search.model.recording import DenoiserCall, path_name, record_call
 from search.model.removed import (
@@ -22,9 +25,6 @@ from search.model.removed import (
     removed_of,
     shortcut_of,
 )
-from search.names import GUIDANCE, SAMPLE, TIMESTEP
-from search.subnet import Granularity
-from search.topology import Port, Segment, Topology
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

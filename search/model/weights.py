@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from search.errors import SearchError
+from search.core.errors import SearchError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -26,11 +26,11 @@ from engines.leftovers import clean
 from engines.runner import Runner
 from exporter.bundle import Bundle
 from exporter.errors import ExportError
-from search.errors import SearchError
-from search.methods import search
+from search.core.errors import SearchError
+from search.methods.options import Options
+from search.methods.registry import search
 from search.model.pipeline import open_pipeline
-from search.options import Options
-from search.parallel import Where
+from search.runs.parallel import Where
 
 PROMPT = "7"
 

@@ -19,10 +19,10 @@ from engines.errors import EngineError, NotFiniteError
 from engines.onnxruntime import OnnxRuntime
 from engines.runner import Runner
 from exporter.bundle import Bundle
-from search.methods import search
+from search.core.subnet import SubNet
+from search.methods.options import Options
+from search.methods.registry import search
 from search.model.pipeline import open_pipeline
-from search.options import Options
-from search.subnet import SubNet
 
 FLOAT32, BFLOAT16 = np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16)
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]

@@ -14,12 +14,12 @@ from engines import latency
 from engines.base import Session, make_engine
 from engines.errors import EngineError
 from engines.latency import LatencyTable, Setting, Stopwatch, latency_table, read_seconds
-from exporter.program import Signature, plan_program
-from search.methods import search
+from search.core.program import Signature, plan_program
+from search.core.subnet import Action, Granularity, SubNet
+from search.methods.options import Options
+from search.methods.registry import search
+from search.methods.schedules import deepcache, with_actions
 from search.model.pipeline import open_pipeline
-from search.options import Options
-from search.schedules import deepcache, with_actions
-from search.subnet import Action, Granularity, SubNet
 from tests.mixes import random_mix
 from tests.toys import chain, hourglass, subnet
 

@@ -12,10 +12,10 @@ from engines.parity import many
 from engines.parity.many import Plan, verify_many
 from exporter.bundle import Bundle
 from exporter.export import export
-from search.methods import search
+from search.methods.options import Options
+from search.methods.registry import search
 from search.model.pipeline import open_pipeline
-from search.options import Options
-from search.parallel import Where
+from search.runs.parallel import Where
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ from engines.onnxruntime import CudaSession
 from engines.parity.measure import relative_l2
 from engines.runner import Runner
 from exporter.bundle import Bundle
-from search.methods import search
+from search.methods.options import Options
+from search.methods.registry import search
 from search.model.pipeline import open_pipeline
-from search.options import Options
 
 
 @pytest.fixture(scope="module")

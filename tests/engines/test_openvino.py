@@ -16,10 +16,10 @@ from engines.parity.measure import relative_l2
 from engines.runner import Runner
 from exporter.bundle import Bundle
 from exporter.export import export
-from search.methods import search
+from search.core.subnet import Granularity
+from search.methods.options import Options
+from search.methods.registry import search
 from search.model.pipeline import open_pipeline
-from search.options import Options
-from search.subnet import Granularity
 
 MakeBundle = Callable[..., Bundle]
 Find = Callable[[str], Path]

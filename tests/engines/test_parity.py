@@ -20,13 +20,13 @@ from engines.parity import Parity, Pictures, Rung, psnr, relative_l2, verify
 from engines.report import verdict, write_report
 from exporter.bundle import Bundle, sha256
 from exporter.export import export
-from search.errors import SearchError
-from search.liveness import unroll
-from search.methods import search
+from search.core.errors import SearchError
+from search.core.liveness import unroll
+from search.core.subnet import Action, Granularity
+from search.methods.options import Options
+from search.methods.registry import search
+from search.methods.schedules import with_actions
 from search.model.pipeline import open_pipeline
-from search.options import Options
-from search.schedules import with_actions
-from search.subnet import Action, Granularity
 from tests.search.model.test_removed import REMOVED, make
 
 PROMPT = "a small red circle left on a grey field"

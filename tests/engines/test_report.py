@@ -19,9 +19,9 @@ from engines.parity.record import CallParity, Parity, Pictures, Rung
 from engines.report import verdict, write_junit, write_report
 from engines.report.page import likeness
 from exporter.bundle import Bundle
-from search.methods import search
+from search.methods.options import Options
+from search.methods.registry import search
 from search.model.pipeline import open_pipeline
-from search.options import Options
 from tests.conftest import SHAPES
 
 CHROMIUM = next(

@@ -15,14 +15,14 @@ from engines.base import make_engine
 from engines.errors import EngineError
 from engines.runner import Runner
 from exporter.bundle import Bundle
-from search.methods import search
+from search.core.sampler import FittedSampler
+from search.core.subnet import Action, Granularity, SubNet
+from search.methods.options import Options
+from search.methods.registry import search
+from search.methods.schedules import with_actions
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.reference import sample
-from search.options import Options
-from search.sampler import FittedSampler
-from search.schedules import with_actions
-from search.subnet import Action, Granularity, SubNet
 from tests.hand_gating import gated_by_hand
 from tests.mixes import random_mix
 

@@ -22,12 +22,12 @@ from engines.parity import verify
 from engines.runner import Runner
 from exporter.bundle import Bundle
 from exporter.export import export
-from search.errors import SearchError
-from search.methods import search, search_keeps
+from search.core.errors import SearchError
+from search.core.subnet import Action, SubNet
+from search.methods.options import Options
+from search.methods.registry import search, search_keeps
+from search.methods.schedules import with_actions
 from search.model.pipeline import Pipeline, open_pipeline
-from search.options import Options
-from search.schedules import with_actions
-from search.subnet import Action, SubNet
 from tests.hand_gating import gated_by_hand
 
 MakeBundle = Callable[[str, SubNet], Bundle]

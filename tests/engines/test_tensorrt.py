@@ -21,10 +21,10 @@ from engines.plans import PlanOptions, Progress, build_plan
 from engines.runner import Runner
 from engines.tensorrt import TensorRt, TensorRtSession, timing_cache
 from exporter.bundle import Bundle
-from search.methods import search
+from search.core.subnet import SubNet
+from search.methods.options import Options
+from search.methods.registry import search
 from search.model.pipeline import open_pipeline
-from search.options import Options
-from search.subnet import SubNet
 from tests.engines import fake_tensorrt as fake
 
 GPU = Device("GeForce RTX 4090", "8.9", "580.65.06", "13.0")

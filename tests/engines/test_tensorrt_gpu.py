@@ -16,9 +16,9 @@ from engines.runner import Result, Runner
 from engines.tensorrt import TensorRt, timing_cache
 from exporter.bundle import Bundle
 from exporter.export import export
-from search.methods import search
+from search.methods.options import Options
+from search.methods.registry import search
 from search.model.pipeline import open_pipeline
-from search.options import Options
 
 pytestmark = pytest.mark.gpu
 

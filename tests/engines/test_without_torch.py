@@ -16,10 +16,10 @@ from engines.base import make_engine
 from engines.parity import relative_l2
 from engines.runner import Runner
 from exporter.bundle import Bundle
-from search.methods import search
+from search.core.subnet import SubNet
+from search.methods.options import Options
+from search.methods.registry import search
 from search.model.pipeline import open_pipeline
-from search.options import Options
-from search.subnet import SubNet
 
 # What `stepcarve run` needs: our own packages, the engine, and what prints and saves.
 NEEDED = (

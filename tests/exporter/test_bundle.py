@@ -13,9 +13,9 @@ import pytest
 from exporter.bundle import Bundle
 from exporter.errors import ExportError
 from exporter.staging import staging
-from search.methods import search
+from search.methods.options import Options
+from search.methods.registry import search
 from search.model.pipeline import open_pipeline
-from search.options import Options
 
 
 @pytest.fixture

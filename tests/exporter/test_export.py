@@ -21,14 +21,14 @@ from exporter.bundle import Bundle
 from exporter.errors import ExportError
 from exporter.export import export
 from exporter.summary import summarise
-from search.errors import SearchError
-from search.methods import search
+from search.core.errors import SearchError
+from search.core.subnet import Action, Granularity, SubNet
+from search.methods.options import Options
+from search.methods.registry import search
+from search.methods.schedules import with_actions
 from search.model.pipeline import open_pipeline
-from search.options import Options
-from search.schedules import with_actions
-from search.subnet import Action, Granularity, SubNet
 from tests.mixes import random_mix
-from tests.search.test_subnet import in_schema_1
+from tests.search.core.test_subnet import in_schema_1
 
 MakeBundle = Callable[[str, SubNet], Bundle]
 

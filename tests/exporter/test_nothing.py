@@ -10,14 +10,14 @@ import pytest
 
 from exporter.carve import carve
 from exporter.graph import DOMAIN
-from exporter.program import plan_program
 from exporter.trace import Master
 from exporter.variant import trace_denoiser
+from search.core.program import plan_program
+from search.core.subnet import Granularity
 from search.laptop.layers import Layers, layers_of, once
-from search.methods import full
+from search.methods.options import Options
+from search.methods.registry import full
 from search.model.pipeline import open_pipeline
-from search.options import Options
-from search.subnet import Granularity
 
 Find = Callable[[str], tuple[Master, Layers]]
 UNITS = {

@@ -12,12 +12,12 @@ import pytest
 
 from exporter.picture import COLOURS, MEANING, SYMBOLS, draw_grid, grid_lines
 from exporter.summary import Cell, call_times, cells, summarise
-from search.methods import full
+from search.core.sampler import FittedSampler, SamplerTable
+from search.core.subnet import Action, Granularity, SubNet
+from search.methods.options import Options
+from search.methods.registry import full
+from search.methods.schedules import with_actions
 from search.model.pipeline import open_pipeline
-from search.options import Options
-from search.sampler import FittedSampler, SamplerTable
-from search.schedules import with_actions
-from search.subnet import Action, Granularity, SubNet
 from tests.toys import chain, hourglass, subnet
 
 

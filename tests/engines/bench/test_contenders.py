@@ -13,11 +13,11 @@ from engines.bench.full import full_bundle, full_subnet, is_full
 from engines.bench.records import Against, Kind
 from engines.errors import EngineError
 from exporter.bundle import Bundle
-from search.errors import SearchError
-from search.methods import search
+from search.core.errors import SearchError
+from search.core.subnet import Granularity, SubNet
+from search.methods.options import Options
+from search.methods.registry import search
 from search.model.pipeline import open_pipeline
-from search.options import Options
-from search.subnet import Granularity, SubNet
 
 PIPELINE = "three-levels"
 STEPS = 6

@@ -18,10 +18,10 @@ from engines.bench.show import tables, write_bench
 from engines.errors import EngineError
 from engines.memory import Memory
 from exporter.bundle import Bundle, Shape
-from search.methods import search
+from search.core.subnet import SubNet
+from search.methods.options import Options
+from search.methods.registry import search
 from search.model.pipeline import open_pipeline
-from search.options import Options
-from search.subnet import SubNet
 from tests.engines.bench.stand_ins import cannot, dies, holds, loads, takes
 
 SHAPE = Shape(64, 64, 1)

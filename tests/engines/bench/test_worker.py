@@ -13,11 +13,11 @@ from engines.bench.contenders import DeepCacheSetting, contenders
 from engines.bench.records import Against, Kind
 from engines.bench.worker import opened
 from exporter.bundle import Bundle
-from search.methods import search
+from search.core.subnet import SubNet
+from search.methods.options import Options
+from search.methods.registry import search
 from search.model import reference
 from search.model.pipeline import open_pipeline
-from search.options import Options
-from search.subnet import SubNet
 
 PIPELINE = "three-levels"
 STEPS = 6

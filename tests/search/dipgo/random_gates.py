@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from search.core.subnet import Action, Granularity, SubNet
 from search.dipgo.supernet import Case, SuperNet
-from search.methods import full
+from search.methods.options import Options
+from search.methods.registry import full
 from search.model.pipeline import Pipeline, open_pipeline
-from search.options import Options
-from search.subnet import Action, Granularity, SubNet
 
 
 def opened(

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from search.core.errors import SearchError
 from search.dipgo.losses import consistency_loss, sparsity_loss, ssim, target_of
 from search.dipgo.recipe import Consistency
-from search.errors import SearchError
 
 
 def picture(seed: int, size: int = 16) -> Tensor:

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from search.checkpoints import LOG
+from search.core.errors import SearchError
 from search.dipgo.optimise import optimise
 from search.dipgo.postprocess import Scores
 from search.dipgo.recipe import PAPER, Consistency, Encoder, Recipe
 from search.dipgo.records import PLOT, Progress, RunFolder
 from search.dipgo.supernet import CHOICES, CHOICES_WITH_DELTA, supernet
-from search.errors import SearchError
+from search.runs.checkpoints import LOG
 from tests.search.dipgo.random_gates import opened
 
 QUICK = Recipe(

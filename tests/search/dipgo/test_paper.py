@@ -6,12 +6,12 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+from search.core.subnet import Action, Granularity, SubNet
 from search.dipgo.paper import run_paper
 from search.dipgo.recipe import PAPER
+from search.methods.options import Options
+from search.methods.schedules import keep_of
 from search.model.pipeline import open_pipeline
-from search.options import Options
-from search.schedules import keep_of
-from search.subnet import Action, Granularity, SubNet
 
 
 def test_one_search_gives_a_subnet_for_each_keep(

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from search.course import Course
+from search.core.course import Course
+from search.core.errors import SearchError
+from search.core.sampler import FittedSampler, SamplerTable
+from search.core.subnet import Action, Granularity
 from search.dipgo.supernet import CHOICES, CHOICES_WITH_DELTA, Case, SuperNet, supernet
-from search.errors import SearchError
 from search.model.family import Request
 from search.model.reference import sample
-from search.sampler import FittedSampler, SamplerTable
-from search.subnet import Action, Granularity
 from tests.hand_gating import gated_by_hand
 from tests.search.dipgo.random_gates import (
     actions_of,

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from search.course import Course
+from search.core.course import Course
+from search.core.subnet import SubNet
 from search.fitting.fit import fit_sampler
 from search.fitting.trajectories import Trajectories, sample_trajectories
-from search.methods import search
+from search.methods.options import Options
+from search.methods.registry import search
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.reference import sample
-from search.options import Options
-from search.subnet import SubNet
 
 STEPS, GUIDANCE = 16, 4.0
 PROMPTS = (

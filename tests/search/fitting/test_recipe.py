@@ -14,17 +14,17 @@ import pytest
 from engines.base import make_engine
 from engines.parity import verify
 from exporter.export import export
-from search.errors import SearchError
+from search.core.errors import SearchError
+from search.core.subnet import Granularity, SubNet
 from search.fitting import recipe
 from search.fitting.placed import Placed
 from search.fitting.recipe import Effort, place_calls
 from search.fitting.scheduled import scheduled
 from search.fitting.trajectories import CHUNK
-from search.methods import full
+from search.methods.options import Options
+from search.methods.registry import full
+from search.methods.schedules import keep_of
 from search.model.pipeline import Pipeline, open_pipeline
-from search.options import Options
-from search.schedules import keep_of
-from search.subnet import Granularity, SubNet
 
 EFFORT = Effort(fitted_on=3, held_out=2, iterations=2, every=1)
 PROMPTS = ("a red cross", "a blue circle")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from search.errors import SearchError
+from search.core.errors import SearchError
 from search.fitting.records import RunFolder
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from diffusers import DPMSolverMultistepScheduler, HeunDiscreteScheduler
 
-from search.course import Course
+from search.core.course import Course
+from search.core.subnet import SubNet
 from search.fitting.placed import Placed
 from search.fitting.scheduled import scheduled
 from search.fitting.trajectories import Trajectories, sample_trajectories
-from search.methods import full
+from search.methods.options import Options
+from search.methods.registry import full
 from search.model.pipeline import Pipeline, open_pipeline
-from search.options import Options
-from search.subnet import SubNet
 
 PROMPTS = ("a red cross", "a blue circle")
 EXACT = 1e-5

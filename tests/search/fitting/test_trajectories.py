@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from search.course import Course
-from search.errors import SearchError
+from search.core.course import Course
+from search.core.errors import SearchError
 from search.fitting.trajectories import sample_trajectories
 from search.model.family import Request
 from search.model.pipeline import open_pipeline

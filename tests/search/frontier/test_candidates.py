@@ -10,18 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from search.errors import SearchError
+from search.core.errors import SearchError
+from search.core.liveness import unroll
+from search.core.subnet import Action
 from search.fitting.fit import final_latents
 from search.frontier.candidates import Ground, fitted, holding, make_plain, prepare, scheduler
 from search.frontier.settings import Method, Settings
 from search.frontier.spacing import spacings
-from search.liveness import unroll
+from search.methods.schedules import keep_of
 from search.model.family import Request
 from search.model.pipeline import open_for, open_pipeline
 from search.model.predictor import Predictor
 from search.model.reference import sample
-from search.schedules import keep_of
-from search.subnet import Action
 
 STEPS = 6
 SETTINGS = Settings(

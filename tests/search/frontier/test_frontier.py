@@ -16,15 +16,15 @@ from PIL import Image
 
 from cli import main
 from examples.shapes.pictures import draw
+from search.core.subnet import SubNet
 from search.frontier import write
+from search.frontier.judge import Judge
 from search.frontier.points import Frontier, Point
 from search.frontier.quality import Quality
 from search.frontier.settings import Method, Settings, methods_of
 from search.frontier.table import full_judged
 from search.frontier.write import write_frontier
-from search.judge import Judge
-from search.schedules import keep_of
-from search.subnet import SubNet
+from search.methods.schedules import keep_of
 from tests.toys import chain, subnet
 
 JUDGE = Path(__file__).parents[3] / "examples" / "shapes" / "judge.onnx"

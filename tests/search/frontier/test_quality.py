@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from search.course import Course
-from search.errors import SearchError
+from search.core.course import Course
+from search.core.errors import SearchError
+from search.core.subnet import SubNet
 from search.frontier.quality import (
     HeldOut,
     as_bytes,
@@ -21,13 +22,12 @@ from search.frontier.quality import (
     spelled,
 )
 from search.frontier.settings import Settings
-from search.methods import full
+from search.methods.options import Options
+from search.methods.registry import full
+from search.methods.schedules import deepcache
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.reference import sample
-from search.options import Options
-from search.schedules import deepcache
-from search.subnet import SubNet
 
 STEPS = 4
 COUNT = 18

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from search.blocks import skipped
-from search.errors import SearchError
+from search.core.blocks import skipped
+from search.core.errors import SearchError
+from search.core.subnet import Granularity, SubNet
 from search.laptop import by_hand
 from search.laptop.layers import params_of
-from search.methods import full
+from search.methods.options import Options
+from search.methods.registry import full
 from search.model.pipeline import open_pipeline
-from search.options import Options
-from search.subnet import Granularity, SubNet
 
 Whole = Callable[[str], SubNet]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from search.errors import SearchError
+from search.core.errors import SearchError
 from search.laptop import knapsack
 from search.laptop.knapsack import choose
 

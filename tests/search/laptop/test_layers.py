@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from search.blocks import skipped
-from search.errors import SearchError
+from search.core.blocks import skipped
+from search.core.errors import SearchError
+from search.core.subnet import Granularity
 from search.laptop.layers import Layers, constant, layers_of, params_of
-from search.methods import full
+from search.methods.options import Options
+from search.methods.registry import full
+from search.methods.schedules import keep_of
 from search.model.pipeline import open_pipeline
-from search.options import Options
-from search.schedules import keep_of
-from search.subnet import Granularity
 from tests.toys import hourglass, subnet
 
 BLOCK = "down_blocks.1.attentions.0.transformer_blocks.0"

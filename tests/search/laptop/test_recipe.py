@@ -12,8 +12,9 @@ import pytest
 import torch
 from diffusers import EDMEulerScheduler
 
-from search.blocks import skipped
-from search.errors import SearchError
+from search.core.blocks import skipped
+from search.core.errors import SearchError
+from search.core.subnet import Granularity, SubNet
 from search.laptop import probe, recipe
 from search.laptop.layers import Layers, layers_of, params_of
 from search.laptop.loss import OutputLoss, PictureLoss
@@ -22,11 +23,10 @@ from search.laptop.recipe import Removal, _spared, remove_layers, within
 from search.laptop.settings import Criterion, Settings, criterion_of
 from search.laptop.store import LOSSES
 from search.laptop.tuples import Tuples, draw_tuples
-from search.methods import full
+from search.methods.options import Options
+from search.methods.registry import full
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.reference import gated
-from search.options import Options
-from search.subnet import Granularity, SubNet
 
 PROMPTS = ("a red circle", "a blue square")
 QUICK = Settings(criterion=Criterion.OUTPUT, tuples=2, rounds=0)

@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from search.errors import SearchError
-from search.methods import full
+from search.core.errors import SearchError
+from search.methods.options import Options
+from search.methods.registry import full
 from search.model.family import Request
 from search.model.pipeline import open_for, open_pipeline
 from search.model.reference import sample
-from search.options import Options
 
 
 @pytest.fixture

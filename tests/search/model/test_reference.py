@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from search import schedules
-from search.methods import full
+from search.core.subnet import Action, Granularity, SubNet
+from search.methods import schedules
+from search.methods.options import Options
+from search.methods.registry import full
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.reference import gated, sample
-from search.options import Options
-from search.subnet import Action, Granularity, SubNet
 from tests.hand_gating import gated_by_hand
 from tests.mixes import random_mix
 

@@ -11,20 +11,20 @@ import pytest
 import torch
 
 from exporter.summary import Cell, cells
-from search.blocks import skipped
+from search.core.blocks import skipped
+from search.core.errors import SearchError
+from search.core.subnet import Action, Granularity, SubNet
 from search.dipgo.paper import run_paper
 from search.dipgo.recipe import PAPER
-from search.errors import SearchError
-from search.laptop.distill import prune, save_pipeline
-from search.methods import full, search, search_keeps
+from search.distill.distill import prune, save_pipeline
+from search.methods.options import Options
+from search.methods.prompts import default_prompts
+from search.methods.registry import full, search, search_keeps
+from search.methods.schedules import keep_of, with_actions
 from search.model.family import Request
 from search.model.pipeline import open_pipeline
 from search.model.reference import sample
 from search.model.removed import KEY
-from search.options import Options
-from search.prompts import default_prompts
-from search.schedules import keep_of, with_actions
-from search.subnet import Action, Granularity, SubNet
 
 REMOVED = {
     "three-levels": (

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from search.liveness import unroll
-from search.methods import full
+from search.core.liveness import unroll
+from search.core.subnet import Granularity
+from search.core.topology import Topology
+from search.methods.options import Options
+from search.methods.registry import full
 from search.model.family import Request, family_of
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.trace import Trace, trace
-from search.options import Options
-from search.subnet import Granularity
-from search.topology import Topology
 from tests.pipelines import stable_diffusion_15
 
 GIGA = 1e9

@@ -1,0 +1,51 @@
+"""The parameters of the DeepCache package, as the JSON object of its `set_params`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from search.core.errors import SearchError
+from search.core.files import read_settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MODES = ("uniform",)
+"""The package names others, but only this one skips what it says."""
+
+
+@dataclass(frozen=True)
+class DeepCacheParameters:
+    """What `set_params` takes; the defaults are the package's.
+
+    Attributes:
+        cache_interval: of full steps.
+        cache_branch_id: the cached layer, from the outermost.
+        skip_mode: how full steps are spread.
+    """
+
+    cache_interval: int = 1
+    cache_branch_id: int = 0
+    skip_mode: str = MODES[0]
+
+    def __post_init__(self) -> None:
+        """Refuse what the package does not do."""
+        if self.skip_mode not in MODES:
+            msg = f"the skip_mode is {self.skip_mode!r}; only {', '.join(MODES)} can be imported"
+            raise SearchError(msg)
+
+
+def read_deepcache(path: Path) -> DeepCacheParameters:
+    """Read a JSON object of the package's parameters.
+
+    Raises:
+        SearchError: it is no such object, or has other keys or types.
+    """
+    settings = read_settings(path)
+    settings.require_known(("cache_interval", "cache_branch_id", "skip_mode"))
+    return DeepCacheParameters(
+        cache_interval=settings.number("cache_interval", 1, least=1),
+        cache_branch_id=settings.number("cache_branch_id", 0),
+        skip_mode=settings.word("skip_mode", MODES[0]),
+    )

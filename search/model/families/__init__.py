@@ -1,0 +1,1 @@
+"""What must be said about kinds of pipelines, one file each."""

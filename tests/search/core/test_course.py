@@ -1,0 +1,95 @@
+"""What is asked of a sampler, and what a SubNet's binding makes of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search.core.course import Course
+from search.core.errors import SearchError
+from search.core.subnet import SubNet
+from search.methods.options import Options, grid_of, require_one_grid
+from tests.toys import chain, subnet
+
+
+@pytest.mark.parametrize(
+    ("course", "steps", "begins"),
+    [
+        (Course(5), [0, 1, 2, 3, 4], "begins from noise"),
+        (Course(5, end_step=3), [0, 1, 2], "begins from noise"),
+        (Course(5, first_step=3), [3, 4], "begins at step 3 from the latents that another run"),
+        (Course(5, first_step=3, end_step=4, adds_noise=True), [3], "begins at step 3 from clean"),
+        (Course(5, adds_noise=True), [0, 1, 2, 3, 4], "begins at step 0 from clean latents"),
+    ],
+)
+def test_a_course_has_part_of_the_steps(course: Course, steps: list[int], begins: str) -> None:
+    assert list(range(5))[course.part(5)] == steps
+    assert course.begins.startswith(begins)
+    assert course.takes_latents == (begins != "begins from noise")
+    assert course.is_whole == (course == Course(5))
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"first_step": 5}, "steps 5 to 5 were asked for, but the sampler has 5"),
+        ({"first_step": 2, "end_step": 2}, "steps 2 to 2 were asked for"),
+        ({"end_step": 6}, "steps 0 to 6 were asked for, but the sampler has 5"),
+        ({"first_step": -1}, "the first step is -1; give 0 or more"),
+        (
+            {"custom_timesteps": (9.0,), "custom_sigmas": (9.0,)},
+            "both timesteps and sigmas were given",
+        ),
+    ],
+)
+def test_a_course_without_steps_is_refused(asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(SearchError, match=message):
+        Course(5, **asked).part(5)
+
+
+def test_a_binding_with_another_course_is_refused_and_both_are_named() -> None:
+    table = subnet(chain(), "RRR", "RcR")
+    course = Course(2, custom_timesteps=(999.0, 9.0), first_step=1, adds_noise=True)
+    other = dataclasses.replace(table.binding, course=course)
+    with pytest.raises(SearchError, match=r"made for custom timesteps \(\), but here it is \(999"):
+        table.binding.require(other)
+    other.require(dataclasses.replace(other))
+
+
+def test_a_course_is_read_back(tmp_path: Path) -> None:
+    table = subnet(chain(), "RRR", "RcR")
+    course = Course(2, custom_sigmas=(9.0, 0.5), first_step=1, end_step=4)
+    table = dataclasses.replace(table, binding=dataclasses.replace(table.binding, course=course))
+    table.save(tmp_path / "subnet.json")
+    assert SubNet.load(tmp_path / "subnet.json") == table
+
+
+def test_a_file_of_schema_3_goes_all_the_way() -> None:
+    table = subnet(chain(), "RRR", "RcR")
+    data = json.loads(json.dumps(table.to_json())) | {"schema": 3}
+    del data["binding"]["course"]
+    data["binding"]["inference_steps"] = 2
+    assert SubNet.from_json(data, "old.json") == table
+
+
+def test_options_make_a_course() -> None:
+    assert Options(steps=7, start_step=2, end_step=5, add_noise=True).course == Course(
+        7, first_step=2, end_step=5, adds_noise=True
+    )
+    assert Options(sigmas=(3.0, 0.5)).course == Course(2, custom_sigmas=(3.0, 0.5))
+    with pytest.raises(SearchError, match="--reference-steps is for another sampler"):
+        Options(start_step=2, reference_steps=9)
+
+
+def test_a_grid_is_a_list_of_falling_numbers() -> None:
+    assert grid_of("999, 499.5,0", "--timesteps") == (999.0, 499.5, 0.0)
+    assert grid_of(None, "--timesteps") == ()
+    for text in ("", "9,x", "9,9", "1,2", "inf,2", "9,-1"):
+        with pytest.raises(SearchError, match=f"--sigmas is {text!r}; give numbers that fall"):
+            grid_of(text, "--sigmas")
+    with pytest.raises(SearchError, match="--steps and --sigmas are both the sampler's grid"):
+        require_one_grid(["steps", "sigmas", "seed"])
