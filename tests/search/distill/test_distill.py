@@ -318,7 +318,7 @@ import torch
 from search.distill.distill import train
 from search.distill.recipe import Recipe
 from search.model.pipeline import open_pipeline
-from tests.search.laptop.test_distill import GONE, SHORT, draws_for
+from tests.search.distill.test_distill import GONE, SHORT, draws_for
 from accelerate import PartialState
 teacher = open_pipeline(Path(sys.argv[1]))
 student, done = train(teacher, GONE, draws_for(teacher), SHORT)
