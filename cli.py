@@ -13,10 +13,14 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from engines.kinds import engine_names
+from search.core.precision import denoiser_precisions
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -97,7 +101,7 @@ engine_option = click.option(
     "engine_name",
     default="onnxruntime",
     show_default=True,
-    help="What runs the graphs.",
+    help=f"What runs the graphs: {', '.join(engine_names())}.",
 )
 device_option = click.option(
     "--device", default="cpu", show_default=True, help="cpu or cuda; never replaced silently."
@@ -129,52 +133,29 @@ def variant_options(function: Command) -> Command:
     return functools.reduce(lambda made, option: option(made), reversed(_VARIANT_OPTIONS), function)
 
 
-_ENGINE_OPTIONS = (
-    click.option("--threads", type=int, help="That compute (onnxruntime, openvino)."),
-    click.option("--precision", help="openvino: float32 (default), bfloat16 or float16."),
-    click.option("--compute-capability", help="tensorrt-rtx: of the GPU to build for, as 8.9."),
-    click.option("--optimization-level", type=int, help="tensorrt: of its builder, 0 to 5."),
-    click.option("--workspace", type=int, help="tensorrt: memory its builder may use, in MiB."),
-    click.option(
-        "--strip-weights", is_flag=True, help="tensorrt: plans take the bundle's weights."
-    ),
-    click.option(
-        "--cuda-graph/--no-cuda-graph", default=True, help="On cuda: record calls and replay them."
-    ),
-)
-
-
 def engine_options(function: Command) -> Command:
     """What engines can be asked for, as the argument `options`; each refuses what it does not know."""
+    from engines.base import EngineOptions
+    from engines.kinds import takers
+
+    names = [each.name for each in fields(EngineOptions)]
 
     @functools.wraps(function)
-    def with_options(
-        *,
-        threads: int | None,
-        precision: str | None,
-        compute_capability: str | None,
-        optimization_level: int | None,
-        workspace: int | None,
-        strip_weights: bool,
-        cuda_graph: bool,
-        **rest: Any,
-    ) -> Any:
-        from engines.base import EngineOptions
+    def with_options(**given: Any) -> Any:
+        options = EngineOptions(**{name: given.pop(name) for name in names})
+        return function(options=options, **given)
 
-        options = EngineOptions(
-            threads=threads,
-            precision=precision,
-            compute_capability=compute_capability,
-            optimization_level=optimization_level,
-            workspace=workspace,
-            strip_weights=strip_weights,
-            cuda_graph=cuda_graph,
-        )
-        return function(options=options, **rest)
-
-    return functools.reduce(
-        lambda made, option: option(made), reversed(_ENGINE_OPTIONS), with_options
-    )
+    for each in reversed(fields(EngineOptions)):
+        flag, kind = f"--{each.name.replace('_', '-')}", each.metadata["type"]
+        text = f"{', '.join(takers(each.name))}: {each.metadata['help']}."
+        if kind is not bool:
+            option = click.option(flag, type=kind, help=text)
+        elif each.default:
+            option = click.option(f"{flag}/--no-{flag[2:]}", default=True, help=text)
+        else:
+            option = click.option(flag, is_flag=True, help=text)
+        with_options = option(with_options)
+    return with_options
 
 
 jobs_option = click.option(
@@ -700,7 +681,7 @@ def inspect(source: Path, image: Path | None, as_json: bool, **shape: int | None
     "--dtype",
     default="float32",
     show_default=True,
-    help="Of the denoiser: float32, float16 or bfloat16.",
+    help=f"Of the denoiser: {', '.join(each.name for each in denoiser_precisions())}.",
 )
 @click.option(
     "--size",
@@ -840,7 +821,7 @@ def _print_plan(plan: Plan, engine: str, jobs: int, *, as_json: bool) -> None:
     multiple=True,
     default=("onnxruntime",),
     show_default=True,
-    help="What runs the graphs; several as in onnxruntime,openvino.",
+    help=f"What runs the graphs: {', '.join(engine_names())}; several as in onnxruntime,openvino.",
 )
 @device_option
 @engine_options

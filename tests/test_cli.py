@@ -426,7 +426,7 @@ BAD = [
     ("run {bundle} --prompt x --device cuda -o {out}.png", "use --device cpu"),
     ("run {no} --prompt x -o {out}.png", "is not a bundle"),
     ("build {bundle} --engine magic", "unknown engine 'magic'"),
-    ("build {bundle} --engine openvino --device cuda", "openvino runs on the cpu"),
+    ("build {bundle} --engine openvino --device cuda", "openvino runs on cpu"),
     ("build {bundle} --engine onnxruntime --workspace 9", "does not take --workspace"),
     ("build {bundle} --jobs 0", "--jobs is 0; give 1 or more"),
     ("build {bundle} --parallel moon", "choose one of local, ray, dask"),
