@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from engines.errors import EngineError, NotRecordedError
-from search.core.precision import of_numpy, of_torch
+from search.core.precision import is_own, of_numpy, of_torch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -303,12 +303,12 @@ _BITS = {1: "uint8", 2: "int16"}
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor as numpy can take it: numbers that it has no type for as their bits."""
     dtype = _numpy_dtype(tensor.dtype)
-    return tensor.view(getattr(torch, _BITS[dtype.itemsize])) if dtype.kind == "V" else tensor
+    return tensor if is_own(dtype) else tensor.view(getattr(torch, _BITS[dtype.itemsize]))
 
 
 def _tensor(array: NDArray[Any]) -> torch.Tensor:
     """A copy of the array; numbers that only ml_dtypes has go over as their bits."""
-    if array.dtype.kind != "V":
+    if is_own(array.dtype):
         return torch.tensor(array)
     bits = array.copy().view(_BITS[array.dtype.itemsize])
     return torch.tensor(bits).view(_torch_dtype(array.dtype))

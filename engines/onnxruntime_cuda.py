@@ -9,7 +9,7 @@ import onnxruntime
 from engines.base import DEFAULTS
 from engines.cuda import TorchBuffers, checked_tensor, refusal
 from engines.onnxruntime import OnnxRuntime, OnnxRuntimeSession, probe
-from search.core.precision import of_numpy
+from search.core.precision import is_own, of_numpy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -71,5 +71,5 @@ class CudaSession(OnnxRuntimeSession):
         tensor = checked_tensor(self._path, name, buffers, form)
         kind = of_numpy(form[1])
         # Of numbers that numpy has no type for, ONNX's number is given.
-        element = getattr(onnx.TensorProto, kind.onnx) if form[1].kind == "V" else form[1]
+        element = form[1] if is_own(form[1]) else getattr(onnx.TensorProto, kind.onnx)
         return "cuda", tensor.get_device(), element, form[0], int(tensor.data_ptr())

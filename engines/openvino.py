@@ -12,7 +12,7 @@ import openvino
 from engines.base import DEFAULTS, EngineOptions, checked
 from engines.buffers import NumpyBuffers
 from engines.errors import EngineError
-from search.core.precision import denoiser_precisions, of_engine
+from search.core.precision import denoiser_precisions, is_own, of_engine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -170,7 +170,7 @@ def _settings(options: EngineOptions, precision: str) -> dict[str, str]:
 
 def _shared(array: NDArray[Any], port: openvino.ConstOutput) -> openvino.Tensor:
     """The memory of `array` as a tensor; OpenVINO takes numpy's own types, of others their bits."""
-    plain = array.view(f"u{array.dtype.itemsize}") if array.dtype.kind == "V" else array
+    plain = array if is_own(array.dtype) else array.view(f"u{array.dtype.itemsize}")
     return openvino.Tensor(plain, port.get_shape(), port.get_element_type())
 
 

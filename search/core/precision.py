@@ -163,6 +163,11 @@ def of_engine(engine: str, name: str) -> Precision:
     raise KeyError(name)
 
 
+def is_own(dtype: np.dtype[Any]) -> bool:
+    """Whether numpy itself has the type, and not ml_dtypes: other libraries take only such arrays."""
+    return dtype.isbuiltin == 1
+
+
 def _find(attribute: str, name: str) -> Precision:
     for each in ALL:
         if getattr(each, attribute) == name:
