@@ -14,14 +14,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from filelock import FileLock
+
 from engines.base import EngineOptions, make_engine
-from engines.built import Record, Source, commit, flaw, read_record
+from engines.built import Record, Source, flaw, read_record
 from engines.errors import EngineError
 from engines.leftovers import mine
+from exporter.bundle import sha256
+from search.core.files import flush
 
 if TYPE_CHECKING:
     from engines.base import Report
 
+LOCK = ".lock"
+"""File that is locked while a build of a folder is made to count."""
 PARTIAL = ".partial-"
 """Begins the names of folders of what is not whole yet."""
 
@@ -112,6 +118,28 @@ def build_here(job: Job, report: Report) -> Record:
         return commit(made, job.suffix, job.record, job.source, seconds)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def commit(made: Path, suffix: str, record_path: Path, source: Source, seconds: float) -> Record:
+    """Make `made`, a file on the same disk, the built file of a record; returns the one that counts.
+
+    Of two builds of one graph the first that gets here stays, so that nobody's file is taken away.
+    """
+    digest = sha256(made)
+    file = f"{record_path.stem}.{digest[:16]}{suffix}"
+    record = Record(source, file, digest, made.stat().st_size, seconds)
+    flush(made)
+    with FileLock(record_path.parent / LOCK):
+        found = read_record(record_path)
+        if found is not None and not flaw(record_path, found, source):
+            return found
+        made.replace(record_path.parent / file)
+        flush(record_path.parent)
+        record.save(record_path)
+        for path in record_path.parent.glob(f"{record_path.stem}.*"):
+            if path.name not in (file, record_path.name):
+                path.unlink(missing_ok=True)
+    return record
 
 
 def main() -> None:

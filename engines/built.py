@@ -12,11 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
-
 from engines.errors import EngineError
 from exporter.bundle import WEIGHTS, sha256
-from search.core.files import flush, write_atomically
+from search.core.files import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -28,8 +26,6 @@ SCHEMA = 2
 KIND = "stepcarve-built"
 FOLDER = "built"
 """Of a bundle."""
-LOCK = ".lock"
-"""File that is locked while a build of a folder is made to count."""
 
 
 @dataclass(frozen=True)
@@ -108,28 +104,6 @@ def record_of(bundle: Bundle, engine: Engine, graph: str) -> Path:
     digest = hashlib.sha256(json.dumps(engine.key(), sort_keys=True).encode()).hexdigest()
     folder = bundle.path / FOLDER / f"{engine.name}-{digest[:16]}"
     return folder / f"{graph.removesuffix('.onnx')}.json"
-
-
-def commit(made: Path, suffix: str, record_path: Path, source: Source, seconds: float) -> Record:
-    """Make `made`, a file on the same disk, the built file of a record; returns the one that counts.
-
-    Of two builds of one graph the first that gets here stays, so that nobody's file is taken away.
-    """
-    digest = sha256(made)
-    file = f"{record_path.stem}.{digest[:16]}{suffix}"
-    record = Record(source, file, digest, made.stat().st_size, seconds)
-    flush(made)
-    with FileLock(record_path.parent / LOCK):
-        found = read_record(record_path)
-        if found is not None and not flaw(record_path, found, source):
-            return found
-        made.replace(record_path.parent / file)
-        flush(record_path.parent)
-        record.save(record_path)
-        for path in record_path.parent.glob(f"{record_path.stem}.*"):
-            if path.name not in (file, record_path.name):
-                path.unlink(missing_ok=True)
-    return record
 
 
 def earlier_records(bundle: Bundle, engine: str, graph: str) -> Iterator[Record]:

@@ -19,8 +19,8 @@ import pytest
 
 from engines.base import Engine, EngineOptions, make_engine
 from engines.build import Item, Plan, build_bundle, plan_build
-from engines.builder import PARTIAL, Job, build_apart, build_here
-from engines.built import Source, built_file, commit, read_record, record_of, source_of
+from engines.builder import PARTIAL, Job, build_apart, build_here, commit
+from engines.built import Source, built_file, read_record, record_of, source_of
 from engines.errors import EngineError
 from engines.leftovers import clean
 from engines.runner import Runner
@@ -160,10 +160,10 @@ def test_a_file_built_from_something_else_is_refused_with_both_values(
 
 
 def killed_after(step: str, todo: Job) -> None:
-    """Do a job in a process that is killed where it calls `step` of `engines.built`."""
+    """Do a job in a process that is killed where it calls `step` of `engines.builder`."""
     code = (
-        "import os, signal\nfrom engines import built, builder\n"
-        f"built.{step} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\nbuilder.main()\n"
+        "import os, signal\nfrom engines import builder\n"
+        f"builder.{step} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\nbuilder.main()\n"
     )
     line = json.dumps(asdict(todo), default=str) + "\n"
     # The process ends when its stdin does, so that stays open.

@@ -20,6 +20,7 @@ from tests.mixes import random_mix
 
 CHOSEN_BY = {"Where": 1}
 """The input whose type chooses the kernel; the first of all others."""
+COMPARISONS = ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
 
 
 def kernels() -> dict[str, set[str]]:
@@ -30,18 +31,28 @@ def kernels() -> dict[str, set[str]]:
 
 def without_kernel(model: onnx.ModelProto) -> Iterator[str]:
     """Operators and types of a model for which there is no kernel."""
-    known = kernels()
-    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
-    types = {t.name: t.data_type for t in inferred.initializer}
-    for value in (*inferred.input, *inferred.value_info, *inferred.output):
-        types[value.name] = value.type.tensor_type.elem_type
-    for node in inferred.node:
+    known, types = kernels(), {t.name: t.data_type for t in model.graph.initializer}
+    types |= {each.name: each.type.tensor_type.elem_type for each in model.graph.input}
+    for node in model.graph.node:
         if node.op_type == "Constant":
+            types[node.output[0]] = node.attribute[0].t.data_type
             continue
-        name = onnx.helper.tensor_dtype_to_string(types[node.input[CHOSEN_BY.get(node.op_type, 0)]])
-        kind = name.removeprefix("TensorProto.").lower()
+        chosen = types[node.input[CHOSEN_BY.get(node.op_type, 0)]]
+        for number, output in enumerate(node.output):
+            types[output] = type_of_output(node, number, chosen)
+        kind = onnx.helper.tensor_dtype_to_string(chosen).removeprefix("TensorProto.").lower()
         if kind not in known.get(node.op_type, ()):
             yield f"{node.op_type} of {kind}"
+
+
+def type_of_output(node: onnx.NodeProto, number: int, chosen: int) -> int:
+    """Of output `number`, where `chosen` is the type that chooses the kernel."""
+    if node.op_type == "Cast":
+        return next(each.i for each in node.attribute if each.name == "to")
+    if node.op_type in COMPARISONS:
+        return onnx.TensorProto.BOOL
+    is_position = node.op_type in ("ArgMax", "Shape") or (node.op_type, number) == ("TopK", 1)
+    return onnx.TensorProto.INT64 if is_position else chosen
 
 
 @pytest.mark.parametrize("name", ["sdxl", "sd3"])
