@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,7 @@ class EngineKind:
         classes: device -> "module:Class" of the `Engine` there, made of a device and options.
         package: the library's module.
         install: how to get it.
+        oldest: its first version that runs the graphs of a bundle; empty: any.
         options: fields of `EngineOptions` that it takes, per device where they differ.
         rates: of builds, as measured on small graphs; what a bundle has built corrects them.
         needs_build: whether it runs built files only.
@@ -53,6 +55,7 @@ class EngineKind:
     install: str
     options: Mapping[str, tuple[str, ...]]
     rates: Rates = UNMEASURED
+    oldest: tuple[int, ...] = ()
     needs_build: bool = False
     notes: Mapping[str, str] = field(default_factory=dict)
 
@@ -75,14 +78,22 @@ class EngineKind:
         """The library's module.
 
         Raises:
-            EngineError: it is not installed.
+            EngineError: it is not installed, or too old.
         """
+        package = self.package.replace("_", "-")
         try:
-            return importlib.import_module(self.package)
+            library = importlib.import_module(self.package)
         except ImportError as error:
-            package = self.package.replace("_", "-")
             msg = f"the package {package} is not installed ({error}); {self.install}"
             raise EngineError(msg) from error
+        version = getattr(library, "__version__", "")
+        if tuple(map(int, re.findall(r"\d+", version)))[: len(self.oldest)] < self.oldest:
+            msg = (
+                f"{package} {version} is older than {'.'.join(map(str, self.oldest))}, the first that "
+                f"runs the graphs of a bundle; {self.install}"
+            )
+            raise EngineError(msg)
+        return library
 
 
 TENSORRT_OPTIONS = ("optimization_level", "workspace", "strip_weights", "cuda_graph")
@@ -96,7 +107,8 @@ ENGINES = (
             "cuda": "engines.onnxruntime_cuda:OnnxRuntimeCuda",
         },
         package="onnxruntime",
-        install="pip install onnxruntime-gpu (or onnxruntime)",
+        install='pip install "onnxruntime-gpu>=1.31" (or onnxruntime)',
+        oldest=(1, 23),  # opset 23
         options={"cpu": ("threads",), "cuda": ("threads", "cuda_graph")},
     ),
     EngineKind(
@@ -116,6 +128,7 @@ ENGINES = (
             "libraries from NVIDIA's own index"
         ),
         options={"cuda": TENSORRT_OPTIONS},
+        oldest=(10, 14),  # attention
         rates=Rates(10, 0.05, 20, 1.1),
         needs_build=True,
     ),

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from engines.buffers import Buffer
     from engines.cuda import Device, TorchBuffers
 
-OLDEST = (10, 14)
-"""Version of TensorRT: the first that has attention, which the graphs of a bundle contain."""
 CACHE = "XDG_CACHE_HOME"
 """Environment variable that says where caches of programs lie."""
 
@@ -41,7 +39,6 @@ class TensorRt:
         """Refuse a library that is missing or too old, and a GPU that is."""
         self._trt = engine_kind(self.name).load_library()
         self.device, self.options = device, options
-        self._require_version()
         self._require_device()
 
     def key(self) -> dict[str, str]:
@@ -116,15 +113,6 @@ class TensorRt:
             refit(self._trt, engine, graph, self._log)
         return engine
 
-    def _require_version(self) -> None:
-        version = tuple(int(part) for part in self._trt.__version__.split(".")[:2])
-        if version < OLDEST:
-            msg = (
-                f"TensorRT {self._trt.__version__} is older than {OLDEST[0]}.{OLDEST[1]}; "
-                'pip install "tensorrt>=11,<12"'
-            )
-            raise EngineError(msg)
-
     def _require_device(self) -> None:
         _ = self._gpu
 
@@ -168,9 +156,6 @@ class TensorRtRtx(TensorRt):
             )
             raise EngineError(msg)
         return self._gpu.capability
-
-    def _require_version(self) -> None:
-        """Every version that can be installed will do."""
 
     def _require_device(self) -> None:
         if self.device == "cuda":

@@ -147,6 +147,19 @@ def test_without_its_library_it_says_how_to_get_it(
         make_engine("toy", "cpu")
 
 
+@pytest.mark.parametrize("version", ["1.20.1", "0.99"])
+def test_a_library_that_is_too_old_is_refused_with_both_versions(
+    monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    monkeypatch.setattr(onnxruntime, "__version__", version)
+    words = rf"onnxruntime {version} is older than 1\.23, .*pip install \"onnxruntime-gpu>=1\.31\""
+    with pytest.raises(EngineError, match=words):
+        make_engine("onnxruntime", "cpu")
+    (finding,) = (each for each in examine() if each.name == "onnxruntime on cpu")
+    assert not finding.works
+    assert version in finding.detail
+
+
 @pytest.mark.parametrize("kind", ENGINES, ids=lambda each: each.name)
 def test_each_record_is_true(kind: EngineKind, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of options that there are, a device for each, and a library that is asked for before its file."""
