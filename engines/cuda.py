@@ -246,9 +246,8 @@ class _Recorded:
                 except EngineError as error:
                     own.append(error)
                     raise
-        except (
-            RuntimeError
-        ) as error:  # an EngineError is one; the end of a recording may replace it
+        except RuntimeError as error:
+            # An EngineError is one, and may have been replaced by another at the recording's end.
             if own and not isinstance(own[0], NotRecordedError):
                 raise own[0] from None
             logger.warning(
