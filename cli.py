@@ -574,11 +574,11 @@ def distill(
     from search.core.subnet import SubNet
     from search.distill.data import read_folder
     from search.distill.distill import distill as run
-    from search.distill.recipe import Recipe, loss_of
+    from search.distill.recipe import DistillRecipe, loss_of
     from search.methods.options import granularity_of
     from search.model.pipeline import require_device
 
-    recipe = Recipe(loss=loss_of(loss), features=granularity_of(features), **options)
+    recipe = DistillRecipe(loss=loss_of(loss), features=granularity_of(features), **options)
     require_device(device)
     with _status() as report:
         done = run(

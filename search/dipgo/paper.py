@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from search.dipgo.optimise import optimise
 from search.dipgo.postprocess import subnet_at
-from search.dipgo.recipe import PAPER, Recipe
-from search.dipgo.records import RunFolder
+from search.dipgo.recipe import PAPER, DipGoRecipe
+from search.dipgo.records import DipGoRun
 from search.dipgo.supernet import CHOICES, CHOICES_WITH_DELTA, supernet
 from search.methods.registry import full, skipping
 from search.methods.schedules import keep_of
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from search.core.subnet import SubNet
-    from search.dipgo.records import Progress
+    from search.dipgo.records import DipGoProgress
     from search.methods.options import Options
     from search.methods.schedules import Cost
     from search.model.pipeline import Pipeline
@@ -30,11 +30,11 @@ def run_paper(
     keeps: Sequence[float],
     *,
     prompts: Sequence[str],
-    recipe: Recipe = PAPER,
+    recipe: DipGoRecipe = PAPER,
     cost: Cost = keep_of,
     folder: Path | None = None,
     resume: bool = False,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[DipGoProgress], None] | None = None,
 ) -> list[SubNet]:
     """One search; a SubNet for each of `keeps`, made from the same scores.
 
@@ -57,7 +57,7 @@ def run_paper(
             recipe,
             prompts,
             seed=options.seed,
-            folder=None if folder is None else RunFolder(folder),
+            folder=None if folder is None else DipGoRun(folder),
             resume=resume,
             progress=progress,
         )

@@ -29,7 +29,7 @@ class Loss(enum.StrEnum):
 
 
 @dataclass(frozen=True)
-class Recipe:
+class DistillRecipe:
     """How to distil; one iteration is one step of the optimiser.
 
     The paper of LAPTOP-Diff publishes none of these; docs/distill.md says why they are what they are.
@@ -115,7 +115,7 @@ def loss_of(name: str) -> Loss:
 
 
 def skipped_blocks(subnet: SubNet) -> list[str]:
-    """The blocks that a SubNet skips at every step, if it does nothing else.
+    """The blocks that a SubNet skips at every step, if SKIP is all it does.
 
     Raises:
         SearchError: there are none, or the SubNet does anything else than skip and run.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from search.core.sampler import SamplerTable
     from search.core.subnet import SubNet
-    from search.dipgo.records import Progress
+    from search.dipgo.records import DipGoProgress
     from search.fitting.trajectories import Trajectories
     from search.frontier.settings import Settings
     from search.model.pipeline import Pipeline
@@ -178,7 +178,7 @@ def _paper(ground: Ground, report: Report) -> list[Candidate]:
     settings = ground.settings
     recipe = PAPER.shortened(settings.paper_iterations)
 
-    def tell(each: Progress) -> None:
+    def tell(each: DipGoProgress) -> None:
         done = each.iteration + 1
         report(
             f"paper: iteration {done} of {recipe.iterations}, keep {each.keep:.3f}",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from search.dipgo.records import Progress
+    from search.dipgo.records import DipGoProgress
     from search.methods.schedules import Cost
     from search.model.pipeline import Pipeline
 
@@ -129,7 +129,7 @@ def _dip_go(
 
         recipe = PAPER if options.iterations is None else PAPER.shortened(options.iterations)
 
-        def tell(each: Progress) -> None:
+        def tell(each: DipGoProgress) -> None:
             report(
                 f"iteration {each.iteration + 1} of {recipe.iterations}: consistency "
                 f"{each.consistency:.4f}, sparsity {each.sparsity:.3f}, keep {each.keep:.3f}",
