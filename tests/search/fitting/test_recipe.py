@@ -115,15 +115,15 @@ def test_few_calls_see_more_pictures(
         seen[len(start.positions)] = args[3].batch
         return start
 
-    monkeypatch.setattr(recipe, "refine", stage)
-    monkeypatch.setattr(recipe, "polish", stage)
+    monkeypatch.setattr(recipe, "refine_positions", stage)
+    monkeypatch.setattr(recipe, "refine_coefficients", stage)
     effort = replace(EFFORT, work=60)
     place_calls(opened, whole, (1.0, 0.5, 0.2), PROMPTS, effort=effort)
     assert seen == {10: CHUNK, 5: 12, 2: 30}
 
 
 @pytest.mark.parametrize("error", [0.0, 1e6])
-def test_the_schedulers_own_steps_are_polished_where_they_are_better(
+def test_the_schedulers_own_steps_are_refined_where_they_are_better(
     opened: Pipeline, whole: SubNet, monkeypatch: pytest.MonkeyPatch, error: float
 ) -> None:
     began = []
@@ -136,7 +136,7 @@ def test_the_schedulers_own_steps_are_polished_where_they_are_better(
         return args[2]
 
     monkeypatch.setattr(recipe, "scheduled", plain)
-    monkeypatch.setattr(recipe, "polish", stage)
+    monkeypatch.setattr(recipe, "refine_coefficients", stage)
     place_calls(opened, whole, (0.5,), PROMPTS, effort=EFFORT)
     assert (began == [error]) is (error == 0)
 
