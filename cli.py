@@ -487,7 +487,7 @@ def frontier(
     _quiet_libraries()
     from search.core.files import require_free
     from search.frontier.run import run_frontier
-    from search.frontier.settings import Method, Settings, methods_of
+    from search.frontier.settings import FrontierSettings, Method, methods_of
     from search.frontier.table import full_judged, tables
     from search.frontier.write import write_frontier
     from search.methods.options import keeps_of
@@ -495,7 +495,7 @@ def frontier(
     from search.model.pipeline import open_pipeline, require_device
 
     require_free(out)
-    settings = Settings(
+    settings = FrontierSettings(
         keeps=keeps_of(keep),
         methods=tuple(Method) if methods is None else methods_of(methods),
         prompts=() if prompts is None else tuple(read_prompts(prompts)),

@@ -19,7 +19,7 @@ from examples.shapes.pictures import draw
 from search.core.files import require_free, write_atomically
 from search.frontier.judge import Judge
 from search.frontier.run import run_frontier
-from search.frontier.settings import Method, Settings, methods_of
+from search.frontier.settings import FrontierSettings, Method, methods_of
 from search.frontier.table import as_csv
 from search.frontier.write import write_frontier
 from search.methods.options import keeps_of
@@ -75,7 +75,7 @@ def main(
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         judge = HERE / "judge.onnx"
-        settings = Settings(
+        settings = FrontierSettings(
             steps=steps,
             scheduler=scheduler,
             guidance=GUIDANCE[name],

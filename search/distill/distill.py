@@ -108,7 +108,7 @@ def distill(
         folder: for log, plot, checkpoint and encoded pictures.
         resume: go on from the checkpoint in `folder`, if there is one.
         device: cpu or cuda.
-        report: told what is being done, and which share of it is done.
+        report: called with a message and the completed fraction.
 
     Raises:
         SearchError: the SubNet is of another pipeline or does not only skip, `out` is there, or the

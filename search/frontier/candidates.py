@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from search.core.subnet import SubNet
     from search.dipgo.records import DipGoProgress
     from search.fitting.trajectories import Trajectories
-    from search.frontier.settings import Settings
+    from search.frontier.settings import FrontierSettings
     from search.model.pipeline import Pipeline
 
     Report = Callable[..., None]
@@ -39,7 +39,7 @@ DPM_SOLVER = "DPMSolverMultistepScheduler"
 
 @dataclass(frozen=True)
 class Candidate:
-    """One SubNet to be judged.
+    """One SubNet to be evaluated.
 
     Attributes:
         method: what made it.
@@ -75,7 +75,7 @@ class Ground:
 
     pipeline: Pipeline
     own_scheduler: Any
-    settings: Settings
+    settings: FrontierSettings
     prompts: tuple[str, ...]
     whole: SubNet
     table: SamplerTable
@@ -95,7 +95,7 @@ class Ground:
 
 def prepare(
     pipeline: Pipeline,
-    settings: Settings,
+    settings: FrontierSettings,
     own_scheduler: Any,
     prompts: Sequence[str],
     report: Report,
@@ -340,7 +340,7 @@ def scheduler(pipeline: Pipeline, own: Any, name: str | None) -> Iterator[None]:
         pipeline.pipe.scheduler = before
 
 
-def _options(settings: Settings, granularity: Granularity) -> Options:
+def _options(settings: FrontierSettings, granularity: Granularity) -> Options:
     return Options(
         steps=settings.steps,
         guidance=settings.guidance,

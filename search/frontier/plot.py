@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING
 
 from search.frontier.settings import Method
+from search.runs.figure import as_png
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,13 +69,11 @@ def draw(frontier: Frontier) -> bytes:
         loc="outside right upper",
         fontsize=8,
         frameon=False,
-        title="hollow: the scheduler's own rows\nfilled: fitted rows",
+        title="open: the scheduler's own rows\nfilled: fitted rows",
         title_fontsize=8,
         alignment="left",
     )
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
+    return as_png(figure)
 
 
 def _draw_family(axes: Axes, method: Method, points: Sequence[Point], *, is_fitted: bool) -> None:

@@ -1,4 +1,4 @@
-"""A frontier: every judged SubNet, and who wins at each keep. Pure."""
+"""A frontier: every evaluated SubNet, and who wins at each keep. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from search.core.subnet import SubNet
     from search.frontier.quality import Quality
-    from search.frontier.settings import Settings
+    from search.frontier.settings import FrontierSettings
 
 SCHEMA = 1
 KIND = "stepcarve-frontier"
@@ -22,7 +22,7 @@ SLACK = 1e-9
 
 @dataclass(frozen=True)
 class Point:
-    """One judged SubNet.
+    """One evaluated SubNet.
 
     Attributes:
         method: what made it.
@@ -32,7 +32,7 @@ class Point:
         cost: its MACs as a fraction of the full sampler's.
         calls: of the denoiser, whole or in part.
         quality: on held-out pictures.
-        subnet: what was judged.
+        subnet: what was evaluated.
     """
 
     method: Method
@@ -153,15 +153,15 @@ class Frontier:
         pipeline: its directory, as it was given.
         settings: what was asked.
         whole: the full sampler.
-        prompts: calibrated with, and judged with.
+        prompts: calibrated with, and evaluated with.
         reference: what the Fréchet distance is to, or None without a judge.
         full: the full sampler's own quality.
-        points: every judged SubNet.
+        points: every evaluated SubNet.
         notes: what was left out, and why.
     """
 
     pipeline: str
-    settings: Settings
+    settings: FrontierSettings
     whole: SubNet
     prompts: tuple[tuple[str, ...], tuple[str, ...]]
     reference: str | None

@@ -1,4 +1,4 @@
-"""From pipeline to frontier: make the candidates, judge them."""
+"""From pipeline to frontier: make the candidates, evaluate them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from search.frontier.candidates import Candidate, Ground
     from search.frontier.quality import HeldOut
-    from search.frontier.settings import Settings
+    from search.frontier.settings import FrontierSettings
     from search.model.pipeline import Pipeline
 
     Report = Callable[..., None]
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 
 def run_frontier(
     pipeline: Pipeline,
-    settings: Settings,
+    settings: FrontierSettings,
     *,
     report: Report = lambda _text, _share=None: None,
 ) -> Frontier:
-    """Search, fit and judge everything that `settings` names.
+    """Search, fit and evaluate everything that `settings` names.
 
     Args:
         pipeline: with its weights loaded, and the scheduler it came with.
         settings: what to compare.
-        report: told what is being done, and which share of it is done.
+        report: called with a message and the completed fraction.
 
     Raises:
         SearchError: settings that do not fit the pipeline, or no method that can be used with it.
@@ -50,7 +50,7 @@ def run_frontier(
         ground = prepare(pipeline, settings, own, prompts[0], report)
         held_out = sample_held_out(pipeline, ground.whole, prompts[1], settings, report)
         candidates, notes = _make(ground, report)
-        points = _judge(held_out, candidates, report)
+        points = _evaluate(held_out, candidates, report)
         reference = None
         if settings.judge is not None:
             reference = "real pictures" if settings.features else "the full sampler, other noise"
@@ -90,11 +90,11 @@ def _make(ground: Ground, report: Report) -> tuple[list[Candidate], tuple[str, .
     return found, tuple(notes)
 
 
-def _judge(held_out: HeldOut, candidates: list[Candidate], report: Report) -> tuple[Point, ...]:
+def _evaluate(held_out: HeldOut, candidates: list[Candidate], report: Report) -> tuple[Point, ...]:
     """Each candidate on the held-out pictures; where fitting changed nothing, nothing is repeated."""
     points: list[Point] = []
     for number, each in enumerate(candidates):
-        report(f"judge: {each.method} {each.label}", number / len(candidates))
+        report(f"evaluate: {each.method} {each.label}", number / len(candidates))
         if points and points[-1].subnet is each.subnet:
             quality = points[-1].quality
         else:

@@ -44,8 +44,8 @@ SEARCHES = frozenset({Method.OURS, Method.PAPER})
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What `stepcarve frontier` can be told.
+class FrontierSettings:
+    """The settings of `stepcarve frontier`.
 
     Attributes:
         steps: inference steps of the full sampler.
@@ -54,7 +54,7 @@ class Settings:
         keeps: fractions of the full sampler's cost.
         methods: to compare.
         prompts: to search and calibrate with; none stands for half of the pipeline's own.
-        held_out: prompts to judge with; none stands for the other half.
+        held_out: prompts to evaluate with; none stands for the other half.
         count: held-out pictures.
         pictures: that our recipe calibrates with, or None for its default.
         iterations: of our recipe's gradient search, or None for its default.

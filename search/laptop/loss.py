@@ -56,7 +56,7 @@ class Predictions:
         timesteps: Tensor,
         prompts: Sequence[str],
     ) -> None:
-        """The pipeline has its weights loaded; latents `[K, C, H, W]`, timesteps `[K]`."""
+        """The pipeline has its weights loaded; latents `[K, ...]`, timesteps `[K]`."""
         self.pipeline, self.layers = pipeline, layers
         self.latents, self.timesteps, self.prompts = latents, timesteps, tuple(prompts)
         size = max(1, ELEMENTS // latents[0].numel())
@@ -111,11 +111,11 @@ class Predictions:
         size = self.pipeline.size(full.binding.noise_shape)
         call: DenoiserCall = record_call(self.pipeline, request.sized(size))
         halves = 2 if call.guided else 1
-        told = self.timesteps[part].to(device, torch.float32) / call.unit
+        model_timestep = self.timesteps[part].to(device, torch.float32) / call.unit
         arguments = {
             **call.arguments,
             family.sample: torch.cat([sample] * halves),
-            family.timestep: torch.cat([told] * halves),
+            family.timestep: torch.cat([model_timestep] * halves),
         }
         return arguments, halves
 

@@ -1,4 +1,4 @@
-"""What the search for layers can be told. No framework."""
+"""The settings of the search for layers. No framework."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Criterion(enum.StrEnum):
     """How far mean and spread of the final latents move without it."""
 
     @property
-    def judged(self) -> Criterion:
-        """The loss that sets of layers are chosen and compared by: that of the predictions, unless it is one."""
+    def objective(self) -> Criterion:
+        """The loss by which sets of layers are chosen and compared: this one if it is of predictions, else `OUTPUT`."""
         return self if self is Criterion.PICTURE else Criterion.OUTPUT
 
     @property
@@ -48,7 +48,7 @@ ROUNDS = {"default": 2, "paper": 0}
 
 
 @dataclass(frozen=True)
-class Settings:
+class LaptopSettings:
     """What decides a search, and how it is run.
 
     Attributes:
@@ -76,14 +76,14 @@ class Settings:
             raise SearchError(msg)
 
 
-def settings_of(options: Options) -> Settings:
+def settings_of(options: Options) -> LaptopSettings:
     """Those among the options of all methods."""
     asked = options.criterion
     criterion = CRITERIA[options.recipe] if asked is None else criterion_of(asked)
-    return Settings(
+    return LaptopSettings(
         criterion=criterion,
         tuples=options.tuples,
-        rounds=ROUNDS[options.recipe] if criterion is criterion.judged else 0,
+        rounds=ROUNDS[options.recipe] if criterion is criterion.objective else 0,
         seed=options.seed,
         workers=options.jobs,
         where=options.parallel,

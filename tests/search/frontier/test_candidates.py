@@ -15,7 +15,7 @@ from search.core.liveness import unroll
 from search.core.subnet import Action
 from search.fitting.fit import final_latents
 from search.frontier.candidates import Ground, fitted, holding, make_plain, prepare, scheduler
-from search.frontier.settings import Method, Settings
+from search.frontier.settings import FrontierSettings, Method
 from search.frontier.spacing import spacings
 from search.methods.schedules import keep_of
 from search.model.family import Request
@@ -24,7 +24,7 @@ from search.model.predictor import Predictor
 from search.model.reference import sample
 
 STEPS = 6
-SETTINGS = Settings(
+SETTINGS = FrontierSettings(
     steps=STEPS,
     guidance=3.0,
     keeps=(0.7, 0.5),
@@ -41,7 +41,7 @@ def silent(text: str, share: float | None = None) -> None:
     pass
 
 
-def make_ground(path: Path, settings: Settings = SETTINGS) -> Ground:
+def make_ground(path: Path, settings: FrontierSettings = SETTINGS) -> Ground:
     pipeline = open_pipeline(path)
     return prepare(pipeline, settings, pipeline.pipe.scheduler, PROMPTS, silent)
 
@@ -149,7 +149,9 @@ def test_the_best_spacing_is_no_worse_than_the_others(ground: Ground) -> None:
 def test_random_takes_the_best_of_its_tables(ground: Ground) -> None:
     best = make_plain(ground, Method.RANDOM, silent)[1]
     assert {Action.REUSE} <= {a for row in best.subnet.actions for a in row}
-    more = Ground(**{**vars(ground), "settings": Settings(**{**vars(SETTINGS), "random": 6})})
+    more = Ground(
+        **{**vars(ground), "settings": FrontierSettings(**{**vars(SETTINGS), "random": 6})}
+    )
     better = make_plain(more, Method.RANDOM, silent)[1]
     assert ground.error(better.subnet, better.table) <= ground.error(best.subnet, best.table)
 
@@ -184,6 +186,6 @@ def test_fitting_keeps_the_gates_and_helps(ground: Ground) -> None:
 
 
 def test_a_keep_of_less_than_one_call_is_refused(pipelines: Callable[[str], Path]) -> None:
-    settings = Settings(**{**vars(SETTINGS), "keeps": (0.5, 0.1)})
+    settings = FrontierSettings(**{**vars(SETTINGS), "keeps": (0.5, 0.1)})
     with pytest.raises(SearchError, match=r"--keep 0\.1 of 6 calls is less than one call"):
         make_ground(pipelines("three-levels"), settings)

@@ -21,7 +21,7 @@ from search.frontier import write
 from search.frontier.judge import Judge
 from search.frontier.points import Frontier, Point
 from search.frontier.quality import Quality
-from search.frontier.settings import Method, Settings, methods_of
+from search.frontier.settings import FrontierSettings, Method, methods_of
 from search.frontier.table import full_judged
 from search.frontier.write import write_frontier
 from search.methods.schedules import keep_of
@@ -205,7 +205,7 @@ def toy_frontier() -> Frontier:
     point = Point(Method.HOLD, "a <b>", 0.5, False, 0.4, 3, Quality(0.1, 0.1, 0.2, 30, 0.9), toy)
     return Frontier(
         pipeline="x & y",
-        settings=Settings(keeps=(0.5,)),
+        settings=FrontierSettings(keeps=(0.5,)),
         whole=toy,
         prompts=(("a",), ("b",)),
         reference=None,

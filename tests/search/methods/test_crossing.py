@@ -17,7 +17,7 @@ from search.core.errors import SearchError
 from search.core.subnet import SubNet
 from search.frontier import candidates
 from search.frontier.run import run_frontier
-from search.frontier.settings import Method, Settings
+from search.frontier.settings import FrontierSettings, Method
 from search.methods.options import METHODS, Options, granularity_for
 from search.methods.registry import search_keeps
 from search.methods.schedules import keep_of
@@ -169,7 +169,7 @@ def test_the_frontier_compares_packed_latents(
     pipeline = open_pipeline(tmp_path)
     pipeline.pipe.default_sample_size = 8
     monkeypatch.setattr(candidates, "PICTURES", 2)
-    settings = Settings(
+    settings = FrontierSettings(
         steps=STEPS,
         guidance=3.0,
         keeps=(0.5,),
