@@ -1,4 +1,4 @@
-"""All steps of a sampler chained, and the way back through them with one step in memory."""
+"""All steps of a sampler chained, and their backward pass with one step in memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class StepChain:
         noise: to start from, `[B, ...]`.
         rows: of the sampler table: per step, coefficients of the noise and of each prediction.
         weights: the values of the gates, `[T][N][A]`.
-        every: how far apart the steps are at which caches are kept for the way back.
+        every: how far apart the steps are at which caches are kept for the backward pass.
     """
 
     gated_call: Callable[[int, Tensor, GatedStep], tuple[Tensor, Carry]]
@@ -62,7 +62,7 @@ class StepChain:
 
 
 class Checkpointed(torch.autograd.Function):
-    """All predictions of a chain, step by step again on the way back."""
+    """All predictions of a chain; the backward pass computes each step again."""
 
     @staticmethod
     def forward(ctx: Any, gates: Tensor, chain: StepChain) -> Tensor:
@@ -80,7 +80,7 @@ class Checkpointed(torch.autograd.Function):
         gates, stacked = ctx.saved_tensors
         chain: StepChain = ctx.chain
         predictions = stacked.unbind()
-        back = _WayBack(chain, gates, predictions, wanted)
+        back = _BackwardPass(chain, gates, predictions, wanted)
         every, steps = chain.every, len(chain.rows)
         for start in reversed(range(0, steps, every)):
             came = [ctx.came.pop(start)]
@@ -92,8 +92,8 @@ class Checkpointed(torch.autograd.Function):
         return back.gates, None
 
 
-class _WayBack:
-    """Gradients on their way from the last step to the first."""
+class _BackwardPass:
+    """Gradients, from the last step to the first."""
 
     def __init__(
         self, chain: StepChain, gates: Tensor, predictions: Sequence[Tensor], wanted: Tensor
