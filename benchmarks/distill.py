@@ -20,7 +20,7 @@ from search.core.blocks import outermost
 from search.core.subnet import Granularity, SubNet
 from search.distill.data import Draws, encode_pictures
 from search.distill.distill import prune, save_pipeline, summarise, train
-from search.distill.recipe import Recipe, loss_of, skipped_blocks
+from search.distill.recipe import Loss, Recipe, skipped_blocks
 from search.distill.records import RunFolder
 from search.frontier.judge import Judge, frechet_distance
 from search.model.family import Request
@@ -229,7 +229,7 @@ def main(
             method, loss, features = label.split(":")
             key = f"{method} {loss} {features} seed {seed}"
             recipe = Recipe(
-                loss=loss_of(loss),
+                loss=Loss(loss),
                 features=Granularity(features),
                 iterations=iterations,
                 batch=batch,

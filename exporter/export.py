@@ -19,8 +19,8 @@ from exporter.variant import Variant, carve_variant
 from exporter.weights import refer, write_weights
 from search.core.files import require_free
 from search.core.versions import versions_of
-from search.methods.registry import resized
 from search.model.pipeline import Pipeline, open_for
+from search.model.whole import resized
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from search.core.subnet import Action, Granularity, SubNet
+from search.core.table import with_actions
+from search.methods.full import full
 from search.methods.options import Options
-from search.methods.registry import full
-from search.methods.schedules import with_actions
 from search.model.pipeline import open_pipeline
 from tests.test_cli import ok, stepcarve
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from search.core.course import Course
 from search.core.errors import SearchError
 from search.core.files import write_atomically
+from search.core.granularity import Granularity as Granularity  # noqa: PLC0414  many take it from here
+from search.core.origin import Origin
 from search.core.sampler import FittedSampler
 from search.core.topology import Topology
 
@@ -41,14 +43,6 @@ class Action(enum.StrEnum):
 
     The cached difference stays as it is.
     """
-
-
-class Granularity(enum.StrEnum):
-    """Which submodules of the denoiser are blocks."""
-
-    STAGE = "stage"
-    BRANCH = "branch"
-    LAYER = "layer"
 
 
 WORDS = {"fingerprint": "weights and configuration with the fingerprint"}
@@ -139,6 +133,7 @@ class SubNet:
         full_calls: how many calls the full sampler makes that this one stands in for.
         method: what made it, for people.
         fitted: the sampler it brings along; None is the scheduler it is bound to.
+        origin: the search that made it; None in files that do not say so.
     """
 
     binding: Binding
@@ -149,6 +144,7 @@ class SubNet:
     full_calls: int
     method: str
     fitted: FittedSampler | None = None
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         """Check the table; every problem is a `SearchError`."""
@@ -225,6 +221,7 @@ class SubNet:
             "schema": SCHEMA,
             "kind": "stepcarve-subnet",
             "method": self.method,
+            "origin": None if self.origin is None else self.origin.to_json(),
             "binding": self.binding.to_json(),
             "granularity": self.granularity,
             "guidance": self.guidance,
@@ -278,6 +275,7 @@ class SubNet:
                 full_calls=int(data["full_calls"]),
                 method=str(data["method"]),
                 fitted=None if not data.get("fitted") else FittedSampler.from_json(data["fitted"]),
+                origin=None if not data.get("origin") else Origin.from_json(data["origin"]),
             )
         except SearchError as error:
             msg = f"{source!r}: {error}"

@@ -106,14 +106,6 @@ class Recipe:
             raise SearchError(msg)
 
 
-def loss_of(name: str) -> Loss:
-    """The loss of a name; an unknown one is refused."""
-    if name not in set(Loss):
-        msg = f"unknown loss {name!r}; choose one of {', '.join(Loss)}"
-        raise SearchError(msg)
-    return Loss(name)
-
-
 def skipped_blocks(subnet: SubNet) -> list[str]:
     """The blocks that a SubNet skips at every step, if it does nothing else.
 

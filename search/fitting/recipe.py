@@ -1,4 +1,4 @@
-"""Our recipe: few calls, placed through the fit, then polished. See docs/recipe.md for what was tried."""
+"""The method carve: few calls, placed through the fit, then polished. See docs/recipe.md for what was tried."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def place_calls(
             if run is not None:
                 run.save(count, made[count])
     return [
-        replace(made[count], method=f"dip-go keep {keep:g}")
+        replace(made[count], method=f"carve keep {keep:g}")
         for keep, count in zip(keeps, counts, strict=True)
     ]
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from search.core.errors import SearchError
 from search.core.sampler import FittedSampler
 from search.core.subnet import Granularity
+from search.core.table import keep_of
 from search.dipgo.paper import run_paper
 from search.dipgo.recipe import PAPER
 from search.fitting.fit import PICTURES, final_latents, fit_sampler
@@ -18,9 +19,9 @@ from search.frontier.points import SLACK
 from search.frontier.settings import Method
 from search.frontier.spacing import spacings, uniform
 from search.methods import schedules
+from search.methods.fewer_steps import fewer_steps
+from search.methods.full import full
 from search.methods.options import Options
-from search.methods.registry import fewer_steps, full
-from search.methods.schedules import keep_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -134,7 +135,7 @@ def prepare(
 
 
 def make_plain(ground: Ground, method: Method, report: Report) -> list[Candidate]:
-    """The candidates of a method, before anything is fitted to them (ours is fitted by itself).
+    """The candidates of a method, before anything is fitted to them (carve fits its own).
 
     Raises:
         SearchError: the method cannot be used here.
@@ -155,7 +156,7 @@ def fitted(ground: Ground, candidate: Candidate) -> Candidate:
     return replace(candidate, subnet=fit.subnet, table=table, is_fitted=True)
 
 
-def _ours(ground: Ground, report: Report) -> list[Candidate]:
+def _carve(ground: Ground, report: Report) -> list[Candidate]:
     settings = ground.settings
     effort = Effort.of(settings.pictures, settings.iterations)
     found = place_calls(
@@ -168,33 +169,34 @@ def _ours(ground: Ground, report: Report) -> list[Candidate]:
         report=report,
     )
     return [
-        Candidate(Method.OURS, f"keep {keep:g}", keep, subnet, subnet.fitted.table, is_fitted=True)
+        Candidate(Method.CARVE, f"keep {keep:g}", keep, subnet, subnet.fitted.table, is_fitted=True)
         for keep, subnet in zip(settings.keeps, found, strict=True)
         if subnet.fitted is not None
     ]
 
 
-def _paper(ground: Ground, report: Report) -> list[Candidate]:
+def _dip_go(ground: Ground, report: Report) -> list[Candidate]:
     settings = ground.settings
-    recipe = PAPER.shortened(settings.paper_iterations)
+    recipe = PAPER.shortened(settings.dip_go_iterations)
 
     def tell(each: Progress) -> None:
         done = each.iteration + 1
         report(
-            f"paper: iteration {done} of {recipe.iterations}, keep {each.keep:.3f}",
+            f"dip-go: iteration {done} of {recipe.iterations}, keep {each.keep:.3f}",
             done / recipe.iterations,
         )
 
     found = run_paper(
         ground.pipeline,
-        _options(settings, Granularity.STAGE),
+        full(ground.pipeline, _options(settings, Granularity.STAGE)),
         settings.keeps,
         prompts=ground.prompts,
+        seed=settings.seed,
         recipe=recipe,
         progress=tell,
     )
     return [
-        Candidate(Method.PAPER, f"keep {keep:g}", keep, subnet, ground.table)
+        Candidate(Method.DIP_GO, f"keep {keep:g}", keep, subnet, ground.table)
         for keep, subnet in zip(settings.keeps, found, strict=True)
     ]
 
@@ -290,8 +292,8 @@ def _random(ground: Ground, report: Report) -> list[Candidate]:
 
 
 _MAKERS: dict[Method, Callable[[Ground, Report], list[Candidate]]] = {
-    Method.OURS: _ours,
-    Method.PAPER: _paper,
+    Method.CARVE: _carve,
+    Method.DIP_GO: _dip_go,
     Method.DEEPCACHE: _deepcache,
     Method.FEWER_STEPS: _fewer_steps,
     Method.DPM_SOLVER: _dpm_solver,

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from search.core.errors import SearchError
 from search.core.liveness import unroll
+from search.core.table import keep_of
 from search.frontier.candidates import fitted, make_plain, prepare, scheduler
 from search.frontier.points import Frontier, Point
 from search.frontier.quality import sample_held_out
 from search.frontier.settings import Method
 from search.methods.prompts import apart_prompts
-from search.methods.schedules import keep_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,7 +84,7 @@ def _make(ground: Ground, report: Report) -> tuple[list[Candidate], tuple[str, .
     found = []
     for number, candidate in enumerate(plain):
         found.append(candidate)
-        if candidate.method is not Method.OURS:
+        if candidate.method is not Method.CARVE:
             report(f"fit: {candidate.method} {candidate.label}", number / len(plain))
             found.append(fitted(ground, candidate))
     return found, tuple(notes)

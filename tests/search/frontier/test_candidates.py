@@ -13,11 +13,11 @@ import torch
 from search.core.errors import SearchError
 from search.core.liveness import unroll
 from search.core.subnet import Action
+from search.core.table import keep_of
 from search.fitting.fit import final_latents
 from search.frontier.candidates import Ground, fitted, holding, make_plain, prepare, scheduler
 from search.frontier.settings import Method, Settings
 from search.frontier.spacing import spacings
-from search.methods.schedules import keep_of
 from search.model.family import Request
 from search.model.pipeline import open_for, open_pipeline
 from search.model.predictor import Predictor
@@ -31,7 +31,7 @@ SETTINGS = Settings(
     pictures=8,
     iterations=2,
     random=2,
-    paper_iterations=1,
+    dip_go_iterations=1,
 )
 PROMPTS = ("0", "1")
 """Both a text and a class."""
@@ -52,7 +52,7 @@ def ground(pipelines: Callable[[str], Path]) -> Ground:
 
 
 @pytest.mark.parametrize(
-    "method", [Method.PAPER, Method.FEWER_STEPS, Method.DPM_SOLVER, Method.HOLD,
+    "method", [Method.DIP_GO, Method.FEWER_STEPS, Method.DPM_SOLVER, Method.HOLD,
                Method.HOLD_SPACED, Method.RANDOM],
 )  # fmt: skip
 def test_each_keep_has_a_candidate_that_costs_no_more(ground: Ground, method: Method) -> None:
