@@ -20,8 +20,9 @@ from search.core.blocks import outermost
 from search.core.subnet import Granularity, SubNet
 from search.distill.data import Draws, encode_pictures
 from search.distill.distill import prune, save_pipeline, summarise, train
-from search.distill.recipe import Loss, Recipe, skipped_blocks
+from search.distill.recipe import Loss, Recipe
 from search.distill.records import RunFolder
+from search.distill.skipped import skipped_blocks
 from search.frontier.judge import Judge, frechet_distance
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline

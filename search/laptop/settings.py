@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from search.core.errors import SearchError
 from search.runs.parallel import Where, require_workers
 
+SNR_FLOOR, SNR_CAP = 0.1, 5.0
+"""Squared errors of the picture weigh clip(SNR, floor, cap): Min-SNR (Hang et al. 2023), with a floor."""
+
 
 class Criterion(enum.StrEnum):
     """What says how much a layer matters."""

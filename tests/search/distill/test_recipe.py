@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from search.core.errors import SearchError
-from search.distill.recipe import Recipe, skipped_blocks
+from search.distill.recipe import Recipe
+from search.distill.skipped import skipped_blocks
 from tests.toys import chain, subnet
 
 

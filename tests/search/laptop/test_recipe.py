@@ -18,9 +18,9 @@ from search.core.subnet import Granularity, SubNet
 from search.laptop import probe, recipe
 from search.laptop.layers import Layers, layers_of, params_of
 from search.laptop.loss import OutputLoss, PictureLoss
-from search.laptop.noising import SNR_CAP, SNR_FLOOR, Noising
+from search.laptop.noising import Noising
 from search.laptop.recipe import Removal, _spared, remove_layers, within
-from search.laptop.settings import Criterion, Settings
+from search.laptop.settings import SNR_CAP, SNR_FLOOR, Criterion, Settings
 from search.laptop.store import LOSSES
 from search.laptop.tuples import Tuples, draw_tuples
 from search.methods.full import full
