@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from search.core.errors import SearchError
 from search.core.sampler import SamplerTable
+from search.model.replaced import replaced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -105,7 +105,7 @@ def noise_drawn_by(scheduler: Any, draw: Callable[[tuple[int, ...]], Tensor]) ->
     if not hasattr(module, "randn_tensor"):
         yield
         return
-    with mock.patch.object(module, "randn_tensor", randn_tensor):
+    with replaced(module, "randn_tensor", randn_tensor):
         yield
 
 
