@@ -56,7 +56,7 @@ class Options:
         start_step: of the full sampler, to begin at.
         end_step: of the full sampler, to end before; None is after the last.
         add_noise: begin from clean latents, to which the scheduler adds noise.
-        guidance: classifier-free guidance scale; 1 or less is no guidance.
+        guidance: classifier-free guidance scale; 1 or less is no guidance, None is the pipeline's own.
         granularity: which submodules are blocks.
         keep: fraction of the full cost that may remain (fewer-steps, random).
         interval: of full steps (deepcache).
@@ -84,7 +84,7 @@ class Options:
     start_step: int = 0
     end_step: int | None = None
     add_noise: bool = False
-    guidance: float = 7.5
+    guidance: float | None = None
     granularity: Granularity = Granularity.BRANCH
     keep: float = 0.5
     interval: int = 5
@@ -119,7 +119,7 @@ class Options:
             msg = f"unknown recipe {self.recipe!r}; choose one of {', '.join(RECIPES)}"
             raise SearchError(msg)
         require_least(self, {"steps": 1, "pictures": FEWEST, "iterations": 1, "reference_steps": 1})
-        if not math.isfinite(self.guidance):
+        if not math.isfinite(self.guidance or 0):
             msg = f"--guidance is {self.guidance}; give a number"
             raise SearchError(msg)
         if self.reference_steps is not None and not self.course.is_plain:

@@ -241,7 +241,8 @@ def _layers_by_hand(whole: SubNet, method: str, options: Options, cost: Cost) ->
 
 def full(pipeline: Pipeline, options: Options) -> SubNet:
     """Every block at every step."""
-    return _whole(pipeline, options.course, options.granularity, options.guidance, options.size)
+    guidance = pipeline.default_guidance if options.guidance is None else options.guidance
+    return _whole(pipeline, options.course, options.granularity, guidance, options.size)
 
 
 def _whole(
@@ -319,12 +320,11 @@ def _require_size(
     pipeline: Pipeline, size: tuple[int, int] | None, noise_shape: tuple[int, ...]
 ) -> None:
     """Refuse a size (height, width) that the pipeline has not taken."""
-    made = pipeline.size(noise_shape)
+    made, multiple = pipeline.size(noise_shape), pipeline.multiple
     if size not in (None, made):
         msg = (
             f"{pipeline.family.pipeline} makes pictures of {made[0]} x {made[1]} here, not of "
-            f"{size[0]} x {size[1]}; leave the size out, or choose a multiple "
-            f"of {made[0] // noise_shape[1]}"
+            f"{size[0]} x {size[1]}; leave the size out, or choose multiples of {multiple}"
         )
         raise SearchError(msg)
 

@@ -15,10 +15,12 @@ from search.model.family import Family, family_of
 from search.model.parts import load_models, load_parts, require_plain
 from search.model.recording import record_grid
 from search.model.removed import build_denoiser, removed_of
-from search.model.scheduler import Grid, read_sampler
+from search.model.scheduler import Grid, read_sampler, unused
+from search.model.scheduler_names import SHORT_NAMES, Choice, choice_of, require_options
 from search.model.weights import DenoiserWeights, plain
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from search.core.course import Course
@@ -46,9 +48,15 @@ class Pipeline:
     family: Family
     weights: DenoiserWeights
     index: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    _own_scheduler: list[Any] = field(default_factory=list, repr=False, compare=False)
+    _changed: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     _grids: dict[tuple[str, Course, tuple[int, int] | None], Grid] = field(
         default_factory=dict, repr=False, compare=False
     )
+
+    def __post_init__(self) -> None:
+        """Remember the scheduler that the pipeline came with."""
+        self._own_scheduler.append(self.pipe.scheduler)
 
     @property
     def denoiser(self) -> Any:
@@ -91,26 +99,54 @@ class Pipeline:
             found = load_models(self.path, self.index, but=self.family.component)
             self.pipe.register_modules(**{n: m.requires_grad_(False) for n, m in found.items()})
 
-    def use_scheduler(self, name: str) -> None:
-        """Replace the scheduler by another class with the same noise schedule."""
+    def use_scheduler(self, name: str | None, options: Mapping[str, Any] | None = None) -> None:
+        """Replace the scheduler by another class with the same noise schedule, or change its settings.
+
+        Args:
+            name: a class of diffusers or one of `SHORT_NAMES`; None keeps the class.
+            options: settings of its own, which take the place of the present ones.
+
+        Raises:
+            SearchError: the pipeline cannot use it, or it has no such setting.
+        """
         import diffusers
 
-        if name == type(self.pipe.scheduler).__name__:
-            return
-        known = {c.__name__ for c in self.pipe.scheduler.compatibles}
+        own: Any = self._own_scheduler[0]
+        choice = (
+            Choice(type(self.pipe.scheduler).__name__, self._changed)
+            if name is None
+            else choice_of(name)
+        )
+        changed = {**choice.options, **(options or {})}
+        self._require_scheduler(choice.cls)
+        cls: Any = getattr(diffusers, choice.cls)
+        require_options(cls, changed)
+        try:
+            is_own = cls is type(own) and not changed
+            self.pipe.scheduler = own if is_own else cls.from_config(own.config, **changed)
+        except (
+            Exception
+        ) as error:  # what it raises for a setting that it cannot have is its own affair
+            msg = (
+                f"the scheduler {choice.cls!r} cannot be used here: {' '.join(str(error).split())}"
+            )
+            raise SearchError(msg) from error
+        self._changed.clear()
+        self._changed.update(changed)
+
+    def _require_scheduler(self, cls: str) -> None:
+        """Refuse a class of schedulers with another noise schedule than the pipeline's own."""
+        own: Any = self._own_scheduler[0]
+        known = {type(own).__name__, *(c.__name__ for c in own.compatibles)}
         if "DDIMScheduler" in known:
             known |= _UNLISTED
-        if name not in known:
+        if cls not in known:
+            short = [name for name, choice in SHORT_NAMES.items() if choice.cls in known]
             msg = (
-                f"no scheduler {name!r} for this pipeline; choose one of {', '.join(sorted(known))}"
+                f"no scheduler {cls!r} for this pipeline; choose one of {', '.join(sorted(known))}, or in "
+                f"short {', '.join(short)}"
             )
             raise SearchError(msg)
-        cls: Any = getattr(diffusers, name)
-        try:
-            self.pipe.scheduler = cls.from_config(self.pipe.scheduler.config)
-        except ImportError as error:
-            msg = f"the scheduler {name!r} cannot be used here: {' '.join(str(error).split())}"
-            raise SearchError(msg) from error
 
     def size(self, noise_shape: tuple[int, ...]) -> tuple[int, int]:
         """Height and width of the picture that noise `[C, H, W]` becomes."""
@@ -118,15 +154,14 @@ class Pipeline:
 
     def grid(self, course: Course, size: tuple[int, int] | None = None) -> Grid:
         """What the pipeline asks of its present scheduler for pictures of `size` (height, width)."""
-        key = (type(self.pipe.scheduler).__name__, course, size)
+        key = (repr(self.pipe.scheduler), course, size)
         if key not in self._grids:
             self._grids[key] = record_grid(self, course, size)
         return self._grids[key]
 
     def timesteps(self, course: Course, size: tuple[int, int] | None = None) -> tuple[float, ...]:
         """Those of the present scheduler, one per call, noisiest first."""
-        present: Any = self.pipe.scheduler
-        scheduler = present.from_config(present.config)
+        scheduler = unused(self.pipe.scheduler)
         grid = self.grid(course, size)
         grid.apply(scheduler)
         return tuple(float(t) for t in grid.part(scheduler))
@@ -170,6 +205,7 @@ class Pipeline:
             fingerprint=self.fingerprint,
             scheduler=type(scheduler).__name__,
             scheduler_config=plain(scheduler.config),
+            scheduler_options=dict(self._changed),
             course=course,
             timesteps=self.timesteps(course, self.size(noise_shape)),
             latent_shape=latent_shape,
@@ -255,7 +291,7 @@ def open_for(subnet: SubNet, path: Path, *, weights: bool, device: str = "cpu") 
     """
     binding = subnet.binding
     pipeline = open_pipeline(path, weights=weights, device=device)
-    pipeline.use_scheduler(binding.scheduler)
+    pipeline.use_scheduler(binding.scheduler, binding.scheduler_options)
     here = pipeline.binding(
         course=binding.course,
         guided=binding.guided,

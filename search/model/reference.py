@@ -19,7 +19,13 @@ from search.model.failures import told_as_the_pipelines
 from search.model.recording import record_call
 from search.model.removed import base_of
 from search.model.replaced import replaced
-from search.model.scheduler import CourseScheduler, TableScheduler, add_noise, noise_drawn_by
+from search.model.scheduler import (
+    CourseScheduler,
+    TableScheduler,
+    add_noise,
+    noise_drawn_by,
+    unused,
+)
 from search.model.trace import tensors_of
 
 if TYPE_CHECKING:
@@ -108,8 +114,7 @@ def _noised(
     if clean is None:
         msg = "clean latents to begin from are missing; give them with the request"
         raise SearchError(msg)
-    grid, present = pipeline.grid(course, request.size), pipeline.pipe.scheduler
-    scheduler = present.from_config(present.config)
+    grid, scheduler = pipeline.grid(course, request.size), unused(pipeline.pipe.scheduler)
     grid.apply(scheduler)
     call = record_call(pipeline, replace(request, latents=None))
     noise = torch.randn(call.drawn or clean.shape, generator=generator)
