@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _OURS = ("search", "exporter", "engines")
-_LONGEST = 10**9
+LONGEST = 10**9
 """Tokenizers that do not say how long a text may be say more than this."""
 
 
@@ -47,7 +47,7 @@ def _lacking(pipe: Any) -> Iterator[str]:
     if absent:
         yield f"its model_index.json has no {' and no '.join(absent)}, so give a pipeline that has"
     for name, part in pipe.components.items():
-        if getattr(part, "model_max_length", 0) > _LONGEST:
+        if getattr(part, "model_max_length", 0) > LONGEST:
             length = _positions(getattr(pipe, name.replace("tokenizer", "text_encoder"), None))
             yield (
                 f"its {name} does not say how long texts may be, so write "
