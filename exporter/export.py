@@ -80,6 +80,7 @@ def export(
     subnets = [resized(pipeline, subnet, size) for size in dict.fromkeys(sizes or (own,))]
     shapes = list(product(subnets, dict.fromkeys(batches)))
     report(require_room(pipeline, out, dtype, len(shapes)))
+    pipeline.load_around()
     with staging(out, _key(pipeline, shapes, dtype)) as stage:
         variants = [carve_variant(pipeline, each, batch, dtype, report) for each, batch in shapes]
         report("write")

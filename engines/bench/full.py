@@ -88,7 +88,7 @@ def _longer(subnet: SubNet, pipeline: Path) -> SubNet:
     from search.model.pipeline import open_pipeline
 
     opened = open_pipeline(pipeline, weights=False)
-    opened.use_scheduler(subnet.binding.scheduler)
+    opened.use_scheduler(subnet.binding.scheduler, subnet.binding.scheduler_options)
     height, width = opened.size(subnet.binding.noise_shape)
     options = Options(
         steps=subnet.full_calls,

@@ -61,7 +61,11 @@ USERS = {
     shared.seed_option,
 )
 @shared.option_group(
-    "Full sampler", shared.steps_option, shared.scheduler_option, shared.guidance_option
+    "Full sampler",
+    shared.steps_option,
+    shared.scheduler_option,
+    shared.scheduler_options_option,
+    shared.guidance_option,
 )
 @shared.option_group(
     "Effort",

@@ -9,7 +9,6 @@ import click
 import cloup
 
 from search.commands import screen, shared
-from search.commands.opening import choose_scheduler
 from search.commands.values import AT_LEAST_1, NUMBER, PATH, PipelineDirectory
 from search.foreign.formats import FORMATS
 
@@ -79,7 +78,8 @@ def command(
     with screen.status() as report:
         report("open pipeline")
         opened = open_pipeline(pipeline, weights=False)
-        choose_scheduler(opened, scheduler, dict(scheduler_options))
+        if scheduler is not None or scheduler_options:
+            opened.use_scheduler(scheduler, dict(scheduler_options))
         report(f"import: {format_name}")
         subnet = foreign.subnet(opened, chosen)
         subnet.save(out)

@@ -12,7 +12,6 @@ import cloup
 
 from engines.base import ENGINES
 from search.commands import screen, shared
-from search.commands.opening import choose_scheduler
 from search.commands.values import (
     AT_LEAST_0,
     AT_LEAST_1,
@@ -237,7 +236,8 @@ def command(
     with screen.status() as report:
         report("open pipeline")
         opened = open_pipeline(pipeline, weights=needs_weights(name, options), device=device)
-        choose_scheduler(opened, scheduler, dict(scheduler_options))
+        if scheduler is not None or scheduler_options:
+            opened.use_scheduler(scheduler, dict(scheduler_options))
         whole = partial(full, opened, options)
         with _price(cost, engine, pipeline, whole, latencies, report) as price:
             report(f"search: {name}")

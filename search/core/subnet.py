@@ -63,6 +63,7 @@ class Binding:
         latent_shape: of one image, as the denoiser takes it; `[C, H, W]` unless it is packed.
         noise_shape: of the noise that one image starts from, `[C, H, W]`.
         guided: whether classifier-free guidance doubles the batch.
+        scheduler_options: settings among the configuration that were changed for this SubNet.
     """
 
     denoiser: str
@@ -74,6 +75,7 @@ class Binding:
     latent_shape: tuple[int, ...]
     noise_shape: tuple[int, ...]
     guided: bool
+    scheduler_options: dict[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def inference_steps(self) -> int:
@@ -82,7 +84,10 @@ class Binding:
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
-        return {**vars(self), "course": vars(self.course)}
+        found = {**vars(self), "course": vars(self.course)}
+        if not self.scheduler_options:
+            del found["scheduler_options"]
+        return found
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Binding:

@@ -24,7 +24,7 @@ from search.methods.full import full
 from search.methods.options import Options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from search.core.sampler import SamplerTable
     from search.core.subnet import SubNet
@@ -65,7 +65,6 @@ class Ground:
 
     Attributes:
         pipeline: with its weights loaded and the full sampler's scheduler.
-        own_scheduler: the one the pipeline came with, from which the others are made.
         settings: what was asked.
         prompts: to search and calibrate with.
         whole: the full sampler at branch granularity.
@@ -75,7 +74,6 @@ class Ground:
     """
 
     pipeline: Pipeline
-    own_scheduler: Any
     settings: Settings
     prompts: tuple[str, ...]
     whole: SubNet
@@ -97,7 +95,6 @@ class Ground:
 def prepare(
     pipeline: Pipeline,
     settings: Settings,
-    own_scheduler: Any,
     prompts: Sequence[str],
     report: Report,
 ) -> Ground:
@@ -124,7 +121,6 @@ def prepare(
     )
     return Ground(
         pipeline=pipeline,
-        own_scheduler=own_scheduler,
         settings=settings,
         prompts=tuple(prompts),
         whole=whole,
@@ -231,7 +227,7 @@ def _dpm_solver(ground: Ground, report: Report) -> list[Candidate]:
     if ground.whole.binding.scheduler == DPM_SOLVER:
         msg = "the full sampler is DPM-Solver++ itself, so this is what fewer-steps is"
         raise SearchError(msg)
-    with scheduler(ground.pipeline, ground.own_scheduler, DPM_SOLVER):
+    with scheduler(ground.pipeline, DPM_SOLVER):
         return _few_steps_of(ground, Method.DPM_SOLVER)
 
 
@@ -330,16 +326,17 @@ def holding(
 
 
 @contextmanager
-def scheduler(pipeline: Pipeline, own: Any, name: str | None) -> Iterator[None]:
-    """While open, the pipeline has the scheduler of that class, made from its own; None is its own."""
-    before = pipeline.pipe.scheduler
-    pipeline.pipe.scheduler = own
+def scheduler(
+    pipeline: Pipeline, name: str | None, options: Mapping[str, Any] | None = None
+) -> Iterator[None]:
+    """While open, the pipeline has this scheduler with these settings; None is the present class."""
+    before = pipeline.scheduler_choice
     try:
-        if name is not None:
-            pipeline.use_scheduler(name)
+        if name is not None or options:
+            pipeline.use_scheduler(name, options)
         yield
     finally:
-        pipeline.pipe.scheduler = before
+        pipeline.use_scheduler(before.cls, before.options)
 
 
 def _options(settings: Settings, granularity: Granularity) -> Options:

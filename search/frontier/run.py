@@ -40,14 +40,13 @@ def run_frontier(
     Raises:
         SearchError: settings that do not fit the pipeline, or no method that can be used with it.
     """
-    own = pipeline.pipe.scheduler
     prompts = apart_prompts(
         pipeline,
         search=settings.prompts,
         judge=settings.held_out,
     )
-    with scheduler(pipeline, own, settings.scheduler):
-        ground = prepare(pipeline, settings, own, prompts[0], report)
+    with scheduler(pipeline, settings.scheduler, dict(settings.scheduler_options)):
+        ground = prepare(pipeline, settings, prompts[0], report)
         held_out = sample_held_out(pipeline, ground.whole, prompts[1], settings, report)
         candidates, notes = _make(ground, report)
         points = _judge(held_out, candidates, report)

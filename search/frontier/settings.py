@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from search.core.errors import SearchError
 
@@ -43,7 +43,8 @@ class Settings:
 
     Attributes:
         steps: inference steps of the full sampler.
-        scheduler: a diffusers scheduler class; None is the pipeline's own.
+        scheduler: a diffusers scheduler class or a short name; None is the pipeline's own.
+        scheduler_options: settings of it to change, by name.
         guidance: classifier-free guidance scale, 1 or less is no guidance; None is the pipeline's own.
         keeps: fractions of the full sampler's cost.
         methods: to compare.
@@ -63,6 +64,7 @@ class Settings:
 
     steps: int = 50
     scheduler: str | None = None
+    scheduler_options: tuple[tuple[str, Any], ...] = ()
     guidance: float | None = None
     keeps: tuple[float, ...] = (0.5, 0.3, 0.2)
     methods: tuple[Method, ...] = tuple(Method)

@@ -21,15 +21,9 @@ def full(pipeline: Pipeline, options: Options) -> SubNet:
         pipeline,
         course=options.course,
         granularity=options.granularity,
-        guidance=guidance_for(pipeline, options.guidance),
+        guidance=pipeline.default_guidance if options.guidance is None else options.guidance,
         size=options.size,
     )
-
-
-def guidance_for(pipeline: Pipeline, guidance: float | None) -> float:
-    """The scale that was asked for, or the pipeline's own."""
-    own: float = getattr(pipeline, "default_guidance", 7.5)
-    return own if guidance is None else guidance
 
 
 def _make(task: Task) -> list[SubNet]:

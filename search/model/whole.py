@@ -107,11 +107,10 @@ def _require_size(
     pipeline: Pipeline, size: tuple[int, int] | None, noise_shape: tuple[int, ...]
 ) -> None:
     """Refuse a size (height, width) that the pipeline has not taken."""
-    made = pipeline.size(noise_shape)
+    made, multiple = pipeline.size(noise_shape), pipeline.multiple
     if size not in (None, made):
         msg = (
             f"{pipeline.family.pipeline} makes pictures of {made[0]} x {made[1]} here, not of "
-            f"{size[0]} x {size[1]}; leave the size out, or choose a multiple "
-            f"of {made[0] // noise_shape[1]}"
+            f"{size[0]} x {size[1]}; leave the size out, or choose multiples of {multiple}"
         )
         raise SearchError(msg)

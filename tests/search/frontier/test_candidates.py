@@ -97,8 +97,8 @@ def test_dpm_solver_is_left_out_where_it_is_the_full_sampler(
 ) -> None:
     pipeline = open_pipeline(pipelines("three-levels"))
     own = pipeline.pipe.scheduler
-    with scheduler(pipeline, own, "DPMSolverMultistepScheduler"):
-        ground = prepare(pipeline, SETTINGS, own, PROMPTS, silent)
+    with scheduler(pipeline, "DPMSolverMultistepScheduler"):
+        ground = prepare(pipeline, SETTINGS, PROMPTS, silent)
         with pytest.raises(SearchError, match=r"DPM-Solver\+\+ itself"):
             make_plain(ground, Method.DPM_SOLVER, silent)
     assert pipeline.pipe.scheduler is own
