@@ -20,8 +20,9 @@ from search.core.blocks import outermost
 from search.core.subnet import Granularity, SubNet
 from search.distill.data import Draws, encode_pictures
 from search.distill.distill import prune, save_pipeline, summarise, train
-from search.distill.recipe import DistillRecipe, loss_of, skipped_blocks
+from search.distill.recipe import DistillRecipe, Loss
 from search.distill.records import DistillRun
+from search.distill.skipped import skipped_blocks
 from search.frontier.judge import Judge, frechet_distance
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline
@@ -230,7 +231,7 @@ def main(
             method, loss, features = label.split(":")
             key = f"{method} {loss} {features} seed {seed}"
             recipe = DistillRecipe(
-                loss=loss_of(loss),
+                loss=Loss(loss),
                 features=Granularity(features),
                 iterations=iterations,
                 batch=batch,

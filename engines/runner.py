@@ -14,6 +14,7 @@ from engines.built import load_graph
 from engines.errors import EngineError, NotFiniteError
 from engines.noise import TorchNoise
 from search.core.names import GUIDANCE, IMAGE, LATENTS, PREDICTION, SAMPLE
+from search.core.placeholders import written_out
 from search.core.prompt import Fill, PromptInput, class_number
 
 if TYPE_CHECKING:
@@ -182,11 +183,18 @@ class Runner:
             case Fill.GIVEN:
                 return bool(text)
             case Fill.IDS:
-                tokens = self._tokenizers[each.tokenizer].encode(text)
+                text, tokens = self._encoded(each, text)
                 _tell_cut(each, text, tokens)
                 return tokens.ids
             case Fill.MASK:
-                return self._tokenizers[each.tokenizer].encode(text).attention_mask
+                return self._encoded(each, text)[1].attention_mask
+
+    def _encoded(self, each: PromptInput, text: str) -> tuple[str, Any]:
+        """The text that is tokenised, and its tokens."""
+        tokenizer = self._tokenizers[each.tokenizer]
+        if each.placeholders:
+            text = written_out(text, tokenizer)
+        return text, tokenizer.encode(text)
 
     def call(
         self, number: int, sample: NDArray[np.float32], caches: dict[str, NDArray[np.float32]]

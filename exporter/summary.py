@@ -60,6 +60,7 @@ def summarise(subnet: SubNet, batch: int = 1, dtype: str = "float32") -> dict[st
     full, kept = subnet.full_calls * topology.macs, sum(unrolled.macs)
     return {
         "method": subnet.method,
+        "origin": None if subnet.origin is None else subnet.origin.to_json(),
         "granularity": subnet.granularity,
         "denoiser": subnet.binding.denoiser,
         "scheduler": subnet.binding.scheduler,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from search.core.subnet import Action, SubNet
-from search.methods.schedules import with_actions
+from search.core.table import with_actions
 
 CHOICES = (Action.RUN, Action.REUSE, Action.DELTA, Action.SKIP)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from engines.errors import EngineError
 from exporter.bundle import MANIFEST, Bundle
 from search.core.subnet import Action
-from search.methods.schedules import keep_of
+from search.core.table import keep_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,12 +83,12 @@ def whole_table(subnet: SubNet) -> SubNet | None:
 
 def _longer(subnet: SubNet, pipeline: Path) -> SubNet:
     """The same for a SubNet that is itself a sampler of fewer steps."""
+    from search.methods.full import full
     from search.methods.options import Options
-    from search.methods.registry import full
     from search.model.pipeline import open_pipeline
 
     opened = open_pipeline(pipeline, weights=False)
-    opened.use_scheduler(subnet.binding.scheduler)
+    opened.use_scheduler(subnet.binding.scheduler, subnet.binding.scheduler_options)
     height, width = opened.size(subnet.binding.noise_shape)
     options = Options(
         steps=subnet.full_calls,

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from search.core.course import Course
 from search.core.errors import SearchError
 from search.core.files import write_atomically
+from search.core.granularity import Granularity as Granularity  # noqa: PLC0414  many take it from here
+from search.core.origin import Origin
 from search.core.sampler import FittedSampler
 from search.core.topology import Topology
 
@@ -43,14 +45,6 @@ class Action(enum.StrEnum):
     """
 
 
-class Granularity(enum.StrEnum):
-    """Which submodules of the denoiser are blocks."""
-
-    STAGE = "stage"
-    BRANCH = "branch"
-    LAYER = "layer"
-
-
 WORDS = {"fingerprint": "weights and configuration with the fingerprint"}
 """Parts of a binding that need more words than their name."""
 
@@ -69,6 +63,7 @@ class Binding:
         latent_shape: of one image, as the denoiser takes it; `[C, H, W]` unless it is packed.
         noise_shape: of the noise that one image starts from, `[C, H, W]`.
         guided: whether classifier-free guidance doubles the batch.
+        scheduler_options: settings among the configuration that were changed for this SubNet.
     """
 
     denoiser: str
@@ -80,6 +75,7 @@ class Binding:
     latent_shape: tuple[int, ...]
     noise_shape: tuple[int, ...]
     guided: bool
+    scheduler_options: dict[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def inference_steps(self) -> int:
@@ -88,7 +84,10 @@ class Binding:
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
-        return {**vars(self), "course": vars(self.course)}
+        found = {**vars(self), "course": vars(self.course)}
+        if not self.scheduler_options:
+            del found["scheduler_options"]
+        return found
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Binding:
@@ -139,6 +138,7 @@ class SubNet:
         full_calls: how many calls the full sampler makes that this one stands in for.
         method: what made it, for people.
         fitted: the sampler it brings along; None is the scheduler it is bound to.
+        origin: the search that made it; None in files that do not say so.
     """
 
     binding: Binding
@@ -149,6 +149,7 @@ class SubNet:
     full_calls: int
     method: str
     fitted: FittedSampler | None = None
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         """Check the table; every problem is a `SearchError`."""
@@ -225,6 +226,7 @@ class SubNet:
             "schema": SCHEMA,
             "kind": "stepcarve-subnet",
             "method": self.method,
+            "origin": None if self.origin is None else self.origin.to_json(),
             "binding": self.binding.to_json(),
             "granularity": self.granularity,
             "guidance": self.guidance,
@@ -278,6 +280,7 @@ class SubNet:
                 full_calls=int(data["full_calls"]),
                 method=str(data["method"]),
                 fitted=None if not data.get("fitted") else FittedSampler.from_json(data["fitted"]),
+                origin=None if not data.get("origin") else Origin.from_json(data["origin"]),
             )
         except SearchError as error:
             msg = f"{source!r}: {error}"

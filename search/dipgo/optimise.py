@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from search.core.errors import SearchError
+from search.core.table import keep_of
 from search.dipgo import losses
 from search.dipgo.postprocess import Scores, subnet_of
 from search.dipgo.pruner import Pruner, straight_through
 from search.dipgo.recipe import PAPER
 from search.dipgo.records import DipGoProgress, DipGoRun
 from search.dipgo.shares import action_costs, reuse_unread
-from search.methods.schedules import keep_of
 from search.model.decoder import Decoder
 from search.runs.checkpoints import Checkpoint
 from search.runs.rates import warmup_cosine

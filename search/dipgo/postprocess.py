@@ -9,8 +9,8 @@ import numpy as np
 
 from search.core.errors import SearchError
 from search.core.subnet import Action
+from search.core.table import keep_of
 from search.dipgo.shares import reuse_unread
-from search.methods.schedules import keep_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from search.core.subnet import SubNet
-    from search.methods.schedules import Cost
+    from search.core.table import Cost
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,8 +28,9 @@ from search.distill.losses import (
     prediction_loss,
     surviving_blocks,
 )
-from search.distill.recipe import Loss, skipped_blocks
+from search.distill.recipe import Loss
 from search.distill.records import DistillProgress, DistillRun
+from search.distill.skipped import skipped_blocks
 from search.laptop.noising import Noising
 from search.model.pipeline import Pipeline, open_for
 from search.model.removed import KEY, remove_blocks

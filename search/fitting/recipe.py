@@ -1,4 +1,4 @@
-"""The search `carve`: few calls, placed through the fit, then refined. docs/recipe.md says what was tried."""
+"""The method carve: few calls, placed through the fit, then refined. docs/recipe.md says what was tried."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def place_calls(
             if run is not None:
                 run.save(count, made[count])
     return [
-        replace(made[count], method=f"dip-go keep {keep:g}")
+        replace(made[count], method=f"carve keep {keep:g}")
         for keep, count in zip(keeps, counts, strict=True)
     ]
 

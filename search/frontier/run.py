@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from search.core.errors import SearchError
 from search.core.liveness import unroll
+from search.core.table import keep_of
 from search.frontier.candidates import fitted, make_plain, prepare, scheduler
 from search.frontier.points import Frontier, Point
 from search.frontier.quality import sample_held_out
 from search.frontier.settings import Method
 from search.methods.prompts import apart_prompts
-from search.methods.schedules import keep_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,14 +40,13 @@ def run_frontier(
     Raises:
         SearchError: settings that do not fit the pipeline, or no method that can be used with it.
     """
-    own = pipeline.pipe.scheduler
     prompts = apart_prompts(
         pipeline,
         search=settings.prompts,
         judge=settings.held_out,
     )
-    with scheduler(pipeline, own, settings.scheduler):
-        ground = prepare(pipeline, settings, own, prompts[0], report)
+    with scheduler(pipeline, settings.scheduler, dict(settings.scheduler_options)):
+        ground = prepare(pipeline, settings, prompts[0], report)
         held_out = sample_held_out(pipeline, ground.whole, prompts[1], settings, report)
         candidates, notes = _make(ground, report)
         points = _evaluate(held_out, candidates, report)
@@ -84,7 +83,7 @@ def _make(ground: Ground, report: Report) -> tuple[list[Candidate], tuple[str, .
     found = []
     for number, candidate in enumerate(plain):
         found.append(candidate)
-        if candidate.method is not Method.OURS:
+        if candidate.method is not Method.CARVE:
             report(f"fit: {candidate.method} {candidate.label}", number / len(plain))
             found.append(fitted(ground, candidate))
     return found, tuple(notes)

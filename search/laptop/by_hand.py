@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from search.core.subnet import SubNet
-    from search.methods.schedules import Cost
+    from search.core.table import Cost
 
 LATER = 100.0
 """By how much a later group of layers is dearer than the one before."""

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from search.core.subnet import Action, SubNet
-from search.laptop.noising import SNR_CAP, SNR_FLOOR, Noising
+from search.laptop.noising import Noising
+from search.laptop.settings import SNR_CAP, SNR_FLOOR
 from search.model.family import Request
 from search.model.recording import DenoiserCall, record_call
 from search.model.reference import gated

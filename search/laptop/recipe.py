@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from search.core.subnet import SubNet
+    from search.core.table import Cost
     from search.laptop.additivity import Additivity
-    from search.methods.schedules import Cost
     from search.model.pipeline import Pipeline
 
 POWERS = (0.5, 0.75)

@@ -16,9 +16,10 @@ from engines.errors import EngineError
 from engines.latency import LatencyTable, Setting, Stopwatch, latency_table, read_seconds
 from search.core.program import Signature, plan_program
 from search.core.subnet import Action, Granularity, SubNet
+from search.core.table import with_actions
 from search.methods.options import Options
 from search.methods.registry import search
-from search.methods.schedules import deepcache, with_actions
+from search.methods.schedules import deepcache
 from search.model.pipeline import open_pipeline
 from tests.mixes import random_mix
 from tests.toys import chain, hourglass, subnet

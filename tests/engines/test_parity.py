@@ -23,9 +23,9 @@ from exporter.export import export
 from search.core.errors import SearchError
 from search.core.liveness import unroll
 from search.core.subnet import Action, Granularity
+from search.core.table import with_actions
 from search.methods.options import Options
 from search.methods.registry import search
-from search.methods.schedules import with_actions
 from search.model.pipeline import open_pipeline
 from tests.search.model.test_removed import REMOVED, make
 

@@ -17,9 +17,9 @@ from engines.runner import Runner
 from exporter.bundle import Bundle
 from search.core.sampler import FittedSampler
 from search.core.subnet import Action, Granularity, SubNet
+from search.core.table import with_actions
 from search.methods.options import Options
 from search.methods.registry import search
-from search.methods.schedules import with_actions
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.reference import sample

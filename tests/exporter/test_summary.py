@@ -14,9 +14,9 @@ from exporter.picture import COLOURS, MEANING, SYMBOLS, draw_grid, grid_lines
 from exporter.summary import Cell, call_times, cells, summarise
 from search.core.sampler import FittedSampler, SamplerTable
 from search.core.subnet import Action, Granularity, SubNet
+from search.core.table import with_actions
+from search.methods.full import full
 from search.methods.options import Options
-from search.methods.registry import full
-from search.methods.schedules import with_actions
 from search.model.pipeline import open_pipeline
 from tests.toys import chain, hourglass, subnet
 

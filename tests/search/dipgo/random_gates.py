@@ -11,8 +11,8 @@ from torch import Tensor
 
 from search.core.subnet import Action, Granularity, SubNet
 from search.dipgo.supernet import Case, SuperNet
+from search.methods.full import full
 from search.methods.options import Options
-from search.methods.registry import full
 from search.model.pipeline import Pipeline, open_pipeline
 
 

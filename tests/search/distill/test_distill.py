@@ -20,15 +20,15 @@ from torch import Tensor
 
 from search.core.errors import SearchError
 from search.core.subnet import Action, Granularity, SubNet
+from search.core.table import with_actions
 from search.distill import distill as module
 from search.distill.data import Draws, read_folder
 from search.distill.distill import distill, train
 from search.distill.recipe import PRECISIONS, DistillRecipe, Loss
 from search.distill.records import DistillRun
 from search.laptop.noising import Noising
+from search.methods.full import full
 from search.methods.options import Options
-from search.methods.registry import full
-from search.methods.schedules import with_actions
 from search.model.pipeline import Pipeline, open_pipeline
 
 SHORT = DistillRecipe(iterations=4, batch=2, warmup=1, save_every=2)

@@ -16,14 +16,14 @@ from engines.parity import verify
 from exporter.export import export
 from search.core.errors import SearchError
 from search.core.subnet import Granularity, SubNet
+from search.core.table import keep_of
 from search.fitting import recipe
 from search.fitting.placed import Placed
 from search.fitting.recipe import Effort, place_calls
 from search.fitting.scheduled import scheduled
 from search.fitting.trajectories import CHUNK
+from search.methods.full import full
 from search.methods.options import Options
-from search.methods.registry import full
-from search.methods.schedules import keep_of
 from search.model.pipeline import Pipeline, open_pipeline
 
 EFFORT = Effort(fitted_on=3, held_out=2, iterations=2, every=1)

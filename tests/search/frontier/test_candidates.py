@@ -13,11 +13,11 @@ import torch
 from search.core.errors import SearchError
 from search.core.liveness import unroll
 from search.core.subnet import Action
+from search.core.table import keep_of
 from search.fitting.fit import final_latents
 from search.frontier.candidates import Ground, fitted, holding, make_plain, prepare, scheduler
 from search.frontier.settings import FrontierSettings, Method
 from search.frontier.spacing import spacings
-from search.methods.schedules import keep_of
 from search.model.family import Request
 from search.model.pipeline import open_for, open_pipeline
 from search.model.predictor import Predictor
@@ -31,7 +31,7 @@ SETTINGS = FrontierSettings(
     pictures=8,
     iterations=2,
     random=2,
-    paper_iterations=1,
+    dip_go_iterations=1,
 )
 PROMPTS = ("0", "1")
 """Both a text and a class."""
@@ -52,7 +52,7 @@ def ground(pipelines: Callable[[str], Path]) -> Ground:
 
 
 @pytest.mark.parametrize(
-    "method", [Method.PAPER, Method.FEWER_STEPS, Method.DPM_SOLVER, Method.HOLD,
+    "method", [Method.DIP_GO, Method.FEWER_STEPS, Method.DPM_SOLVER, Method.HOLD,
                Method.HOLD_SPACED, Method.RANDOM],
 )  # fmt: skip
 def test_each_keep_has_a_candidate_that_costs_no_more(ground: Ground, method: Method) -> None:
@@ -97,8 +97,8 @@ def test_dpm_solver_is_left_out_where_it_is_the_full_sampler(
 ) -> None:
     pipeline = open_pipeline(pipelines("three-levels"))
     own = pipeline.pipe.scheduler
-    with scheduler(pipeline, own, "DPMSolverMultistepScheduler"):
-        ground = prepare(pipeline, SETTINGS, own, PROMPTS, silent)
+    with scheduler(pipeline, "DPMSolverMultistepScheduler"):
+        ground = prepare(pipeline, SETTINGS, PROMPTS, silent)
         with pytest.raises(SearchError, match=r"DPM-Solver\+\+ itself"):
             make_plain(ground, Method.DPM_SOLVER, silent)
     assert pipeline.pipe.scheduler is own

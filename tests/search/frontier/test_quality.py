@@ -22,8 +22,8 @@ from search.frontier.quality import (
     spelled,
 )
 from search.frontier.settings import FrontierSettings
+from search.methods.full import full
 from search.methods.options import Options
-from search.methods.registry import full
 from search.methods.schedules import deepcache
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline

@@ -11,10 +11,10 @@ import pytest
 from search.core.blocks import skipped
 from search.core.errors import SearchError
 from search.core.subnet import Granularity
+from search.core.table import keep_of
 from search.laptop.layers import Layers, constant, layers_of, params_of
+from search.methods.full import full
 from search.methods.options import Options
-from search.methods.registry import full
-from search.methods.schedules import keep_of
 from search.model.pipeline import open_pipeline
 from tests.toys import hourglass, subnet
 

@@ -18,13 +18,13 @@ from search.core.subnet import Granularity, SubNet
 from search.laptop import probe, recipe
 from search.laptop.layers import Layers, layers_of, params_of
 from search.laptop.loss import OutputLoss, PictureLoss
-from search.laptop.noising import SNR_CAP, SNR_FLOOR, Noising
+from search.laptop.noising import Noising
 from search.laptop.recipe import Removal, _spared, remove_layers, within
-from search.laptop.settings import Criterion, LaptopSettings, criterion_of
+from search.laptop.settings import SNR_CAP, SNR_FLOOR, Criterion, LaptopSettings
 from search.laptop.store import LOSSES
 from search.laptop.tuples import Tuples, draw_tuples
+from search.methods.full import full
 from search.methods.options import Options
-from search.methods.registry import full
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.reference import gated
 
@@ -282,8 +282,3 @@ def test_tuples_are_read_back_as_written(opened: Opened, tmp_path: Path) -> None
     assert torch.equal(again.latents, drawn.latents)
     assert torch.equal(again.final, drawn.final)
     assert again.prompts == drawn.prompts
-
-
-def test_an_unknown_criterion_is_refused() -> None:
-    with pytest.raises(SearchError, match="unknown criterion 'taste'; choose one of output"):
-        criterion_of("taste")

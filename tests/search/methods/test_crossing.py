@@ -15,12 +15,12 @@ from torch import Tensor
 
 from search.core.errors import SearchError
 from search.core.subnet import SubNet
+from search.core.table import keep_of
 from search.frontier import candidates
 from search.frontier.run import run_frontier
 from search.frontier.settings import FrontierSettings, Method
-from search.methods.options import METHODS, Options, granularity_for
-from search.methods.registry import search_keeps
-from search.methods.schedules import keep_of
+from search.methods.options import Options
+from search.methods.registry import NAMES, method_of, search_keeps
 from search.model.family import FAMILIES, Request
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.reference import sample
@@ -74,19 +74,14 @@ RUNS = (
     Run("deepcache", {"interval": 2}, fits=U_NETS),
     Run("fewer-steps"),
     Run("random"),
-    Run("dip-go", {"iterations": 2, "pictures": 2}, quick=QUICK),
-    Run("dip-go", {"iterations": 1, "recipe": "paper"}),
-    Run("laptop", {"tuples": 2, "recipe": "paper"}, quick=QUICK - U_NETS),
+    Run("carve", {"iterations": 2, "pictures": 2}, quick=QUICK),
+    Run("dip-go", {"iterations": 1}),
+    Run("laptop", {"tuples": 2}, quick=QUICK - U_NETS),
     Run("bk-sdm", fits=frozenset()),
     Run("ssd-1b", fits=frozenset()),
     Run("vega", fits=frozenset()),
     Run("every-second", fits=PLAIN_TRANSFORMERS),
 )
-
-
-def method_names() -> set[str]:
-    """Of the registry."""
-    return set(METHODS)
 
 
 def each_run() -> list[ParameterSet]:
@@ -95,7 +90,7 @@ def each_run() -> list[ParameterSet]:
             run,
             name,
             marks=[] if name in run.quick else [pytest.mark.slow],
-            id="-".join([run.method, *(["paper"] if "recipe" in run.options else []), name]),
+            id=f"{run.method}-{name}",
         )
         for run in RUNS
         for name in TOYS
@@ -104,7 +99,7 @@ def each_run() -> list[ParameterSet]:
 
 def test_nothing_is_left_out() -> None:
     assert set(TOYS.values()) == set(FAMILIES)
-    assert {run.method for run in RUNS} == method_names()
+    assert {run.method for run in RUNS} == set(NAMES)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +124,7 @@ def test_a_search_makes_a_subnet_that_equals_its_blocks_gated_by_hand(
     options = Options(
         steps=STEPS,
         guidance=3.0,
-        granularity=granularity_for(run.method, None),
+        granularity=method_of(run.method).granularity,
         prompts=PROMPTS,
         **size,
         **run.options,
@@ -178,7 +173,7 @@ def test_the_frontier_compares_packed_latents(
         count=2,
         pictures=2,
         iterations=1,
-        paper_iterations=1,
+        dip_go_iterations=1,
         random=1,
     )
     found = run_frontier(pipeline, settings)
@@ -186,6 +181,6 @@ def test_the_frontier_compares_packed_latents(
     left_out = {method for method in Method if any(n.startswith(method) for n in found.notes)}
     assert {point.method for point in found.points} == set(Method) - left_out
     assert Method.DEEPCACHE in left_out
-    assert {Method.OURS, Method.PAPER, Method.HOLD, Method.RANDOM}.isdisjoint(left_out)
+    assert {Method.CARVE, Method.DIP_GO, Method.HOLD, Method.RANDOM}.isdisjoint(left_out)
     assert all(0 < keep_of(point.subnet) <= 0.5 for point in found.points)
     assert all(0 < point.quality.error < 10 for point in found.points)

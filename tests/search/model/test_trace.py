@@ -11,8 +11,8 @@ import torch
 from search.core.liveness import unroll
 from search.core.subnet import Granularity
 from search.core.topology import Topology
+from search.methods.full import full
 from search.methods.options import Options
-from search.methods.registry import full
 from search.model.family import Request, family_of
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.trace import Trace, trace
