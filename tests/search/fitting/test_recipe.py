@@ -52,7 +52,7 @@ def found(opened: Pipeline, whole: SubNet, folder: Path) -> list[SubNet]:
 
 def test_each_keep_is_met_and_never_exceeded(found: list[SubNet]) -> None:
     assert [keep_of(subnet) for subnet in found] == [0.5, 0.2]
-    assert [subnet.method for subnet in found] == ["dip-go keep 0.5", "dip-go keep 0.25"]
+    assert [subnet.method for subnet in found] == ["carve keep 0.5", "carve keep 0.25"]
 
 
 def test_they_pass_through_the_whole_path(
