@@ -12,9 +12,7 @@ from engines.base import ENGINES, EngineOptions
 from search.commands.shared import (
     Decorator,
     device_option,
-    given_options,
     option_group,
-    refuse_unused,
 )
 from search.commands.values import AT_LEAST_0, AT_LEAST_1, PipelineDirectory, Whole
 
@@ -85,8 +83,6 @@ def engine_options(engine: Decorator = engine_option) -> Decorator:
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def with_options(**given: Any) -> Any:
-            if given["device"] == "cpu":
-                refuse_unused(given_options(), {"cuda-graph": "with --device cuda"})
             options = EngineOptions(**{name: given.pop(name) for name in _FIELDS})
             return function(options=options, **given)
 
