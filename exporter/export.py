@@ -62,7 +62,7 @@ def export(
         sizes: of the pictures (height, width); none takes the SubNet's own.
         batches: images per prompt. There is one variant for each size and each of these; the first
             is what the bundle is opened at by default.
-        dtype: of the denoiser's weights and activations, one of `exporter.bundle.DTYPES`.
+        dtype: of the denoiser's weights and activations, one of `denoiser_precisions`.
         report: told, in a few words, what is being done.
 
     Raises:

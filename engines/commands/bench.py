@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 import cloup
 
-from engines.base import ENGINES
 from engines.bench.records import Against
 from engines.commands.shared import pipeline_option, threads_option
+from engines.kinds import engine_names
 from exporter.commands.shared import bundle_argument, variant_options
 from search.commands import screen, shared
 from search.commands.values import AT_LEAST_0, AT_LEAST_1, PATH, Names
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     cloup.option(
         "--engine",
         "engines",
-        type=Names(ENGINES),
+        type=Names(engine_names()),
         default="onnxruntime",
         help="Measure these engines.",
     ),

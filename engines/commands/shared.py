@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import Field, fields
 from typing import TYPE_CHECKING, Any
 
 import click
 import cloup
 
-from engines.base import ENGINES, EngineOptions
-from search.commands.shared import Decorator, device_option, option_group
+from engines.base import HINTS, EngineOptions
+from engines.kinds import engine_names, takers
+from search.commands.shared import (
+    Decorator,
+    device_option,
+    option_group,
+)
 from search.commands.values import AT_LEAST_0, AT_LEAST_1, PipelineDirectory, Whole
 
 if TYPE_CHECKING:
@@ -18,14 +24,9 @@ if TYPE_CHECKING:
 engine_option: Decorator = cloup.option(
     "--engine",
     "engine_name",
-    type=click.Choice(list(ENGINES)),
+    type=click.Choice(engine_names()),
     default="onnxruntime",
     help="Run the graphs on this engine.",
-)
-threads_option: Decorator = cloup.option(
-    "--threads",
-    type=AT_LEAST_1,
-    help="Compute with this many threads, on onnxruntime or openvino.  [default: the engine's choice]",
 )
 pipeline_option: Decorator = cloup.option(
     "--pipeline",
@@ -36,41 +37,28 @@ prompt_option: Decorator = cloup.option(
     "--prompt", help="Sample this text, or this class by its name or number."
 )
 label_option: Decorator = cloup.option("--label", help="Sample this class, by its number or name.")
-_OPTIONS: tuple[Decorator, ...] = (
-    device_option,
-    threads_option,
-    cloup.option(
-        "--precision",
-        type=click.Choice(["float32", "bfloat16", "float16"]),
-        help="Compute in this type, on openvino.  [default: float32]",
-    ),
-    cloup.option(
-        "--compute-capability",
-        help="Build for GPUs of this compute capability, such as 8.9, with tensorrt-rtx.  [default: this "
-        "machine's]",
-    ),
-    cloup.option(
-        "--optimization-level",
-        type=Whole(0, 5),
-        help="Optimise this hard, with tensorrt.",
-    ),
-    cloup.option(
-        "--workspace",
-        type=AT_LEAST_0,
-        help="Let tensorrt's builder use this much memory, in MiB.",
-    ),
-    cloup.option(
-        "--strip-weights",
-        is_flag=True,
-        help="Leave the weights out of tensorrt's plans; they are read from the bundle.",
-    ),
-    cloup.option(
-        "--cuda-graph/--no-cuda-graph",
-        default=True,
-        help="On CUDA, record the calls once and replay them.",
-    ),
-)
-_FIELDS = tuple(EngineOptions.__dataclass_fields__)
+_TYPES: dict[str, click.ParamType[Any]] = {
+    "threads": AT_LEAST_1,
+    "precision": click.Choice(HINTS),
+    "optimization_level": Whole(0, 5),
+    "workspace": AT_LEAST_0,
+}
+"""Of options whose values are not just any text."""
+
+
+def engine_setting(field: Field[Any]) -> Decorator:
+    """The option for one field of `EngineOptions`; its help names the engines that take it."""
+    flag = f"--{field.name.replace('_', '-')}"
+    text = f"{field.metadata['help']}  [used by: {', '.join(takers(field.name))}]"
+    if field.metadata["type"] is not bool:
+        return cloup.option(flag, type=_TYPES.get(field.name), help=text)
+    if field.default:
+        return cloup.option(f"{flag}/--no-{flag[2:]}", default=True, help=text)
+    return cloup.option(flag, is_flag=True, help=text)
+
+
+_FIELDS = {field.name: field for field in fields(EngineOptions)}
+threads_option: Decorator = engine_setting(_FIELDS["threads"])
 
 
 def engine_options(engine: Decorator = engine_option) -> Decorator:
@@ -82,6 +70,7 @@ def engine_options(engine: Decorator = engine_option) -> Decorator:
             options = EngineOptions(**{name: given.pop(name) for name in _FIELDS})
             return function(options=options, **given)
 
-        return option_group("Engine", engine, *_OPTIONS)(with_options)
+        settings = map(engine_setting, _FIELDS.values())
+        return option_group("Engine", engine, device_option, *settings)(with_options)
 
     return decorate

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import cloup
 
-from engines.base import ENGINES
 from engines.commands.shared import engine_options, label_option, pipeline_option, prompt_option
+from engines.kinds import engine_names
 from exporter.commands.shared import variant_options
 from search.commands import screen, shared
 from search.commands.values import ABOVE_0, PATH, Names
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _engines_option = cloup.option(
     "--engine",
     "engine_names",
-    type=Names(ENGINES),
+    type=Names(engine_names()),
     multiple=True,
     default=("onnxruntime",),
     show_default="onnxruntime",

@@ -10,6 +10,7 @@ import cloup
 
 from search.commands import screen, shared
 from search.commands.values import AT_LEAST_1, PATH, Size
+from search.core.precision import denoiser_precisions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     "Graphs",
     cloup.option(
         "--dtype",
-        type=click.Choice(["float32", "float16", "bfloat16"]),
+        type=click.Choice([each.name for each in denoiser_precisions()]),
         default="float32",
         help="Store and compute the denoiser in this type.",
     ),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import cloup
 
-from engines.base import ENGINES
+from engines.kinds import engine_names
 from search.commands import screen, shared
 from search.commands.values import (
     AT_LEAST_0,
@@ -188,7 +188,7 @@ def _methods() -> str:
     cloup.option(
         "--engine",
         "engine_name",
-        type=click.Choice(list(ENGINES)),
+        type=click.Choice(engine_names()),
         default="onnxruntime",
         help="Measure time on this engine, with --cost latency.",
     ),

@@ -5,14 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from engines import latency
+from engines import kinds, latency
 from engines.base import Session, make_engine
+from engines.buffers import NumpyBuffers
 from engines.errors import EngineError
+from engines.kinds import engine_kind
 from engines.latency import LatencyTable, Setting, Stopwatch, latency_table, read_seconds
 from search.core.program import Signature, plan_program
 from search.core.subnet import Action, Granularity, SubNet
@@ -45,6 +49,7 @@ class Counting:
     def __init__(self) -> None:
         self.loaded: list[Path] = []
         self._engine = make_engine("onnxruntime", "cpu")
+        self.buffers = self._engine.buffers
 
     def load(self, graph: Path, built: Path | None = None) -> Session:
         self.loaded.append(graph)
@@ -239,6 +244,77 @@ def test_what_was_measured_is_kept_when_the_search_fails(
     with pytest.raises(KeyboardInterrupt):
         fail()
     assert json.loads(file.read_text())["calls"]
+
+
+class Queued(NumpyBuffers):
+    """Buffers of a device: their calls are done once they are waited for."""
+
+    on_host = False
+
+    def __init__(self) -> None:
+        self.made, self.asked, self.done = 0, 0, 0
+
+    def zeros(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        self.made += 1
+        return super().zeros(shape, dtype)
+
+    def wait(self) -> None:
+        self.done = self.asked
+
+
+class OnDevice(Counting):
+    """Takes nothing but its own buffers, and returns from a call before it is done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.buffers = Queued()
+
+    def load(self, graph: Path, built: Path | None = None) -> Session:
+        session = super().load(graph, built)
+        bind = session.bind
+
+        def on_device(inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Callable[[], None]:
+            assert self.buffers.made == len(inputs) + len(outputs), "buffers are the engine's"
+            run = bind(inputs, outputs)
+
+            def enqueue() -> None:
+                assert self.buffers.done == self.buffers.asked, "the last call was not waited for"
+                self.buffers.asked += 1
+                run()
+
+            return enqueue
+
+        session.bind = on_device  # type: ignore[method-assign]
+        return session
+
+
+def test_a_call_on_a_device_is_timed_until_it_is_done(
+    pipelines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    whole, engine = whole_of(pipelines, "three-levels", Granularity.STAGE), OnDevice()
+    stopwatch = Stopwatch(pipelines("three-levels"), whole, engine, tmp_path)
+    assert stopwatch.seconds(plan_program(whole, 1).signatures[0]) > 0
+    assert engine.buffers.done == engine.buffers.asked > latency.WARM_UP
+
+
+def test_an_engine_that_runs_built_files_only_builds_what_it_times(
+    pipelines: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, engine = whole_of(pipelines, "three-levels", Granularity.STAGE), Counting()
+    engine.name, engine.suffix, built = "builds", ".plan", list[Path]()
+    kind = dataclasses.replace(engine_kind("onnxruntime"), name="builds", needs_build=True)
+    monkeypatch.setattr(kinds, "ENGINES", (kind,))
+
+    def build(graph: Path, out: Path, report: object) -> None:
+        built.append(out)
+        out.write_bytes(b"plan")
+
+    engine.build = build
+    stopwatch = Stopwatch(pipelines("three-levels"), whole, engine, tmp_path)
+    assert stopwatch.seconds(plan_program(whole, 1).signatures[0]) > 0
+    (file,) = built
+    assert file.suffix == ".plan"
+    assert not file.exists(), "it goes when it has been timed"
 
 
 def test_nothing_is_left_behind(

@@ -43,7 +43,7 @@ def silent(text: str, share: float | None = None) -> None:
 
 def make_ground(path: Path, settings: FrontierSettings = SETTINGS) -> Ground:
     pipeline = open_pipeline(path)
-    return prepare(pipeline, settings, pipeline.pipe.scheduler, PROMPTS, silent)
+    return prepare(pipeline, settings, PROMPTS, silent)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_holding_is_the_full_grid_with_predictions_repeated(
 ) -> None:
     """Against diffusers' own pipeline and scheduler, its denoiser answering some calls from memory."""
     pipeline = open_pipeline(pipelines(name))
-    ground = prepare(pipeline, SETTINGS, pipeline.pipe.scheduler, PROMPTS, silent)
+    ground = prepare(pipeline, SETTINGS, PROMPTS, silent)
     subnet, table = holding(ground.whole, ground.table, (0, 2, 5), "by hand")
     assert len(unroll(subnet).calls) == 3
     assert keep_of(subnet) == pytest.approx(3 / STEPS)
