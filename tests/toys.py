@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from search.core.actions import Action
 from search.core.course import Course
-from search.core.subnet import Action, Binding, Granularity, SubNet
-from search.core.topology import Port, Segment, Topology
+from search.core.subnet import Binding, Granularity, SubNet
+from search.core.topology import Topology
 
 ACTIONS = {"R": Action.RUN, "c": Action.REUSE, "d": Action.DELTA, "s": Action.SKIP}
 
@@ -14,22 +17,27 @@ def chain(varying: tuple[bool, ...] = (True, True, True)) -> Topology:
 
     All three allow DELTA. The stem is the base of a and costs 7 of its 100.
     """
-    names = ("a", "b", "c")
-    return Topology(
-        blocks=names,
-        ports=tuple(Port(i, 0, (2, 4)) for i in range(3)),
-        reads=tuple(
-            map(frozenset, (set(), {0}, {1}, {2}, {0}, {4}, {0, 1}, {0, 6}, {1, 2}, {1, 8}))
+    return made(
+        blocks=("a", "b", "c"),
+        ports=((0, 0, (2, 4)), (1, 0, (2, 4)), (2, 0, (2, 4))),
+        computations=(
+            ("port", 0, [], varying[0]),
+            ("port", 1, [0], varying[1]),
+            ("port", 2, [1], varying[2]),
+            ("prediction", -1, [2], False),
+            ("base", 0, [], True),
+            ("base", 1, [0], False),
+            ("base", 2, [1], False),
         ),
-        varies=(*varying, False, True, True, False, False, False, False),
+        bases=((0, 0, None), (1, 0, 0), (2, 0, 1)),
+        units=("a", "b", "c"),
         segments=(
-            Segment(frozenset({0, 4, 5}), 7, 1, frozenset()),
-            Segment(frozenset({0}), 93, 9, frozenset({"a"})),
-            Segment(frozenset({1}), 100, 10, frozenset({"b"})),
-            Segment(frozenset({2}), 100, 10, frozenset({"c"})),
-            Segment(frozenset({3}), 1, 1, frozenset()),
+            ([0, 4], 7, 1, []),
+            ([0], 93, 9, [0]),
+            ([1], 100, 10, [1]),
+            ([2], 100, 10, [2]),
+            ([3], 1, 1, []),
         ),
-        deltas=(0, 1, 2),
     )
 
 
@@ -38,23 +46,35 @@ def hourglass() -> Topology:
 
     up allows DELTA; its base, the shortcut of down and deep together, costs 10 of its 40.
     """
-    names = ("down", "deep", "up")
-    return Topology(
-        blocks=names,
-        ports=(Port(0, 0, (2, 4)), Port(0, 1, (2, 4)), Port(1, 0, (2, 8)), Port(2, 0, (2, 4))),
-        reads=tuple(map(frozenset, (set(), {0}, {1}, {0, 2}, {3}, {0, 2, 3}, {0, 2, 5}))),
-        varies=(True, False, True, True, False, False, False),
-        segments=(
-            Segment(frozenset({0}), 20, 2, frozenset({"down"})),
-            Segment(frozenset({1}), 10, 1, frozenset({"down"})),
-            Segment(frozenset({2}), 500, 50, frozenset({"deep"})),
-            Segment(frozenset({3}), 30, 3, frozenset({"up"})),
-            Segment(frozenset({3, 5, 6}), 10, 1, frozenset()),
-            Segment(frozenset({0, 3}), 5, 1, frozenset()),
-            Segment(frozenset({4}), 1, 1, frozenset()),
+    return made(
+        blocks=("down", "deep", "up"),
+        ports=((0, 0, (2, 4)), (0, 1, (2, 4)), (1, 0, (2, 8)), (2, 0, (2, 4))),
+        computations=(
+            ("port", 0, [], True),
+            ("port", 1, [0], False),
+            ("port", 2, [1], True),
+            ("port", 3, [0, 2], True),
+            ("prediction", -1, [3], False),
+            ("base", 3, [0, 2], False),
         ),
-        deltas=(2,),
+        bases=((3, 0, None),),
+        units=("down", "deep", "up"),
+        segments=(
+            ([0], 20, 2, [0]),
+            ([1], 10, 1, [0]),
+            ([2], 500, 50, [1]),
+            ([3], 30, 3, [2]),
+            ([3, 5], 10, 1, []),
+            ([0, 3], 5, 1, []),
+            ([4], 1, 1, []),
+        ),
     )
+
+
+def made(**parts: Any) -> Topology:
+    """From the JSON form; nothing says what of the segments is attention."""
+    segments = [[*segment, None] for segment in parts.pop("segments")]
+    return Topology.from_json({**parts, "segments": segments})
 
 
 def subnet(topology: Topology, *rows: str, method: str = "toy") -> SubNet:
