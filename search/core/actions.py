@@ -17,6 +17,7 @@ class Action(enum.StrEnum):
     REUSE = "REUSE"
     DELTA = "DELTA"
     SKIP = "SKIP"
+    FORECAST = "FORECAST"
 
 
 class Source(enum.StrEnum):
@@ -90,6 +91,14 @@ ACTIONS = (
         "#8fc1a9",
     ),
     ActionRecord(Action.SKIP, {Source.BASE: 1}, "input handed on", "-", "#c9b6d9"),
+    ActionRecord(
+        Action.FORECAST,
+        {Source.LAST: None, Source.PREVIOUS: None},
+        "combination of its last two outputs",
+        "/",
+        "#b5534d",
+        default=(2.0, -1.0),
+    ),
     ActionRecord(
         Action.REUSE, {Source.EMITTED: 1}, "earlier output read from the cache", "▒", "#f2b880"
     ),
