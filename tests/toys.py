@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from search.core.actions import Action
+from search.core.actions import RECORDS, Action
 from search.core.course import Course
 from search.core.subnet import Binding, Granularity, SubNet
-from search.core.topology import Topology
+from search.core.topology import PREDICTION, Kind, Target, Topology
 
-ACTIONS = {"R": Action.RUN, "c": Action.REUSE, "d": Action.DELTA, "s": Action.SKIP}
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+ACTIONS = {
+    "R": Action.RUN,
+    "c": Action.REUSE,
+    "d": Action.DELTA,
+    "s": Action.SKIP,
+    "f": Action.FORECAST,
+}
 
 
 def chain(varying: tuple[bool, ...] = (True, True, True)) -> Topology:
@@ -71,6 +80,60 @@ def hourglass() -> Topology:
     )
 
 
+def branch() -> Topology:
+    """latents -> stem -> attn -> out -> prediction, and stem -> out: out adds attn to its input.
+
+    Only the stem reads latents or timestep. Without attn there are zeros in its place.
+    """
+    return made(
+        blocks=("stem", "attn", "out"),
+        ports=((0, 0, (2, 4)), (1, 0, (2, 4)), (2, 0, (2, 4))),
+        computations=(
+            ("port", 0, [], True),
+            ("port", 1, [0], False),
+            ("port", 2, [0, 1], False),
+            ("prediction", -1, [2], False),
+            ("base", 1, [], False),
+            ("base", 2, [0], False),
+        ),
+        bases=((1, None, None), (2, 0, 0)),
+        units=("stem", "attn", "out"),
+        segments=(
+            ([0], 100, 10, [0]),
+            ([1], 100, 10, [1]),
+            ([2], 100, 10, [2]),
+            ([3], 1, 1, []),
+        ),
+    )
+
+
+def streams() -> Topology:
+    """Three blocks in a row that each work on two streams at once; the prediction reads both.
+
+    The second stream begins with the prompt, the first with the latents.
+    """
+    return made(
+        blocks=("a", "b", "c"),
+        ports=tuple((block, index, (2, 4)) for block in range(3) for index in range(2)),
+        computations=(
+            *(("port", port, [], True) for port in (0, 1)),
+            *(("port", port, [0, 1], True) for port in (2, 3)),
+            *(("port", port, [2, 3], True) for port in (4, 5)),
+            ("prediction", -1, [4, 5], False),
+            ("base", 0, [], True),
+            ("base", 1, [], False),
+            *(("base", port, [port - 2], False) for port in range(2, 6)),
+        ),
+        bases=((0, 0, None), (1, 1, None), *((p, p % 2, p - 2) for p in range(2, 6))),
+        units=("a", "b", "c"),
+        segments=(
+            ([0, 1, 7], 7, 1, []),
+            *(([2 * b, 2 * b + 1], 100, 10, [b]) for b in range(3)),
+            ([6], 1, 1, []),
+        ),
+    )
+
+
 def made(**parts: Any) -> Topology:
     """From the JSON form; nothing says what of the segments is attention."""
     segments = [[*segment, None] for segment in parts.pop("segments")]
@@ -78,7 +141,8 @@ def made(**parts: Any) -> Topology:
 
 
 def subnet(topology: Topology, *rows: str, method: str = "toy") -> SubNet:
-    """A SubNet whose rows are spelled with R (run), c (reuse), d (delta) and s (skip)."""
+    """A SubNet whose rows are spelled with R (run), c (reuse), d (delta), s (skip), f (forecast)."""
+    actions = tuple(tuple(ACTIONS[letter] for letter in row) for row in rows)
     return SubNet(
         binding=Binding(
             denoiser="Toy",
@@ -93,8 +157,34 @@ def subnet(topology: Topology, *rows: str, method: str = "toy") -> SubNet:
         ),
         granularity=Granularity.STAGE,
         topology=topology,
-        actions=tuple(tuple(ACTIONS[letter] for letter in row) for row in rows),
+        actions=actions,
         guidance=7.5,
         full_calls=len(rows),
         method=method,
+        coefficients=tuple(
+            (step, block, RECORDS[action].default)
+            for step, row in enumerate(actions)
+            for block, action in enumerate(row)
+            if RECORDS[action].free
+        ),
     )
+
+
+def spell(topology: Topology, target: Target) -> str:
+    """A target in words: `a`, `down:1`, `b DELTA`, `a..c residual`; `prediction`."""
+    if target == PREDICTION:
+        return "prediction"
+    port = topology.ports[target.port]
+    first = "" if target.base in (-1, target.port) else f"{_block(topology, target.base)}.."
+    index = f":{port.index}" if port.index else ""
+    what = "" if target.kind is Kind.PORT else f" {target.action or target.kind}"
+    return f"{first}{_block(topology, target.port)}{index}{what}"
+
+
+def spelled(topology: Topology, targets: Iterable[Target]) -> set[str]:
+    """Targets in words."""
+    return {spell(topology, target) for target in targets}
+
+
+def _block(topology: Topology, port: int) -> str:
+    return topology.blocks[topology.ports[port].block]

@@ -80,10 +80,22 @@ class Unrolled:
     @cached_property
     def made(self) -> tuple[tuple[int, ...], ...]:
         """Per step, the numbers of the values that are computed in it."""
-        found: list[list[int]] = [[] for _ in self.effective]
-        for number in sorted(self.live):
-            found[self.values[number].step].append(number)
-        return tuple(map(tuple, found))
+        found: list[set[int]] = [set() for _ in self.effective]
+        for number in self.live - self.zeros:
+            value = self.values[number]
+            found[value.step] |= {number, *self.zeros.intersection(value.reads)}
+        return tuple(tuple(sorted(made)) for made in found)
+
+    @cached_property
+    def zeros(self) -> frozenset[int]:
+        """The values that are zeros: each step that reads them makes them, they are never cached."""
+        return frozenset(
+            number
+            for number, value in enumerate(self.values)
+            if value.target.kind is Kind.MIX
+            and not value.reads
+            and self.topology.bases[value.target.base].argument is None
+        )
 
     @cached_property
     def computed(self) -> tuple[frozenset[Target], ...]:
@@ -122,7 +134,7 @@ class Unrolled:
                 for role, read in zip(
                     self.values[number].roles, self.values[number].reads, strict=True
                 )
-                if self.values[read].step < step
+                if self.values[read].step < step and read not in self.zeros
             }
             for step, made in enumerate(self.made)
         )
@@ -270,10 +282,7 @@ class _Loop:
         roles: tuple[Target, ...],
         weights: tuple[tuple[Source, float], ...] = (),
     ) -> int:
-        varies = self.topology.varies(target)
-        # Zeros are not worth a place in the cache: each step has its own.
-        is_zeros = target.kind is Kind.MIX and not reads
-        key = (target, step if varies or is_zeros else -1, reads, weights)
+        key = (target, step if self.topology.varies(target) else -1, reads, weights)
         if key not in self._numbers:
             self._numbers[key] = len(self.values)
             self.values.append(Value(step, target, reads, roles, weights))
