@@ -129,7 +129,9 @@ class LatencyTable:
         self.seconds = dict(seconds or {})
         self._measure = measure
         self._whole = replace(
-            subnet, actions=((Action.RUN,) * len(subnet.topology.blocks),) * subnet.steps
+            subnet,
+            actions=((Action.RUN,) * len(subnet.topology.blocks),) * subnet.steps,
+            coefficients=(),
         )
 
     def __call__(self, subnet: SubNet) -> float:

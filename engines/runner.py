@@ -76,6 +76,7 @@ class Runner:
         self._decode = decoder.bind({LATENTS: self._latents}, self._image)
         self._prologue, self._invariants = self._bind_prologue()
         self._rows = {n: self._buffers.rows(self._invariants[n]) for n in bundle.rows}
+        self._constants: list[Buffer] = []
         self._calls = [self._bind(call) for call in bundle.calls]
         self._combine = [self._combination(r, self._inputs[SAMPLE]) for r in sampler.inputs]
         self._finish = self._combination(sampler.final, self._latents)
@@ -266,9 +267,11 @@ class Runner:
         return self._sessions[self.bundle.graphs[call.graph]].bind(inputs, outputs)
 
     def _constant(self, values: Sequence[float]) -> Buffer:
-        """A buffer of its own with these values."""
+        """A buffer of its own with these values, which the runner keeps: a binding may hold no more
+        than its address."""
         buffer = self._buffers.zeros((len(values),), np.dtype(np.float32))
         self._buffers.write(buffer, np.asarray(values, np.float32))
+        self._constants.append(buffer)
         return buffer
 
     def _combination(self, row: NDArray[np.float64], out: Buffer) -> Callable[[], None]:

@@ -215,7 +215,8 @@ def _gated_in_full(
 ) -> dict[int, tuple[Array, Array]]:
     """By step, what each of `calls` gave and what it gives under a SubNet that runs everything."""
     # Blocks that were removed from the pipeline for good run too: what stands there hands on its input.
-    whole = replace(subnet, actions=((Action.RUN,) * len(subnet.topology.blocks),) * subnet.steps)
+    rows = ((Action.RUN,) * len(subnet.topology.blocks),) * subnet.steps
+    whole = replace(subnet, actions=rows, coefficients=())
     with torch.no_grad(), gated(denoiser, whole, steps=sorted(calls)):
         return {
             step: (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from search.core.actions import Action
+from search.core.actions import RECORDS, Action
 from search.core.errors import SearchError
 from search.core.liveness import unroll
 
@@ -30,7 +30,7 @@ def keep_of(subnet: SubNet) -> float:
 
 
 def with_actions(full: SubNet, action: Callable[[int, int], Action], method: str) -> SubNet:
-    """`full` with the action that `action(step, block)` gives.
+    """`full` with the action that `action(step, block)` gives, and its default coefficients.
 
     A block that `full` skips was removed for good, and may be reused but never run.
     """
@@ -44,7 +44,13 @@ def with_actions(full: SubNet, action: Callable[[int, int], Action], method: str
         tuple(possible(step, block) for block in range(len(full.topology.blocks)))
         for step in range(full.steps)
     )
-    return dataclasses.replace(full, actions=rows, method=method)
+    coefficients = tuple(
+        (step, block, RECORDS[action].default)
+        for step, row in enumerate(rows)
+        for block, action in enumerate(row)
+        if RECORDS[action].free
+    )
+    return dataclasses.replace(full, actions=rows, coefficients=coefficients, method=method)
 
 
 def deepcache(full: SubNet, *, interval: int, branch: int) -> SubNet:
