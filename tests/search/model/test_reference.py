@@ -64,7 +64,7 @@ def test_random_mixes_of_all_actions_equal_blocks_gated_by_hand(
 ) -> None:
     opened = open_pipeline(pipelines(name))
     whole = full(opened, Options(steps=8, granularity=granularity))
-    assert whole.topology.deltas
+    assert whole.topology.based
     ask = request(opened, 8)
     for seed in range(2):
         subnet = random_mix(whole, seed)
