@@ -75,7 +75,9 @@ def test_the_grid_names_every_kind_of_cell() -> None:
 
 def test_the_figure_names_every_kind_of_cell() -> None:
     legend = draw_grid(subnet(chain(), "RRR", "RdR")).axes[0].get_legend()
-    assert [text.get_text() for text in legend.get_texts()] == [meaning for *_, meaning in LOOKS.values()]
+    assert [text.get_text() for text in legend.get_texts()] == [
+        meaning for *_, meaning in LOOKS.values()
+    ]
 
 
 @pytest.mark.parametrize(

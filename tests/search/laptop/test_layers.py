@@ -45,7 +45,11 @@ def test_a_share_is_what_the_module_holds_without_its_shortcut(
     total = sum(weight.numel() for weight in denoiser.parameters())
     shares = layers.shares(params_of)
     # Without the attention nobody needs the normalisation of its input either.
-    for name, before in ((BLOCK, ()), (f"{BLOCK}.attn2", ("norm2",)), ("up_blocks.0.resnets.0", ())):
+    for name, before in (
+        (BLOCK, ()),
+        (f"{BLOCK}.attn2", ("norm2",)),
+        ("up_blocks.0.resnets.0", ()),
+    ):
         module = denoiser.get_submodule(name).named_parameters()
         own = sum(w.numel() for key, w in module if not key.startswith("conv_shortcut"))
         for norm in before:
