@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import json
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -216,7 +217,20 @@ class SubNet:
             for block, action in enumerate(row)
             if RECORDS[action].free
         }
-        found = {(step, block): weights for step, block, weights in self.coefficients}
+        cells = Counter((step, block) for step, block, _ in self.coefficients)
+        steps, blocks = range(self.steps), range(len(self.topology.blocks))
+        wrong = sorted(
+            (step, block)
+            for (step, block), count in cells.items()
+            if count > 1 or step not in steps or block not in blocks
+        )
+        if wrong:
+            msg = (
+                f"the coefficients of (step, block) {wrong} are there twice, or outside the table; "
+                "give them once per cell whose action needs some"
+            )
+            raise SearchError(msg)
+        found = self._coefficients
         for step, block in sorted(wanted.keys() | found.keys()):
             weights, count = found.get((step, block), ()), wanted.get((step, block), 0)
             if len(weights) != count or not all(map(math.isfinite, weights)):
