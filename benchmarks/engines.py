@@ -28,8 +28,8 @@ from engines.bench.records import Contender, Kind, Row
 from engines.bench.run import in_turn
 from engines.kinds import engine_names
 from exporter.bundle import Bundle, Shape
+from search.core.actions import Action
 from search.core.program import plan_program
-from search.core.subnet import Action
 from search.core.table import keep_of, with_actions
 from search.methods.options import Options, names_of
 from search.methods.registry import search

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from engines.errors import EngineError
 from exporter.bundle import MANIFEST, Bundle
-from search.core.subnet import Action
+from search.core.actions import Action
 from search.core.table import keep_of
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ def whole_table(subnet: SubNet) -> SubNet | None:
     if len(subnet.binding.timesteps) != subnet.full_calls:
         return None
     row = (Action.RUN,) * len(subnet.topology.blocks)
-    return replace(subnet, actions=(row,) * subnet.full_calls, fitted=None, method="full")
+    rows = (row,) * subnet.full_calls
+    return replace(subnet, actions=rows, coefficients=(), fitted=None, method="full")
 
 
 def _longer(subnet: SubNet, pipeline: Path) -> SubNet:

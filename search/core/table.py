@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+from search.core.actions import RECORDS, Action
 from search.core.liveness import unroll
-from search.core.subnet import Action, SubNet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from search.core.subnet import SubNet
 
     Cost = Callable[[SubNet], float]
     """Of a SubNet, as a fraction of the full sampler's."""
@@ -21,7 +23,7 @@ def keep_of(subnet: SubNet) -> float:
 
 
 def with_actions(full: SubNet, action: Callable[[int, int], Action], method: str) -> SubNet:
-    """`full` with the action that `action(step, block)` gives.
+    """`full` with the action that `action(step, block)` gives, and default coefficients.
 
     A block that `full` skips was removed for good, and may be reused but never run.
     """
@@ -35,7 +37,25 @@ def with_actions(full: SubNet, action: Callable[[int, int], Action], method: str
         tuple(possible(step, block) for block in range(len(full.topology.blocks)))
         for step in range(full.steps)
     )
-    return dataclasses.replace(full, actions=rows, method=method)
+    return dataclasses.replace(with_rows(full, rows), method=method)
+
+
+def with_rows(subnet: SubNet, rows: Sequence[Sequence[Action]]) -> SubNet:
+    """`subnet` with another table; a cell keeps its coefficients or gets its action's default ones."""
+    known = {(step, block): weights for step, block, weights in subnet.coefficients}
+    coefficients = tuple(
+        (step, block, known.get((step, block), RECORDS[action].default))
+        for step, row in enumerate(rows)
+        for block, action in enumerate(row)
+        if RECORDS[action].free
+    )
+    actions = tuple(map(tuple, rows))
+    return dataclasses.replace(subnet, actions=actions, coefficients=coefficients)
+
+
+def always(subnet: SubNet, action: Action) -> SubNet:
+    """`subnet` with one action everywhere."""
+    return with_rows(subnet, ((action,) * len(subnet.topology.blocks),) * subnet.steps)
 
 
 def skipping(subnet: SubNet, removed: Sequence[str]) -> SubNet:
@@ -53,4 +73,4 @@ def skipping(subnet: SubNet, removed: Sequence[str]) -> SubNet:
         )
         for row in subnet.actions
     )
-    return dataclasses.replace(subnet, actions=rows)
+    return with_rows(subnet, rows)

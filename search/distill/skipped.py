@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from search.core.actions import Action
 from search.core.blocks import skipped
 from search.core.errors import SearchError
-from search.core.subnet import Action
 
 if TYPE_CHECKING:
     from search.core.subnet import SubNet

@@ -7,9 +7,10 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from search.core.actions import Action
 from search.core.course import Course
 from search.core.errors import SearchError
-from search.core.subnet import Action, Granularity
+from search.core.subnet import Granularity
 from search.core.table import with_actions
 from search.foreign.deepcache_file import read_deepcache
 from search.foreign.formats import FORMATS
@@ -136,7 +137,7 @@ def subnet_from_mask(pipeline: Pipeline, mask: StepMask, options: Options) -> Su
             "computed, so no block is left to cache; lower Fn_compute_blocks or Bn_compute_blocks"
         )
         raise SearchError(msg)
-    without = [blocks[block] for block in middle if block not in whole.topology.deltas]
+    without = [blocks[block] for block in middle if block not in whole.topology.based]
     if without:
         msg = (
             f"Cache-DiT adds cached residuals to transformer blocks, but {without} do not have one "

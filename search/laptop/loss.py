@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from search.core.subnet import Action, SubNet
+from search.core.actions import Action
+from search.core.subnet import SubNet
 from search.laptop.noising import Noising
 from search.laptop.settings import SNR_CAP, SNR_FLOOR
 from search.model.family import Request
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from collections.abc import Set as AbstractSet
 
+    from search.core.subnet import SubNet
     from search.laptop.layers import Layers
     from search.laptop.tuples import Tuples
     from search.model.pipeline import Pipeline

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from search.core.actions import Action
 from search.core.errors import SearchError
-from search.core.subnet import Action, SubNet
 from search.core.table import keep_of, with_actions
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from search.core.subnet import SubNet
     from search.core.table import Cost
 
 KEEP_TOLERANCE = 0.02

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from search.core.actions import Action
 from search.core.errors import SearchError
-from search.core.subnet import Action, SubNet
+from search.core.subnet import SubNet
 from search.core.table import skipping
 from search.model import trace as tracing
 from search.model.family import Request

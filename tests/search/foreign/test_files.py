@@ -14,8 +14,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from search.core.actions import Action
 from search.core.errors import SearchError
-from search.core.subnet import Action, Granularity, SubNet
+from search.core.subnet import Granularity, SubNet
 from search.core.table import with_actions
 from search.foreign.importers import read_foreign
 from search.foreign.mask_file import read_mask

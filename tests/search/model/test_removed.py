@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from exporter.summary import Cell, cells
+from exporter.summary import cells
+from search.core.actions import Action
 from search.core.blocks import skipped
 from search.core.errors import SearchError
-from search.core.subnet import Action, Granularity, SubNet
+from search.core.subnet import Granularity, SubNet
 from search.core.table import keep_of, with_actions
 from search.dipgo.paper import run_paper
 from search.dipgo.recipe import PAPER
@@ -163,8 +164,8 @@ def test_a_stage_around_a_removed_block_can_still_be_reused(
         Action.REUSE if block == middle else action for block, action in enumerate(whole.actions[1])
     )
     found = cells(replace(whole, actions=(whole.actions[0], second)))
-    assert found[1][middle] is Cell.HELD
-    assert found[1][inner] is Cell.GONE
+    assert found[1][middle] is Action.REUSE
+    assert found[1][inner] is None
 
 
 def test_deepcache_counts_only_its_own_branches(
