@@ -42,17 +42,19 @@ class EngineOptions:
     The command line has an option per field, with the field's help.
     """
 
-    threads: int | None = _option(None, int, "threads that compute")
-    precision: str | None = _option(
-        None, str, f"precision to compute in: {', '.join(HINTS)}; default: float32"
-    )
+    threads: int | None = _option(None, int, "Compute with this many threads.")
+    precision: str | None = _option(None, str, "Compute in this precision.  [default: float32]")
     compute_capability: str | None = _option(
-        None, str, "compute capability of the GPU to build for, as 8.9; default: of this machine's"
+        None,
+        str,
+        "Build for GPUs of this compute capability, such as 8.9.  [default: this machine's]",
     )
-    optimization_level: int | None = _option(None, int, "effort of the builder, 0 to 5")
-    workspace: int | None = _option(None, int, "memory that the builder may use, in MiB")
-    strip_weights: bool = _option(False, bool, "leave weights out of plans; the bundle has them")
-    cuda_graph: bool = _option(True, bool, "record the calls on cuda, and replay them")
+    optimization_level: int | None = _option(None, int, "Let the builder try this hard.")
+    workspace: int | None = _option(None, int, "Let the builder use this much memory, in MiB.")
+    strip_weights: bool = _option(
+        False, bool, "Leave the weights out of plans and read them from the bundle."
+    )
+    cuda_graph: bool = _option(True, bool, "On CUDA, record the calls once and replay them.")
 
     def require_only(self, engine: str, known: Sequence[str]) -> None:
         """Refuse options that `engine`, which takes those in `known`, would ignore."""

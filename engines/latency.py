@@ -7,7 +7,7 @@ import json
 import statistics
 import time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -20,9 +20,11 @@ from engines.machine import describe
 from exporter.carve import carve
 from exporter.variant import trace_denoiser
 from exporter.weights import refer, write_weights
+from search.core.actions import Action
 from search.core.files import write_atomically
 from search.core.program import Signature, plan_program
-from search.core.subnet import Action
+from search.core.table import always
+from search.core.topology import Target
 from search.core.versions import installed, versions_of
 from search.model.pipeline import open_for
 
@@ -128,9 +130,7 @@ class LatencyTable:
         self.setting = setting
         self.seconds = dict(seconds or {})
         self._measure = measure
-        self._whole = replace(
-            subnet, actions=((Action.RUN,) * len(subnet.topology.blocks),) * subnet.steps
-        )
+        self._whole = always(subnet, Action.RUN)
 
     def __call__(self, subnet: SubNet) -> float:
         """The seconds of all calls of `subnet`, as a fraction of those of the full sampler.
@@ -290,8 +290,7 @@ class Stopwatch:
         """The master graph, its weights in the folder."""
         self._report("trace denoiser to measure it")
         pipeline = open_for(self._subnet, self._path, weights=False)
-        replaced = frozenset(self._subnet.topology.deltas)
-        master = trace_denoiser(pipeline, self._subnet, replaced, 1)
+        master = trace_denoiser(pipeline, self._subnet, frozenset(self._subnet.topology.bases), 1)
         refer(self._folder, master.model, write_weights(self._folder, [master.model]))
         return master
 
@@ -325,7 +324,9 @@ def filled(form: Form, random: np.random.Generator) -> NDArray[Any]:
 
 
 def _read_call(call: dict[str, Any]) -> tuple[Signature, float]:
-    targets = {name: tuple(map(int, call[name])) for name in ("computes", "reads", "writes")}
+    targets = {
+        name: tuple(map(Target.from_json, call[name])) for name in ("computes", "reads", "writes")
+    }
     seconds = float(call["seconds"])
     if not 0 < seconds < float("inf"):
         msg = f"the seconds of a call, {seconds}"

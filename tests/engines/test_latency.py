@@ -18,11 +18,14 @@ from engines.buffers import NumpyBuffers
 from engines.errors import EngineError
 from engines.kinds import engine_kind
 from engines.latency import LatencyTable, Setting, Stopwatch, latency_table, read_seconds
+from search.core.actions import Action
 from search.core.program import Signature, plan_program
-from search.core.subnet import Action, Granularity, SubNet
+from search.core.subnet import Granularity, SubNet
+from search.core.table import with_actions
+from search.core.topology import PREDICTION
 from search.methods.options import Options
 from search.methods.registry import search
-from search.methods.schedules import deepcache, with_actions
+from search.methods.schedules import deepcache
 from search.model.pipeline import open_pipeline
 from tests.mixes import random_mix
 from tests.toys import chain, hourglass, subnet
@@ -86,6 +89,11 @@ def test_fewer_steps_are_counted_against_the_full_sampler() -> None:
     assert toy_table()(half) == pytest.approx(0.5)
 
 
+def test_forecasts_are_counted_against_the_full_sampler_too() -> None:
+    table = LatencyTable(SETTING, subnet(chain(), "RRR", "RRR", "RRf"), by_targets)
+    assert table(subnet(chain(), "RRR", "RRR", "RRf")) == pytest.approx((4 + 4 + 2) / (3 * 4))
+
+
 def test_equal_signatures_are_measured_once() -> None:
     asked: list[Signature] = []
 
@@ -116,7 +124,7 @@ def test_a_subnet_of_another_denoiser_is_refused(other: SubNet) -> None:
 
 def test_json_gives_back_the_seconds(tmp_path: Path) -> None:
     table = toy_table()
-    found = subnet(chain(), "RRR", "ccR", "cdR")
+    found = subnet(chain(), "RRR", "ccR", "cdR", "Rdd", "RRf")
     cost = table(found)
     table.save(tmp_path / "latencies.json")
     known = read_seconds(tmp_path / "latencies.json", SETTING)
@@ -153,12 +161,18 @@ def test_latencies_of_another_setting_are_refused(
     [
         ({"kind": "stepcarve-subnet"}, "is not a table of latencies"),
         ({"schema": 9}, "has schema 9, but this stepcarve reads 2"),
-        ({"calls": [{"computes": [0]}]}, "lacks or garbles 'reads'"),
+        ({"calls": [{"computes": [PREDICTION]}]}, "lacks or garbles 'reads'"),
         ({"setting": {}}, "lacks or garbles 'latent_shape'"),
         (
             {
                 "calls": [
-                    {"computes": [0], "reads": [], "writes": [], "predicts": True, "seconds": 0}
+                    {
+                        "computes": [PREDICTION],
+                        "reads": [],
+                        "writes": [],
+                        "predicts": True,
+                        "seconds": 0,
+                    }
                 ]
             },
             "lacks or garbles the seconds of a call, 0.0",
