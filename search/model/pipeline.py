@@ -252,12 +252,12 @@ def _assembled(path: Path, index: dict[str, Any], parts: dict[str, Any]) -> Any:
     import diffusers
     import torch
 
+    cls: Any = getattr(diffusers, index["_class_name"], diffusers.DiffusionPipeline)
     # A mark that is put on pictures is computed outside of torch, so no graph can have it.
-    cls = getattr(diffusers, index["_class_name"], None)
-    marked = cls is not None and "add_watermarker" in inspect.signature(cls.__init__).parameters
-    options = {"add_watermarker": False} if marked else {}
+    is_marked = "add_watermarker" in inspect.signature(cls.__init__).parameters
+    options = {"add_watermarker": False} if is_marked else {}
     try:
-        return diffusers.DiffusionPipeline.from_pretrained(
+        return cls.from_pretrained(
             path,
             local_files_only=True,
             use_safetensors=True,
