@@ -13,6 +13,7 @@ import numpy as np
 from engines.base import DEFAULTS, EngineOptions, checked
 from engines.buffers import NumpyBuffers
 from engines.errors import EngineError
+from engines.opset import require_onnxruntime
 
 try:
     import onnxruntime
@@ -54,7 +55,8 @@ class OnnxRuntime:
     suffix: str | None = None
 
     def __init__(self, device: str, asked: EngineOptions = DEFAULTS) -> None:
-        """Refuse a device whose provider is not there."""
+        """Refuse a device whose provider is not there, and a library that is too old."""
+        require_onnxruntime(onnxruntime.__version__)
         asked.require_only(self.name, ("threads", "cuda_graph"))
         if device not in PROVIDERS:
             msg = f"unknown device {device!r}; onnxruntime runs on {' or '.join(PROVIDERS)}"
