@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from torch.compiler import is_exporting
+
 from search.core.errors import SearchError
 
 if TYPE_CHECKING:
