@@ -425,3 +425,59 @@ def test_the_denoiser_is_checked_before_anything_large_is_loaded(
     monkeypatch.setattr("search.model.pipeline.load_parts", lambda *_, **__: pytest.fail("y"))
     with pytest.raises(SearchError, match="they lack"):
         open_pipeline(path)
+
+
+def test_names_of_older_releases_are_read(copy: Copy) -> None:
+    """As SD-1.5 is published: an attention of the autoencoder and buffers under their former names."""
+    path = copy("three-levels")
+    former = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+    def older(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        for new, old in former.items():
+            for name in [name for name in tensors if f".attentions.0.{new}." in name]:
+                tensors[name.replace(new, old)] = tensors.pop(name)
+        return tensors
+
+    rewrite(path / "vae" / f"{STEM}.safetensors", older)
+    file = path / "text_encoder" / "model.safetensors"
+    positions = {"text_model.embeddings.position_ids": torch.arange(16)[None]}
+    save_file(load_file(file) | positions, file, {"format": "pt"})
+    require_same_picture(open_pipeline(path), path)
+
+
+def test_a_tokenizer_of_vocabulary_and_merges_alone_is_read(copy: Copy) -> None:
+    path = copy("three-levels")
+    before = open_pipeline(path, weights=False).pipe.tokenizer
+    folder = path / "tokenizer"
+    model = json.loads((folder / "tokenizer.json").read_text())["model"]
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
+    merges = [each if isinstance(each, str) else " ".join(each) for each in model["merges"]]
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]))
+    (folder / "tokenizer.json").unlink()
+    after = open_pipeline(path, weights=False).pipe.tokenizer
+    assert after("a Red  cross").input_ids == before("a Red  cross").input_ids
+    assert hasattr(after, "backend_tokenizer")
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_a_class_that_diffusers_has_renamed_is_opened(copy: Copy, weights: bool) -> None:
+    path = copy("learned-variance")
+    before = open_pipeline(path, weights=False)
+    old = "Transformer2DModel"
+    edit(path / "model_index.json", lambda index: index.update(transformer=["diffusers", old]))
+    edit(
+        path / "transformer" / "config.json",
+        lambda config: config.update(_class_name=old, norm_type="ada_norm_zero"),
+    )
+    opened = open_pipeline(path, weights=weights)
+    assert type(opened.denoiser) is type(before.denoiser)
+
+
+def test_tokenizers_under_the_names_of_their_fast_kind_are_opened(copy: Copy) -> None:
+    path = copy("flux-dev")
+    fast = {
+        "tokenizer": ["transformers", "CLIPTokenizerFast"],
+        "tokenizer_2": ["transformers", "T5TokenizerFast"],
+    }
+    edit(path / "model_index.json", lambda index: index.update(fast))
+    assert full(open_pipeline(path, weights=False), Options(steps=2)).guidance == 3.5
