@@ -100,6 +100,11 @@ class Pipeline:
             found = load_models(self.path, self.index, but=self.family.component)
             self.pipe.register_modules(**{n: m.requires_grad_(False) for n, m in found.items()})
 
+    @property
+    def scheduler_choice(self) -> Choice:
+        """The present scheduler, as `use_scheduler` takes it."""
+        return Choice(type(self.pipe.scheduler).__name__, dict(self._changed))
+
     def use_scheduler(self, name: str | None, options: Mapping[str, Any] | None = None) -> None:
         """Replace the scheduler by another class with the same noise schedule, or change its settings.
 
@@ -113,11 +118,7 @@ class Pipeline:
         import diffusers
 
         own: Any = self._own_scheduler[0]
-        choice = (
-            Choice(type(self.pipe.scheduler).__name__, self._changed)
-            if name is None
-            else choice_of(name)
-        )
+        choice = self.scheduler_choice if name is None else choice_of(name)
         changed = {**choice.options, **(options or {})}
         self._require_scheduler(choice.cls)
         is_same = choice.cls == type(own).__name__
