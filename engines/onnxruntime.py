@@ -12,6 +12,7 @@ import onnxruntime
 from engines.base import DEFAULTS, EngineOptions, checked
 from engines.buffers import NumpyBuffers
 from engines.errors import EngineError
+from engines.opset import require_onnxruntime
 from search.core.precision import of_engine
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class OnnxRuntime:
     provider = "CPUExecutionProvider"
 
     def __init__(self, device: str, asked: EngineOptions = DEFAULTS) -> None:
+        """Refuse a library that is too old."""
+        require_onnxruntime(onnxruntime.__version__)
         self.device, self.options = device, asked
         self.buffers: Buffers = NumpyBuffers()
         self.settings: dict[str, str] = {}

@@ -94,7 +94,11 @@ class OpenVino:
         try:
             return self._core.compile_model(graph, "CPU", self._settings)
         except RuntimeError as error:
-            msg = f"openvino cannot load {str(graph)!r}: {_sentence(error)}"
+            # It takes no weights from behind a link, as bundles in a hub's cache have them.
+            copied = (
+                "; copy the bundle with cp -rL, and give the copy" if graph.is_symlink() else ""
+            )
+            msg = f"openvino cannot load {str(graph)!r}: {_sentence(error)}{copied}"
             raise EngineError(msg) from error
 
     def _import(self, blob: np.memmap[Any, np.dtype[np.uint8]]) -> openvino.CompiledModel:

@@ -198,8 +198,11 @@ class Bundle:
         if not path.is_file():
             msg = f"the bundle {str(self.path)!r} lacks its file {name!r}; export again"
             raise ExportError(msg)
-        if path.is_symlink():
-            msg = f"the file {name!r} of the bundle {str(self.path)!r} is a link; put the file itself there"
+        if path.is_symlink() and not _is_blob(path):
+            msg = (
+                f"the file {name!r} of the bundle {str(self.path)!r} is a link to somewhere else than the "
+                "blobs of its hub cache; put the file itself there"
+            )
             raise ExportError(msg)
         found = sha256(path)
         if found != self.files[name]:
@@ -285,6 +288,14 @@ class Bundle:
             msg = f"the manifest of {str(path)!r} is damaged ({error}); export again"
             raise ExportError(msg) from error
         return _bundle(path, data, {"height": height, "width": width, "images": images})
+
+
+def _is_blob(link: Path) -> bool:
+    """Whether a link in a snapshot of a hub's cache leads to the blobs of the same model."""
+    for folder in link.absolute().parents:
+        if folder.name == "snapshots":
+            return link.resolve().parent == (folder.parent / "blobs").resolve()
+    return False
 
 
 def _find(shapes: Sequence[Shape], asked: Mapping[str, int | None], path: Path) -> int:

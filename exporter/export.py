@@ -144,13 +144,17 @@ def _save_layout(layout: tuple[int, ...], file: Path) -> None:
 def _key(pipeline: Pipeline, shapes: list[tuple[SubNet, int]], dtype: str) -> str:
     """Everything that decides the content of the bundle.
 
-    The denoiser is in the SubNet's fingerprint; of the other components, every file counts.
+    The denoiser is in the SubNet's fingerprint; of the other parts that are used, every file counts.
     """
+    used = [name for name, part in pipeline.pipe.components.items() if part is not None]
     around = {
         str(path.relative_to(pipeline.path)): sha256(path)
-        for path in sorted(pipeline.path.rglob("*"))
-        if path.is_file() and path.parent.name != pipeline.family.component
+        for name in used
+        if name != pipeline.family.component
+        for path in sorted((pipeline.path / name).rglob("*"))
+        if path.is_file()
     }
+    around["model_index.json"] = sha256(pipeline.path / "model_index.json")
     made = [(subnet.to_json(), batch) for subnet, batch in shapes]
     content = json.dumps([made, dtype, versions_of(PACKAGES), around], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()

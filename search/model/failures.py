@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from torch.compiler import is_exporting
+
 from search.core.errors import SearchError
 
 if TYPE_CHECKING:
@@ -35,7 +37,9 @@ def sentence(pipe: Any, error: Exception) -> str:
     advice = (
         "; ".join(lacks) or "see whether diffusers alone runs it, and mend or replace that part"
     )
-    return f"{type(pipe).__name__} itself fails here with {type(error).__name__}: {said}; {advice}"
+    # While it is exported, what fails may be the tracing of what works in diffusers.
+    does = "cannot be traced here, by" if is_exporting() else "itself fails here with"
+    return f"{type(pipe).__name__} {does} {type(error).__name__}: {said}; {advice}"
 
 
 def _lacking(pipe: Any) -> Iterator[str]:

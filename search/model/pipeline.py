@@ -78,7 +78,8 @@ class Pipeline:
         """The guidance scale of diffusers' own call; 1, which is none, for a pipeline that takes no scale."""
         call = inspect.signature(inspect.unwrap(type(self.pipe).__call__))
         given = call.parameters.get("guidance_scale")
-        return 1.0 if given is None else float(given.default)
+        is_number = given is not None and isinstance(given.default, int | float)
+        return float(given.default) if given is not None and is_number else 1.0
 
     @property
     def multiple(self) -> int:
@@ -120,17 +121,16 @@ class Pipeline:
         choice = self.scheduler_choice if name is None else choice_of(name)
         changed = {**choice.options, **(options or {})}
         self._require_scheduler(choice.cls)
-        cls: Any = getattr(diffusers, choice.cls)
+        is_same = choice.cls == type(own).__name__
+        cls: Any = type(own) if is_same else getattr(diffusers, choice.cls)
         require_options(cls, changed)
         try:
-            is_own = cls is type(own) and not changed
-            self.pipe.scheduler = own if is_own else cls.from_config(own.config, **changed)
-        except (
-            Exception
-        ) as error:  # what it raises for a setting that it cannot have is its own affair
-            msg = (
-                f"the scheduler {choice.cls!r} cannot be used here: {' '.join(str(error).split())}"
+            self.pipe.scheduler = (
+                own if is_same and not changed else cls.from_config(own.config, **changed)
             )
+        except Exception as error:  # for settings that cannot be, each raises something else
+            said = " ".join(str(error).split())
+            msg = f"the scheduler {choice.cls!r} cannot be used here: {said}"
             raise SearchError(msg) from error
         self._changed.clear()
         self._changed.update(changed)
@@ -253,12 +253,12 @@ def _assembled(path: Path, index: dict[str, Any], parts: dict[str, Any]) -> Any:
     import diffusers
     import torch
 
+    cls: Any = getattr(diffusers, index["_class_name"], diffusers.DiffusionPipeline)
     # A mark that is put on pictures is computed outside of torch, so no graph can have it.
-    cls = getattr(diffusers, index["_class_name"], None)
-    marked = cls is not None and "add_watermarker" in inspect.signature(cls.__init__).parameters
-    options = {"add_watermarker": False} if marked else {}
+    is_marked = "add_watermarker" in inspect.signature(cls.__init__).parameters
+    options = {"add_watermarker": False} if is_marked else {}
     try:
-        return diffusers.DiffusionPipeline.from_pretrained(
+        return cls.from_pretrained(
             path,
             local_files_only=True,
             use_safetensors=True,

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from search.methods.options import Options
+from search.methods.registry import search_keeps
+from search.model import parts
 from search.model.family import Request
 from search.model.pipeline import open_pipeline
 from search.model.recording import record_call
@@ -49,3 +52,17 @@ def test_what_stands_around_the_denoiser_can_be_loaded_later(
         assert all(
             torch.equal(a, b) for a, b in zip(mine.parameters(), its.parameters(), strict=True)
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [("sd3", "full"), ("sd3", "fewer-steps"), ("three-levels", "deepcache")],
+)
+def test_a_fixed_schedule_loads_no_weights(
+    pipelines: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, name: str, method: str
+) -> None:
+    options = Options(steps=4, interval=2)
+    [its] = search_keeps(open_pipeline(pipelines(name)), method, options, [0.5])
+    monkeypatch.setattr(parts, "_model", lambda *_: pytest.fail("weights were loaded"))
+    [mine] = search_keeps(open_pipeline(pipelines(name), weights=False), method, options, [0.5])
+    assert mine == its
