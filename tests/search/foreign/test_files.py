@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -18,7 +21,7 @@ from search.core.errors import SearchError
 from search.core.subnet import Action, Granularity, SubNet
 from search.foreign.importers import read_foreign
 from search.foreign.mask_file import read_mask
-from search.foreign.router_file import read_routers
+from search.foreign.router_file import SIZE_LIMIT, read_routers
 from search.methods import schedules
 from search.methods.options import Options
 from search.methods.registry import full
@@ -76,7 +79,7 @@ def routers_of(subnet: SubNet) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("steps", [6, 5])
-@pytest.mark.parametrize("form", ["safetensors", "pt", "nested"])
+@pytest.mark.parametrize("form", ["safetensors", "pt", "checkpoint"])
 def test_routers_come_back_as_the_table_they_were_made_of(
     pipelines: Callable[[str], Path], tmp_path: Path, form: str, steps: int
 ) -> None:
@@ -96,9 +99,57 @@ def test_routers_come_back_as_the_table_they_were_made_of(
     if form == "safetensors":
         safetensors.torch.save_file(state, path)
     else:
-        torch.save({"routers": state} if form == "nested" else state, path)
+        torch.save({"routers": state} if form == "checkpoint" else state, path)
     found = imported(pipelines, "learned-variance", path, "learning-to-cache", Options(steps=steps))
     assert found.actions == original.actions
+
+
+class Router(nn.Module):
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.prob = nn.Parameter(logits)
+
+
+def write_checkpoint(path: Path, logits: Tensor) -> Path:
+    """What DiT/train_router.py of horseee/learning-to-cache saves, trained on a GPU.
+
+    Args:
+        path: where to.
+        logits: `[steps, units]`, step 0 the last of the sampler.
+    """
+    routers = nn.ModuleList(Router(row) for row in logits)
+    optimiser = torch.optim.AdamW(routers.parameters(), lr=0.001, weight_decay=0)
+    sum(router.prob.sum() * 0 for router in routers).backward()
+    optimiser.step()
+    args = argparse.Namespace(
+        data_path="imagenet", model="DiT-XL/2", image_size=256, l1=5e-6, wandb=True, ckpt=None
+    )
+    content = {"routers": routers.state_dict(), "opt": optimiser.state_dict(), "args": args}
+    with mock.patch("torch.serialization.location_tag", lambda _: "cuda:0"):
+        torch.save(content, path)
+    return path
+
+
+@pytest.mark.parametrize(("steps", "kept", "units"), [(20, 312, 560), (50, 736, 1400)])
+def test_a_published_checkpoint_keeps_as_many_units_as_its_authors_count(
+    tmp_path: Path, steps: int, kept: int, units: int
+) -> None:
+    """As `load_ranking` in DiT/models/dynamic_models.py counts, on the 28 blocks of DiT-XL/2."""
+    draw = torch.Generator().manual_seed(steps)
+    logits = torch.randn(steps, 56, generator=draw)  # of odd steps nothing was learned
+    order = torch.randperm(units, generator=draw)
+    learned = torch.where(order < kept, -2.19, -2.2)  # scores .1006 and .0998
+    logits[::2] = learned.reshape(steps // 2, 56)
+    path = write_checkpoint(tmp_path / "router.pt", logits)
+    routers = read_routers(path)
+    reading = range(steps - 1, -1, -2)
+    assert sum(routers.computes(step, unit) for step in reading for unit in range(56)) == kept
+    assert sum((torch.sigmoid(router) > 0.1).sum() for router in logits[::2]) == kept
+    assert all(
+        routers.computes(steps - 1 - idx, unit) == (idx % 2 == 1 or score > 0.1)
+        for idx, row in enumerate(torch.sigmoid(logits).tolist())
+        for unit, score in enumerate(row)
+    )
 
 
 def test_the_threshold_is_of_the_sigmoid(tmp_path: Path) -> None:
@@ -122,8 +173,31 @@ def saved(content: Any) -> Callable[[Path], object]:
     return lambda path: torch.save(content, path)
 
 
+def zipped(path: Path) -> None:
+    """A small file that unpacks to more than routers have."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(SIZE_LIMIT + 1))
+
+
 BAD_ROUTERS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "a function": (saved(Planted()), "is no state dict of tensors (UnpicklingError)"),
+    "a function": (saved(Planted()), "names 'print', which no router needs, so it is not read"),
+    "a function beside routers": (
+        saved({"routers": {"0.prob": torch.zeros(2)}, "args": Planted()}),
+        "names 'print', which no router needs",
+    ),
+    "another class in args": (
+        saved({"routers": {"0.prob": torch.zeros(2)}, "args": argparse.Namespace(at=Path("x"))}),
+        "names 'pathlib.PosixPath', which no router needs",
+    ),
+    "a model beside routers": (
+        saved({"routers": {"0.prob": torch.zeros(2)}, "model": {}}),
+        "has ['model'] beside its routers; expected routers, opt, args",
+    ),
+    "too large when unpacked": (zipped, "bytes, but routers have at most"),
+    "a tensor larger than the file": (
+        saved({"0.prob": torch.zeros(1).expand(2**40)}),
+        "has no finite numbers under '0.prob'",
+    ),
     "text": (lambda path: path.write_text("routers"), "is no state dict of tensors"),
     "a list": (saved([1]), "holds a list; expected a state dict"),
     "another key": (saved({"x": torch.zeros(2)}), "has the key 'x'; expected '<step>.prob'"),
