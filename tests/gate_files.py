@@ -48,6 +48,9 @@ def published() -> list[Step]:
 
 def write(content: Sequence[Step], path: Path) -> Path:
     """As on a machine where the tensors lie on the first GPU."""
-    with path.open("wb") as file, mock.patch("torch.serialization.location_tag", lambda _: "cuda:0"):
+    with (
+        path.open("wb") as file,
+        mock.patch("torch.serialization.location_tag", return_value="cuda:0"),
+    ):
         pickle.dump(content, file)
     return path

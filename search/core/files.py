@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SIZE_LIMIT = 2**20
 """Bytes of a file of settings."""
+MODULAR = "modular_model_index.json"
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -176,6 +177,12 @@ def require_pipeline(path: Path) -> Path:
         msg = (
             f"there is no directory {str(path)!r}; give a diffusers pipeline directory "
             "(models of a hub have to be downloaded first)"
+        )
+        raise SearchError(msg)
+    if not index.is_file() and (path / MODULAR).is_file():
+        msg = (
+            f"{str(path)!r} is a modular diffusers pipeline ({MODULAR}), which cannot be read yet; give "
+            "the directory of an ordinary one, which has a model_index.json"
         )
         raise SearchError(msg)
     if not index.is_file():

@@ -136,20 +136,36 @@ def subnet_from_mask(pipeline: Pipeline, mask: StepMask, options: Options) -> Su
             "computed, so no block is left to cache; lower Fn_compute_blocks or Bn_compute_blocks"
         )
         raise SearchError(msg)
-    without = [blocks[block] for block in middle if block not in whole.topology.deltas]
-    if without:
-        msg = (
-            f"Cache-DiT adds cached residuals to transformer blocks, but {without} do not have one "
-            "tensor in and one of the same shape out; give a transformer with such blocks"
-        )
-        raise SearchError(msg)
+    _require_residuals(whole, middle)
     return with_actions(
         whole,
         lambda step, block: (
             Action.DELTA if block in middle and not mask.computes[step] else Action.RUN
         ),
-        method=f"cache-dit F{mask.first}B{mask.last}",
+        method=f"cache-dit static mask F{mask.first}B{mask.last}",
     )
+
+
+def _require_residuals(whole: SubNet, span: range) -> None:
+    """Refuse blocks to whose input nothing can be added: DELTA needs it of every block of the span."""
+    topology = whole.topology
+    without = [block for block in span if block not in topology.deltas]
+    if not without:
+        return
+    names, tensors = topology.blocks, {len(topology.ports_of[block]) for block in without}
+    if max(tensors) > 1:
+        why = (
+            f"of which {names[without[0]]!r} emits {max(tensors)} tensors (text and picture), and "
+            "DELTA is not made for such blocks"
+        )
+    else:
+        why = f"but {[names[block] for block in without]} do not emit what can be added to their input"
+    msg = (
+        f"Cache-DiT adds one cached residual over the {len(span)} blocks from {names[span[0]]!r} to "
+        f"{names[span[-1]]!r}, {why}; give a transformer whose blocks take and emit one tensor, such "
+        "as a DiT or PixArt"
+    )
+    raise SearchError(msg)
 
 
 def _full(pipeline: Pipeline, options: Options, granularity: Granularity) -> SubNet:

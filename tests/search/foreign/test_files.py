@@ -51,20 +51,14 @@ def test_deepcache_parameters_are_the_schedule(
     opened = open_pipeline(pipelines("shapes-sd"), weights=False)
     helper = DeepCacheSDHelper(opened.pipe)
     helper.set_params(cache_interval=interval, cache_branch_id=branch)
-    params = helper.params
-    path = write(
-        tmp_path / "params.json",
-        {
-            "cache_interval": params["cache_interval"],
-            "cache_branch_id": 3 * params["cache_block_id"] + params["cache_layer_id"],
-            "skip_mode": params["skip_mode"],
-        },
-    )
-    found = imported(pipelines, "shapes-sd", path, "deepcache", Options(steps=10))
+    asked = {"cache_interval": interval, "cache_branch_id": branch}
     expected = schedules.deepcache(
         full(opened, Options(steps=10)), interval=interval, branch=branch
     )
-    assert found == expected
+    for content in (asked, helper.params):
+        path = write(tmp_path / "params.json", content)
+        found = imported(pipelines, "shapes-sd", path, "deepcache", Options(steps=10))
+        assert found == expected
 
 
 def routers_of(subnet: SubNet) -> dict[str, Tensor]:
@@ -125,7 +119,7 @@ def write_checkpoint(path: Path, logits: Tensor) -> Path:
         data_path="imagenet", model="DiT-XL/2", image_size=256, l1=5e-6, wandb=True, ckpt=None
     )
     content = {"routers": routers.state_dict(), "opt": optimiser.state_dict(), "args": args}
-    with mock.patch("torch.serialization.location_tag", lambda _: "cuda:0"):
+    with mock.patch("torch.serialization.location_tag", return_value="cuda:0"):
         torch.save(content, path)
     return path
 
@@ -244,13 +238,11 @@ def test_routers_of_another_dit_are_refused(
         imported(pipelines, "learned-variance", path, "learning-to-cache", Options(steps=5))
 
 
+STATIC = {"steps_computation_policy": "static"}
 MASKS: dict[str, object] = {
     "digits": "1110010\n",
     "list": [1, 1, 1, 0, 0, 1, 0],
-    "object": {
-        "steps_computation_mask": [1, 1, 1, 0, 0, 1, 0],
-        "steps_computation_policy": "static",
-    },
+    "object": {"steps_computation_mask": [1, 1, 1, 0, 0, 1, 0]},
     "digits in an object": {"steps_computation_mask": "1110010"},
     "bins": {"compute_bins": [3, 1], "cache_bins": [2, 1]},
     "bins, cut": {"compute_bins": [3, 1, 2], "cache_bins": [2, 1], "total_steps": 7},
@@ -263,7 +255,7 @@ def test_a_mask_comes_back_in_every_form(
 ) -> None:
     content = MASKS[name]
     if isinstance(content, dict):
-        content = content | {"Fn_compute_blocks": 2, "Bn_compute_blocks": 3}
+        content = content | STATIC | {"Fn_compute_blocks": 2, "Bn_compute_blocks": 3}
     path = write(tmp_path / "mask", content)
     options = Options(steps=7)
     if not isinstance(content, dict):
@@ -281,6 +273,69 @@ def test_a_mask_comes_back_in_every_form(
         assert deltas in (set(), set(middle))
         digits += "0" if deltas else "1"
     assert digits == "1110010"
+
+
+def published_config(**changes: object) -> str:
+    """As examples/configs/cache.yaml of vipshop/cache-dit, made static and without a calibrator."""
+    settings = {
+        "max_warmup_steps": 8,
+        "warmup_interval": 2,
+        "max_cached_steps": -1,
+        "max_continuous_cached_steps": 2,
+        "Fn_compute_blocks": 1,
+        "Bn_compute_blocks": 0,
+        "num_inference_steps": 28,
+        "steps_computation_mask": "fast",
+        "steps_computation_policy": "static",
+        "residual_diff_threshold": 0.12,
+        "enable_taylorseer": "false",
+        "taylorseer_order": 1,
+    }
+    lines = [f"  {name}: {value}" for name, value in (settings | changes).items() if value != ""]
+    return "\n".join(["cache_config:", *lines, "parallelism_config:", "  ulysses_size: auto", ""])
+
+
+@pytest.mark.parametrize(
+    ("name", "digits"),
+    [
+        ("slow", "1111111101110011100110010001"),
+        ("medium", "1111110110001100011000110001"),
+        ("fast", "1111110100010000100000100001"),
+        ("ultra", "1111001000001000000100000001"),
+        ("[1, 1, 0, 1]", "1101"),
+    ],
+)
+def test_a_published_configuration_is_read(tmp_path: Path, name: str, digits: str) -> None:
+    """The named masks are written out from `steps_mask` in cache_interface.py of that project."""
+    text = published_config(steps_computation_mask=name, num_inference_steps=len(digits))
+    mask = read_mask(write(tmp_path / "cache.yaml", text))
+    assert "".join(str(int(each)) for each in mask.computes) == digits
+    assert (mask.first, mask.last) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps_computation_policy": ""}, "has no steps_computation_policy, and Cache-DiT's default"),
+        ({"steps_computation_policy": "dynamic"}, "decides while it runs; only 'static' is a table"),
+        ({"enable_taylorseer": "true"}, "has enable_taylorseer, which extrapolates cached residuals"),
+        ({"num_inference_steps": 50}, "asks for the mask 'fast' of 50 steps, but only those of 28"),
+        ({"num_inference_steps": ""}, "asks for the mask 'fast' of None steps"),
+        ({"steps_computation_mask": "[1, 0]"}, "a mask of 2 steps, but num_inference_steps is 28"),
+        ({"steps_computation_mask": ""}, "give either steps_computation_mask, or compute_bins"),
+        ({"steps_computation_mask": "quick"}, "is no step mask"),
+        ({"force_refresh_step_hint": 4}, "has ['force_refresh_step_hint']; use"),
+        ({"Fn_compute_blocks": "&a 1", "Bn_compute_blocks": "*a"}, "has YAML aliases"),
+        ({"Fn_compute_blocks": "!!python/name:os.system ''"}, "is neither JSON nor YAML (Constructor"),
+    ],
+)  # fmt: skip
+def test_a_configuration_that_is_no_table_is_refused(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(SearchError) as caught:
+        read_mask(write(tmp_path / "cache.yaml", published_config(**changes)))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @contextmanager
@@ -320,7 +375,7 @@ def test_an_imported_mask_does_what_cache_dit_does(
     pipelines: Callable[[str], Path], tmp_path: Path
 ) -> None:
     opened = open_pipeline(pipelines("shapes-dit"))
-    settings = {
+    settings = STATIC | {
         "steps_computation_mask": "110010",
         "Fn_compute_blocks": 1,
         "Bn_compute_blocks": 2,
@@ -346,16 +401,33 @@ BAD_SETTINGS: dict[str, tuple[str, object, str]] = {
     ),
     "a fraction": ("deepcache", {"cache_branch_id": 1.5}, "has cache_branch_id 1.5; give a whole"),
     "truth": ("deepcache", {"cache_interval": True}, "has cache_interval True; give a whole"),
+    "a branch said twice": (
+        "deepcache",
+        {"cache_branch_id": 1, "cache_layer_id": 1},
+        "give either cache_branch_id, or cache_block_id and a cache_layer_id below 3",
+    ),
+    "a layer too high": ("deepcache", {"cache_layer_id": 3}, "a cache_layer_id below 3"),
     "another mode": ("deepcache", {"skip_mode": "quad"}, "the skip_mode is 'quad'; only uniform"),
     "other digits": ("cache-dit-mask", "1102", "is no step mask; give one 1 (compute) or 0"),
-    "words": ("cache-dit-mask", "mask", "is not JSON"),
+    "words": ("cache-dit-mask", "mask", "is no step mask"),
+    "half a list": ("cache-dit-mask", "[1, 0", "is neither JSON nor YAML (ParserError)"),
     "no steps": ("cache-dit-mask", [], "is no step mask"),
     "truths": ("cache-dit-mask", [True, False], "is no step mask"),
     "starts cached": ("cache-dit-mask", "0111", "does not compute the first step"),
     "dynamic": (
         "cache-dit-mask",
         {"steps_computation_mask": "110", "steps_computation_policy": "dynamic"},
-        "decides while it runs; only 'static' is a table",
+        "which decides while it runs; only 'static' is a table",
+    ),
+    "no policy": (
+        "cache-dit-mask",
+        {"compute_bins": [3], "cache_bins": [1]},
+        "has no steps_computation_policy, and Cache-DiT's default is 'dynamic'",
+    ),
+    "a section that is none": (
+        "cache-dit-mask",
+        {"cache_config": [1]},
+        "has a list as cache_config; expected settings by name",
     ),
     "half the bins": (
         "cache-dit-mask",
@@ -369,12 +441,12 @@ BAD_SETTINGS: dict[str, tuple[str, object, str]] = {
     ),
     "short bins": (
         "cache-dit-mask",
-        {"compute_bins": [3], "cache_bins": [1], "total_steps": 9},
+        STATIC | {"compute_bins": [3], "cache_bins": [1], "total_steps": 9},
         "has bins for 4 steps, but total_steps is 9",
     ),
     "negative bins": (
         "cache-dit-mask",
-        {"compute_bins": [3, -1], "cache_bins": [1]},
+        STATIC | {"compute_bins": [3, -1], "cache_bins": [1]},
         "has compute_bins -1; give a whole number from 0 on",
     ),
 }
@@ -402,10 +474,21 @@ def test_a_mask_that_caches_no_block_or_no_transformer_is_refused(
     path = write(tmp_path / "mask", "1100")
     for name, message in (
         ("learned-variance", "the first 8 and the last 0 of 3 blocks are always computed"),
-        ("shapes-sd", r"transformer blocks, but \['down_blocks"),
+        ("shapes-sd", r"over the 19 blocks .* do not emit what can be added to their input"),
     ):
         with pytest.raises(SearchError, match=message):
             imported(pipelines, name, path, "cache-dit-mask", Options(steps=4))
+
+
+@pytest.mark.parametrize("name", ["flux-dev", "sd3"])
+def test_a_mask_over_blocks_of_two_streams_says_why_it_is_refused(
+    pipelines: Callable[[str], Path], tmp_path: Path, name: str
+) -> None:
+    path = write(tmp_path / "cache.yaml", published_config())
+    with pytest.raises(
+        SearchError, match=r"'transformer_blocks.1' emits 2 tensors \(text and picture"
+    ):
+        imported(pipelines, name, path, "cache-dit-mask", Options(steps=28))
 
 
 def test_a_threshold_is_for_routers_alone(tmp_path: Path) -> None:

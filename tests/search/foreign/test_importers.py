@@ -72,7 +72,10 @@ def test_each_gate_reaches_its_block(pipelines: Callable[[str], Path], tmp_path:
 
 def test_the_middle_block_may_be_called_as_the_others(tmp_path: Path) -> None:
     gates = gate_files.table(2, 3, {(1, gate_files.MID)})
-    plain = [{("mid", "block", 0, 0) if k == gate_files.MID else k: v for k, v in step.items()} for step in gates]
+    plain = [
+        {("mid", "block", 0, 0) if k == gate_files.MID else k: v for k, v in step.items()}
+        for step in gates
+    ]
     found = [read_gates(gate_files.write(each, tmp_path / "gates.pkl")) for each in (gates, plain)]
     assert found[0] == found[1]
     assert [gates[Gate("mid", 0)] for gates in found[0]] == [True, False, True]
