@@ -94,7 +94,7 @@ def _require_small(path: Path) -> None:
             raise SearchError(msg)
 
 
-class _Nothing:
+class _Ignored:
     """In place of `argparse.Namespace`: its attributes are not kept."""
 
     def __setstate__(self, state: object) -> None:
@@ -109,7 +109,7 @@ def _load(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load(path.read_bytes())
-        with torch.serialization.safe_globals([(_Nothing, "argparse.Namespace")]):
+        with torch.serialization.safe_globals([(_Ignored, "argparse.Namespace")]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what a damaged file raises has no common class
         named = re.search(r"Unsupported global: GLOBAL (\S{1,80})", str(error))
