@@ -27,8 +27,8 @@ from engines.base import make_engine
 from engines.bench.records import Contender, Kind, Row
 from engines.bench.run import in_turn
 from exporter.bundle import Bundle, Shape
+from search.core.actions import Action
 from search.core.program import plan_program
-from search.core.subnet import Action
 from search.methods.options import Options, names_of
 from search.methods.registry import search
 from search.methods.schedules import keep_of, with_actions

@@ -19,8 +19,9 @@ from benchmarks.frontier import GUIDANCE, REAL
 from benchmarks.record import write
 from examples.shapes.evaluate import HELD_OUT_SEED, HERE
 from examples.shapes.pictures import draw
+from search.core.actions import Action
 from search.core.liveness import unroll
-from search.core.subnet import Action, Granularity, SubNet
+from search.core.subnet import Granularity, SubNet
 from search.frontier.judge import Judge, frechet_distance
 from search.methods.options import Options, keeps_of
 from search.methods.registry import full, search_keeps

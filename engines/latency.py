@@ -19,9 +19,10 @@ from engines.machine import describe
 from exporter.carve import carve
 from exporter.variant import trace_denoiser
 from exporter.weights import refer, write_weights
+from search.core.actions import Action
 from search.core.files import write_atomically
 from search.core.program import Signature, plan_program
-from search.core.subnet import Action
+from search.core.topology import Target
 from search.core.versions import installed, versions_of
 from search.model.pipeline import open_for
 
@@ -272,8 +273,7 @@ class Stopwatch:
         """The master graph, its weights in the folder."""
         self._report("trace denoiser to measure it")
         pipeline = open_for(self._subnet, self._path, weights=False)
-        replaced = frozenset(self._subnet.topology.deltas)
-        master = trace_denoiser(pipeline, self._subnet, replaced, 1)
+        master = trace_denoiser(pipeline, self._subnet, frozenset(self._subnet.topology.bases), 1)
         refer(self._folder, master.model, write_weights(self._folder, [master.model]))
         return master
 
@@ -307,7 +307,9 @@ def filled(form: Form, random: np.random.Generator) -> NDArray[Any]:
 
 
 def _read_call(call: dict[str, Any]) -> tuple[Signature, float]:
-    targets = {name: tuple(map(int, call[name])) for name in ("computes", "reads", "writes")}
+    targets = {
+        name: tuple(map(Target.from_json, call[name])) for name in ("computes", "reads", "writes")
+    }
     seconds = float(call["seconds"])
     if not 0 < seconds < float("inf"):
         msg = f"the seconds of a call, {seconds}"

@@ -17,7 +17,7 @@ from search.core.names import GUIDANCE, IMAGE, LATENTS, PREDICTION, SAMPLE
 from search.core.prompt import Fill, PromptInput, class_number
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -258,11 +258,18 @@ class Runner:
             **{name: self._slots[slot] for name, slot in call.reads.items()},
             **self._invariants,
             **{name: rows[row, ...] for name, rows in self._rows.items()},
+            **{name: self._constant(values) for name, values in call.coefficients.items()},
         }
         outputs = {name: self._slots[slot] for name, slot in call.writes.items()}
         if call.prediction is not None:
             outputs[PREDICTION] = self._predictions[call.prediction]
         return self._sessions[self.bundle.graphs[call.graph]].bind(inputs, outputs)
+
+    def _constant(self, values: Sequence[float]) -> Buffer:
+        """A buffer of its own with these values."""
+        buffer = self._buffers.zeros((len(values),), np.dtype(np.float32))
+        self._buffers.write(buffer, np.asarray(values, np.float32))
+        return buffer
 
     def _combination(self, row: NDArray[np.float64], out: Buffer) -> Callable[[], None]:
         """The sum of what is known and the predictions that `row` gives, up to the last that counts."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,9 @@ from search.core.subnet import SubNet
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-SCHEMA = 4
+SCHEMA = 5
+READABLE = (4, 5)
+"""Before schema 5 no call had coefficients."""
 KIND = "stepcarve-bundle"
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.bin"
@@ -68,6 +70,7 @@ class BundleCall:
         reads: graph input -> slot, for every cache it reads.
         writes: graph output -> slot, for every cache it writes.
         prediction: number of the noise prediction it makes, or None.
+        coefficients: graph input -> its values, for what an action mixes.
     """
 
     step: int
@@ -76,6 +79,7 @@ class BundleCall:
     reads: dict[str, int]
     writes: dict[str, int]
     prediction: int | None
+    coefficients: dict[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -304,10 +308,10 @@ def _bundle(path: Path, data: Any, asked: Mapping[str, int | None]) -> Bundle:
     if not isinstance(data, dict) or data.get("kind") != KIND:
         msg = f"{str(path)!r} is not a bundle; give a directory written by stepcarve export"
         raise ExportError(msg)
-    if data.get("schema") != SCHEMA:
+    if data.get("schema") not in READABLE:
         msg = (
             f"the bundle {str(path)!r} has schema {data.get('schema')!r}, but this stepcarve reads "
-            f"{SCHEMA}; use the stepcarve that wrote it, or export again"
+            f"{READABLE[0]} to {READABLE[-1]}; use the stepcarve that wrote it, or export again"
         )
         raise ExportError(msg)
     try:

@@ -74,7 +74,7 @@ class Variant:
             "latent_shape": [images, *binding.latent_shape],
             "noise_shape": [images, *binding.noise_shape],
             "rows": [] if self.prologue is None else list(self.prologue.rows),
-            **self.program.to_json(self.subnet.topology.tensor_names),
+            **self.program.to_json(self.subnet.topology.name),
             "sampler": self.sampler.to_json(),
         }
 
@@ -105,7 +105,7 @@ def carve_variant(
     table = pipeline.sampler(binding.course, size) if subnet.fitted is None else subnet.fitted.table
     program = plan_program(subnet, images)
     report(f"{shape}: trace denoiser")
-    master = trace_denoiser(pipeline, subnet, program.replaced(subnet.topology), images, dtype)
+    master = trace_denoiser(pipeline, subnet, program.bases, images, dtype)
     report(f"{shape}: trace text encoders and decoder")
     prompts = pipeline.family.conditioner(pipeline, _conditioning(pipeline, subnet, images))
     condition = conditioner_graph(prompts, dtype)
@@ -146,7 +146,7 @@ def _conditioning(pipeline: Pipeline, subnet: SubNet, batch: int) -> Request:
 def trace_denoiser(
     pipeline: Pipeline,
     subnet: SubNet,
-    replaced: AbstractSet[int],
+    bases: AbstractSet[int],
     batch: int,
     dtype: str = "float32",
 ) -> Master:
@@ -155,7 +155,7 @@ def trace_denoiser(
     Args:
         pipeline: that `subnet` is bound to.
         subnet: whose granularity, guidance and shape to trace at.
-        replaced: the blocks whose residuals, sums and bases are wanted.
+        bases: the ports whose bases are wanted.
         batch: images per prompt.
         dtype: of weights and activations.
 
@@ -181,7 +181,7 @@ def trace_denoiser(
             f"{traced.latent_shape}; search again with this pipeline's size"
         )
         raise ExportError(msg)
-    return trace_master(pipeline, traced, replaced)
+    return trace_master(pipeline, traced, bases)
 
 
 def _check_conditions(condition: Component, master: Master) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from search.core.subnet import Action, SubNet
+from search.core.actions import Action
+from search.core.subnet import SubNet
 from search.methods.schedules import with_actions
 
 CHOICES = (Action.RUN, Action.REUSE, Action.DELTA, Action.SKIP)
@@ -19,7 +20,7 @@ def random_mix(
 
     def action(step: int, block: int) -> Action:
         chosen = CHOICES[drawn[step, block]]
-        if chosen in (Action.DELTA, Action.SKIP) and block not in whole.topology.deltas:
+        if chosen in (Action.DELTA, Action.SKIP) and block not in whole.topology.based:
             return Action.RUN
         ran = (drawn[:step, block] == CHOICES.index(Action.RUN)).any()
         filled = {Action.REUSE: step > 0, Action.DELTA: ran}

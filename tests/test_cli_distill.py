@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from search.core.subnet import Action, Granularity, SubNet
+from search.core.actions import Action
+from search.core.subnet import Granularity, SubNet
 from search.methods.options import Options
 from search.methods.registry import full
 from search.methods.schedules import with_actions

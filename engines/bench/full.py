@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from engines.errors import EngineError
 from exporter.bundle import MANIFEST, Bundle
-from search.core.subnet import Action
+from search.core.actions import Action
 from search.methods.schedules import keep_of
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from engines.parity.measure import compare, psnr, relative_l2
 from engines.parity.record import CallParity, K, Parity, Pictures, Rung
 from engines.parity.wiring import check_wiring
 from engines.runner import Runner
+from search.core.actions import Action
 from search.core.names import PREDICTION
-from search.core.subnet import Action
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -15,6 +15,7 @@ from engines.parity.measure import compare
 from engines.runner import Runner
 from exporter.bundle import sha256
 from search.core.names import PREDICTION
+from search.core.topology import port_of, residual_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,7 +58,7 @@ def first_block(reference: Reference, engine: Engine, rung: Rung, k: float) -> s
 
 def _block(name: str) -> str:
     """The block that a tensor belongs to."""
-    return name.rpartition(":")[0]
+    return name.rpartition("..")[2].partition(":")[0]
 
 
 def _before(order: list[str], off: str) -> str:
@@ -103,11 +104,15 @@ def _exposed(bundle: Bundle, number: int, names: list[str]) -> Iterator[Bundle]:
         msg = f"{source} does not name what its blocks emit; export again with this stepcarve"
         raise EngineError(msg)
     kind = getattr(onnx.TensorProto, _KINDS[bundle.dtype])
-    tensors = {name: tensor for tensor, name in topology.tensor_names.items()}
+    shapes = {
+        topology.name(target): port.shape
+        for number, port in enumerate(topology.ports)
+        for target in (port_of(number), residual_of(number))
+    }
     slots = list(bundle.slots)
     writes = dict(call.writes)
     for name in inner:
-        rows, *rest = topology.shape(tensors[name])
+        rows, *rest = shapes[name.rpartition("..")[2]]
         shape = (rows * bundle.latent_shape[0], *rest)
         model.graph.output.append(onnx.helper.make_tensor_value_info(name, kind, shape))
         writes[name] = len(slots)

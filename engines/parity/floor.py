@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engines.parity.reference import Reference
+    from search.core.topology import Target
     from search.model.pipeline import Pipeline
 
     Array = NDArray[Any]
@@ -130,14 +131,14 @@ def forced_floors(
 ) -> dict[int, dict[str, float]]:
     """By call and name, what its outputs differ by when it gets the reference's inputs and caches."""
     calls = reference.bundle.calls
-    found: dict[tuple[int, int], Array] = {}
+    found: dict[tuple[int, Target], Array] = {}
     denoiser, dtype = reference.opened.denoiser, predict.dtype
 
-    def recall(step: int, target: int) -> torch.Tensor | None:
+    def recall(step: int, target: Target) -> torch.Tensor | None:
         known = reference.values.get((step, target))
         return None if known is None else torch.from_numpy(known).to(dtype)
 
-    def keep(step: int, target: int, tensor: torch.Tensor) -> None:
+    def keep(step: int, target: Target, tensor: torch.Tensor) -> None:
         found[step, target] = tensor.double().numpy(force=True)
 
     steps = [calls[number].step for number in probes]

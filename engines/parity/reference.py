@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
+from search.core.actions import Action
 from search.core.errors import SearchError
 from search.core.liveness import Unrolled, unroll
 from search.core.names import PREDICTION
-from search.core.subnet import Action
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_for
 from search.model.reference import Trajectory, forward_replaced, gated, sample
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from exporter.bundle import Bundle
     from search.core.sampler import SamplerTable
     from search.core.subnet import SubNet
+    from search.core.topology import Target
 
     Array = NDArray[Any]
 
@@ -53,7 +54,7 @@ class Reference:
     prompt: str
     full: Trajectory
     gated: Trajectory
-    values: dict[tuple[int, int], Array]
+    values: dict[tuple[int, Target], Array]
     ungated: dict[int, tuple[Array, Array]]
 
     @property
@@ -74,13 +75,9 @@ class Reference:
         """The SubNet's values."""
         return unroll(self.subnet)
 
-    @cached_property
-    def _tensors(self) -> dict[str, int]:
-        return {name: tensor for tensor, name in self.subnet.topology.tensor_names.items()}
-
-    def origin(self, step: int, name: str) -> tuple[int, int]:
+    def origin(self, step: int, name: str) -> tuple[int, Target]:
         """Where the tensor `name` that is in place at `step` was computed, as (step, target)."""
-        value = self.unrolled.values[self.unrolled.effective[step][self._tensors[name]]]
+        value = self.unrolled.values[self.unrolled.named(step)[name]]
         return value.step, value.target
 
     def value(self, step: int, name: str) -> Array:
@@ -103,12 +100,12 @@ class Reference:
         made: NDArray[np.float32] = self.gated.latents[-1].numpy(force=True)
         return made
 
-    def computed(self, step: int) -> dict[str, tuple[int, int]]:
+    def computed(self, step: int) -> dict[str, tuple[int, Target]]:
         """What the blocks compute at `step`, in that order: name -> (step, target)."""
         topology = self.subnet.topology
         return {
-            topology.tensor_names[topology.tensor(target)]: (step, target)
-            for target in sorted(self.unrolled.computed[step], key=topology.tensor)
+            topology.name(target): (step, target)
+            for target in sorted(self.unrolled.computed[step], key=lambda each: each.port)
             if (step, target) in self.values
         }
 
@@ -121,8 +118,10 @@ class Reference:
         for name in names:
             if name == PREDICTION:
                 found[name] = self.prediction(step)
-            elif (origin := self.origin(step, name))[0] == step and origin in self.values:
-                found[name] = self.values[origin]
+            elif name in self.unrolled.named(step):
+                origin = self.origin(step, name)
+                if origin[0] == step and origin in self.values:
+                    found[name] = self.values[origin]
         return found
 
 
@@ -156,9 +155,9 @@ def run_reference(
         guidance=bundle.guidance,
         latents=None if latents is None else torch.from_numpy(latents),
     ).sized(opened.size(subnet.binding.noise_shape))
-    values: dict[tuple[int, int], Array] = {}
+    values: dict[tuple[int, Target], Array] = {}
 
-    def keep(step: int, target: int, tensor: torch.Tensor) -> None:
+    def keep(step: int, target: Target, tensor: torch.Tensor) -> None:
         values[step, target] = tensor.numpy(force=True).copy()
 
     draws, course = torch.Generator(), subnet.binding.course

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from search.core.actions import Action
 from search.core.errors import SearchError
-from search.core.subnet import Action
 from search.dipgo.shares import reuse_unread
 from search.methods.schedules import keep_of
 

@@ -6,9 +6,10 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from search.core.actions import Action
 from search.core.blocks import skipped
 from search.core.errors import SearchError
-from search.core.subnet import Action, Granularity
+from search.core.subnet import Granularity
 from search.laptop.noising import SNR_CAP, SNR_FLOOR
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ import torch
 
 from search.core.liveness import unroll
 from search.core.sampler import FittedSampler
+from search.core.topology import PREDICTION
 from search.fitting.placed import robust_weights
 from search.fitting.rows import HISTORY, Calls, fit_chain, run_chain, table_of
 from search.fitting.trajectories import sample_both
@@ -155,8 +156,7 @@ def run_table(runs: Trajectories, subnet: SubNet, table: SamplerTable) -> Tensor
     """
     table.require_fixed()
     unrolled = unroll(subnet)
-    output = subnet.topology.output
-    origins = [unrolled.values[row[output]].step for row in unrolled.effective]
+    origins = [unrolled.values[row[PREDICTION]].step for row in unrolled.effective]
     merged = table.merge(origins, unrolled.calls)
     values = [runs.noise]
     for row, step in zip(merged.inputs, unrolled.calls, strict=True):
@@ -169,13 +169,12 @@ def run_table(runs: Trajectories, subnet: SubNet, table: SamplerTable) -> Tensor
 
 def _calls_of(subnet: SubNet, steps: tuple[int, ...], runs: Trajectories) -> Calls:
     unrolled = unroll(subnet)
-    output = subnet.topology.output
     device = runs.noise.device
     return Calls(
         positions=tuple(
             torch.tensor(runs.position_of(subnet.timesteps[step]), device=device) for step in steps
         ),
-        predicts=tuple(output in unrolled.computed[step] for step in steps),
+        predicts=tuple(PREDICTION in unrolled.computed[step] for step in steps),
     )
 
 

@@ -7,9 +7,10 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from search.core.actions import Action
 from search.core.course import Course
 from search.core.errors import SearchError
-from search.core.subnet import Action, Granularity
+from search.core.subnet import Granularity
 from search.foreign.deepcache_file import read_deepcache
 from search.foreign.gate_file import Gate, read_gates
 from search.foreign.mask_file import read_mask
@@ -148,24 +149,15 @@ def subnet_from_mask(pipeline: Pipeline, mask: StepMask, options: Options) -> Su
 
 def _require_residuals(whole: SubNet, span: range) -> None:
     """Refuse blocks to whose input nothing can be added: DELTA needs it of every block of the span."""
-    topology = whole.topology
-    without = [block for block in span if block not in topology.deltas]
-    if not without:
-        return
-    names, tensors = topology.blocks, {len(topology.ports_of[block]) for block in without}
-    if max(tensors) > 1:
-        why = (
-            f"of which {names[without[0]]!r} emits {max(tensors)} tensors (text and picture), and "
-            "DELTA is not made for such blocks"
+    names = whole.topology.blocks
+    without = [names[block] for block in span if block not in whole.topology.based]
+    if without:
+        msg = (
+            f"Cache-DiT adds one cached residual over the {len(span)} blocks from {names[span[0]]!r} to "
+            f"{names[span[-1]]!r}, but {without} do not emit what can be added to their input; give a "
+            "pipeline with a transformer"
         )
-    else:
-        why = f"but {[names[block] for block in without]} do not emit what can be added to their input"
-    msg = (
-        f"Cache-DiT adds one cached residual over the {len(span)} blocks from {names[span[0]]!r} to "
-        f"{names[span[-1]]!r}, {why}; give a transformer whose blocks take and emit one tensor, such "
-        "as a DiT or PixArt"
-    )
-    raise SearchError(msg)
+        raise SearchError(msg)
 
 
 def _full(pipeline: Pipeline, options: Options, granularity: Granularity) -> SubNet:

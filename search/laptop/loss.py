@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from search.core.subnet import Action, SubNet
+from search.core.actions import Action
 from search.laptop.noising import SNR_CAP, SNR_FLOOR, Noising
 from search.model.family import Request
 from search.model.recording import DenoiserCall, record_call
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from collections.abc import Set as AbstractSet
 
+    from search.core.subnet import SubNet
     from search.laptop.layers import Layers
     from search.laptop.tuples import Tuples
     from search.model.pipeline import Pipeline

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from search.core.actions import Action
 from search.core.course import Course
 from search.core.errors import SearchError
-from search.core.subnet import Action, Granularity, SubNet
+from search.core.subnet import Granularity, SubNet
 from search.methods import schedules
 from search.methods.options import LAYER_METHODS, Options, require_method
 from search.methods.prompts import default_prompts

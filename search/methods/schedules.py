@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from search.core.actions import Action
 from search.core.errors import SearchError
 from search.core.liveness import unroll
-from search.core.subnet import Action, SubNet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
+
+    from search.core.subnet import SubNet
 
     Cost = Callable[[SubNet], float]
 

@@ -14,8 +14,9 @@ from engines import latency
 from engines.base import Session, make_engine
 from engines.errors import EngineError
 from engines.latency import LatencyTable, Setting, Stopwatch, latency_table, read_seconds
+from search.core.actions import Action
 from search.core.program import Signature, plan_program
-from search.core.subnet import Action, Granularity, SubNet
+from search.core.subnet import Granularity, SubNet
 from search.methods.options import Options
 from search.methods.registry import search
 from search.methods.schedules import deepcache, with_actions

@@ -20,9 +20,10 @@ from engines.parity import Parity, Pictures, Rung, psnr, relative_l2, verify
 from engines.report import verdict, write_report
 from exporter.bundle import Bundle, sha256
 from exporter.export import export
+from search.core.actions import Action
 from search.core.errors import SearchError
 from search.core.liveness import unroll
-from search.core.subnet import Action, Granularity
+from search.core.subnet import Granularity
 from search.methods.options import Options
 from search.methods.registry import search
 from search.methods.schedules import with_actions

@@ -14,7 +14,8 @@ from engines.parity import verify
 from exporter.bundle import Bundle
 from exporter.export import export
 from exporter.picture import grid_lines
-from search.core.subnet import Action, Granularity, SubNet
+from search.core.actions import Action
+from search.core.subnet import Granularity, SubNet
 from search.distill.distill import prune, save_pipeline
 from search.methods.options import Options
 from search.methods.registry import full

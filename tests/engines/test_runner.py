@@ -15,8 +15,9 @@ from engines.base import make_engine
 from engines.errors import EngineError
 from engines.runner import Runner
 from exporter.bundle import Bundle
+from search.core.actions import Action
 from search.core.sampler import FittedSampler
-from search.core.subnet import Action, Granularity, SubNet
+from search.core.subnet import Granularity, SubNet
 from search.methods.options import Options
 from search.methods.registry import search
 from search.methods.schedules import with_actions
@@ -51,7 +52,7 @@ def by_diffusers(
         guidance,
         latents=torch.from_numpy(noise),
     )
-    with gated_by_hand(opened.denoiser, subnet):
+    with gated_by_hand(opened.denoiser, subnet, opened.family):
         return sample(opened, ask).latents[-1]
 
 

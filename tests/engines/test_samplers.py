@@ -22,8 +22,9 @@ from engines.parity import verify
 from engines.runner import Runner
 from exporter.bundle import Bundle
 from exporter.export import export
+from search.core.actions import Action
 from search.core.errors import SearchError
-from search.core.subnet import Action, SubNet
+from search.core.subnet import SubNet
 from search.methods.options import Options
 from search.methods.registry import search, search_keeps
 from search.methods.schedules import with_actions
@@ -50,7 +51,7 @@ def holding(whole: SubNet) -> SubNet:
 
 def latents_of_diffusers(opened: Pipeline, subnet: SubNet, **arguments: Any) -> np.ndarray:
     """Straight through diffusers' public call, with what the SubNet reuses reused by hand."""
-    with gated_by_hand(opened.denoiser, subnet):
+    with gated_by_hand(opened.denoiser, subnet, opened.family):
         found: torch.Tensor = opened.pipe(
             prompt=PROMPT,
             guidance_scale=subnet.guidance,

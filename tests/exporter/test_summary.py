@@ -12,8 +12,9 @@ import pytest
 
 from exporter.picture import COLOURS, MEANING, SYMBOLS, draw_grid, grid_lines
 from exporter.summary import Cell, call_times, cells, summarise
+from search.core.actions import Action
 from search.core.sampler import FittedSampler, SamplerTable
-from search.core.subnet import Action, Granularity, SubNet
+from search.core.subnet import Granularity, SubNet
 from search.methods.options import Options
 from search.methods.registry import full
 from search.methods.schedules import with_actions

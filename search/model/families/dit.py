@@ -39,6 +39,10 @@ class ClassConditionalDiT:
             return [n for n, m in denoiser.named_modules() if type(m).__name__ in LAYERS]
         return [f"transformer_blocks.{i}" for i in range(len(denoiser.transformer_blocks))]
 
+    def is_branch(self, module: Any) -> bool:
+        """Attention and feed-forward are added to what goes past them."""
+        return type(module).__name__ in ("Attention", "FeedForward")
+
     def predict(self, output: Tensor, channels: int, guidance: Tensor | None) -> Tensor:
         """Halves of the batch: with the class, without it; learned variances are dropped."""
         output = output[:, :channels]

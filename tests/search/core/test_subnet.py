@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from search.core.actions import Action
 from search.core.errors import SearchError
 from search.core.liveness import unroll
-from search.core.subnet import Action, SubNet
+from search.core.subnet import SubNet
 from tests.toys import chain, hourglass, subnet
 
 

@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from search.core.subnet import Action, Granularity, SubNet
+from search.core.actions import Action
+from search.core.subnet import Granularity, SubNet
 from search.dipgo.paper import run_paper
 from search.dipgo.recipe import PAPER
 from search.methods.options import Options

@@ -7,8 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from search.core.actions import Action
 from search.core.errors import SearchError
-from search.core.subnet import Action, SubNet
+from search.core.subnet import SubNet
 from search.dipgo.postprocess import Scores, subnet_at, subnet_of
 from search.dipgo.shares import reuse_unread
 from search.methods.schedules import keep_of

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from search.core.subnet import Action, Granularity
+from search.core.actions import Action
+from search.core.subnet import Granularity
 from search.dipgo.shares import action_costs, cascade_shares, own_shares, read_in_step, reuse_unread
 from search.methods.options import Options
 from search.methods.registry import full

@@ -18,8 +18,9 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor
 
+from search.core.actions import Action
 from search.core.errors import SearchError
-from search.core.subnet import Action, Granularity, SubNet
+from search.core.subnet import Granularity, SubNet
 from search.distill import distill as module
 from search.distill.data import Draws, read_folder
 from search.distill.distill import distill, train

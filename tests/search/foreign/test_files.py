@@ -17,17 +17,19 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from search.core.actions import Action
 from search.core.errors import SearchError
-from search.core.subnet import Action, Granularity, SubNet
+from search.core.subnet import Granularity, SubNet
 from search.foreign.importers import read_foreign
 from search.foreign.mask_file import read_mask
 from search.foreign.router_file import SIZE_LIMIT, read_routers
 from search.methods import schedules
 from search.methods.options import Options
 from search.methods.registry import full
+from search.model.family import Request
 from search.model.pipeline import open_pipeline
 from search.model.reference import sample
-from tests.search.model.test_reference import difference, request
+from tests.search.model.test_reference import difference
 
 
 def imported(
@@ -340,28 +342,37 @@ def test_a_configuration_that_is_no_table_is_refused(
 
 @contextmanager
 def cached_as_one_span(denoiser: nn.Module, mask: str, first: int, last: int) -> Iterator[None]:
-    """What Cache-DiT does: one residual over all middle blocks, added to what comes out of the first."""
-    blocks = list(denoiser.transformer_blocks)
+    """What Cache-DiT does: one residual per stream over all middle blocks, added to what enters them."""
+    blocks = [*denoiser.transformer_blocks, *getattr(denoiser, "single_transformer_blocks", ())]
     middle = blocks[first : len(blocks) - last]
-    step, entered, residual = -1, torch.empty(0), torch.empty(0)
+    step, entered, residual = -1, list[Tensor](), list[Tensor]()
 
     def count(*_: Any) -> None:
         nonlocal step
         step += 1
 
-    def enter(_: nn.Module, args: tuple[Any, ...]) -> None:
+    def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         nonlocal entered
-        entered = args[0]
+        given = dict(zip(("hidden_states", "encoder_hidden_states"), args, strict=False)) | kwargs
+        entered = [given["hidden_states"], given["encoder_hidden_states"]]
 
-    def leave(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    def leave(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         nonlocal residual
+        text, picture = output if isinstance(output, tuple) else (None, output)
         if mask[step] == "1":
-            residual = output - entered
-        return entered + residual
+            residual = [
+                b - a for a, b in zip(entered, (picture, text), strict=True) if b is not None
+            ]
+        found = [a + r for a, r in zip(entered, residual, strict=False)]
+        return (
+            (found[1] if len(found) > 1 else None, found[0])
+            if isinstance(output, tuple)
+            else found[0]
+        )
 
     handles = [
         denoiser.register_forward_pre_hook(count),
-        middle[0].register_forward_pre_hook(enter),
+        middle[0].register_forward_pre_hook(enter, with_kwargs=True),
         middle[-1].register_forward_hook(leave),
     ]
     try:
@@ -371,23 +382,39 @@ def cached_as_one_span(denoiser: nn.Module, mask: str, first: int, last: int) ->
             handle.remove()
 
 
+@pytest.mark.parametrize(
+    ("name", "first", "last"),
+    [("shapes-dit", 1, 2), ("flux-dev", 1, 1), ("sd3", 1, 0)],
+)
 def test_an_imported_mask_does_what_cache_dit_does(
-    pipelines: Callable[[str], Path], tmp_path: Path
+    pipelines: Callable[[str], Path], tmp_path: Path, name: str, first: int, last: int
 ) -> None:
-    opened = open_pipeline(pipelines("shapes-dit"))
+    opened = open_pipeline(pipelines(name))
     settings = STATIC | {
         "steps_computation_mask": "110010",
-        "Fn_compute_blocks": 1,
-        "Bn_compute_blocks": 2,
+        "Fn_compute_blocks": first,
+        "Bn_compute_blocks": last,
     }
     path = write(tmp_path / "mask.json", settings)
-    subnet = imported(pipelines, "shapes-dit", path, "cache-dit-mask", Options(steps=6))
-    ask = request(opened, 6)
-    with cached_as_one_span(opened.denoiser, "110010", 1, 2):
+    subnet = imported(pipelines, name, path, "cache-dit-mask", Options(steps=6))
+    noise = torch.randn((1, *subnet.binding.latent_shape), generator=torch.manual_seed(3))
+    ask = Request((opened.family.default_prompt,), 6, 2.0, latents=noise)
+    with cached_as_one_span(opened.denoiser, "110010", first, last):
         expected = sample(opened, ask)
     found = sample(opened, ask, subnet)
     assert difference(found.latents[-1], expected.latents[-1]) <= 1e-5
     assert difference(found.latents[-1], sample(opened, ask).latents[-1]) > 1e-4
+
+
+@pytest.mark.parametrize("name", ["flux-dev", "sd3"])
+def test_the_documented_mask_of_28_steps_is_taken_on_blocks_of_two_streams(
+    pipelines: Callable[[str], Path], tmp_path: Path, name: str
+) -> None:
+    path = write(tmp_path / "cache.yaml", published_config())
+    found = imported(pipelines, name, path, "cache-dit-mask", Options(steps=28))
+    whole = len(found.topology.blocks)
+    cached = ["0" if row.count(Action.DELTA) == whole - 1 else "1" for row in found.actions]
+    assert "".join(cached) == "1111110100010000100000100001"
 
 
 BAD_SETTINGS: dict[str, tuple[str, object, str]] = {
@@ -478,17 +505,6 @@ def test_a_mask_that_caches_no_block_or_no_transformer_is_refused(
     ):
         with pytest.raises(SearchError, match=message):
             imported(pipelines, name, path, "cache-dit-mask", Options(steps=4))
-
-
-@pytest.mark.parametrize("name", ["flux-dev", "sd3"])
-def test_a_mask_over_blocks_of_two_streams_says_why_it_is_refused(
-    pipelines: Callable[[str], Path], tmp_path: Path, name: str
-) -> None:
-    path = write(tmp_path / "cache.yaml", published_config())
-    with pytest.raises(
-        SearchError, match=r"'transformer_blocks.1' emits 2 tensors \(text and picture"
-    ):
-        imported(pipelines, name, path, "cache-dit-mask", Options(steps=28))
 
 
 def test_a_threshold_is_for_routers_alone(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from search.core.actions import Action
 from search.core.errors import SearchError
 from search.core.liveness import unroll
-from search.core.subnet import Action
 from search.fitting.fit import final_latents
 from search.frontier.candidates import Ground, fitted, holding, make_plain, prepare, scheduler
 from search.frontier.settings import Method, Settings

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from search.core.actions import Action
 from search.core.errors import SearchError
-from search.core.subnet import Action, Granularity, SubNet
+from search.core.subnet import Granularity, SubNet
 from search.methods import schedules
 from search.methods.options import Options
 from search.methods.registry import search

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from search.core.subnet import Action, Granularity, SubNet
+from search.core.actions import Action
+from search.core.subnet import Granularity, SubNet
 from search.methods import schedules
 from search.methods.options import Options
 from search.methods.registry import full
@@ -49,7 +50,7 @@ def test_random_subnets_equal_blocks_gated_by_hand(
         plain = sample(opened, ask)
         for seed in range(2):
             subnet = schedules.random_reuse(whole, keep=0.5, seed=seed)
-            with gated_by_hand(opened.denoiser, subnet):
+            with gated_by_hand(opened.denoiser, subnet, opened.family):
                 expected = sample(opened, ask)
             found = sample(opened, ask, subnet)
             assert difference(found.latents[-1], expected.latents[-1]) <= 1e-6
@@ -67,7 +68,7 @@ def test_random_mixes_of_all_actions_equal_blocks_gated_by_hand(
     ask = request(opened, 8)
     for seed in range(2):
         subnet = random_mix(whole, seed)
-        with gated_by_hand(opened.denoiser, subnet):
+        with gated_by_hand(opened.denoiser, subnet, opened.family):
             expected = sample(opened, ask)
         found = sample(opened, ask, subnet)
         assert difference(found.latents[-1], expected.latents[-1]) <= 1e-5
@@ -127,7 +128,7 @@ def test_an_old_value_comes_back_when_its_block_is_skipped_again(
     gates |= {(2, 5): Action.SKIP, (4, 5): Action.SKIP, (5, 5): Action.REUSE}
     subnet = schedules.with_actions(whole, lambda t, b: gates.get((t, b), Action.RUN), method="x")
     ask = request(opened, 6)
-    with gated_by_hand(opened.denoiser, subnet):
+    with gated_by_hand(opened.denoiser, subnet, opened.family):
         expected = sample(opened, ask)
     assert difference(sample(opened, ask, subnet).latents[-1], expected.latents[-1]) <= 1e-6
 
@@ -168,7 +169,7 @@ def test_a_block_that_is_always_skipped_is_never_called_but_for_its_shortcut(
     assert called == ["conv_shortcut"] * (len(found.latents) if left else 0)
     for handle in handles:
         handle.remove()
-    with gated_by_hand(opened.denoiser, subnet):
+    with gated_by_hand(opened.denoiser, subnet, opened.family):
         expected = sample(opened, ask)
     assert difference(found.latents[-1], expected.latents[-1]) <= 1e-6
     assert difference(found.latents[-1], sample(opened, ask).latents[-1]) > 1e-4
@@ -187,7 +188,7 @@ def test_a_skipped_block_still_runs_for_a_block_inside_it_that_is_read_later(
         whole, lambda t, b: gates.get((t, b), Action.RUN), method="inner"
     )
     ask = request(opened, 3)
-    with gated_by_hand(opened.denoiser, subnet):
+    with gated_by_hand(opened.denoiser, subnet, opened.family):
         expected = sample(opened, ask)
     assert difference(sample(opened, ask, subnet).latents[-1], expected.latents[-1]) <= 1e-6
 

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from exporter.summary import Cell, cells
+from search.core.actions import Action
 from search.core.blocks import skipped
 from search.core.errors import SearchError
-from search.core.subnet import Action, Granularity, SubNet
+from search.core.subnet import Granularity, SubNet
 from search.dipgo.paper import run_paper
 from search.dipgo.recipe import PAPER
 from search.distill.distill import prune, save_pipeline
