@@ -15,11 +15,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from engines.base import EngineOptions, make_engine
-from engines.built import Record, Source
+from engines.built import Record, Source, commit, flaw, read_record
 from engines.errors import EngineError
 from engines.leftovers import mine
-from exporter.bundle import sha256
-from search.core.files import flush
 
 if TYPE_CHECKING:
     from engines.base import Report
@@ -37,7 +35,8 @@ class Job:
         device: as on the command line.
         options: of the engine.
         graph: the ONNX file.
-        out: what to make; its record goes beside it.
+        suffix: of the file to make.
+        record: where its record goes, and the file beside it.
         source: what the record says.
     """
 
@@ -45,7 +44,8 @@ class Job:
     device: str
     options: EngineOptions
     graph: Path
-    out: Path
+    suffix: str
+    record: Path
     source: Source
 
 
@@ -55,7 +55,7 @@ def build_apart(job: Job, report: Report = lambda *_: None) -> Record:
     Raises:
         EngineError: the graph cannot be built, or the process died.
     """
-    job.out.parent.mkdir(parents=True, exist_ok=True)
+    job.record.parent.mkdir(parents=True, exist_ok=True)
     # -P: a folder `engines` or `search` where the user happens to be is not ours.
     command = [sys.executable, "-P", "-m", "engines.builder"]
     paths = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
@@ -94,26 +94,24 @@ def build_apart(job: Job, report: Report = lambda *_: None) -> Record:
 
 
 def build_here(job: Job, report: Report) -> Record:
-    """Do a job in this process: the file appears whole or not at all, and its record after it."""
+    """Do a job in this process, unless another process has done it meanwhile."""
     engine = make_engine(job.engine, job.device, job.options)
     here = Source(job.source.graph, job.source.weights, engine.key())
     if different := here.differences(job.source):
         msg = f"{job.graph.name} is to be built for {different}; use workers that are all alike"
         raise EngineError(msg)
-    partial = job.out.parent / mine(PARTIAL)
-    partial.mkdir()
+    found = read_record(job.record)
+    if found is not None and not flaw(job.record, found, job.source):
+        return found
+    partial = Path(tempfile.mkdtemp(prefix=f"{mine(PARTIAL)}.", dir=job.record.parent))
     try:
-        made = partial / job.out.name
+        made = partial / f"{job.graph.stem}{job.suffix}"
         began = time.perf_counter()
         engine.build(job.graph, made, report)
         seconds = time.perf_counter() - began
-        record = Record(job.source, sha256(made), made.stat().st_size, seconds)
-        flush(made)
-        made.replace(job.out)
-        record.save(job.out.with_suffix(".json"))
+        return commit(made, job.suffix, job.record, job.source, seconds)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return record
 
 
 def main() -> None:
@@ -146,7 +144,7 @@ def _end_with_parent() -> None:
 
 
 def _job(content: dict[str, Any]) -> Job:
-    paths = {name: Path(content[name]) for name in ("graph", "out")}
+    paths = {name: Path(content[name]) for name in ("graph", "record")}
     parts = {
         "options": EngineOptions(**content["options"]),
         "source": Source(**content["source"]),

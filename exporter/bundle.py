@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporter.errors import ExportError
+from search.core.precision import denoiser_precisions
 from search.core.program import distinct
 from search.core.prompt import Fill, PromptInput
 from search.core.sampler import SamplerTable
@@ -24,14 +25,13 @@ READABLE = (4, 5)
 KIND = "stepcarve-bundle"
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.bin"
-DTYPES = {"float32": 4, "float16": 2, "bfloat16": 2}
-"""Of a bundle's denoiser -> bytes of a value."""
 
 
 def require_dtype(name: str) -> None:
-    """Refuse a dtype that is not one of `DTYPES`."""
-    if name not in DTYPES:
-        msg = f"unknown dtype {name!r}; choose one of {', '.join(DTYPES)}"
+    """Refuse a dtype that a denoiser does not compute in."""
+    known = [each.name for each in denoiser_precisions()]
+    if name not in known:
+        msg = f"unknown dtype {name!r}; choose one of {', '.join(known)}"
         raise ExportError(msg)
 
 
@@ -139,7 +139,7 @@ class Bundle:
 
     def __post_init__(self) -> None:
         """Check that every part refers to what is there; every problem is a `ValueError`."""
-        if self.dtype not in DTYPES:
+        if self.dtype not in [each.name for each in denoiser_precisions()]:
             msg = f"dtype {self.dtype!r}"
             raise ValueError(msg)
         if self.rows and self.prologue is None:

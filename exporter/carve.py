@@ -112,10 +112,11 @@ def _remove_boundaries(graph: ir.Graph) -> None:
             node.domain, node.op_type = "", "Identity"
             node.attributes.clear()
             continue
+        becomes_output = after.is_graph_output()
         ir.convenience.replace_all_uses_with(after, before, replace_graph_outputs=True)
         graph.remove(node, safe=True)
-        if before.is_graph_output():
+        if becomes_output:
             before.name, before.type, before.shape = after.name, after.type, after.shape
-        elif before.producer() is not None and before not in named:
+        elif before.producer() is not None and before not in named and not before.is_graph_output():
             before.name = after.name
         named.add(before)

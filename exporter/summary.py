@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from exporter.bundle import DTYPES
 from search.core.actions import Action
 from search.core.course import FROM_NOISE
 from search.core.liveness import Unrolled, unroll
+from search.core.precision import precision_named
 from search.core.program import plan_program
 from search.core.topology import Kind
 
@@ -48,6 +48,7 @@ def summarise(subnet: SubNet, batch: int = 1, dtype: str = "float32") -> dict[st
     full, kept = subnet.full_calls * topology.macs, sum(unrolled.macs)
     return {
         "method": subnet.method,
+        "origin": None if subnet.origin is None else subnet.origin.to_json(),
         "granularity": subnet.granularity,
         "denoiser": subnet.binding.denoiser,
         "scheduler": subnet.binding.scheduler,
@@ -62,8 +63,9 @@ def summarise(subnet: SubNet, batch: int = 1, dtype: str = "float32") -> dict[st
         **_without_attention(subnet, unrolled),
         "params": topology.params,
         "params_kept": unrolled.params,
-        "cache_bytes": sum(math.prod(shape) for shape in program.slots) * DTYPES[dtype],
-        "cache_bytes_per_step": [alive * DTYPES[dtype] for alive in program.alive],
+        "cache_bytes": sum(math.prod(shape) for shape in program.slots)
+        * precision_named(dtype).bytes,
+        "cache_bytes_per_step": [alive * precision_named(dtype).bytes for alive in program.alive],
         "macs_per_step": list(unrolled.macs),
         "signature_per_call": [call.signature for call in program.calls],
         "fitted": subnet.fitted is not None,

@@ -14,6 +14,7 @@ from exporter.errors import ExportError
 from exporter.prologue import Prologue, make_prologue
 from exporter.trace import Master, trace_master
 from search.core.names import GUIDANCE, SAMPLE, TIMESTEP
+from search.core.precision import precision_named
 from search.core.program import Program, plan_program
 from search.model.family import Request
 from search.model.trace import trace
@@ -168,7 +169,9 @@ def trace_denoiser(
         steps=binding.inference_steps,
         guidance=subnet.guidance,
     ).sized(pipeline.size(binding.noise_shape))
-    traced = trace(pipeline, subnet.granularity, request, getattr(torch, dtype))
+    traced = trace(
+        pipeline, subnet.granularity, request, getattr(torch, precision_named(dtype).torch)
+    )
     if not subnet.topology.has_blocks_of(traced.topology):
         msg = (
             f"the denoiser traced here has other blocks than the SubNet ({len(traced.topology.blocks)} "

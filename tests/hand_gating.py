@@ -54,6 +54,10 @@ def gated_by_hand(denoiser: nn.Module, subnet: SubNet, family: Family) -> Iterat
             return kept[name]
         if action is Action.SKIP:
             return below
+        if action is Action.FORECAST:
+            [weights] = [w for s, b, w in subnet.coefficients if (s, b) == (step, block)]
+            *_, previous, last = ran[name]
+            return [weights[0] * a + weights[1] * b for a, b in zip(last, previous, strict=True)]
         return [a + b for a, b in zip(below, residual[name], strict=True)]
 
     def gate(block: int, name: str) -> Callable[..., Any]:

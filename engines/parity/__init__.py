@@ -15,6 +15,7 @@ from engines.parity.wiring import check_wiring
 from engines.runner import Runner
 from search.core.actions import Action
 from search.core.names import PREDICTION
+from search.core.precision import precision_named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -158,8 +159,8 @@ def _ladder(bundle: Bundle, engines: Sequence[Engine]) -> tuple[list[Engine], tu
     has_onnx = any((each.name, each.device) == ONNX for each in engines)
     if has_onnx:
         return sorted(engines, key=lambda each: (each.name, each.device) != ONNX), ()
-    if bundle.dtype == "bfloat16":
-        why = "ONNX Runtime has no bfloat16 kernels on the CPU"
+    if not precision_named(bundle.dtype).on_cpu:
+        why = f"ONNX Runtime has no {bundle.dtype} kernels on the CPU"
     else:
         try:
             return [make_engine(*ONNX), *engines], ()

@@ -15,6 +15,7 @@ from engines.parity.measure import compare
 from engines.runner import Runner
 from exporter.bundle import sha256
 from search.core.names import PREDICTION
+from search.core.precision import precision_named
 from search.core.topology import port_of, residual_of
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def _exposed(bundle: Bundle, number: int, names: list[str]) -> Iterator[Bundle]:
     if not inner and not call.writes:
         msg = f"{source} does not name what its blocks emit; export again with this stepcarve"
         raise EngineError(msg)
-    kind = getattr(onnx.TensorProto, _KINDS[bundle.dtype])
+    kind = getattr(onnx.TensorProto, precision_named(bundle.dtype).onnx)
     shapes = {
         topology.name(target): port.shape
         for number, port in enumerate(topology.ports)
@@ -131,8 +132,6 @@ def _exposed(bundle: Bundle, number: int, names: list[str]) -> Iterator[Bundle]:
 
 PREFIX = ".bisect-"
 """Begins the names of such copies."""
-_KINDS = {"float32": "FLOAT", "float16": "FLOAT16", "bfloat16": "BFLOAT16"}
-"""Of a bundle -> of ONNX."""
 
 
 @contextmanager

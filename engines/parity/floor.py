@@ -12,7 +12,6 @@ import copy
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from engines.errors import EngineError
 from engines.parity.measure import relative_l2
 from engines.parity.reference import images_of
 from search.core.names import PREDICTION
+from search.core.precision import precision_named
 from search.core.program import plan_program
 from search.model.decoder import Decoder
 from search.model.predictor import Predictor
@@ -44,9 +44,6 @@ ROUNDING = 2.0**-24
 """Of float32, in which samplers add up whatever the precision: no floor is lower."""
 FEW = 16
 """Numbers per sample: an argument of no more is a timestep, a scale or sizes."""
-_HALF = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-LARGEST = {"float32": 2.0**-12, "float16": 2.0**-5, "bfloat16": 2.0**-4}
-"""What a call's floor may be: about half of the precision's digits, beyond which nothing is compared."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +107,7 @@ def measure_floor(reference: Reference, precision: str, probes: Sequence[int]) -
         free, latents = _free_floors(reference, predict)
     for number, floors in forced.items():
         for name, floor in floors.items():
-            if not floor <= LARGEST[precision]:
+            if not floor <= precision_named(precision).floor:
                 msg = (
                     f"PyTorch in {precision} gives {name!r} at call {number} with a relative error of "
                     f"{floor:.1e} against PyTorch in more digits, so there is nothing to hold an engine "
@@ -202,9 +199,11 @@ def _predicting(reference: Reference, precision: str) -> Iterator[Precise]:
             stack.enter_context(_converted(opened, torch.float64))
             made, denoiser, dtype = predictor(), opened.denoiser, torch.float64
         else:
-            made, denoiser, dtype = predictor(), copy.deepcopy(opened.denoiser), _HALF[precision]
+            made, denoiser = predictor(), copy.deepcopy(opened.denoiser)
+            dtype = getattr(torch, precision_named(precision).torch)
             convert_denoiser(denoiser, dtype)
-            stack.enter_context(mock.patch.object(opened.pipe, opened.family.component, denoiser))
+            stack.callback(setattr, opened.pipe, opened.family.component, opened.denoiser)
+            setattr(opened.pipe, opened.family.component, denoiser)
         cast = _casting(denoiser.forward, opened.family.timestep, dtype)
         stack.enter_context(forward_replaced(denoiser, cast))
         yield Precise(made, dtype, subnet.timesteps)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from search.core.actions import Action
 from search.core.errors import SearchError
 from search.core.liveness import Unrolled, unroll
 from search.core.names import PREDICTION
+from search.core.table import always
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_for
 from search.model.reference import Trajectory, forward_replaced, gated, sample
@@ -215,7 +216,7 @@ def _gated_in_full(
 ) -> dict[int, tuple[Array, Array]]:
     """By step, what each of `calls` gave and what it gives under a SubNet that runs everything."""
     # Blocks that were removed from the pipeline for good run too: what stands there hands on its input.
-    whole = replace(subnet, actions=((Action.RUN,) * len(subnet.topology.blocks),) * subnet.steps)
+    whole = always(subnet, Action.RUN)
     with torch.no_grad(), gated(denoiser, whole, steps=sorted(calls)):
         return {
             step: (

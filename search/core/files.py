@@ -21,7 +21,7 @@ SIZE_LIMIT = 2**20
 MODULAR = "modular_model_index.json"
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
+def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
     """Write `content` to a temporary sibling, flush it to disk and rename it to `path`."""
     data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)

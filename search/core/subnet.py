@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import enum
 import json
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,8 @@ from search.core.actions import RECORDS, Action, Source
 from search.core.course import Course
 from search.core.errors import SearchError
 from search.core.files import write_atomically
+from search.core.granularity import Granularity as Granularity  # noqa: PLC0414  many take it from here
+from search.core.origin import Origin
 from search.core.sampler import FittedSampler
 from search.core.topology import Topology
 
@@ -28,14 +30,6 @@ before schema 5 no cell had coefficients, and a topology numbered its targets.""
 
 Cell = tuple[int, int, tuple[float, ...]]
 """Step, block, and the coefficients that its action leaves to the cell."""
-
-
-class Granularity(enum.StrEnum):
-    """Which submodules of the denoiser are blocks."""
-
-    STAGE = "stage"
-    BRANCH = "branch"
-    LAYER = "layer"
 
 
 WORDS = {"fingerprint": "weights and configuration with the fingerprint"}
@@ -56,6 +50,7 @@ class Binding:
         latent_shape: of one image, as the denoiser takes it; `[C, H, W]` unless it is packed.
         noise_shape: of the noise that one image starts from, `[C, H, W]`.
         guided: whether classifier-free guidance doubles the batch.
+        scheduler_options: settings among the configuration that were changed for this SubNet.
     """
 
     denoiser: str
@@ -67,6 +62,7 @@ class Binding:
     latent_shape: tuple[int, ...]
     noise_shape: tuple[int, ...]
     guided: bool
+    scheduler_options: dict[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def inference_steps(self) -> int:
@@ -75,7 +71,10 @@ class Binding:
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
-        return {**vars(self), "course": vars(self.course)}
+        found = {**vars(self), "course": vars(self.course)}
+        if not self.scheduler_options:
+            del found["scheduler_options"]
+        return found
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Binding:
@@ -126,6 +125,7 @@ class SubNet:
         full_calls: how many calls the full sampler makes that this one stands in for.
         method: what made it, for people.
         fitted: the sampler it brings along; None is the scheduler it is bound to.
+        origin: the search that made it; None in files that do not say so.
         coefficients: of the cells whose action leaves some to them, in order.
     """
 
@@ -137,6 +137,7 @@ class SubNet:
     full_calls: int
     method: str
     fitted: FittedSampler | None = None
+    origin: Origin | None = None
     coefficients: tuple[Cell, ...] = ()
 
     def __post_init__(self) -> None:
@@ -216,7 +217,20 @@ class SubNet:
             for block, action in enumerate(row)
             if RECORDS[action].free
         }
-        found = {(step, block): weights for step, block, weights in self.coefficients}
+        cells = Counter((step, block) for step, block, _ in self.coefficients)
+        steps, blocks = range(self.steps), range(len(self.topology.blocks))
+        wrong = sorted(
+            (step, block)
+            for (step, block), count in cells.items()
+            if count > 1 or step not in steps or block not in blocks
+        )
+        if wrong:
+            msg = (
+                f"the coefficients of (step, block) {wrong} are there twice, or outside the table; "
+                "give them once per cell whose action needs some"
+            )
+            raise SearchError(msg)
+        found = self._coefficients
         for step, block in sorted(wanted.keys() | found.keys()):
             weights, count = found.get((step, block), ()), wanted.get((step, block), 0)
             if len(weights) != count or not all(map(math.isfinite, weights)):
@@ -253,6 +267,7 @@ class SubNet:
             "schema": SCHEMA,
             "kind": "stepcarve-subnet",
             "method": self.method,
+            "origin": None if self.origin is None else self.origin.to_json(),
             "binding": self.binding.to_json(),
             "granularity": self.granularity,
             "guidance": self.guidance,
@@ -307,6 +322,7 @@ class SubNet:
                 full_calls=int(data["full_calls"]),
                 method=str(data["method"]),
                 fitted=None if not data.get("fitted") else FittedSampler.from_json(data["fitted"]),
+                origin=None if not data.get("origin") else Origin.from_json(data["origin"]),
                 coefficients=tuple(
                     (int(step), int(block), tuple(map(float, weights)))
                     for step, block, weights in data.get("coefficients", ())

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from search.core.actions import Action
+from search.core.table import with_rows
 from search.core.topology import PREDICTION, port_of
 
 if TYPE_CHECKING:
@@ -81,4 +81,4 @@ def reuse_unread(subnet: SubNet) -> SubNet:
         rows.append(
             tuple(action if block in read else Action.REUSE for block, action in enumerate(actions))
         )
-    return dataclasses.replace(subnet, actions=tuple(rows))
+    return with_rows(subnet, rows)

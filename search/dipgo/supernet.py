@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from search.core.actions import RECORDS, Action, Source
 from search.core.errors import SearchError
-from search.dipgo.chain import Chain, Checkpointed
+from search.dipgo.chain import Checkpointed, StepChain
 from search.dipgo.gates import REUSE, RUN, Carry, GatedStep, Template
 from search.model.family import Request
 from search.model.recording import DenoiserCall, record_call
@@ -48,7 +48,7 @@ class Case:
 
     Attributes:
         call: the arguments of one call, as diffusers' pipeline gives them.
-        noise: of unit variance, `[B, C, H, W]`.
+        noise: of unit variance, `[B, ...]`.
     """
 
     call: DenoiserCall
@@ -60,8 +60,8 @@ class Trajectory:
     """One run of the SuperNet; differentiable in the gates.
 
     Attributes:
-        predictions: the noise prediction of each step, guidance applied, `[T, B, C, H, W]`.
-        latents: the denoiser's input at each step and then the final latents, `[T + 1, B, C, H, W]`.
+        predictions: the noise prediction of each step, guidance applied, `[T, B, ...]`.
+        latents: the denoiser's input at each step and then the final latents, `[T + 1, B, ...]`.
     """
 
     predictions: Tensor
@@ -138,7 +138,7 @@ class SuperNet:
         return self.full.steps, len(self.topology.blocks), len(self.choices)
 
     def case(self, prompts: Sequence[str], noise: Tensor, *, negative: str = "") -> Case:
-        """Ask for one picture per prompt, from `noise` `[B, C, H, W]` of unit variance."""
+        """Ask for one picture per prompt, from `noise` `[B, ...]` of unit variance."""
         binding = self.full.binding
         if (len(prompts), *binding.latent_shape) != noise.shape:
             msg = (
@@ -164,7 +164,7 @@ class SuperNet:
     def run(self, gates: Tensor, case: Case) -> Trajectory:
         """Sample with `gates` `[T, N, A]`; those of step 0 are ignored, it runs everything."""
         self._check(gates)
-        chain = Chain(
+        chain = StepChain(
             gated_call=lambda number, sample, now: self.call(number, sample, case, now),
             noise=case.noise,
             rows=self.table.inputs.tolist(),
@@ -203,7 +203,7 @@ class SuperNet:
             raise SearchError(msg)
 
     def call(self, number: int, sample: Tensor, case: Case, now: GatedStep) -> tuple[Tensor, Carry]:
-        """One call of the denoiser, gated by `now`: the prediction `[B, C, H, W]`, the next carry."""
+        """One call of the denoiser, gated by `now`: the prediction `[B, ...]`, the next carry."""
         family, call, full = self.pipeline.family, case.call, self.full
         latents = sample.to(call.sample.dtype)
         arguments = dict(call.arguments)

@@ -110,7 +110,7 @@ def fit_subnets(
         prompts: to calibrate on.
         reference_steps: fit to a sampler with other inference steps than `full`.
         seed: of the noise.
-        report: told what is being done, and which share of it is done.
+        report: called with a message and the completed fraction.
     """
     fitted_on, held_out = sample_both(
         pipeline,
@@ -136,7 +136,7 @@ def fit_subnets(
 def final_latents(
     pipeline: Pipeline, subnet: SubNet, table: SamplerTable, runs: Trajectories
 ) -> Tensor:
-    """What `subnet` makes of the noise and prompts of `runs`, `[S, C, H, W]`.
+    """What `subnet` makes of the noise and prompts of `runs`, `[S, ...]`.
 
     Args:
         pipeline: with its weights loaded.
@@ -150,7 +150,7 @@ def final_latents(
 
 
 def run_table(runs: Trajectories, subnet: SubNet, table: SamplerTable) -> Tensor:
-    """Final latents `[S, C, H, W]` of the calls of `subnet` with rows over steps.
+    """Final latents `[S, ...]` of the calls of `subnet` with rows over steps.
 
     The denoiser must be gated by the steps of `subnet` that make calls.
     """

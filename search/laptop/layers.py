@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 from search.core.actions import Action
 from search.core.errors import SearchError
 from search.core.liveness import unroll
-from search.methods.schedules import with_actions
+from search.core.subnet import SubNet
+from search.core.table import with_actions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from search.core.subnet import SubNet
-    from search.methods.schedules import Cost
+    from search.core.table import Cost
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +16,17 @@ from search.core.actions import Source
 from search.core.errors import SearchError
 from search.core.liveness import Unrolled, Value, unroll
 from search.core.topology import PREDICTION, Kind, Target, port_of
+from search.model.failures import told_as_the_pipelines
 from search.model.recording import record_call
 from search.model.removed import base_of
-from search.model.scheduler import CourseScheduler, TableScheduler, add_noise, noise_drawn_by
+from search.model.replaced import replaced
+from search.model.scheduler import (
+    CourseScheduler,
+    TableScheduler,
+    add_noise,
+    noise_drawn_by,
+    unused,
+)
 from search.model.trace import tensors_of
 
 if TYPE_CHECKING:
@@ -88,13 +95,14 @@ def sample(
             stack.enter_context(noise_drawn_by(pipe.scheduler, draw))
         if course is not None and not course.is_whole:
             part = CourseScheduler(pipe.scheduler, course)
-            stack.enter_context(mock.patch.object(pipe, "scheduler", part))
+            stack.enter_context(replaced(pipe, "scheduler", part))
         if subnet is not None:
             stack.enter_context(gated(pipeline.denoiser, subnet, observe=observe))
             if subnet.fitted is not None:
                 scheduler = TableScheduler(subnet.fitted, pipe.scheduler.config)
-                stack.enter_context(mock.patch.object(pipe, "scheduler", scheduler))
+                stack.enter_context(replaced(pipe, "scheduler", scheduler))
         stack.enter_context(_recorded(pipe, pipeline.denoiser, family, batch, trajectory))
+        stack.enter_context(told_as_the_pipelines(pipe))
         with torch.no_grad():
             trajectory.images = family.call(pipe, request, generator)
     return trajectory
@@ -108,8 +116,7 @@ def _noised(
     if clean is None:
         msg = "clean latents to begin from are missing; give them with the request"
         raise SearchError(msg)
-    grid, present = pipeline.grid(course, request.size), pipeline.pipe.scheduler
-    scheduler = present.from_config(present.config)
+    grid, scheduler = pipeline.grid(course, request.size), unused(pipeline.pipe.scheduler)
     grid.apply(scheduler)
     call = record_call(pipeline, replace(request, latents=None))
     noise = torch.randn(call.drawn or clean.shape, generator=generator)
@@ -308,7 +315,7 @@ def _hollow_output(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, 
 
     with (
         FakeTensorMode(allow_non_fake_inputs=True) as mode,
-        mock.patch.object(nn.Module, "__call__", plain),
+        replaced(nn.Module, "__call__", plain),
     ):
         fake_args, fake_kwargs = pytree.tree_map(
             lambda leaf: mode.from_tensor(leaf) if isinstance(leaf, Tensor) else leaf,

@@ -24,9 +24,9 @@ from search.core.actions import Action
 from search.core.errors import SearchError
 from search.core.liveness import unroll
 from search.core.subnet import Granularity
+from search.core.table import with_actions
 from search.methods.options import Options
 from search.methods.registry import search
-from search.methods.schedules import with_actions
 from search.model.pipeline import open_pipeline
 from tests.search.model.test_removed import REMOVED, make
 

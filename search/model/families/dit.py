@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
 
 from search.core.prompt import Fill, PromptInput, class_number
 from search.core.subnet import Granularity
+from search.model.replaced import replaced
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -67,7 +67,7 @@ class ClassConditionalDiT:
         from diffusers.pipelines.dit import pipeline_dit
 
         original = pipeline_dit.randn_tensor
-        with mock.patch.object(pipeline_dit, "randn_tensor", draw):
+        with replaced(pipeline_dit, "randn_tensor", draw):
             return pipe(
                 class_labels=labels,
                 guidance_scale=request.guidance,
