@@ -16,8 +16,8 @@ import pytest
 from search.core.course import Course
 from search.core.errors import SearchError
 from search.core.subnet import SubNet
+from search.methods.full import full
 from search.methods.options import Options
-from search.methods.registry import full
 from search.model.pipeline import open_for, open_pipeline
 from search.model.scheduler import Grid, read_sampler
 from search.model.scheduler_names import SHORT_NAMES
