@@ -14,8 +14,8 @@ from rich.console import Console
 from benchmarks.frontier import GUIDANCE
 from benchmarks.record import write
 from examples.shapes.evaluate import HERE
-from search.core.course import Course
 from search.core.subnet import Granularity
+from search.core.timestep_grid import TimestepGrid
 from search.fitting.fit import final_latents
 from search.fitting.recipe import Effort, place_calls
 from search.fitting.trajectories import sample_trajectories
@@ -34,9 +34,7 @@ HELD_OUT_SEED = 999_983
 
 def error_of(pipeline: Pipeline, subnet: SubNet, truth: Trajectories) -> float:
     """Mean relative L2 of the final latents of `subnet` to the truth."""
-    table = (
-        pipeline.sampler(subnet.binding.course) if subnet.fitted is None else subnet.fitted.table
-    )
+    table = pipeline.sampler(subnet.binding.grid) if subnet.fitted is None else subnet.fitted.table
     runs = truth.first_pictures(len(truth.noise))
     return float(truth.error(final_latents(pipeline, subnet, table, runs)).mean())
 
@@ -57,7 +55,7 @@ def main(name: str, keep: str, reference: int, truth_steps: int, count: int) -> 
     truth = sample_trajectories(
         pipeline,
         [judged[i % len(judged)] for i in range(count)],
-        course=Course(truth_steps),
+        grid=TimestepGrid(truth_steps),
         guidance=whole.guidance,
         noise_shape=whole.binding.noise_shape,
         seed=HELD_OUT_SEED,

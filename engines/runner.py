@@ -321,10 +321,10 @@ class Runner:
         if latents is not None:
             write(next(values), self._checked(latents))
         elif bundle.sampler.given:
-            begins = bundle.subnet.binding.course.begins
+            begins = bundle.subnet.binding.grid.begins
             msg = f"the bundle {begins}, so it needs these; give them with --latents"
             raise EngineError(msg)
-        if latents is None or bundle.subnet.binding.course.adds_noise:
+        if latents is None or bundle.subnet.binding.grid.adds_noise:
             write(next(values), initial_noise(bundle, source))
         for value in values:
             write(value, source.randn(bundle.latent_shape))

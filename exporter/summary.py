@@ -6,10 +6,10 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from search.core.actions import Action
-from search.core.course import FROM_NOISE
 from search.core.liveness import Unrolled, unroll
 from search.core.precision import precision_named
 from search.core.program import plan_program
+from search.core.timestep_grid import FROM_NOISE
 from search.core.topology import Kind
 
 if TYPE_CHECKING:
@@ -71,8 +71,8 @@ def summarise(subnet: SubNet, batch: int = 1, dtype: str = "float32") -> dict[st
         "fitted": subnet.fitted is not None,
         "timesteps": list(subnet.timesteps),
         "call_timesteps": [subnet.timesteps[call.step] for call in program.calls],
-        "course": vars(subnet.binding.course),
-        "begins": subnet.binding.course.begins,
+        "grid": vars(subnet.binding.grid),
+        "begins": subnet.binding.grid.begins,
         "actions": [list(row) for row in subnet.actions],
         "coefficients": [[step, block, list(w)] for step, block, w in subnet.coefficients],
         "count": {
@@ -96,7 +96,7 @@ def _without_attention(subnet: SubNet, unrolled: Unrolled) -> dict[str, float | 
 def one_line(summary: dict[str, Any]) -> str:
     """What `summarise` found, for people."""
     graphs = "graph" if summary["signatures"] == 1 else "graphs"
-    end = summary["course"]["end_step"]
+    end = summary["grid"]["end_step"]
     part = "" if summary["begins"] == FROM_NOISE else f"; {summary['begins']}"
     part += "" if end is None else f"; ends before step {end}"
     return (

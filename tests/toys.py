@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from search.core.actions import RECORDS, Action
-from search.core.course import Course
 from search.core.subnet import Binding, Granularity, SubNet
+from search.core.timestep_grid import TimestepGrid
 from search.core.topology import PREDICTION, Kind, Target, Topology
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def subnet(topology: Topology, *rows: str, method: str = "toy") -> SubNet:
             fingerprint="0" * 64,
             scheduler="DDIMScheduler",
             scheduler_config={"beta": 0.1},
-            course=Course(len(rows)),
+            grid=TimestepGrid(len(rows)),
             timesteps=tuple(float(1000 - 100 * i) for i in range(len(rows))),
             latent_shape=(1, 2, 2),
             noise_shape=(1, 2, 2),

@@ -125,7 +125,7 @@ class InTorch:
         if contender.dtype != "float32":
             self._opened.pipe.to(getattr(torch, precision_named(contender.dtype).torch))
         latents = given_latents(bundle, SEED)
-        self._course = subnet.binding.course
+        self._grid = subnet.binding.grid
         self._subnet = subnet if contender.kind is Kind.REFERENCE else None
         self._request = Request(
             prompts=(bundle.default_prompt,) * bundle.latent_shape[0],
@@ -180,7 +180,7 @@ class InTorch:
                 self._request,
                 self._subnet,
                 generator=torch.Generator().manual_seed(SEED),
-                course=self._course,
+                grid=self._grid,
             )
         total = time.perf_counter() - began
         return Sample(total, marks[-1] - marks[0], _between(marks))

@@ -69,7 +69,7 @@ class Reference:
         subnet, opened = self.subnet, self.opened
         if subnet.fitted is not None:
             return subnet.fitted.table
-        return opened.sampler(subnet.binding.course, opened.size(subnet.binding.noise_shape))
+        return opened.sampler(subnet.binding.grid, opened.size(subnet.binding.noise_shape))
 
     @cached_property
     def unrolled(self) -> Unrolled:
@@ -161,18 +161,18 @@ def run_reference(
     def keep(step: int, target: Target, tensor: torch.Tensor) -> None:
         values[step, target] = tensor.numpy(force=True).copy()
 
-    draws, course = torch.Generator(), subnet.binding.course
+    draws, grid = torch.Generator(), subnet.binding.grid
     reference = sample(
         opened,
         request,
         subnet,
         observe=keep,
         generator=draws.manual_seed(seed),
-        course=course,
+        grid=grid,
     )
     calls: dict[int, _Seen] = {}
     with _watched(opened.denoiser, probes, calls):
-        full = sample(opened, request, generator=draws.manual_seed(seed), course=course)
+        full = sample(opened, request, generator=draws.manual_seed(seed), grid=grid)
     ungated = _gated_in_full(opened.denoiser, subnet, calls)
     return Reference(bundle, opened, prompt, full, reference, values, ungated)
 

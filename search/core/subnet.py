@@ -10,12 +10,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from search.core.actions import RECORDS, Action, Source
-from search.core.course import Course
 from search.core.errors import SearchError
 from search.core.files import write_atomically
 from search.core.granularity import Granularity as Granularity  # noqa: PLC0414  many take it from here
 from search.core.origin import Origin
 from search.core.sampler import FittedSampler
+from search.core.timestep_grid import TimestepGrid
 from search.core.topology import Topology
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Binding:
         fingerprint: of the denoiser's configuration and weights.
         scheduler: class name of the scheduler.
         scheduler_config: its configuration.
-        course: what is asked of the scheduler.
+        grid: what is asked of the scheduler.
         timesteps: one per call that is then made, noisiest first.
         latent_shape: of one image, as the denoiser takes it; `[C, H, W]` unless it is packed.
         noise_shape: of the noise that one image starts from, `[C, H, W]`.
@@ -57,7 +57,7 @@ class Binding:
     fingerprint: str
     scheduler: str
     scheduler_config: dict[str, Any] = field(hash=False)
-    course: Course
+    grid: TimestepGrid
     timesteps: tuple[float, ...]
     latent_shape: tuple[int, ...]
     noise_shape: tuple[int, ...]
@@ -67,11 +67,11 @@ class Binding:
     @property
     def inference_steps(self) -> int:
         """What the scheduler's `set_timesteps` is given."""
-        return self.course.inference_steps
+        return self.grid.inference_steps
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
-        found = {**vars(self), "course": vars(self.course)}
+        found = {**vars(self), "grid": vars(self.grid)}
         if not self.scheduler_options:
             del found["scheduler_options"]
         return found
@@ -81,14 +81,14 @@ class Binding:
         """Read what `to_json` wrote; older files have the steps alone, and noise of the latents' shape."""
         rest = dict(data)
         steps = rest.pop("inference_steps", 0)
-        course = Course.from_json(rest["course"]) if "course" in rest else Course(int(steps))
+        # Before schema 5 the grid was called a course.
+        given = rest.pop("course", rest.get("grid"))
+        grid = TimestepGrid(int(steps)) if given is None else TimestepGrid.from_json(given)
         shapes = {
             "latent_shape": tuple(rest["latent_shape"]),
             "noise_shape": tuple(rest.get("noise_shape", rest["latent_shape"])),
         }
-        return Binding(
-            **{**rest, "course": course, "timesteps": tuple(rest["timesteps"]), **shapes}
-        )
+        return Binding(**{**rest, "grid": grid, "timesteps": tuple(rest["timesteps"]), **shapes})
 
     def require(self, other: Binding) -> None:
         """Refuse `other` (what is at hand) where it differs from this (what was searched for)."""
@@ -105,10 +105,10 @@ class Binding:
                 raise SearchError(msg)
 
     def _parts(self) -> dict[str, Any]:
-        """What there is to compare, the course in its parts."""
+        """What there is to compare, the grid in its parts."""
         parts: dict[str, Any] = {}
         for name, value in vars(self).items():
-            parts |= vars(self.course) if name == "course" else {name: value}
+            parts |= vars(self.grid) if name == "grid" else {name: value}
         return parts
 
 

@@ -112,7 +112,7 @@ class SuperNet:
         self.pipeline, self.full, self.choices, self.every = pipeline, full, choices, every
         self.topology = full.topology
         self.table: SamplerTable = (
-            pipeline.sampler(full.binding.course, pipeline.size(full.binding.noise_shape))
+            pipeline.sampler(full.binding.grid, pipeline.size(full.binding.noise_shape))
             if full.fitted is None
             else full.fitted.table
         )

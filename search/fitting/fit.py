@@ -126,7 +126,7 @@ def fit_subnets(
     found = []
     for subnet in subnets:
         binding = subnet.binding
-        table = pipeline.sampler(binding.course, pipeline.size(binding.noise_shape))
+        table = pipeline.sampler(binding.grid, pipeline.size(binding.noise_shape))
         fit = fit_sampler(pipeline, subnet, table, fitted_on=fitted_on, held_out=held_out)
         report(f"fitted: held-out error {fit.error:.4f}, with the scheduler's rows {fit.plain:.4f}")
         found.append(fit.subnet)

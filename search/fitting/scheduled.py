@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from search.core.course import Course
 from search.core.errors import SearchError
+from search.core.timestep_grid import TimestepGrid
 from search.fitting.placed import evaluate
 from search.fitting.rows import Calls, Chain, rows_of, run_chain
 
@@ -43,11 +43,11 @@ def scheduled(
         held_out: others of its runs.
         count: calls.
     """
-    if not full.binding.course.is_plain:
+    if not full.binding.grid.is_plain:
         return None
-    course, size = Course(count), pipeline.size(full.binding.noise_shape)
+    grid, size = TimestepGrid(count), pipeline.size(full.binding.noise_shape)
     try:
-        table, timesteps = pipeline.sampler(course, size), pipeline.timesteps(course, size)
+        table, timesteps = pipeline.sampler(grid, size), pipeline.timesteps(grid, size)
     except SearchError:
         return None
     positions = [fitted_on.position_of(each) for each in timesteps]

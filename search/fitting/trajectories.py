@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from search.core.course import Course
 from search.core.errors import SearchError
+from search.core.timestep_grid import TimestepGrid
 from search.model.predictor import Predictor
 from search.model.scheduler import combine
 
@@ -136,7 +136,7 @@ def sample_trajectories(
     pipeline: Pipeline,
     prompts: Sequence[str],
     *,
-    course: Course,
+    grid: TimestepGrid,
     guidance: float,
     noise_shape: tuple[int, ...],
     seed: int,
@@ -147,7 +147,7 @@ def sample_trajectories(
     Args:
         pipeline: with its weights loaded.
         prompts: one per picture.
-        course: what is asked of the scheduler.
+        grid: what is asked of the scheduler.
         guidance: scale.
         noise_shape: of one picture, before the pipeline packs it.
         seed: of the noise.
@@ -157,7 +157,7 @@ def sample_trajectories(
         SearchError: what a call made is not finite.
     """
     size = pipeline.size(noise_shape)
-    table, timesteps = pipeline.sampler(course, size), pipeline.timesteps(course, size)
+    table, timesteps = pipeline.sampler(grid, size), pipeline.timesteps(grid, size)
     table.require_fixed()
     predictor = Predictor(
         pipeline, prompts, guidance=guidance, noise_shape=noise_shape, chunk=CHUNK
@@ -226,7 +226,9 @@ def sample_both(
             sample_trajectories(
                 pipeline,
                 part,
-                course=full.binding.course if reference_steps is None else Course(reference_steps),
+                grid=full.binding.grid
+                if reference_steps is None
+                else TimestepGrid(reference_steps),
                 guidance=full.guidance,
                 noise_shape=full.binding.noise_shape,
                 seed=2 * seed + number,

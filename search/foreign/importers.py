@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from search.core.actions import Action
-from search.core.course import Course
 from search.core.errors import SearchError
 from search.core.subnet import Granularity
 from search.core.table import with_actions
+from search.core.timestep_grid import TimestepGrid
 from search.foreign.deepcache_file import read_deepcache
 from search.foreign.formats import FORMATS
 from search.foreign.gate_file import Gate, read_gates
@@ -220,7 +220,7 @@ def gates_of_stages(stages: Sequence[str]) -> dict[str, Gate]:
 
 
 def _require_steps(steps: int, pipeline: Pipeline, inference_steps: int) -> None:
-    calls = len(pipeline.sampler(Course(inference_steps)).inputs)
+    calls = len(pipeline.sampler(TimestepGrid(inference_steps)).inputs)
     if steps != calls:
         msg = (
             f"the file has {steps} steps, but {type(pipeline.pipe.scheduler).__name__} with "

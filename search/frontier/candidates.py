@@ -124,7 +124,7 @@ def prepare(
         settings=settings,
         prompts=tuple(prompts),
         whole=whole,
-        table=pipeline.sampler(whole.binding.course, pipeline.size(whole.binding.noise_shape)),
+        table=pipeline.sampler(whole.binding.grid, pipeline.size(whole.binding.noise_shape)),
         fitted_on=fitted_on.first_pictures(PICTURES),
         chosen_by=chosen_by.first_pictures(PICTURES),
     )
@@ -238,7 +238,7 @@ def _few_steps_of(ground: Ground, method: Method) -> list[Candidate]:
         subnet = fewer_steps(ground.pipeline, ground.whole, keep)
         subnet = replace(subnet, method=f"{method} keep {keep:g}")
         size = ground.pipeline.size(subnet.binding.noise_shape)
-        table = ground.pipeline.sampler(subnet.binding.course, size)
+        table = ground.pipeline.sampler(subnet.binding.grid, size)
         found.append(Candidate(method, f"keep {keep:g}", keep, subnet, table))
     return found
 

@@ -184,7 +184,7 @@ def _sample(
         sample_trajectories(
             pipeline,
             texts[start : start + TOGETHER],
-            course=whole.binding.course,
+            grid=whole.binding.grid,
             guidance=whole.guidance,
             noise_shape=whole.binding.noise_shape,
             seed=noise_seed(*stream, start),

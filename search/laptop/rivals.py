@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from search.core.course import Course
+from search.core.timestep_grid import TimestepGrid
 from search.fitting.trajectories import CHUNK
 from search.laptop.loss import Predictions
 from search.laptop.noising import Noising
@@ -66,10 +66,10 @@ class LatentStatistics:
             noise_shape=full.binding.noise_shape,
             chunk=CHUNK,
         )
-        course = Course(min(STEPS, full.binding.inference_steps))
+        grid = TimestepGrid(min(STEPS, full.binding.inference_steps))
         size = pipeline.size(full.binding.noise_shape)
-        self._table = pipeline.sampler(course, size)
-        self._timesteps = pipeline.timesteps(course, size)
+        self._table = pipeline.sampler(grid, size)
+        self._timesteps = pipeline.timesteps(grid, size)
         generator = torch.Generator().manual_seed(NOISE_SEED)
         noise = torch.randn(len(prompts), *self._predictor.latent_shape, generator=generator)
         self._noise = noise.to(pipeline.denoiser.device)

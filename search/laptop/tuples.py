@@ -87,7 +87,7 @@ def draw_tuples(
     runs = sample_trajectories(
         pipeline,
         texts,
-        course=full.binding.course,
+        grid=full.binding.grid,
         guidance=full.guidance,
         noise_shape=full.binding.noise_shape,
         seed=seed,

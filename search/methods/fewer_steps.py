@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from search.core.course import Course
 from search.core.errors import SearchError
+from search.core.timestep_grid import TimestepGrid
 from search.methods.method import Method
 
 if TYPE_CHECKING:
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 def fewer_steps(pipeline: Pipeline, whole: SubNet, keep: float) -> SubNet:
     """The pipeline's present sampler with as many full calls as `keep` of those of `whole` pay for."""
-    course = whole.binding.course
-    if not course.is_plain:
+    grid = whole.binding.grid
+    if not grid.is_plain:
         msg = (
             "fewer-steps makes grids of its own, from noise to the end; leave the custom grid and the "
             "part of it out, or choose another method"
         )
         raise SearchError(msg)
     budget = keep * whole.full_calls + 1e-9
-    for steps in range(course.inference_steps, 0, -1):
+    for steps in range(grid.inference_steps, 0, -1):
         binding = pipeline.binding(
-            course=Course(steps),
+            grid=TimestepGrid(steps),
             guided=whole.binding.guided,
             latent_shape=whole.binding.latent_shape,
             noise_shape=whole.binding.noise_shape,

@@ -19,7 +19,7 @@ def full(pipeline: Pipeline, options: Options) -> SubNet:
 
     return whole_subnet(
         pipeline,
-        course=options.course,
+        grid=options.grid,
         granularity=options.granularity,
         guidance=pipeline.default_guidance if options.guidance is None else options.guidance,
         size=options.size,

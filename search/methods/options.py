@@ -7,9 +7,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from search.core.course import Course
 from search.core.errors import SearchError
 from search.core.granularity import Granularity
+from search.core.timestep_grid import TimestepGrid
 from search.runs.parallel import Where
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Options:
         if (self.height is None) != (self.width is None):
             msg = "a size needs both --height and --width; give the other one too"
             raise SearchError(msg)
-        if self.reference_steps is not None and not self.course.is_plain:
+        if self.reference_steps is not None and not self.grid.is_plain:
             msg = (
                 "--reference-steps is for another sampler from noise to the end; leave it out, or leave "
                 "out what asks for a custom grid or a part of it"
@@ -93,9 +93,9 @@ class Options:
         return None if self.height is None or self.width is None else (self.height, self.width)
 
     @property
-    def course(self) -> Course:
+    def grid(self) -> TimestepGrid:
         """What is asked of the full sampler."""
-        return Course(
+        return TimestepGrid(
             inference_steps=len(self.timesteps or self.sigmas) or self.steps,
             custom_timesteps=self.timesteps,
             custom_sigmas=self.sigmas,

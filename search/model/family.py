@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from torch import Tensor, nn
 
-    from search.core.course import Course
     from search.core.prompt import PromptInput
     from search.core.subnet import Granularity
+    from search.core.timestep_grid import TimestepGrid
     from search.model.pipeline import Pipeline
 
 
@@ -67,13 +67,13 @@ class Request:
     timesteps: tuple[float, ...] = ()
     sigmas: tuple[float, ...] = ()
 
-    def on(self, course: Course) -> Request:
-        """The same on the grid of `course`."""
+    def on(self, grid: TimestepGrid) -> Request:
+        """The same on another grid."""
         return replace(
             self,
-            steps=course.inference_steps,
-            timesteps=course.custom_timesteps,
-            sigmas=course.custom_sigmas,
+            steps=grid.inference_steps,
+            timesteps=grid.custom_timesteps,
+            sigmas=grid.custom_sigmas,
         )
 
     @property
@@ -82,7 +82,7 @@ class Request:
         return None if self.height is None or self.width is None else (self.height, self.width)
 
     @property
-    def grid(self) -> dict[str, Any]:
+    def grid_arguments(self) -> dict[str, Any]:
         """The arguments of a pipeline's call that say which timesteps to take."""
         custom: dict[str, Any] = {"num_inference_steps": self.steps}
         if self.timesteps:

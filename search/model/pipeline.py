@@ -13,9 +13,9 @@ from search.core.files import require_pipeline
 from search.core.subnet import Binding, SubNet
 from search.model.family import Family, family_of
 from search.model.parts import load_models, load_parts, require_plain
-from search.model.recording import record_grid
+from search.model.recording import record_grid_settings
 from search.model.removed import build_denoiser, removed_of
-from search.model.scheduler import Grid, read_sampler, unused
+from search.model.scheduler import GridSettings, read_sampler, unused
 from search.model.scheduler_names import SHORT_NAMES, Choice, choice_of, require_options
 from search.model.weights import DenoiserWeights, plain
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from search.core.course import Course
     from search.core.sampler import SamplerTable
+    from search.core.timestep_grid import TimestepGrid
 
 
 _UNLISTED = frozenset({"LCMScheduler", "SASolverScheduler", "TCDScheduler"})
@@ -50,7 +50,7 @@ class Pipeline:
     index: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     _own_scheduler: list[Any] = field(default_factory=list, repr=False, compare=False)
     _changed: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
-    _grids: dict[tuple[str, Course, tuple[int, int] | None], Grid] = field(
+    _grid_settings: dict[tuple[str, TimestepGrid, tuple[int, int] | None], GridSettings] = field(
         default_factory=dict, repr=False, compare=False
     )
 
@@ -153,22 +153,26 @@ class Pipeline:
         """Height and width of the picture that noise `[C, H, W]` becomes."""
         return noise_shape[-2] * self._factor, noise_shape[-1] * self._factor
 
-    def grid(self, course: Course, size: tuple[int, int] | None = None) -> Grid:
+    def grid_settings(
+        self, grid: TimestepGrid, size: tuple[int, int] | None = None
+    ) -> GridSettings:
         """What the pipeline asks of its present scheduler for pictures of `size` (height, width)."""
-        key = (repr(self.pipe.scheduler), course, size)
-        if key not in self._grids:
-            self._grids[key] = record_grid(self, course, size)
-        return self._grids[key]
+        key = (repr(self.pipe.scheduler), grid, size)
+        if key not in self._grid_settings:
+            self._grid_settings[key] = record_grid_settings(self, grid, size)
+        return self._grid_settings[key]
 
-    def timesteps(self, course: Course, size: tuple[int, int] | None = None) -> tuple[float, ...]:
+    def timesteps(
+        self, grid: TimestepGrid, size: tuple[int, int] | None = None
+    ) -> tuple[float, ...]:
         """Those of the present scheduler, one per call, noisiest first."""
         scheduler = unused(self.pipe.scheduler)
-        grid = self.grid(course, size)
-        grid.apply(scheduler)
-        return tuple(float(t) for t in grid.part(scheduler))
+        settings = self.grid_settings(grid, size)
+        settings.apply(scheduler)
+        return tuple(float(t) for t in settings.part(scheduler))
 
-    def sampler(self, course: Course, size: tuple[int, int] | None = None) -> SamplerTable:
-        """The present scheduler as a table for `course` and pictures of `size`.
+    def sampler(self, grid: TimestepGrid, size: tuple[int, int] | None = None) -> SamplerTable:
+        """The present scheduler as a table for `grid` and pictures of `size`.
 
         Raises:
             SearchError: no table says what it does, or this pipeline cannot use it.
@@ -180,8 +184,8 @@ class Pipeline:
                 "scaled; choose one that does not, such as DDIMScheduler or UniPCMultistepScheduler"
             )
             raise SearchError(msg)
-        table = read_sampler(scheduler, self.grid(course, size))
-        draws = table.noises > (course.adds_noise or not course.takes_latents)
+        table = read_sampler(scheduler, self.grid_settings(grid, size))
+        draws = table.noises > (grid.adds_noise or not grid.takes_latents)
         if draws and not self.family.steps_latents:
             msg = (
                 f"{self.family.pipeline} cannot use {type(scheduler).__name__}, which draws noise: it "
@@ -194,7 +198,7 @@ class Pipeline:
     def binding(
         self,
         *,
-        course: Course,
+        grid: TimestepGrid,
         guided: bool,
         latent_shape: tuple[int, ...],
         noise_shape: tuple[int, ...],
@@ -207,8 +211,8 @@ class Pipeline:
             scheduler=type(scheduler).__name__,
             scheduler_config=plain(scheduler.config),
             scheduler_options=dict(self._changed),
-            course=course,
-            timesteps=self.timesteps(course, self.size(noise_shape)),
+            grid=grid,
+            timesteps=self.timesteps(grid, self.size(noise_shape)),
             latent_shape=latent_shape,
             noise_shape=noise_shape,
             guided=guided,
@@ -294,7 +298,7 @@ def open_for(subnet: SubNet, path: Path, *, weights: bool, device: str = "cpu") 
     pipeline = open_pipeline(path, weights=weights, device=device)
     pipeline.use_scheduler(binding.scheduler, binding.scheduler_options)
     here = pipeline.binding(
-        course=binding.course,
+        grid=binding.grid,
         guided=binding.guided,
         latent_shape=binding.latent_shape,
         noise_shape=binding.noise_shape,

@@ -17,12 +17,12 @@ from search.core.errors import SearchError
 from search.model.failures import told_as_the_pipelines
 from search.model.family import Request
 from search.model.replaced import replaced
-from search.model.scheduler import Grid
+from search.model.scheduler import GridSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from search.core.course import Course
+    from search.core.timestep_grid import TimestepGrid
     from search.model.pipeline import Pipeline
 
 
@@ -134,9 +134,11 @@ def _tensors(arguments: dict[str, Any]) -> dict[str, Tensor]:
     }
 
 
-def record_grid(pipeline: Pipeline, course: Course, size: tuple[int, int] | None) -> Grid:
-    """What the pipeline asks of its scheduler for `course` and pictures of `size` (height, width)."""
-    _require_grid(pipeline.pipe, course)
+def record_grid_settings(
+    pipeline: Pipeline, grid: TimestepGrid, size: tuple[int, int] | None
+) -> GridSettings:
+    """What the pipeline asks of its scheduler for `grid` and pictures of `size` (height, width)."""
+    _require_grid(pipeline.pipe, grid)
     original = pipeline.pipe.scheduler.set_timesteps
     found: dict[str, Any] = {}
 
@@ -146,7 +148,7 @@ def record_grid(pipeline: Pipeline, course: Course, size: tuple[int, int] | None
         raise _RecordedError
 
     prompts = (pipeline.family.default_prompt,)
-    request = Request(prompts, course.inference_steps, 1.0).sized(size).on(course)
+    request = Request(prompts, grid.inference_steps, 1.0).sized(size).on(grid)
     with replaced(pipeline.pipe.scheduler, "set_timesteps", record):
         _run(pipeline, request)
     asked = {name: value for name, value in found.items() if value is not None}
@@ -156,8 +158,8 @@ def record_grid(pipeline: Pipeline, course: Course, size: tuple[int, int] | None
         msg = f"the pipeline gives its scheduler {unknown}; such pipelines are not supported"
         raise SearchError(msg)
     mu = asked.get("mu")
-    return Grid(
-        course=course,
+    return GridSettings(
+        grid=grid,
         timesteps=tuple(asked["timesteps"]) if "timesteps" in asked else None,
         sigmas=tuple(map(float, asked["sigmas"])) if "sigmas" in asked else None,
         mu=None if mu is None else float(mu),
@@ -165,17 +167,14 @@ def record_grid(pipeline: Pipeline, course: Course, size: tuple[int, int] | None
     )
 
 
-def _require_grid(pipe: Any, course: Course) -> None:
+def _require_grid(pipe: Any, grid: TimestepGrid) -> None:
     """Refuse a custom grid that the pipeline or its scheduler does not take."""
     for name in ("timesteps", "sigmas"):
         for part, takes in (
             (pipe, type(pipe).__call__),
             (pipe.scheduler, pipe.scheduler.set_timesteps),
         ):
-            if (
-                getattr(course, f"custom_{name}")
-                and name not in inspect.signature(takes).parameters
-            ):
+            if getattr(grid, f"custom_{name}") and name not in inspect.signature(takes).parameters:
                 msg = (
                     f"{type(part).__name__} takes no custom {name}; give a number of steps, or choose "
                     "a pipeline and a --scheduler that take them, as EulerDiscreteScheduler does"

@@ -21,7 +21,7 @@ from search.model.recording import record_call
 from search.model.removed import base_of
 from search.model.replaced import replaced
 from search.model.scheduler import (
-    CourseScheduler,
+    GridScheduler,
     TableScheduler,
     add_noise,
     noise_drawn_by,
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from search.core.course import Course
     from search.core.subnet import SubNet
+    from search.core.timestep_grid import TimestepGrid
     from search.core.topology import Topology
     from search.model.family import Family, Request
     from search.model.pipeline import Pipeline
@@ -65,7 +65,7 @@ def sample(
     *,
     observe: Callable[[int, Target, Tensor], None] | None = None,
     generator: torch.Generator | None = None,
-    course: Course | None = None,
+    grid: TimestepGrid | None = None,
 ) -> Trajectory:
     """Run diffusers' own pipeline, gated by `subnet` if there is one, and record it.
 
@@ -77,24 +77,24 @@ def sample(
             emits, a residual that is kept, and what an action mixes.
         generator: draws the initial noise when the request brings none, and what the scheduler draws,
             even where the pipeline hands its scheduler no generator; None leaves that to torch's own.
-        course: takes the place of the request's steps; the request brings the latents that it begins
+        grid: takes the place of the request's steps; the request brings the latents that it begins
             from, if it does not begin from noise. None is that of `subnet`, if there is one.
     """
-    if course is None and subnet is not None:
-        course = subnet.binding.course
+    if grid is None and subnet is not None:
+        grid = subnet.binding.grid
     family, pipe = pipeline.family, pipeline.pipe
     batch = len(request.prompts)
     trajectory = Trajectory()
-    if course is not None:
-        request = request.on(course)
-        if course.adds_noise:
-            request = _noised(pipeline, request, course, generator)
+    if grid is not None:
+        request = request.on(grid)
+        if grid.adds_noise:
+            request = _noised(pipeline, request, grid, generator)
     with ExitStack() as stack:
         if generator is not None:
             draw = partial(torch.randn, generator=generator)
             stack.enter_context(noise_drawn_by(pipe.scheduler, draw))
-        if course is not None and not course.is_whole:
-            part = CourseScheduler(pipe.scheduler, course)
+        if grid is not None and not grid.is_whole:
+            part = GridScheduler(pipe.scheduler, grid)
             stack.enter_context(replaced(pipe, "scheduler", part))
         if subnet is not None:
             stack.enter_context(gated(pipeline.denoiser, subnet, observe=observe))
@@ -109,20 +109,23 @@ def sample(
 
 
 def _noised(
-    pipeline: Pipeline, request: Request, course: Course, generator: torch.Generator | None
+    pipeline: Pipeline, request: Request, grid: TimestepGrid, generator: torch.Generator | None
 ) -> Request:
     """The request with noise on its clean latents."""
     clean = request.latents
     if clean is None:
         msg = "clean latents to begin from are missing; give them with the request"
         raise SearchError(msg)
-    grid, scheduler = pipeline.grid(course, request.size), unused(pipeline.pipe.scheduler)
-    grid.apply(scheduler)
+    settings, scheduler = (
+        pipeline.grid_settings(grid, request.size),
+        unused(pipeline.pipe.scheduler),
+    )
+    settings.apply(scheduler)
     call = record_call(pipeline, replace(request, latents=None))
     noise = torch.randn(call.drawn or clean.shape, generator=generator)
     layout = call.layout()
     ordered = noise if layout is None else noise.flatten()[list(layout)]
-    noised = add_noise(scheduler, grid, clean, ordered.reshape(clean.shape).to(clean))
+    noised = add_noise(scheduler, settings, clean, ordered.reshape(clean.shape).to(clean))
     return replace(request, latents=noised)
 
 

@@ -27,8 +27,8 @@ from search.model.replaced import replaced
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from search.core.course import Course
     from search.core.sampler import FittedSampler
+    from search.core.timestep_grid import TimestepGrid
 
 # Relative difference of a probed table to the scheduler's own float32 arithmetic on random vectors.
 _AFFINE_TOLERANCE = 1e-4
@@ -37,18 +37,18 @@ _NONLINEAR = ("clip_sample", "thresholding")
 
 
 @dataclass(frozen=True)
-class Grid:
+class GridSettings:
     """What a pipeline asks of its scheduler.
 
     Attributes:
-        course: what the pipeline itself is asked for.
+        grid: what the pipeline itself is asked for.
         timesteps: a custom grid; None leaves it to the scheduler.
         sigmas: noise levels before shifting; None likewise.
         mu: the shift for the picture's size, for schedulers that take one.
         eta: what each step is told how much noise to draw, for schedulers that ask.
     """
 
-    course: Course
+    grid: TimestepGrid
     timesteps: tuple[float, ...] | None = None
     sigmas: tuple[float, ...] | None = None
     mu: float | None = None
@@ -59,30 +59,30 @@ class Grid:
         asked = {"timesteps": self.timesteps, "sigmas": self.sigmas, "mu": self.mu}
         given: dict[str, Any] = {k: value for k, value in asked.items() if value is not None}
         if self.timesteps is None and self.sigmas is None:
-            given["num_inference_steps"] = self.course.inference_steps
-        with _told_as_the_schedulers(scheduler, self.course):
+            given["num_inference_steps"] = self.grid.inference_steps
+        with _blaming_scheduler(scheduler, self.grid):
             scheduler.set_timesteps(**given)
-        _begin(scheduler, self.course)
+        _begin(scheduler, self.grid)
 
     def part(self, scheduler: Any) -> Tensor:
-        """The timesteps of the course, once the scheduler's are set."""
+        """The timesteps of the grid, once the scheduler's are set."""
         timesteps: Tensor = scheduler.timesteps
-        return timesteps[self.course.part(len(timesteps))]
+        return timesteps[self.grid.part(len(timesteps))]
 
 
-def read_sampler(scheduler: Any, grid: Grid) -> SamplerTable:
-    """The table of a diffusers scheduler for the timesteps of `grid`.
+def read_sampler(scheduler: Any, settings: GridSettings) -> SamplerTable:
+    """The table of a diffusers scheduler for the timesteps of `settings`.
 
     Raises:
         SearchError: the scheduler is not affine with these settings.
     """
     scheduler = unused(scheduler)
-    grid.apply(scheduler)
-    with _told_as_the_schedulers(scheduler, grid.course):
-        given, count = grid.course.takes_latents, len(grid.part(scheduler))
-        known = _count_known(scheduler, grid, count)
+    settings.apply(scheduler)
+    with _blaming_scheduler(scheduler, settings.grid):
+        given, count = settings.grid.takes_latents, len(settings.part(scheduler))
+        known = _count_known(scheduler, settings, count)
         basis = torch.eye(known + count)
-        inputs, final = _walk(scheduler, grid, basis[:known], basis[known:])
+        inputs, final = _walk(scheduler, settings, basis[:known], basis[known:])
         _require_finite(scheduler, [*inputs, final])
         table = SamplerTable(
             inputs=np.stack([x.double().numpy() for x in inputs]),
@@ -90,7 +90,7 @@ def read_sampler(scheduler: Any, grid: Grid) -> SamplerTable:
             noises=known - given,
             given=given,
         )
-        _check_affine(scheduler, grid, table)
+        _check_affine(scheduler, settings, table)
     return _without_unused_noises(table)
 
 
@@ -103,7 +103,7 @@ def unused(scheduler: Any) -> Any:
 
 
 @contextmanager
-def _told_as_the_schedulers(scheduler: Any, course: Course) -> Iterator[None]:
+def _blaming_scheduler(scheduler: Any, grid: TimestepGrid) -> Iterator[None]:
     """What a scheduler raises while this is open becomes a `SearchError` that names it."""
     name = type(scheduler).__name__
     try:
@@ -114,7 +114,7 @@ def _told_as_the_schedulers(scheduler: Any, course: Course) -> Iterator[None]:
         said = " ".join(str(error).split()).rstrip(".")
         does = "refuses" if isinstance(error, ValueError) else "fails with"
         kind = "" if isinstance(error, ValueError) else f" ({type(error).__name__})"
-        msg = f"{name} {does} {_named(course)}{kind}: {said}; choose others, or another --scheduler"
+        msg = f"{name} {does} {_named(grid)}{kind}: {said}; choose others, or another --scheduler"
         raise SearchError(msg) from error
 
 
@@ -154,16 +154,16 @@ def noise_drawn_by(scheduler: Any, draw: Callable[[tuple[int, ...]], Tensor]) ->
         yield
 
 
-def add_noise(scheduler: Any, grid: Grid, clean: Tensor, noise: Tensor) -> Tensor:
-    """Clean latents as the scheduler wants them at the first step of the course.
+def add_noise(scheduler: Any, settings: GridSettings, clean: Tensor, noise: Tensor) -> Tensor:
+    """Clean latents as the scheduler wants them at the first step of the grid.
 
     Args:
-        scheduler: with the timesteps of `grid`.
-        grid: says where to begin.
+        scheduler: with the timesteps of `settings`.
+        settings: says where to begin.
         clean: latents `[B, ...]`.
         noise: of unit variance and the same shape.
     """
-    timestep = grid.part(scheduler)[:1]
+    timestep = settings.part(scheduler)[:1]
     if hasattr(scheduler, "scale_noise"):
         noised: Tensor = scheduler.scale_noise(clean, timestep, noise)
     else:
@@ -171,25 +171,25 @@ def add_noise(scheduler: Any, grid: Grid, clean: Tensor, noise: Tensor) -> Tenso
     return noised
 
 
-class CourseScheduler:
-    """A diffusers scheduler of which a pipeline sees the steps of one course only."""
+class GridScheduler:
+    """A diffusers scheduler of which a pipeline sees the steps of one grid only."""
 
-    def __init__(self, whole: Any, course: Course) -> None:
-        self._whole, self._course = whole, course
+    def __init__(self, whole: Any, grid: TimestepGrid) -> None:
+        self._whole, self._grid = whole, grid
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._whole, name)
 
     @property
     def timesteps(self) -> Any:
-        """Those of the course."""
+        """Those of the grid."""
         timesteps = self._whole.timesteps
-        return timesteps[self._course.part(len(timesteps))]
+        return timesteps[self._grid.part(len(timesteps))]
 
     @property
     def init_noise_sigma(self) -> Any:
         """What the pipeline multiplies its latents by; given ones are left as they are."""
-        return 1.0 if self._course.takes_latents else self._whole.init_noise_sigma
+        return 1.0 if self._grid.takes_latents else self._whole.init_noise_sigma
 
     @property
     def set_timesteps(self) -> Callable[..., None]:
@@ -199,14 +199,14 @@ class CourseScheduler:
         @wraps(original)
         def set_timesteps(*args: Any, **kwargs: Any) -> None:
             original(*args, **kwargs)
-            _begin(self._whole, self._course)
+            _begin(self._whole, self._grid)
 
         return set_timesteps
 
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Pipelines from text to image begin at the first step that they see."""
         del begin_index
-        _begin(self._whole, self._course)
+        _begin(self._whole, self._grid)
 
 
 class Instant(float):
@@ -315,60 +315,60 @@ def combine(row: Sequence[float] | np.ndarray | Tensor, values: Sequence[Tensor]
     return total
 
 
-def _begin(scheduler: Any, course: Course) -> None:
-    """Let the scheduler begin where the course does."""
-    if course.takes_latents and hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(course.first_step)
+def _begin(scheduler: Any, grid: TimestepGrid) -> None:
+    """Let the scheduler begin where the grid does."""
+    if grid.takes_latents and hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(grid.first_step)
 
 
-def _named(course: Course) -> str:
-    if course.custom_timesteps:
-        return f"the timesteps {list(course.custom_timesteps)}"
-    if course.custom_sigmas:
-        return f"the sigmas {list(course.custom_sigmas)}"
-    return f"{course.inference_steps} steps"
+def _named(grid: TimestepGrid) -> str:
+    if grid.custom_timesteps:
+        return f"the timesteps {list(grid.custom_timesteps)}"
+    if grid.custom_sigmas:
+        return f"the sigmas {list(grid.custom_sigmas)}"
+    return f"{grid.inference_steps} steps"
 
 
-def _count_known(scheduler: Any, grid: Grid, calls: int) -> int:
+def _count_known(scheduler: Any, settings: GridSettings, calls: int) -> int:
     """How many noises a run takes, the initial one among them, and latents that it is given."""
     number = itertools.count()
     one = torch.ones(1)
-    _walk(scheduler, grid, (one for _ in number), [one] * calls)
+    _walk(scheduler, settings, (one for _ in number), [one] * calls)
     return next(number)
 
 
 def _walk(
-    scheduler: Any, grid: Grid, known: Iterable[Tensor], predictions: Iterable[Tensor]
+    scheduler: Any, settings: GridSettings, known: Iterable[Tensor], predictions: Iterable[Tensor]
 ) -> tuple[list[Tensor], Tensor]:
     """Run the sampler on vectors: `known` are what it begins from, then the noises that it draws.
 
     Returns the denoiser's inputs and the final latents, each as a vector.
     """
-    grid.apply(scheduler)
+    settings.apply(scheduler)
     values = (value.reshape(1, 1, 1, -1) for value in known)
     latents = next(values)
-    if grid.course.adds_noise:
-        latents = add_noise(scheduler, grid, latents, next(values))
-    elif not grid.course.takes_latents:
+    if settings.grid.adds_noise:
+        latents = add_noise(scheduler, settings, latents, next(values))
+    elif not settings.grid.takes_latents:
         latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
     scale = getattr(scheduler, "scale_model_input", lambda sample, _: sample)
-    settings = {} if grid.eta is None else {"eta": grid.eta}
+    options = {} if settings.eta is None else {"eta": settings.eta}
     inputs = []
     with noise_drawn_by(scheduler, lambda shape: next(values).reshape(shape)):
-        for timestep, prediction in zip(grid.part(scheduler), predictions, strict=True):
+        for timestep, prediction in zip(settings.part(scheduler), predictions, strict=True):
             inputs.append(scale(latents, timestep).flatten())
             latents = scheduler.step(
-                prediction.reshape(latents.shape), timestep, latents, **settings, return_dict=False
+                prediction.reshape(latents.shape), timestep, latents, **options, return_dict=False
             )[0]
     return inputs, latents.flatten()
 
 
-def _check_affine(scheduler: Any, grid: Grid, table: SamplerTable) -> None:
+def _check_affine(scheduler: Any, settings: GridSettings, table: SamplerTable) -> None:
     """Compare the table with the scheduler itself on two scales of random vectors."""
     for scale in (1.0, 50.0):
         generator = torch.Generator().manual_seed(0)
         values = scale * torch.randn(len(table.final), 256, generator=generator)
-        inputs, final = _walk(scheduler, grid, values[: table.known], values[table.known :])
+        inputs, final = _walk(scheduler, settings, values[: table.known], values[table.known :])
         expected = np.vstack([table.inputs, table.final]) @ values.double().numpy()
         found = np.stack([x.double().numpy() for x in [*inputs, final]])
         error = np.abs(found - expected).max() / np.abs(expected).max()

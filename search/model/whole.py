@@ -13,15 +13,15 @@ from search.model import trace as tracing
 from search.model.family import Request
 
 if TYPE_CHECKING:
-    from search.core.course import Course
     from search.core.granularity import Granularity
+    from search.core.timestep_grid import TimestepGrid
     from search.model.pipeline import Pipeline
 
 
 def whole_subnet(
     pipeline: Pipeline,
     *,
-    course: Course,
+    grid: TimestepGrid,
     granularity: Granularity,
     guidance: float,
     size: tuple[int, int] | None = None,
@@ -30,7 +30,7 @@ def whole_subnet(
 
     Args:
         pipeline: with its present scheduler; it needs no weights.
-        course: what is asked of that scheduler.
+        grid: what is asked of that scheduler.
         granularity: which submodules are blocks.
         guidance: classifier-free guidance scale; 1 or less is no guidance.
         size: height and width of the pictures; None is the pipeline's own.
@@ -38,16 +38,16 @@ def whole_subnet(
     Raises:
         SearchError: the pipeline cannot sample so.
     """
-    pipeline.sampler(course, size)  # refuses what could never be exported
+    pipeline.sampler(grid, size)  # refuses what could never be exported
     request = Request(
         prompts=(pipeline.family.default_prompt,),
-        steps=course.inference_steps,
+        steps=grid.inference_steps,
         guidance=guidance,
     ).sized(size)
     traced = tracing.trace(pipeline, granularity, request)
     _require_size(pipeline, size, traced.noise_shape)
     binding = pipeline.binding(
-        course=course,
+        grid=grid,
         guided=traced.guided,
         latent_shape=traced.latent_shape,
         noise_shape=traced.noise_shape,
@@ -90,7 +90,7 @@ def resized(pipeline: Pipeline, subnet: SubNet, size: tuple[int, int]) -> SubNet
         raise SearchError(msg)
     there = whole_subnet(
         pipeline,
-        course=subnet.binding.course,
+        grid=subnet.binding.grid,
         granularity=subnet.granularity,
         guidance=subnet.guidance,
         size=size,

@@ -209,7 +209,7 @@ def test_timesteps_between_whole_numbers_equal_diffusers(
     """A fitted sampler's timesteps have rows of their own in the prologue."""
     opened = open_pipeline(pipelines("learned-variance"))
     whole = search(opened, "full", Options(steps=4))
-    table = opened.sampler(whole.binding.course)
+    table = opened.sampler(whole.binding.grid)
     timesteps = tuple(each + 0.37 for each in whole.binding.timesteps)
     subnet = replace(whole, fitted=FittedSampler(timesteps=timesteps, table=table))
     bundle = make_bundle("learned-variance", subnet)

@@ -29,7 +29,7 @@ from search.methods.options import Options
 from search.methods.registry import search
 from search.model.pipeline import open_pipeline
 from tests.mixes import random_mix
-from tests.search.core.test_subnet import in_schema_1
+from tests.search.core.test_subnet import written_in_schema_1
 
 MakeBundle = Callable[[str, SubNet], Bundle]
 
@@ -156,7 +156,7 @@ def test_a_subnet_of_schema_1_is_exported_as_before(
     pipelines: Callable[[str], Path], make_bundle: MakeBundle
 ) -> None:
     subnet = small(pipelines)
-    old = SubNet.from_json(in_schema_1(subnet), "old.json")
+    old = SubNet.from_json(written_in_schema_1(subnet), "old.json")
     old_bundle, bundle = (make_bundle("three-levels", each) for each in (old, subnet))
     graphs = [name for name in bundle.files if name.endswith(".onnx")]
     assert [old_bundle.files[name] for name in graphs] == [bundle.files[name] for name in graphs]

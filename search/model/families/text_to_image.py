@@ -83,7 +83,7 @@ class TextToImage:
             height=request.height,
             width=request.width,
             output_type=request.output,
-            **request.grid,
+            **request.grid_arguments,
             **settings,
         ).images
 

@@ -41,7 +41,7 @@ def test_search_and_inspect_say_which_part_of_the_sampler_is_made(
     assert words in found
     assert words in ok("inspect", out)
     told = json.loads(ok("inspect", out, "--json"))
-    assert (told["steps"], told["course"]["inference_steps"]) == (5, 10)
+    assert (told["steps"], told["grid"]["inference_steps"]) == (5, 10)
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from search.core.course import Course
 from search.core.errors import SearchError
 from search.core.sampler import SamplerTable
-from search.model.scheduler import Grid, read_sampler
+from search.core.timestep_grid import TimestepGrid
+from search.model.scheduler import GridSettings, read_sampler
 
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
@@ -65,7 +65,7 @@ def test_a_table_walks_like_its_scheduler(name: str, config: dict[str, Any], ste
     if steps == 1 and not config.get("skip_prk_steps", True):
         steps = 5  # its four Runge-Kutta steps need as many
     scheduler = getattr(diffusers, name)(**config)
-    table = read_sampler(scheduler, Grid(Course(steps)))
+    table = read_sampler(scheduler, GridSettings(TimestepGrid(steps)))
 
     scheduler.set_timesteps(steps)
     noise = torch.randn(1, 4, 8, 8, generator=torch.manual_seed(0))
@@ -86,7 +86,7 @@ def test_a_table_walks_like_its_scheduler(name: str, config: dict[str, Any], ste
 @pytest.mark.parametrize(("name", "config"), DRAWING)
 def test_a_table_walks_like_a_scheduler_that_draws_noise(name: str, config: dict[str, Any]) -> None:
     scheduler = getattr(diffusers, name)(**config)
-    table = read_sampler(scheduler, Grid(Course(8)))
+    table = read_sampler(scheduler, GridSettings(TimestepGrid(8)))
     assert table.noises == 8, "the last step adds none"
 
     def walk() -> tuple[list[torch.Tensor], torch.Tensor]:
@@ -130,14 +130,14 @@ def test_noises_stay_when_predictions_are_reused() -> None:
 @pytest.mark.parametrize(("name", "config"), NOT_AFFINE)
 def test_a_sampler_that_is_not_affine_is_refused_by_name(name: str, config: dict[str, Any]) -> None:
     with pytest.raises(SearchError, match=f"the scheduler {name} is not an affine map"):
-        read_sampler(getattr(diffusers, name)(**config), Grid(Course(8)))
+        read_sampler(getattr(diffusers, name)(**config), GridSettings(TimestepGrid(8)))
 
 
 def test_reading_a_table_leaves_the_scheduler_alone() -> None:
     scheduler = diffusers.UniPCMultistepScheduler(**NOISE)
     scheduler.set_timesteps(7)
     before = scheduler.timesteps.clone()
-    read_sampler(scheduler, Grid(Course(20)))
+    read_sampler(scheduler, GridSettings(TimestepGrid(20)))
     assert torch.equal(scheduler.timesteps, before)
 
 
@@ -153,7 +153,7 @@ def test_steps_that_share_a_prediction_merge_into_their_call() -> None:
 
 def test_ddim_that_holds_predictions_is_ddim_with_larger_steps() -> None:
     scheduler = diffusers.DDIMScheduler(**NOISE, clip_sample=False, set_alpha_to_one=False)
-    every = read_sampler(scheduler, Grid(Course(50)))
+    every = read_sampler(scheduler, GridSettings(TimestepGrid(50)))
     held = every.merge([k - k % 5 for k in range(50)], range(0, 50, 5))
     kept = scheduler.alphas_cumprod.double().numpy()[np.arange(980, -1, -100)]
     # Song et al. 2021, eq. 12 with sigma 0, over the ten timesteps that keep a call.
@@ -168,7 +168,9 @@ def test_ddim_that_holds_predictions_is_ddim_with_larger_steps() -> None:
 
 
 def test_a_table_is_read_back_from_json() -> None:
-    table = read_sampler(diffusers.DDIMScheduler(**NOISE, clip_sample=False), Grid(Course(6)))
+    table = read_sampler(
+        diffusers.DDIMScheduler(**NOISE, clip_sample=False), GridSettings(TimestepGrid(6))
+    )
     again = SamplerTable.from_json(table.to_json())
     np.testing.assert_array_equal(again.inputs, table.inputs)
     np.testing.assert_array_equal(again.final, table.final)

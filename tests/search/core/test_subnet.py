@@ -198,6 +198,22 @@ def in_schema(schema: int) -> dict[str, Any]:
     return data
 
 
+def written_in_schema_1(table: SubNet) -> dict[str, Any]:
+    """The file that a stepcarve which knew RUN and REUSE alone would have written."""
+    data = table.to_json() | {"schema": 1}
+    del data["coefficients"], data["fitted"], data["origin"]
+    binding, topology = data["binding"], data["topology"]
+    binding["inference_steps"] = binding.pop("grid")["inference_steps"]
+    del binding["noise_shape"]
+    rows = [row for row in topology.pop("computations") if row[0] != "base"]
+    topology["reads"], topology["varies"] = [r[2] for r in rows], [r[3] for r in rows]
+    topology["segments"] = [
+        [[t for t in needing if t < len(rows)], *rest] for needing, *rest, _ in topology["segments"]
+    ]
+    del topology["bases"]
+    return data
+
+
 @pytest.mark.parametrize("schema", [2, 3, 4])
 def test_an_older_file_is_read_and_costs_the_same(schema: int) -> None:
     data = in_schema(schema)

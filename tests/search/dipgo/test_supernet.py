@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from search.core.actions import Action
-from search.core.course import Course
 from search.core.errors import SearchError
 from search.core.sampler import FittedSampler, SamplerTable
 from search.core.subnet import Granularity
+from search.core.timestep_grid import TimestepGrid
 from search.dipgo.supernet import CHOICES, CHOICES_WITH_DELTA, Case, SuperNet, supernet
 from search.model.family import Request
 from search.model.reference import sample
@@ -57,7 +57,7 @@ def test_with_all_gates_on_run_it_is_diffusers_pipeline(pipelines: Find, name: s
 @pytest.mark.parametrize("name", NAMES)
 def test_a_fitted_sampler_is_used_with_its_own_timesteps(pipelines: Find, name: str) -> None:
     pipeline, whole = opened(pipelines(name), steps=6)
-    table = pipeline.sampler(Course(6))
+    table = pipeline.sampler(TimestepGrid(6))
     rows = np.vstack([table.inputs[:1], 0.9 * table.inputs[1:]])
     own = SamplerTable(rows, 1.1 * table.final)
     times = tuple(time - 0.5 for time in whole.timesteps)

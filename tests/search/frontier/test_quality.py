@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from search.core.course import Course
 from search.core.errors import SearchError
 from search.core.subnet import SubNet
+from search.core.timestep_grid import TimestepGrid
 from search.frontier.quality import (
     HeldOut,
     as_bytes,
@@ -79,7 +79,7 @@ def test_the_full_sampler_is_perfect(held_out: HeldOut, whole: SubNet) -> None:
     assert quality.error == quality.largest_error == 0
     assert quality.psnr == pytest.approx(100)
     assert quality.ssim == pytest.approx(1)
-    again = held_out.examine(whole, held_out.pipeline.sampler(Course(STEPS)))
+    again = held_out.examine(whole, held_out.pipeline.sampler(TimestepGrid(STEPS)))
     assert again.error < 1e-5
 
 
@@ -88,7 +88,7 @@ def test_quality_is_that_of_diffusers_own_pictures(
 ) -> None:
     """A gated U-Net, both runs of pictures, against the gated reference."""
     subnet = deepcache(whole, interval=2, branch=0)
-    quality = held_out.examine(subnet, pipeline.sampler(Course(STEPS)))
+    quality = held_out.examine(subnet, pipeline.sampler(TimestepGrid(STEPS)))
     errors, psnr = [], []
     for runs in held_out.runs:
         request = Request(runs.predictor.prompts, STEPS, 3.0, latents=runs.noise)

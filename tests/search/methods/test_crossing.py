@@ -153,7 +153,7 @@ def final_latents(pipeline: Pipeline, subnet: SubNet) -> tuple[Tensor, Tensor]:
         gated_by_hand(pipeline.denoiser, subnet),
         mock.patch.object(pipeline.pipe, "scheduler", scheduler),
     ):
-        expected = sample(pipeline, ask.on(binding.course))
+        expected = sample(pipeline, ask.on(binding.grid))
     return found.latents[-1], expected.latents[-1]
 
 

@@ -49,7 +49,7 @@ def test_at_its_own_size_it_is_itself(opened: Pipeline, subnet: SubNet) -> None:
 
 
 def test_a_fitted_sampler_stays_at_its_size(opened: Pipeline, subnet: SubNet) -> None:
-    table = opened.sampler(subnet.binding.course, OWN)
+    table = opened.sampler(subnet.binding.grid, OWN)
     fitted = replace(subnet, fitted=FittedSampler(subnet.timesteps, table))
     assert resized(opened, fitted, OWN) is fitted
     with pytest.raises(SearchError, match="fitted for pictures of 16 x 16, not of 32 x 16; leave"):

@@ -13,13 +13,13 @@ import diffusers
 import numpy as np
 import pytest
 
-from search.core.course import Course
 from search.core.errors import SearchError
 from search.core.subnet import SubNet
+from search.core.timestep_grid import TimestepGrid
 from search.methods.full import full
 from search.methods.options import Options
 from search.model.pipeline import open_for, open_pipeline
-from search.model.scheduler import Grid, read_sampler
+from search.model.scheduler import GridSettings, read_sampler
 from search.model.scheduler_names import SHORT_NAMES
 
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -58,12 +58,12 @@ def test_clipping_is_switched_off_by_what_the_refusal_says(plain: Path, tmp_path
     opened = open_pipeline(plain, weights=False)
     opened.use_scheduler("ddim")
     with pytest.raises(SearchError, match="--scheduler-option clip_sample=false"):
-        opened.sampler(Course(4))
+        opened.sampler(TimestepGrid(4))
     opened.use_scheduler("ddim", {"clip_sample": False})
     config = {k: v for k, v in opened.pipe.scheduler.config.items() if not k.startswith("_")}
     own = diffusers.DDIMScheduler.from_config(config)
-    expected = read_sampler(own, Grid(Course(4), eta=0.0))
-    np.testing.assert_array_equal(opened.sampler(Course(4)).final, expected.final)
+    expected = read_sampler(own, GridSettings(TimestepGrid(4), eta=0.0))
+    np.testing.assert_array_equal(opened.sampler(TimestepGrid(4)).final, expected.final)
 
     subnet = full(opened, Options(steps=4, guidance=3))
     subnet.save(tmp_path / "subnet.json")
@@ -109,7 +109,7 @@ def test_a_scheduler_that_divides_by_zero_is_told_as_that(
     name: str, config: dict[str, Any], setting: str
 ) -> None:
     with pytest.raises(SearchError, match=rf"{name} makes values that are not finite .*{setting}"):
-        read_sampler(getattr(diffusers, name)(**config), Grid(Course(6)))
+        read_sampler(getattr(diffusers, name)(**config), GridSettings(TimestepGrid(6)))
 
 
 @pytest.mark.parametrize("raised", [NotImplementedError, IndexError, ZeroDivisionError, TypeError])
@@ -124,13 +124,16 @@ def test_whatever_a_scheduler_raises_is_told_with_its_name(
     with pytest.raises(
         SearchError, match=rf"EulerDiscreteScheduler fails with 6 steps \({raised.__name__}\): out"
     ):
-        read_sampler(diffusers.EulerDiscreteScheduler(**NOISE), Grid(Course(6)))
+        read_sampler(diffusers.EulerDiscreteScheduler(**NOISE), GridSettings(TimestepGrid(6)))
 
 
 def test_a_scheduler_is_read_as_it_is_and_not_as_its_configuration_says() -> None:
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=1.0)
     scheduler.set_shift(5.0)
-    changed, expected = diffusers.FlowMatchEulerDiscreteScheduler(shift=5.0), Grid(Course(4))
+    changed, expected = (
+        diffusers.FlowMatchEulerDiscreteScheduler(shift=5.0),
+        GridSettings(TimestepGrid(4)),
+    )
     found = read_sampler(scheduler, expected).final
     assert not np.allclose(found, read_sampler(type(scheduler)(shift=1.0), expected).final)
     assert found.shape == read_sampler(changed, expected).final.shape

@@ -9,28 +9,36 @@ from typing import Any
 
 import pytest
 
-from search.core.course import Course
 from search.core.errors import SearchError
 from search.core.subnet import SubNet
+from search.core.timestep_grid import TimestepGrid
 from search.methods.options import Options, grid_of, require_one_grid
 from tests.toys import chain, subnet
 
 
 @pytest.mark.parametrize(
-    ("course", "steps", "begins"),
+    ("grid", "steps", "begins"),
     [
-        (Course(5), [0, 1, 2, 3, 4], "begins from noise"),
-        (Course(5, end_step=3), [0, 1, 2], "begins from noise"),
-        (Course(5, first_step=3), [3, 4], "begins at step 3 from the latents that another run"),
-        (Course(5, first_step=3, end_step=4, adds_noise=True), [3], "begins at step 3 from clean"),
-        (Course(5, adds_noise=True), [0, 1, 2, 3, 4], "begins at step 0 from clean latents"),
+        (TimestepGrid(5), [0, 1, 2, 3, 4], "begins from noise"),
+        (TimestepGrid(5, end_step=3), [0, 1, 2], "begins from noise"),
+        (
+            TimestepGrid(5, first_step=3),
+            [3, 4],
+            "begins at step 3 from the latents that another run",
+        ),
+        (
+            TimestepGrid(5, first_step=3, end_step=4, adds_noise=True),
+            [3],
+            "begins at step 3 from clean",
+        ),
+        (TimestepGrid(5, adds_noise=True), [0, 1, 2, 3, 4], "begins at step 0 from clean latents"),
     ],
 )
-def test_a_course_has_part_of_the_steps(course: Course, steps: list[int], begins: str) -> None:
-    assert list(range(5))[course.part(5)] == steps
-    assert course.begins.startswith(begins)
-    assert course.takes_latents == (begins != "begins from noise")
-    assert course.is_whole == (course == Course(5))
+def test_a_grid_has_part_of_the_steps(grid: TimestepGrid, steps: list[int], begins: str) -> None:
+    assert list(range(5))[grid.part(5)] == steps
+    assert grid.begins.startswith(begins)
+    assert grid.takes_latents == (begins != "begins from noise")
+    assert grid.is_whole == (grid == TimestepGrid(5))
 
 
 @pytest.mark.parametrize(
@@ -46,24 +54,24 @@ def test_a_course_has_part_of_the_steps(course: Course, steps: list[int], begins
         ),
     ],
 )
-def test_a_course_without_steps_is_refused(asked: dict[str, Any], message: str) -> None:
+def test_a_grid_without_steps_is_refused(asked: dict[str, Any], message: str) -> None:
     with pytest.raises(SearchError, match=message):
-        Course(5, **asked).part(5)
+        TimestepGrid(5, **asked).part(5)
 
 
-def test_a_binding_with_another_course_is_refused_and_both_are_named() -> None:
+def test_a_binding_with_another_grid_is_refused_and_both_are_named() -> None:
     table = subnet(chain(), "RRR", "RcR")
-    course = Course(2, custom_timesteps=(999.0, 9.0), first_step=1, adds_noise=True)
-    other = dataclasses.replace(table.binding, course=course)
+    grid = TimestepGrid(2, custom_timesteps=(999.0, 9.0), first_step=1, adds_noise=True)
+    other = dataclasses.replace(table.binding, grid=grid)
     with pytest.raises(SearchError, match=r"made for custom timesteps \(\), but here it is \(999"):
         table.binding.require(other)
     other.require(dataclasses.replace(other))
 
 
-def test_a_course_is_read_back(tmp_path: Path) -> None:
+def test_a_grid_is_read_back(tmp_path: Path) -> None:
     table = subnet(chain(), "RRR", "RcR")
-    course = Course(2, custom_sigmas=(9.0, 0.5), first_step=1, end_step=4)
-    table = dataclasses.replace(table, binding=dataclasses.replace(table.binding, course=course))
+    grid = TimestepGrid(2, custom_sigmas=(9.0, 0.5), first_step=1, end_step=4)
+    table = dataclasses.replace(table, binding=dataclasses.replace(table.binding, grid=grid))
     table.save(tmp_path / "subnet.json")
     assert SubNet.load(tmp_path / "subnet.json") == table
 
@@ -71,16 +79,16 @@ def test_a_course_is_read_back(tmp_path: Path) -> None:
 def test_a_file_of_schema_3_goes_all_the_way() -> None:
     table = subnet(chain(), "RRR", "RcR")
     data = json.loads(json.dumps(table.to_json())) | {"schema": 3}
-    del data["binding"]["course"]
+    del data["binding"]["grid"]
     data["binding"]["inference_steps"] = 2
     assert SubNet.from_json(data, "old.json") == table
 
 
-def test_options_make_a_course() -> None:
-    assert Options(steps=7, start_step=2, end_step=5, add_noise=True).course == Course(
+def test_options_make_a_grid() -> None:
+    assert Options(steps=7, start_step=2, end_step=5, add_noise=True).grid == TimestepGrid(
         7, first_step=2, end_step=5, adds_noise=True
     )
-    assert Options(sigmas=(3.0, 0.5)).course == Course(2, custom_sigmas=(3.0, 0.5))
+    assert Options(sigmas=(3.0, 0.5)).grid == TimestepGrid(2, custom_sigmas=(3.0, 0.5))
     with pytest.raises(SearchError, match="--reference-steps is for another sampler"):
         Options(start_step=2, reference_steps=9)
 

@@ -11,7 +11,7 @@ FROM_NOISE = "begins from noise"
 
 
 @dataclass(frozen=True)
-class Course:
+class TimestepGrid:
     """What is asked of a sampler.
 
     Steps are counted in the timesteps that the scheduler makes of the grid: samplers of second order
@@ -59,7 +59,7 @@ class Course:
     @property
     def is_plain(self) -> bool:
         """Whether it is the scheduler's own grid, from noise to the end, so that fewer steps are another such."""
-        return self == Course(self.inference_steps)
+        return self == TimestepGrid(self.inference_steps)
 
     @property
     def is_whole(self) -> bool:
@@ -82,9 +82,9 @@ class Course:
         return slice(self.first_step, end)
 
     @staticmethod
-    def from_json(data: dict[str, Any]) -> Course:
+    def from_json(data: dict[str, Any]) -> TimestepGrid:
         """Read what `vars` gives."""
         grids = {
             name: tuple(map(float, data[name])) for name in ("custom_timesteps", "custom_sigmas")
         }
-        return Course(**{each.name: data[each.name] for each in fields(Course)} | grids)
+        return TimestepGrid(**{each.name: data[each.name] for each in fields(TimestepGrid)} | grids)
