@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 from engines.base import EngineOptions, make_engine
 from engines.built import Record, Source
 from engines.errors import EngineError
-from engines.leftovers import mine
+from engines.temporary import process_name
 from exporter.bundle import sha256
 from search.core.files import flush
 
@@ -100,7 +100,7 @@ def build_here(job: Job, report: Report) -> Record:
     if different := here.differences(job.source):
         msg = f"{job.graph.name} is to be built for {different}; use workers that are all alike"
         raise EngineError(msg)
-    partial = job.out.parent / mine(PARTIAL)
+    partial = job.out.parent / process_name(PARTIAL)
     partial.mkdir()
     try:
         made = partial / job.out.name

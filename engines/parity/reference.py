@@ -13,7 +13,6 @@ from torch.utils import _pytree as pytree
 
 from search.core.errors import SearchError
 from search.core.liveness import Unrolled, unroll
-from search.core.names import PREDICTION
 from search.core.subnet import Action
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_for
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
+    from engines.parity.inputs import RunInputs
     from exporter.bundle import Bundle
     from search.core.sampler import SamplerTable
     from search.core.subnet import SubNet
@@ -40,20 +40,18 @@ class Reference:
     Attributes:
         bundle: whose SubNet it is.
         opened: the pipeline, with its weights in float32.
-        prompt: what was sampled.
+        inputs: what was sampled.
         full: diffusers' own pipeline, every block at every step.
         gated: the SubNet.
-        values: what the gated blocks computed, by (step, target).
         ungated: per probed step of the full run, what the denoiser gave in diffusers' pipeline, and what
             it gives there when it is gated by a SubNet that runs everything.
     """
 
     bundle: Bundle
     opened: Pipeline
-    prompt: str
+    inputs: RunInputs
     full: Trajectory
     gated: Trajectory
-    values: dict[tuple[int, int], Array]
     ungated: dict[int, tuple[Array, Array]]
 
     @property
@@ -78,14 +76,13 @@ class Reference:
     def _tensors(self) -> dict[str, int]:
         return {name: tensor for tensor, name in self.subnet.topology.tensor_names.items()}
 
-    def origin(self, step: int, name: str) -> tuple[int, int]:
+    def origin(self, step: int, name: str) -> tuple[int, int] | None:
         """Where the tensor `name` that is in place at `step` was computed, as (step, target)."""
-        value = self.unrolled.values[self.unrolled.effective[step][self._tensors[name]]]
+        number = self.unrolled.effective[step].get(self._tensors.get(name, -1))
+        if number is None:
+            return None
+        value = self.unrolled.values[number]
         return value.step, value.target
-
-    def value(self, step: int, name: str) -> Array:
-        """The tensor `name` that is in place at `step`."""
-        return self.values[self.origin(step, name)]
 
     def sample(self, step: int) -> NDArray[np.float32]:
         """The denoiser's input at `step`."""
@@ -103,36 +100,21 @@ class Reference:
         made: NDArray[np.float32] = self.gated.latents[-1].numpy(force=True)
         return made
 
-    def computed(self, step: int) -> dict[str, tuple[int, int]]:
-        """What the blocks compute at `step`, in that order: name -> (step, target)."""
+    def computed(self, step: int) -> dict[int, str]:
+        """What the blocks compute at `step`, in that order: target -> name."""
         topology = self.subnet.topology
         return {
-            topology.tensor_names[topology.tensor(target)]: (step, target)
+            target: topology.tensor_names[topology.tensor(target)]
             for target in sorted(self.unrolled.computed[step], key=topology.tensor)
-            if (step, target) in self.values
+            if target != topology.output
         }
-
-    def expected(self, step: int, names: Sequence[str]) -> dict[str, Array]:
-        """What a call at `step` should give under `names`.
-
-        A residual that a call writes though nobody reads it is not known here, and left out.
-        """
-        found = {}
-        for name in names:
-            if name == PREDICTION:
-                found[name] = self.prediction(step)
-            elif (origin := self.origin(step, name))[0] == step and origin in self.values:
-                found[name] = self.values[origin]
-        return found
 
 
 def run_reference(
     bundle: Bundle,
     path: Path,
+    inputs: RunInputs,
     *,
-    prompt: str,
-    seed: int,
-    latents: NDArray[np.float32] | None,
     probes: Sequence[int],
 ) -> Reference:
     """Sample in PyTorch with diffusers' own pipeline, full and gated.
@@ -140,9 +122,7 @@ def run_reference(
     Args:
         bundle: whose SubNet to run.
         path: of the pipeline it was exported from.
-        prompt: what to sample.
-        seed: of the noises.
-        latents: what to begin from if it is not noise.
+        inputs: what to sample.
         probes: the steps at which the gates are compared with no gates.
 
     Raises:
@@ -151,30 +131,23 @@ def run_reference(
     subnet = bundle.subnet
     opened = open_for(subnet, path, weights=True)
     request = Request(
-        prompts=(prompt,) * bundle.latent_shape[0],
+        prompts=(inputs.prompt,) * bundle.latent_shape[0],
         steps=subnet.binding.inference_steps,
-        guidance=bundle.guidance,
-        latents=None if latents is None else torch.from_numpy(latents),
+        guidance=inputs.guidance,
+        negative=inputs.negative,
+        latents=None if inputs.latents is None else torch.from_numpy(inputs.latents),
     ).sized(opened.size(subnet.binding.noise_shape))
-    values: dict[tuple[int, int], Array] = {}
+    course = subnet.binding.course
 
-    def keep(step: int, target: int, tensor: torch.Tensor) -> None:
-        values[step, target] = tensor.numpy(force=True).copy()
+    def drawn() -> torch.Generator:
+        return torch.Generator().manual_seed(inputs.seed)
 
-    draws, course = torch.Generator(), subnet.binding.course
-    reference = sample(
-        opened,
-        request,
-        subnet,
-        observe=keep,
-        generator=draws.manual_seed(seed),
-        course=course,
-    )
+    reference = sample(opened, request, subnet, generator=drawn(), course=course)
     calls: dict[int, _Seen] = {}
     with _watched(opened.denoiser, probes, calls):
-        full = sample(opened, request, generator=draws.manual_seed(seed), course=course)
+        full = sample(opened, request, generator=drawn(), course=course)
     ungated = _gated_in_full(opened.denoiser, subnet, calls)
-    return Reference(bundle, opened, prompt, full, reference, values, ungated)
+    return Reference(bundle, opened, inputs, full, reference, ungated)
 
 
 @dataclass(frozen=True)
