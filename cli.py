@@ -847,6 +847,8 @@ def _print_plan(plan: Plan, engine: str, jobs: int, *, as_json: bool) -> None:
 @click.option("--pipeline", type=PATH, help="Default: where the bundle was exported from.")
 @click.option("--prompt", help="What to sample; a class name or number where there are classes.")
 @click.option("--label", help="The class to sample, by number or name.")
+@click.option("--negative", default="", help="Negative prompt.")
+@click.option("--guidance", type=float, help="Guidance scale; default: the bundle's.")
 @click.option("--seed", default=0, show_default=True, help="Of the noises.")
 @click.option(
     "--k",

@@ -22,8 +22,8 @@ from engines.build import Item, Plan, build_bundle, plan_build
 from engines.builder import PARTIAL, Job, build_apart
 from engines.built import built_file, place_of, source_of
 from engines.errors import EngineError
-from engines.temporary import remove_stale
 from engines.runner import Runner
+from engines.temporary import remove_stale
 from exporter.bundle import Bundle
 from exporter.errors import ExportError
 from search.core.errors import SearchError

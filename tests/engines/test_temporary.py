@@ -11,7 +11,10 @@ GONE = 2**30
 
 
 def test_files_of_processes_that_are_gone_are_removed(tmp_path: Path) -> None:
-    kept = [tmp_path / f"{process_name('.a-')}.x1.onnx", tmp_path / f".a-another-machine-{GONE}.x1.onnx"]
+    kept = [
+        tmp_path / f"{process_name('.a-')}.x1.onnx",
+        tmp_path / f".a-another-machine-{GONE}.x1.onnx",
+    ]
     kept += [tmp_path / "step_0.onnx", tmp_path / f".a-{platform.node()}-x.onnx"]
     left = tmp_path / f".a-{platform.node()}-{GONE}.x1.onnx"
     for path in (*kept, left):
@@ -31,4 +34,4 @@ def test_a_link_is_removed_and_not_what_it_leads_to(tmp_path: Path) -> None:
 
 
 def test_the_own_name_has_machine_and_process() -> None:
-    assert mine(".a-") == f".a-{platform.node()}-{os.getpid()}"
+    assert process_name(".a-") == f".a-{platform.node()}-{os.getpid()}"
