@@ -22,6 +22,7 @@ def junit_of(bundle: str, parity: Parity) -> str:
     report = JUnitXml(_clean(f"stepcarve parity of {bundle}"))
     for rung in parity.rungs:
         report.add_testsuite(_suite(bundle, rung))
+    report.update_statistics()  # type: ignore[no-untyped-call]
     text: bytes = report.tostring()  # type: ignore[no-untyped-call]
     return text.decode() + "\n"
 
