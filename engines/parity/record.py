@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 3
 K = 5.0
-"""How many floors a rung may be off, if nothing else is said."""
+"""How many floors a rung may be off by default."""
 
 
 @dataclass(frozen=True)
