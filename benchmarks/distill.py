@@ -20,8 +20,9 @@ from search.core.blocks import outermost
 from search.core.subnet import Granularity, SubNet
 from search.distill.data import Draws, encode_pictures
 from search.distill.distill import prune, save_pipeline, summarise, train
-from search.distill.recipe import Recipe, loss_of, skipped_blocks
-from search.distill.records import RunFolder
+from search.distill.recipe import DistillRecipe, Loss
+from search.distill.records import DistillRun
+from search.distill.skipped import skipped_blocks
 from search.frontier.judge import Judge, frechet_distance
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline
@@ -112,7 +113,7 @@ def training_data(name: str, pipeline: Pipeline, folder: Path) -> Draws:
     """Our generator's pictures, encoded once into `folder`."""
     place = "centred" if name == "shapes-dit" else None
     pictures = draw(PICTURES, np.random.default_rng(TRAINING_SEED), place=place)
-    latents = RunFolder(folder).latents(
+    latents = DistillRun(folder).latents(
         (PICTURES, 2, 4, 16, 16),
         {"name": name, "seed": TRAINING_SEED},
         lambda out: encode_pictures(
@@ -136,18 +137,19 @@ def student_quality(ground: Ground, student: Any, guidance: float) -> dict[str, 
 
 
 def run_one(
-    name: str, ground: Ground, draws: Draws, subnet: SubNet, recipe: Recipe, folder: Path
+    name: str, ground: Ground, draws: Draws, subnet: SubNet, recipe: DistillRecipe, folder: Path
 ) -> dict[str, Any]:
     """Distil one SubNet and judge it."""
     pipeline, names = ground.pipeline, skipped_blocks(subnet)
     began, cpu = time.perf_counter(), time.process_time()
+    run = DistillRun(folder)
     student, done = train(
         pipeline,
         names,
         draws,
         recipe,
-        folder=RunFolder(folder),
-        resume=True,
+        folder=run,
+        start=run.load(resume=True),
         report=lambda text, _share=None: click.echo(text, err=True),
     )
     spent = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - cpu}
@@ -166,7 +168,7 @@ def run_one(
     }
 
 
-def require_same(key: str, kept: dict[str, Any], recipe: Recipe, subnet: SubNet) -> None:
+def require_same(key: str, kept: dict[str, Any], recipe: DistillRecipe, subnet: SubNet) -> None:
     """Refuse a run that was kept but made otherwise than is asked now."""
     theirs = {**kept["recipe"], "removed": sorted(kept["removed"])}
     mine = {**dataclasses.asdict(recipe), "removed": outermost(skipped_blocks(subnet))}
@@ -228,8 +230,8 @@ def main(
             label, path = each.split("=")
             method, loss, features = label.split(":")
             key = f"{method} {loss} {features} seed {seed}"
-            recipe = Recipe(
-                loss=loss_of(loss),
+            recipe = DistillRecipe(
+                loss=Loss(loss),
                 features=Granularity(features),
                 iterations=iterations,
                 batch=batch,

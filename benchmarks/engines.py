@@ -26,12 +26,13 @@ from benchmarks.record import write
 from engines.base import make_engine
 from engines.bench.records import Contender, Kind, Row
 from engines.bench.run import in_turn
+from engines.kinds import engine_names
 from exporter.bundle import Bundle, Shape
+from search.core.actions import Action
 from search.core.program import plan_program
-from search.core.subnet import Action
+from search.core.table import keep_of, with_actions
 from search.methods.options import Options, names_of
 from search.methods.registry import search
-from search.methods.schedules import keep_of, with_actions
 from search.model.pipeline import open_pipeline
 
 if TYPE_CHECKING:
@@ -295,14 +296,14 @@ def main(
     is_trial: bool,
 ) -> None:
     """Measure every engine and write results/engines-SIZE.json."""
-    for name in names_of(engines):
+    for name in names_of(engines, engine_names()):
         make_engine(name, "cpu")
     with tempfile.TemporaryDirectory() as temporary:
         made = export_all(folder or Path(temporary), size, steps, pixels)
         result: dict[str, Any] = {}
         settings = {"steps": steps, "pixels": pixels, "call_rounds": call_rounds}
         settings |= {"rounds": rounds, "warmup": warmup}
-        for engine in names_of(engines):
+        for engine in names_of(engines, engine_names()):
             result[engine] = {"calls": calls(made, engine, call_rounds, steps)}
             if rounds:
                 result[engine]["loops"] = loops(made, engine, rounds, warmup)

@@ -114,7 +114,7 @@ def compare_random(
         subnet = search(each.opened, "random", options)
 
         def by_hand(request: Request, subnet: SubNet = subnet) -> torch.Tensor:
-            with gated_by_hand(each.opened.denoiser, subnet):
+            with gated_by_hand(each.opened.denoiser, subnet, each.opened.family):
                 return each.plain(request)
 
         errors.append(each.error(subnet, by_hand))

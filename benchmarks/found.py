@@ -17,7 +17,7 @@ from benchmarks.parity_matrix import verified
 from benchmarks.record import write
 from engines.parity import K
 from search.core.subnet import SubNet
-from search.methods.schedules import keep_of
+from search.core.table import keep_of
 from tests.pipelines import SHIPPED
 
 

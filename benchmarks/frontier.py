@@ -19,10 +19,10 @@ from examples.shapes.pictures import draw
 from search.core.files import require_free, write_atomically
 from search.frontier.judge import Judge
 from search.frontier.run import run_frontier
-from search.frontier.settings import Method, Settings, methods_of
+from search.frontier.settings import FrontierSettings, Method
 from search.frontier.table import as_csv
 from search.frontier.write import write_frontier
-from search.methods.options import keeps_of
+from search.methods.options import keeps_of, names_of
 from search.model.pipeline import open_pipeline
 
 if TYPE_CHECKING:
@@ -75,12 +75,14 @@ def main(
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         judge = HERE / "judge.onnx"
-        settings = Settings(
+        settings = FrontierSettings(
             steps=steps,
             scheduler=scheduler,
             guidance=GUIDANCE[name],
             keeps=keeps_of(keep),
-            methods=tuple(Method) if methods is None else methods_of(methods),
+            methods=tuple(Method)
+            if methods is None
+            else tuple(map(Method, names_of(methods, tuple(Method)))),
             count=count,
             judge=judge,
             features=save_real_features(name, judge, Path(folder) / "real.npy"),

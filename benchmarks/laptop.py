@@ -21,11 +21,11 @@ from search.laptop.additivity import draw
 from search.laptop.layers import layers_of, params_of
 from search.laptop.loss import OutputLoss
 from search.laptop.recipe import remove_layers
-from search.laptop.settings import Criterion, Settings
+from search.laptop.settings import Criterion, LaptopSettings
 from search.laptop.tuples import draw_tuples
+from search.methods.full import full
 from search.methods.options import Options
 from search.methods.prompts import default_prompts
-from search.methods.registry import full
 from search.model.pipeline import open_pipeline
 
 if TYPE_CHECKING:
@@ -38,9 +38,9 @@ KEEPS = {"shapes-sd": (0.7, 0.5), "shapes-dit": (0.7025, 0.504, 0.7, 0.5)}
 """The first two of shapes-dit are what three and five of its ten blocks leave."""
 HELD_OUT_SEED = 100
 VARIANTS = {
-    "ours": Settings(),
-    "ours, by the output loss": Settings(criterion=Criterion.OUTPUT),
-    **{str(c): Settings(criterion=c, rounds=0) for c in Criterion},
+    "ours": LaptopSettings(criterion=Criterion.PICTURE, rounds=2),
+    "ours, by the output loss": LaptopSettings(criterion=Criterion.OUTPUT, rounds=2),
+    **{str(c): LaptopSettings(criterion=c, rounds=0) for c in Criterion},
 }
 """What is compared: our recipe by either loss, and every criterion's one-shot scores (`output`: the paper's)."""
 
@@ -100,7 +100,7 @@ def _timed(
     pipeline: Pipeline,
     whole: SubNet,
     keeps: tuple[float, ...],
-    settings: Settings,
+    settings: LaptopSettings,
     tuples: int,
     folder: Path,
     console: Console,

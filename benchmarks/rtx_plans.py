@@ -33,7 +33,7 @@ def find(name: str, folder: Path) -> Path:
 def plans(name: str, folder: Path) -> dict[str, Any]:
     """Export a pipeline and build every graph of the bundle."""
     from engines.build import build_bundle
-    from engines.built import place_of, read_record
+    from engines.built import read_record, record_of
     from exporter.export import export
     from search.methods.options import Options
     from search.methods.registry import search
@@ -48,7 +48,7 @@ def plans(name: str, folder: Path) -> dict[str, Any]:
     build_bundle(bundle, engine)
     graphs = {}
     for graph in bundle.models:
-        record = read_record(place_of(bundle, engine, graph).with_suffix(".json"))
+        record = read_record(record_of(bundle, engine, graph))
         if record is None:
             msg = f"{name}: {graph} has no plan"
             raise RuntimeError(msg)

@@ -44,7 +44,7 @@ def main(name: str, keep: str, out: Path | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         search = measured(
             "-m", "cli", "search", HERE / name, "-o", (out or Path(folder)) / "found.json",
-            "--method", "dip-go", "--keep", keep, "--guidance", guidance,
+            "--method", "carve", "--keep", keep, "--guidance", guidance,
         )  # fmt: skip
     once = measured("-c", SAMPLE, HERE / name, guidance)
     ratio = round(search["peak_mb"] / once["peak_mb"], 2)

@@ -19,11 +19,13 @@ from benchmarks.frontier import GUIDANCE, REAL
 from benchmarks.record import write
 from examples.shapes.evaluate import HELD_OUT_SEED, HERE
 from examples.shapes.pictures import draw
+from search.core.actions import Action
 from search.core.liveness import unroll
-from search.core.subnet import Action, Granularity, SubNet
+from search.core.subnet import Granularity, SubNet
 from search.frontier.judge import Judge, frechet_distance
+from search.methods.full import full
 from search.methods.options import Options, keeps_of
-from search.methods.registry import full, search_keeps
+from search.methods.registry import search_keeps
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.reference import sample
@@ -44,10 +46,8 @@ def tables(
     """The full sampler, our search's tables, and DeepCache with a fitted sampler."""
     stage = replace(options, granularity=Granularity.STAGE)
     yield "full", full(pipeline, stage)
-    for keep, found in zip(
-        keeps, search_keeps(pipeline, "dip-go", stage, list(keeps)), strict=True
-    ):
-        yield f"dip-go keep {keep:g}", found
+    for keep, found in zip(keeps, search_keeps(pipeline, "carve", stage, list(keeps)), strict=True):
+        yield f"carve keep {keep:g}", found
     for interval in intervals:
         chosen = replace(options, interval=interval, fit_sampler=True)
         [found] = search_keeps(pipeline, "deepcache", chosen, [1.0])

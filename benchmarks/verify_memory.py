@@ -43,10 +43,11 @@ PIPELINE, BUNDLE = "pipeline", "bundle"
 
 def mostly_shallow(pipeline: Pipeline, steps: int, pixels: int) -> SubNet:
     """Everything at every `INTERVAL`-th step, the last layers at the others."""
-    from search.core.subnet import Action, Granularity
+    from search.core.actions import Action
+    from search.core.subnet import Granularity
+    from search.core.table import with_actions
     from search.methods.options import Options
     from search.methods.registry import search
-    from search.methods.schedules import with_actions
 
     options = Options(steps=steps, height=pixels, width=pixels, granularity=Granularity.LAYER)
     whole = search(pipeline, "full", options)

@@ -9,7 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from engines.builder import PARTIAL, Job, build_apart
-from engines.built import earlier_records, misfit, place_of, read_record, source_of
+from engines.built import earlier_records, is_built, read_record, record_of, source_of
+from engines.kinds import engine_kind
 from engines.runner import Runner
 from engines.temporary import remove_stale
 from exporter.bundle import WEIGHTS
@@ -23,31 +24,6 @@ if TYPE_CHECKING:
 
     from engines.base import Engine, Report
     from exporter.bundle import Bundle
-
-
-@dataclass(frozen=True)
-class Rates:
-    """What building costs on one core, roughly: seconds are `start + per_node n + per_gigabyte g`.
-
-    Attributes:
-        start: of a process with the library.
-        per_node: of the graph.
-        per_gigabyte: of its weights.
-        growth: bytes of what is built, per byte of weights.
-    """
-
-    start: float
-    per_node: float
-    per_gigabyte: float
-    growth: float
-
-
-RATES = {
-    "openvino": Rates(2, 0.002, 8, 1),
-    "tensorrt": Rates(10, 0.05, 20, 1.1),
-    "tensorrt-rtx": Rates(2, 0.005, 30, 1.3),
-}
-"""As measured on small graphs; what was built before in the bundle corrects them."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +105,7 @@ def plan_build(bundle: Bundle, engine: Engine, report: Report = lambda *_: None)
     for number, name in enumerate(graphs):
         report("look for what is built", number / len(graphs))
         items.append(_item(bundle, engine, name, scale))
-    return Plan(place_of(bundle, engine, graphs[0]).parent, tuple(items))
+    return Plan(record_of(bundle, engine, graphs[0]).parent, tuple(items))
 
 
 def build_bundle(
@@ -197,13 +173,19 @@ def _checked_graphs(bundle: Bundle, report: Report) -> list[str]:
 
 def _job(bundle: Bundle, engine: Engine, item: Item) -> Job:
     path = bundle.path.resolve()
-    place = path / place_of(bundle, engine, item.graph).relative_to(bundle.path)
-    source = source_of(bundle, engine, item.graph)
-    return Job(engine.name, engine.device, engine.options, path / item.graph, place, source)
+    return Job(
+        engine=engine.name,
+        device=engine.device,
+        options=engine.options,
+        graph=path / item.graph,
+        suffix=engine.suffix or "",
+        record=path / record_of(bundle, engine, item.graph).relative_to(bundle.path),
+        source=source_of(bundle, engine, item.graph),
+    )
 
 
 def _item(bundle: Bundle, engine: Engine, graph: str, scale: float) -> Item:
-    built = not misfit(bundle, engine, graph)
+    built = is_built(bundle, engine, graph)
     same = [
         record
         for record in earlier_records(bundle, engine.name, graph)
@@ -233,7 +215,7 @@ def _estimate(bundle: Bundle, engine: str, graph: str) -> tuple[float, int]:
     model = onnx.load(bundle.path / graph, load_external_data=False)
     tensors = filter(uses_external_data, model.graph.initializer)
     weights = sum(ExternalDataInfo(tensor).length or 0 for tensor in tensors)
-    rates = RATES[engine]
+    rates = engine_kind(engine).rates
     seconds = (
         rates.start + rates.per_node * len(model.graph.node) + rates.per_gigabyte * weights / 1e9
     )

@@ -14,8 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from filelock import FileLock
+
 from engines.base import EngineOptions, make_engine
-from engines.built import Record, Source
+from engines.built import Record, Source, flaw, read_record
 from engines.errors import EngineError
 from engines.temporary import process_name
 from exporter.bundle import sha256
@@ -24,6 +26,8 @@ from search.core.files import flush
 if TYPE_CHECKING:
     from engines.base import Report
 
+LOCK = ".lock"
+"""File that is locked while a build of a folder is made to count."""
 PARTIAL = ".partial-"
 """Begins the names of folders of what is not whole yet."""
 
@@ -37,7 +41,8 @@ class Job:
         device: as on the command line.
         options: of the engine.
         graph: the ONNX file.
-        out: what to make; its record goes beside it.
+        suffix: of the file to make.
+        record: where its record goes, and the file beside it.
         source: what the record says.
     """
 
@@ -45,7 +50,8 @@ class Job:
     device: str
     options: EngineOptions
     graph: Path
-    out: Path
+    suffix: str
+    record: Path
     source: Source
 
 
@@ -55,7 +61,7 @@ def build_apart(job: Job, report: Report = lambda *_: None) -> Record:
     Raises:
         EngineError: the graph cannot be built, or the process died.
     """
-    job.out.parent.mkdir(parents=True, exist_ok=True)
+    job.record.parent.mkdir(parents=True, exist_ok=True)
     # -P: a folder `engines` or `search` where the user happens to be is not ours.
     command = [sys.executable, "-P", "-m", "engines.builder"]
     paths = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
@@ -94,25 +100,45 @@ def build_apart(job: Job, report: Report = lambda *_: None) -> Record:
 
 
 def build_here(job: Job, report: Report) -> Record:
-    """Do a job in this process: the file appears whole or not at all, and its record after it."""
+    """Do a job in this process, unless another process has done it meanwhile."""
     engine = make_engine(job.engine, job.device, job.options)
     here = Source(job.source.graph, job.source.weights, engine.key())
     if different := here.differences(job.source):
         msg = f"{job.graph.name} is to be built for {different}; use workers that are all alike"
         raise EngineError(msg)
-    partial = job.out.parent / process_name(PARTIAL)
-    partial.mkdir()
+    found = read_record(job.record)
+    if found is not None and not flaw(job.record, found, job.source):
+        return found
+    partial = Path(tempfile.mkdtemp(prefix=f"{process_name(PARTIAL)}.", dir=job.record.parent))
     try:
-        made = partial / job.out.name
+        made = partial / f"{job.graph.stem}{job.suffix}"
         began = time.perf_counter()
         engine.build(job.graph, made, report)
         seconds = time.perf_counter() - began
-        record = Record(job.source, sha256(made), made.stat().st_size, seconds)
-        flush(made)
-        made.replace(job.out)
-        record.save(job.out.with_suffix(".json"))
+        return commit(made, job.suffix, job.record, job.source, seconds)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def commit(made: Path, suffix: str, record_path: Path, source: Source, seconds: float) -> Record:
+    """Make `made`, a file on the same disk, the built file of a record; returns the one that counts.
+
+    Of two builds of one graph the first that gets here stays, so that nobody's file is taken away.
+    """
+    digest = sha256(made)
+    file = f"{record_path.stem}.{digest[:16]}{suffix}"
+    record = Record(source, file, digest, made.stat().st_size, seconds)
+    flush(made)
+    with FileLock(record_path.parent / LOCK):
+        found = read_record(record_path)
+        if found is not None and not flaw(record_path, found, source):
+            return found
+        made.replace(record_path.parent / file)
+        flush(record_path.parent)
+        record.save(record_path)
+        for path in record_path.parent.glob(f"{record_path.stem}.*"):
+            if path.name not in (file, record_path.name):
+                path.unlink(missing_ok=True)
     return record
 
 
@@ -146,7 +172,7 @@ def _end_with_parent() -> None:
 
 
 def _job(content: dict[str, Any]) -> Job:
-    paths = {name: Path(content[name]) for name in ("graph", "out")}
+    paths = {name: Path(content[name]) for name in ("graph", "record")}
     parts = {
         "options": EngineOptions(**content["options"]),
         "source": Source(**content["source"]),

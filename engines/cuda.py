@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from engines.errors import EngineError
+from engines.errors import EngineError, NotRecordedError
+from search.core.precision import is_own, of_numpy, of_torch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -46,12 +47,8 @@ class Device:
     cuda: str
 
 
-def find_device() -> Device:
-    """The current GPU.
-
-    Raises:
-        EngineError: there is none that works.
-    """
+def require_cuda() -> None:
+    """Refuse to go on without a GPU that torch can use."""
     if not torch.cuda.is_available():
         how = (
             "install an NVIDIA driver"
@@ -60,6 +57,15 @@ def find_device() -> Device:
         )
         msg = f"there is no CUDA device that torch can use; {how}, or use an engine on --device cpu"
         raise EngineError(msg)
+
+
+def find_device() -> Device:
+    """The current GPU.
+
+    Raises:
+        EngineError: there is none that works.
+    """
+    require_cuda()
     major, minor = torch.cuda.get_device_capability()
     name, cuda = torch.cuda.get_device_name(), torch.version.cuda or ""
     return Device(name, f"{major}.{minor}", _driver(), cuda)
@@ -115,7 +121,10 @@ class TorchBuffers:
     on_host = False
 
     def __init__(self, device: str = "cuda", *, cuda_graph: bool = True) -> None:
+        """Refuse "cuda" where torch has no GPU."""
         self._device = torch.device(device)
+        if self._device.type == "cuda":
+            require_cuda()
         self._cuda_graph = cuda_graph and self._device.type == "cuda"
         self.arena = Arena(self._device)
         self.stream: Any = (
@@ -154,9 +163,7 @@ class TorchBuffers:
     def write(self, into: torch.Tensor, value: Any) -> None:
         """See `engines.buffers.Buffers`."""
         if not isinstance(value, torch.Tensor):
-            array = np.asarray(value)
-            wide = array.astype(np.float32) if array.dtype.name == "bfloat16" else array
-            value = torch.tensor(wide)
+            value = _tensor(np.asarray(value))
         with self._on_stream():
             into.copy_(value)
         self.wait()  # the values may be the caller's to change
@@ -165,17 +172,14 @@ class TorchBuffers:
         """See `engines.buffers.Buffers`."""
         with self._on_stream():
             here = buffer.cpu()
-        if here.dtype == torch.bfloat16:
-            import ml_dtypes
-
-            return here.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-        array: NDArray[Any] = here.numpy()
-        return array
+        dtype = _numpy_dtype(here.dtype)
+        array: NDArray[Any] = _bits(here.contiguous()).numpy()
+        return array.view(dtype)
 
     def finite(self, buffer: torch.Tensor) -> bool:
         """See `engines.buffers.Buffers`."""
         with self._on_stream():
-            return bool(torch.isfinite(buffer).all())
+            return bool(torch.isfinite(buffer.float()).all())
 
     def combination(
         self, row: NDArray[np.float32], terms: torch.Tensor, out: torch.Tensor
@@ -194,7 +198,8 @@ class TorchBuffers:
     def record(self, walk: Callable[[], None]) -> Callable[[], None]:
         """See `engines.buffers.Buffers`: a CUDA graph, recorded when it is first asked for.
 
-        What cannot be recorded is said in the log, and then walked call by call.
+        What a library refuses to record is said in the log, and then walked call by call; any other
+        error is raised.
         """
         return _Recorded(walk, self.stream, self.arena).run if self._cuda_graph else walk
 
@@ -205,6 +210,12 @@ class TorchBuffers:
 
     def _on_stream(self) -> AbstractContextManager[Any]:
         return nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
+
+
+def refusal(message: str) -> EngineError:
+    """The error of a library that did not start a call: while calls are recorded, of its own kind."""
+    recording = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+    return NotRecordedError(message) if recording else EngineError(message)
 
 
 class _Recorded:
@@ -227,11 +238,18 @@ class _Recorded:
             self._replay()
 
     def _record(self) -> Callable[[], None]:
-        graph = torch.cuda.CUDAGraph()
+        graph, own = torch.cuda.CUDAGraph(), list[EngineError]()
         try:
             with torch.cuda.graph(graph, stream=self._stream):
-                self._walk()
+                try:
+                    self._walk()
+                except EngineError as error:
+                    own.append(error)
+                    raise
         except RuntimeError as error:
+            # An EngineError is one, and may have been replaced by another at the recording's end.
+            if own and not isinstance(own[0], NotRecordedError):
+                raise own[0] from None
             logger.warning(
                 "the calls cannot be recorded as one CUDA graph (%s); they run one by one",
                 " ".join(str(error).split())[:300],
@@ -269,15 +287,27 @@ def form_of(tensor: torch.Tensor) -> Form:
 
 
 def _torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
-    found: torch.dtype = getattr(torch, dtype.name)
+    found: torch.dtype = getattr(torch, of_numpy(dtype).torch)
     return found
 
 
 def _numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
-    name = str(dtype).removeprefix("torch.")
-    if name == "bfloat16":
-        import ml_dtypes
+    return of_torch(str(dtype).removeprefix("torch.")).dtype
 
-        found: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-        return found
-    return np.dtype(name)
+
+_BITS = {1: "uint8", 2: "int16"}
+"""Bytes of a number -> a type of that size that numpy and torch both have."""
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor as numpy can take it: numbers that it has no type for as their bits."""
+    dtype = _numpy_dtype(tensor.dtype)
+    return tensor if is_own(dtype) else tensor.view(getattr(torch, _BITS[dtype.itemsize]))
+
+
+def _tensor(array: NDArray[Any]) -> torch.Tensor:
+    """A copy of the array; numbers that only ml_dtypes has go over as their bits."""
+    if is_own(array.dtype):
+        return torch.tensor(array)
+    bits = array.copy().view(_BITS[array.dtype.itemsize])
+    return torch.tensor(bits).view(_torch_dtype(array.dtype))

@@ -7,7 +7,7 @@ import json
 import statistics
 import time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -15,13 +15,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engines.errors import EngineError
+from engines.kinds import engine_kind
 from engines.machine import describe
 from exporter.carve import carve
 from exporter.variant import trace_denoiser
 from exporter.weights import refer, write_weights
+from search.core.actions import Action
 from search.core.files import write_atomically
 from search.core.program import Signature, plan_program
-from search.core.subnet import Action
+from search.core.table import always
+from search.core.topology import Target
 from search.core.versions import installed, versions_of
 from search.model.pipeline import open_for
 
@@ -127,9 +130,7 @@ class LatencyTable:
         self.setting = setting
         self.seconds = dict(seconds or {})
         self._measure = measure
-        self._whole = replace(
-            subnet, actions=((Action.RUN,) * len(subnet.topology.blocks),) * subnet.steps
-        )
+        self._whole = always(subnet, Action.RUN)
 
     def __call__(self, subnet: SubNet) -> float:
         """The seconds of all calls of `subnet`, as a fraction of those of the full sampler.
@@ -260,20 +261,36 @@ class Stopwatch:
         file = self._folder / f"call_{self._count:05d}.onnx"
         self._count += 1
         ir.save(carve(self._master, signature, file.stem), file)
-        session = self._engine.load(file)
-        random = np.random.default_rng(0)
-        inputs = {name: filled(form, random) for name, form in session.inputs.items()}
-        outputs = {name: np.zeros(*form) for name, form in session.outputs.items()}
-        taken = median_seconds(session.bind(inputs, outputs))
-        file.unlink()
+        taken = self._timed(file)
+        for each in self._folder.glob(f"{file.stem}.*"):
+            each.unlink()
         return taken
+
+    def _timed(self, file: Path) -> float:
+        """Median seconds of the graph in `file`, until its results are there."""
+        built = None
+        if engine_kind(self._engine.name).needs_build:
+            built = file.with_suffix(self._engine.suffix or "")
+            self._engine.build(file, built, lambda *_: None)
+        session, buffers = self._engine.load(file, built), self._engine.buffers
+        random = np.random.default_rng(0)
+        inputs = {name: buffers.zeros(*form) for name, form in session.inputs.items()}
+        outputs = {name: buffers.zeros(*form) for name, form in session.outputs.items()}
+        for name, form in session.inputs.items():
+            buffers.write(inputs[name], filled(form, random))
+        call = session.bind(inputs, outputs)
+
+        def run() -> None:
+            call()
+            buffers.wait()
+
+        return median_seconds(run)
 
     def _prepared(self) -> Master:
         """The master graph, its weights in the folder."""
         self._report("trace denoiser to measure it")
         pipeline = open_for(self._subnet, self._path, weights=False)
-        replaced = frozenset(self._subnet.topology.deltas)
-        master = trace_denoiser(pipeline, self._subnet, replaced, 1)
+        master = trace_denoiser(pipeline, self._subnet, frozenset(self._subnet.topology.bases), 1)
         refer(self._folder, master.model, write_weights(self._folder, [master.model]))
         return master
 
@@ -301,13 +318,15 @@ def _subject(subnet: SubNet) -> tuple[object, ...]:
 def filled(form: Form, random: np.random.Generator) -> NDArray[Any]:
     """Normal values; zeros where they are whole numbers."""
     shape, dtype = form
-    if np.issubdtype(dtype, np.floating):
+    if dtype.kind in "fV":  # V are those of ml_dtypes
         return np.asarray(random.standard_normal(shape), dtype)
     return np.zeros(shape, dtype)
 
 
 def _read_call(call: dict[str, Any]) -> tuple[Signature, float]:
-    targets = {name: tuple(map(int, call[name])) for name in ("computes", "reads", "writes")}
+    targets = {
+        name: tuple(map(Target.from_json, call[name])) for name in ("computes", "reads", "writes")
+    }
     seconds = float(call["seconds"])
     if not 0 < seconds < float("inf"):
         msg = f"the seconds of a call, {seconds}"

@@ -1,4 +1,4 @@
-"""From an ONNX file to a TensorRT plan; one code for TensorRT 10.12+ and 11 and for TensorRT-RTX.
+"""From an ONNX file to a TensorRT plan; one code for TensorRT 10.14+ and 11 and for TensorRT-RTX.
 
 In this file `trt` is the module of either library, and every function is given it.
 """
@@ -10,6 +10,8 @@ import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
 
 from engines.errors import EngineError
 from search.core.files import write_atomically
@@ -91,8 +93,8 @@ class Progress:
                 self._told = 0.0
 
 
-def build_plan(trt: Any, graph: Path, options: PlanOptions, report: Report) -> bytes:
-    """The plan of an ONNX file.
+def build_plan(trt: Any, graph: Path, out: Path, options: PlanOptions, report: Report) -> None:
+    """Write the plan of an ONNX file to `out`, from where the library built it and without a copy.
 
     Raises:
         EngineError: the library does not take the graph.
@@ -121,7 +123,7 @@ def build_plan(trt: Any, graph: Path, options: PlanOptions, report: Report) -> b
         raise EngineError(_refusal(trt, graph, log.errors))
     if options.timing_cache is not None:
         _save_cache(config, options.timing_cache)
-    return bytes(plan)
+    write_atomically(out, memoryview(plan))
 
 
 def make_log(trt: Any) -> Any:
@@ -195,9 +197,11 @@ def _open_cache(config: Any, file: Path) -> None:
 def _save_cache(config: Any, file: Path) -> None:
     """Write the build's timings, with what builds at the same time have written meanwhile."""
     cache = config.get_timing_cache()
-    if file.is_file():
-        cache.combine(config.create_timing_cache(file.read_bytes()), ignore_mismatch=False)
-    write_atomically(file, bytes(cache.serialize()))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file.with_suffix(".lock")):
+        if file.is_file():
+            cache.combine(config.create_timing_cache(file.read_bytes()), ignore_mismatch=False)
+        write_atomically(file, bytes(cache.serialize()))
 
 
 def _monitor(trt: Any, progress: Progress) -> Any:

@@ -14,10 +14,11 @@ from engines.built import load_graph
 from engines.errors import EngineError, NotFiniteError
 from engines.noise import TorchNoise
 from search.core.names import GUIDANCE, IMAGE, LATENTS, PREDICTION, SAMPLE
+from search.core.placeholders import written_out
 from search.core.prompt import Fill, PromptInput, class_number
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -76,6 +77,7 @@ class Runner:
         self._decode = decoder.bind({LATENTS: self._latents}, self._image)
         self._prologue, self._invariants = self._bind_prologue()
         self._rows = {n: self._buffers.rows(self._invariants[n]) for n in bundle.rows}
+        self._constants: list[Buffer] = []
         self._calls = [self._bind(call) for call in bundle.calls]
         self._combine = [self._combination(r, self._inputs[SAMPLE]) for r in sampler.inputs]
         self._finish = self._combination(sampler.final, self._latents)
@@ -182,11 +184,18 @@ class Runner:
             case Fill.GIVEN:
                 return bool(text)
             case Fill.IDS:
-                tokens = self._tokenizers[each.tokenizer].encode(text)
+                text, tokens = self._encoded(each, text)
                 _tell_cut(each, text, tokens)
                 return tokens.ids
             case Fill.MASK:
-                return self._tokenizers[each.tokenizer].encode(text).attention_mask
+                return self._encoded(each, text)[1].attention_mask
+
+    def _encoded(self, each: PromptInput, text: str) -> tuple[str, Any]:
+        """The text that is tokenised, and its tokens."""
+        tokenizer = self._tokenizers[each.tokenizer]
+        if each.placeholders:
+            text = written_out(text, tokenizer)
+        return text, tokenizer.encode(text)
 
     def call(
         self, number: int, sample: NDArray[np.float32], caches: dict[str, NDArray[np.float32]]
@@ -258,11 +267,19 @@ class Runner:
             **{name: self._slots[slot] for name, slot in call.reads.items()},
             **self._invariants,
             **{name: rows[row, ...] for name, rows in self._rows.items()},
+            **{name: self._constant(values) for name, values in call.coefficients.items()},
         }
         outputs = {name: self._slots[slot] for name, slot in call.writes.items()}
         if call.prediction is not None:
             outputs[PREDICTION] = self._predictions[call.prediction]
         return self._sessions[self.bundle.graphs[call.graph]].bind(inputs, outputs)
+
+    def _constant(self, values: Sequence[float]) -> Buffer:
+        """A buffer of its own with these values; kept, as a binding may hold no more than its address."""
+        buffer = self._buffers.zeros((len(values),), np.dtype(np.float32))
+        self._buffers.write(buffer, np.asarray(values, np.float32))
+        self._constants.append(buffer)
+        return buffer
 
     def _combination(self, row: NDArray[np.float64], out: Buffer) -> Callable[[], None]:
         """The sum of what is known and the predictions that `row` gives, up to the last that counts."""

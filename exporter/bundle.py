@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporter.errors import ExportError
+from search.core.precision import denoiser_precisions
 from search.core.program import distinct
 from search.core.prompt import Fill, PromptInput
 from search.core.sampler import SamplerTable
@@ -18,18 +19,19 @@ from search.core.subnet import SubNet
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-SCHEMA = 4
+SCHEMA = 5
+READABLE = (4, 5)
+"""Before schema 5 no call had coefficients."""
 KIND = "stepcarve-bundle"
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.bin"
-DTYPES = {"float32": 4, "float16": 2, "bfloat16": 2}
-"""Of a bundle's denoiser -> bytes of a value."""
 
 
 def require_dtype(name: str) -> None:
-    """Refuse a dtype that is not one of `DTYPES`."""
-    if name not in DTYPES:
-        msg = f"unknown dtype {name!r}; choose one of {', '.join(DTYPES)}"
+    """Refuse a dtype that a denoiser does not compute in."""
+    known = [each.name for each in denoiser_precisions()]
+    if name not in known:
+        msg = f"unknown dtype {name!r}; choose one of {', '.join(known)}"
         raise ExportError(msg)
 
 
@@ -68,6 +70,7 @@ class BundleCall:
         reads: graph input -> slot, for every cache it reads.
         writes: graph output -> slot, for every cache it writes.
         prediction: number of the noise prediction it makes, or None.
+        coefficients: graph input -> its values, for what an action mixes.
     """
 
     step: int
@@ -76,6 +79,7 @@ class BundleCall:
     reads: dict[str, int]
     writes: dict[str, int]
     prediction: int | None
+    coefficients: dict[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,7 @@ class Bundle:
 
     def __post_init__(self) -> None:
         """Check that every part refers to what is there; every problem is a `ValueError`."""
-        if self.dtype not in DTYPES:
+        if self.dtype not in [each.name for each in denoiser_precisions()]:
             msg = f"dtype {self.dtype!r}"
             raise ValueError(msg)
         if self.rows and self.prologue is None:
@@ -194,8 +198,11 @@ class Bundle:
         if not path.is_file():
             msg = f"the bundle {str(self.path)!r} lacks its file {name!r}; export again"
             raise ExportError(msg)
-        if path.is_symlink():
-            msg = f"the file {name!r} of the bundle {str(self.path)!r} is a link; put the file itself there"
+        if path.is_symlink() and not _is_blob(path):
+            msg = (
+                f"the file {name!r} of the bundle {str(self.path)!r} is a link to somewhere else than the "
+                "blobs of its hub cache; put the file itself there"
+            )
             raise ExportError(msg)
         found = sha256(path)
         if found != self.files[name]:
@@ -283,6 +290,14 @@ class Bundle:
         return _bundle(path, data, {"height": height, "width": width, "images": images})
 
 
+def _is_blob(link: Path) -> bool:
+    """Whether a link in a snapshot of a hub's cache leads to the blobs of the same model."""
+    for folder in link.absolute().parents:
+        if folder.name == "snapshots":
+            return link.resolve().parent == (folder.parent / "blobs").resolve()
+    return False
+
+
 def _find(shapes: Sequence[Shape], asked: Mapping[str, int | None], path: Path) -> int:
     """The first of `shapes`, those of the bundle at `path`, that has what is asked; None is anything."""
     for name, want in asked.items():
@@ -304,10 +319,10 @@ def _bundle(path: Path, data: Any, asked: Mapping[str, int | None]) -> Bundle:
     if not isinstance(data, dict) or data.get("kind") != KIND:
         msg = f"{str(path)!r} is not a bundle; give a directory written by stepcarve export"
         raise ExportError(msg)
-    if data.get("schema") != SCHEMA:
+    if data.get("schema") not in READABLE:
         msg = (
             f"the bundle {str(path)!r} has schema {data.get('schema')!r}, but this stepcarve reads "
-            f"{SCHEMA}; use the stepcarve that wrote it, or export again"
+            f"{READABLE[0]} to {READABLE[-1]}; use the stepcarve that wrote it, or export again"
         )
         raise ExportError(msg)
     try:

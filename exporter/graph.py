@@ -14,6 +14,7 @@ from onnx_ir.passes import common as passes
 from onnxscript import optimizer, rewriter
 from onnxscript.rewriter.rules import common as rules
 
+from exporter.argmax import spell_out_argmax
 from exporter.weights import keep
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def optimise(model: ir.Model, parameters: Collection[str]) -> None:
     _drop_void_squeezes(model.graph)
     _cast_joined(model.graph)
     _widen_masks(model.graph)
+    spell_out_argmax(model.graph)
     _transpose_weights(model.graph)
     given = set(model.graph.initializers)
     _simplify(

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from exporter.bundle import DTYPES
 from exporter.errors import ExportError
+from search.core.precision import precision_named
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,7 +47,7 @@ def needs_of(pipeline: Pipeline, dtype: str, variants: int = 1) -> Needs:
         dtype: of the denoiser in the bundle.
         variants: of the bundle; all their graphs are in memory before any is written.
     """
-    denoiser = sum(p.numel() for p in pipeline.denoiser.parameters()) * DTYPES[dtype]
+    denoiser = sum(p.numel() for p in pipeline.denoiser.parameters()) * precision_named(dtype).bytes
     modules = [
         module
         for name, module in pipeline.pipe.components.items()

@@ -2,54 +2,42 @@
 
 from __future__ import annotations
 
-import enum
 import math
 from typing import TYPE_CHECKING, Any
 
-from exporter.bundle import DTYPES
+from search.core.actions import Action
 from search.core.course import FROM_NOISE
 from search.core.liveness import Unrolled, unroll
+from search.core.precision import precision_named
 from search.core.program import plan_program
-from search.core.subnet import Action
+from search.core.topology import Kind
 
 if TYPE_CHECKING:
     from search.core.subnet import SubNet
 
 
-class Cell(enum.StrEnum):
-    """What becomes of one block at one step once dead work is gone."""
+def cells(subnet: SubNet) -> list[list[Action | None]]:
+    """Per step and block, what becomes of it once dead work is gone; None is neither computed nor read.
 
-    COMPUTED = "computed"
-    DELTA = "delta"
-    """Not computed: its fresh input plus its cached residual is read."""
-    SKIPPED = "skipped"
-    """Not computed: its fresh input is read."""
-    HELD = "held"
-    """Not computed, but its earlier output is read."""
-    GONE = "gone"
-    """Neither computed nor read."""
-
-
-def cells(subnet: SubNet) -> list[list[Cell]]:
-    """Per step and block, what becomes of it."""
+    REUSE stands for all that is read from the cache as it is.
+    """
     unrolled = unroll(subnet)
     return [
-        [_cell(unrolled, step, ports) for ports in subnet.topology.ports_of]
+        [_cell(subnet, unrolled, step, block) for block in range(len(subnet.topology.blocks))]
         for step in range(subnet.steps)
     ]
 
 
-def _cell(unrolled: Unrolled, step: int, ports: tuple[int, ...]) -> Cell:
-    computed = unrolled.computed[step]
-    if not computed.isdisjoint(ports):
-        return Cell.COMPUTED
-    topology, values = unrolled.topology, unrolled.values
-    for value in (values[number] for number in unrolled.made[step]):
-        if topology.is_sum(value.target) and topology.tensor(value.target) in ports:
-            adds = any(topology.is_residual(values[read].target) for read in value.reads)
-            return Cell.DELTA if adds else Cell.SKIPPED
-    read = {port for target in computed for port in topology.reads[target]}
-    return Cell.GONE if read.isdisjoint(ports) else Cell.HELD
+def _cell(subnet: SubNet, unrolled: Unrolled, step: int, block: int) -> Action | None:
+    topology, computed = subnet.topology, unrolled.computed[step]
+    ports = topology.ports_of[block]
+    mine = {target.kind for target in computed if target.port in ports}
+    if Kind.PORT in mine:
+        return Action.RUN
+    if Kind.MIX in mine:
+        return subnet.actions[step][block]
+    read = {port for target in computed for port in topology.reads(target)}
+    return None if read.isdisjoint(ports) else Action.REUSE
 
 
 def summarise(subnet: SubNet, batch: int = 1, dtype: str = "float32") -> dict[str, Any]:
@@ -60,6 +48,7 @@ def summarise(subnet: SubNet, batch: int = 1, dtype: str = "float32") -> dict[st
     full, kept = subnet.full_calls * topology.macs, sum(unrolled.macs)
     return {
         "method": subnet.method,
+        "origin": None if subnet.origin is None else subnet.origin.to_json(),
         "granularity": subnet.granularity,
         "denoiser": subnet.binding.denoiser,
         "scheduler": subnet.binding.scheduler,
@@ -74,8 +63,9 @@ def summarise(subnet: SubNet, batch: int = 1, dtype: str = "float32") -> dict[st
         **_without_attention(subnet, unrolled),
         "params": topology.params,
         "params_kept": unrolled.params,
-        "cache_bytes": sum(math.prod(shape) for shape in program.slots) * DTYPES[dtype],
-        "cache_bytes_per_step": [alive * DTYPES[dtype] for alive in program.alive],
+        "cache_bytes": sum(math.prod(shape) for shape in program.slots)
+        * precision_named(dtype).bytes,
+        "cache_bytes_per_step": [alive * precision_named(dtype).bytes for alive in program.alive],
         "macs_per_step": list(unrolled.macs),
         "signature_per_call": [call.signature for call in program.calls],
         "fitted": subnet.fitted is not None,
@@ -84,9 +74,11 @@ def summarise(subnet: SubNet, batch: int = 1, dtype: str = "float32") -> dict[st
         "course": vars(subnet.binding.course),
         "begins": subnet.binding.course.begins,
         "actions": [list(row) for row in subnet.actions],
-        "reused": sum(action is Action.REUSE for row in subnet.actions for action in row),
-        "deltas": sum(action is Action.DELTA for row in subnet.actions for action in row),
-        "skips": sum(action is Action.SKIP for row in subnet.actions for action in row),
+        "coefficients": [[step, block, list(w)] for step, block, w in subnet.coefficients],
+        "count": {
+            action: sum(each is action for row in subnet.actions for each in row)
+            for action in Action
+        },
     }
 
 

@@ -14,6 +14,7 @@ from exporter.errors import ExportError
 from exporter.prologue import Prologue, make_prologue
 from exporter.trace import Master, trace_master
 from search.core.names import GUIDANCE, SAMPLE, TIMESTEP
+from search.core.precision import precision_named
 from search.core.program import Program, plan_program
 from search.model.family import Request
 from search.model.trace import trace
@@ -74,7 +75,7 @@ class Variant:
             "latent_shape": [images, *binding.latent_shape],
             "noise_shape": [images, *binding.noise_shape],
             "rows": [] if self.prologue is None else list(self.prologue.rows),
-            **self.program.to_json(self.subnet.topology.tensor_names),
+            **self.program.to_json(self.subnet.topology.name),
             "sampler": self.sampler.to_json(),
         }
 
@@ -105,7 +106,7 @@ def carve_variant(
     table = pipeline.sampler(binding.course, size) if subnet.fitted is None else subnet.fitted.table
     program = plan_program(subnet, images)
     report(f"{shape}: trace denoiser")
-    master = trace_denoiser(pipeline, subnet, program.replaced(subnet.topology), images, dtype)
+    master = trace_denoiser(pipeline, subnet, program.bases, images, dtype)
     report(f"{shape}: trace text encoders and decoder")
     prompts = pipeline.family.conditioner(pipeline, _conditioning(pipeline, subnet, images))
     condition = conditioner_graph(prompts, dtype)
@@ -146,7 +147,7 @@ def _conditioning(pipeline: Pipeline, subnet: SubNet, batch: int) -> Request:
 def trace_denoiser(
     pipeline: Pipeline,
     subnet: SubNet,
-    replaced: AbstractSet[int],
+    bases: AbstractSet[int],
     batch: int,
     dtype: str = "float32",
 ) -> Master:
@@ -155,7 +156,7 @@ def trace_denoiser(
     Args:
         pipeline: that `subnet` is bound to.
         subnet: whose granularity, guidance and shape to trace at.
-        replaced: the blocks whose residuals, sums and bases are wanted.
+        bases: the ports whose bases are wanted.
         batch: images per prompt.
         dtype: of weights and activations.
 
@@ -168,7 +169,9 @@ def trace_denoiser(
         steps=binding.inference_steps,
         guidance=subnet.guidance,
     ).sized(pipeline.size(binding.noise_shape))
-    traced = trace(pipeline, subnet.granularity, request, getattr(torch, dtype))
+    traced = trace(
+        pipeline, subnet.granularity, request, getattr(torch, precision_named(dtype).torch)
+    )
     if not subnet.topology.has_blocks_of(traced.topology):
         msg = (
             f"the denoiser traced here has other blocks than the SubNet ({len(traced.topology.blocks)} "
@@ -181,7 +184,7 @@ def trace_denoiser(
             f"{traced.latent_shape}; search again with this pipeline's size"
         )
         raise ExportError(msg)
-    return trace_master(pipeline, traced, replaced)
+    return trace_master(pipeline, traced, bases)
 
 
 def _check_conditions(condition: Component, master: Master) -> None:

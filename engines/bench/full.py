@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from engines.errors import EngineError
 from exporter.bundle import MANIFEST, Bundle
-from search.core.subnet import Action
-from search.methods.schedules import keep_of
+from search.core.actions import Action
+from search.core.table import keep_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,17 +78,18 @@ def whole_table(subnet: SubNet) -> SubNet | None:
     if len(subnet.binding.timesteps) != subnet.full_calls:
         return None
     row = (Action.RUN,) * len(subnet.topology.blocks)
-    return replace(subnet, actions=(row,) * subnet.full_calls, fitted=None, method="full")
+    rows = (row,) * subnet.full_calls
+    return replace(subnet, actions=rows, coefficients=(), fitted=None, method="full")
 
 
 def _longer(subnet: SubNet, pipeline: Path) -> SubNet:
     """The same for a SubNet that is itself a sampler of fewer steps."""
+    from search.methods.full import full
     from search.methods.options import Options
-    from search.methods.registry import full
     from search.model.pipeline import open_pipeline
 
     opened = open_pipeline(pipeline, weights=False)
-    opened.use_scheduler(subnet.binding.scheduler)
+    opened.use_scheduler(subnet.binding.scheduler, subnet.binding.scheduler_options)
     height, width = opened.size(subnet.binding.noise_shape)
     options = Options(
         steps=subnet.full_calls,

@@ -7,9 +7,6 @@ import statistics
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from engines.errors import EngineError
-from search.methods.options import names_of
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -29,16 +26,6 @@ class Against(enum.StrEnum):
     """The DeepCache package on diffusers' own pipeline."""
     COMPILE = "compile"
     """diffusers' own pipeline with its denoiser compiled by torch.compile."""
-
-
-def against_of(text: str) -> tuple[Against, ...]:
-    """`eager,deepcache` as a tuple; empty is none."""
-    names = names_of(text)
-    unknown = sorted(set(names) - set(Against))
-    if unknown:
-        msg = f"cannot compare with {unknown}; choose among {', '.join(Against)}"
-        raise EngineError(msg)
-    return tuple(map(Against, names))
 
 
 class Kind(enum.StrEnum):

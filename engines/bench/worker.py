@@ -16,6 +16,7 @@ from engines.memory import Memory, while_running
 from engines.parity import given_latents
 from engines.runner import Runner
 from exporter.bundle import Bundle
+from search.core.precision import precision_named
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,7 +123,7 @@ class InTorch:
         subnet = bundle.subnet
         self._opened = open_for(subnet, contender.pipeline, weights=True, device=contender.device)
         if contender.dtype != "float32":
-            self._opened.pipe.to(getattr(torch, contender.dtype))
+            self._opened.pipe.to(getattr(torch, precision_named(contender.dtype).torch))
         latents = given_latents(bundle, SEED)
         self._course = subnet.binding.course
         self._subnet = subnet if contender.kind is Kind.REFERENCE else None

@@ -11,6 +11,7 @@ from engines.errors import EngineError
 from engines.parity.inputs import given_latents, inputs_of
 from engines.parity.measure import psnr, relative_l2
 from engines.parity.record import K, Parity, Pictures, Rung
+from search.core.precision import precision_named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -116,8 +117,8 @@ def _with_onnx(
     """The engines to climb, that of the ONNX graphs first; and why that one is not there."""
     if any((each.name, each.device) == ONNX for each in engines):
         return sorted(engines, key=lambda each: (each.name, each.device) != ONNX), ()
-    if bundle.dtype == "bfloat16":
-        why = "ONNX Runtime has no bfloat16 kernels on the CPU"
+    if not precision_named(bundle.dtype).on_cpu:
+        why = f"ONNX Runtime has no {bundle.dtype} kernels on the CPU"
     else:
         try:
             return [make_engine(*ONNX), *engines], ()

@@ -16,6 +16,8 @@ from engines.runner import Runner
 from engines.temporary import process_name, remove_stale
 from exporter.bundle import sha256
 from search.core.names import PREDICTION
+from search.core.precision import precision_named
+from search.core.topology import port_of, residual_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,7 +62,7 @@ def first_block(reference: Reference, engine: Engine, rung: Rung, k: float) -> s
 
 def _block(name: str) -> str:
     """The block that a tensor belongs to."""
-    return name.rpartition(":")[0]
+    return name.rpartition("..")[2].partition(":")[0]
 
 
 def _before(order: list[str], off: str) -> str:
@@ -106,12 +108,16 @@ def _exposed(bundle: Bundle, number: int, names: list[str]) -> Iterator[Bundle]:
     if not inner and not call.writes:
         msg = f"{source} does not name what its blocks emit; export again with this stepcarve"
         raise EngineError(msg)
-    kind = getattr(onnx.TensorProto, _KINDS[bundle.dtype])
-    tensors = {name: tensor for tensor, name in topology.tensor_names.items()}
+    kind = getattr(onnx.TensorProto, precision_named(bundle.dtype).onnx)
+    shapes = {
+        topology.name(target): port.shape
+        for number, port in enumerate(topology.ports)
+        for target in (port_of(number), residual_of(number))
+    }
     slots = list(bundle.slots)
     writes = dict(call.writes)
     for name in inner:
-        rows, *rest = topology.shape(tensors[name])
+        rows, *rest = shapes[name.rpartition("..")[2]]
         shape = (rows * bundle.latent_shape[0], *rest)
         model.graph.output.append(onnx.helper.make_tensor_value_info(name, kind, shape))
         writes[name] = len(slots)
@@ -130,8 +136,6 @@ def _exposed(bundle: Bundle, number: int, names: list[str]) -> Iterator[Bundle]:
 
 PREFIX = ".bisect-"
 """Begins the names of such copies."""
-_KINDS = {"float32": "FLOAT", "float16": "FLOAT16", "bfloat16": "BFLOAT16"}
-"""Of a bundle -> of ONNX."""
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from engines.parity.measure import relative_l2
 from engines.parity.reference import images_of
 from engines.parity.replay import TorchDenoiser, predictor_of, replay
 from search.core.names import PREDICTION
+from search.core.precision import precision_named
 from search.core.program import plan_program
 from search.model.decoder import Decoder
 from search.model.reference import forward_replaced, gated
@@ -43,9 +44,6 @@ ROUNDING = 2.0**-24
 """Of float32, in which samplers add up whatever the precision: no floor is lower."""
 FEW = 16
 """Numbers per sample: an argument of no more is a timestep, a scale or sizes."""
-_HALF = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-LARGEST = {"float32": 2.0**-12, "float16": 2.0**-5, "bfloat16": 2.0**-4}
-"""What a call's floor may be: about half of the precision's digits, beyond which nothing is compared."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ def block_floors(reference: Reference, precision: str, call: Replayed) -> dict[s
 def _require_digits(precision: str, number: int, floors: Mapping[str, float]) -> None:
     """Refuse floors of a call beyond which nothing is compared."""
     for name, floor in floors.items():
-        if not floor <= LARGEST[precision]:
+        if not floor <= precision_named(precision).floor:
             msg = (
                 f"PyTorch in {precision} gives {name!r} at call {number} with a relative error of "
                 f"{floor:.1e} against PyTorch in more digits, so there is nothing to hold an engine "
@@ -158,12 +156,12 @@ def _free_floors(precise: TorchDenoiser) -> tuple[tuple[float, ...], float]:
 
 def _denoiser_for(reference: Reference, precision: str) -> TorchDenoiser:
     """The denoiser in what `precision` is measured by; it computes so within `_casting`."""
-    if precision in _HALF:
-        predictor, dtype = predictor_of(reference), _HALF[precision]
-    else:
+    if precision == "float32":
         dtype = torch.float64
         with cast_weights(_modules(reference.opened), dtype):
             predictor = predictor_of(reference)
+    else:
+        predictor, dtype = predictor_of(reference), getattr(torch, precision_named(precision).torch)
     return TorchDenoiser(reference, predictor, dtype, torch.float64)
 
 
@@ -172,7 +170,7 @@ def _casting(precise: TorchDenoiser) -> Iterator[None]:
     """While open, the pipeline's denoiser takes any dtype and computes in that of `precise`."""
     opened, dtype = precise.reference.opened, precise.dtype
     denoiser: nn.Module = opened.denoiser
-    modules = convertible_modules(denoiser) if dtype in _HALF.values() else denoiser.modules()
+    modules = denoiser.modules() if dtype is torch.float64 else convertible_modules(denoiser)
     forward = _forward_in(dtype, denoiser.forward, opened.family.timestep)
     with cast_weights(modules, dtype), forward_replaced(denoiser, forward):
         yield

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from exporter.bundle import Bundle
     from search.core.liveness import Unrolled
+    from search.core.program import Program
     from search.core.sampler import SamplerTable
 
 ROUNDING = 1e-6
@@ -41,34 +42,50 @@ def check_manifest(bundle: Bundle, table: SamplerTable) -> tuple[str, ...]:
             "export again"
         )
         return (msg,)
-    return (*_cache_faults(bundle), *_sampler_faults(bundle, program.reduce(table)))
+    return (
+        *_cache_faults(bundle),
+        *_coefficient_faults(bundle, program),
+        *_sampler_faults(bundle, program.reduce(table)),
+    )
+
+
+def _coefficient_faults(bundle: Bundle, program: Program) -> Iterator[str]:
+    """What the actions of a call mix with other numbers than the SubNet's."""
+    asked = program.to_json(bundle.subnet.topology.name)["calls"]
+    for number, (call, wanted) in enumerate(zip(bundle.calls, asked, strict=True)):
+        for name in sorted(call.coefficients.keys() | wanted["coefficients"].keys()):
+            found, right = call.coefficients.get(name), wanted["coefficients"].get(name)
+            if found != right:
+                yield (
+                    f"call {number} (step {call.step}) has {name} {found}, the SubNet asks for {right}; "
+                    "export again"
+                )
 
 
 def _cache_faults(bundle: Bundle) -> Iterator[str]:
     """Follow what every slot holds through the calls."""
     unrolled = unroll(bundle.subnet)
-    tensors = {name: tensor for tensor, name in unrolled.topology.tensor_names.items()}
     held: dict[int, tuple[int, str]] = {}
     for number, call in enumerate(bundle.calls):
+        values = unrolled.named(call.step)
         for name, slot in call.reads.items():
-            made = _made(unrolled, call.step, tensors.get(name))
-            if held.get(slot) != (made, name):
+            wanted = _made(unrolled, values, name)
+            if held.get(slot) != wanted:
                 yield (
                     f"call {number} (step {call.step}) reads {name!r} from slot {slot}, which then "
-                    f"holds {_holding(held, slot)}; the SubNet asks for that of step {made}"
+                    f"holds {_holding(held, slot)}; the SubNet asks for {wanted[1]!r} of step {wanted[0]}"
                 )
         if both := sorted(set(call.reads.values()) & set(call.writes.values())):
             yield f"call {number} (step {call.step}) reads and writes slots {both}; export again"
-        held |= {
-            slot: (_made(unrolled, call.step, tensors.get(name)), name)
-            for name, slot in call.writes.items()
-        }
+        held |= {slot: _made(unrolled, values, name) for name, slot in call.writes.items()}
 
 
-def _made(unrolled: Unrolled, step: int, tensor: int | None) -> int:
-    """The step that computed the tensor in place at `step`; -1 if there is none."""
-    number = unrolled.effective[step].get(-1 if tensor is None else tensor)
-    return -1 if number is None else unrolled.values[number].step
+def _made(unrolled: Unrolled, values: Mapping[str, int], name: str) -> tuple[int, str]:
+    """The step that made what is called `name`, and what it was called there; step -1 if none did."""
+    if name not in values:
+        return -1, name
+    value = unrolled.values[values[name]]
+    return value.step, unrolled.topology.name(value.tensor)
 
 
 def _holding(held: Mapping[int, tuple[int, str]], slot: int) -> str:

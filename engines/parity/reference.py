@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
+from search.core.actions import Action
 from search.core.errors import SearchError
 from search.core.liveness import Unrolled, unroll
-from search.core.subnet import Action
+from search.core.table import always
+from search.core.topology import PREDICTION
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_for
 from search.model.reference import Trajectory, forward_replaced, gated, sample
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from exporter.bundle import Bundle
     from search.core.sampler import SamplerTable
     from search.core.subnet import SubNet
+    from search.core.topology import Target
 
     Array = NDArray[Any]
 
@@ -72,13 +75,9 @@ class Reference:
         """The SubNet's values."""
         return unroll(self.subnet)
 
-    @cached_property
-    def _tensors(self) -> dict[str, int]:
-        return {name: tensor for tensor, name in self.subnet.topology.tensor_names.items()}
-
-    def origin(self, step: int, name: str) -> tuple[int, int] | None:
-        """Where the tensor `name` that is in place at `step` was computed, as (step, target)."""
-        number = self.unrolled.effective[step].get(self._tensors.get(name, -1))
+    def origin(self, step: int, name: str) -> tuple[int, Target] | None:
+        """Where the tensor that the call of `step` knows as `name` was computed, as (step, target)."""
+        number = self.unrolled.named(step).get(name)
         if number is None:
             return None
         value = self.unrolled.values[number]
@@ -100,13 +99,13 @@ class Reference:
         made: NDArray[np.float32] = self.gated.latents[-1].numpy(force=True)
         return made
 
-    def computed(self, step: int) -> dict[int, str]:
+    def computed(self, step: int) -> dict[Target, str]:
         """What the blocks compute at `step`, in that order: target -> name."""
         topology = self.subnet.topology
         return {
-            target: topology.tensor_names[topology.tensor(target)]
-            for target in sorted(self.unrolled.computed[step], key=topology.tensor)
-            if target != topology.output
+            target: topology.name(target)
+            for target in sorted(self.unrolled.computed[step], key=lambda each: each.port)
+            if target != PREDICTION
         }
 
 
@@ -189,7 +188,7 @@ def _gated_in_full(
 ) -> dict[int, tuple[Array, Array]]:
     """By step, what each of `calls` gave and what it gives under a SubNet that runs everything."""
     # Blocks that were removed from the pipeline for good run too: what stands there hands on its input.
-    whole = replace(subnet, actions=((Action.RUN,) * len(subnet.topology.blocks),) * subnet.steps)
+    whole = always(subnet, Action.RUN)
     with torch.no_grad(), gated(denoiser, whole, steps=sorted(calls)):
         return {
             step: (

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engines.parity.reference import Reference
+    from search.core.topology import Target
 
     Array = NDArray[Any]
     Observe = Callable[[str, torch.Tensor], None]
@@ -72,11 +73,11 @@ class TorchDenoiser:
         known = {reference.origin(step, name): tensor for name, tensor in reads.items()}
         names = reference.computed(step)
 
-        def recall(step: int, target: int) -> torch.Tensor | None:
+        def recall(step: int, target: Target) -> torch.Tensor | None:
             tensor = known.get((step, target))
             return None if tensor is None else torch.from_numpy(tensor).to(self.dtype)
 
-        def see(_step: int, target: int, tensor: torch.Tensor) -> None:
+        def see(_step: int, target: Target, tensor: torch.Tensor) -> None:
             observe(names[target], tensor)
 
         gates = gated(
@@ -103,7 +104,7 @@ def replay(reference: Reference, *, inner: Collection[int] = ()) -> Iterator[Rep
         for number, call in enumerate(calls)
         for name in call.reads
     }
-    caches: dict[tuple[int, int] | None, Array] = {}
+    caches: dict[tuple[int, Target] | None, Array] = {}
     denoiser = TorchDenoiser(reference, predictor_of(reference), torch.float32, torch.float32)
     for number, call in enumerate(calls):
         origins = {name: reference.origin(call.step, name) for name in call.reads}

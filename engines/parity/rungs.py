@@ -14,8 +14,8 @@ from engines.parity.manifest import check_manifest
 from engines.parity.measure import compare
 from engines.parity.record import CallParity, Rung
 from engines.runner import Runner
+from search.core.actions import Action
 from search.core.names import PREDICTION
-from search.core.subnet import Action
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

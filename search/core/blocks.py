@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from search.core.subnet import Action
+from search.core.actions import Action
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

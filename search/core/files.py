@@ -20,7 +20,7 @@ SIZE_LIMIT = 2**20
 """Bytes of a file of settings."""
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
+def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
     """Write `content` to a temporary sibling, flush it to disk and rename it to `path`."""
     data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -172,16 +172,39 @@ def read_text(path: Path) -> str:
 def require_pipeline(path: Path) -> Path:
     """The index of a diffusers pipeline directory, or a SearchError that says what is there instead."""
     index = path / "model_index.json"
+    if not index.is_file():
+        raise SearchError(_no_pipeline(path))
+    return index
+
+
+def _no_pipeline(path: Path) -> str:
+    """What is at `path` instead of a pipeline, and what to do."""
+    for scheme in ("https:/", "http:/"):
+        if str(path).startswith(scheme):  # a path has no two slashes in a row
+            address = scheme + "/" + str(path).removeprefix(scheme).lstrip("/")
+            return (
+                f"{address!r} is an address; download the pipeline, as with `hf download`, and give its "
+                "directory"
+            )
+    if path.is_file():
+        return (
+            f"{str(path)!r} is a file; open it with diffusers' from_single_file, save that with "
+            "save_pretrained, and give the directory"
+        )
     if not path.is_dir():
-        msg = (
+        return (
             f"there is no directory {str(path)!r}; give a diffusers pipeline directory "
             "(models of a hub have to be downloaded first)"
         )
-        raise SearchError(msg)
-    if not index.is_file():
-        msg = (
-            f"{str(path)!r} has no model_index.json, so it is not a diffusers pipeline; "
-            "give a directory written by save_pretrained"
+    if (path / "modular_model_index.json").is_file():
+        return (
+            f"{str(path)!r} is a modular pipeline of diffusers (modular_model_index.json), a kind that "
+            "stepcarve does not read; give one with a model_index.json"
         )
-        raise SearchError(msg)
-    return index
+    inside = sorted(each.parent for each in path.glob("snapshots/*/model_index.json"))
+    if inside:
+        return f"{str(path)!r} is a hub's cache; give the snapshot in it, {str(inside[-1])!r}"
+    return (
+        f"{str(path)!r} has no model_index.json, so it is not a diffusers pipeline; "
+        "give a directory written by save_pretrained"
+    )

@@ -10,14 +10,19 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from search.core.actions import RECORDS
 from search.core.liveness import Unrolled, unroll
+from search.core.topology import PREDICTION, Kind, Target
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
     from search.core.sampler import SamplerTable
     from search.core.subnet import SubNet
-    from search.core.topology import Topology
+
+
+COEFFICIENTS = ":coefficients"
+"""Ends the name of the input of a step graph that takes the coefficients of a mix."""
 
 
 @dataclass(frozen=True)
@@ -25,18 +30,23 @@ class Signature:
     """What makes two calls the same graph.
 
     Attributes:
-        computes: targets of the topology that the call computes; a sum is that of a SKIP if its
-            residual is not among the reads.
+        computes: targets of the topology that the call computes.
         reads: tensors of the topology that it reads from the cache.
         writes: tensors it computes and a later call reads; calls that differ only in these share a
             signature that writes them all.
         predicts: whether it computes a noise prediction.
     """
 
-    computes: tuple[int, ...]
-    reads: tuple[int, ...]
-    writes: tuple[int, ...]
+    computes: tuple[Target, ...]
+    reads: tuple[Target, ...]
+    writes: tuple[Target, ...]
     predicts: bool
+
+    @property
+    def mixes(self) -> tuple[Target, ...]:
+        """The mixes it computes, in order."""
+        found = (target for target in self.computes if target.kind is Kind.MIX)
+        return tuple(sorted(found, key=lambda target: target.port))
 
 
 @dataclass(frozen=True)
@@ -51,14 +61,16 @@ class Call:
         writes: per tensor that is written, the slot to write to; one that nobody reads goes to a slot
             that holds nothing during this call.
         prediction: number of the noise prediction it makes, or None.
+        coefficients: per mix whose action leaves some to the cell, these.
     """
 
     step: int
     timestep: float
     signature: int
-    reads: dict[int, int]
-    writes: dict[int, int]
+    reads: dict[Target, int]
+    writes: dict[Target, int]
     prediction: int | None
+    coefficients: dict[Target, tuple[float, ...]]
 
 
 @dataclass(frozen=True)
@@ -89,12 +101,13 @@ class Program:
         """The full sampler's table, one row per step, as one row per call of this program."""
         return table.merge(self.origins, [call.step for call in self.calls])
 
-    def replaced(self, topology: Topology) -> frozenset[int]:
-        """The blocks that DELTA or SKIP stands in for in some call."""
+    @property
+    def bases(self) -> frozenset[int]:
+        """The ports whose bases some call computes."""
         computed = {target for signature in self.signatures for target in signature.computes}
-        return frozenset(block for block in topology.deltas if topology.sum(block) in computed)
+        return frozenset(target.base for target in computed if target.base >= 0)
 
-    def to_json(self, names: Mapping[int, str]) -> dict[str, Any]:
+    def to_json(self, name: Callable[[Target], str]) -> dict[str, Any]:
         """As plain JSON values, with tensors by name."""
         return {
             "calls": [
@@ -102,9 +115,12 @@ class Program:
                     "step": call.step,
                     "timestep": call.timestep,
                     "graph": call.signature,
-                    "reads": {names[t]: slot for t, slot in call.reads.items()},
-                    "writes": {names[t]: slot for t, slot in call.writes.items()},
+                    "reads": {name(t): slot for t, slot in call.reads.items()},
+                    "writes": {name(t): slot for t, slot in call.writes.items()},
                     "prediction": call.prediction,
+                    "coefficients": {
+                        f"{name(t)}{COEFFICIENTS}": list(w) for t, w in call.coefficients.items()
+                    },
                 }
                 for call in self.calls
             ],
@@ -120,13 +136,11 @@ def distinct(timesteps: Iterable[float]) -> tuple[float, ...]:
 def plan_program(subnet: SubNet, batch: int) -> Program:
     """Unroll `subnet` for `batch` images per prompt."""
     unrolled = unroll(subnet)
-    output = subnet.topology.output
-    origins = tuple(unrolled.values[row[output]].step for row in unrolled.effective)
+    origins = tuple(unrolled.values[row[PREDICTION]].step for row in unrolled.effective)
     predictions = sorted(set(origins))
-    last_read = _last_reads(unrolled)
-    signature_of = _signatures(unrolled, last_read)
+    signature_of = _signatures(unrolled)
     signatures = list(dict.fromkeys(signature_of.values()))
-    buffers = _assign_slots(unrolled, last_read, signature_of, batch)
+    buffers = _assign_slots(unrolled, signature_of, batch)
     return Program(
         signatures=tuple(signatures),
         calls=tuple(
@@ -135,84 +149,72 @@ def plan_program(subnet: SubNet, batch: int) -> Program:
                 timestep=subnet.timesteps[step],
                 signature=signatures.index(signature),
                 reads={
-                    tensor: buffers.slot_of[number]
-                    for tensor, number in sorted(_cache_reads(unrolled, step).items())
+                    tensor: buffers.slot_of[unrolled.cache_reads[step][tensor]]
+                    for tensor in signature.reads
                 },
-                writes=dict(sorted(buffers.writes[step].items())),
+                writes=buffers.writes[step],
                 prediction=predictions.index(step) if signature.predicts else None,
+                coefficients=_coefficients(unrolled, step),
             )
             for step, signature in signature_of.items()
         ),
         slots=tuple(buffers.shapes),
         origins=origins,
-        alive=_alive(unrolled, last_read, batch),
+        alive=_alive(unrolled, batch),
     )
 
 
-def _signatures(unrolled: Unrolled, last_read: dict[int, int]) -> dict[int, Signature]:
+def _signatures(unrolled: Unrolled) -> dict[int, Signature]:
     """The signature of each step that makes a call.
 
     Calls that run the same operations on the same reads are one graph. It writes what any of them
     has to write, residuals included: these cost nothing but the subtraction.
     """
-    topology = unrolled.topology
     alike: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
     for step in unrolled.calls:
-        emitted = {t for t in unrolled.computed[step] if not topology.is_residual(t)}
-        reads = frozenset(_cache_reads(unrolled, step))
+        emitted = {t for t in unrolled.computed[step] if t.kind is not Kind.RESIDUAL}
+        reads = frozenset(unrolled.cache_reads[step])
         alike[frozenset(emitted), reads, frozenset(unrolled.segments[step])].append(step)
     found: dict[int, Signature] = {}
     for steps in alike.values():
         computes = {target for step in steps for target in unrolled.computed[step]}
-        writes = {tensor for step in steps for tensor in _kept(unrolled, last_read, step)}
+        writes = {tensor for step in steps for tensor in _kept(unrolled, step)}
         signature = Signature(
-            computes=tuple(sorted(computes)),
-            reads=tuple(sorted(_cache_reads(unrolled, steps[0]))),
-            writes=tuple(sorted(writes)),
-            predicts=topology.output in computes,
+            computes=_ordered(computes),
+            reads=_ordered(unrolled.cache_reads[steps[0]]),
+            writes=_ordered(writes),
+            predicts=PREDICTION in computes,
         )
         found.update(dict.fromkeys(steps, signature))
     return {step: found[step] for step in unrolled.calls}
 
 
-def _cache_reads(unrolled: Unrolled, step: int) -> dict[int, int]:
-    """Tensors that the call of `step` reads from earlier steps, with the value each has."""
-    values = unrolled.values
-    return {
-        unrolled.topology.tensor(values[read].target): read
-        for number in unrolled.made[step]
-        for read in values[number].reads
-        if values[read].step < step
-    }
+def _ordered(targets: Iterable[Target]) -> tuple[Target, ...]:
+    return tuple(sorted(targets, key=lambda each: (each.port, each.kind, each.base)))
 
 
-def _kept(unrolled: Unrolled, last_read: dict[int, int], step: int) -> dict[int, int]:
+def _coefficients(unrolled: Unrolled, step: int) -> dict[Target, tuple[float, ...]]:
+    """Per mix of `step` whose action leaves coefficients to the cell, these."""
+    found = {}
+    for value in (unrolled.values[number] for number in unrolled.made[step]):
+        if value.target.action is not None and (free := RECORDS[value.target.action].free):
+            weights = dict(value.weights)
+            found[value.target] = tuple(weights[source] for source in free)
+    return {target: found[target] for target in _ordered(found)}
+
+
+def _kept(unrolled: Unrolled, step: int) -> dict[Target, int]:
     """Tensors of `step` that a later step reads, with the value each has."""
-    return {
-        unrolled.topology.tensor(unrolled.values[number].target): number
-        for number in unrolled.made[step]
-        if number in last_read
-    }
+    return {t: n for t, n in unrolled.written(step).items() if n in unrolled.last_reads}
 
 
-def _last_reads(unrolled: Unrolled) -> dict[int, int]:
-    """For each value that a later step reads, the last such step."""
-    found: dict[int, int] = {}
-    for number in unrolled.live:
-        value = unrolled.values[number]
-        for read in value.reads:
-            if unrolled.values[read].step < value.step:
-                found[read] = max(found.get(read, 0), value.step)
-    return found
-
-
-def _alive(unrolled: Unrolled, last_read: dict[int, int], batch: int) -> tuple[int, ...]:
+def _alive(unrolled: Unrolled, batch: int) -> tuple[int, ...]:
     """Per step, elements of the values that were made until then and are read after it."""
     topology, found = unrolled.topology, [0] * len(unrolled.effective)
-    for number, last in last_read.items():
+    for number, last in unrolled.last_reads.items():
         value = unrolled.values[number]
         for step in range(value.step, last):
-            found[step] += batch * math.prod(topology.shape(topology.tensor(value.target)))
+            found[step] += batch * math.prod(topology.shape(value.tensor))
     return tuple(found)
 
 
@@ -228,7 +230,7 @@ class _Buffers:
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []
         self.slot_of: dict[int, int] = {}
-        self.writes: dict[int, dict[int, int]] = {}
+        self.writes: dict[int, dict[Target, int]] = {}
         self._free: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
 
     def take(self, shape: tuple[int, ...]) -> int:
@@ -243,9 +245,7 @@ class _Buffers:
         self._free[self.shapes[slot]].append(slot)
 
 
-def _assign_slots(
-    unrolled: Unrolled, last_read: dict[int, int], signature_of: dict[int, Signature], batch: int
-) -> _Buffers:
+def _assign_slots(unrolled: Unrolled, signature_of: dict[int, Signature], batch: int) -> _Buffers:
     """A buffer for every tensor that is written.
 
     It is free again after the last call that reads it: after its own call if none does.
@@ -253,12 +253,12 @@ def _assign_slots(
     buffers = _Buffers()
     expiring: defaultdict[int, list[int]] = defaultdict(list)
     for step, signature in signature_of.items():
-        kept = _kept(unrolled, last_read, step)
+        kept = _kept(unrolled, step)
         writes = buffers.writes[step] = {}
         for tensor in signature.writes:
             rows, *rest = unrolled.topology.shape(tensor)
             writes[tensor] = buffers.take((rows * batch, *rest))
-            until = last_read[kept[tensor]] if tensor in kept else step
+            until = unrolled.last_reads[kept[tensor]] if tensor in kept else step
             expiring[until].append(writes[tensor])
         buffers.slot_of |= {number: writes[tensor] for tensor, number in kept.items()}
         for slot in expiring[step]:

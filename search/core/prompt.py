@@ -36,6 +36,7 @@ class PromptInput:
         length: of token ids and masks.
         classes: how many there are, for labels.
         tokenizer: file that turns the text into ids and mask.
+        placeholders: whether those of several vectors are written out before.
     """
 
     name: str
@@ -44,6 +45,7 @@ class PromptInput:
     length: int = 0
     classes: int = 0
     tokenizer: str = ""
+    placeholders: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import enum
 import json
+import math
+from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from search.core.actions import RECORDS, Action, Source
 from search.core.course import Course
 from search.core.errors import SearchError
 from search.core.files import write_atomically
+from search.core.granularity import Granularity as Granularity  # noqa: PLC0414  many take it from here
+from search.core.origin import Origin
 from search.core.sampler import FittedSampler
 from search.core.topology import Topology
 
@@ -17,38 +22,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-SCHEMA = 4
-READABLE = (1, 2, 3, 4)
+SCHEMA = 5
+READABLE = (1, 2, 3, 4, 5)
 """Schema 1 has no `deltas` in its topology, so nothing in it allows DELTA; before schema 3 noise and
-latents had one shape, before schema 4 every sampler went all the way on the scheduler's own grid."""
+latents had one shape, before schema 4 every sampler went all the way on the scheduler's own grid;
+before schema 5 no cell had coefficients, and a topology numbered its targets."""
 
-
-class Action(enum.StrEnum):
-    """What a block does at one step."""
-
-    RUN = "RUN"
-    """Compute."""
-    REUSE = "REUSE"
-    """Emit the block's most recent effective output: what it ran to, or what DELTA or SKIP emitted."""
-    DELTA = "DELTA"
-    """Emit the fresh input plus the difference of output and input when the block last ran.
-
-    "Input" is taken through the shortcut convolution where there is one. The cached difference stays
-    as it is until the block runs again.
-    """
-    SKIP = "SKIP"
-    """Emit the input, through the shortcut convolution where there is one.
-
-    The cached difference stays as it is.
-    """
-
-
-class Granularity(enum.StrEnum):
-    """Which submodules of the denoiser are blocks."""
-
-    STAGE = "stage"
-    BRANCH = "branch"
-    LAYER = "layer"
+Cell = tuple[int, int, tuple[float, ...]]
+"""Step, block, and the coefficients that its action leaves to the cell."""
 
 
 WORDS = {"fingerprint": "weights and configuration with the fingerprint"}
@@ -69,6 +50,7 @@ class Binding:
         latent_shape: of one image, as the denoiser takes it; `[C, H, W]` unless it is packed.
         noise_shape: of the noise that one image starts from, `[C, H, W]`.
         guided: whether classifier-free guidance doubles the batch.
+        scheduler_options: settings among the configuration that were changed for this SubNet.
     """
 
     denoiser: str
@@ -80,6 +62,7 @@ class Binding:
     latent_shape: tuple[int, ...]
     noise_shape: tuple[int, ...]
     guided: bool
+    scheduler_options: dict[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def inference_steps(self) -> int:
@@ -88,7 +71,10 @@ class Binding:
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
-        return {**vars(self), "course": vars(self.course)}
+        found = {**vars(self), "course": vars(self.course)}
+        if not self.scheduler_options:
+            del found["scheduler_options"]
+        return found
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Binding:
@@ -139,6 +125,8 @@ class SubNet:
         full_calls: how many calls the full sampler makes that this one stands in for.
         method: what made it, for people.
         fitted: the sampler it brings along; None is the scheduler it is bound to.
+        origin: the search that made it; None in files that do not say so.
+        coefficients: of the cells whose action leaves some to them, in order.
     """
 
     binding: Binding
@@ -149,6 +137,8 @@ class SubNet:
     full_calls: int
     method: str
     fitted: FittedSampler | None = None
+    origin: Origin | None = None
+    coefficients: tuple[Cell, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the table; every problem is a `SearchError`."""
@@ -169,45 +159,97 @@ class SubNet:
         if self.full_calls < 1:
             msg = f"the full sampler makes {self.full_calls} calls; give 1 or more"
             raise SearchError(msg)
+        self._check_first()
+        self._check_filled()
+        self._check_based()
+        self._check_coefficients()
+
+    def _check_first(self) -> None:
         first = self.actions[0] if self.actions else ()
-        for action in (Action.REUSE, Action.DELTA):
-            early = sorted(name for name, a in zip(blocks, first, strict=False) if a is action)
+        for action, record in RECORDS.items():
+            if not record.runs and Source.EMITTED not in record.row:
+                continue
+            early = sorted(
+                name for name, a in zip(self.topology.blocks, first, strict=False) if a is action
+            )
             if early:
                 msg = (
                     f"step 0 has {action} for {early}, but no earlier step has filled their cache; "
                     "keep every block at step 0"
                 )
                 raise SearchError(msg)
-        self._check_filled()
-        self._check_based()
 
     def _check_based(self) -> None:
-        allowed = set(self.topology.deltas)
+        allowed, names = set(self.topology.based), self.topology.blocks
         for step, row in enumerate(self.actions):
-            for action in (Action.DELTA, Action.SKIP):
+            for action in sorted(set(row)):
+                if Source.BASE not in RECORDS[action].row:
+                    continue
                 blocks = [b for b, a in enumerate(row) if a is action and b not in allowed]
                 if blocks:
-                    names = sorted(self.topology.blocks[block] for block in blocks)
                     msg = (
-                        f"step {step} has {action} for {names}, but that takes one tensor in and one "
-                        "of the same shape out; use RUN or REUSE there, or a finer granularity"
+                        f"step {step} has {action} for {sorted(names[block] for block in blocks)}, but "
+                        "that hands on what a block is given, and what these emit has another shape; "
+                        "use RUN or REUSE there, or a finer granularity"
                     )
                     raise SearchError(msg)
 
     def _check_filled(self) -> None:
         for block, name in enumerate(self.topology.blocks):
-            ran = emitted = False
+            runs, emits = 0, False
             for step, row in enumerate(self.actions):
-                ran |= row[block] is Action.RUN
-                emitted |= row[block] in (Action.RUN, Action.SKIP)
-                if not (
-                    emitted if row[block] is Action.REUSE else ran or row[block] is Action.SKIP
-                ):
+                record = RECORDS[row[block]]
+                lacks = Source.EMITTED in record.row and not emits
+                if lacks or runs < record.runs:
+                    times, where = (" twice", "two steps") if record.runs > 1 else ("", "a step")
                     msg = (
-                        f"step {step} has {row[block]} for {name!r}, but no earlier step runs it; "
-                        f"set {name!r} to RUN at a step before {step}"
+                        f"step {step} has {row[block]} for {name!r}, but no earlier step runs it{times}; "
+                        f"set {name!r} to RUN at {where} before {step}"
                     )
                     raise SearchError(msg)
+                runs += Source.FRESH in record.row
+                emits = True
+
+    def _check_coefficients(self) -> None:
+        wanted = {
+            (step, block): len(RECORDS[action].free)
+            for step, row in enumerate(self.actions)
+            for block, action in enumerate(row)
+            if RECORDS[action].free
+        }
+        cells = Counter((step, block) for step, block, _ in self.coefficients)
+        steps, blocks = range(self.steps), range(len(self.topology.blocks))
+        wrong = sorted(
+            (step, block)
+            for (step, block), count in cells.items()
+            if count > 1 or step not in steps or block not in blocks
+        )
+        if wrong:
+            msg = (
+                f"the coefficients of (step, block) {wrong} are there twice, or outside the table; "
+                "give them once per cell whose action needs some"
+            )
+            raise SearchError(msg)
+        found = self._coefficients
+        for step, block in sorted(wanted.keys() | found.keys()):
+            weights, count = found.get((step, block), ()), wanted.get((step, block), 0)
+            if len(weights) != count or not all(map(math.isfinite, weights)):
+                action, name = self.actions[step][block], self.topology.blocks[block]
+                msg = (
+                    f"step {step} has {action} for {name!r} with the coefficients {list(weights)}; "
+                    f"give {count} finite numbers"
+                )
+                raise SearchError(msg)
+
+    def weights(self, step: int, block: int) -> dict[Source, float]:
+        """What a block emits at a step: the coefficient of each source."""
+        record = RECORDS[self.actions[step][block]]
+        given = iter(self._coefficients.get((step, block), ()))
+        return {s: next(given) if w is None else w for s, w in record.row.items()}
+
+    @cached_property
+    def _coefficients(self) -> dict[tuple[int, int], tuple[float, ...]]:
+        return {(step, block): weights for step, block, weights in self.coefficients}
 
     @property
     def timesteps(self) -> tuple[float, ...]:
@@ -225,12 +267,14 @@ class SubNet:
             "schema": SCHEMA,
             "kind": "stepcarve-subnet",
             "method": self.method,
+            "origin": None if self.origin is None else self.origin.to_json(),
             "binding": self.binding.to_json(),
             "granularity": self.granularity,
             "guidance": self.guidance,
             "full_calls": self.full_calls,
             "fitted": None if self.fitted is None else self.fitted.to_json(),
             "actions": [list(row) for row in self.actions],
+            "coefficients": [[step, block, list(w)] for step, block, w in self.coefficients],
             "topology": self.topology.to_json(),
         }
 
@@ -278,6 +322,11 @@ class SubNet:
                 full_calls=int(data["full_calls"]),
                 method=str(data["method"]),
                 fitted=None if not data.get("fitted") else FittedSampler.from_json(data["fitted"]),
+                origin=None if not data.get("origin") else Origin.from_json(data["origin"]),
+                coefficients=tuple(
+                    (int(step), int(block), tuple(map(float, weights)))
+                    for step, block, weights in data.get("coefficients", ())
+                ),
             )
         except SearchError as error:
             msg = f"{source!r}: {error}"

@@ -2,9 +2,77 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from search.core.actions import Action
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class Kind(enum.StrEnum):
+    """What a target is of its port."""
+
+    PORT = "port"
+    """The tensor itself, computed by its block."""
+    PREDICTION = "prediction"
+    """The noise prediction; it has no port."""
+    BASE = "base"
+    """What the port would be if its block did nothing. Only ever a part of others: never cached."""
+    RESIDUAL = "residual"
+    """Port minus base."""
+    MIX = "mix"
+    """What an action other than RUN and REUSE emits in the port's place."""
+    EMITTED = "emitted"
+    """The port's most recent effective value, where an action mixes it with others."""
+    LAST = "last"
+    """The port's value at the most recent run of its block."""
+    PREVIOUS = "previous"
+    """The port's value at the run before that."""
+
+
+class Target(NamedTuple):
+    """Something that a call computes, reads from the cache or writes to it.
+
+    Attributes:
+        kind: what it is.
+        port: of which port; -1 for the noise prediction.
+        base: the port whose base a residual was taken from or a mix is added to: its own, or that of
+            an earlier block if the residual is that of a span of blocks; -1 where there is none.
+        action: what a mix emits.
+    """
+
+    kind: Kind
+    port: int = -1
+    base: int = -1
+    action: Action | None = None
+
+    @staticmethod
+    def from_json(data: list[Any]) -> Target:
+        """Read what JSON made of one, a list."""
+        kind, port, base, action = data
+        return Target(Kind(kind), int(port), int(base), None if action is None else Action(action))
+
+
+PREDICTION = Target(Kind.PREDICTION)
+
+
+def port_of(number: int) -> Target:
+    """The target that is a port."""
+    return Target(Kind.PORT, number)
+
+
+def base_of(port: int) -> Target:
+    """The target that is a port's base."""
+    return Target(Kind.BASE, port)
+
+
+def residual_of(port: int, base: int | None = None) -> Target:
+    """The target that is a port's residual, from its own base if none is given."""
+    return Target(Kind.RESIDUAL, port, port if base is None else base)
 
 
 @dataclass(frozen=True)
@@ -23,11 +91,38 @@ class Port:
 
 
 @dataclass(frozen=True)
+class Base:
+    """What a port would be if its block did nothing.
+
+    Attributes:
+        argument: which of the block's tensor arguments it is, before the shortcut convolution if
+            there is one; None for zeros.
+        port: the port whose tensor it is unchanged, if it is one's.
+    """
+
+    argument: int | None
+    port: int | None = None
+
+
+@dataclass(frozen=True)
+class Computation:
+    """What leads to a port, a base or the noise prediction.
+
+    Attributes:
+        reads: the ports it reads, with no other port in between.
+        varies: whether it reads the latents or the timestep.
+    """
+
+    reads: frozenset[int]
+    varies: bool
+
+
+@dataclass(frozen=True)
 class Segment:
     """The operations that exactly the same targets need.
 
     Attributes:
-        targets: the targets (ports, or the output) whose computation contains these operations.
+        targets: the ports, bases and the prediction whose computation contains these operations.
         macs: multiply-accumulates of one call for one sample.
         params: weights these operations read.
         units: names of the modules these operations belong to.
@@ -35,7 +130,7 @@ class Segment:
             with values; None if the file it was read from does not say.
     """
 
-    targets: frozenset[int]
+    targets: frozenset[Target]
     macs: int
     params: int
     units: frozenset[str]
@@ -46,132 +141,102 @@ class Segment:
 class Topology:
     """Blocks, the tensors they emit and how these depend on each other, read off one trace.
 
-    A *target* is something a call can compute: target `i` is port `i`, then comes the noise
-    prediction, then two targets for each block in `deltas`: its *residual* (what it emits minus its
-    base) and its *sum* (its base plus the residual, which is what DELTA emits in place of its port;
-    SKIP emits the sum of its base and nothing: a sum for which no residual is read).
-    The base of a block is what it would emit if it did nothing: its input, through the shortcut
-    convolution where it has one. Ports stand in the order of computation, so a target reads only
-    lower ones.
-
-    A *tensor* is what may be cached: a port, or a residual under the number of its target.
+    Ports stand in the order of computation, so what leads to a port reads only lower ones.
 
     Attributes:
         blocks: block names in order of execution.
         ports: every tensor the blocks emit.
-        reads: per target, the tensors its computation reads, with no other in between.
-        varies: per target, whether its computation reads the latents or the timestep.
+        computations: of every port, of the prediction and of every base.
         segments: a partition of all operations; what a set of targets costs is the sum over the
             segments that any of them needs.
-        deltas: the blocks that allow DELTA and SKIP, in order; each has a single port, of its base's
-            shape.
+        bases: per port that has one, its base.
     """
 
     blocks: tuple[str, ...]
     ports: tuple[Port, ...]
-    reads: tuple[frozenset[int], ...]
-    varies: tuple[bool, ...]
+    computations: dict[Target, Computation]
     segments: tuple[Segment, ...]
-    deltas: tuple[int, ...] = ()
+    bases: dict[int, Base]
 
     def __post_init__(self) -> None:
         """Check that all numbers refer to what is there; a wrong one is a `ValueError`."""
-        targets = len(self.ports) + 1 + 2 * len(self.deltas)
-        if not len(self.reads) == len(self.varies) == targets:
-            msg = (
-                f"the topology, {len(self.reads)} and {len(self.varies)} rows for {targets} targets"
-            )
+        numbers = range(len(self.ports))
+        known = {*map(port_of, numbers), PREDICTION, *map(base_of, self.bases)}
+        if set(self.computations) != known:
+            msg = f"the topology, {len(self.computations)} computations for {len(known)} targets"
             raise ValueError(msg)
         if any(not 0 <= port.block < len(self.blocks) for port in self.ports):
             msg = "the topology, in which a port belongs to no block"
             raise ValueError(msg)
-        if any(not 0 <= r < t for t, reads in enumerate(self.reads) for r in reads):
-            msg = "the topology, in which a target reads a later one"
-            raise ValueError(msg)
-        if any(not 0 <= t < targets for segment in self.segments for t in segment.targets):
+        for target, computation in self.computations.items():
+            end = len(self.ports) if target == PREDICTION else target.port
+            if any(not 0 <= read < end for read in computation.reads):
+                msg = "the topology, in which a target reads a later one"
+                raise ValueError(msg)
+        if any(not segment.targets <= known for segment in self.segments):
             msg = "the topology, in which a segment belongs to no target"
             raise ValueError(msg)
-        self._check_deltas()
-
-    def _check_deltas(self) -> None:
-        """Check that a block's base stands before its port, and that its sum reads its residual."""
-        for block in self.deltas:
-            ports = self.ports_of[block] if 0 <= block < len(self.blocks) else ()
-            if len(ports) != 1:
-                msg = f"the topology, in which block {block} allows DELTA without having one port"
-                raise ValueError(msg)
-            residual, total = self.residual(block), self.sum(block)
-            base = self.reads[residual] - {ports[0]}
-            if (
-                self.reads[residual] != base | {ports[0]}
-                or self.reads[total] != base | {residual}
-                or max(base, default=-1) > ports[0]
-            ):
-                msg = (
-                    f"the topology, in which {self.blocks[block]!r} has no residual that DELTA adds"
-                )
-                raise ValueError(msg)
+        if any(base.port is not None and base.port not in numbers for base in self.bases.values()):
+            msg = "the topology, in which a base is no port"
+            raise ValueError(msg)
 
     def has_blocks_of(self, traced: Topology) -> bool:
         """Whether it has the blocks of `traced`, which read one another as they do there.
 
-        One that was read from a SubNet of schema 1 knows nothing of residuals, and has no use for them.
+        One from an older file may know fewer bases, and has no use for the others.
         """
-        deltas = traced.deltas if self.deltas else ()
-        reads = traced.reads[: len(self.reads)]
-        return (self.blocks, self.reads, self.deltas) == (traced.blocks, reads, deltas)
-
-    @property
-    def output(self) -> int:
-        """The target that is the noise prediction."""
-        return len(self.ports)
-
-    def residual(self, block: int) -> int:
-        """The target, and the tensor, that is the residual of a block in `deltas`."""
-        return self.output + 1 + 2 * self.deltas.index(block)
-
-    def sum(self, block: int) -> int:
-        """The target that is base plus residual of a block in `deltas`."""
-        return self.residual(block) + 1
-
-    def block(self, target: int) -> int | None:
-        """The block whose tensor a target is; None for the noise prediction."""
-        if target == self.output:
-            return None
-        if target < self.output:
-            return self.ports[target].block
-        return self.deltas[(target - self.output - 1) // 2]
-
-    def is_residual(self, target: int) -> bool:
-        """Whether a target is a residual."""
-        return target > self.output and (target - self.output) % 2 == 1
-
-    def is_sum(self, target: int) -> bool:
-        """Whether a target is a base plus a residual."""
-        return target > self.output and (target - self.output) % 2 == 0
-
-    def added(self, total: int) -> int:
-        """The residual that a sum adds to its base."""
-        return total - 1
-
-    def tensor(self, target: int) -> int:
-        """The tensor that a target is: a sum stands for its block's port, anything else for itself."""
-        return self._port(target) if self.is_sum(target) else target
-
-    def shape(self, tensor: int) -> tuple[int, ...]:
-        """Shape of a tensor at one image per prompt."""
-        return self.ports[self._port(tensor)].shape
+        return self.blocks == traced.blocks and all(
+            traced.computations.get(target, Computation(frozenset({-1}), varies=False)).reads
+            == computation.reads
+            for target, computation in self.computations.items()
+        )
 
     @cached_property
-    def tensor_names(self) -> dict[int, str]:
-        """A readable name for every tensor: the block, and which of its tensors."""
-        names = {i: f"{self.blocks[p.block]}:{p.index}" for i, p in enumerate(self.ports)}
-        return names | {self.residual(b): f"{self.blocks[b]}:residual" for b in self.deltas}
+    def ports_of(self) -> tuple[tuple[int, ...], ...]:
+        """Per block, the indices of its ports."""
+        found: list[list[int]] = [[] for _ in self.blocks]
+        for i, port in enumerate(self.ports):
+            found[port.block].append(i)
+        return tuple(map(tuple, found))
 
-    def _port(self, target: int) -> int:
-        if target < self.output:
-            return target
-        return self.ports_of[self.deltas[(target - self.output - 1) // 2]][0]
+    @cached_property
+    def based(self) -> tuple[int, ...]:
+        """The blocks all of whose ports have a base: those that can hand on what they get."""
+        return tuple(
+            block
+            for block, ports in enumerate(self.ports_of)
+            if ports and all(port in self.bases for port in ports)
+        )
+
+    def name(self, target: Target) -> str:
+        """A readable name of a tensor that may be cached: the block, and which of its tensors."""
+        if target == PREDICTION:
+            return "prediction"
+        port = self.ports[target.port]
+        block = self.blocks[port.block]
+        if target.kind is Kind.RESIDUAL:
+            first = self.blocks[self.ports[target.base].block]
+            span = "" if target.base == target.port else f"{first}.."
+            return f"{span}{block}{f':{port.index}' if port.index else ''}:residual"
+        name = f"{block}:{port.index}"
+        return name if target.kind in (Kind.PORT, Kind.MIX) else f"{name}:{target.kind}"
+
+    def shape(self, target: Target) -> tuple[int, ...]:
+        """Shape of a tensor at one image per prompt."""
+        return self.ports[target.port].shape
+
+    def reads(self, target: Target) -> tuple[int, ...]:
+        """The ports that the operations of a target read, sorted: a mix has those of its base."""
+        computation = self._computation(target)
+        return () if computation is None else tuple(sorted(computation.reads))
+
+    def varies(self, target: Target) -> bool:
+        """Whether the operations of a target read the latents or the timestep."""
+        computation = self._computation(target)
+        return computation is not None and computation.varies
+
+    def _computation(self, target: Target) -> Computation | None:
+        return self.computations.get(operations_of(target))
 
     @cached_property
     def macs(self) -> int:
@@ -183,56 +248,69 @@ class Topology:
         """Weights of the whole denoiser that any computation reads."""
         return sum(segment.params for segment in self.segments)
 
-    @cached_property
-    def ports_of(self) -> tuple[tuple[int, ...], ...]:
-        """Per block, the indices of its ports."""
-        found: list[list[int]] = [[] for _ in self.blocks]
-        for i, port in enumerate(self.ports):
-            found[port.block].append(i)
-        return tuple(map(tuple, found))
-
-    def needed(self, targets: frozenset[int]) -> tuple[Segment, ...]:
+    def needed(self, targets: Iterable[Target]) -> tuple[Segment, ...]:
         """The segments that computing `targets` from their ports takes."""
-        return tuple(s for s in self.segments if not s.targets.isdisjoint(targets))
+        operations = {operations_of(target) for target in targets}
+        return tuple(s for s in self.segments if not s.targets.isdisjoint(operations))
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values; see docs/formats.md."""
         units = sorted({unit for segment in self.segments for unit in segment.units})
-        number = {unit: i for i, unit in enumerate(units)}
+        unit = {name: i for i, name in enumerate(units)}
+        number = {target: i for i, target in enumerate(self.computations)}
         return {
             "blocks": list(self.blocks),
             "ports": [[p.block, p.index, list(p.shape)] for p in self.ports],
-            "deltas": list(self.deltas),
-            "reads": [sorted(r) for r in self.reads],
-            "varies": list(self.varies),
+            "computations": [
+                [target.kind, target.port, sorted(c.reads), c.varies]
+                for target, c in self.computations.items()
+            ],
+            "bases": [[port, base.argument, base.port] for port, base in self.bases.items()],
             "units": units,
             "segments": [
-                [sorted(s.targets), s.macs, s.params, sorted(number[u] for u in s.units)]
+                [
+                    sorted(number[t] for t in s.targets),
+                    s.macs,
+                    s.params,
+                    sorted(unit[u] for u in s.units),
+                    s.attention,
+                ]
                 for s in self.segments
             ],
-            "attention": [s.attention for s in self.segments],
         }
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Topology:
-        """Read what `to_json` wrote."""
-        units, segments = data["units"], data["segments"]
+        """Read what `to_json` wrote, of any schema."""
+        if "computations" not in data:
+            from search.core.topology_before_5 import upgraded
+
+            data = upgraded(data)
+        computations = {
+            Target(Kind(kind), port): Computation(frozenset(reads), bool(varies))
+            for kind, port, reads, varies in data["computations"]
+        }
+        targets, units = list(computations), data["units"]
         return Topology(
             blocks=tuple(data["blocks"]),
             ports=tuple(Port(block, index, tuple(shape)) for block, index, shape in data["ports"]),
-            reads=tuple(frozenset(r) for r in data["reads"]),
-            varies=tuple(data["varies"]),
+            computations=computations,
             segments=tuple(
                 Segment(
-                    frozenset(targets),
+                    frozenset(targets[i] for i in needing),
                     macs,
                     params,
                     frozenset(units[i] for i in numbers),
                     attention,
                 )
-                for (targets, macs, params, numbers), attention in zip(
-                    segments, data.get("attention", [None] * len(segments)), strict=True
-                )
+                for needing, macs, params, numbers, attention in data["segments"]
             ),
-            deltas=tuple(data.get("deltas", ())),
+            bases={port: Base(argument, same) for port, argument, same in data["bases"]},
         )
+
+
+def operations_of(target: Target) -> Target:
+    """The target whose operations of the denoiser computing `target` takes: of a mix, its base."""
+    if target.kind in (Kind.PORT, Kind.PREDICTION, Kind.BASE):
+        return target
+    return base_of(target.base)

@@ -25,7 +25,7 @@ class Target:
     """What of the full run a gated one is compared with.
 
     Attributes:
-        latents: those that are compared, `[S, B, C, H, W]`.
+        latents: those that are compared, `[S, B, ...]`.
         pictures: `[B, 3, height, width]` in 0..1, for SSIM.
     """
 
@@ -34,7 +34,7 @@ class Target:
 
 
 def target_of(kind: Consistency, latents: Tensor, decode: Callable[[Tensor], Tensor]) -> Target:
-    """The target that the latents `[T + 1, B, C, H, W]` of a full run give."""
+    """The target that the latents `[T + 1, B, ...]` of a full run give."""
     if kind is Consistency.STEPS:
         return Target(latents[1:], None)
     pictures = decode(latents[-1]) if kind is Consistency.SSIM else None
@@ -45,15 +45,15 @@ def consistency_loss(latents: Tensor, target: Target, decode: Callable[[Tensor],
     """Mean over the batch of 1 - SSIM, or of the relative squared error of the latents.
 
     Args:
-        latents: of the gated run, `[T + 1, B, C, H, W]`.
+        latents: of the gated run, `[T + 1, B, ...]`.
         target: of the full run with the same prompts and noise.
-        decode: latents `[B, C, H, W]` to pictures.
+        decode: latents `[B, ...]` to pictures.
     """
     if target.pictures is not None:
         return (1 - ssim(decode(latents[-1]), target.pictures)).mean()
     found = latents[-len(target.latents) :]
-    error = (found - target.latents).square().mean((2, 3, 4))
-    return (error / target.latents.square().mean((2, 3, 4))).mean()
+    error = (found - target.latents).square().flatten(2).mean(2)
+    return (error / target.latents.square().flatten(2).mean(2)).mean()
 
 
 def sparsity_loss(gates: Tensor, costs: Tensor) -> Tensor:

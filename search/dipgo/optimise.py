@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from search.core.errors import SearchError
+from search.core.table import keep_of
 from search.dipgo import losses
 from search.dipgo.postprocess import Scores, subnet_of
 from search.dipgo.pruner import Pruner, straight_through
 from search.dipgo.recipe import PAPER
-from search.dipgo.records import Progress, RunFolder
+from search.dipgo.records import DipGoProgress, DipGoRun
 from search.dipgo.shares import action_costs, reuse_unread
-from search.methods.schedules import keep_of
 from search.model.decoder import Decoder
 from search.runs.checkpoints import Checkpoint
 from search.runs.rates import warmup_cosine
@@ -26,7 +26,7 @@ from search.runs.rates import warmup_cosine
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from search.dipgo.recipe import Recipe
+    from search.dipgo.recipe import DipGoRecipe
     from search.dipgo.supernet import Case, SuperNet
 
 REMEMBERED = 64
@@ -35,13 +35,13 @@ REMEMBERED = 64
 
 def optimise(
     net: SuperNet,
-    recipe: Recipe,
+    recipe: DipGoRecipe,
     prompts: Sequence[str],
     *,
     seed: int = 0,
-    folder: RunFolder | None = None,
+    folder: DipGoRun | None = None,
     resume: bool = False,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[DipGoProgress], None] | None = None,
 ) -> Scores:
     """Train a pruner and return its scores.
 
@@ -62,6 +62,7 @@ def optimise(
         raise SearchError(msg)
     run = _Run(net, recipe, prompts, seed)
     done = run.restore(folder, resume=resume) if folder is not None else []
+    run.workers.wait()  # until each has looked for an earlier run
     if folder is not None and run.workers.is_first:
         folder.start(done)
     for iteration in range(len(done), recipe.iterations):
@@ -96,6 +97,13 @@ class Workers:
         """Whether this process writes files and reports."""
         return self.index == 0
 
+    def wait(self) -> None:
+        """Until all processes have come here."""
+        if self.count > 1:
+            from accelerate import PartialState
+
+            PartialState().wait_for_everyone()
+
     def mean(self, tensor: Tensor) -> Tensor:
         """Of the same tensor in all processes."""
         if self.count == 1:
@@ -109,7 +117,9 @@ class Workers:
 class _Run:
     """The state of one search."""
 
-    def __init__(self, net: SuperNet, recipe: Recipe, prompts: Sequence[str], seed: int) -> None:
+    def __init__(
+        self, net: SuperNet, recipe: DipGoRecipe, prompts: Sequence[str], seed: int
+    ) -> None:
         self.net, self.recipe, self.prompts, self.seed = net, recipe, tuple(prompts), seed
         self.device = torch.device(net.pipeline.denoiser.device)
         self.workers = Workers.present(self.device)
@@ -127,7 +137,7 @@ class _Run:
         pictures: Tensor = self.decoder(latents.to(self.decoder.vae.dtype))
         return pictures.to(latents.dtype)
 
-    def iterate(self, iteration: int) -> Progress:
+    def iterate(self, iteration: int) -> DipGoProgress:
         """One step of the optimiser."""
         start = time.perf_counter()
         recipe = self.recipe
@@ -149,7 +159,7 @@ class _Run:
         self._require_finite(iteration, norm)
         self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.step()
-        return Progress(
+        return DipGoProgress(
             iteration=iteration,
             consistency=float(self.workers.mean(consistency.detach())),
             sparsity=float(sparsity.detach()),
@@ -163,7 +173,7 @@ class _Run:
         with torch.no_grad():
             return Scores(self.net.choices, self.pruner().double().cpu().numpy())
 
-    def checkpoint(self, done: Sequence[Progress]) -> Checkpoint[Progress]:
+    def checkpoint(self, done: Sequence[DipGoProgress]) -> Checkpoint[DipGoProgress]:
         """All that another process needs to go on; prompts and noise follow from the iteration."""
         return Checkpoint(
             identity=self._identity(),
@@ -174,11 +184,12 @@ class _Run:
             done=tuple(done),
         )
 
-    def restore(self, folder: RunFolder, *, resume: bool) -> list[Progress]:
+    def restore(self, folder: DipGoRun, *, resume: bool) -> list[DipGoProgress]:
         """Go on from the last checkpoint; returns the iterations it has behind it."""
-        found = folder.load(self._identity(), resume=resume)
+        found = folder.load(resume=resume)
         if found is None:
             return []
+        folder.require_same(found, self._identity())
         self.pruner.load_state_dict(found.states["pruner"])
         self.optimizer.load_state_dict(found.states["optimizer"])
         return list(found.done)

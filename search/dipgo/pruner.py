@@ -15,7 +15,7 @@ from search.dipgo.recipe import Encoder
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from search.dipgo.recipe import Recipe
+    from search.dipgo.recipe import DipGoRecipe
 
 HEADS_OF_ATTENTION = 8
 
@@ -27,7 +27,7 @@ class Pruner(nn.Module):
     """
 
     def __init__(
-        self, shape: tuple[int, int, int], allowed: Tensor, recipe: Recipe, *, seed: int
+        self, shape: tuple[int, int, int], allowed: Tensor, recipe: DipGoRecipe, *, seed: int
     ) -> None:
         """Make one for gates of `shape` (steps, blocks, choices), `allowed` `[N, A]`."""
         super().__init__()
@@ -46,7 +46,7 @@ class Pruner(nn.Module):
         return logits.masked_fill(cast("Tensor", self.forbidden), -math.inf).softmax(-1)
 
 
-def _encoder(recipe: Recipe, cells: int) -> nn.Module:
+def _encoder(recipe: DipGoRecipe, cells: int) -> nn.Module:
     if recipe.encoder is Encoder.LINEAR:
         return _LinearEncoder(cells, recipe.width)
     heads = math.gcd(HEADS_OF_ATTENTION, recipe.width)

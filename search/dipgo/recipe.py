@@ -1,4 +1,4 @@
-"""What the gradient search can be told, and the choices of the paper. No framework."""
+"""The settings of the gradient search, and those of the paper. No framework."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Encoder(enum.StrEnum):
 
 
 @dataclass(frozen=True)
-class Recipe:
+class DipGoRecipe:
     """How gates are optimised and made a SubNet.
 
     Attributes:
@@ -88,8 +88,8 @@ class Recipe:
             msg = f"the recipe's clip is {self.clip}; give a norm above 0"
             raise SearchError(msg)
 
-    def shortened(self, iterations: int) -> Recipe:
-        """As far in other many iterations: the learning rate makes up for what is left out."""
+    def shortened(self, iterations: int) -> DipGoRecipe:
+        """The same search in another number of iterations; the learning rate makes up for the difference."""
         if iterations < 1:
             msg = f"the recipe's iterations is {iterations}; give 1 or more"
             raise SearchError(msg)
@@ -100,5 +100,5 @@ class Recipe:
         )
 
 
-PAPER = Recipe()
+PAPER = DipGoRecipe()
 """DiP-GO as published (arXiv 2410.16942), with the queries' encoder in use."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from search.core.subnet import Action
+from search.core.actions import Action
+from search.core.table import with_rows
+from search.core.topology import PREDICTION, port_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,12 +22,12 @@ if TYPE_CHECKING:
 def read_in_step(topology: Topology, emits: Sequence[Action]) -> frozenset[int]:
     """The ports that a step with these actions needs, its reused ones included."""
     seen: set[int] = set()
-    pending = [topology.output]
+    pending = [PREDICTION]
     while pending:
-        for port in topology.reads[pending.pop()] - seen:
+        for port in set(topology.reads(pending.pop())) - seen:
             seen.add(port)
             if emits[topology.ports[port].block] is not Action.REUSE:
-                pending.append(port)
+                pending.append(port_of(port))
     return frozenset(seen)
 
 
@@ -40,18 +41,18 @@ def cascade_shares(topology: Topology) -> NDArray[np.float64]:
         row = [Action.RUN] * len(topology.blocks)
         row[block] = Action.REUSE
         read = read_in_step(topology, row)
-        computed = {port for port in read if topology.ports[port].block != block}
-        left = sum(s.macs for s in topology.needed(frozenset({*computed, topology.output})))
+        computed = {port_of(port) for port in read if topology.ports[port].block != block}
+        left = sum(s.macs for s in topology.needed({*computed, PREDICTION}))
         shares.append(1 - left / topology.macs)
     return np.array(shares)
 
 
 def own_shares(topology: Topology) -> NDArray[np.float64]:
     """Per block, the share of a full step's MACs that only its own tensors need, `[N]`."""
-    everything = frozenset(range(topology.output + 1))
+    everything = {PREDICTION, *map(port_of, range(len(topology.ports)))}
     shares = []
     for ports in topology.ports_of:
-        left = sum(s.macs for s in topology.needed(everything - frozenset(ports)))
+        left = sum(s.macs for s in topology.needed(everything - set(map(port_of, ports))))
         shares.append(1 - left / topology.macs)
     return np.array(shares)
 
@@ -80,4 +81,4 @@ def reuse_unread(subnet: SubNet) -> SubNet:
         rows.append(
             tuple(action if block in read else Action.REUSE for block, action in enumerate(actions))
         )
-    return dataclasses.replace(subnet, actions=tuple(rows))
+    return with_rows(subnet, rows)

@@ -135,7 +135,7 @@ def encode_pictures(
         pictures: `(first, end)` -> `[end - first, height, width, 3]`.
         count: of pictures.
         out: what to fill.
-        report: told how far it is.
+        report: called with a message and the completed fraction.
     """
     vae = pipeline.pipe.vae.eval()
     scale, shift = _scaling(vae)
@@ -158,7 +158,7 @@ def _scaling(vae: Any) -> tuple[float, float]:
 
 
 class Conditions:
-    """What the denoiser is told beside latents and timestep, per caption."""
+    """What the denoiser is given beside latents and timestep, per caption."""
 
     def __init__(self, pipeline: Pipeline, size: tuple[int, int]) -> None:
         self._pipeline, self._size = pipeline, size
@@ -204,8 +204,8 @@ class Conditions:
         )
         return arguments
 
-    def told(self, timesteps: Tensor) -> Tensor:
-        """What the denoiser is told at the scheduler's timesteps `[B]`."""
+    def model_timesteps(self, timesteps: Tensor) -> Tensor:
+        """What the denoiser is given for the scheduler's timesteps `[B]`."""
         return timesteps if self._call.unit == 1 else timesteps / self._call.unit
 
     def packed(self, latents: Tensor) -> Tensor:
@@ -286,7 +286,9 @@ class Draws:
         family = self._pipeline.family
         arguments = self.conditions.arguments(captions)
         arguments[family.sample] = self.conditions.packed(noisy)
-        arguments[family.timestep] = self.conditions.told(self.noising.timesteps.to(device)[steps])
+        arguments[family.timestep] = self.conditions.model_timesteps(
+            self.noising.timesteps.to(device)[steps]
+        )
         return Batch(
             arguments, self.conditions.packed(wanted), self.noising.weights(steps, floor, cap)
         )

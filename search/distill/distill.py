@@ -28,8 +28,9 @@ from search.distill.losses import (
     prediction_loss,
     surviving_blocks,
 )
-from search.distill.recipe import Loss, skipped_blocks
-from search.distill.records import Progress, RunFolder
+from search.distill.recipe import Loss
+from search.distill.records import DistillProgress, DistillRun
+from search.distill.skipped import skipped_blocks
 from search.laptop.noising import Noising
 from search.model.pipeline import Pipeline, open_for
 from search.model.removed import KEY, remove_blocks
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from search.core.subnet import SubNet
-    from search.distill.recipe import Recipe
+    from search.distill.recipe import DistillRecipe
 
     Report = Callable[..., None]
 
@@ -67,7 +68,7 @@ class Distilled:
     params: tuple[int, int]
     iterations: int
     seconds: float
-    last: Progress
+    last: DistillProgress
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -87,7 +88,7 @@ def distill(
     path: Path,
     subnet: SubNet,
     data: Captioned,
-    recipe: Recipe,
+    recipe: DistillRecipe,
     out: Path,
     *,
     folder: Path,
@@ -108,7 +109,7 @@ def distill(
         folder: for log, plot, checkpoint and encoded pictures.
         resume: go on from the checkpoint in `folder`, if there is one.
         device: cpu or cuda.
-        report: told what is being done, and which share of it is done.
+        report: called with a message and the completed fraction.
 
     Raises:
         SearchError: the SubNet is of another pipeline or does not only skip, `out` is there, or the
@@ -120,9 +121,10 @@ def distill(
     pipeline = open_for(subnet, path, weights=True, device=device)
     Noising.of(pipeline.pipe.scheduler)  # refuses what could never be trained on
     size = pipeline.size(subnet.binding.noise_shape)
-    run_folder, state = RunFolder(folder), PartialState(cpu=device == "cpu")
-    # What does not fit is refused before the pictures are encoded.
-    run_folder.load(_identity(pipeline, names, recipe, state.num_processes), resume=resume)
+    run_folder, state = DistillRun(folder), PartialState(cpu=device == "cpu")
+    start = run_folder.load(resume=resume)
+    if start is not None:  # another run is refused before the pictures are encoded
+        run_folder.require_same(start, _identity(pipeline, names, recipe, state.num_processes))
     with state.main_process_first():
         latents = _encoded(pipeline, data, size, subnet.binding.noise_shape, run_folder, report)
     student, done = train(
@@ -131,7 +133,7 @@ def distill(
         Draws(pipeline, latents, data.captions, size),
         recipe,
         folder=run_folder,
-        resume=resume,
+        start=start,
         report=report,
     )
     if state.is_main_process:
@@ -141,7 +143,7 @@ def distill(
 
 
 def _identity(
-    pipeline: Pipeline, names: Sequence[str], recipe: Recipe, processes: int
+    pipeline: Pipeline, names: Sequence[str], recipe: DistillRecipe, processes: int
 ) -> dict[str, object]:
     """What a checkpoint must agree with, beside the data."""
     return {
@@ -157,7 +159,7 @@ def _encoded(
     data: Captioned,
     size: tuple[int, int],
     noise_shape: tuple[int, ...],
-    folder: RunFolder,
+    folder: DistillRun,
     report: Report,
 ) -> NDArray[np.float32]:
     """The latents of all pictures, made once and kept in `folder`."""
@@ -216,12 +218,12 @@ def train(
     pipeline: Pipeline,
     names: Sequence[str],
     draws: Draws,
-    recipe: Recipe,
+    recipe: DistillRecipe,
     *,
-    folder: RunFolder | None = None,
-    resume: bool = False,
+    folder: DistillRun | None = None,
+    start: Checkpoint[DistillProgress] | None = None,
     report: Report = lambda _text, _share=None: None,
-) -> tuple[nn.Module, tuple[Progress, ...]]:
+) -> tuple[nn.Module, tuple[DistillProgress, ...]]:
     """Train the denoiser without the blocks `names`; returns its averaged weights and what was done.
 
     Args:
@@ -229,13 +231,13 @@ def train(
         names: of blocks to take out.
         draws: batches.
         recipe: how.
-        folder: for log, plot and checkpoints; None writes nothing.
-        resume: go on from the checkpoint in `folder`, if there is one.
-        report: told how far it is.
+        folder: for log, plot and checkpoints; None writes no files.
+        start: the checkpoint of `folder` to resume from, or None.
+        report: called with a message and the completed fraction.
     """
     run = _Run(pipeline, names, draws, recipe)
-    if folder is not None:
-        run.restore(folder, resume=resume)
+    if folder is not None and start is not None:
+        run.restore(folder, start)
     if folder is not None and run.is_first:
         folder.start(run.done)
     with run.watched():
@@ -253,7 +255,7 @@ def train(
     return average.to(memory_format=torch.contiguous_format), tuple(run.done)
 
 
-def _line(entry: Progress, iterations: int) -> str:
+def _line(entry: DistillProgress, iterations: int) -> str:
     return (
         f"iteration {entry.iteration + 1} of {iterations}: task {entry.task:.4f}, output "
         f"{entry.output:.4f}, feature {entry.feature:.4f}"
@@ -264,7 +266,7 @@ class _Run:
     """The state of one distillation."""
 
     def __init__(
-        self, pipeline: Pipeline, names: Sequence[str], draws: Draws, recipe: Recipe
+        self, pipeline: Pipeline, names: Sequence[str], draws: Draws, recipe: DistillRecipe
     ) -> None:
         self.pipeline, self.names, self.draws, self.recipe = pipeline, names, draws, recipe
         self.accelerator = Accelerator(
@@ -289,7 +291,7 @@ class _Run:
             else surviving_blocks(student, pipeline.family, recipe.features)
         )
         self.iterations = recipe.iterations
-        self.done: list[Progress] = []
+        self.done: list[DistillProgress] = []
 
     @property
     def is_first(self) -> bool:
@@ -303,7 +305,7 @@ class _Run:
         self.made = stack.enter_context(observed(self.inner, self.layers))
         return stack
 
-    def iterate(self, iteration: int) -> Progress:
+    def iterate(self, iteration: int) -> DistillProgress:
         """One step of the optimiser."""
         start, recipe = time.perf_counter(), self.recipe
         for group in self.optimizer.param_groups:
@@ -331,7 +333,7 @@ class _Run:
         self._smooth(min(recipe.ema, (1 + iteration) / (10 + iteration)))
         task, output, feature = losses.tolist()
         rate = float(self.optimizer.param_groups[0]["lr"])
-        return Progress(iteration, task, output, feature, rate, time.perf_counter() - start)
+        return DistillProgress(iteration, task, output, feature, rate, time.perf_counter() - start)
 
     def _terms(self, iteration: int, part: int) -> tuple[Tensor, Tensor, Tensor]:
         """Task, output and feature loss of one batch."""
@@ -372,7 +374,7 @@ class _Run:
         agreed = self.accelerator.reduce(wanted.to(self.accelerator.device), "mean")
         self.iterations = min(self.recipe.iterations, int(agreed))
 
-    def checkpoint(self) -> Checkpoint[Progress]:
+    def checkpoint(self) -> Checkpoint[DistillProgress]:
         """All that another process needs to go on; batches follow from the iteration."""
         scaler = self.accelerator.scaler
         return Checkpoint(
@@ -389,11 +391,9 @@ class _Run:
             done=tuple(self.done),
         )
 
-    def restore(self, folder: RunFolder, *, resume: bool) -> None:
-        """Go on from the last checkpoint."""
-        found = folder.load(self._identity(), resume=resume)
-        if found is None:
-            return
+    def restore(self, folder: DistillRun, found: Checkpoint[DistillProgress]) -> None:
+        """Go on from a checkpoint of `folder`."""
+        folder.require_same(found, self._identity())
         states = found.states["states"]
         self.inner.load_state_dict(states["student"])
         self.average.load_state_dict(states["average"])
@@ -417,7 +417,7 @@ def _require_finite(what: str, iteration: int, values: Tensor) -> None:
         raise SearchError(msg)
 
 
-def summarise(teacher: Any, student: Any, done: Sequence[Progress]) -> Distilled:
+def summarise(teacher: Any, student: Any, done: Sequence[DistillProgress]) -> Distilled:
     """What became of it."""
     tail = done[-max(1, len(done) // 10) :]
     means = {

@@ -1,18 +1,13 @@
-"""How to distil, and which blocks of a SubNet are taken out."""
+"""How to distil. No framework."""
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from search.core.blocks import skipped
 from search.core.errors import SearchError
-from search.core.subnet import Action, Granularity
-from search.laptop.noising import SNR_CAP, SNR_FLOOR
-
-if TYPE_CHECKING:
-    from search.core.subnet import SubNet
+from search.core.granularity import Granularity
+from search.laptop.settings import SNR_CAP, SNR_FLOOR
 
 PRECISIONS = ("no", "bf16", "fp16")
 
@@ -29,7 +24,7 @@ class Loss(enum.StrEnum):
 
 
 @dataclass(frozen=True)
-class Recipe:
+class DistillRecipe:
     """How to distil; one iteration is one step of the optimiser.
 
     The paper of LAPTOP-Diff publishes none of these; docs/distill.md says why they are what they are.
@@ -104,35 +99,3 @@ class Recipe:
         if self.precision not in PRECISIONS:
             msg = f"unknown precision {self.precision!r}; choose one of {', '.join(PRECISIONS)}"
             raise SearchError(msg)
-
-
-def loss_of(name: str) -> Loss:
-    """The loss of a name; an unknown one is refused."""
-    if name not in set(Loss):
-        msg = f"unknown loss {name!r}; choose one of {', '.join(Loss)}"
-        raise SearchError(msg)
-    return Loss(name)
-
-
-def skipped_blocks(subnet: SubNet) -> list[str]:
-    """The blocks that a SubNet skips at every step, if it does nothing else.
-
-    Raises:
-        SearchError: there are none, or the SubNet does anything else than skip and run.
-    """
-    names = subnet.topology.blocks
-    columns = [{row[block] for row in subnet.actions} for block in range(len(names))]
-    mixed = [name for name, column in zip(names, columns, strict=True) if len(column) > 1]
-    other = set().union(*columns) - {Action.RUN, Action.SKIP}
-    if mixed or other:
-        what = f"has {', '.join(sorted(other))}" if other else f"changes {mixed[:3]} between steps"
-        msg = (
-            f"the SubNet {what}, but only blocks that every step skips can be taken out for good; "
-            "give one of --method laptop, bk-sdm, ssd-1b, vega or every-second"
-        )
-        raise SearchError(msg)
-    found = skipped(subnet)
-    if not found:
-        msg = "the SubNet skips no block, so there is nothing to take out; give one of --method laptop or bk-sdm"
-        raise SearchError(msg)
-    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from search.runs.checkpoints import CheckpointFolder
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
 LATENTS = "latents.npy"
@@ -24,7 +24,7 @@ SMOOTHED = 20
 
 
 @dataclass(frozen=True)
-class Progress:
+class DistillProgress:
     """One iteration.
 
     Attributes:
@@ -44,11 +44,11 @@ class Progress:
     seconds: float
 
 
-class RunFolder(CheckpointFolder[Progress]):
+class DistillRun(CheckpointFolder[DistillProgress]):
     """The directory of one distillation."""
 
     what = "distillation"
-    entry = Progress
+    entry = DistillProgress
     states = ("iterations", "states")
     picture = "losses.png"
 
@@ -56,9 +56,9 @@ class RunFolder(CheckpointFolder[Progress]):
         self,
         shape: tuple[int, ...],
         identity: Mapping[str, object],
-        fill: Callable[[NDArray[np.float32]], None],
+        encode: Callable[[NDArray[np.float32]], None],
     ) -> NDArray[np.float32]:
-        """Encoded pictures of `shape`, kept in a file; `fill` makes them where there are none yet."""
+        """Encoded pictures of `shape`, kept in a file; `encode` writes them where there are none yet."""
         file, of = self.path / LATENTS, self.path / LATENTS_OF
         text = json.dumps({"schema": 1, "kind": "stepcarve-latents", **identity}, sort_keys=True)
         if of.is_file() and file.is_file() and of.read_text(encoding="utf-8") == text:
@@ -67,16 +67,13 @@ class RunFolder(CheckpointFolder[Progress]):
         self.path.mkdir(parents=True, exist_ok=True)
         of.unlink(missing_ok=True)
         made = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape)
-        fill(made)
+        encode(made)
         made.flush()
         write_atomically(of, text)
         return made
 
-    def plot(self, done: Sequence[Progress]) -> bytes:
-        """Every term against the iterations, averaged over some, as PNG."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(8, 4), layout="constrained")
+    def draw(self, figure: Figure, done: Sequence[DistillProgress]) -> None:
+        """Plot every term, averaged over some iterations."""
         axes = figure.add_subplot(xlabel="iteration", ylabel="loss", yscale="log")
         colours = {"task": "tab:red", "output": "tab:blue", "feature": "tab:green"}
         for name, colour in colours.items():
@@ -89,6 +86,3 @@ class RunFolder(CheckpointFolder[Progress]):
                 axes.plot(np.arange(SMOOTHED - 1, len(values)), even, color=colour, label=name)
         if axes.get_legend_handles_labels()[0]:
             figure.legend(loc="outside upper center", ncols=3)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=120)
-        return buffer.getvalue()

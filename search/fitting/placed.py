@@ -32,8 +32,8 @@ class Placed:
     error: float
 
 
-def judge(fitted_on: Trajectories, held_out: Trajectories, calls: Calls, chain: Chain) -> Placed:
-    """`chain`, made of `fitted_on`, judged on these pictures and others."""
+def evaluate(fitted_on: Trajectories, held_out: Trajectories, calls: Calls, chain: Chain) -> Placed:
+    """`chain`, made of `fitted_on`, with its error on these pictures and others."""
     others = held_out.error(run_chain(held_out, calls, chain.rows))
     error = float(overall(torch.cat([fitted_on.error(chain.final), others])))
     return Placed(

@@ -1,4 +1,4 @@
-"""Our recipe: few calls, placed through the fit, then polished. See docs/recipe.md for what was tried."""
+"""The method carve: few calls, placed through the fit, then refined. docs/recipe.md says what was tried."""
 
 from __future__ import annotations
 
@@ -12,10 +12,15 @@ from search.core.errors import SearchError
 from search.core.sampler import FittedSampler
 from search.fitting.descent import Schedule
 from search.fitting.placed import best_of
-from search.fitting.placement import growth_candidates, measure_growth, measure_misses, place
-from search.fitting.polish import polish
-from search.fitting.records import RunFolder
-from search.fitting.refine import assess, refine
+from search.fitting.placement import (
+    measure_local_errors,
+    measure_propagation,
+    place,
+    propagation_candidates,
+)
+from search.fitting.records import CarveRun
+from search.fitting.refine_coefficients import refine_coefficients
+from search.fitting.refine_positions import assess, refine_positions
 from search.fitting.rows import table_of
 from search.fitting.scheduled import scheduled
 from search.fitting.trajectories import CHUNK, sample_both
@@ -30,11 +35,11 @@ if TYPE_CHECKING:
     from search.model.pipeline import Pipeline
 
 RECIPE = 2
-"""To be raised when the same effort finds something else, so that a search is not gone on with by another recipe."""
+"""To be raised when the same effort gives another result, so that no search is resumed by another version."""
 SPACINGS = (1.0, 0.8)
 """Exponents of plain spacings to begin at: even, and denser at the end."""
 PROBED = 8
-"""Pictures with which the growth of errors is measured."""
+"""Pictures with which the propagation of errors is measured."""
 COMPARED = 24
 """Pictures that starts are fitted on to be compared."""
 
@@ -49,7 +54,7 @@ class Effort:
         work: calls times pictures of one gradient, so that few calls, where most is left to gain and
             most depends on chance, see more pictures.
         iterations: of the gradient search, per keep.
-        every: how often it is judged on all pictures.
+        every: iterations between two evaluations on all pictures.
     """
 
     fitted_on: int = 72
@@ -60,7 +65,7 @@ class Effort:
 
     @property
     def placing(self) -> int:
-        """Iterations that move the calls with rows by least squares; the others move all there is."""
+        """Iterations that move the calls, with rows by least squares; the others move all coefficients."""
         return self.iterations // 4
 
     @staticmethod
@@ -102,7 +107,7 @@ def place_calls(
         seed: of the noise.
         folder: for the log, its plot and finished SubNets; None writes nothing.
         resume: take finished SubNets from `folder`.
-        report: told what is being done, and which share of it is done.
+        report: called with a message and the completed fraction.
 
     Raises:
         SearchError: a keep pays for no call.
@@ -121,7 +126,7 @@ def place_calls(
             "guidance": full.guidance,
             "blocks": full.topology.blocks,
         }
-        run = RunFolder(folder, {**effort_of, **bound, "prompts": list(prompts)})
+        run = CarveRun(folder, {**effort_of, **bound, "prompts": list(prompts)})
         run.start(resume=resume)
     done = {count: run.finished(count) if run is not None else None for count in set(counts)}
     made = {count: subnet for count, subnet in done.items() if subnet is not None}
@@ -145,7 +150,7 @@ def place_calls(
             if run is not None:
                 run.save(count, made[count])
     return [
-        replace(made[count], method=f"dip-go keep {keep:g}")
+        replace(made[count], method=f"carve keep {keep:g}")
         for keep, count in zip(keeps, counts, strict=True)
     ]
 
@@ -153,12 +158,12 @@ def place_calls(
 def _starts(
     fitted_on: Trajectories, counts: Sequence[int], report: Callable[..., None]
 ) -> dict[int, list[list[float]]]:
-    """Per number of calls, where to begin: the placements, and spacings that nothing was measured for."""
-    report("growth of errors")
-    misses = measure_misses(fitted_on)
-    growth = measure_growth(fitted_on.first_pictures(PROBED), misses)
-    most = min(max(counts), len(misses.positions))
-    plans = [place(misses, each, most) for each in growth_candidates(growth)]
+    """Per number of calls, where to begin: the placements, and spacings that need no measurement."""
+    report("propagation of errors")
+    local = measure_local_errors(fitted_on)
+    measured = measure_propagation(fitted_on.first_pictures(PROBED), local)
+    most = min(max(counts), len(local.positions))
+    plans = [place(local, each, most) for each in propagation_candidates(measured)]
     return {
         count: [
             *([float(i) for i in plan[count - 1]] for plan in plans if count <= most),
@@ -169,7 +174,7 @@ def _starts(
 
 
 def _spaced(last: int, count: int, power: float) -> list[float]:
-    """Positions as a scheduler spaces its steps: the end, where nothing is called, is one after the last."""
+    """Positions as a scheduler spaces its steps: the end, where there is no call, is one after the last."""
     if count > last:
         spaced: list[float] = (last * np.linspace(0, 1, count) ** power).tolist()
         return spaced
@@ -184,10 +189,10 @@ def _search(
     plain: Placed | None,
     effort: Effort,
     seed: int,
-    run: RunFolder | None,
+    run: CarveRun | None,
     report: Callable[..., None],
 ) -> Placed:
-    """Judge the starts, refine the best, and polish it or the scheduler's own steps."""
+    """Evaluate the starts, move the best, and refine its coefficients or those of the scheduler's own steps."""
     count = len(starts[0])
     report(f"{count} calls: {len(starts)} starts")
     few = fitted_on.some(COMPARED)
@@ -203,16 +208,16 @@ def _search(
             iteration / effort.iterations,
         )
 
-    placing, polishing = (
+    placing, refining = (
         Schedule(iterations, effort.every, batch, seed)
         for iterations in (placed, effort.iterations - placed)
     )
-    best = refine(fitted_on, held_out, best, placing, progress=tell)
-    return polish(
+    best = refine_positions(fitted_on, held_out, best, placing, progress=tell)
+    return refine_coefficients(
         fitted_on,
         held_out,
         best if plain is None else best_of(best, plain),
-        polishing,
+        refining,
         progress=lambda iteration, error: tell(placed + iteration, error),
     )
 

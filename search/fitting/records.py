@@ -1,8 +1,7 @@
-"""What our recipe writes while it runs: a log, its plot, and every SubNet that is done."""
+"""What the search `carve` writes while it runs: a log, its plot, and every finished SubNet."""
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 from search.core.errors import SearchError
 from search.core.files import parse_json, write_atomically
 from search.core.subnet import SubNet
+from search.runs.figure import as_png
 from search.runs.folder import claim, whole_lines
 
 if TYPE_CHECKING:
@@ -20,12 +20,12 @@ RUN = {"schema": 1, "kind": "stepcarve-search-run"}
 
 
 @dataclass(frozen=True)
-class RunFolder:
+class CarveRun:
     """The directory of one search.
 
     Attributes:
         path: of the directory.
-        identity: what the search is of, as JSON values; SubNets of another are refused.
+        identity: what decides the result, as JSON values; SubNets of another search are refused.
         errors: per number of calls, the error of each iteration so far, as the search counts it (`placed.overall`).
     """
 
@@ -96,6 +96,4 @@ def _plot(errors: Mapping[int, list[float]]) -> bytes:
         axes.plot(range(1, len(values) + 1), values, label=f"{calls} calls")
     if errors:
         axes.legend()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
+    return as_png(figure)

@@ -29,7 +29,7 @@ class Chain:
     """A few calls with rows of their own.
 
     Attributes:
-        final: latents, `[S, C, H, W]`.
+        final: latents, `[S, ...]`.
         rows: per call, the weights of its input and of the newest predictions, newest first.
     """
 
@@ -91,12 +91,12 @@ def fit_chain(
 
 
 def run_chain(runs: Trajectories, calls: Calls, rows: Sequence[Tensor]) -> Tensor:
-    """The final latents `[S, C, H, W]` of other runs with given rows."""
+    """The final latents `[S, ...]` of other runs with given rows."""
     return walk(runs, calls, lambda number, _: rows[number])
 
 
 def walk(runs: Trajectories, calls: Calls, row_of: Callable[[int, list[Tensor]], Tensor]) -> Tensor:
-    """The final latents `[S, C, H, W]`.
+    """The final latents `[S, ...]`.
 
     Args:
         runs: their noise and prompts.

@@ -9,7 +9,7 @@ import torch
 
 from search.core.course import Course
 from search.core.errors import SearchError
-from search.fitting.placed import judge
+from search.fitting.placed import evaluate
 from search.fitting.rows import Calls, Chain, rows_of, run_chain
 
 if TYPE_CHECKING:
@@ -58,4 +58,4 @@ def scheduled(
     rows = tuple(row.to(fitted_on.noise) for row in rows_of(table))
     with torch.no_grad():
         chain = Chain(run_chain(fitted_on, calls, rows), rows)
-        return judge(fitted_on, held_out, calls, chain)
+        return evaluate(fitted_on, held_out, calls, chain)

@@ -7,14 +7,17 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from search.core.actions import Action
 from search.core.course import Course
 from search.core.errors import SearchError
-from search.core.subnet import Action, Granularity
+from search.core.subnet import Granularity
+from search.core.table import with_actions
 from search.foreign.deepcache_file import read_deepcache
+from search.foreign.formats import FORMATS
 from search.foreign.gate_file import Gate, read_gates
 from search.foreign.mask_file import read_mask
 from search.foreign.router_file import THRESHOLD, read_routers
-from search.methods.schedules import deepcache, with_actions
+from search.methods.schedules import deepcache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -26,8 +29,6 @@ if TYPE_CHECKING:
     from search.foreign.router_file import Routers
     from search.methods.options import Options
     from search.model.pipeline import Pipeline
-
-FORMATS = ("dip-go-gates", "deepcache", "learning-to-cache", "cache-dit-mask")
 
 _STAGE = re.compile(r"(down|up)_blocks\.(\d+)|(mid)_block")
 
@@ -136,7 +137,7 @@ def subnet_from_mask(pipeline: Pipeline, mask: StepMask, options: Options) -> Su
             "computed, so no block is left to cache; lower Fn_compute_blocks or Bn_compute_blocks"
         )
         raise SearchError(msg)
-    without = [blocks[block] for block in middle if block not in whole.topology.deltas]
+    without = [blocks[block] for block in middle if block not in whole.topology.based]
     if without:
         msg = (
             f"Cache-DiT adds cached residuals to transformer blocks, but {without} do not have one "
@@ -153,7 +154,7 @@ def subnet_from_mask(pipeline: Pipeline, mask: StepMask, options: Options) -> Su
 
 
 def _full(pipeline: Pipeline, options: Options, granularity: Granularity) -> SubNet:
-    from search.methods.registry import full
+    from search.methods.full import full
 
     return full(pipeline, dataclasses.replace(options, granularity=granularity))
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from search.core.errors import SearchError
 from search.core.sampler import FittedSampler
 from search.core.subnet import Granularity
+from search.core.table import keep_of
 from search.dipgo.paper import run_paper
 from search.dipgo.recipe import PAPER
 from search.fitting.fit import PICTURES, final_latents, fit_sampler
@@ -18,18 +19,18 @@ from search.frontier.points import SLACK
 from search.frontier.settings import Method
 from search.frontier.spacing import spacings, uniform
 from search.methods import schedules
+from search.methods.fewer_steps import fewer_steps
+from search.methods.full import full
 from search.methods.options import Options
-from search.methods.registry import fewer_steps, full
-from search.methods.schedules import keep_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from search.core.sampler import SamplerTable
     from search.core.subnet import SubNet
-    from search.dipgo.records import Progress
+    from search.dipgo.records import DipGoProgress
     from search.fitting.trajectories import Trajectories
-    from search.frontier.settings import Settings
+    from search.frontier.settings import FrontierSettings
     from search.model.pipeline import Pipeline
 
     Report = Callable[..., None]
@@ -39,7 +40,7 @@ DPM_SOLVER = "DPMSolverMultistepScheduler"
 
 @dataclass(frozen=True)
 class Candidate:
-    """One SubNet to be judged.
+    """One SubNet to be evaluated.
 
     Attributes:
         method: what made it.
@@ -64,7 +65,6 @@ class Ground:
 
     Attributes:
         pipeline: with its weights loaded and the full sampler's scheduler.
-        own_scheduler: the one the pipeline came with, from which the others are made.
         settings: what was asked.
         prompts: to search and calibrate with.
         whole: the full sampler at branch granularity.
@@ -74,8 +74,7 @@ class Ground:
     """
 
     pipeline: Pipeline
-    own_scheduler: Any
-    settings: Settings
+    settings: FrontierSettings
     prompts: tuple[str, ...]
     whole: SubNet
     table: SamplerTable
@@ -95,8 +94,7 @@ class Ground:
 
 def prepare(
     pipeline: Pipeline,
-    settings: Settings,
-    own_scheduler: Any,
+    settings: FrontierSettings,
     prompts: Sequence[str],
     report: Report,
 ) -> Ground:
@@ -123,7 +121,6 @@ def prepare(
     )
     return Ground(
         pipeline=pipeline,
-        own_scheduler=own_scheduler,
         settings=settings,
         prompts=tuple(prompts),
         whole=whole,
@@ -134,7 +131,7 @@ def prepare(
 
 
 def make_plain(ground: Ground, method: Method, report: Report) -> list[Candidate]:
-    """The candidates of a method, before anything is fitted to them (ours is fitted by itself).
+    """The candidates of a method, before anything is fitted to them (carve fits its own).
 
     Raises:
         SearchError: the method cannot be used here.
@@ -155,7 +152,7 @@ def fitted(ground: Ground, candidate: Candidate) -> Candidate:
     return replace(candidate, subnet=fit.subnet, table=table, is_fitted=True)
 
 
-def _ours(ground: Ground, report: Report) -> list[Candidate]:
+def _carve(ground: Ground, report: Report) -> list[Candidate]:
     settings = ground.settings
     effort = Effort.of(settings.pictures, settings.iterations)
     found = place_calls(
@@ -168,33 +165,34 @@ def _ours(ground: Ground, report: Report) -> list[Candidate]:
         report=report,
     )
     return [
-        Candidate(Method.OURS, f"keep {keep:g}", keep, subnet, subnet.fitted.table, is_fitted=True)
+        Candidate(Method.CARVE, f"keep {keep:g}", keep, subnet, subnet.fitted.table, is_fitted=True)
         for keep, subnet in zip(settings.keeps, found, strict=True)
         if subnet.fitted is not None
     ]
 
 
-def _paper(ground: Ground, report: Report) -> list[Candidate]:
+def _dip_go(ground: Ground, report: Report) -> list[Candidate]:
     settings = ground.settings
-    recipe = PAPER.shortened(settings.paper_iterations)
+    recipe = PAPER.shortened(settings.dip_go_iterations)
 
-    def tell(each: Progress) -> None:
+    def tell(each: DipGoProgress) -> None:
         done = each.iteration + 1
         report(
-            f"paper: iteration {done} of {recipe.iterations}, keep {each.keep:.3f}",
+            f"dip-go: iteration {done} of {recipe.iterations}, keep {each.keep:.3f}",
             done / recipe.iterations,
         )
 
     found = run_paper(
         ground.pipeline,
-        _options(settings, Granularity.STAGE),
+        full(ground.pipeline, _options(settings, Granularity.STAGE)),
         settings.keeps,
         prompts=ground.prompts,
+        seed=settings.seed,
         recipe=recipe,
         progress=tell,
     )
     return [
-        Candidate(Method.PAPER, f"keep {keep:g}", keep, subnet, ground.table)
+        Candidate(Method.DIP_GO, f"keep {keep:g}", keep, subnet, ground.table)
         for keep, subnet in zip(settings.keeps, found, strict=True)
     ]
 
@@ -229,7 +227,7 @@ def _dpm_solver(ground: Ground, report: Report) -> list[Candidate]:
     if ground.whole.binding.scheduler == DPM_SOLVER:
         msg = "the full sampler is DPM-Solver++ itself, so this is what fewer-steps is"
         raise SearchError(msg)
-    with scheduler(ground.pipeline, ground.own_scheduler, DPM_SOLVER):
+    with scheduler(ground.pipeline, DPM_SOLVER):
         return _few_steps_of(ground, Method.DPM_SOLVER)
 
 
@@ -290,8 +288,8 @@ def _random(ground: Ground, report: Report) -> list[Candidate]:
 
 
 _MAKERS: dict[Method, Callable[[Ground, Report], list[Candidate]]] = {
-    Method.OURS: _ours,
-    Method.PAPER: _paper,
+    Method.CARVE: _carve,
+    Method.DIP_GO: _dip_go,
     Method.DEEPCACHE: _deepcache,
     Method.FEWER_STEPS: _fewer_steps,
     Method.DPM_SOLVER: _dpm_solver,
@@ -328,19 +326,20 @@ def holding(
 
 
 @contextmanager
-def scheduler(pipeline: Pipeline, own: Any, name: str | None) -> Iterator[None]:
-    """While open, the pipeline has the scheduler of that class, made from its own; None is its own."""
-    before = pipeline.pipe.scheduler
-    pipeline.pipe.scheduler = own
+def scheduler(
+    pipeline: Pipeline, name: str | None, options: Mapping[str, Any] | None = None
+) -> Iterator[None]:
+    """While open, the pipeline has this scheduler with these settings; None is the present class."""
+    before = pipeline.scheduler_choice
     try:
-        if name is not None:
-            pipeline.use_scheduler(name)
+        if name is not None or options:
+            pipeline.use_scheduler(name, options)
         yield
     finally:
-        pipeline.pipe.scheduler = before
+        pipeline.use_scheduler(before.cls, before.options)
 
 
-def _options(settings: Settings, granularity: Granularity) -> Options:
+def _options(settings: FrontierSettings, granularity: Granularity) -> Options:
     return Options(
         steps=settings.steps,
         guidance=settings.guidance,

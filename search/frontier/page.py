@@ -42,13 +42,13 @@ def _facts(frontier: Frontier) -> dict[str, str]:
     facts = {
         "denoiser": frontier.whole.binding.denoiser,
         "full sampler": f"{frontier.whole.binding.scheduler}, {settings.steps} steps, "
-        f"{frontier.whole.full_calls} calls, guidance {settings.guidance:g}",
+        f"{frontier.whole.full_calls} calls, guidance {frontier.whole.guidance:g}",
         "MACs of the full sampler": f"{frontier.whole.full_calls * frontier.whole.topology.macs:.4g}",
         "held-out pictures": f"{settings.count}, from {len(set(held_out))} prompts, seed {settings.seed}",
         "prompts to search and fit with": str(len(set(calibration))),
     }
-    if Method.PAPER in settings.methods:
-        facts["the paper's search"] = f"{settings.paper_iterations} iterations (published: 1000)"
+    if Method.DIP_GO in settings.methods:
+        facts["DiP-GO"] = f"{settings.dip_go_iterations} iterations (published: 1000)"
     if Method.RANDOM in settings.methods:
         facts["random search"] = f"best of {settings.random} tables per keep"
     if judged := full_judged(frontier):

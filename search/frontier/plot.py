@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING
 
 from search.frontier.settings import Method
+from search.runs.figure import as_png
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from search.frontier.points import Frontier, Point
 
 COLOURS = {
-    Method.OURS: "#c0392b",
-    Method.PAPER: "#7d3c98",
+    Method.CARVE: "#c0392b",
+    Method.DIP_GO: "#7d3c98",
     Method.DEEPCACHE: "#1f6f8b",
     Method.FEWER_STEPS: "#1e7d4f",
     Method.DPM_SOLVER: "#d9822b",
@@ -25,8 +25,8 @@ COLOURS = {
     Method.RANDOM: "#b7950b",
 }
 MARKERS = {
-    Method.OURS: "*",
-    Method.PAPER: "P",
+    Method.CARVE: "*",
+    Method.DIP_GO: "P",
     Method.DEEPCACHE: "o",
     Method.FEWER_STEPS: "s",
     Method.DPM_SOLVER: "D",
@@ -35,8 +35,8 @@ MARKERS = {
     Method.RANDOM: "X",
 }
 NAMES = {
-    Method.OURS: "ours",
-    Method.PAPER: "DiP-GO, the paper's recipe",
+    Method.CARVE: "carve",
+    Method.DIP_GO: "DiP-GO",
     Method.DEEPCACHE: "DeepCache",
     Method.FEWER_STEPS: "fewer steps, same sampler",
     Method.DPM_SOLVER: "fewer steps, DPM-Solver++",
@@ -69,18 +69,16 @@ def draw(frontier: Frontier) -> bytes:
         loc="outside right upper",
         fontsize=8,
         frameon=False,
-        title="hollow: the scheduler's own rows\nfilled: fitted rows",
+        title="open: the scheduler's own rows\nfilled: fitted rows",
         title_fontsize=8,
         alignment="left",
     )
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
+    return as_png(figure)
 
 
 def _draw_family(axes: Axes, method: Method, points: Sequence[Point], *, is_fitted: bool) -> None:
     """All points of one method, and a line through those that no cheaper one of them beats."""
-    colour, is_ours = COLOURS[method], method is Method.OURS
+    colour, is_ours = COLOURS[method], method is Method.CARVE
     front = pareto(points)
     axes.plot(
         [p.cost for p in front],

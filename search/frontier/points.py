@@ -1,4 +1,4 @@
-"""A frontier: every judged SubNet, and who wins at each keep. Pure."""
+"""A frontier: every evaluated SubNet, and who wins at each keep. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from search.core.subnet import SubNet
     from search.frontier.quality import Quality
-    from search.frontier.settings import Settings
+    from search.frontier.settings import FrontierSettings
 
 SCHEMA = 1
 KIND = "stepcarve-frontier"
@@ -22,7 +22,7 @@ SLACK = 1e-9
 
 @dataclass(frozen=True)
 class Point:
-    """One judged SubNet.
+    """One evaluated SubNet.
 
     Attributes:
         method: what made it.
@@ -32,7 +32,7 @@ class Point:
         cost: its MACs as a fraction of the full sampler's.
         calls: of the denoiser, whole or in part.
         quality: on held-out pictures.
-        subnet: what was judged.
+        subnet: what was evaluated.
     """
 
     method: Method
@@ -47,7 +47,7 @@ class Point:
     @property
     def name(self) -> str:
         """For people."""
-        has_fit = self.is_fitted and self.method is not Method.OURS
+        has_fit = self.is_fitted and self.method is not Method.CARVE
         return f"{self.method} {self.label}{', fitted' if has_fit else ''}"
 
     @property
@@ -79,26 +79,26 @@ class Comparison:
         ours: made for this keep.
         baseline: the one with the least error and the scheduler's own rows.
         fitted_baseline: the one with the least error and fitted rows.
-        paper: made for this keep.
-        fitted_paper: likewise, with fitted rows.
+        dip_go: made for this keep.
+        fitted_dip_go: likewise, with fitted rows.
     """
 
     keep: float
     ours: Point | None
     baseline: Point | None
     fitted_baseline: Point | None
-    paper: Point | None
-    fitted_paper: Point | None
+    dip_go: Point | None
+    fitted_dip_go: Point | None
 
     @property
     def contenders(self) -> dict[str, Point]:
         """Those there are, by what they are."""
         named = {
-            "ours": self.ours,
+            "carve": self.ours,
             "best plain baseline": self.baseline,
             "best fitted baseline": self.fitted_baseline,
-            "paper": self.paper,
-            "paper, fitted": self.fitted_paper,
+            "dip-go": self.dip_go,
+            "dip-go, fitted": self.fitted_dip_go,
         }
         return {role: point for role, point in named.items() if point is not None}
 
@@ -133,11 +133,11 @@ def compare(points: Sequence[Point], keep: float) -> Comparison:
 
     return Comparison(
         keep=keep,
-        ours=best(lambda p: p.method is Method.OURS and p.keep == keep),
+        ours=best(lambda p: p.method is Method.CARVE and p.keep == keep),
         baseline=best(lambda p: p.method not in SEARCHES and not p.is_fitted),
         fitted_baseline=best(lambda p: p.method not in SEARCHES and p.is_fitted),
-        paper=best(lambda p: p.method is Method.PAPER and p.keep == keep and not p.is_fitted),
-        fitted_paper=best(lambda p: p.method is Method.PAPER and p.keep == keep and p.is_fitted),
+        dip_go=best(lambda p: p.method is Method.DIP_GO and p.keep == keep and not p.is_fitted),
+        fitted_dip_go=best(lambda p: p.method is Method.DIP_GO and p.keep == keep and p.is_fitted),
     )
 
 
@@ -153,15 +153,15 @@ class Frontier:
         pipeline: its directory, as it was given.
         settings: what was asked.
         whole: the full sampler.
-        prompts: calibrated with, and judged with.
+        prompts: calibrated with, and evaluated with.
         reference: what the Fréchet distance is to, or None without a judge.
         full: the full sampler's own quality.
-        points: every judged SubNet.
+        points: every evaluated SubNet.
         notes: what was left out, and why.
     """
 
     pipeline: str
-    settings: Settings
+    settings: FrontierSettings
     whole: SubNet
     prompts: tuple[tuple[str, ...], tuple[str, ...]]
     reference: str | None
@@ -191,7 +191,12 @@ class Frontier:
             "scheduler": binding.scheduler,
             "calls": self.whole.full_calls,
             "macs": self.whole.full_calls * topology.macs,
-            "settings": {**settings, "prompts": calibration, "held_out": held_out},
+            "settings": {
+                **settings,
+                "guidance": self.whole.guidance,
+                "prompts": calibration,
+                "held_out": held_out,
+            },
             "frechet_to": self.reference,
             "full": vars(self.full),
             "points": [point.to_json() for point in self.points],

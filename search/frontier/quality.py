@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from search.core.sampler import SamplerTable
     from search.core.subnet import SubNet
-    from search.frontier.settings import Settings
+    from search.frontier.settings import FrontierSettings
     from search.model.pipeline import Pipeline
 
     Report = Callable[..., None]
@@ -82,7 +82,7 @@ class Jury:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Runs of the full sampler to judge by.
+    """Runs of the full sampler to compare with.
 
     Attributes:
         pipeline: with its weights loaded.
@@ -111,7 +111,7 @@ class HeldOut:
         return self.compare([runs.final for runs in self.runs])
 
     def compare(self, finals: Sequence[Tensor]) -> Quality:
-        """The quality of final latents `[S, C, H, W]`, one tensor per run."""
+        """The quality of final latents `[S, ...]`, one tensor per run."""
         pairs = list(zip(self.runs, finals, strict=True))
         errors = torch.cat([runs.error(final) for runs, final in pairs])
         pictures = decode(self.pipeline, self.runs, finals)
@@ -140,16 +140,20 @@ class HeldOut:
 
 
 def sample_held_out(
-    pipeline: Pipeline, whole: SubNet, prompts: Sequence[str], settings: Settings, report: Report
+    pipeline: Pipeline,
+    whole: SubNet,
+    prompts: Sequence[str],
+    settings: FrontierSettings,
+    report: Report,
 ) -> HeldOut:
     """Run the full sampler on the held-out prompts, repeated with other noise if they are few.
 
     Args:
         pipeline: with its weights loaded and the full sampler's scheduler.
         whole: the full sampler.
-        prompts: to judge with.
+        prompts: to evaluate with.
         settings: how many pictures, and which judge.
-        report: told what is being done.
+        report: called with a message and the completed fraction.
 
     Raises:
         SearchError: the judge cannot read these pictures, or the features are not its own.

@@ -1,4 +1,4 @@
-"""From pipeline to frontier: make the candidates, judge them."""
+"""From pipeline to frontier: make the candidates, evaluate them."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING
 
 from search.core.errors import SearchError
 from search.core.liveness import unroll
+from search.core.table import keep_of
 from search.frontier.candidates import fitted, make_plain, prepare, scheduler
 from search.frontier.points import Frontier, Point
 from search.frontier.quality import sample_held_out
 from search.frontier.settings import Method
 from search.methods.prompts import apart_prompts
-from search.methods.schedules import keep_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from search.frontier.candidates import Candidate, Ground
     from search.frontier.quality import HeldOut
-    from search.frontier.settings import Settings
+    from search.frontier.settings import FrontierSettings
     from search.model.pipeline import Pipeline
 
     Report = Callable[..., None]
@@ -26,31 +26,30 @@ if TYPE_CHECKING:
 
 def run_frontier(
     pipeline: Pipeline,
-    settings: Settings,
+    settings: FrontierSettings,
     *,
     report: Report = lambda _text, _share=None: None,
 ) -> Frontier:
-    """Search, fit and judge everything that `settings` names.
+    """Search, fit and evaluate everything that `settings` names.
 
     Args:
         pipeline: with its weights loaded, and the scheduler it came with.
         settings: what to compare.
-        report: told what is being done, and which share of it is done.
+        report: called with a message and the completed fraction.
 
     Raises:
         SearchError: settings that do not fit the pipeline, or no method that can be used with it.
     """
-    own = pipeline.pipe.scheduler
     prompts = apart_prompts(
         pipeline,
         search=settings.prompts,
         judge=settings.held_out,
     )
-    with scheduler(pipeline, own, settings.scheduler):
-        ground = prepare(pipeline, settings, own, prompts[0], report)
+    with scheduler(pipeline, settings.scheduler, dict(settings.scheduler_options)):
+        ground = prepare(pipeline, settings, prompts[0], report)
         held_out = sample_held_out(pipeline, ground.whole, prompts[1], settings, report)
         candidates, notes = _make(ground, report)
-        points = _judge(held_out, candidates, report)
+        points = _evaluate(held_out, candidates, report)
         reference = None
         if settings.judge is not None:
             reference = "real pictures" if settings.features else "the full sampler, other noise"
@@ -84,17 +83,17 @@ def _make(ground: Ground, report: Report) -> tuple[list[Candidate], tuple[str, .
     found = []
     for number, candidate in enumerate(plain):
         found.append(candidate)
-        if candidate.method is not Method.OURS:
+        if candidate.method is not Method.CARVE:
             report(f"fit: {candidate.method} {candidate.label}", number / len(plain))
             found.append(fitted(ground, candidate))
     return found, tuple(notes)
 
 
-def _judge(held_out: HeldOut, candidates: list[Candidate], report: Report) -> tuple[Point, ...]:
+def _evaluate(held_out: HeldOut, candidates: list[Candidate], report: Report) -> tuple[Point, ...]:
     """Each candidate on the held-out pictures; where fitting changed nothing, nothing is repeated."""
     points: list[Point] = []
     for number, each in enumerate(candidates):
-        report(f"judge: {each.method} {each.label}", number / len(candidates))
+        report(f"evaluate: {each.method} {each.label}", number / len(candidates))
         if points and points[-1].subnet is each.subnet:
             quality = points[-1].quality
         else:

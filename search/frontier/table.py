@@ -74,10 +74,10 @@ def tables(frontier: Frontier) -> Iterator[Table]:
     """One per keep, for the terminal."""
     for comparison in frontier.comparisons:
         table = Table("", "SubNet", title=f"at {comparison.keep:g} of the full cost, or less")
-        for heading in (*headings(frontier), "ours / this"):
+        for heading in (*headings(frontier), "carve / this"):
             table.add_column(heading, justify="right")
         for row in compared(frontier, comparison):
-            table.add_row(*row, style="bold" if row[0] == "ours" else None)
+            table.add_row(*row, style="bold" if row[0] == "carve" else None)
         yield table
 
 

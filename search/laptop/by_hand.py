@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from search.core.subnet import SubNet
-    from search.methods.schedules import Cost
+    from search.core.table import Cost
 
 LATER = 100.0
 """By how much a later group of layers is dearer than the one before."""
 VARIANTS = ("base", "small", "tiny")
 """Of BK-SDM, each removing more than the one before."""
-BLOCK = re.compile(r"(?:[a-z_]*)blocks\.(\d+)$")
+BLOCK = re.compile(r"[a-z_]*blocks\.\d+$")
 """A transformer's block, by its name in the denoiser."""
 
 
@@ -170,12 +170,14 @@ def _deeper(layers: Layers) -> frozenset[int]:
 
 def _alternate(layers: Layers) -> list[frozenset[int]]:
     """Of a list of transformer blocks the second, fourth, ..., and then the others but the first."""
-    numbers = {int(found[1]): i for i, n in enumerate(layers.names) if (found := BLOCK.match(n))}
+    # Blocks of several lists follow each other; some may be of a kind that cannot be left out.
+    order = [name for name in layers.full.topology.blocks if BLOCK.match(name)]
+    numbers = {place: layers.number[n] for place, n in enumerate(order) if n in layers.number}
     _require_structure(
         len(numbers) > 1, "every second block", "a transformer with a list of blocks"
     )
-    odd = frozenset(i for block, i in numbers.items() if block % 2)
-    return [odd, frozenset(i for block, i in numbers.items() if block and not block % 2)]
+    odd = frozenset(i for place, i in numbers.items() if place % 2)
+    return [odd, frozenset(i for place, i in numbers.items() if place and not place % 2)]
 
 
 def _depths(layers: Layers) -> Depths:

@@ -6,15 +6,17 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from search.core.actions import Action
 from search.core.errors import SearchError
 from search.core.liveness import unroll
-from search.core.subnet import Action, SubNet
-from search.methods.schedules import with_actions
+from search.core.subnet import SubNet
+from search.core.table import with_actions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from search.methods.schedules import Cost
+    from search.core.subnet import SubNet
+    from search.core.table import Cost
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def layers_of(full: SubNet, *, with_gone: bool = False) -> Layers:
     """
     names = [
         full.topology.blocks[block]
-        for block in full.topology.deltas
+        for block in full.topology.based
         if with_gone or full.actions[0][block] is not Action.SKIP
     ]
     if not names:

@@ -10,9 +10,6 @@ from torch import Tensor
 
 from search.core.errors import SearchError
 
-SNR_FLOOR, SNR_CAP = 0.1, 5.0
-"""Squared errors of the picture weigh clip(SNR, floor, cap): Min-SNR (Hang et al. 2023), with a floor."""
-
 
 @dataclass(frozen=True)
 class Noising:

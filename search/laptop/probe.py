@@ -11,7 +11,7 @@ from search.core.subnet import SubNet
 from search.laptop.layers import Layers, layers_of
 from search.laptop.loss import OutputLoss, PictureLoss
 from search.laptop.rivals import LatentStatistics, TaskLoss
-from search.laptop.settings import Criterion, Settings
+from search.laptop.settings import Criterion, LaptopSettings
 from search.laptop.store import FULL, TUPLES, Known, Store
 from search.laptop.tuples import Tuples
 from search.model.pipeline import open_for
@@ -47,7 +47,7 @@ PROBES: dict[Criterion, Callable[[Pipeline, Layers, Tuples], Probe]] = {
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker is told.
+    """What a worker is given.
 
     Attributes:
         pipeline: its directory.
@@ -78,13 +78,13 @@ class Measure:
         store: where losses are written.
         known: the losses so far.
         run: tells searches in one folder apart.
-        report: told what is being done, and which share of it is done.
+        report: called with a message and the completed fraction.
     """
 
     pipeline: Pipeline
     layers: Layers
     tuples: Tuples
-    settings: Settings
+    settings: LaptopSettings
     store: Store
     known: Known
     run: str

@@ -84,12 +84,12 @@ class LatentStatistics:
         return torch.stack([(there - here).norm() for there, here in pairs]).sum()
 
     def _statistics(self, one: AbstractSet[int]) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation over the pictures, `[C, H, W]` each."""
+        """Mean and standard deviation over the pictures, `[...]` each."""
         values = [self._noise]
         with torch.no_grad(), gated(self._pipeline.denoiser, self._layers.once_without(one)):
             for row, timestep in zip(self._table.inputs, self._timesteps, strict=True):
-                told = torch.tensor(timestep, device=self._noise.device)
-                values.append(self._predictor(combine(row, values), told))
+                at = torch.tensor(timestep, device=self._noise.device)
+                values.append(self._predictor(combine(row, values), at))
         final = combine(self._table.final, values).cpu()
         return final.mean(dim=0), final.std(dim=0, correction=0)
 

@@ -30,9 +30,9 @@ class Tuples:
     """K inputs of the denoiser.
 
     Attributes:
-        latents: on the way of the sampler, `[K, C, H, W]`.
+        latents: on the way of the sampler, `[K, ...]`.
         timesteps: as the scheduler has them, `[K]`.
-        final: the latents that way ends with, `[K, C, H, W]`.
+        final: the latents that way ends with, `[K, ...]`.
         prompts: K of them; with guidance each stands for two inputs, with the prompt and without.
     """
 
@@ -79,7 +79,7 @@ def draw_tuples(
         prompts: repeated, with other noise, if they are few.
         count: K.
         seed: of the noise and of what is drawn.
-        report: told what is being done, and which share of it is done.
+        report: called with a message and the completed fraction.
     """
     random = np.random.default_rng(seed)
     pictures = min(count, PICTURES)

@@ -7,42 +7,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from search.core.actions import Action
 from search.core.errors import SearchError
-from search.core.liveness import unroll
-from search.core.subnet import Action, SubNet
+from search.core.table import keep_of, with_actions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    Cost = Callable[[SubNet], float]
+    from search.core.subnet import SubNet
+    from search.core.table import Cost
 
 KEEP_TOLERANCE = 0.02
 ATTEMPTS = 32
-
-
-def keep_of(subnet: SubNet) -> float:
-    """The fraction of the full sampler's MACs that remains."""
-    return sum(unroll(subnet).macs) / (subnet.full_calls * subnet.topology.macs)
-
-
-def with_actions(full: SubNet, action: Callable[[int, int], Action], method: str) -> SubNet:
-    """`full` with the action that `action(step, block)` gives.
-
-    A block that `full` skips was removed for good, and may be reused but never run.
-    """
-
-    def possible(step: int, block: int) -> Action:
-        wanted = action(step, block)
-        gone = full.actions[0][block] is Action.SKIP
-        return Action.SKIP if gone and wanted is not Action.REUSE else wanted
-
-    rows = tuple(
-        tuple(possible(step, block) for block in range(len(full.topology.blocks)))
-        for step in range(full.steps)
-    )
-    return dataclasses.replace(full, actions=rows, method=method)
 
 
 def deepcache(full: SubNet, *, interval: int, branch: int) -> SubNet:

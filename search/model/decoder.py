@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from search.model.failures import told_as_the_pipelines
 from search.model.family import Request
 from search.model.recording import at_home, record_encoding, with_gradients, with_parts
 from search.model.scheduler import StillScheduler
@@ -23,7 +24,7 @@ class Decoder(nn.Module):
         self.vae = pipeline.pipe.vae.eval()
         self._pipeline, self._size = pipeline, size
         self._scheduler = StillScheduler([], pipeline.pipe.scheduler.config)
-        self._encoded = record_encoding(pipeline)
+        self._encoded = record_encoding(pipeline, size)
 
     def forward(self, latents: Tensor) -> Tensor:
         """Latents `[B, ...]` -> pictures `[B, 3, height, width]` in 0..1."""
@@ -37,6 +38,7 @@ class Decoder(nn.Module):
         ).sized(self._size)
         parts = {} if self._encoded is None else {"encode_prompt": lambda *_, **__: self._encoded}
         with (
+            told_as_the_pipelines(pipe),
             at_home(pipe),
             with_gradients(pipe),
             with_parts(pipe, scheduler=self._scheduler, **parts),

@@ -139,6 +139,9 @@ class Family(Protocol):
     def blocks(self, denoiser: Any, granularity: Granularity) -> list[str]:
         """Names of the submodules that are blocks at `granularity`."""
 
+    def is_branch(self, module: Any) -> bool:
+        """Whether what a block emits is added to what goes past it, so that doing nothing is zeros."""
+
     def predict(self, output: Tensor, channels: int, guidance: Tensor | None) -> Tensor:
         """The noise prediction from the denoiser's raw output, in the shape of the latents `[B, ...]`.
 

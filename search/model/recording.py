@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import inspect
 import math
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from search.core.errors import SearchError
+from search.model.failures import told_as_the_pipelines
 from search.model.family import Request
+from search.model.replaced import replaced
 from search.model.scheduler import Grid
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def record_call(pipeline: Pipeline, request: Request) -> DenoiserCall:
         drawn.append(tuple(shape))
         return torch.arange(math.prod(shape), dtype=torch.float32, device=device).reshape(shape)
 
-    with mock.patch.object(inspect.getmodule(type(pipeline.pipe)), "randn_tensor", number):
+    with replaced(inspect.getmodule(type(pipeline.pipe)), "randn_tensor", number):
         found = _record_arguments(pipeline, request)
     sample, timestep = found.pop(family.sample), found.pop(family.timestep)
     told = float(timestep.flatten()[0])
@@ -118,7 +119,7 @@ def _record_arguments(pipeline: Pipeline, request: Request) -> dict[str, Any]:
         found.update(signature.bind(*args, **kwargs).arguments)
         raise _RecordedError
 
-    with mock.patch.object(pipeline.denoiser, "forward", record):
+    with replaced(pipeline.denoiser, "forward", record):
         _run(pipeline, request)
     found.pop("kwargs", None)
     return found | {"return_dict": False}
@@ -146,7 +147,7 @@ def record_grid(pipeline: Pipeline, course: Course, size: tuple[int, int] | None
 
     prompts = (pipeline.family.default_prompt,)
     request = Request(prompts, course.inference_steps, 1.0).sized(size).on(course)
-    with mock.patch.object(pipeline.pipe.scheduler, "set_timesteps", record):
+    with replaced(pipeline.pipe.scheduler, "set_timesteps", record):
         _run(pipeline, request)
     asked = {name: value for name, value in found.items() if value is not None}
     asked.pop("device", None)
@@ -189,7 +190,7 @@ def _eta(pipe: Any) -> float | None:
     return float(given.default) if given is not None and taken else None
 
 
-def record_encoding(pipeline: Pipeline) -> Any:
+def record_encoding(pipeline: Pipeline, size: tuple[int, int] | None) -> Any:
     """What the pipeline's own `encode_prompt` returns for its default prompt; None if it has none."""
     original = getattr(pipeline.pipe, "encode_prompt", None)
     if original is None:
@@ -202,42 +203,56 @@ def record_encoding(pipeline: Pipeline) -> Any:
         raise _RecordedError
 
     with with_parts(pipeline.pipe, encode_prompt=record):
-        _run(pipeline, Request((pipeline.family.default_prompt,), 1, 1.0))
+        _run(pipeline, Request((pipeline.family.default_prompt,), 1, 1.0).sized(size))
     return found[0]
 
 
 def _run(pipeline: Pipeline, request: Request) -> None:
     """Run diffusers' pipeline until something is recorded."""
     try:
-        with at_home(pipeline.pipe), torch.no_grad():
+        with told_as_the_pipelines(pipeline.pipe), at_home(pipeline.pipe), torch.no_grad():
             pipeline.family.call(pipeline.pipe, request, None)
     except _RecordedError:
         pass
-    except ValueError as error:
-        msg = f"the pipeline refuses these settings: {' '.join(str(error).split()).rstrip('.')}; choose others"
-        raise SearchError(msg) from error
 
 
 @contextmanager
 def at_home(pipe: Any) -> Iterator[None]:
-    """While open, the pipeline works on its VAE's device: the denoiser may be on the meta device."""
-    device = property(lambda _: pipe.vae.device)
-    with mock.patch.object(type(pipe), "_execution_device", device):
+    """While open, the pipeline works on its VAE's device, or the CPU: models may be on the meta device."""
+    on = torch.device("cpu") if pipe.vae.device.type == "meta" else pipe.vae.device
+    device = property(lambda _: on)
+    with replaced(type(pipe), "_execution_device", device):
         yield
 
 
 @contextmanager
 def with_parts(pipe: Any, **parts: Any) -> Iterator[None]:
     """While open, these attributes of the pipeline are others."""
-    with mock.patch.dict(vars(pipe), parts):
+    with ExitStack() as stack:
+        for name, part in parts.items():
+            stack.enter_context(_replaced_entry(vars(pipe), name, part))
         yield
+
+
+@contextmanager
+def _replaced_entry(entries: dict[str, Any], name: str, value: Any) -> Iterator[None]:
+    """While open, the entry `name` is `value`; a pipeline's own `__setattr__` would note it down."""
+    had, before = name in entries, entries.get(name)
+    entries[name] = value
+    try:
+        yield
+    finally:
+        if had:
+            entries[name] = before
+        else:
+            del entries[name]
 
 
 @contextmanager
 def with_gradients(pipe: Any) -> Iterator[None]:
     """While open, the pipeline's call leaves the mode of automatic differentiation alone."""
     call: Callable[..., Any] = inspect.unwrap(type(pipe).__call__)
-    with mock.patch.object(type(pipe), "__call__", call):
+    with replaced(type(pipe), "__call__", call):
         yield
 
 

@@ -6,19 +6,27 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
+from search.core.actions import Source
 from search.core.errors import SearchError
-from search.core.liveness import Unrolled, unroll
-from search.core.subnet import Action
+from search.core.liveness import Unrolled, Value, unroll
+from search.core.topology import PREDICTION, Kind, Target, port_of
+from search.model.failures import told_as_the_pipelines
 from search.model.recording import record_call
 from search.model.removed import base_of
-from search.model.scheduler import CourseScheduler, TableScheduler, add_noise, noise_drawn_by
+from search.model.replaced import replaced
+from search.model.scheduler import (
+    CourseScheduler,
+    TableScheduler,
+    add_noise,
+    noise_drawn_by,
+    unused,
+)
 from search.model.trace import tensors_of
 
 if TYPE_CHECKING:
@@ -28,6 +36,7 @@ if TYPE_CHECKING:
 
     from search.core.course import Course
     from search.core.subnet import SubNet
+    from search.core.topology import Topology
     from search.model.family import Family, Request
     from search.model.pipeline import Pipeline
 
@@ -54,7 +63,7 @@ def sample(
     request: Request,
     subnet: SubNet | None = None,
     *,
-    observe: Callable[[int, int, Tensor], None] | None = None,
+    observe: Callable[[int, Target, Tensor], None] | None = None,
     generator: torch.Generator | None = None,
     course: Course | None = None,
 ) -> Trajectory:
@@ -65,7 +74,7 @@ def sample(
         request: what to sample.
         subnet: bound to this pipeline; None runs every block at every step.
         observe: called with (step, target, tensor) for each tensor that is computed: what a block
-            emits, a residual that is kept, and what DELTA or SKIP emits.
+            emits, a residual that is kept, and what an action mixes.
         generator: draws the initial noise when the request brings none, and what the scheduler draws,
             even where the pipeline hands its scheduler no generator; None leaves that to torch's own.
         course: takes the place of the request's steps; the request brings the latents that it begins
@@ -86,13 +95,14 @@ def sample(
             stack.enter_context(noise_drawn_by(pipe.scheduler, draw))
         if course is not None and not course.is_whole:
             part = CourseScheduler(pipe.scheduler, course)
-            stack.enter_context(mock.patch.object(pipe, "scheduler", part))
+            stack.enter_context(replaced(pipe, "scheduler", part))
         if subnet is not None:
             stack.enter_context(gated(pipeline.denoiser, subnet, observe=observe))
             if subnet.fitted is not None:
                 scheduler = TableScheduler(subnet.fitted, pipe.scheduler.config)
-                stack.enter_context(mock.patch.object(pipe, "scheduler", scheduler))
+                stack.enter_context(replaced(pipe, "scheduler", scheduler))
         stack.enter_context(_recorded(pipe, pipeline.denoiser, family, batch, trajectory))
+        stack.enter_context(told_as_the_pipelines(pipe))
         with torch.no_grad():
             trajectory.images = family.call(pipe, request, generator)
     return trajectory
@@ -106,8 +116,7 @@ def _noised(
     if clean is None:
         msg = "clean latents to begin from are missing; give them with the request"
         raise SearchError(msg)
-    grid, present = pipeline.grid(course, request.size), pipeline.pipe.scheduler
-    scheduler = present.from_config(present.config)
+    grid, scheduler = pipeline.grid(course, request.size), unused(pipeline.pipe.scheduler)
     grid.apply(scheduler)
     call = record_call(pipeline, replace(request, latents=None))
     noise = torch.randn(call.drawn or clean.shape, generator=generator)
@@ -123,8 +132,8 @@ def gated(
     subnet: SubNet,
     *,
     steps: Sequence[int] | None = None,
-    observe: Callable[[int, int, Tensor], None] | None = None,
-    recall: Callable[[int, int], Tensor | None] | None = None,
+    observe: Callable[[int, Target, Tensor], None] | None = None,
+    recall: Callable[[int, Target], Tensor | None] | None = None,
     placeholders: dict[str, Any] | None = None,
 ) -> Iterator[None]:
     """While open, `denoiser` obeys `subnet`; call k of it is step `steps[k]`, and then it starts anew.
@@ -170,25 +179,29 @@ class _Gate:
         subnet: SubNet,
         unrolled: Unrolled,
         steps: Sequence[int],
-        observe: Callable[[int, int, Tensor], None] | None,
-        recall: Callable[[int, int], Tensor | None] | None,
+        observe: Callable[[int, Target, Tensor], None] | None,
+        recall: Callable[[int, Target], Tensor | None] | None,
     ) -> None:
         topology = subnet.topology
-        self.observe, self.recall, self.actions = observe, recall, subnet.actions
+        self.observe, self.recall = observe, recall
         self.ports = dict(zip(topology.blocks, topology.ports_of, strict=True))
-        self.index = {i: port.index for i, port in enumerate(topology.ports)}
-        self.deltas = {topology.blocks[block]: block for block in topology.deltas}
         self.topology, self.computed = topology, unrolled.computed
         self.running = [
             frozenset(unit for segment in segments for unit in segment.units)
-            | _around({topology.block(target) for target in computed}, topology.blocks)
+            | _around({p for t in computed for p in (t.port, t.base) if p >= 0}, topology)
             for segments, computed in zip(unrolled.segments, self.computed, strict=True)
         ]
-        self.effective, self.values = unrolled.effective, unrolled.values
+        self.unrolled, self.effective, self.values = unrolled, unrolled.effective, unrolled.values
+        self.made = [
+            {unrolled.values[number].target: number for number in made} for made in unrolled.made
+        ]
         self.last = {n: t for t, row in enumerate(unrolled.effective) for n in row.values()}
+        for number, step in unrolled.last_reads.items():
+            self.last[number] = max(step, self.last.get(number, 0))
         self.steps, self.calls = steps, 0
         self.step = -1
         self.kept: dict[int, Any] = {}
+        self.bases: dict[int, Tensor] = {}
         self.hollow: dict[str, Any] = {}
         self.keeps_hollow = False
 
@@ -203,7 +216,8 @@ class _Gate:
                     self.hollow.clear()
             self.calls += 1
             self.kept = self._remembered()
-            prediction = self.effective[self.step][self.topology.output]
+            self.bases.clear()
+            prediction = self.effective[self.step][PREDICTION]
             if self.computed[self.step]:
                 output = forward(*args, **kwargs)
                 self.kept.setdefault(prediction, output)
@@ -214,9 +228,13 @@ class _Gate:
     def _remembered(self) -> dict[int, Any]:
         """What earlier steps computed and this or a later one has."""
         if self.recall is None:
-            return {n: each for n, each in self.kept.items() if self.last[n] >= self.step}
+            return {n: each for n, each in self.kept.items() if self.last.get(n, 0) >= self.step}
         found: dict[int, Any] = {}
-        for number in self.effective[self.step].values():
+        numbers = {
+            *self.effective[self.step].values(),
+            *self.unrolled.cache_reads[self.step].values(),
+        }
+        for number in numbers:
             value = self.values[number]
             if value.step < self.step:
                 tensor = self.recall(value.step, value.target)
@@ -229,7 +247,7 @@ class _Gate:
         A block that is not computed may still have to run for the sake of a block inside it; then
         its own result is thrown away.
         """
-        ports, forward, block = self.ports.get(name, ()), module.forward, self.deltas.get(name)
+        ports, forward = self.ports.get(name, ()), module.forward
 
         def run(*args: Any, **kwargs: Any) -> Any:
             if name in self.running[self.step]:
@@ -241,41 +259,55 @@ class _Gate:
                 output = self.hollow[name]
             tensors = tensors_of(output)
             for port in ports:
-                self._keep(port, partial(tensors.__getitem__, self.index[port]))
-            if block is not None:
-                self._keep_delta(block, tensors[0], lambda: base_of(module, args, kwargs))
+                emitted = tensors[self.topology.ports[port].index]
+                if any(target.base == port for target in self.computed[self.step]):
+                    argument = self.topology.bases[port].argument
+                    self.bases[port] = base_of(module, argument, args, kwargs, emitted)
+                self._keep_all(port, emitted)
             return self._in_effect(ports, tensors, output)
 
         return run
 
-    def _keep_delta(self, block: int, output: Tensor, base: Callable[[], Tensor]) -> None:
-        """Keep the residual of a block, or what stands in for it."""
-        residual, total = self.topology.residual(block), self.topology.sum(block)
-        self._keep(residual, lambda: output - base())
-        adds = self.actions[self.step][block] is Action.DELTA
-        self._keep(
-            total,
-            lambda: base() + self.kept[self.effective[self.step][residual]] if adds else base(),
-        )
-
-    def _keep(self, target: int, make: Callable[[], Tensor]) -> None:
-        """Keep what a target is, if this step computes it."""
-        if target in self.computed[self.step]:
-            tensor = make()
-            self.kept[self.effective[self.step][self.topology.tensor(target)]] = tensor
+    def _keep_all(self, port: int, emitted: Tensor) -> None:
+        """Keep what this step computes of a port; `emitted` is what its block makes, if it runs."""
+        for target, number in self.made[self.step].items():
+            if target.port != port:
+                continue
+            if target.kind is Kind.MIX:
+                tensor = self._mixed(self.values[number])
+            else:
+                is_residual = target.kind is Kind.RESIDUAL
+                tensor = emitted - self.bases[target.base] if is_residual else emitted
+            self.kept[number] = tensor
             if self.observe is not None:
                 self.observe(self.step, target, tensor)
+
+    def _mixed(self, value: Value) -> Tensor:
+        """What an action makes of its sources."""
+        cached = iter(value.reads[-sum(s is not Source.BASE for s, _ in value.weights) :])
+        total: Tensor | None = None
+        for source, weight in value.weights:
+            is_base = source is Source.BASE
+            tensor = self.bases[value.target.base] if is_base else self.kept[next(cached)]
+            term = tensor if weight == 1 else weight * tensor
+            total = term if total is None else total + term
+        assert total is not None
+        return total
 
     def _in_effect(self, ports: Sequence[int], tensors: Sequence[Tensor], output: Any) -> Any:
         """`output`, of these tensors, with those that this step has; the others are not read."""
         row = self.effective[self.step]
-        mine = {id(tensors[self.index[p]]): self.kept[row[p]] for p in ports if row[p] in self.kept}
+        mine = {
+            id(tensors[self.topology.ports[port].index]): self.kept[row[port_of(port)]]
+            for port in ports
+            if row[port_of(port)] in self.kept
+        }
         return pytree.tree_map(lambda leaf: mine.get(id(leaf), leaf), output)
 
 
-def _around(blocks: set[int | None], names: tuple[str, ...]) -> frozenset[str]:
-    """The modules that must run so that these blocks are reached at all."""
-    parts = [names[block].split(".") for block in blocks if block is not None]
+def _around(ports: set[int], topology: Topology) -> frozenset[str]:
+    """The modules that must run so that the blocks of these ports are reached at all."""
+    parts = [topology.blocks[topology.ports[port].block].split(".") for port in ports]
     return frozenset(".".join(each[:i]) for each in parts for i in range(1, len(each)))
 
 
@@ -290,7 +322,7 @@ def _hollow_output(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, 
 
     with (
         FakeTensorMode(allow_non_fake_inputs=True) as mode,
-        mock.patch.object(nn.Module, "__call__", plain),
+        replaced(nn.Module, "__call__", plain),
     ):
         fake_args, fake_kwargs = pytree.tree_map(
             lambda leaf: mode.from_tensor(leaf) if isinstance(leaf, Tensor) else leaf,

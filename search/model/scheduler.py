@@ -7,13 +7,13 @@ basis (the noises, the first prediction, the second, ...) yields all coefficient
 
 from __future__ import annotations
 
+import copy
 import inspect
 import itertools
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from search.core.errors import SearchError
 from search.core.sampler import SamplerTable
+from search.model.replaced import replaced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 # Relative difference of a probed table to the scheduler's own float32 arithmetic on random vectors.
 _AFFINE_TOLERANCE = 1e-4
+_NONLINEAR = ("clip_sample", "thresholding")
+"""Settings with which a scheduler does more than to add up."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ class Grid:
         given: dict[str, Any] = {k: value for k, value in asked.items() if value is not None}
         if self.timesteps is None and self.sigmas is None:
             given["num_inference_steps"] = self.course.inference_steps
-        scheduler.set_timesteps(**given)
+        with _told_as_the_schedulers(scheduler, self.course):
+            scheduler.set_timesteps(**given)
         _begin(scheduler, self.course)
 
     def part(self, scheduler: Any) -> Tensor:
@@ -72,24 +76,65 @@ def read_sampler(scheduler: Any, grid: Grid) -> SamplerTable:
     Raises:
         SearchError: the scheduler is not affine with these settings.
     """
-    scheduler = type(scheduler).from_config(scheduler.config)
-    try:
-        grid.apply(scheduler)
-    except ValueError as error:
-        msg = f"{type(scheduler).__name__} refuses {_named(grid.course)}: {str(error).rstrip('.')}; choose others"
-        raise SearchError(msg) from error
-    given, count = grid.course.takes_latents, len(grid.part(scheduler))
-    known = _count_known(scheduler, grid, count)
-    basis = torch.eye(known + count)
-    inputs, final = _walk(scheduler, grid, basis[:known], basis[known:])
-    table = SamplerTable(
-        inputs=np.stack([x.double().numpy() for x in inputs]),
-        final=final.double().numpy(),
-        noises=known - given,
-        given=given,
-    )
-    _check_affine(scheduler, grid, table)
+    scheduler = unused(scheduler)
+    grid.apply(scheduler)
+    with _told_as_the_schedulers(scheduler, grid.course):
+        given, count = grid.course.takes_latents, len(grid.part(scheduler))
+        known = _count_known(scheduler, grid, count)
+        basis = torch.eye(known + count)
+        inputs, final = _walk(scheduler, grid, basis[:known], basis[known:])
+        _require_finite(scheduler, [*inputs, final])
+        table = SamplerTable(
+            inputs=np.stack([x.double().numpy() for x in inputs]),
+            final=final.double().numpy(),
+            noises=known - given,
+            given=given,
+        )
+        _check_affine(scheduler, grid, table)
     return _without_unused_noises(table)
+
+
+def unused(scheduler: Any) -> Any:
+    """A copy of a scheduler as it is, before its first step."""
+    copied = copy.deepcopy(scheduler)
+    if hasattr(copied, "_begin_index"):
+        copied._begin_index = None
+    return copied
+
+
+@contextmanager
+def _told_as_the_schedulers(scheduler: Any, course: Course) -> Iterator[None]:
+    """What a scheduler raises while this is open becomes a `SearchError` that names it."""
+    name = type(scheduler).__name__
+    try:
+        yield
+    except SearchError:
+        raise
+    except Exception as error:  # each scheduler raises whatever its code runs into
+        said = " ".join(str(error).split()).rstrip(".")
+        does = "refuses" if isinstance(error, ValueError) else "fails with"
+        kind = "" if isinstance(error, ValueError) else f" ({type(error).__name__})"
+        msg = f"{name} {does} {_named(course)}{kind}: {said}; choose others, or another --scheduler"
+        raise SearchError(msg) from error
+
+
+def _require_finite(scheduler: Any, rows: Sequence[Tensor]) -> None:
+    """Refuse a scheduler that divides by zero on its way."""
+    bad = [number for number, row in enumerate(rows) if not bool(row.isfinite().all())]
+    if bad:
+        own = type(scheduler)().config
+        differing = {
+            key: value
+            for key, value in scheduler.config.items()
+            if not key.startswith("_") and key in own and own[key] != value
+        }
+        where = "its last step" if bad[0] == len(rows) - 1 else f"step {bad[0] - 1}"
+        msg = (
+            f"the scheduler {type(scheduler).__name__} makes values that are not finite at {where}, with "
+            f"diffusers too: with its settings {differing} it divides by zero there; change them with "
+            "--scheduler-option, or choose another --scheduler"
+        )
+        raise SearchError(msg)
 
 
 @contextmanager
@@ -105,7 +150,7 @@ def noise_drawn_by(scheduler: Any, draw: Callable[[tuple[int, ...]], Tensor]) ->
     if not hasattr(module, "randn_tensor"):
         yield
         return
-    with mock.patch.object(module, "randn_tensor", randn_tensor):
+    with replaced(module, "randn_tensor", randn_tensor):
         yield
 
 
@@ -328,11 +373,16 @@ def _check_affine(scheduler: Any, grid: Grid, table: SamplerTable) -> None:
         found = np.stack([x.double().numpy() for x in [*inputs, final]])
         error = np.abs(found - expected).max() / np.abs(expected).max()
         if not error < _AFFINE_TOLERANCE:
+            on = [name for name in _NONLINEAR if scheduler.config.get(name)]
+            advice = (
+                f"switch that off with {' '.join(f'--scheduler-option {name}=false' for name in on)}, or "
+                if on
+                else ""
+            )
             msg = (
                 f"the scheduler {type(scheduler).__name__} is not an affine map of noises and "
                 f"predictions with these settings (off by {error:.1e}): it clips, thresholds or "
-                "draws its noise in a way of its own; switch that off in its configuration or choose "
-                "another"
+                f"draws its noise in a way of its own; {advice}choose another --scheduler"
             )
             raise SearchError(msg)
 

@@ -14,6 +14,7 @@ import torch
 
 from search.core.errors import SearchError
 from search.core.files import write_atomically
+from search.runs.figure import as_png
 from search.runs.folder import differing
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from _typeshed import DataclassInstance
+    from matplotlib.figure import Figure
 
 LOG = "log.jsonl"
 CHECKPOINT = "checkpoint.pt"
@@ -36,11 +38,12 @@ Entry = TypeVar("Entry", bound="DataclassInstance")
 
 @dataclass(frozen=True)
 class Checkpoint(Generic[Entry]):
-    """All that is needed to go on.
+    """All that is needed to resume.
 
     Attributes:
-        identity: what the run is of, as JSON values; with another it is refused.
-        states: by the names that the folder has for them, on the CPU when read.
+        identity: what decides the result, as JSON values.
+        states: by the names that the folder has for them; when read, on the CPU and mapped from the
+            file until they are used.
         done: the iterations so far.
     """
 
@@ -69,8 +72,8 @@ class CheckpointFolder(ABC, Generic[Entry]):
         self.path = path
 
     @abstractmethod
-    def plot(self, done: Sequence[Entry]) -> bytes:
-        """The iterations as PNG."""
+    def draw(self, figure: Figure, done: Sequence[Entry]) -> None:
+        """Plot the iterations."""
 
     def start(self, done: Sequence[Entry]) -> None:
         """Begin the log with the iterations that are `done`."""
@@ -93,39 +96,48 @@ class CheckpointFolder(ABC, Generic[Entry]):
         }
         torch.save(content, buffer)
         write_atomically(self.path / CHECKPOINT, buffer.getvalue())
-        write_atomically(self.path / self.picture, self.plot(checkpoint.done))
+        write_atomically(self.path / self.picture, self._plot(checkpoint.done))
 
-    def load(self, identity: Mapping[str, object], *, resume: bool) -> Checkpoint[Entry] | None:
-        """The last checkpoint, None if there is none; what `identity` does not name may be anything.
+    def load(self, *, resume: bool) -> Checkpoint[Entry] | None:
+        """The last checkpoint, None if there is none.
 
         Raises:
-            SearchError: there is one and `resume` is not asked for, or it is damaged, of another
-                schema, or of another run than `identity`.
+            SearchError: there is a run and `resume` is not asked for, or the checkpoint is damaged or of
+                another schema.
         """
         path = self.path / CHECKPOINT
-        if not path.exists():
-            return None
-        if not resume:
+        if not resume and (path.exists() or (self.path / LOG).exists()):
             msg = (
                 f"{str(self.path)!r} holds a {self.what} already; give --resume to go on with it, or "
                 "another directory"
             )
             raise SearchError(msg)
+        if not path.exists():
+            return None
         try:
-            found = self._read(torch.load(path, map_location="cpu", weights_only=True))
+            return self._read(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
         except _UNREADABLE as error:
             reason = " ".join(str(error).split())[:200]
             msg = f"cannot read the checkpoint {str(path)!r} ({reason}); give another directory"
             raise SearchError(msg) from error
+
+    def require_same(self, found: Checkpoint[Entry], identity: Mapping[str, object]) -> None:
+        """Refuse a checkpoint of another run than `identity`; what that does not name may differ."""
         known = {name: value for name, value in found.identity.items() if name in identity}
         other = differing(identity, known)
         if other:
             msg = (
-                f"the checkpoint {str(path)!r} is of a {self.what} with another "
+                f"the checkpoint {str(self.path / CHECKPOINT)!r} is of a {self.what} with another "
                 f"{' and '.join(other)}; use the same, or give another directory"
             )
             raise SearchError(msg)
-        return found
+
+    def _plot(self, done: Sequence[Entry]) -> bytes:
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(8, 4), layout="constrained")
+        self.draw(figure, done)
+        return as_png(figure)
 
     def _read(self, content: Any) -> Checkpoint[Entry]:
         if content["schema"] != SCHEMA:

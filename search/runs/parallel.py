@@ -31,19 +31,14 @@ class Where(enum.StrEnum):
 PACKAGES = {Where.RAY: "ray", Where.DASK: "distributed"}
 
 
-def where_of(name: str) -> Where:
-    """The place of that name; refused if it is unknown, or if what it takes is not installed."""
-    if name not in set(Where):
-        msg = f"unknown place {name!r} for --parallel; choose one of {', '.join(Where)}"
-        raise SearchError(msg)
-    where = Where(name)
+def require_place(where: Where) -> None:
+    """Refuse a place whose package is not installed."""
     if where in PACKAGES and importlib.util.find_spec(PACKAGES[where]) is None:
         msg = (
             f"--parallel {where} takes the package {PACKAGES[where]!r}, which is not installed; install "
             f"stepcarve[{where}], or leave --parallel out"
         )
         raise SearchError(msg)
-    return where
 
 
 def require_workers(workers: int) -> None:
@@ -79,7 +74,7 @@ def run_jobs(
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     require_workers(workers)
-    where_of(where)
+    require_place(where)
     numbered = (joblib.delayed(_numbered)(function, i, job) for i, job in enumerate(jobs))
     with _backend(where, workers):
         pool = joblib.Parallel(

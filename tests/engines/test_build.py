@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,8 @@ import pytest
 
 from engines.base import Engine, EngineOptions, make_engine
 from engines.build import Item, Plan, build_bundle, plan_build
-from engines.builder import PARTIAL, Job, build_apart
-from engines.built import built_file, place_of, source_of
+from engines.builder import PARTIAL, Job, build_apart, build_here, commit
+from engines.built import Source, built_file, read_record, record_of, source_of
 from engines.errors import EngineError
 from engines.runner import Runner
 from engines.temporary import remove_stale
@@ -64,10 +64,18 @@ def missing(bundle: Bundle, engine: Engine) -> set[str]:
     return {item.graph for item in plan_build(bundle, engine).missing}
 
 
-def job(bundle: Bundle, engine: Engine, out: Path) -> Job:
+def job(bundle: Bundle, engine: Engine, record: Path) -> Job:
     graph = bundle.conditioner
     source = source_of(bundle, engine, graph)
-    return Job("openvino", "cpu", EngineOptions(), bundle.path / graph, out, source)
+    return Job("openvino", "cpu", EngineOptions(), bundle.path / graph, ".blob", record, source)
+
+
+def place_of(bundle: Bundle, engine: Engine, graph: str) -> Path:
+    """The built file of a graph."""
+    path = record_of(bundle, engine, graph)
+    record = read_record(path)
+    assert record is not None
+    return path.with_name(record.file)
 
 
 def test_a_build_is_whole_and_run_uses_it(built: Bundle, fresh: Bundle, engine: Engine) -> None:
@@ -85,7 +93,7 @@ def test_a_killed_build_goes_on_with_what_is_missing(
     fresh: Bundle, engine: Engine, tmp_path: Path
 ) -> None:
     bundle = Bundle.open(Path(shutil.copytree(fresh.path, tmp_path / "bundle")))
-    folder = place_of(bundle, engine, bundle.conditioner).parent
+    folder = record_of(bundle, engine, bundle.conditioner).parent
     command = [sys.executable, "-m", "cli", "build", str(bundle.path), "--engine", "openvino"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not (any(folder.glob("*.json")) and any(folder.glob(f"{PARTIAL}*"))):
@@ -99,7 +107,7 @@ def test_a_killed_build_goes_on_with_what_is_missing(
     done = {
         path: path.stat().st_mtime_ns
         for path in folder.glob("*.blob")
-        if path.stem + ".onnx" not in left
+        if path.name.split(".")[0] + ".onnx" not in left
     }
     deadline = time.monotonic() + 20
     while list(folder.glob(f"{PARTIAL}*")):
@@ -140,7 +148,7 @@ def test_a_damaged_file_is_refused_and_built_again(
 def test_a_file_built_from_something_else_is_refused_with_both_values(
     copy: Bundle, engine: Engine, what: str
 ) -> None:
-    record = place_of(copy, engine, copy.decoder).with_suffix(".json")
+    record = record_of(copy, engine, copy.decoder)
     content = json.loads(record.read_text())
     content["source"][what] = "0" * 64
     record.write_text(json.dumps(content))
@@ -148,6 +156,86 @@ def test_a_file_built_from_something_else_is_refused_with_both_values(
     expected = f"built for {what} '000000000000' .here '{getattr(here, what)[:12]}'."
     with pytest.raises(EngineError, match=expected):
         Runner(copy, engine)
+    assert missing(copy, engine) == {copy.decoder}
+
+
+def killed_after(step: str, todo: Job) -> None:
+    """Do a job in a process that is killed where it calls `step` of `engines.builder`."""
+    code = (
+        "import os, signal\nfrom engines import builder\n"
+        f"builder.{step} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\nbuilder.main()\n"
+    )
+    line = json.dumps(asdict(todo), default=str) + "\n"
+    # The process ends when its stdin does, so that stays open.
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, text=True) as child:
+        assert child.stdin is not None
+        child.stdin.write(line)
+        child.stdin.flush()
+        assert child.wait() == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("step", ["Record.save", "flush", "FileLock"])
+@pytest.mark.parametrize("before", ["nothing", "whole", "damaged"])
+def test_a_kill_between_file_and_record_leaves_what_was_there_before(
+    copy: Bundle, engine: Engine, step: str, before: str
+) -> None:
+    graph = copy.conditioner
+    record = record_of(copy, engine, graph)
+    if before == "nothing":
+        shutil.rmtree(record.parent)
+        record.parent.mkdir()
+    elif before == "damaged":
+        place_of(copy, engine, graph).write_bytes(b"damaged")
+    else:  # of another graph, as after a new export: what is built now replaces it
+        content = json.loads(record.read_text())
+        content["source"]["graph"] = "0" * 64
+        record.write_text(json.dumps(content))
+    told = record.read_text() if record.exists() else None
+    killed_after(step, job(copy, engine, record))
+    assert (record.read_text() if record.exists() else None) == told
+    if told is None:
+        assert built_file(copy, engine, graph) is None, "run compiles in memory, as if nothing was"
+    build_here(job(copy, engine, record), lambda *_: None)
+    found = built_file(copy, engine, graph)
+    assert found is not None
+    files = {path.name for path in record.parent.glob(f"{record.stem}.*")}
+    assert files == {record.name, found.name}, "what the killed build left is gone"
+
+
+def test_two_builds_at_once_are_both_usable(fresh: Bundle, engine: Engine, tmp_path: Path) -> None:
+    bundle = Bundle.open(Path(shutil.copytree(fresh.path, tmp_path / "bundle")))
+    command = [sys.executable, "-m", "cli", "build", str(bundle.path), "--engine", "openvino"]
+    processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [process.wait() for process in processes] == [0, 0]
+    assert not missing(bundle, engine)
+    for graph in bundle.models:
+        record = record_of(bundle, engine, graph)
+        assert len(list(record.parent.glob(f"{record.stem}.*"))) == 2, "one record, one file"
+    Runner(bundle, engine)
+
+
+def test_of_two_builds_whose_files_differ_the_first_stays(tmp_path: Path) -> None:
+    """Two that ran at once, in every order of their steps: file and record always fit."""
+    source = Source("graph", "weights", {"library": "9"})
+    record = tmp_path / "step_0.json"
+    for number, content in enumerate([b"from one", b"from another"]):
+        made = tmp_path / f"made-{number}"
+        made.write_bytes(content)
+        found = commit(made, ".plan", record, source, 1.0)
+        assert found == read_record(record)
+        assert (tmp_path / found.file).read_bytes() == b"from one"
+    other = replace(source, graph="another")
+    made.write_bytes(b"from another graph")
+    found = commit(made, ".plan", record, other, 1.0)
+    assert (tmp_path / found.file).read_bytes() == b"from another graph"
+    assert {path.suffix for path in tmp_path.glob("step_0.*")} == {".json", ".plan"}
+    assert len(list(tmp_path.glob("step_0.*"))) == 2
+
+
+def test_a_record_does_not_lead_out_of_its_folder(copy: Bundle, engine: Engine) -> None:
+    record = record_of(copy, engine, copy.decoder)
+    content = json.loads(record.read_text())
+    record.write_text(json.dumps({**content, "file": f"../{content['file']}"}))
     assert missing(copy, engine) == {copy.decoder}
 
 
@@ -167,7 +255,7 @@ def test_processes_get_the_options_of_the_engine(
 
 
 def test_a_record_that_is_no_record_counts_as_not_built(copy: Bundle, engine: Engine) -> None:
-    place_of(copy, engine, copy.decoder).with_suffix(".json").write_text("[]")
+    record_of(copy, engine, copy.decoder).write_text("[]")
     assert missing(copy, engine) == {copy.decoder}
 
 
@@ -216,7 +304,7 @@ def test_a_graph_that_cannot_be_built_is_named(
 ) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"broken")
     broken = replace(
-        job(fresh, engine, tmp_path / "out" / "x.blob"), graph=tmp_path / "broken.onnx"
+        job(fresh, engine, tmp_path / "out" / "x.json"), graph=tmp_path / "broken.onnx"
     )
     with pytest.raises(EngineError, match=r"openvino cannot load .*broken\.onnx"):
         build_apart(broken)
@@ -224,7 +312,7 @@ def test_a_graph_that_cannot_be_built_is_named(
 
 
 def test_a_worker_of_another_kind_is_refused(fresh: Bundle, engine: Engine, tmp_path: Path) -> None:
-    plain = job(fresh, engine, tmp_path / "x.blob")
+    plain = job(fresh, engine, tmp_path / "x.json")
     other = replace(plain, source=replace(plain.source, key={**plain.source.key, "library": "old"}))
     with pytest.raises(EngineError, match=r"to be built for library 'old' .here 'openvino"):
         build_apart(other)
@@ -238,7 +326,7 @@ def test_a_builder_that_dies_is_named(
     )
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(EngineError, match=r"built condition\.onnx with openvino died .signal 11"):
-        build_apart(job(fresh, engine, tmp_path / "x.blob"))
+        build_apart(job(fresh, engine, tmp_path / "x.json"))
 
 
 def test_what_a_living_process_is_making_stays(tmp_path: Path) -> None:

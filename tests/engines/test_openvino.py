@@ -69,7 +69,7 @@ def test_a_hint_of_lower_precision_shows_or_is_refused(bundle: Bundle) -> None:
 
 def test_a_precision_it_does_not_know_is_refused() -> None:
     with pytest.raises(
-        EngineError, match="unknown precision 'int3'; choose one of float32, bfloat16"
+        EngineError, match="unknown precision 'int3'; choose one of float32, float16"
     ):
         make_engine("openvino", "cpu", EngineOptions(precision="int3"))
 
@@ -83,7 +83,7 @@ def test_a_precision_the_processor_lacks_is_refused(monkeypatch: pytest.MonkeyPa
 
 
 def test_another_device_is_refused() -> None:
-    with pytest.raises(EngineError, match="openvino runs on the cpu, not on 'cuda'"):
+    with pytest.raises(EngineError, match="openvino runs on cpu, not on 'cuda'"):
         make_engine("openvino", "cuda")
 
 

@@ -21,13 +21,14 @@ from engines.parity import Parity, Pictures, Rung, psnr, relative_l2, verify
 from engines.report import verdict, write_report
 from exporter.bundle import Bundle, sha256
 from exporter.export import export
+from search.core.actions import Action
 from search.core.errors import SearchError
 from search.core.liveness import unroll
 from search.core.names import GUIDANCE
-from search.core.subnet import Action, Granularity
+from search.core.subnet import Granularity
+from search.core.table import with_actions
 from search.methods.options import Options
 from search.methods.registry import search
-from search.methods.schedules import with_actions
 from search.model.pipeline import open_pipeline
 from tests.search.model.test_removed import REMOVED, make
 

@@ -15,11 +15,12 @@ from engines.base import make_engine
 from engines.errors import EngineError
 from engines.runner import Runner
 from exporter.bundle import Bundle
+from search.core.actions import Action
 from search.core.sampler import FittedSampler
-from search.core.subnet import Action, Granularity, SubNet
+from search.core.subnet import Granularity, SubNet
+from search.core.table import with_actions
 from search.methods.options import Options
 from search.methods.registry import search
-from search.methods.schedules import with_actions
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.reference import sample
@@ -51,7 +52,7 @@ def by_diffusers(
         guidance,
         latents=torch.from_numpy(noise),
     )
-    with gated_by_hand(opened.denoiser, subnet):
+    with gated_by_hand(opened.denoiser, subnet, opened.family):
         return sample(opened, ask).latents[-1]
 
 
@@ -320,7 +321,7 @@ def test_a_prologue_with_rows_for_other_timesteps_is_refused(
 def test_an_unknown_engine_and_a_missing_device_are_refused() -> None:
     with pytest.raises(EngineError, match="unknown engine 'magic'; choose one of onnxruntime"):
         make_engine("magic", "cpu")
-    with pytest.raises(EngineError, match="unknown device 'tpu'; onnxruntime runs on cpu or cuda"):
+    with pytest.raises(EngineError, match="onnxruntime runs on cpu or cuda, not on 'tpu'"):
         make_engine("onnxruntime", "tpu")
 
 

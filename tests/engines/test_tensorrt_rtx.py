@@ -169,7 +169,7 @@ def test_a_plan_does_not_run_on_the_cpu(tmp_path: Path) -> None:
 
 def test_an_option_of_tensorrt_alone_is_refused() -> None:
     """Plans without weights cannot be built where there is no GPU."""
-    with pytest.raises(EngineError, match="tensorrt-rtx does not take --strip-weights"):
+    with pytest.raises(EngineError, match="tensorrt-rtx on cpu does not take --strip-weights"):
         make_engine("tensorrt-rtx", "cpu", EngineOptions(strip_weights=True))
 
 

@@ -21,11 +21,12 @@ from exporter.bundle import Bundle
 from exporter.errors import ExportError
 from exporter.export import export
 from exporter.summary import summarise
+from search.core.actions import Action
 from search.core.errors import SearchError
-from search.core.subnet import Action, Granularity, SubNet
+from search.core.subnet import Granularity, SubNet
+from search.core.table import with_actions
 from search.methods.options import Options
 from search.methods.registry import search
-from search.methods.schedules import with_actions
 from search.model.pipeline import open_pipeline
 from tests.mixes import random_mix
 from tests.search.core.test_subnet import in_schema_1

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
 
 from search.core.prompt import Fill, PromptInput, class_number
 from search.core.subnet import Granularity
+from search.model.replaced import replaced
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -39,6 +39,10 @@ class ClassConditionalDiT:
             return [n for n, m in denoiser.named_modules() if type(m).__name__ in LAYERS]
         return [f"transformer_blocks.{i}" for i in range(len(denoiser.transformer_blocks))]
 
+    def is_branch(self, module: Any) -> bool:
+        """Attention and feed-forward are added to what goes past them."""
+        return type(module).__name__ in ("Attention", "FeedForward")
+
     def predict(self, output: Tensor, channels: int, guidance: Tensor | None) -> Tensor:
         """Halves of the batch: with the class, without it; learned variances are dropped."""
         output = output[:, :channels]
@@ -63,7 +67,7 @@ class ClassConditionalDiT:
         from diffusers.pipelines.dit import pipeline_dit
 
         original = pipeline_dit.randn_tensor
-        with mock.patch.object(pipeline_dit, "randn_tensor", draw):
+        with replaced(pipeline_dit, "randn_tensor", draw):
             return pipe(
                 class_labels=labels,
                 guidance_scale=request.guidance,

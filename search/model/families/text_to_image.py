@@ -49,6 +49,17 @@ class TextToImage:
                     ]
         return names
 
+    @property
+    def branches(self) -> frozenset[str]:
+        """Classes of the blocks whose output is added to what goes past them: those in `layers`."""
+        return self.layers
+
+    def is_branch(self, module: Any) -> bool:
+        """Whether it is of one of `branches`, and does not do the addition itself."""
+        return type(module).__name__ in self.branches and not getattr(
+            module, "residual_connection", False
+        )
+
     def predict(self, output: Tensor, channels: int, guidance: Tensor | None) -> Tensor:
         """Halves of the batch: without the prompt, with it. Learned variances are dropped."""
         if output.shape[1] > channels:

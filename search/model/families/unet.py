@@ -32,6 +32,11 @@ class StableDiffusion(TextToImage):
     sample = "sample"
     scales_latents = True
 
+    @property
+    def branches(self) -> frozenset[str]:
+        """Attention and feed-forward; ResNets and transformers hand on their input themselves."""
+        return frozenset({"Attention", "FeedForward"})
+
     def blocks(self, denoiser: Any, granularity: Granularity) -> list[str]:
         """See `unet_blocks`."""
         return unet_blocks(denoiser, granularity)

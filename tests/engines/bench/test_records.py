@@ -7,16 +7,13 @@ from pathlib import Path
 import pytest
 
 from engines.bench.records import (
-    Against,
     Bench,
     Contender,
     Kind,
     Row,
     Sample,
     Spread,
-    against_of,
 )
-from engines.errors import EngineError
 from exporter.bundle import Shape
 
 SHAPE = Shape(64, 64, 1)
@@ -75,10 +72,3 @@ def test_what_could_not_run_is_in_no_figure() -> None:
 def test_a_spread_is_a_median_between_quartiles() -> None:
     assert Spread.of([5.0]) == Spread(5.0, 5.0, 5.0)
     assert Spread.of([4.0, 1.0, 2.0, 3.0, 5.0]) == Spread(3.0, 2.0, 4.0)
-
-
-def test_what_to_compare_with_is_read_off_a_list() -> None:
-    assert against_of("eager, compile,eager") == (Against.EAGER, Against.COMPILE)
-    assert against_of("") == ()
-    with pytest.raises(EngineError, match=r"cannot compare with \['jax'\]; choose among eager"):
-        against_of("jax")

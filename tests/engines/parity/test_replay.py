@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from engines.parity.inputs import inputs_of
 from engines.parity.reference import Reference, run_reference
-from engines.parity.replay import replay
+from engines.parity.replay import predictor_of, replay
 from exporter.bundle import Bundle
 from search.core.names import PREDICTION
 from search.core.subnet import Granularity
+from search.core.topology import Target
 from search.methods.options import Options
 from search.methods.registry import search
 from search.model.pipeline import open_pipeline
@@ -36,16 +38,12 @@ def reference(pipelines: Callable[[str], Path], make_bundle: Callable[..., Bundl
 
 def test_every_call_gives_what_it_gives_in_a_gated_run(reference: Reference) -> None:
     """One gate for the whole run keeps its own values; the replay hands them from call to call."""
-    from engines.parity.replay import predictor_of
+    kept: dict[tuple[int, Target], np.ndarray] = {}
 
-    kept: dict[tuple[int, int], np.ndarray] = {}
-
-    def keep(step: int, target: int, tensor: Any) -> None:
+    def keep(step: int, target: Target, tensor: Any) -> None:
         kept[step, target] = tensor.numpy().copy()
 
     calls = reference.bundle.calls
-    import torch
-
     predict, steps = predictor_of(reference), [call.step for call in calls]
     denoiser, subnet = reference.opened.denoiser, reference.subnet
     with torch.no_grad(), gated(denoiser, subnet, steps=steps, observe=keep):

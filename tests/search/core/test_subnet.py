@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from search.core.actions import Action, Source
 from search.core.errors import SearchError
 from search.core.liveness import unroll
-from search.core.subnet import Action, SubNet
+from search.core.subnet import Cell, SubNet
+from search.core.topology import Base, Topology, base_of
 from tests.toys import chain, hourglass, subnet
 
 
@@ -39,15 +42,29 @@ from tests.toys import chain, hourglass, subnet
         (
             ("RRR", "RdR"),
             (
-                "step 1 has DELTA for ['deep'], but that takes one tensor in and one of the same "
-                "shape out; use RUN or REUSE there, or a finer granularity"
+                "step 1 has DELTA for ['deep'], but that hands on what a block is given, and what "
+                "these emit has another shape; use RUN or REUSE there, or a finer granularity"
             ),
         ),
         (
             ("sss", "RRR"),
             (
-                "step 0 has SKIP for ['deep', 'down'], but that takes one tensor in and one of the "
-                "same shape out; use RUN or REUSE there, or a finer granularity"
+                "step 0 has SKIP for ['deep', 'down'], but that hands on what a block is given, and "
+                "what these emit has another shape; use RUN or REUSE there, or a finer granularity"
+            ),
+        ),
+        (
+            ("RRf", "RRR"),
+            (
+                "step 0 has FORECAST for ['c'], but no earlier step has filled their cache; "
+                "keep every block at step 0"
+            ),
+        ),
+        (
+            ("RRR", "RRc", "RRf"),
+            (
+                "step 2 has FORECAST for 'c', but no earlier step runs it twice; "
+                "set 'c' to RUN at two steps before 2"
             ),
         ),
         (
@@ -72,8 +89,62 @@ def test_a_block_may_be_skipped_before_it_ever_runs_and_reused_after() -> None:
     assert subnet(chain(), "sRR", "cRR", "RRR", "dRR").actions[0][0] is Action.SKIP
 
 
+@pytest.mark.parametrize(
+    ("coefficients", "message"),
+    [
+        ((), "step 2 has FORECAST for 'b' with the coefficients []; give 2 finite numbers"),
+        (
+            ((2, 1, (1.0,)),),
+            "step 2 has FORECAST for 'b' with the coefficients [1.0]; give 2 finite numbers",
+        ),
+        (
+            ((2, 1, (1.0, 2.0, 3.0)),),
+            "step 2 has FORECAST for 'b' with the coefficients [1.0, 2.0, 3.0]; give 2 finite numbers",
+        ),
+        (
+            ((2, 1, (1.0, math.nan)),),
+            "step 2 has FORECAST for 'b' with the coefficients [1.0, nan]; give 2 finite numbers",
+        ),
+        (
+            ((2, 1, (2.0, -1.0)), (1, 0, (1.0,))),
+            "step 1 has RUN for 'a' with the coefficients [1.0]; give 0 finite numbers",
+        ),
+    ],
+)
+def test_coefficients_that_an_action_does_not_ask_for_are_refused(
+    coefficients: tuple[Cell, ...], message: str
+) -> None:
+    table = subnet(chain(), "RRR", "RRR", "RfR")
+    with pytest.raises(SearchError) as caught:
+        dataclasses.replace(table, coefficients=coefficients)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("cell", [(3, 0), (0, 3), (-1, 0)])
+def test_coefficients_outside_the_table_are_refused(cell: tuple[int, int]) -> None:
+    table = subnet(chain(), "RRR", "RRR", "RfR")
+    for weights in ((), (1.0,)):
+        with pytest.raises(SearchError, match="coefficients"):
+            dataclasses.replace(table, coefficients=(*table.coefficients, (*cell, weights)))
+
+
+def test_coefficients_that_are_given_twice_are_refused() -> None:
+    table = subnet(chain(), "RRR", "RRR", "RfR")
+    with pytest.raises(SearchError, match="coefficients"):
+        dataclasses.replace(table, coefficients=(*table.coefficients, (2, 1, (3.0, -2.0))))
+
+
+def test_what_a_cell_emits_is_its_row_with_its_coefficients() -> None:
+    table = subnet(chain(), "RRR", "RRR", "dfc")
+    moved = dataclasses.replace(table, coefficients=((2, 1, (1.5, -0.25)),))
+    assert moved.weights(2, 0) == {Source.BASE: 1, Source.RESIDUAL: 1}
+    assert moved.weights(2, 1) == {Source.LAST: 1.5, Source.PREVIOUS: -0.25}
+    assert moved.weights(2, 2) == {Source.EMITTED: 1}
+    assert SubNet.from_json(moved.to_json(), "x") == moved
+
+
 def test_a_saved_subnet_is_read_back_equal(tmp_path: Path) -> None:
-    table = subnet(hourglass(), "RRR", "RcR", "Rcd", "RRs")
+    table = subnet(hourglass(), "RRR", "RcR", "Rcd", "RRs", "fRR")
     table.save(tmp_path / "subnet.json")
     assert SubNet.load(tmp_path / "subnet.json") == table
     assert [p.name for p in tmp_path.iterdir()] == ["subnet.json"]
@@ -86,7 +157,7 @@ def test_a_saved_subnet_is_read_back_equal(tmp_path: Path) -> None:
         ("[]", "is not a SubNet; give a file written by stepcarve search"),
         (
             '{"kind": "stepcarve-subnet", "schema": 99}',
-            "has schema 99, but this stepcarve reads 1 to 4",
+            "has schema 99, but this stepcarve reads 1 to 5",
         ),
         ('{"kind": "stepcarve-subnet", "schema": 3}', "lacks or garbles 'binding'"),
     ],
@@ -99,53 +170,139 @@ def test_a_file_that_is_no_subnet_is_refused(tmp_path: Path, content: str, messa
     assert message in str(caught.value)
 
 
-def in_schema_1(table: SubNet) -> dict[str, Any]:
-    """The file that a stepcarve without DELTA would have written."""
-    data = table.to_json() | {"schema": 1}
-    later = ("noise_shape", "course")
-    data["binding"] = {k: v for k, v in data["binding"].items() if k not in later}
-    data["binding"]["inference_steps"] = table.binding.inference_steps
-    topology = table.topology
-    data["topology"] |= {
-        "reads": data["topology"]["reads"][: topology.output + 1],
-        "varies": data["topology"]["varies"][: topology.output + 1],
-        "segments": [
-            [[t for t in targets if t <= topology.output], *rest]
-            for targets, *rest in data["topology"]["segments"]
-        ],
-    }
-    del data["topology"]["deltas"]
+GOLDEN = Path(__file__).parent.parent.parent / "golden" / "subnet-schema-4.json"
+"""All actions at random on shapes-dit with its attentions and feed-forwards, as schema 4 had it."""
+GOLDEN_MACS = (57_673_728, 24_287_232, 19_479_552, 6_620_160)
+GOLDEN_PARAMS = 2_884_432
+"""What the code of that time said it costs."""
+
+
+def in_schema(schema: int) -> dict[str, Any]:
+    """The golden file as older stepcarves would have written it; 1 knew nothing of DELTA and SKIP."""
+    data: dict[str, Any] = json.loads(GOLDEN.read_text(encoding="utf-8")) | {"schema": schema}
+    binding, topology = data["binding"], data["topology"]
+    if schema < 4:
+        binding["inference_steps"] = binding.pop("course")["inference_steps"]
+        del data["fitted"]
+    if schema < 3:
+        del binding["noise_shape"]
+    if schema < 2:
+        targets = len(topology["ports"]) + 1
+        del topology["deltas"], topology["attention"]
+        topology |= {key: topology[key][:targets] for key in ("reads", "varies")}
+        topology["segments"] = [
+            [[t for t in needing if t < targets], *rest] for needing, *rest in topology["segments"]
+        ]
+        known = {"DELTA": "RUN", "SKIP": "RUN"}
+        data["actions"] = [[known.get(a, a) for a in row] for row in data["actions"]]
     return data
 
 
+@pytest.mark.parametrize("schema", [2, 3, 4])
+def test_an_older_file_is_read_and_costs_the_same(schema: int) -> None:
+    data = in_schema(schema)
+    found = SubNet.from_json(data, "old.json")
+    assert [list(row) for row in found.actions] == data["actions"]
+    assert unroll(found).macs == GOLDEN_MACS
+    assert unroll(found).params == GOLDEN_PARAMS
+    assert found.coefficients == ()
+    assert found == SubNet.load(GOLDEN)
+
+
+def test_branches_of_an_older_file_have_zeros_in_their_place() -> None:
+    topology = SubNet.load(GOLDEN).topology
+    assert len(topology.based) == len(topology.blocks)
+    for port, owner in enumerate(topology.ports):
+        is_branch = topology.blocks[owner.block].endswith((".attn1", ".ff"))
+        assert topology.bases[port] == Base(None if is_branch else 0)
+        assert topology.reads(base_of(port)) == () or not is_branch
+        assert not (is_branch and topology.varies(base_of(port)))
+
+
+def test_an_older_file_is_written_as_today() -> None:
+    old = SubNet.load(GOLDEN)
+    assert SubNet.from_json(old.to_json(), "new.json") == old
+
+
 def test_a_file_of_schema_1_is_read_and_costs_the_same() -> None:
-    table = subnet(chain(), "RRR", "RcR")
-    old = SubNet.from_json(in_schema_1(table), "old.json")
-    assert old.actions == table.actions
-    assert old.topology.deltas == ()
-    assert unroll(old).macs == unroll(table).macs
+    data = in_schema(1)
+    found, known = SubNet.from_json(data, "old.json"), SubNet.load(GOLDEN)
+    assert [list(row) for row in found.actions] == data["actions"]
+    assert found.topology.bases == {}
+    assert unroll(found).macs == unroll(dataclasses.replace(known, actions=found.actions)).macs
 
 
 def test_nothing_in_a_file_of_schema_1_allows_delta() -> None:
-    data = in_schema_1(subnet(chain(), "RRR", "RcR"))
-    data["actions"][1][1] = "DELTA"
-    with pytest.raises(SearchError, match=r"old.json': step 1 has DELTA for \['b'\], but that"):
+    data = in_schema(1)
+    data["actions"][1][0] = "DELTA"
+    name = data["topology"]["blocks"][0]
+    with pytest.raises(
+        SearchError, match=rf"old.json': step 1 has DELTA for \['{name}'\], but that"
+    ):
         SubNet.from_json(data, "old.json")
+
+
+OLD_HOURGLASS = {
+    "blocks": ["down", "deep", "up"],
+    "ports": [[0, 0, [2, 4]], [0, 1, [2, 4]], [1, 0, [2, 8]], [2, 0, [2, 4]]],
+    "deltas": [2],
+    "reads": [[], [0], [1], [0, 2], [3], [0, 2, 3], [0, 2, 5]],
+    "varies": [True, False, True, True, False, False, False],
+    "units": ["deep", "down", "up"],
+    "segments": [
+        [[0], 20, 2, [1]],
+        [[1], 10, 1, [1]],
+        [[2], 500, 50, [0]],
+        [[3], 30, 3, [2]],
+        [[3, 5, 6], 10, 1, []],
+        [[0, 3], 5, 1, []],
+        [[4], 1, 1, []],
+    ],
+}
+"""`hourglass` as schema 2 to 4 had it: ports, the prediction, a residual and a sum of up."""
+
+
+def test_a_shortcut_of_an_older_file_is_that_of_today() -> None:
+    assert Topology.from_json(OLD_HOURGLASS) == hourglass()
 
 
 @pytest.mark.parametrize(
     ("deltas", "message"),
     [
-        ([0, 2], "garbles the topology, 7 and 7 rows for 9 targets"),
-        ([0], "garbles the topology, in which block 0 allows DELTA without having one port"),
-        ([9], "garbles the topology, in which block 9 allows DELTA without having one port"),
-        ([1], "garbles the topology, in which 'deep' has no residual that DELTA adds"),
+        ([0, 2], "garbles the topology, 7 rows for 9 targets"),
+        ([0], "garbles the topology, in which a block allows DELTA without having one port"),
+        ([9], "garbles the topology, in which a block allows DELTA without having one port"),
+        ([1], "garbles the topology, in which a target reads a later one"),
     ],
 )
-def test_a_topology_with_other_deltas_than_rows_is_refused(deltas: list[int], message: str) -> None:
-    data = subnet(hourglass(), "RRR").to_json()
-    data["topology"]["deltas"] = deltas
+def test_an_older_topology_with_other_deltas_than_rows_is_refused(
+    deltas: list[int], message: str
+) -> None:
+    data = subnet(hourglass(), "RRR").to_json() | {"schema": 4}
+    data["topology"] = OLD_HOURGLASS | {"deltas": deltas}
     with pytest.raises(SearchError, match=message):
+        SubNet.from_json(data, "garbled.json")
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("bases", [], "6 computations for 5 targets"),
+        ("bases", [[3, 0, None], [0, 0, None]], "6 computations for 7 targets"),
+        ("bases", [[3, 0, 9]], "in which a base is no port"),
+        ("ports", [[7, 0, [2, 4]]] * 4, "in which a port belongs to no block"),
+        (
+            "computations",
+            [*hourglass().to_json()["computations"][:-1], ["residual", 3, [], False]],
+            "6 computations for 6 targets",
+        ),
+        ("segments", [[[6], 1, 1, [], None]], "list index out of range"),
+    ],
+)
+def test_a_garbled_topology_is_refused(part: str, value: list[Any], message: str) -> None:
+    data = subnet(hourglass(), "RRR").to_json()
+    data["topology"][part] = value
+    with pytest.raises(SearchError, match=f"garbled.json' lacks or garbles .*{message}"):
         SubNet.from_json(data, "garbled.json")
 
 

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from search.core.subnet import Action, Granularity, SubNet
+from search.core.actions import Action
+from search.core.subnet import Granularity, SubNet
 from search.dipgo.supernet import Case, SuperNet
+from search.methods.full import full
 from search.methods.options import Options
-from search.methods.registry import full
 from search.model.pipeline import Pipeline, open_pipeline
 
 

@@ -74,6 +74,21 @@ def test_the_latent_loss_is_the_relative_squared_error() -> None:
         assert float(consistency_loss(1.5 * steps(0), target, torch.sigmoid)) == pytest.approx(0.25)
 
 
+@pytest.mark.parametrize("shape", [(9, 16), (3, 2, 6, 4)], ids=("packed", "video"))
+@pytest.mark.parametrize("kind", [Consistency.LATENT, Consistency.STEPS])
+def test_latents_of_other_ranks_have_the_same_loss(
+    kind: Consistency, shape: tuple[int, ...]
+) -> None:
+    def loss(*, shape: tuple[int, ...]) -> float:
+        found, full = (
+            torch.randn(4, 2, 144, generator=torch.manual_seed(i)).reshape(4, 2, *shape)
+            for i in (0, 1)
+        )
+        return float(consistency_loss(found, target_of(kind, full, torch.sigmoid), torch.sigmoid))
+
+    assert loss(shape=shape) == pytest.approx(loss(shape=(1, 12, 12)))
+
+
 def test_only_the_loss_of_all_steps_sees_a_step_in_the_middle() -> None:
     bent = steps(0).clone()
     bent[2] *= 2

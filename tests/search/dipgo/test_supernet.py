@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from search.core.actions import Action
 from search.core.course import Course
 from search.core.errors import SearchError
 from search.core.sampler import FittedSampler, SamplerTable
-from search.core.subnet import Action, Granularity
+from search.core.subnet import Granularity
 from search.dipgo.supernet import CHOICES, CHOICES_WITH_DELTA, Case, SuperNet, supernet
 from search.model.family import Request
 from search.model.reference import sample
@@ -101,7 +102,9 @@ def test_with_hard_gates_delta_is_that_of_blocks_gated_by_hand(
     rows = actions_of(net, gates)
     assert any(Action.DELTA in row for row in rows)
     with gated_by_hand(
-        pipeline.denoiser, dataclasses.replace(whole, actions=tuple(map(tuple, rows)))
+        pipeline.denoiser,
+        dataclasses.replace(whole, actions=tuple(map(tuple, rows))),
+        pipeline.family,
     ):
         expected = sample(pipeline, request_of(net, case))
     assert difference(found.latents[-1], expected.latents[-1]) <= 1e-5

@@ -18,20 +18,21 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor
 
+from search.core.actions import Action
 from search.core.errors import SearchError
-from search.core.subnet import Action, Granularity, SubNet
+from search.core.subnet import Granularity, SubNet
+from search.core.table import with_actions
 from search.distill import distill as module
 from search.distill.data import Draws, read_folder
 from search.distill.distill import distill, train
-from search.distill.recipe import PRECISIONS, Loss, Recipe
-from search.distill.records import RunFolder
+from search.distill.recipe import PRECISIONS, DistillRecipe, Loss
+from search.distill.records import DistillRun
 from search.laptop.noising import Noising
+from search.methods.full import full
 from search.methods.options import Options
-from search.methods.registry import full
-from search.methods.schedules import with_actions
 from search.model.pipeline import Pipeline, open_pipeline
 
-SHORT = Recipe(iterations=4, batch=2, warmup=1, save_every=2)
+SHORT = DistillRecipe(iterations=4, batch=2, warmup=1, save_every=2)
 GONE = ("down_blocks.1.attentions.0", "up_blocks.1.resnets.1")
 
 
@@ -84,16 +85,18 @@ def test_resumed_is_bit_for_bit_the_same_as_uninterrupted(
 ) -> None:
     draws = draws_for(teacher)
     recipe = replace(SHORT, iterations=5, accumulate=2)
-    whole, all_of_it = train(teacher, GONE, draws, recipe, folder=RunFolder(tmp_path / "whole"))
+    whole, all_of_it = train(teacher, GONE, draws, recipe, folder=DistillRun(tmp_path / "whole"))
 
     def stop(text: str, _share: float | None = None) -> None:
         if text.startswith("iteration 4"):
             raise KeyboardInterrupt
 
-    folder = RunFolder(tmp_path / "parts")
+    folder = DistillRun(tmp_path / "parts")
     with pytest.raises(KeyboardInterrupt):
         train(teacher, GONE, draws, recipe, folder=folder, report=stop)
-    resumed, done = train(teacher, GONE, draws_for(teacher), recipe, folder=folder, resume=True)
+    resumed, done = train(
+        teacher, GONE, draws_for(teacher), recipe, folder=folder, start=folder.load(resume=True)
+    )
     assert same(whole, resumed)
     assert [(e.task, e.feature) for e in done] == [(e.task, e.feature) for e in all_of_it]
     lines = (tmp_path / "parts" / "log.jsonl").read_text().splitlines()
@@ -108,10 +111,17 @@ def test_another_seed_gives_another_student(teacher: Pipeline) -> None:
 
 
 def test_a_checkpoint_of_another_run_is_refused(teacher: Pipeline, tmp_path: Path) -> None:
-    draws, folder = draws_for(teacher), RunFolder(tmp_path)
+    draws, folder = draws_for(teacher), DistillRun(tmp_path)
     train(teacher, GONE, draws, SHORT, folder=folder)
     with pytest.raises(SearchError, match="is of a distillation with another recipe; use the same"):
-        train(teacher, GONE, draws, replace(SHORT, seed=1), folder=folder, resume=True)
+        train(
+            teacher,
+            GONE,
+            draws,
+            replace(SHORT, seed=1),
+            folder=folder,
+            start=folder.load(resume=True),
+        )
 
 
 @pytest.mark.parametrize(
@@ -123,10 +133,10 @@ def test_a_checkpoint_of_other_pictures_is_refused(
     latents = np.ones((2, 2, 4, 12, 12), np.float32)
     first = Draws(teacher, latents, ["a red circle", "a cross"], (24, 24))
     other = Draws(teacher, scale * latents, captions, (24, 24))
-    folder = RunFolder(tmp_path)
+    folder = DistillRun(tmp_path)
     train(teacher, GONE, first, SHORT, folder=folder)
     with pytest.raises(SearchError, match="is of a distillation with another data; use the same"):
-        train(teacher, GONE, other, SHORT, folder=folder, resume=True)
+        train(teacher, GONE, other, SHORT, folder=folder, start=folder.load(resume=True))
 
 
 def test_minutes_limit_the_iterations(teacher: Pipeline) -> None:
@@ -311,12 +321,28 @@ def test_a_checkpoint_is_refused_before_pictures_are_encoded(
     assert len(encoding) == 1
 
 
+def test_a_checkpoint_is_read_once(
+    pipelines: Callable[[str], Path],
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path, folder = pipelines("three-levels"), tmp_path / "run"
+    ask = (path, skipping(path, GONE), read_folder(pictures), replace(SHORT, iterations=1))
+    distill(*ask, tmp_path / "first", folder=folder)
+    read: list[object] = []
+    load = torch.load
+    monkeypatch.setattr(torch, "load", lambda *a, **k: (read.append(a[0]), load(*a, **k))[1])
+    distill(*ask, tmp_path / "second", folder=folder, resume=True)
+    assert read == [folder / "checkpoint.pt"]
+
+
 TWO_PROCESSES = """
 import sys
 from pathlib import Path
 import torch
 from search.distill.distill import train
-from search.distill.recipe import Recipe
+from search.distill.recipe import DistillRecipe
 from search.model.pipeline import open_pipeline
 from tests.search.distill.test_distill import GONE, SHORT, draws_for
 from accelerate import PartialState

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from search.core.errors import SearchError
-from search.distill.recipe import Recipe, loss_of, skipped_blocks
+from search.distill.recipe import DistillRecipe
+from search.distill.skipped import skipped_blocks
 from tests.toys import chain, subnet
 
 
@@ -44,9 +45,4 @@ def test_other_subnets_are_refused(rows: tuple[str, ...], message: str) -> None:
 )
 def test_recipes_that_cannot_be_followed_are_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(SearchError, match=message):
-        Recipe(**wrong)
-
-
-def test_an_unknown_loss_is_refused() -> None:
-    with pytest.raises(SearchError, match="unknown loss 'l1'; choose one of normalized, plain"):
-        loss_of("l1")
+        DistillRecipe(**wrong)

@@ -14,14 +14,16 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from search.core.actions import Action
 from search.core.errors import SearchError
-from search.core.subnet import Action, Granularity, SubNet
+from search.core.subnet import Granularity, SubNet
+from search.core.table import with_actions
 from search.foreign.importers import read_foreign
 from search.foreign.mask_file import read_mask
 from search.foreign.router_file import read_routers
 from search.methods import schedules
+from search.methods.full import full
 from search.methods.options import Options
-from search.methods.registry import full
 from search.model.pipeline import open_pipeline
 from search.model.reference import sample
 from tests.search.model.test_reference import difference, request
@@ -90,7 +92,7 @@ def test_routers_come_back_as_the_table_they_were_made_of(
         is_unit = whole.topology.blocks[block].endswith((".attn1", ".ff"))
         return Action.REUSE if may and is_unit and draw[step, block] < 0.5 else Action.RUN
 
-    original = schedules.with_actions(whole, action, method="learned")
+    original = with_actions(whole, action, method="learned")
     assert any(Action.REUSE in row for row in original.actions)
     path, state = tmp_path / f"routers.{form}", routers_of(original)
     if form == "safetensors":

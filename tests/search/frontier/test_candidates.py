@@ -10,28 +10,28 @@ from pathlib import Path
 import pytest
 import torch
 
+from search.core.actions import Action
 from search.core.errors import SearchError
 from search.core.liveness import unroll
-from search.core.subnet import Action
+from search.core.table import keep_of
 from search.fitting.fit import final_latents
 from search.frontier.candidates import Ground, fitted, holding, make_plain, prepare, scheduler
-from search.frontier.settings import Method, Settings
+from search.frontier.settings import FrontierSettings, Method
 from search.frontier.spacing import spacings
-from search.methods.schedules import keep_of
 from search.model.family import Request
 from search.model.pipeline import open_for, open_pipeline
 from search.model.predictor import Predictor
 from search.model.reference import sample
 
 STEPS = 6
-SETTINGS = Settings(
+SETTINGS = FrontierSettings(
     steps=STEPS,
     guidance=3.0,
     keeps=(0.7, 0.5),
     pictures=8,
     iterations=2,
     random=2,
-    paper_iterations=1,
+    dip_go_iterations=1,
 )
 PROMPTS = ("0", "1")
 """Both a text and a class."""
@@ -41,9 +41,9 @@ def silent(text: str, share: float | None = None) -> None:
     pass
 
 
-def make_ground(path: Path, settings: Settings = SETTINGS) -> Ground:
+def make_ground(path: Path, settings: FrontierSettings = SETTINGS) -> Ground:
     pipeline = open_pipeline(path)
-    return prepare(pipeline, settings, pipeline.pipe.scheduler, PROMPTS, silent)
+    return prepare(pipeline, settings, PROMPTS, silent)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def ground(pipelines: Callable[[str], Path]) -> Ground:
 
 
 @pytest.mark.parametrize(
-    "method", [Method.PAPER, Method.FEWER_STEPS, Method.DPM_SOLVER, Method.HOLD,
+    "method", [Method.DIP_GO, Method.FEWER_STEPS, Method.DPM_SOLVER, Method.HOLD,
                Method.HOLD_SPACED, Method.RANDOM],
 )  # fmt: skip
 def test_each_keep_has_a_candidate_that_costs_no_more(ground: Ground, method: Method) -> None:
@@ -97,8 +97,8 @@ def test_dpm_solver_is_left_out_where_it_is_the_full_sampler(
 ) -> None:
     pipeline = open_pipeline(pipelines("three-levels"))
     own = pipeline.pipe.scheduler
-    with scheduler(pipeline, own, "DPMSolverMultistepScheduler"):
-        ground = prepare(pipeline, SETTINGS, own, PROMPTS, silent)
+    with scheduler(pipeline, "DPMSolverMultistepScheduler"):
+        ground = prepare(pipeline, SETTINGS, PROMPTS, silent)
         with pytest.raises(SearchError, match=r"DPM-Solver\+\+ itself"):
             make_plain(ground, Method.DPM_SOLVER, silent)
     assert pipeline.pipe.scheduler is own
@@ -110,7 +110,7 @@ def test_holding_is_the_full_grid_with_predictions_repeated(
 ) -> None:
     """Against diffusers' own pipeline and scheduler, its denoiser answering some calls from memory."""
     pipeline = open_pipeline(pipelines(name))
-    ground = prepare(pipeline, SETTINGS, pipeline.pipe.scheduler, PROMPTS, silent)
+    ground = prepare(pipeline, SETTINGS, PROMPTS, silent)
     subnet, table = holding(ground.whole, ground.table, (0, 2, 5), "by hand")
     assert len(unroll(subnet).calls) == 3
     assert keep_of(subnet) == pytest.approx(3 / STEPS)
@@ -149,7 +149,9 @@ def test_the_best_spacing_is_no_worse_than_the_others(ground: Ground) -> None:
 def test_random_takes_the_best_of_its_tables(ground: Ground) -> None:
     best = make_plain(ground, Method.RANDOM, silent)[1]
     assert {Action.REUSE} <= {a for row in best.subnet.actions for a in row}
-    more = Ground(**{**vars(ground), "settings": Settings(**{**vars(SETTINGS), "random": 6})})
+    more = Ground(
+        **{**vars(ground), "settings": FrontierSettings(**{**vars(SETTINGS), "random": 6})}
+    )
     better = make_plain(more, Method.RANDOM, silent)[1]
     assert ground.error(better.subnet, better.table) <= ground.error(best.subnet, best.table)
 
@@ -184,6 +186,6 @@ def test_fitting_keeps_the_gates_and_helps(ground: Ground) -> None:
 
 
 def test_a_keep_of_less_than_one_call_is_refused(pipelines: Callable[[str], Path]) -> None:
-    settings = Settings(**{**vars(SETTINGS), "keeps": (0.5, 0.1)})
+    settings = FrontierSettings(**{**vars(SETTINGS), "keeps": (0.5, 0.1)})
     with pytest.raises(SearchError, match=r"--keep 0\.1 of 6 calls is less than one call"):
         make_ground(pipelines("three-levels"), settings)

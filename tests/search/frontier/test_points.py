@@ -20,13 +20,13 @@ def point(
     return Point(method, f"keep {keep}", keep, fitted, cost, 3, quality, TOY)
 
 
-OURS = point(Method.OURS, 0.3, 0.02, keep=0.3, fitted=True)
+OURS = point(Method.CARVE, 0.3, 0.02, keep=0.3, fitted=True)
 CHEAP = point(Method.DEEPCACHE, 0.25, 0.08)
 EXACT = point(Method.FEWER_STEPS, 0.3, 0.05, keep=0.3)
 DEAR = point(Method.DEEPCACHE, 0.31, 0.01)
 FITTED = point(Method.HOLD, 0.3, 0.04, keep=0.3, fitted=True)
-PAPER = point(Method.PAPER, 0.29, 0.001, keep=0.3)
-FITTED_PAPER = point(Method.PAPER, 0.29, 0.0005, keep=0.3, fitted=True)
+PAPER = point(Method.DIP_GO, 0.29, 0.001, keep=0.3)
+FITTED_PAPER = point(Method.DIP_GO, 0.29, 0.0005, keep=0.3, fitted=True)
 ALL = [OURS, CHEAP, EXACT, DEAR, FITTED, PAPER, FITTED_PAPER]
 
 
@@ -43,7 +43,7 @@ def test_fitted_and_plain_baselines_are_told_apart() -> None:
 
 def test_the_paper_is_no_baseline_but_stands_beside_them() -> None:
     found = compare(ALL, 0.3)
-    assert (found.paper, found.fitted_paper) == (PAPER, FITTED_PAPER)
+    assert (found.dip_go, found.fitted_dip_go) == (PAPER, FITTED_PAPER)
 
 
 def test_ours_is_the_one_made_for_this_keep() -> None:

@@ -21,9 +21,9 @@ from search.frontier.quality import (
     sample_held_out,
     spelled,
 )
-from search.frontier.settings import Settings
+from search.frontier.settings import FrontierSettings
+from search.methods.full import full
 from search.methods.options import Options
-from search.methods.registry import full
 from search.methods.schedules import deepcache
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline
@@ -31,7 +31,7 @@ from search.model.reference import sample
 
 STEPS = 4
 COUNT = 18
-SETTINGS = Settings(steps=STEPS, guidance=3.0, keeps=(0.5,), count=COUNT)
+SETTINGS = FrontierSettings(steps=STEPS, guidance=3.0, keeps=(0.5,), count=COUNT)
 JUDGE = Path(__file__).parents[3] / "examples" / "shapes" / "judge.onnx"
 PROMPTS = ("a red circle", "a blue square", "a green cross")
 

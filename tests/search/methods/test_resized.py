@@ -12,8 +12,9 @@ from search.core.errors import SearchError
 from search.core.sampler import FittedSampler
 from search.core.subnet import SubNet
 from search.methods.options import Options
-from search.methods.registry import resized, search
+from search.methods.registry import search
 from search.model.pipeline import Pipeline, open_pipeline
+from search.model.whole import resized
 from tests.mixes import random_mix
 
 OWN, OTHER = (16, 16), (32, 16)

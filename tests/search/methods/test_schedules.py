@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from search.core.actions import Action
 from search.core.errors import SearchError
-from search.core.subnet import Action, Granularity, SubNet
+from search.core.subnet import Granularity, SubNet
+from search.core.table import keep_of
 from search.methods import schedules
 from search.methods.options import Options
 from search.methods.registry import search
@@ -83,7 +85,7 @@ def test_random_keeps_what_was_asked(
     opened = open_pipeline(pipelines(name), weights=False)
     for granularity in Granularity:
         found = search(opened, "random", Options(steps=25, keep=keep, granularity=granularity))
-        assert abs(schedules.keep_of(found) - keep) <= 0.02
+        assert abs(keep_of(found) - keep) <= 0.02
 
 
 def test_random_depends_on_its_seed_alone(pipelines: Callable[[str], Path]) -> None:
@@ -105,8 +107,8 @@ def test_random_refuses_a_keep_it_cannot_reach() -> None:
 @pytest.mark.parametrize("keep", [0.2, 0.5, 0.9, 1.0])
 def test_random_within_never_costs_more(keep: float, seed: int) -> None:
     found = schedules.random_within(subnet(hourglass(), *["RRR"] * 8), keep=keep, seed=seed)
-    assert schedules.keep_of(found) <= keep
-    assert schedules.keep_of(found) > keep - 1 / 8 - 1e-9, "one step fits in at most"
+    assert keep_of(found) <= keep
+    assert keep_of(found) > keep - 1 / 8 - 1e-9, "one step fits in at most"
     assert set(found.actions[0]) == {Action.RUN}
 
 
@@ -140,7 +142,7 @@ def test_fewer_steps_makes_as_many_calls_as_keep_pays_for(
     opened = open_pipeline(pipelines("shapes-dit"), weights=False)
     found = search(opened, "fewer-steps", Options(steps=20, keep=keep))
     assert found.steps == calls
-    assert schedules.keep_of(found) == pytest.approx(calls / 20)
+    assert keep_of(found) == pytest.approx(calls / 20)
 
 
 @pytest.mark.parametrize(
@@ -193,4 +195,4 @@ def test_random_reuse_goes_by_the_cost_it_is_given(pipelines: Callable[[str], Pa
 
     found = schedules.random_reuse(whole, keep=0.5, seed=3, cost=cost)
     assert abs(cost(found) - 0.5) <= schedules.KEEP_TOLERANCE
-    assert abs(schedules.keep_of(found) - 0.5) > schedules.KEEP_TOLERANCE
+    assert abs(keep_of(found) - 0.5) > schedules.KEEP_TOLERANCE

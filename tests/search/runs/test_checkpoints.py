@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from search.core.errors import SearchError
 from search.runs.checkpoints import CHECKPOINT, LOG, Checkpoint, CheckpointFolder
@@ -29,8 +30,8 @@ class Folder(CheckpointFolder[Entry]):
     states = ("model", "optimizer")
     picture = "dream.png"
 
-    def plot(self, done: Sequence[Entry]) -> bytes:
-        return b"picture of %d" % len(done)
+    def draw(self, figure: Figure, done: Sequence[Entry]) -> None:
+        figure.suptitle(f"{len(done)} dreams")
 
 
 @pytest.fixture
@@ -47,12 +48,12 @@ def rewrite(folder: Folder, **change: Any) -> None:
 
 
 def test_a_checkpoint_comes_back(saved: Folder) -> None:
-    found = saved.load(IDENTITY, resume=True)
+    found = saved.load(resume=True)
     assert found is not None
     assert found.done == (Entry(0, 0.5), Entry(1, 0.25))
     assert torch.equal(found.states["model"]["weight"], torch.arange(3.0))
     assert found.states["optimizer"] == {"lr": 0.1}
-    assert (saved.path / "dream.png").read_bytes() == b"picture of 2"
+    assert (saved.path / "dream.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_file_has_the_states_by_their_names(saved: Folder) -> None:
@@ -61,15 +62,24 @@ def test_the_file_has_the_states_by_their_names(saved: Folder) -> None:
 
 
 def test_there_may_be_no_checkpoint(tmp_path: Path) -> None:
-    assert Folder(tmp_path).load(IDENTITY, resume=True) is None
+    assert Folder(tmp_path).load(resume=True) is None
 
 
 def test_a_run_is_not_begun_over_another(saved: Folder) -> None:
     with pytest.raises(
         SearchError, match="holds a dream already; give --resume to go on with it, or"
     ):
-        saved.load(IDENTITY, resume=False)
-    assert Folder(saved.path / "new").load(IDENTITY, resume=False) is None
+        saved.load(resume=False)
+    assert Folder(saved.path / "new").load(resume=False) is None
+
+
+def test_a_run_that_was_stopped_before_its_first_checkpoint_is_kept_too(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.start([])
+    folder.log(Entry(0, 0.5))
+    with pytest.raises(SearchError, match="holds a dream already"):
+        folder.load(resume=False)
+    assert folder.load(resume=True) is None
 
 
 def test_the_log_begins_with_what_is_done(tmp_path: Path) -> None:
@@ -82,21 +92,24 @@ def test_the_log_begins_with_what_is_done(tmp_path: Path) -> None:
 
 
 def test_another_run_is_refused_by_what_differs(saved: Folder) -> None:
+    found = saved.load(resume=True)
+    assert found is not None
+    saved.require_same(found, {"seed": 0})
     with pytest.raises(SearchError, match="is of a dream with another prompts and seed; use the"):
-        saved.load({"seed": 1, "prompts": ("a circle",)}, resume=True)
+        saved.require_same(found, {"seed": 1, "prompts": ("a circle",)})
 
 
 def test_another_schema_is_refused(saved: Folder) -> None:
     rewrite(saved, schema=2)
     with pytest.raises(SearchError, match=r"cannot read .* \(it has schema 2, expected 1\); give"):
-        saved.load(IDENTITY, resume=True)
+        saved.load(resume=True)
 
 
 @pytest.mark.parametrize("change", [{"done": [(0,)]}, {"done": 3}, {"identity": "{"}])
 def test_a_garbled_checkpoint_is_refused(saved: Folder, change: dict[str, Any]) -> None:
     rewrite(saved, **change)
     with pytest.raises(SearchError, match=r"cannot read the checkpoint .*give another"):
-        saved.load(IDENTITY, resume=True)
+        saved.load(resume=True)
 
 
 def test_a_checkpoint_without_a_state_is_refused(saved: Folder) -> None:
@@ -104,7 +117,7 @@ def test_a_checkpoint_without_a_state_is_refused(saved: Folder) -> None:
     del content["model"]
     torch.save(content, saved.path / CHECKPOINT)
     with pytest.raises(SearchError, match=r"cannot read the checkpoint .*\('model'\)"):
-        saved.load(IDENTITY, resume=True)
+        saved.load(resume=True)
 
 
 @pytest.mark.parametrize("left", [0, 7, -500])
@@ -112,7 +125,7 @@ def test_a_checkpoint_that_was_cut_off_is_refused(saved: Folder, left: int) -> N
     file = saved.path / CHECKPOINT
     file.write_bytes(file.read_bytes()[:left])
     with pytest.raises(SearchError, match=r"cannot read the checkpoint .*give another"):
-        saved.load(IDENTITY, resume=True)
+        saved.load(resume=True)
 
 
 class Planted:
@@ -125,4 +138,4 @@ class Planted:
 def test_a_checkpoint_that_would_run_code_is_refused(saved: Folder) -> None:
     rewrite(saved, model=Planted())
     with pytest.raises(SearchError, match=r"cannot read the checkpoint"):
-        saved.load(IDENTITY, resume=True)
+        saved.load(resume=True)

@@ -9,7 +9,7 @@ import pytest
 
 from search.core.errors import SearchError
 from search.runs import parallel
-from search.runs.parallel import Where, run_jobs, where_of
+from search.runs.parallel import Where, require_place, run_jobs
 
 
 def squared(number: int) -> tuple[int, int]:
@@ -59,17 +59,12 @@ def test_no_workers_are_refused() -> None:
         list(run_jobs(squared, [1], workers=0))
 
 
-def test_an_unknown_place_is_refused() -> None:
-    with pytest.raises(SearchError, match=r"unknown place 'moon'.*local, ray, dask"):
-        where_of("moon")
-
-
 def test_a_place_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(
         SearchError, match=r"'ray', which is not installed; install stepcarve\[ray\]"
     ):
-        where_of("ray")
+        require_place(Where.RAY)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Gradient search of all coefficients and of the timesteps that the denoiser is told, for given calls."""
+"""Gradient search of all coefficients, and of the timesteps given to the denoiser, for given calls."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from search.fitting.descent import descend
-from search.fitting.placed import judge
+from search.fitting.placed import evaluate
 from search.fitting.rows import Calls, Chain, run_chain, walk
 
 if TYPE_CHECKING:
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from search.fitting.trajectories import Trajectories
 
 RATE = 0.5
-"""Of Adam, for all coefficients together: relative to the error there is, since that is what they can mend, and
-shared by so many of them that a first step cannot undo the fit."""
-TOLD_RATE = 0.005
-"""The same for timesteps, in gaps to the nearer of its neighbours."""
+"""Of Adam, for all coefficients together. It is relative to the present error, since that bounds what they
+can correct, and divided among them, so that the first steps cannot undo the fit."""
+TIMESTEP_RATE = 0.005
+"""The same for timesteps, in gaps to the nearer neighbour."""
 DAMPING = 1e-6
 """Of directions in which features hardly differ, relative to each feature's own square sum."""
 
 
-def polish(
+def refine_coefficients(
     fitted_on: Trajectories,
     held_out: Trajectories,
     start: Placed,
@@ -36,45 +36,45 @@ def polish(
     *,
     progress: Callable[[int, float], None] = lambda _iteration, _error: None,
 ) -> Placed:
-    """Give up that each row aims at the full sampler's latents: only the final ones count.
+    """Lower the error of the final latents alone; rows need no longer meet the full sampler in between.
 
-    What least squares cannot see is how errors of several rows play together, and that a denoiser told a
-    somewhat other timestep may serve the row better. Each row is moved along directions in which its
-    features are orthonormal: as they are, predictions of neighbouring calls are nearly parallel.
+    Least squares ignores that the errors of several rows interact, and that a row may do better if the
+    denoiser is given a slightly different timestep. Each row moves along directions in which its
+    features are orthonormal, because predictions of neighbouring calls are nearly parallel.
 
     Args:
         fitted_on: runs to take gradients on.
         held_out: other runs; the best on all pictures is returned.
         start: fitted calls.
         schedule: how long.
-        progress: told the number of the iteration and the error.
+        progress: called with the number of the iteration and the error.
     """
     places = torch.tensor(start.positions, device=fitted_on.noise.device)
     gaps = places.diff(append=places.new_tensor([float(fitted_on.last)])).clamp_min(0.05)
     room = torch.minimum(gaps, gaps.roll(1))
-    room[0] = 0  # To tell the first call something else gained nothing; see docs/recipe.md.
+    room[0] = 0  # Another timestep for the first call gained nothing; see docs/recipe.md.
     rows = start.chain.rows
     bases = _directions(next(fitted_on.batches(schedule.batch, schedule.seed)), start)
     moves = [torch.zeros_like(row, requires_grad=True) for row in rows]
-    told = torch.zeros_like(places, requires_grad=True)
+    shifts = torch.zeros_like(places, requires_grad=True)
 
     def calls() -> Calls:
-        return Calls.at(list((places + room * told).clamp(0, fitted_on.last)))
+        return Calls.at(list((places + room * shifts).clamp(0, fitted_on.last)))
 
     def moved() -> list[Tensor]:
         return [row + base @ move for row, base, move in zip(rows, bases, moves, strict=True)]
 
-    def judged() -> Placed:
+    def current() -> Placed:
         with torch.no_grad():
             now, found = calls(), tuple(moved())
             chain = Chain(run_chain(fitted_on, now, found), found)
-            return judge(fitted_on, held_out, now, chain)
+            return evaluate(fitted_on, held_out, now, chain)
 
     rate = RATE * start.error / math.sqrt(sum(len(row) for row in rows))
     return descend(
-        {**dict.fromkeys(moves, rate), told: TOLD_RATE},
+        {**dict.fromkeys(moves, rate), shifts: TIMESTEP_RATE},
         lambda runs: run_chain(runs, calls(), moved()),
-        judged,
+        current,
         fitted_on,
         start,
         schedule,

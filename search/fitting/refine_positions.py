@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from search.fitting.descent import descend
-from search.fitting.placed import judge, robust_weights
+from search.fitting.placed import evaluate, robust_weights
 from search.fitting.rows import Calls, fit_chain
 
 if TYPE_CHECKING:
@@ -23,16 +23,16 @@ RATE = 0.05
 
 
 def assess(fitted_on: Trajectories, held_out: Trajectories, positions: Sequence[float]) -> Placed:
-    """Fit rows at `positions` on some runs, twice for robust weights, and judge them on all."""
+    """Fit rows at `positions` on some runs, twice for robust weights, and evaluate them on all."""
     calls = Calls.at_numbers(positions, fitted_on)
     with torch.no_grad():
         first = fit_chain(fitted_on, calls)
         weights = robust_weights(fitted_on.error(first.final))
         chain = fit_chain(fitted_on, calls, weights=weights)
-        return judge(fitted_on, held_out, calls, chain)
+        return evaluate(fitted_on, held_out, calls, chain)
 
 
-def refine(
+def refine_positions(
     fitted_on: Trajectories,
     held_out: Trajectories,
     start: Placed,
@@ -50,22 +50,22 @@ def refine(
         held_out: other runs; the best on all pictures is returned.
         start: where to begin.
         schedule: how long.
-        progress: told the number of the iteration and the error.
+        progress: called with the number of the iteration and the error.
     """
     if len(start.positions) < 2:
         return start
     gaps = torch.tensor(start.positions).diff(append=torch.tensor([float(fitted_on.last)]))
-    # The last gap is from the last call to the last position, and may be nothing.
+    # The last gap is from the last call to the last position, and may be 0.
     logits = gaps.clamp_min(0.05).log().to(fitted_on.noise.device).requires_grad_()
 
-    def judged() -> Placed:
+    def current() -> Placed:
         moved = positions_of(logits.detach(), fitted_on.last)
         return assess(fitted_on, held_out, [float(position) for position in moved])
 
     return descend(
         {logits: RATE},
         lambda runs: fit_chain(runs, Calls.at(positions_of(logits, fitted_on.last))).final,
-        judged,
+        current,
         fitted_on,
         start,
         schedule,

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from search.core.subnet import Action, Granularity, SubNet
+from search.core.actions import Action
+from search.core.subnet import Granularity, SubNet
+from search.core.table import with_actions
+from search.methods.full import full
 from search.methods.options import Options
-from search.methods.registry import full
-from search.methods.schedules import with_actions
 from search.model.pipeline import open_pipeline
-from tests.test_cli import ok, stepcarve
+from tests.command_line import ok, stepcarve
 
 GONE = ("mid_block.resnets.1", "up_blocks.1.resnets.1")
 SHORT = ("--iterations", 2, "--batch", 2)
@@ -68,8 +69,15 @@ def test_json_says_what_is_gone(pipelines: Callable[[str], Path], folder: Path) 
     [
         (("full.json", "pictures"), "the SubNet skips no block"),
         (("subnet.json", "nowhere"), "there is no directory"),
-        (("subnet.json", "pictures", "--loss", "l2"), "unknown loss 'l2'"),
-        (("subnet.json", "pictures", "--batch", "0"), "--batch is 0; give 1 or more"),
+        (
+            ("subnet.json", "pictures", "--loss", "l2"),
+            "'l2' is not one of 'normalized', 'plain', 'output'",
+        ),
+        (
+            ("subnet.json", "pictures", "--loss", "output", "--feature-weight", "2"),
+            "nothing uses --feature-weight (for --loss normalized and plain) here",
+        ),
+        (("subnet.json", "pictures", "--batch", "0"), "0 is not in the range x>=1"),
     ],
 )
 def test_bad_input_is_one_sentence_and_nothing_is_written(

@@ -196,7 +196,7 @@ def test_the_format_is_checked_first(tmp_path: Path) -> None:
     )
     assert result.exit_code == 2
     assert (
-        "unknown format 'magic'; choose one of dip-go-gates, deepcache, learning-to-cache, cache-dit-mask"
+        "'magic' is not one of 'dip-go-gates', 'deepcache', 'learning-to-cache', 'cache-dit-mask'"
         in result.stderr
     )
 
