@@ -176,7 +176,8 @@ class Topology:
         if any(not segment.targets <= known for segment in self.segments):
             msg = "the topology, in which a segment belongs to no target"
             raise ValueError(msg)
-        if any(base.port is not None and base.port not in numbers for base in self.bases.values()):
+        named = {*self.bases, *(b.port for b in self.bases.values() if b.port is not None)}
+        if not named <= set(numbers):
             msg = "the topology, in which a base is no port"
             raise ValueError(msg)
 

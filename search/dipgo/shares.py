@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from search.core.actions import Action
+from search.core.actions import RECORDS, Action, Source
 from search.core.table import with_rows
-from search.core.topology import PREDICTION, port_of
+from search.core.topology import PREDICTION, base_of, port_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,8 +26,9 @@ def read_in_step(topology: Topology, emits: Sequence[Action]) -> frozenset[int]:
     while pending:
         for port in set(topology.reads(pending.pop())) - seen:
             seen.add(port)
-            if emits[topology.ports[port].block] is not Action.REUSE:
-                pending.append(port_of(port))
+            row = RECORDS[emits[topology.ports[port].block]].row
+            pending += [port_of(port)] if Source.FRESH in row else []
+            pending += [base_of(port)] if Source.BASE in row else []
     return frozenset(seen)
 
 

@@ -1,4 +1,8 @@
-"""The parameters of the DeepCache package, as the JSON object of its `set_params`."""
+"""The parameters of the DeepCache package, as a JSON object.
+
+The package saves none. The object has the names of `set_params`, or those under which its helper keeps
+them in `params`, where a layer and a block stand for the branch.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,9 @@ from search.core.files import read_settings
 if TYPE_CHECKING:
     from pathlib import Path
 
+LAYER, BLOCK = "cache_layer_id", "cache_block_id"
+LAYERS = 3
+"""Of a block, as the package counts branches."""
 MODES = ("uniform",)
 """The package names others, but only this one skips what it says."""
 
@@ -43,9 +50,19 @@ def read_deepcache(path: Path) -> DeepCacheParameters:
         SearchError: it is no such object, or has other keys or types.
     """
     settings = read_settings(path)
-    settings.require_known(("cache_interval", "cache_branch_id", "skip_mode"))
+    settings.require_known(("cache_interval", "cache_branch_id", LAYER, BLOCK, "skip_mode"))
+    branch = settings.number("cache_branch_id", 0)
+    if LAYER in settings.content or BLOCK in settings.content:
+        layer, block = settings.number(LAYER, 0), settings.number(BLOCK, 0)
+        if layer >= LAYERS or "cache_branch_id" in settings.content:
+            msg = (
+                f"{str(path)!r} has {sorted(settings.content)} with {LAYER} {layer}; give either "
+                f"cache_branch_id, or {BLOCK} and a {LAYER} below {LAYERS}"
+            )
+            raise SearchError(msg)
+        branch = LAYERS * block + layer
     return DeepCacheParameters(
         cache_interval=settings.number("cache_interval", 1, least=1),
-        cache_branch_id=settings.number("cache_branch_id", 0),
+        cache_branch_id=branch,
         skip_mode=settings.word("skip_mode", MODES[0]),
     )

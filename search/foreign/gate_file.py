@@ -1,8 +1,9 @@
 """Gate files as the author of DiP-GO publishes them, read without running anything that is in them.
 
-Such a file is a pickle: a list with one dictionary per step, from `(kind, "block", index, 0)` to a
-float32 tensor `[reuse, keep]`, one of them 1 and the other 0. Unpickling can call any function that a
-file names, so here it knows four names and gives each a meaning of our own; PyTorch is not involved.
+Such a file is a pickle: a list with one dictionary per step, from `(kind, "block", index, 0)`, or
+`("mid", "mid_block", 0, 0)`, to a float32 tensor `[reuse, keep]`, one of them 1 and the other 0.
+Unpickling can call any function that a file names, so here it knows four names and gives each a
+meaning of our own; PyTorch is not involved.
 """
 
 from __future__ import annotations
@@ -183,9 +184,12 @@ def _step(step: int, gates: Any) -> Mapping[Gate, bool]:
             "(kind, 'block', index, 0) to gates"
         )
         raise SearchError(msg)
-    found = {}
+    found = dict[Gate, bool]()
     for key, value in gates.items():
         gate = _gate(step, key)
+        if gate in found:
+            msg = f"names the gate {gate} twice at step {step}; expected one key per block"
+            raise SearchError(msg)
         found[gate] = _keeps(step, gate, value)
     return found
 
@@ -194,9 +198,11 @@ def _gate(step: int, key: Any) -> Gate:
     match key:
         case (str(kind), "block", int(number), 0) if kind in KINDS and number >= 0:
             return Gate(kind, number)
+        case ("mid", "mid_block", 0, 0):
+            return Gate("mid", 0)
     msg = (
         f"has the key {_shown(key)} at step {step}; expected (kind, 'block', index, 0) with a kind "
-        f"of {', '.join(KINDS)}"
+        f"of {', '.join(KINDS)}, or ('mid', 'mid_block', 0, 0)"
     )
     raise SearchError(msg)
 

@@ -137,20 +137,27 @@ def subnet_from_mask(pipeline: Pipeline, mask: StepMask, options: Options) -> Su
             "computed, so no block is left to cache; lower Fn_compute_blocks or Bn_compute_blocks"
         )
         raise SearchError(msg)
-    without = [blocks[block] for block in middle if block not in whole.topology.based]
-    if without:
-        msg = (
-            f"Cache-DiT adds cached residuals to transformer blocks, but {without} do not have one "
-            "tensor in and one of the same shape out; give a transformer with such blocks"
-        )
-        raise SearchError(msg)
+    _require_residuals(whole, middle)
     return with_actions(
         whole,
         lambda step, block: (
             Action.DELTA if block in middle and not mask.computes[step] else Action.RUN
         ),
-        method=f"cache-dit F{mask.first}B{mask.last}",
+        method=f"cache-dit static mask F{mask.first}B{mask.last}",
     )
+
+
+def _require_residuals(whole: SubNet, span: range) -> None:
+    """Refuse blocks to whose input nothing can be added: DELTA needs it of every block of the span."""
+    names = whole.topology.blocks
+    without = [names[block] for block in span if block not in whole.topology.based]
+    if without:
+        msg = (
+            f"Cache-DiT adds one cached residual over the {len(span)} blocks from {names[span[0]]!r} to "
+            f"{names[span[-1]]!r}, but {without} do not emit what can be added to their input; give a "
+            "pipeline with a transformer"
+        )
+        raise SearchError(msg)
 
 
 def _full(pipeline: Pipeline, options: Options, granularity: Granularity) -> SubNet:

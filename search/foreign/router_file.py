@@ -1,14 +1,16 @@
 """Routers of Learning-to-Cache: which attentions and feed-forwards of a DiT a step computes.
 
-A file is a state dict, as safetensors or as `torch.save` writes it: per step of the sampler, counted from
-its end, a tensor `<step>.prob` of one number per unit: attention of block 0, feed-forward of block 0,
-attention of block 1, and so on. The sigmoid of a number is the unit's score.
+A file is a training checkpoint as `torch.save` writes it (`routers`, and `opt` and `args`, which say
+nothing about the routers), or the state dict of the routers alone, also as safetensors. Per step of the
+sampler, counted from its end, it has a tensor `<step>.prob` of one number per unit: attention of block 0,
+feed-forward of block 0, attention of block 1, and so on. The sigmoid of a number is the unit's score.
 """
 
 from __future__ import annotations
 
 import math
 import re
+import zipfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,9 @@ THRESHOLD = 0.1
 """What the published routers are sampled with."""
 SIZE_LIMIT = 64 * 2**20
 """Bytes; a thousand steps of a hundred blocks need one."""
+UNIT_LIMIT = 2**16
+"""Numbers of one router; a tensor may claim more than its file holds."""
+CHECKPOINT = ("routers", "opt", "args")
 
 _KEY = re.compile(r"(?:routers\.)?(\d+)\.prob")
 
@@ -56,17 +61,13 @@ class Routers:
 
 
 def read_routers(path: Path, threshold: float = THRESHOLD) -> Routers:
-    """Read a state dict without running anything that is in it.
+    """Read a checkpoint or a state dict without running anything that is in it.
 
     Raises:
         SearchError: the file is too large, damaged, or holds anything but routers.
     """
-    require_small(
-        path, SIZE_LIMIT, "routers have", "give the file with the routers, not with weights"
-    )
-    state = _load(path)
-    nested = state.get("routers")
-    found = _rows(nested if isinstance(nested, dict) else state, str(path))
+    _require_small(path)
+    found = _rows(_state(_load(path), str(path)), str(path))
     steps = range(len(found))
     widths = {len(row) for row in found.values()}
     if not found or set(found) != set(steps) or len(widths) != 1 or 0 in widths:
@@ -78,23 +79,64 @@ def read_routers(path: Path, threshold: float = THRESHOLD) -> Routers:
     return Routers(tuple(found[step] for step in reversed(steps)), threshold)
 
 
-def _load(path: Path) -> Mapping[str, Any]:
+def _require_small(path: Path) -> None:
+    """Refuse a file that is large, or would be when unpacked."""
+    advice = "give the file with the routers, not with weights"
+    require_small(path, SIZE_LIMIT, "routers have", advice)
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(each.file_size for each in archive.infolist())
+        if unpacked > SIZE_LIMIT:
+            msg = (
+                f"{str(path)!r} unpacks to {unpacked} bytes, but routers have at most {SIZE_LIMIT}; "
+                f"{advice}"
+            )
+            raise SearchError(msg)
+
+
+class _Ignored:
+    """In place of `argparse.Namespace`: its attributes are not kept."""
+
+    def __setstate__(self, state: object) -> None:
+        """Forget."""
+
+
+def _load(path: Path) -> Any:
+    """What PyTorch's restricted unpickler makes of a file."""
     import safetensors.torch
     import torch
 
-    data = path.read_bytes()
     try:
         if path.suffix == ".safetensors":
-            return safetensors.torch.load(data)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+            return safetensors.torch.load(path.read_bytes())
+        with torch.serialization.safe_globals([(_Ignored, "argparse.Namespace")]):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what a damaged file raises has no common class
+        named = re.search(r"Unsupported global: GLOBAL (\S{1,80})", str(error))
         msg = (
-            f"{str(path)!r} is no state dict of tensors ({type(error).__name__}); give routers as "
+            f"{str(path)!r} names {named[1]!r}, which no router needs, so it is not read; give "
+            "routers as Learning-to-Cache publishes them"
+            if named
+            else f"{str(path)!r} is no state dict of tensors ({type(error).__name__}); give routers as "
             "torch.save or safetensors write them"
         )
         raise SearchError(msg) from error
+
+
+def _state(content: Any, source: str) -> Mapping[Any, Any]:
+    """The state dict of the routers."""
+    state = content
+    if isinstance(content, dict) and "routers" in content:
+        unknown = sorted(str(key)[:80] for key in content if key not in CHECKPOINT)
+        if unknown:
+            msg = (
+                f"{source!r} has {unknown} beside its routers; expected {', '.join(CHECKPOINT)}, as "
+                "in a checkpoint of Learning-to-Cache"
+            )
+            raise SearchError(msg)
+        state = content["routers"]
     if not isinstance(state, dict):
-        msg = f"{str(path)!r} holds a {type(state).__name__}; expected a state dict of routers"
+        msg = f"{source!r} holds a {type(state).__name__}; expected a state dict of routers"
         raise SearchError(msg)
     return state
 
@@ -110,7 +152,7 @@ def _rows(state: Mapping[Any, Any], source: str) -> dict[int, tuple[float, ...]]
             msg = f"{source!r} has the key {str(key)[:80]!r}; expected '<step>.prob'"
             raise SearchError(msg)
         good = isinstance(value, torch.Tensor) and value.ndim == 1 and value.is_floating_point()
-        if not good or not torch.isfinite(value).all():
+        if not good or value.numel() > UNIT_LIMIT or not torch.isfinite(value).all():
             msg = (
                 f"{source!r} has no finite numbers under {key!r}; expected a tensor of one per unit"
             )

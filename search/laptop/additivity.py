@@ -127,12 +127,12 @@ def additivity(
 
 def spearman(subsets: Sequence[Subset]) -> float:
     """Rank correlation of predicted and true loss; 0 where one of them does not vary."""
-    from scipy.stats import rankdata
+    from scipy.stats import spearmanr
 
-    ranks = [rankdata([getattr(s, name) for s in subsets]) for name in ("predicted", "loss")]
-    if min(np.ptp(each) for each in ranks) == 0:
+    predicted, true = [s.predicted for s in subsets], [s.loss for s in subsets]
+    if min(np.ptp(predicted), np.ptp(true)) == 0:
         return 0.0
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(spearmanr(predicted, true).statistic)
 
 
 def _of_size(subsets: Sequence[Subset]) -> tuple[float, float]:

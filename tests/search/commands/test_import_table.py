@@ -139,6 +139,14 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: changed(1, ("side", "block", 0, 0), torch.tensor(gate_files.KEEP)),
         "has the key ('side', 'block', 0, 0) at step 1; expected (kind, 'block', index, 0)",
     ),
+    "a middle block beside the first": (
+        lambda: changed(1, ("mid", "mid_block", 1, 0), torch.tensor(gate_files.KEEP)),
+        "has the key ('mid', 'mid_block', 1, 0) at step 1",
+    ),
+    "the middle block twice": (
+        lambda: changed(1, ("mid", "block", 0, 0), torch.tensor(gate_files.KEEP)),
+        "names the gate mid 0 twice at step 1",
+    ),
     "another key": (lambda: changed(1, b"up", 0), "has the key of type bytes at step 1"),
     "a block too many": (
         lambda: changed(1, ("up", "block", 3, 0), torch.tensor(gate_files.KEEP)),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from search.core.errors import SearchError
-from search.core.files import whole_directory
+from search.core.files import require_pipeline, whole_directory
 
 
 def test_a_directory_appears_whole(tmp_path: Path) -> None:
@@ -51,3 +51,11 @@ def test_a_directory_is_on_disk_before_it_appears(
 def test_an_existing_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SearchError, match="exists; remove it or choose another name"):
         whole_directory(tmp_path).__enter__()
+
+
+def test_a_modular_pipeline_is_told_as_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "modular_model_index.json").write_text("{}")
+    with pytest.raises(SearchError, match=r"is a modular diffusers pipeline .* cannot be read yet"):
+        require_pipeline(tmp_path)
+    (tmp_path / "model_index.json").write_text("{}")
+    assert require_pipeline(tmp_path).name == "model_index.json"

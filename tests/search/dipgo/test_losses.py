@@ -39,7 +39,7 @@ def ssim_by_hand(a: Tensor, b: Tensor) -> float:
 def test_ssim_is_that_of_the_definition() -> None:
     a = picture(0)
     b = (a + 0.3 * picture(1)).clamp(0, 1)
-    assert float(ssim(a, b)) == pytest.approx(ssim_by_hand(a, b), abs=1e-12)
+    assert float(ssim(a, b)) == pytest.approx(ssim_by_hand(a, b), abs=1e-7)
     assert float(ssim(a, b)) < 0.95
 
 

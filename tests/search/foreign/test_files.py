@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -20,13 +23,14 @@ from search.core.subnet import Granularity, SubNet
 from search.core.table import with_actions
 from search.foreign.importers import read_foreign
 from search.foreign.mask_file import read_mask
-from search.foreign.router_file import read_routers
+from search.foreign.router_file import SIZE_LIMIT, read_routers
 from search.methods import schedules
 from search.methods.full import full
 from search.methods.options import Options
+from search.model.family import Request
 from search.model.pipeline import open_pipeline
 from search.model.reference import sample
-from tests.search.model.test_reference import difference, request
+from tests.search.model.test_reference import difference
 
 
 def imported(
@@ -50,20 +54,14 @@ def test_deepcache_parameters_are_the_schedule(
     opened = open_pipeline(pipelines("shapes-sd"), weights=False)
     helper = DeepCacheSDHelper(opened.pipe)
     helper.set_params(cache_interval=interval, cache_branch_id=branch)
-    params = helper.params
-    path = write(
-        tmp_path / "params.json",
-        {
-            "cache_interval": params["cache_interval"],
-            "cache_branch_id": 3 * params["cache_block_id"] + params["cache_layer_id"],
-            "skip_mode": params["skip_mode"],
-        },
-    )
-    found = imported(pipelines, "shapes-sd", path, "deepcache", Options(steps=10))
+    asked = {"cache_interval": interval, "cache_branch_id": branch}
     expected = schedules.deepcache(
         full(opened, Options(steps=10)), interval=interval, branch=branch
     )
-    assert found == expected
+    for content in (asked, helper.params):
+        path = write(tmp_path / "params.json", content)
+        found = imported(pipelines, "shapes-sd", path, "deepcache", Options(steps=10))
+        assert found == expected
 
 
 def routers_of(subnet: SubNet) -> dict[str, Tensor]:
@@ -78,7 +76,7 @@ def routers_of(subnet: SubNet) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("steps", [6, 5])
-@pytest.mark.parametrize("form", ["safetensors", "pt", "nested"])
+@pytest.mark.parametrize("form", ["safetensors", "pt", "checkpoint"])
 def test_routers_come_back_as_the_table_they_were_made_of(
     pipelines: Callable[[str], Path], tmp_path: Path, form: str, steps: int
 ) -> None:
@@ -98,9 +96,57 @@ def test_routers_come_back_as_the_table_they_were_made_of(
     if form == "safetensors":
         safetensors.torch.save_file(state, path)
     else:
-        torch.save({"routers": state} if form == "nested" else state, path)
+        torch.save({"routers": state} if form == "checkpoint" else state, path)
     found = imported(pipelines, "learned-variance", path, "learning-to-cache", Options(steps=steps))
     assert found.actions == original.actions
+
+
+class Router(nn.Module):
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.prob = nn.Parameter(logits)
+
+
+def write_checkpoint(path: Path, logits: Tensor) -> Path:
+    """What DiT/train_router.py of horseee/learning-to-cache saves, trained on a GPU.
+
+    Args:
+        path: where to.
+        logits: `[steps, units]`, step 0 the last of the sampler.
+    """
+    routers = nn.ModuleList(Router(row) for row in logits)
+    optimiser = torch.optim.AdamW(routers.parameters(), lr=0.001, weight_decay=0)
+    sum(router.prob.sum() * 0 for router in routers).backward()
+    optimiser.step()
+    args = argparse.Namespace(
+        data_path="imagenet", model="DiT-XL/2", image_size=256, l1=5e-6, wandb=True, ckpt=None
+    )
+    content = {"routers": routers.state_dict(), "opt": optimiser.state_dict(), "args": args}
+    with mock.patch("torch.serialization.location_tag", return_value="cuda:0"):
+        torch.save(content, path)
+    return path
+
+
+@pytest.mark.parametrize(("steps", "kept", "units"), [(20, 312, 560), (50, 736, 1400)])
+def test_a_published_checkpoint_keeps_as_many_units_as_its_authors_count(
+    tmp_path: Path, steps: int, kept: int, units: int
+) -> None:
+    """As `load_ranking` in DiT/models/dynamic_models.py counts, on the 28 blocks of DiT-XL/2."""
+    draw = torch.Generator().manual_seed(steps)
+    logits = torch.randn(steps, 56, generator=draw)  # of odd steps nothing was learned
+    order = torch.randperm(units, generator=draw)
+    learned = torch.where(order < kept, -2.19, -2.2)  # scores .1006 and .0998
+    logits[::2] = learned.reshape(steps // 2, 56)
+    path = write_checkpoint(tmp_path / "router.pt", logits)
+    routers = read_routers(path)
+    reading = range(steps - 1, -1, -2)
+    assert sum(routers.computes(step, unit) for step in reading for unit in range(56)) == kept
+    assert sum((torch.sigmoid(router) > 0.1).sum() for router in logits[::2]) == kept
+    assert all(
+        routers.computes(steps - 1 - idx, unit) == (idx % 2 == 1 or score > 0.1)
+        for idx, row in enumerate(torch.sigmoid(logits).tolist())
+        for unit, score in enumerate(row)
+    )
 
 
 def test_the_threshold_is_of_the_sigmoid(tmp_path: Path) -> None:
@@ -124,8 +170,31 @@ def saved(content: Any) -> Callable[[Path], object]:
     return lambda path: torch.save(content, path)
 
 
+def zipped(path: Path) -> None:
+    """A small file that unpacks to more than routers have."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(SIZE_LIMIT + 1))
+
+
 BAD_ROUTERS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "a function": (saved(Planted()), "is no state dict of tensors (UnpicklingError)"),
+    "a function": (saved(Planted()), "names 'print', which no router needs, so it is not read"),
+    "a function beside routers": (
+        saved({"routers": {"0.prob": torch.zeros(2)}, "args": Planted()}),
+        "names 'print', which no router needs",
+    ),
+    "another class in args": (
+        saved({"routers": {"0.prob": torch.zeros(2)}, "args": argparse.Namespace(at=Path("x"))}),
+        "names 'pathlib.PosixPath', which no router needs",
+    ),
+    "a model beside routers": (
+        saved({"routers": {"0.prob": torch.zeros(2)}, "model": {}}),
+        "has ['model'] beside its routers; expected routers, opt, args",
+    ),
+    "too large when unpacked": (zipped, "bytes, but routers have at most"),
+    "a tensor larger than the file": (
+        saved({"0.prob": torch.zeros(1).expand(2**40)}),
+        "has no finite numbers under '0.prob'",
+    ),
     "text": (lambda path: path.write_text("routers"), "is no state dict of tensors"),
     "a list": (saved([1]), "holds a list; expected a state dict"),
     "another key": (saved({"x": torch.zeros(2)}), "has the key 'x'; expected '<step>.prob'"),
@@ -172,13 +241,11 @@ def test_routers_of_another_dit_are_refused(
         imported(pipelines, "learned-variance", path, "learning-to-cache", Options(steps=5))
 
 
+STATIC = {"steps_computation_policy": "static"}
 MASKS: dict[str, object] = {
     "digits": "1110010\n",
     "list": [1, 1, 1, 0, 0, 1, 0],
-    "object": {
-        "steps_computation_mask": [1, 1, 1, 0, 0, 1, 0],
-        "steps_computation_policy": "static",
-    },
+    "object": {"steps_computation_mask": [1, 1, 1, 0, 0, 1, 0]},
     "digits in an object": {"steps_computation_mask": "1110010"},
     "bins": {"compute_bins": [3, 1], "cache_bins": [2, 1]},
     "bins, cut": {"compute_bins": [3, 1, 2], "cache_bins": [2, 1], "total_steps": 7},
@@ -191,7 +258,7 @@ def test_a_mask_comes_back_in_every_form(
 ) -> None:
     content = MASKS[name]
     if isinstance(content, dict):
-        content = content | {"Fn_compute_blocks": 2, "Bn_compute_blocks": 3}
+        content = content | STATIC | {"Fn_compute_blocks": 2, "Bn_compute_blocks": 3}
     path = write(tmp_path / "mask", content)
     options = Options(steps=7)
     if not isinstance(content, dict):
@@ -211,30 +278,102 @@ def test_a_mask_comes_back_in_every_form(
     assert digits == "1110010"
 
 
+def published_config(**changes: object) -> str:
+    """As examples/configs/cache.yaml of vipshop/cache-dit, made static and without a calibrator."""
+    settings = {
+        "max_warmup_steps": 8,
+        "warmup_interval": 2,
+        "max_cached_steps": -1,
+        "max_continuous_cached_steps": 2,
+        "Fn_compute_blocks": 1,
+        "Bn_compute_blocks": 0,
+        "num_inference_steps": 28,
+        "steps_computation_mask": "fast",
+        "steps_computation_policy": "static",
+        "residual_diff_threshold": 0.12,
+        "enable_taylorseer": "false",
+        "taylorseer_order": 1,
+    }
+    lines = [f"  {name}: {value}" for name, value in (settings | changes).items() if value != ""]
+    return "\n".join(["cache_config:", *lines, "parallelism_config:", "  ulysses_size: auto", ""])
+
+
+@pytest.mark.parametrize(
+    ("name", "digits"),
+    [
+        ("slow", "1111111101110011100110010001"),
+        ("medium", "1111110110001100011000110001"),
+        ("fast", "1111110100010000100000100001"),
+        ("ultra", "1111001000001000000100000001"),
+        ("[1, 1, 0, 1]", "1101"),
+    ],
+)
+def test_a_published_configuration_is_read(tmp_path: Path, name: str, digits: str) -> None:
+    """The named masks are written out from `steps_mask` in cache_interface.py of that project."""
+    text = published_config(steps_computation_mask=name, num_inference_steps=len(digits))
+    mask = read_mask(write(tmp_path / "cache.yaml", text))
+    assert "".join(str(int(each)) for each in mask.computes) == digits
+    assert (mask.first, mask.last) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps_computation_policy": ""}, "has no steps_computation_policy, and Cache-DiT's default"),
+        ({"steps_computation_policy": "dynamic"}, "decides while it runs; only 'static' is a table"),
+        ({"enable_taylorseer": "true"}, "has enable_taylorseer, which extrapolates cached residuals"),
+        ({"num_inference_steps": 50}, "asks for the mask 'fast' of 50 steps, but only those of 28"),
+        ({"num_inference_steps": ""}, "asks for the mask 'fast' of None steps"),
+        ({"steps_computation_mask": "[1, 0]"}, "a mask of 2 steps, but num_inference_steps is 28"),
+        ({"steps_computation_mask": ""}, "give either steps_computation_mask, or compute_bins"),
+        ({"steps_computation_mask": "quick"}, "is no step mask"),
+        ({"force_refresh_step_hint": 4}, "has ['force_refresh_step_hint']; use"),
+        ({"Fn_compute_blocks": "&a 1", "Bn_compute_blocks": "*a"}, "has YAML aliases"),
+        ({"Fn_compute_blocks": "!!python/name:os.system ''"}, "is neither JSON nor YAML (Constructor"),
+    ],
+)  # fmt: skip
+def test_a_configuration_that_is_no_table_is_refused(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(SearchError) as caught:
+        read_mask(write(tmp_path / "cache.yaml", published_config(**changes)))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 @contextmanager
 def cached_as_one_span(denoiser: nn.Module, mask: str, first: int, last: int) -> Iterator[None]:
-    """What Cache-DiT does: one residual over all middle blocks, added to what comes out of the first."""
-    blocks = list(denoiser.transformer_blocks)
+    """What Cache-DiT does: one residual per stream over all middle blocks, added to what enters them."""
+    blocks = [*denoiser.transformer_blocks, *getattr(denoiser, "single_transformer_blocks", ())]
     middle = blocks[first : len(blocks) - last]
-    step, entered, residual = -1, torch.empty(0), torch.empty(0)
+    step, entered, residual = -1, list[Tensor](), list[Tensor]()
 
     def count(*_: Any) -> None:
         nonlocal step
         step += 1
 
-    def enter(_: nn.Module, args: tuple[Any, ...]) -> None:
+    def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         nonlocal entered
-        entered = args[0]
+        given = dict(zip(("hidden_states", "encoder_hidden_states"), args, strict=False)) | kwargs
+        entered = [given["hidden_states"], given["encoder_hidden_states"]]
 
-    def leave(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    def leave(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         nonlocal residual
+        text, picture = output if isinstance(output, tuple) else (None, output)
         if mask[step] == "1":
-            residual = output - entered
-        return entered + residual
+            residual = [
+                b - a for a, b in zip(entered, (picture, text), strict=True) if b is not None
+            ]
+        found = [a + r for a, r in zip(entered, residual, strict=False)]
+        return (
+            (found[1] if len(found) > 1 else None, found[0])
+            if isinstance(output, tuple)
+            else found[0]
+        )
 
     handles = [
         denoiser.register_forward_pre_hook(count),
-        middle[0].register_forward_pre_hook(enter),
+        middle[0].register_forward_pre_hook(enter, with_kwargs=True),
         middle[-1].register_forward_hook(leave),
     ]
     try:
@@ -244,23 +383,39 @@ def cached_as_one_span(denoiser: nn.Module, mask: str, first: int, last: int) ->
             handle.remove()
 
 
+@pytest.mark.parametrize(
+    ("name", "first", "last"),
+    [("shapes-dit", 1, 2), ("flux-dev", 1, 1), ("sd3", 1, 0)],
+)
 def test_an_imported_mask_does_what_cache_dit_does(
-    pipelines: Callable[[str], Path], tmp_path: Path
+    pipelines: Callable[[str], Path], tmp_path: Path, name: str, first: int, last: int
 ) -> None:
-    opened = open_pipeline(pipelines("shapes-dit"))
-    settings = {
+    opened = open_pipeline(pipelines(name))
+    settings = STATIC | {
         "steps_computation_mask": "110010",
-        "Fn_compute_blocks": 1,
-        "Bn_compute_blocks": 2,
+        "Fn_compute_blocks": first,
+        "Bn_compute_blocks": last,
     }
     path = write(tmp_path / "mask.json", settings)
-    subnet = imported(pipelines, "shapes-dit", path, "cache-dit-mask", Options(steps=6))
-    ask = request(opened, 6)
-    with cached_as_one_span(opened.denoiser, "110010", 1, 2):
+    subnet = imported(pipelines, name, path, "cache-dit-mask", Options(steps=6))
+    noise = torch.randn((1, *subnet.binding.latent_shape), generator=torch.manual_seed(3))
+    ask = Request((opened.family.default_prompt,), 6, 2.0, latents=noise)
+    with cached_as_one_span(opened.denoiser, "110010", first, last):
         expected = sample(opened, ask)
     found = sample(opened, ask, subnet)
     assert difference(found.latents[-1], expected.latents[-1]) <= 1e-5
     assert difference(found.latents[-1], sample(opened, ask).latents[-1]) > 1e-4
+
+
+@pytest.mark.parametrize("name", ["flux-dev", "sd3"])
+def test_the_documented_mask_of_28_steps_is_taken_on_blocks_of_two_streams(
+    pipelines: Callable[[str], Path], tmp_path: Path, name: str
+) -> None:
+    path = write(tmp_path / "cache.yaml", published_config())
+    found = imported(pipelines, name, path, "cache-dit-mask", Options(steps=28))
+    whole = len(found.topology.blocks)
+    cached = ["0" if row.count(Action.DELTA) == whole - 1 else "1" for row in found.actions]
+    assert "".join(cached) == "1111110100010000100000100001"
 
 
 BAD_SETTINGS: dict[str, tuple[str, object, str]] = {
@@ -274,16 +429,33 @@ BAD_SETTINGS: dict[str, tuple[str, object, str]] = {
     ),
     "a fraction": ("deepcache", {"cache_branch_id": 1.5}, "has cache_branch_id 1.5; give a whole"),
     "truth": ("deepcache", {"cache_interval": True}, "has cache_interval True; give a whole"),
+    "a branch said twice": (
+        "deepcache",
+        {"cache_branch_id": 1, "cache_layer_id": 1},
+        "give either cache_branch_id, or cache_block_id and a cache_layer_id below 3",
+    ),
+    "a layer too high": ("deepcache", {"cache_layer_id": 3}, "a cache_layer_id below 3"),
     "another mode": ("deepcache", {"skip_mode": "quad"}, "the skip_mode is 'quad'; only uniform"),
     "other digits": ("cache-dit-mask", "1102", "is no step mask; give one 1 (compute) or 0"),
-    "words": ("cache-dit-mask", "mask", "is not JSON"),
+    "words": ("cache-dit-mask", "mask", "is no step mask"),
+    "half a list": ("cache-dit-mask", "[1, 0", "is neither JSON nor YAML (ParserError)"),
     "no steps": ("cache-dit-mask", [], "is no step mask"),
     "truths": ("cache-dit-mask", [True, False], "is no step mask"),
     "starts cached": ("cache-dit-mask", "0111", "does not compute the first step"),
     "dynamic": (
         "cache-dit-mask",
         {"steps_computation_mask": "110", "steps_computation_policy": "dynamic"},
-        "decides while it runs; only 'static' is a table",
+        "which decides while it runs; only 'static' is a table",
+    ),
+    "no policy": (
+        "cache-dit-mask",
+        {"compute_bins": [3], "cache_bins": [1]},
+        "has no steps_computation_policy, and Cache-DiT's default is 'dynamic'",
+    ),
+    "a section that is none": (
+        "cache-dit-mask",
+        {"cache_config": [1]},
+        "has a list as cache_config; expected settings by name",
     ),
     "half the bins": (
         "cache-dit-mask",
@@ -297,12 +469,12 @@ BAD_SETTINGS: dict[str, tuple[str, object, str]] = {
     ),
     "short bins": (
         "cache-dit-mask",
-        {"compute_bins": [3], "cache_bins": [1], "total_steps": 9},
+        STATIC | {"compute_bins": [3], "cache_bins": [1], "total_steps": 9},
         "has bins for 4 steps, but total_steps is 9",
     ),
     "negative bins": (
         "cache-dit-mask",
-        {"compute_bins": [3, -1], "cache_bins": [1]},
+        STATIC | {"compute_bins": [3, -1], "cache_bins": [1]},
         "has compute_bins -1; give a whole number from 0 on",
     ),
 }
@@ -330,7 +502,7 @@ def test_a_mask_that_caches_no_block_or_no_transformer_is_refused(
     path = write(tmp_path / "mask", "1100")
     for name, message in (
         ("learned-variance", "the first 8 and the last 0 of 3 blocks are always computed"),
-        ("shapes-sd", r"transformer blocks, but \['down_blocks"),
+        ("shapes-sd", r"over the 19 blocks .* do not emit what can be added to their input"),
     ):
         with pytest.raises(SearchError, match=message):
             imported(pipelines, name, path, "cache-dit-mask", Options(steps=4))

@@ -60,7 +60,7 @@ def test_up_blocks_are_counted_from_the_last() -> None:
 
 
 def test_each_gate_reaches_its_block(pipelines: Callable[[str], Path], tmp_path: Path) -> None:
-    reused = {(1, ("up", "block", 0, 0)), (2, ("down", "block", 2, 0)), (3, ("mid", "block", 0, 0))}
+    reused = {(1, ("up", "block", 0, 0)), (2, ("down", "block", 2, 0)), (3, gate_files.MID)}
     path = gate_files.write(gate_files.table(3, 4, reused), tmp_path / "gates.pkl")
     opened = open_pipeline(pipelines("three-levels"), weights=False)
     subnet = subnet_from_gates(opened, read_gates(path), Options(steps=4))
@@ -68,6 +68,17 @@ def test_each_gate_reaches_its_block(pipelines: Callable[[str], Path], tmp_path:
         [n for n, a in zip(subnet.topology.blocks, row, strict=True) if a is Action.REUSE]
         for row in subnet.actions
     ] == [[], ["up_blocks.2"], ["down_blocks.2"], ["mid_block"]]
+
+
+def test_the_middle_block_may_be_called_as_the_others(tmp_path: Path) -> None:
+    gates = gate_files.table(2, 3, {(1, gate_files.MID)})
+    plain = [
+        {("mid", "block", 0, 0) if k == gate_files.MID else k: v for k, v in step.items()}
+        for step in gates
+    ]
+    found = [read_gates(gate_files.write(each, tmp_path / "gates.pkl")) for each in (gates, plain)]
+    assert found[0] == found[1]
+    assert [gates[Gate("mid", 0)] for gates in found[0]] == [True, False, True]
 
 
 def test_gates_for_a_transformer_are_refused(
