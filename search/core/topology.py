@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -154,9 +154,9 @@ class Topology:
 
     blocks: tuple[str, ...]
     ports: tuple[Port, ...]
-    computations: dict[Target, Computation]
+    computations: dict[Target, Computation] = field(hash=False)
     segments: tuple[Segment, ...]
-    bases: dict[int, Base]
+    bases: dict[int, Base] = field(hash=False)
 
     def __post_init__(self) -> None:
         """Check that all numbers refer to what is there; a wrong one is a `ValueError`."""
