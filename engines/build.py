@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from engines.builder import PARTIAL, Job, build_apart
 from engines.built import earlier_records, is_built, read_record, record_of, source_of
 from engines.kinds import engine_kind
-from engines.leftovers import clean
 from engines.runner import Runner
+from engines.temporary import remove_stale
 from exporter.bundle import WEIGHTS
 from search.runs.parallel import Where, require_workers, run_jobs
 
@@ -135,7 +135,7 @@ def build_bundle(
     plan = plan_build(bundle, engine, report) if plan is None else plan
     if plan.folder is None or not plan.missing:
         return Build(plan, time.perf_counter() - began, _total(plan))
-    clean(plan.folder, PARTIAL)
+    remove_stale(plan.folder, PARTIAL)
     todo = [_job(bundle, engine, item) for item in plan.missing]
     alone = jobs == 1 and where is Where.LOCAL
     done = 0

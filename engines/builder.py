@@ -19,7 +19,7 @@ from filelock import FileLock
 from engines.base import EngineOptions, make_engine
 from engines.built import Record, Source, flaw, read_record
 from engines.errors import EngineError
-from engines.leftovers import mine
+from engines.temporary import process_name
 from exporter.bundle import sha256
 from search.core.files import flush
 
@@ -109,7 +109,7 @@ def build_here(job: Job, report: Report) -> Record:
     found = read_record(job.record)
     if found is not None and not flaw(job.record, found, job.source):
         return found
-    partial = Path(tempfile.mkdtemp(prefix=f"{mine(PARTIAL)}.", dir=job.record.parent))
+    partial = Path(tempfile.mkdtemp(prefix=f"{process_name(PARTIAL)}.", dir=job.record.parent))
     try:
         made = partial / f"{job.graph.stem}{job.suffix}"
         began = time.perf_counter()

@@ -146,7 +146,7 @@ class Runner:
     def prepare(self, prompt: str, *, negative: str = "", guidance: float | None = None) -> None:
         """Set what all calls of a run share: the conditions and the guidance scale."""
         write = self._buffers.write
-        write(self._inputs[GUIDANCE], self._scale(guidance, negative))
+        write(self._inputs[GUIDANCE], guidance_of(self.bundle, guidance, negative))
         texts = {"prompt": prompt, "negative": negative}
         for each in self.bundle.prompt_inputs:
             write(self._prompt[each.name], self._filling(each, texts[each.source]))
@@ -286,34 +286,6 @@ class Runner:
         weights = np.trim_zeros(row, "b").astype(np.float32)
         return self._buffers.combination(weights, self._stack, out)
 
-    def _scale(self, guidance: float | None, negative: str) -> float:
-        bundle = self.bundle
-        scale = bundle.guidance if guidance is None else guidance
-        if negative and not bundle.takes_negative:
-            what = "shows classes" if bundle.takes_labels else "was exported without guidance"
-            msg = f"the bundle {what}, so it takes no negative prompt; leave it out"
-            raise EngineError(msg)
-        if bundle.subnet.fitted is not None and scale != bundle.guidance:
-            msg = (
-                f"guidance {scale:g} was asked for, but the sampler of this bundle was fitted for "
-                f"{bundle.guidance:g}; leave --guidance out, or search again with --guidance {scale:g}"
-            )
-            raise EngineError(msg)
-        if bundle.guided and scale <= 1:
-            msg = (
-                f"guidance {scale} switches guidance off, but the bundle was exported with it; "
-                "search and export with --guidance 1, or give a scale above 1"
-            )
-            raise EngineError(msg)
-        if not bundle.guided and max(scale, bundle.guidance) > 1 and scale != bundle.guidance:
-            how = f"for {bundle.guidance:g} alone" if bundle.guidance > 1 else "without guidance"
-            msg = (
-                f"guidance {scale:g} was asked for, but the bundle was exported {how}; "
-                f"search and export with --guidance {scale:g}"
-            )
-            raise EngineError(msg)
-        return scale
-
     def _draw(self, latents: NDArray[np.float32] | None, seed: int) -> None:
         """Fill what is known, in the order in which diffusers draws it; it does not draw what is given."""
         bundle, source, values = self.bundle, TorchNoise(seed), iter(self._known)
@@ -353,6 +325,39 @@ class Runner:
 
         files = {each.tokenizer for each in self.bundle.prompt_inputs if each.tokenizer}
         return {file: Tokenizer.from_file(str(self.bundle.file(file))) for file in files}
+
+
+def guidance_of(bundle: Bundle, guidance: float | None, negative: str) -> float:
+    """The guidance scale of a run; None is the bundle's.
+
+    Raises:
+        EngineError: the bundle takes no negative prompt, or not this scale.
+    """
+    scale = bundle.guidance if guidance is None else guidance
+    if negative and not bundle.takes_negative:
+        what = "shows classes" if bundle.takes_labels else "was exported without guidance"
+        msg = f"the bundle {what}, so it takes no negative prompt; leave it out"
+        raise EngineError(msg)
+    if bundle.subnet.fitted is not None and scale != bundle.guidance:
+        msg = (
+            f"guidance {scale:g} was asked for, but the sampler of this bundle was fitted for "
+            f"{bundle.guidance:g}; leave --guidance out, or search again with --guidance {scale:g}"
+        )
+        raise EngineError(msg)
+    if bundle.guided and scale <= 1:
+        msg = (
+            f"guidance {scale} switches guidance off, but the bundle was exported with it; "
+            "search and export with --guidance 1, or give a scale above 1"
+        )
+        raise EngineError(msg)
+    if not bundle.guided and max(scale, bundle.guidance) > 1 and scale != bundle.guidance:
+        how = f"for {bundle.guidance:g} alone" if bundle.guidance > 1 else "without guidance"
+        msg = (
+            f"guidance {scale:g} was asked for, but the bundle was exported {how}; "
+            f"search and export with --guidance {scale:g}"
+        )
+        raise EngineError(msg)
+    return scale
 
 
 def _tell_cut(each: PromptInput, text: str, tokens: Any) -> None:

@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING
 import click
 import cloup
 
-from engines.commands.shared import engine_options, label_option, prompt_option
+from engines.commands.shared import (
+    engine_options,
+    guidance_option,
+    label_option,
+    negative_option,
+    prompt_option,
+)
 from exporter.commands.shared import bundle_argument, variant_options
 from search.commands import screen, shared
-from search.commands.values import AT_LEAST_0, NUMBER, PATH, PromptsFile
+from search.commands.values import AT_LEAST_0, PATH, PromptsFile
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,8 +39,8 @@ if TYPE_CHECKING:
         type=PromptsFile(),
         help="Sample every prompt or class in this text file, one per line; the pictures are numbered.",
     ),
-    cloup.option("--negative", default="", show_default=False, help="Guide away from this text."),
-    cloup.option("--guidance", type=NUMBER, help="Guidance scale.  [default: the bundle's]"),
+    negative_option,
+    guidance_option,
     cloup.option(
         "--seed",
         type=AT_LEAST_0,

@@ -16,7 +16,7 @@ from search.commands.shared import (
     device_option,
     option_group,
 )
-from search.commands.values import AT_LEAST_0, AT_LEAST_1, PipelineDirectory, Whole
+from search.commands.values import AT_LEAST_0, AT_LEAST_1, NUMBER, PipelineDirectory, Whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +37,12 @@ prompt_option: Decorator = cloup.option(
     "--prompt", help="Sample this text, or this class by its name or number."
 )
 label_option: Decorator = cloup.option("--label", help="Sample this class, by its number or name.")
+negative_option: Decorator = cloup.option(
+    "--negative", default="", show_default=False, help="Guide away from this text."
+)
+guidance_option: Decorator = cloup.option(
+    "--guidance", type=NUMBER, help="Guidance scale.  [default: the bundle's]"
+)
 _TYPES: dict[str, click.ParamType[Any]] = {
     "threads": AT_LEAST_1,
     "precision": click.Choice(HINTS),

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 import cloup
 
-from engines.commands.shared import engine_options, label_option, pipeline_option, prompt_option
+from engines.commands.shared import (
+    engine_options,
+    guidance_option,
+    label_option,
+    negative_option,
+    pipeline_option,
+    prompt_option,
+)
 from engines.kinds import engine_names
 from exporter.commands.shared import variant_options
 from search.commands import screen, shared
@@ -39,6 +46,8 @@ _engines_option = cloup.option(
     pipeline_option,
     prompt_option,
     label_option,
+    negative_option,
+    guidance_option,
     shared.seed_option,
     cloup.option(
         "--k",

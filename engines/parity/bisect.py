@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines.errors import EngineError
-from engines.leftovers import clean, mine
 from engines.parity.floor import block_floors
 from engines.parity.measure import compare
+from engines.parity.replay import replay
 from engines.runner import Runner
+from engines.temporary import process_name, remove_stale
 from exporter.bundle import sha256
 from search.core.names import PREDICTION
 from search.core.precision import precision_named
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from engines.parity.measure import Difference
     from engines.parity.record import Rung
     from engines.parity.reference import Reference
+    from engines.parity.replay import Replayed
     from exporter.bundle import Bundle
 
 
@@ -39,11 +41,12 @@ def first_block(reference: Reference, engine: Engine, rung: Rung, k: float) -> s
             "what is off lies between the calls: caches, coefficients, or state that is left over"
         )
     call = bad[0]
-    floors = block_floors(reference, rung.precision, call.call)
-    found = _block_outputs(reference, engine, call.call)
-    expected = reference.expected(call.step, [*found])
+    given = next(each for each in replay(reference, inner=[call.call]) if each.number == call.call)
+    floors = block_floors(reference, rung.precision, given)
+    found = _block_outputs(reference, engine, given)
+    expected = {name: given.made[name] for name in found if name in given.made}
     measured = compare(expected, found, floors, k)
-    order = [name for name in reference.computed(call.step) if name in measured]
+    order = [name for name in given.made if name in measured and name != PREDICTION]
     off = next((name for name in order if not measured[name].passed), None)
     if off is None:
         last = order[-1] if order else "the inputs"
@@ -74,15 +77,16 @@ def _amount(difference: Difference) -> str:
     return f"{difference.relative:.2e}, allowed is {difference.allowed:.1e}"
 
 
-def _block_outputs(reference: Reference, engine: Engine, number: int) -> dict[str, NDArray[Any]]:
-    """What call `number` gives on the reference's inputs, inner blocks included."""
-    bundle = reference.bundle
-    call = bundle.calls[number]
-    with _exposed(bundle, number, list(reference.computed(call.step))) as opened:
+def _block_outputs(
+    reference: Reference, engine: Engine, given: Replayed
+) -> dict[str, NDArray[Any]]:
+    """What a call gives on the reference's inputs, inner blocks included."""
+    inputs = reference.inputs
+    inner = [name for name in given.made if name != PREDICTION]
+    with _exposed(reference.bundle, given.number, inner) as opened:
         runner = Runner(opened, engine)
-        runner.prepare(reference.prompt)
-        reads = {name: reference.value(call.step, name) for name in call.reads}
-        return dict(runner.call(number, reference.sample(call.step), reads))
+        runner.prepare(inputs.prompt, negative=inputs.negative, guidance=inputs.guidance)
+        return dict(runner.call(given.number, given.sample, given.reads))
 
 
 @contextmanager
@@ -138,8 +142,8 @@ PREFIX = ".bisect-"
 def _beside(folder: Path, content: bytes) -> Iterator[Path]:
     """A file in `folder` that is gone afterwards, or with the next one if this process is killed."""
     try:
-        clean(folder, PREFIX)
-        prefix = f"{mine(PREFIX)}."
+        remove_stale(folder, PREFIX)
+        prefix = f"{process_name(PREFIX)}."
         with tempfile.NamedTemporaryFile(prefix=prefix, suffix=".onnx", dir=folder) as stream:
             stream.write(content)
             stream.flush()

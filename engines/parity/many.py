@@ -35,6 +35,8 @@ class Plan:
         pipeline: directory of the pipeline; None is where a bundle was exported from.
         prompt: what to sample; None is anything that the bundle can show.
         label: likewise, of a bundle that shows classes.
+        negative: the negative prompt; empty for none.
+        guidance: scale; None is the bundle's.
         seed: of the noises.
         k: how many floors may be off.
         bisect: name the first block that is off.
@@ -51,6 +53,8 @@ class Plan:
     pipeline: Path | None = None
     prompt: str | None = None
     label: str | None = None
+    negative: str = ""
+    guidance: float | None = None
     seed: int = 0
     k: float = K
     bisect: bool = False
@@ -166,6 +170,8 @@ def verify_one(check: Check, report: Report = lambda *_: None) -> Verified:
         _engines(plan),
         bundle.find_pipeline(plan.pipeline),
         prompt=prompt,
+        negative=plan.negative,
+        guidance=plan.guidance,
         seed=plan.seed,
         k=plan.k,
         bisect=plan.bisect,

@@ -137,6 +137,7 @@ def gated(
     steps: Sequence[int] | None = None,
     observe: Callable[[int, Target, Tensor], None] | None = None,
     recall: Callable[[int, Target], Tensor | None] | None = None,
+    placeholders: dict[str, Any] | None = None,
 ) -> Iterator[None]:
     """While open, `denoiser` obeys `subnet`; call k of it is step `steps[k]`, and then it starts anew.
 
@@ -151,9 +152,13 @@ def gated(
         recall: gives what an earlier step computed, by (step, target), or None where nothing is known.
             It takes the place of what is kept, so that every call stands for itself, and `steps` may
             be any.
+        placeholders: what modules that do not run return, by name; gates of one denoiser in one dtype
+            and batch that come after each other may share them. None starts with none.
     """
     steps = range(subnet.steps) if steps is None else steps
     gate = _Gate(subnet, unroll(subnet), steps, observe, recall)
+    if placeholders is not None:
+        gate.hollow, gate.keeps_hollow = placeholders, True
     blocks = set(subnet.topology.blocks)
     units = {u for segment in subnet.topology.segments for u in segment.units}
     # A module around a block always runs: what the block emits may leave through it.
@@ -201,6 +206,7 @@ class _Gate:
         self.kept: dict[int, Any] = {}
         self.bases: dict[int, Tensor] = {}
         self.hollow: dict[str, Any] = {}
+        self.keeps_hollow = False
 
     def around_denoiser(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         """The denoiser's `forward`, counting steps and called only where a step needs it."""
@@ -209,7 +215,8 @@ class _Gate:
             self.step = self.steps[self.calls % len(self.steps)]
             if self.calls % len(self.steps) == 0:
                 self.kept.clear()
-                self.hollow.clear()
+                if not self.keeps_hollow:
+                    self.hollow.clear()
             self.calls += 1
             self.kept = self._remembered()
             self.bases.clear()

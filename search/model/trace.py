@@ -129,15 +129,18 @@ def trace(
 
 def convert_denoiser(denoiser: nn.Module, dtype: torch.dtype) -> None:
     """Give the denoiser `dtype`, but for the modules that its class keeps in float32."""
-    kept = set(getattr(denoiser, "_keep_in_fp32_modules", None) or ())
-    for name, module in denoiser.named_modules():
-        if kept & set(name.split(".")):
-            continue
+    for module in convertible_modules(denoiser):
         for key, tensor in module.named_parameters(recurse=False):
             setattr(module, key, nn.Parameter(tensor.detach().to(dtype), requires_grad=False))
-        for key, tensor in module.named_buffers(recurse=False):
-            if tensor.is_floating_point():
-                setattr(module, key, tensor.to(dtype))
+        for key, buffer in module.named_buffers(recurse=False):
+            if buffer.is_floating_point():
+                setattr(module, key, buffer.to(dtype))
+
+
+def convertible_modules(denoiser: nn.Module) -> list[nn.Module]:
+    """The modules of a denoiser that its class does not keep in float32."""
+    kept = set(getattr(denoiser, "_keep_in_fp32_modules", None) or ())
+    return [module for name, module in denoiser.named_modules() if not kept & set(name.split("."))]
 
 
 class _Output(NamedTuple):

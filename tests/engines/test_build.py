@@ -22,8 +22,8 @@ from engines.build import Item, Plan, build_bundle, plan_build
 from engines.builder import PARTIAL, Job, build_apart, build_here, commit
 from engines.built import Source, built_file, read_record, record_of, source_of
 from engines.errors import EngineError
-from engines.leftovers import clean
 from engines.runner import Runner
+from engines.temporary import remove_stale
 from exporter.bundle import Bundle
 from exporter.errors import ExportError
 from search.core.errors import SearchError
@@ -113,7 +113,7 @@ def test_a_killed_build_goes_on_with_what_is_missing(
     while list(folder.glob(f"{PARTIAL}*")):
         assert time.monotonic() < deadline, "the builder ends when it sees that its parent has gone"
         time.sleep(0.1)
-        clean(folder, PARTIAL)
+        remove_stale(folder, PARTIAL)
     made = build_bundle(bundle, engine)
     assert {item.graph for item in made.plan.missing} == left
     assert {path: path.stat().st_mtime_ns for path in done} == done, "what was there stays"
@@ -334,7 +334,7 @@ def test_what_a_living_process_is_making_stays(tmp_path: Path) -> None:
     elsewhere = tmp_path / f"{PARTIAL}another-machine-{2**30}"
     for path in (mine, gone, elsewhere):
         path.mkdir()
-    clean(tmp_path, PARTIAL)
+    remove_stale(tmp_path, PARTIAL)
     assert set(tmp_path.iterdir()) == {mine, elsewhere}
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from tokenizers import Tokenizer
 
 from engines.base import make_engine
 from engines.errors import EngineError
@@ -23,6 +24,7 @@ from exporter.export import export
 from search.core.actions import Action
 from search.core.errors import SearchError
 from search.core.liveness import unroll
+from search.core.names import GUIDANCE
 from search.core.subnet import Granularity
 from search.core.table import with_actions
 from search.methods.options import Options
@@ -44,9 +46,24 @@ def copy(cached: Bundle, tmp_path: Path) -> Path:
     return shutil.copytree(cached.path, tmp_path / "bundle")
 
 
-def check(bundle: Path, pipeline: Path, *, bisect: bool = False) -> tuple[Parity, Pictures]:
-    engine = make_engine("onnxruntime", "cpu")
-    return verify(Bundle.open(bundle), [engine], pipeline, prompt=PROMPT, seed=3, bisect=bisect)
+def check(
+    bundle: Path,
+    pipeline: Path,
+    *,
+    bisect: bool = False,
+    negative: str = "",
+    guidance: float | None = None,
+) -> tuple[Parity, Pictures]:
+    return verify(
+        Bundle.open(bundle),
+        [make_engine("onnxruntime", "cpu")],
+        pipeline,
+        prompt=PROMPT,
+        negative=negative,
+        guidance=guidance,
+        seed=3,
+        bisect=bisect,
+    )
 
 
 def top(parity: Parity) -> Rung:
@@ -101,7 +118,8 @@ def test_parity_holds_for_an_untouched_bundle(
 ) -> None:
     parity, pictures = check(cached.path, pipelines("shapes-sd"))
     assert parity.passed, parity.failures
-    plain, rung = parity.rungs
+    manifest, plain, rung = parity.rungs
+    assert (manifest.name, manifest.failures) == ("manifest", ())
     assert (plain.name, plain.against) == (
         "gated PyTorch, every block run",
         "diffusers' own pipeline",
@@ -140,7 +158,7 @@ def test_a_wrong_weight_is_caught_and_its_step_named(
     (copy / f".bisect-{platform.node()}-{2**30}.x.onnx").touch()
     parity, pictures = check(copy, pipelines("shapes-sd"), bisect=True)
     assert not parity.passed
-    assert parity.program == (), "the manifest is right"
+    assert parity.manifest.failures == (), "the manifest is right"
     assert "call 0 (step 0, timestep 901, step_000.onnx)" in parity.failures[0]
     off = [c.call for c in top(parity).calls if not c.worst[1].passed]
     assert off == [0, 5], "the calls that read it"
@@ -187,7 +205,7 @@ def test_a_wrong_coefficient_is_caught(copy: Path, pipelines: Callable[[str], Pa
     sampler["inputs"][6][0] *= 1.02
     resign(copy, sampler=sampler)
     parity, _ = check(copy, pipelines("shapes-sd"), bisect=True)
-    (named,) = parity.program
+    (named,) = parity.manifest.failures
     assert named.startswith(
         "the sampler's coefficient of known value 0 for the input of call 6 (step 6)"
     )
@@ -208,7 +226,7 @@ def test_a_stale_cache_is_caught(copy: Path, pipelines: Callable[[str], Path]) -
     calls[5]["writes"] = {name: len(data["slots"]) - 1 for name in calls[5]["writes"]}
     resign(copy, calls=calls, slots=data["slots"])
     parity, _ = check(copy, pipelines("shapes-sd"))
-    assert parity.program[0] == (
+    assert parity.manifest.failures[0] == (
         "call 6 (step 6) reads 'up_blocks.3.attentions.1:0' from slot 0, which then holds "
         "'up_blocks.3.attentions.1:0' of step 0; the SubNet asks for that of step 5"
     )
@@ -225,9 +243,80 @@ def test_state_that_a_call_leaves_behind_is_seen_in_the_second_pass(
     calls[1]["reads"] = {name: len(data["slots"]) - 1 for name in calls[1]["reads"]}
     resign(copy, calls=calls, slots=data["slots"])
     parity, _ = check(copy, pipelines("shapes-sd"))
-    assert "which then holds nothing" in parity.program[0]
+    assert "which then holds nothing" in parity.manifest.failures[0]
     assert not top(parity).repeats
     assert "the second pass is not bit for bit the first (on its own way)" in top(parity).notes[0]
+
+
+def bake(bundle: Path, file: str, name: str, value: np.ndarray) -> None:
+    """Let a graph compute with a constant in the place of one of its inputs."""
+    model = onnx.load(bundle / file, load_external_data=False)
+    for node in model.graph.node:
+        node.input[:] = ["baked" if each == name else each for each in node.input]
+    model.graph.initializer.append(numpy_helper.from_array(value, "baked"))
+    onnx.save(model, bundle / file)
+    resign(bundle)
+
+
+def input_form(file: Path, name: str) -> tuple[list[int], np.dtype[Any]]:
+    """Shape and dtype of a graph's input."""
+    graph = onnx.load(file, load_external_data=False).graph
+    (found,) = (each.type.tensor_type for each in graph.input if each.name == name)
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(found.elem_type)
+    return [each.dim_value for each in found.shape.dim], dtype
+
+
+def test_a_guidance_scale_that_is_baked_in_is_caught_with_another_scale_only(
+    copy: Path, pipelines: Callable[[str], Path]
+) -> None:
+    bundle = Bundle.open(copy)
+    for file in bundle.graphs:
+        shape, dtype = input_form(copy / file, GUIDANCE)
+        bake(copy, file, GUIDANCE, np.full(shape, bundle.guidance, dtype))
+    assert check(copy, pipelines("shapes-sd"))[0].passed
+    parity, _ = check(copy, pipelines("shapes-sd"), guidance=3.0)
+    assert parity.guidance == 3.0
+    assert "call 0 (step 0, timestep 901, step_000.onnx): 'noise_prediction'" in parity.failures[0]
+
+
+def test_a_negative_prompt_that_is_not_read_is_caught_with_one_only(
+    copy: Path, pipelines: Callable[[str], Path]
+) -> None:
+    bundle = Bundle.open(copy)
+    (negative,) = (each for each in bundle.prompt_inputs if each.source == "negative")
+    tokens = Tokenizer.from_file(str(bundle.file(negative.tokenizer))).encode("").ids
+    form = input_form(copy / bundle.conditioner, negative.name)
+    bake(copy, bundle.conditioner, negative.name, np.array(tokens, form[1]).reshape(form[0]))
+    assert check(copy, pipelines("shapes-sd"))[0].passed
+    parity, _ = check(copy, pipelines("shapes-sd"), negative="blue square")
+    assert parity.negative == "blue square"
+    assert "call 0 (step 0, timestep 901, step_000.onnx): 'noise_prediction'" in parity.failures[0]
+
+
+def test_parity_holds_with_a_negative_prompt_and_another_scale(
+    cached: Bundle, pipelines: Callable[[str], Path]
+) -> None:
+    parity, _ = check(cached.path, pipelines("shapes-sd"), negative="blue square", guidance=3.0)
+    assert parity.failures == ()
+
+
+def test_inputs_that_a_run_refuses_are_refused(
+    adding: Bundle, cached: Bundle, pipelines: Callable[[str], Path]
+) -> None:
+    with pytest.raises(EngineError, match="shows classes, so it takes no negative prompt"):
+        check(adding.path, pipelines("shapes-dit"), negative="blue")
+    with pytest.raises(EngineError, match="switches guidance off"):
+        check(cached.path, pipelines("shapes-sd"), guidance=1.0)
+
+
+def test_a_cache_that_the_manifest_does_not_write_is_named(
+    copy: Path, pipelines: Callable[[str], Path]
+) -> None:
+    calls = variant(copy)["calls"]
+    calls[0]["writes"], calls[5]["writes"] = {}, {}
+    resign(copy, calls=calls)
+    parity, _ = check(copy, pipelines("shapes-sd"))
+    assert "from slot 0, which then holds nothing" in parity.manifest.failures[0]
 
 
 @pytest.fixture(scope="module")
@@ -252,9 +341,9 @@ def test_swapped_caches_are_caught_and_named(
     calls[3]["reads"] = {first: other, second: one}
     resign(copy, calls=calls)
     parity = check_label(copy, pipelines("shapes-dit"))
-    assert len(parity.program) == 2
-    assert f"call 3 (step 3) reads {first!r} from slot {other}" in parity.program[0]
-    assert f"which then holds {second!r} of step 2" in parity.program[0]
+    assert len(parity.manifest.failures) == 2
+    assert f"call 3 (step 3) reads {first!r} from slot {other}" in parity.manifest.failures[0]
+    assert f"which then holds {second!r} of step 2" in parity.manifest.failures[0]
     assert first_off_on_its_way(top(parity)) == 4
 
 
@@ -364,7 +453,7 @@ def test_a_stale_residual_is_caught(
     calls[2]["writes"] = dict.fromkeys(calls[2]["writes"], len(data["slots"]) - 1)
     resign(copy, calls=calls, slots=data["slots"])
     parity = check_label(copy, pipelines("shapes-dit"))
-    assert "call 3 (step 3) reads 'transformer_blocks.5:residual'" in parity.program[0]
+    assert "call 3 (step 3) reads 'transformer_blocks.5:residual'" in parity.manifest.failures[0]
     assert first_off_on_its_way(top(parity)) == 4
 
 

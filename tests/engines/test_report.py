@@ -56,7 +56,8 @@ def made_up(*engines: Rung) -> Parity:
     ground = Rung(
         "gated PyTorch", "diffusers' own pipeline", "float32", (plain,), {}, math.inf, True, (), ()
     )
-    return Parity(PROMPT, 3, 5.0, (ground, *engines), 30.0, (), ())
+    manifest = Rung("manifest", "the SubNet", "", (), {}, math.nan, True, (), ())
+    return Parity(PROMPT, "", 7.5, 3, 5.0, (manifest, ground, *engines), 30.0, ())
 
 
 RIGHT = rung("onnxruntime on cpu", [1e-6, 2e-6, 1.5e-6, 2e-6])
@@ -84,7 +85,7 @@ def test_junit_has_a_case_per_rung_and_graph(bundle: Bundle, tmp_path: Path) -> 
     write_junit(tmp_path / "junit.xml", bundle, made_up(RIGHT, WRONG))
     root = ET.parse(tmp_path / "junit.xml").getroot()
     suites = {suite.get("name"): suite for suite in root}
-    assert list(suites) == ["program", "gated PyTorch", RIGHT.name, WRONG.name]
+    assert list(suites) == ["manifest", "gated PyTorch", RIGHT.name, WRONG.name]
     cases = [case.get("name") for case in suites[RIGHT.name]]
     assert cases == [
         "step_000.onnx on given inputs, steps 0, 2",
@@ -131,8 +132,8 @@ def test_the_json_has_no_number_that_json_lacks(
     text = (tmp_path / "parity.json").read_text()
     data = json.loads(text, parse_constant=lambda name: pytest.fail(name))
     assert data["passed"] is False
-    assert data["rungs"][1]["calls"][0]["free"]["relative"] == "nan"
-    assert data["rungs"][0]["psnr"] == "inf"
+    assert data["rungs"][2]["calls"][0]["free"]["relative"] == "nan"
+    assert data["rungs"][1]["psnr"] == "inf"
 
 
 def test_the_page_brings_everything_it_shows(
@@ -140,7 +141,7 @@ def test_the_page_brings_everything_it_shows(
 ) -> None:
     text = write_report(tmp_path, bundle, made_up(RIGHT, WRONG), pictures).read_text()
     assert "a &lt;b&gt;red&lt;/b&gt; circle &amp; {more}" in text
-    assert WRONG.failures[0].replace("'", "&#x27;") in text
+    assert WRONG.failures[0].replace("'", "&#39;") in text
     assert text.count("data:image/png;base64,") == 6
     assert text.count("<svg") == 3, "two engines and the grid"
     for outside in ('src="http', 'href="http', "url(http", "<script", "@import"):

@@ -21,8 +21,8 @@ ROUNDING = 1e-6
 """Of a row's largest coefficient: other versions of the libraries compute tables a little differently."""
 
 
-def check_wiring(bundle: Bundle, table: SamplerTable) -> tuple[str, ...]:
-    """What is wrong with a bundle's program, one sentence each.
+def check_manifest(bundle: Bundle, table: SamplerTable) -> tuple[str, ...]:
+    """What is wrong with a bundle's calls, caches and coefficients, one sentence each.
 
     Args:
         bundle: to check.

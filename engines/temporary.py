@@ -1,4 +1,4 @@
-"""Names of what is not there to stay, by which later processes know what one that was killed has left."""
+"""Temporary files named after their process, so that a later one can remove what a killed one left behind."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def mine(prefix: str) -> str:
+def process_name(prefix: str) -> str:
     """A name with this machine and this process; a dot and more may follow."""
     return f"{prefix}{platform.node()}-{os.getpid()}"
 
 
-def clean(folder: Path, prefix: str) -> None:
-    """Remove what processes of this machine that are gone have left in `folder`, of names by `mine`."""
+def remove_stale(folder: Path, prefix: str) -> None:
+    """Remove from `folder` what ended processes of this machine left there under a `process_name`."""
     for path in folder.glob(f"{prefix}{platform.node()}-*"):
         process = path.name.rpartition("-")[2].partition(".")[0]
-        if not process.isdecimal() or _runs(int(process)):
+        if not process.isdecimal() or _is_running(int(process)):
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -30,7 +30,7 @@ def clean(folder: Path, prefix: str) -> None:
             path.unlink(missing_ok=True)
 
 
-def _runs(process: int) -> bool:
+def _is_running(process: int) -> bool:
     """Whether there is such a process, and it has not ended."""
     try:
         return bool(psutil.Process(process).status() != psutil.STATUS_ZOMBIE)
