@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     cloup.option(
         "--steps",
         type=AT_LEAST_1,
-        help="Inference steps.  [default: as many as SOURCE has, or 50]",
+        help="Inference steps.  [default: as many as SOURCE has, or the pipeline's own]",
     ),
     shared.scheduler_option,
     shared.scheduler_options_option,
@@ -74,7 +74,7 @@ def command(
 
     foreign = read_foreign(source, format_name, threshold)
     count = foreign.steps if steps is None else steps
-    chosen = Options(**options) if count is None else Options(steps=count, **options)
+    chosen = Options(steps=count, **options)
     with screen.status() as report:
         report("open pipeline")
         opened = open_pipeline(pipeline, weights=False)

@@ -75,7 +75,9 @@ def subnet_out_option() -> Decorator:
 
 
 steps_option: Decorator = cloup.option(
-    "--steps", type=AT_LEAST_1, default=50, help="Inference steps of the full sampler."
+    "--steps",
+    type=AT_LEAST_1,
+    help="Inference steps of the full sampler.  [default: the pipeline's own]",
 )
 scheduler_option: Decorator = cloup.option(
     "--scheduler",

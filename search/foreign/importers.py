@@ -99,7 +99,7 @@ def subnet_from_routers(pipeline: Pipeline, routers: Routers, options: Options) 
     Raises:
         SearchError: the routers are for another sampler or another denoiser.
     """
-    _require_steps(len(routers.logits), pipeline, options.steps)
+    _require_steps(len(routers.logits), pipeline, options.steps or pipeline.default_steps)
     whole = _full(pipeline, options, Granularity.LAYER)
     outer = pipeline.family.blocks(pipeline.denoiser, Granularity.BRANCH)
     units = [f"{name}.{part}" for name in outer for part in ("attn1", "ff")]
@@ -127,7 +127,7 @@ def subnet_from_mask(pipeline: Pipeline, mask: StepMask, options: Options) -> Su
     Raises:
         SearchError: the mask is for another sampler, or leaves no block to cache.
     """
-    _require_steps(len(mask.computes), pipeline, options.steps)
+    _require_steps(len(mask.computes), pipeline, options.steps or pipeline.default_steps)
     whole = _full(pipeline, options, Granularity.BRANCH)
     blocks = whole.topology.blocks
     middle = range(mask.first, len(blocks) - mask.last)
@@ -179,7 +179,7 @@ def subnet_from_gates(
     Raises:
         SearchError: the gates are for another sampler or another U-Net, or step 0 reuses a block.
     """
-    _require_steps(len(gates), pipeline, options.steps)
+    _require_steps(len(gates), pipeline, options.steps or pipeline.default_steps)
     stages = pipeline.family.blocks(pipeline.denoiser, Granularity.STAGE)
     gate_of = gates_of_stages(stages)
     for step, row in enumerate(gates):

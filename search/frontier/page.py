@@ -41,7 +41,7 @@ def _facts(frontier: Frontier) -> dict[str, str]:
     calibration, held_out = frontier.prompts
     facts = {
         "denoiser": frontier.whole.binding.denoiser,
-        "full sampler": f"{frontier.whole.binding.scheduler}, {settings.steps} steps, "
+        "full sampler": f"{frontier.whole.binding.scheduler}, {frontier.whole.binding.inference_steps} steps, "
         f"{frontier.whole.full_calls} calls, guidance {frontier.whole.guidance:g}",
         "MACs of the full sampler": f"{frontier.whole.full_calls * frontier.whole.topology.macs:.4g}",
         "held-out pictures": f"{settings.count}, from {len(set(held_out))} prompts, seed {settings.seed}",

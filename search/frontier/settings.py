@@ -42,7 +42,7 @@ class FrontierSettings:
     """The settings of `stepcarve frontier`.
 
     Attributes:
-        steps: inference steps of the full sampler.
+        steps: inference steps of the full sampler; None for the pipeline's own default.
         scheduler: a diffusers scheduler class or a short name; None is the pipeline's own.
         scheduler_options: settings of it to change, by name.
         guidance: classifier-free guidance scale, 1 or less is no guidance; None is the pipeline's own.
@@ -62,7 +62,7 @@ class FrontierSettings:
         features: a `.npy` file with what the judge makes of real pictures, `[M, F]`, or None.
     """
 
-    steps: int = 50
+    steps: int | None = None
     scheduler: str | None = None
     scheduler_options: tuple[tuple[str, Any], ...] = ()
     guidance: float | None = None

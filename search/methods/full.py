@@ -19,7 +19,7 @@ def full(pipeline: Pipeline, options: Options) -> SubNet:
 
     return whole_subnet(
         pipeline,
-        grid=options.grid,
+        grid=options.grid(pipeline.default_steps),
         granularity=options.granularity,
         guidance=pipeline.default_guidance if options.guidance is None else options.guidance,
         size=options.size,

@@ -22,7 +22,8 @@ class Options:
     """What the methods can be told; `Method.options` says who uses what.
 
     Attributes:
-        steps: inference steps of the full sampler, where no custom grid is given.
+        steps: inference steps of the full sampler, where no custom grid is given; None for the
+            pipeline's own default.
         timesteps: a custom grid for its scheduler; empty leaves it to that.
         sigmas: a custom grid as noise levels; likewise.
         start_step: of the full sampler, to begin at.
@@ -49,7 +50,7 @@ class Options:
         variant: of BK-SDM, or `keep` for its order of removal up to `keep`.
     """
 
-    steps: int = 50
+    steps: int | None = None
     timesteps: tuple[float, ...] = ()
     sigmas: tuple[float, ...] = ()
     start_step: int = 0
@@ -80,7 +81,7 @@ class Options:
         if (self.height is None) != (self.width is None):
             msg = "a size needs both --height and --width; give the other one too"
             raise SearchError(msg)
-        if self.reference_steps is not None and not self.grid.is_plain:
+        if self.reference_steps is not None and not self.grid(1).is_plain:
             msg = (
                 "--reference-steps is for another sampler from noise to the end; leave it out, or leave "
                 "out what asks for a custom grid or a part of it"
@@ -92,11 +93,10 @@ class Options:
         """Height and width, or None for the pipeline's default."""
         return None if self.height is None or self.width is None else (self.height, self.width)
 
-    @property
-    def grid(self) -> TimestepGrid:
-        """What is asked of the full sampler."""
+    def grid(self, default_steps: int) -> TimestepGrid:
+        """What is asked of the full sampler; `default_steps` are the pipeline's own."""
         return TimestepGrid(
-            inference_steps=len(self.timesteps or self.sigmas) or self.steps,
+            inference_steps=len(self.timesteps or self.sigmas) or self.steps or default_steps,
             custom_timesteps=self.timesteps,
             custom_sigmas=self.sigmas,
             first_step=self.start_step,

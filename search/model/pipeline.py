@@ -76,10 +76,20 @@ class Pipeline:
     @property
     def default_guidance(self) -> float:
         """The guidance scale of diffusers' own call; 1, which is none, for a pipeline that takes no scale."""
+        return float(self._default_of("guidance_scale", 1.0))
+
+    @property
+    def default_steps(self) -> int:
+        """The inference steps of diffusers' own call."""
+        return int(self._default_of("num_inference_steps", 50))
+
+    def _default_of(self, name: str, otherwise: float) -> float:
+        """The default of a number in the pipeline's call; `otherwise` if it has none."""
         call = inspect.signature(inspect.unwrap(type(self.pipe).__call__))
-        given = call.parameters.get("guidance_scale")
-        is_number = given is not None and isinstance(given.default, int | float)
-        return float(given.default) if given is not None and is_number else 1.0
+        given = call.parameters.get(name)
+        if given is None or not isinstance(given.default, int | float):
+            return otherwise
+        return given.default
 
     @property
     def multiple(self) -> int:

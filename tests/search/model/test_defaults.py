@@ -26,7 +26,26 @@ GUIDANCE = {
     "pixart-sigma": 4.5,
     "learned-variance": 4.0,
 }
+STEPS = {
+    "three-levels": 50,
+    "sdxl": 50,
+    "sd3": 28,
+    "flux-dev": 28,
+    "aura-flow": 50,
+    "pixart-sigma": 20,
+    "learned-variance": 50,
+}
 """As the pipelines' documentation has it."""
+
+
+@pytest.mark.parametrize("name", sorted(STEPS))
+def test_the_default_number_of_steps_is_the_pipelines_own(
+    pipelines: Callable[[str], Path], name: str
+) -> None:
+    opened = open_pipeline(pipelines(name), weights=False)
+    assert opened.default_steps == STEPS[name]
+    assert Options().grid(opened.default_steps).inference_steps == STEPS[name]
+    assert Options(steps=3).grid(opened.default_steps).inference_steps == 3
 
 
 @pytest.mark.parametrize("name", sorted(GUIDANCE))
