@@ -61,7 +61,16 @@ def test_the_command_prints_tables_or_json(tmp_path: Path) -> None:
         mock.patch.object(run, "bench", return_value=made()) as asked,
         mock.patch("exporter.bundle.Bundle.open", return_value=bundle),
     ):
-        command = ["bench", "b", "-o", str(tmp_path / "out"), "--engine", "openvino,onnxruntime", "--full", "f"]
+        command = [
+            "bench",
+            "b",
+            "-o",
+            str(tmp_path / "out"),
+            "--engine",
+            "openvino,onnxruntime",
+            "--full",
+            "f",
+        ]
         plain = CliRunner().invoke(main, command)
         told = CliRunner().invoke(main, [*command, "--json"])
     assert plain.exit_code == 0, plain.output
