@@ -41,6 +41,8 @@ class TextConditioner(nn.Module):
 
     def __init__(self, pipeline: Pipeline, request: Request) -> None:
         super().__init__()
+        # A model without its weights would answer with zeros.
+        pipeline.load_around()
         pipe = pipeline.pipe
         self._pipeline = pipeline
         self._names = [name for name, part in pipe.components.items() if _is_tokenizer(part)]

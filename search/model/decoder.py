@@ -21,6 +21,7 @@ class Decoder(nn.Module):
     def __init__(self, pipeline: Pipeline, size: tuple[int, int]) -> None:
         """Prepare to make pictures of `size` (height, width)."""
         super().__init__()
+        pipeline.load_around()
         self.vae = pipeline.pipe.vae.eval()
         self._pipeline, self._size = pipeline, size
         self._scheduler = StillScheduler([], pipeline.pipe.scheduler.config)
