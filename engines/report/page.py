@@ -120,11 +120,11 @@ def likeness(psnr: float) -> str:
 def _share(difference: Difference | None) -> dict[str, str]:
     """An error, and how many floors it is."""
     if difference is None:
-        return {"error": "–"}
+        return {"error": "–", "floors": ""}
     if difference.relative == 0:
-        return {"error": "equal"}
+        return {"error": "equal", "floors": ""}
     if math.isnan(difference.relative):
-        return {"error": "not finite"}
+        return {"error": "not finite", "floors": ""}
     floors = difference.relative / difference.floor if difference.floor else math.inf
     return {
         "error": f"{difference.relative:.1e}",

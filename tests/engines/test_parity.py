@@ -27,6 +27,7 @@ from search.core.liveness import unroll
 from search.core.names import GUIDANCE
 from search.core.subnet import Granularity
 from search.core.table import with_actions
+from search.core.topology import port_of
 from search.methods.options import Options
 from search.methods.registry import search
 from search.model.pipeline import open_pipeline
@@ -290,7 +291,7 @@ def test_a_negative_prompt_that_is_not_read_is_caught_with_one_only(
     assert check(copy, pipelines("shapes-sd"))[0].passed
     parity, _ = check(copy, pipelines("shapes-sd"), negative="blue square")
     assert parity.negative == "blue square"
-    assert "call 0 (step 0, timestep 901, step_000.onnx): 'noise_prediction'" in parity.failures[0]
+    assert "call 0 (step 0, timestep 901, step_000.onnx): 'up_blocks" in parity.failures[0]
 
 
 def test_parity_holds_with_a_negative_prompt_and_another_scale(
@@ -307,16 +308,6 @@ def test_inputs_that_a_run_refuses_are_refused(
         check(adding.path, pipelines("shapes-dit"), negative="blue")
     with pytest.raises(EngineError, match="switches guidance off"):
         check(cached.path, pipelines("shapes-sd"), guidance=1.0)
-
-
-def test_a_cache_that_the_manifest_does_not_write_is_named(
-    copy: Path, pipelines: Callable[[str], Path]
-) -> None:
-    calls = variant(copy)["calls"]
-    calls[0]["writes"], calls[5]["writes"] = {}, {}
-    resign(copy, calls=calls)
-    parity, _ = check(copy, pipelines("shapes-sd"))
-    assert "from slot 0, which then holds nothing" in parity.manifest.failures[0]
 
 
 @pytest.fixture(scope="module")
@@ -422,7 +413,7 @@ def test_parity_holds_for_skips_and_for_a_value_that_comes_back(
     gates = {(t, 4): Action.REUSE for t in (2, 3, 4)} | {(t, 2): Action.SKIP for t in range(6)}
     gates |= {(2, 5): Action.SKIP, (4, 5): Action.SKIP, (5, 5): Action.REUSE}
     subnet = with_actions(whole, lambda t, b: gates.get((t, b), Action.RUN), method="skipping")
-    held = [row[whole.topology.ports_of[5][0]] for row in unroll(subnet).effective]
+    held = [row[port_of(whole.topology.ports_of[5][0])] for row in unroll(subnet).effective]
     assert held[2] == held[4] == held[5] != held[3]
     bundle = make_bundle("shapes-dit", subnet)
     parity = check_label(bundle.path, pipelines("shapes-dit"))
