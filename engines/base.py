@@ -1,4 +1,4 @@
-"""What the runner asks of an engine, and how one is made."""
+"""The protocols of engines and sessions, the options of engines, and `make_engine`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a measurement was made on, in words."""
+"""The machine that a measurement was made on, in words."""
 
 from __future__ import annotations
 

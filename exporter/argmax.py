@@ -1,4 +1,4 @@
-"""ArgMax of whole numbers, as by which CLIP finds the end of its text, from operations that GPUs have.
+"""Integer ArgMax, with which CLIP finds the end of its text, written with operations that GPUs have.
 
 ONNX Runtime's CUDA provider has kernels of ArgMax for floating-point numbers alone, so that the graph
 would be refused there. It has those of the operations below for int64.

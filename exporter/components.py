@@ -1,4 +1,4 @@
-"""What stands around the denoiser as ONNX: prompts to conditions, and latents to pictures."""
+"""The two ends of a pipeline as ONNX: prompts to conditions, and latents to pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an export will need, before it begins."""
+"""The memory and disk that an export needs, checked before it begins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a bundle comes to be: written beside its place, resumed after a kill, and there all at once."""
+"""Writing a bundle: beside its place, resumable after a kill, renamed when it is whole."""
 
 from __future__ import annotations
 

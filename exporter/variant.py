@@ -1,4 +1,4 @@
-"""A SubNet at one shape, carved: everything of it but the weights."""
+"""A SubNet carved at one shape: everything except the weights."""
 
 from __future__ import annotations
 

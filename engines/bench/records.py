@@ -1,4 +1,4 @@
-"""What is measured, and what was found."""
+"""Records of a comparison: its rows and their figures."""
 
 from __future__ import annotations
 

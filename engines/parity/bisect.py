@@ -1,4 +1,4 @@
-"""Which block of a call is the first that is off: the step graph's inner values against PyTorch's."""
+"""The first block of a call that is off: the block outputs of a step graph against PyTorch's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Modules that compute in another dtype than the one their weights are stored in, without a second copy of them."""
+"""Modules that compute in another dtype than that of their weights, which are not copied."""
 
 from __future__ import annotations
 

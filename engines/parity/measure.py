@@ -1,4 +1,4 @@
-"""Tensors compared by polygraphy, and the records of that."""
+"""Tensors compared by polygraphy, as records."""
 
 from __future__ import annotations
 

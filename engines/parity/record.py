@@ -1,4 +1,4 @@
-"""What was found about a bundle: rungs of the ladder, and the verdict."""
+"""The verdict on a bundle: the rungs of the ladder and their differences."""
 
 from __future__ import annotations
 

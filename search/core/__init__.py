@@ -1,1 +1,1 @@
-"""What every part of stepcarve speaks: the SubNet, its graph of blocks, its program. No framework."""
+"""What all stages share: the SubNet, its graph of blocks, its program. No framework."""

@@ -1,4 +1,4 @@
-"""Writing files and directories so that they appear whole or not at all, and reading settings that others wrote."""
+"""Writing files and directories atomically, and reading settings that others wrote."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of the tensors that a denoiser's graph takes and gives, wherever it is traced or run."""
+"""Names of the inputs and outputs of a denoiser's graph, wherever it is traced or run."""
 
 SAMPLE = "sample"
 """The denoiser's latents input, `[B, C, H, W]`, or as the pipeline packs it."""

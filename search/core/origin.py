@@ -1,4 +1,4 @@
-"""What made a SubNet. No framework."""
+"""The search that made a SubNet, as a record. No framework."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SubNets made from others by another table of actions, and what a table costs. Pure."""
+"""SubNets with another table of actions, and the cost of a table. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gates at work: what a block emits at one step, and what the step hands to the next."""
+"""What a gated block emits at one step, and what the step passes to the next."""
 
 from __future__ import annotations
 

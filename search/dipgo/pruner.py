@@ -1,4 +1,4 @@
-"""The pruner: a small network whose output are the gates' scores; it has no input."""
+"""The pruner: a small network without input that outputs the scores of the gates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A few calls with rows of their own, and how good they are."""
+"""Placed calls with their fitted rows, and the error that they leave."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What other projects publish about who runs when, as SubNets."""
+"""Files of other projects that say which blocks run when, as SubNets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Other criteria than how far the predictions move, to compare with."""
+"""Other criteria, to compare with the change of the predictions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the criteria measure with: inputs of the denoiser, drawn once from the real sampler."""
+"""The denoiser's inputs that the criteria measure on, drawn once from the real sampler."""
 
 from __future__ import annotations
 

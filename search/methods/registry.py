@@ -1,4 +1,4 @@
-"""The search methods there are: a pipeline and options go in, SubNets come out."""
+"""The registry of search methods: a pipeline and options go in, SubNets come out."""
 
 from __future__ import annotations
 

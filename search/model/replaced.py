@@ -1,4 +1,4 @@
-"""Attributes that are others for a while."""
+"""Attributes replaced for the length of a `with` block."""
 
 from __future__ import annotations
 

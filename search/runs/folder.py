@@ -1,4 +1,4 @@
-"""Directories that searches write while they run, so that they can go on after a stop."""
+"""Run directories of searches, from which a stopped search continues."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What must be said about kinds of pipelines, one file each."""
+"""One file per family of pipelines: what cannot be read off the pipeline itself."""
