@@ -51,10 +51,10 @@ def main(name: str, keep: str, reference: int, truth_steps: int, count: int) -> 
     pipeline = open_pipeline(HERE / name)
     options = Options(guidance=GUIDANCE[name], granularity=Granularity.STAGE)
     whole = full(pipeline, options)
-    searched, judged = apart_prompts(pipeline, search=(), judge=())
+    searched, held_out = apart_prompts(pipeline, search=(), judge=())
     truth = sample_trajectories(
         pipeline,
-        [judged[i % len(judged)] for i in range(count)],
+        [held_out[i % len(held_out)] for i in range(count)],
         grid=TimestepGrid(truth_steps),
         guidance=whole.guidance,
         noise_shape=whole.binding.noise_shape,

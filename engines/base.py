@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 HINTS = tuple(each.name for each in denoiser_precisions() if each.hint)
-"""Precisions that an engine can be asked to compute in."""
+"""Precisions for `--precision`."""
 
 
 def _option(default: Any, kind: type, text: str) -> Any:
@@ -32,12 +32,12 @@ def _option(default: Any, kind: type, text: str) -> Any:
 Form = tuple[tuple[int, ...], "np.dtype[Any]"]
 """Shape and dtype."""
 Report = Callable[..., None]
-"""Is told what is being done, and its share of the whole where that is known."""
+"""Called with a progress message and, if known, the completed fraction."""
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What engines can be asked for; `engines.kinds` says which engine takes what.
+    """All options of the engines; `engines.kinds` lists those that an engine takes.
 
     The command line has an option per field, with the field's help.
     """

@@ -19,7 +19,7 @@ class Buffers(Protocol):
     """Makes buffers and does with them what lies between the calls of an engine.
 
     Attributes:
-        on_host: whether looking at a value between two calls costs nothing.
+        on_host: whether reading a value between two calls is free.
     """
 
     on_host: bool
@@ -51,7 +51,7 @@ class Buffers(Protocol):
         """What does the same as `walk`, which uses these buffers only, with less work in between."""
 
     def wait(self) -> None:
-        """Return when everything that was asked for is done."""
+        """Wait for all pending work."""
 
 
 class NumpyBuffers:

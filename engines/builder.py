@@ -1,4 +1,4 @@
-"""Building one graph in a process of its own: a builder that crashes takes nothing else with it."""
+"""Building one graph in its own process, so that a crash of the builder does not end ours."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 from filelock import FileLock
 
 from engines.base import EngineOptions, make_engine
-from engines.built import Record, Source, flaw, read_record
+from engines.built import BuildInputs, Record, flaw, read_record
 from engines.errors import EngineError
 from engines.temporary import process_name
 from exporter.bundle import sha256
@@ -33,7 +33,7 @@ PARTIAL = ".partial-"
 
 
 @dataclass(frozen=True)
-class Job:
+class BuildJob:
     """One graph to build.
 
     Attributes:
@@ -52,10 +52,10 @@ class Job:
     graph: Path
     suffix: str
     record: Path
-    source: Source
+    source: BuildInputs
 
 
-def build_apart(job: Job, report: Report = lambda *_: None) -> Record:
+def build_apart(job: BuildJob, report: Report = lambda *_: None) -> Record:
     """Do a job in a new process, which ends when this one does.
 
     Raises:
@@ -99,10 +99,10 @@ def build_apart(job: Job, report: Report = lambda *_: None) -> Record:
     raise EngineError(msg)
 
 
-def build_here(job: Job, report: Report) -> Record:
+def build_here(job: BuildJob, report: Report) -> Record:
     """Do a job in this process, unless another process has done it meanwhile."""
     engine = make_engine(job.engine, job.device, job.options)
-    here = Source(job.source.graph, job.source.weights, engine.key())
+    here = BuildInputs(job.source.graph, job.source.weights, engine.key())
     if different := here.differences(job.source):
         msg = f"{job.graph.name} is to be built for {different}; use workers that are all alike"
         raise EngineError(msg)
@@ -120,7 +120,9 @@ def build_here(job: Job, report: Report) -> Record:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def commit(made: Path, suffix: str, record_path: Path, source: Source, seconds: float) -> Record:
+def commit(
+    made: Path, suffix: str, record_path: Path, source: BuildInputs, seconds: float
+) -> Record:
     """Make `made`, a file on the same disk, the built file of a record; returns the one that counts.
 
     Of two builds of one graph the first that gets here stays, so that nobody's file is taken away.
@@ -171,13 +173,13 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _job(content: dict[str, Any]) -> Job:
+def _job(content: dict[str, Any]) -> BuildJob:
     paths = {name: Path(content[name]) for name in ("graph", "record")}
     parts = {
         "options": EngineOptions(**content["options"]),
-        "source": Source(**content["source"]),
+        "source": BuildInputs(**content["source"]),
     }
-    return Job(**{**content, **paths, **parts})
+    return BuildJob(**{**content, **paths, **parts})
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def find_device() -> Device:
 
 
 def _driver() -> str:
-    """The driver's version, asked of its management library."""
+    """The driver's version, from its management library."""
     try:
         library = ctypes.CDLL("libnvidia-ml.so.1")
         version = ctypes.create_string_buffer(_VERSION_LENGTH)
@@ -196,9 +196,9 @@ class TorchBuffers:
         return combine
 
     def record(self, walk: Callable[[], None]) -> Callable[[], None]:
-        """See `engines.buffers.Buffers`: a CUDA graph, recorded when it is first asked for.
+        """See `engines.buffers.Buffers`: a CUDA graph, recorded at first use.
 
-        What a library refuses to record is said in the log, and then walked call by call; any other
+        What a library refuses to record is logged and then run call by call; any other
         error is raised.
         """
         return _Recorded(walk, self.stream, self.arena).run if self._cuda_graph else walk

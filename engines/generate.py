@@ -119,7 +119,7 @@ def generate(
         order: what to make.
         out: a PNG file.
         save_latents: also write the final latents of every run to this .npy file, likewise.
-        report: told what is being done, and which share of it is done.
+        report: called with a progress message and the completed fraction.
 
     Raises:
         EngineError: wrong prompt, shape or scale, or a value that is not finite.

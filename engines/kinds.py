@@ -1,4 +1,4 @@
-"""The engines there are: one record each, from which all else is told. Nothing of an engine is imported."""
+"""The engines there are: one record each. No engine is imported."""
 
 from __future__ import annotations
 

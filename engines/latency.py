@@ -49,7 +49,7 @@ ENOUGH_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Setting:
-    """What seconds belong to; those of another setting say nothing here.
+    """What latencies depend on; those of another setting are refused.
 
     Attributes:
         denoiser: class name of the denoiser.
@@ -109,7 +109,7 @@ class LatencyTable:
 
     Attributes:
         setting: what the seconds belong to.
-        seconds: of each signature that has been asked for.
+        seconds: per measured signature.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class LatencyTable:
         Args:
             setting: of `subnet` on the engine that `measure` uses.
             subnet: any for the denoiser whose calls these are.
-            measure: seconds of one call; asked once per signature.
+            measure: seconds of one call; called once per signature.
             seconds: measured earlier in this setting.
         """
         self.setting = setting
@@ -209,7 +209,7 @@ def latency_table(
         subnet: any for that pipeline, of the granularity and shape to measure at.
         engine: what to measure on.
         file: where to keep the table: read if it is there, written at the end.
-        report: told, in a few words, what is being done.
+        report: called with a short progress message.
 
     Raises:
         EngineError: `file` is of another setting or no table.

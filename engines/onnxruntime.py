@@ -42,10 +42,10 @@ class OnnxRuntime:
     suffix: str | None = None
     provider = "CPUExecutionProvider"
 
-    def __init__(self, device: str, asked: EngineOptions = DEFAULTS) -> None:
+    def __init__(self, device: str, options: EngineOptions = DEFAULTS) -> None:
         """Refuse a library that is too old."""
         require_onnxruntime(onnxruntime.__version__)
-        self.device, self.options = device, asked
+        self.device, self.options = device, options
         self.buffers: Buffers = NumpyBuffers()
         self.settings: dict[str, str] = {}
 

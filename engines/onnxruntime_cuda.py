@@ -24,11 +24,11 @@ class OnnxRuntimeCuda(OnnxRuntime):
 
     provider = "CUDAExecutionProvider"
 
-    def __init__(self, device: str, asked: EngineOptions = DEFAULTS) -> None:
+    def __init__(self, device: str, options: EngineOptions = DEFAULTS) -> None:
         """Refuse to be made where the provider or torch's CUDA does not work."""
-        super().__init__(device, asked)
+        super().__init__(device, options)
         probe(self.provider)
-        buffers = TorchBuffers(device, cuda_graph=asked.cuda_graph)
+        buffers = TorchBuffers(device, cuda_graph=options.cuda_graph)
         self.buffers = buffers
         # TF32 keeps 10 of the 23 bits of float32's fraction: verify would call that no parity.
         self.settings = {"user_compute_stream": str(buffers.handle), "use_tf32": "0"}

@@ -50,15 +50,15 @@ class PlanOptions:
 
 @dataclass
 class Progress:
-    """A build's progress as one share, told from any thread; `stop` ends the build.
+    """A build's progress as one fraction, reported from any thread; `stop` ends the build.
 
     Phases nest: a step of the outer one is as far as the phase within it. There are thousands of
-    steps: those that make less than `LEAST` of the whole are not told.
+    steps: those that advance it by less than `LEAST` are not reported.
     """
 
     report: Report
     stopped: bool = False
-    _told: float = 0.0
+    _reported: float = 0.0
     _phases: dict[str, list[int]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -79,8 +79,8 @@ class Progress:
             share = 0.0
             for done, steps in reversed(self._phases.values()):
                 share = min((done + share) / steps, 1.0)
-            tell = not self.stopped and share >= self._told + LEAST
-            self._told = share if tell else self._told
+            tell = not self.stopped and share >= self._reported + LEAST
+            self._reported = share if tell else self._reported
         if tell:
             self.report(phase, share)
         return not self.stopped
@@ -90,7 +90,7 @@ class Progress:
         with self._lock:
             self._phases.pop(phase, None)
             if not self._phases:
-                self._told = 0.0
+                self._reported = 0.0
 
 
 def build_plan(trt: Any, graph: Path, out: Path, options: PlanOptions, report: Report) -> None:

@@ -146,9 +146,9 @@ class TensorRtRtx(TensorRt):
 
     @property
     def _capability(self) -> str:
-        asked = self.options.compute_capability
-        if asked is not None:
-            return asked
+        capability = self.options.compute_capability
+        if capability is not None:
+            return capability
         if self.device != "cuda":
             msg = (
                 "tensorrt-rtx builds for one kind of GPU; give --compute-capability, "

@@ -10,7 +10,7 @@ from search.core.liveness import Unrolled, unroll
 from search.core.precision import precision_named
 from search.core.program import plan_program
 from search.core.timestep_grid import FROM_NOISE
-from search.core.topology import Kind
+from search.core.topology import TargetKind
 
 if TYPE_CHECKING:
     from search.core.subnet import SubNet
@@ -32,9 +32,9 @@ def _cell(subnet: SubNet, unrolled: Unrolled, step: int, block: int) -> Action |
     topology, computed = subnet.topology, unrolled.computed[step]
     ports = topology.ports_of[block]
     mine = {target.kind for target in computed if target.port in ports}
-    if Kind.PORT in mine:
+    if TargetKind.PORT in mine:
         return Action.RUN
-    if Kind.MIX in mine:
+    if TargetKind.MIX in mine:
         return subnet.actions[step][block]
     read = {port for target in computed for port in topology.reads(target)}
     return None if read.isdisjoint(ports) else Action.REUSE

@@ -68,7 +68,7 @@ threads_option: Decorator = engine_setting(_FIELDS["threads"])
 
 
 def engine_options(engine: Decorator = engine_option) -> Decorator:
-    """The engine, its device, and what it can be asked for as the argument `options`."""
+    """The engine, its device, and its options as the argument `options`."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)

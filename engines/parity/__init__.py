@@ -10,7 +10,7 @@ from engines.base import make_engine
 from engines.errors import EngineError
 from engines.parity.inputs import given_latents, inputs_of
 from engines.parity.measure import psnr, relative_l2
-from engines.parity.record import K, Parity, Pictures, Rung
+from engines.parity.record import K, Parity, ParityPictures, Rung
 from search.core.precision import precision_named
 
 if TYPE_CHECKING:
@@ -20,7 +20,16 @@ if TYPE_CHECKING:
     from engines.base import Engine
     from exporter.bundle import Bundle
 
-__all__ = ["K", "Parity", "Pictures", "Rung", "given_latents", "psnr", "relative_l2", "verify"]
+__all__ = [
+    "K",
+    "Parity",
+    "ParityPictures",
+    "Rung",
+    "given_latents",
+    "psnr",
+    "relative_l2",
+    "verify",
+]
 
 PROBES = 10
 """About how many calls the floor is measured at; of every graph, three if it has them."""
@@ -40,7 +49,7 @@ def verify(
     k: float = K,
     bisect: bool = False,
     report: Callable[[str], None] = lambda _: None,
-) -> tuple[Parity, Pictures]:
+) -> tuple[Parity, ParityPictures]:
     """Climb the ladder from the pipeline that `bundle` came from to `engines` on it.
 
     The rungs (`rungs.py`): the manifest against the SubNet; diffusers' own pipeline against PyTorch
@@ -65,7 +74,7 @@ def verify(
     """
     from engines.parity.floor import measure_floor
     from engines.parity.reference import picture_of, run_reference
-    from engines.parity.rungs import Ground, plan_rungs, precision_of
+    from engines.parity.rungs import RungContext, plan_rungs, precision_of
 
     if not k > 0:
         msg = f"k is {k:g}; give a number of floors above 0"
@@ -80,10 +89,10 @@ def verify(
     report("measure the noise floor")
     precisions = dict.fromkeys(precision_of(engine, bundle) for engine in engines)
     floors = {each: measure_floor(reference, each, probes) for each in precisions}
-    ground = Ground(reference, floors, k, bisect, report)
-    climbed = {rung.name: rung.climb(ground) for rung in plan_rungs(bundle, engines)}
+    context = RungContext(reference, floors, k, bisect, report)
+    climbed = {rung.name: rung.climb(context) for rung in plan_rungs(bundle, engines)}
     shown = {name: each.picture for name, each in climbed.items() if each.picture is not None}
-    pictures = Pictures(picture_of(reference.full), picture_of(reference.gated), shown)
+    pictures = ParityPictures(picture_of(reference.full), picture_of(reference.gated), shown)
     parity = Parity(
         prompt=prompt,
         negative=negative,

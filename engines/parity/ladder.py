@@ -32,7 +32,7 @@ LATENTS, DECODER = "latents", "decoder"
 
 
 @dataclass(frozen=True)
-class _Run:
+class _EngineRun:
     """A run of the engine on its own.
 
     Attributes:
@@ -80,7 +80,7 @@ class _Pass:
 
     calls: tuple[CallParity, ...]
     finals: dict[str, Difference]
-    run: _Run
+    run: _EngineRun
 
     @property
     def failures(self) -> tuple[str, ...]:
@@ -162,7 +162,7 @@ class _Climber:
     floor: Floor
     k: float
 
-    def run(self) -> _Run:
+    def run(self) -> _EngineRun:
         """The engine on its own."""
         inputs: list[Array] = []
 
@@ -181,8 +181,8 @@ class _Climber:
                 on_call=keep,
             )
         except NotFiniteError as error:
-            return _Run(tuple(inputs), None, str(error))
-        return _Run(tuple(inputs), result, "")
+            return _EngineRun(tuple(inputs), None, str(error))
+        return _EngineRun(tuple(inputs), result, "")
 
     def forced(self) -> list[_Forced]:
         """Every call on the reference's inputs and caches, as PyTorch comes to it."""
@@ -197,7 +197,7 @@ class _Climber:
             return _Forced(measured, measured, repeats=True)
         return _Forced(measured, self._compared(call, again), repeats=False)
 
-    def measured(self, run: _Run, forced: list[dict[str, Difference]]) -> _Pass:
+    def measured(self, run: _EngineRun, forced: list[dict[str, Difference]]) -> _Pass:
         """One pass: a run on its own, and the calls on given inputs."""
         bundle = self.runner.bundle
         calls = tuple(
@@ -261,7 +261,9 @@ def _amounts(difference: Difference) -> str:
     )
 
 
-def _unlike(name: str, first: _Run, second: _Run, forced: Sequence[_Forced]) -> tuple[str, ...]:
+def _unlike(
+    name: str, first: _EngineRun, second: _EngineRun, forced: Sequence[_Forced]
+) -> tuple[str, ...]:
     """Where what was done twice is not the same bit for bit; nothing if it is."""
     if not _same(first.tensors, second.tensors):
         where = "on its own way"

@@ -51,8 +51,8 @@ def check_manifest(bundle: Bundle, table: SamplerTable) -> tuple[str, ...]:
 
 def _coefficient_faults(bundle: Bundle, program: Program) -> Iterator[str]:
     """What the actions of a call mix with other numbers than the SubNet's."""
-    asked = program.to_json(bundle.subnet.topology.name)["calls"]
-    for number, (call, wanted) in enumerate(zip(bundle.calls, asked, strict=True)):
+    expected = program.to_json(bundle.subnet.topology.name)["calls"]
+    for number, (call, wanted) in enumerate(zip(bundle.calls, expected, strict=True)):
         for name in sorted(call.coefficients.keys() | wanted["coefficients"].keys()):
             found, right = call.coefficients.get(name), wanted["coefficients"].get(name)
             if found != right:

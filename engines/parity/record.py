@@ -109,7 +109,7 @@ class Parity:
         quality: what the SubNet itself changes, in dB of the picture against the full sampler's: no part
             of parity.
         notes: rungs that there are not, and why.
-        blocks: the first block that is off, per engine, where that was asked for.
+        blocks: the first block that is off, per engine, with `--bisect`.
     """
 
     prompt: str
@@ -157,7 +157,7 @@ class Parity:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ParityPictures:
     """`[height, width, 3]` uint8 each.
 
     Attributes:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engines.parity.measure import Difference
-    from engines.parity.record import CallParity, Parity, Pictures, Rung
+    from engines.parity.record import CallParity, Parity, ParityPictures, Rung
     from exporter.bundle import Bundle
 
 GAIN = 32
@@ -37,7 +37,12 @@ COLOURS = ("#1f6f8b", "#d9822b", "#6b4fa0", "#3a8f5c")
 
 
 def page_of(
-    bundle: Bundle, parity: Parity, pictures: Pictures, *, verdict: str, environment: dict[str, str]
+    bundle: Bundle,
+    parity: Parity,
+    pictures: ParityPictures,
+    *,
+    verdict: str,
+    environment: dict[str, str],
 ) -> str:
     """The page; everything it shows is inside."""
     return render(
@@ -154,7 +159,7 @@ def _worst_row(rung: Rung, call: CallParity, tensor: str, worst: Difference) -> 
     }
 
 
-def _pictures(pictures: Pictures, quality: str) -> dict[str, str]:
+def _pictures(pictures: ParityPictures, quality: str) -> dict[str, str]:
     """PNGs as addresses, by what is to be read below them."""
     shown = {
         "diffusers, every block at every step": pictures.full,

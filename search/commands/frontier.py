@@ -110,7 +110,7 @@ def command(
     from search.core.files import require_free
     from search.frontier.run import run_frontier
     from search.frontier.settings import FrontierSettings
-    from search.frontier.table import full_judged, tables
+    from search.frontier.table import full_attributes, tables
     from search.frontier.write import write_frontier
     from search.model.pipeline import open_pipeline, require_device
 
@@ -129,5 +129,5 @@ def command(
         click.echo((out / "frontier.json").read_text(encoding="utf-8"), nl=False)
     else:
         screen.print_tables(tables(found), 200)
-        click.echo("\n".join(filter(None, (full_judged(found), *found.notes))))
+        click.echo("\n".join(filter(None, (full_attributes(found), *found.notes))))
         click.echo(f"page: {out / 'frontier.html'}")

@@ -1,4 +1,4 @@
-"""What commands show: progress, tables, and nothing of what the libraries say."""
+"""What commands show: progress and tables, without the libraries' own output."""
 
 from __future__ import annotations
 

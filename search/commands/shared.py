@@ -42,8 +42,8 @@ def option_group(title: str, *options: Decorator) -> Decorator:
     return grouped
 
 
-def _show_tracebacks(context: click.Context, _: click.Parameter, asked: bool) -> None:
-    context.meta[DEBUG] = asked
+def _show_tracebacks(context: click.Context, _: click.Parameter, value: bool) -> None:
+    context.meta[DEBUG] = value
 
 
 def output_options(*options: Decorator) -> Decorator:

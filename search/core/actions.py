@@ -103,6 +103,6 @@ ACTIONS = (
         Action.REUSE, {Source.EMITTED: 1}, "earlier output read from the cache", "▒", "#f2b880"
     ),
 )
-"""Every action; what a new one emits, needs and looks like is said here and nowhere else."""
+"""Every action; a new one is one record here."""
 
 RECORDS = {record.action: record for record in ACTIONS}

@@ -84,7 +84,7 @@ def flush(path: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Settings:
+class SettingsFile:
     """A JSON object by its keys, each read as what it has to be.
 
     Attributes:
@@ -129,7 +129,7 @@ class Settings:
         return found
 
 
-def read_settings(path: Path) -> Settings:
+def read_settings(path: Path) -> SettingsFile:
     """Read a JSON object.
 
     Raises:
@@ -139,7 +139,7 @@ def read_settings(path: Path) -> Settings:
     if not isinstance(content, dict):
         msg = f"{str(path)!r} holds a {type(content).__name__}; give a JSON object"
         raise SearchError(msg)
-    return Settings(content, str(path))
+    return SettingsFile(content, str(path))
 
 
 def parse_json(text: str | bytes, source: str) -> Any:

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 from search.core.actions import RECORDS, Source
 from search.core.topology import (
     PREDICTION,
-    Kind,
     Target,
+    TargetKind,
     base_of,
     port_of,
     residual_of,
@@ -58,7 +58,7 @@ class Value:
     @property
     def tensor(self) -> Target:
         """What it is when it is cached: a mix stands in its port's place."""
-        return port_of(self.target.port) if self.target.kind is Kind.MIX else self.target
+        return port_of(self.target.port) if self.target.kind is TargetKind.MIX else self.target
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Unrolled:
         return frozenset(
             number
             for number, value in enumerate(self.values)
-            if value.target.kind is Kind.MIX
+            if value.target.kind is TargetKind.MIX
             and not value.reads
             and self.topology.bases[value.target.base].argument is None
         )
@@ -231,7 +231,7 @@ class _Loop:
             assert number is not None
             reads.append(number)
             roles.append(_role(source, port, first))
-        target = Target(Kind.MIX, port, first if Source.BASE in weights else -1, action)
+        target = Target(TargetKind.MIX, port, first if Source.BASE in weights else -1, action)
         return self._number(step, target, tuple(reads), tuple(roles), tuple(weights.items()))
 
     def _unchanged(self, port: int, row: Mapping[Target, int]) -> int | None:
@@ -293,7 +293,7 @@ def _role(source: Source, port: int, first: int) -> Target:
     """What a source is to the call that reads it."""
     if source is Source.RESIDUAL:
         return residual_of(port, first)
-    return Target(Kind(source.value), port)
+    return Target(TargetKind(source.value), port)
 
 
 def _reachable(values: list[Value], wanted: set[int]) -> frozenset[int]:

@@ -25,7 +25,7 @@ class Precision:
         onnx: its name in ONNX, as of `TensorProto` and `onnx_ir.DataType`.
         numpy: its name in numpy or ml_dtypes.
         engines: its name per engine; an engine that is left out cannot take it.
-        hint: what OpenVINO calls a processor's ability to compute in it; empty: not to be asked for.
+        hint: what OpenVINO calls a processor's ability to compute in it; empty: not available with `--precision`.
         floor: the largest relative error of one denoiser call in it that is not noise: about half of
             its digits. 0: no denoiser computes in it; it is a type of ids, masks or stored weights.
         on_cpu: whether ONNX Runtime has kernels for it on the CPU.

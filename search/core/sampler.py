@@ -116,7 +116,7 @@ class FittedSampler:
     """A sampler of a SubNet's own, fitted to what the full sampler does.
 
     Attributes:
-        timesteps: what the denoiser is told, one per step of the SubNet.
+        timesteps: that the denoiser receives, one per step of the SubNet.
         table: its rows; those of steps that make no call are never used.
     """
 

@@ -45,7 +45,7 @@ class Binding:
         fingerprint: of the denoiser's configuration and weights.
         scheduler: class name of the scheduler.
         scheduler_config: its configuration.
-        grid: what is asked of the scheduler.
+        grid: timesteps or their number, as given to the scheduler.
         timesteps: one per call that is then made, noisiest first.
         latent_shape: of one image, as the denoiser takes it; `[C, H, W]` unless it is packed.
         noise_shape: of the noise that one image starts from, `[C, H, W]`.
@@ -253,7 +253,7 @@ class SubNet:
 
     @property
     def timesteps(self) -> tuple[float, ...]:
-        """What the denoiser is told, one per step."""
+        """The timesteps that the denoiser receives, one per step."""
         return self.binding.timesteps if self.fitted is None else self.fitted.timesteps
 
     @property

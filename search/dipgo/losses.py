@@ -20,7 +20,7 @@ WINDOW = 11
 
 
 @dataclass(frozen=True)
-class Target:
+class LossTarget:
     """What of the full run a gated one is compared with.
 
     Attributes:
@@ -32,15 +32,19 @@ class Target:
     pictures: Tensor | None
 
 
-def target_of(kind: Consistency, latents: Tensor, decode: Callable[[Tensor], Tensor]) -> Target:
+def loss_target(
+    kind: Consistency, latents: Tensor, decode: Callable[[Tensor], Tensor]
+) -> LossTarget:
     """The target that the latents `[T + 1, B, ...]` of a full run give."""
     if kind is Consistency.STEPS:
-        return Target(latents[1:], None)
+        return LossTarget(latents[1:], None)
     pictures = decode(latents[-1]) if kind is Consistency.SSIM else None
-    return Target(latents[-1:], pictures)
+    return LossTarget(latents[-1:], pictures)
 
 
-def consistency_loss(latents: Tensor, target: Target, decode: Callable[[Tensor], Tensor]) -> Tensor:
+def consistency_loss(
+    latents: Tensor, target: LossTarget, decode: Callable[[Tensor], Tensor]
+) -> Tensor:
     """Mean over the batch of 1 - SSIM, or of the relative squared error of the latents.
 
     Args:

@@ -60,7 +60,7 @@ def optimise(
     if not prompts:
         msg = "the gradient search has no prompts; give one or more"
         raise SearchError(msg)
-    run = _Run(net, recipe, prompts, seed)
+    run = _Search(net, recipe, prompts, seed)
     done = run.restore(folder, resume=resume) if folder is not None else []
     run.workers.wait()  # until each has looked for an earlier run
     if folder is not None and run.workers.is_first:
@@ -114,7 +114,7 @@ class Workers:
         return result
 
 
-class _Run:
+class _Search:
     """The state of one search."""
 
     def __init__(
@@ -218,7 +218,7 @@ class _Run:
             drawn.append((int(order[picture % count]), noise))
         return tuple(drawn)
 
-    def _target(self, drawn: tuple[tuple[int, int], ...]) -> tuple[Case, losses.Target]:
+    def _target(self, drawn: tuple[tuple[int, int], ...]) -> tuple[Case, losses.LossTarget]:
         """What to sample, and what the full sampler makes of it."""
         shape = self.net.full.binding.latent_shape
         noise = [
@@ -229,7 +229,7 @@ class _Run:
         with torch.no_grad():
             case = self.net.case(prompts, torch.tensor(np.stack(noise), device=self.device))
             run = self.net.run(self.net.full_gates().to(self.device), case)
-            return case, losses.target_of(self.recipe.consistency, run.latents, self.decode)
+            return case, losses.loss_target(self.recipe.consistency, run.latents, self.decode)
 
     def _keep(self, scores: Tensor) -> float:
         """The fraction of the cost that the best choices leave."""

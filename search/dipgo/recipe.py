@@ -51,7 +51,7 @@ class DipGoRecipe:
         every: of the SuperNet's checkpointing; 0 keeps all activations.
         reuse_unread: turn blocks that nobody reads in a step into reused ones, which changes what
             later steps find in the cache.
-        tolerance: how far below the asked keep a SubNet may stay, where the gates are fine enough.
+        tolerance: how far below the requested keep a SubNet may be, where the gates are fine enough.
         save_every: iterations between two checkpoints.
     """
 

@@ -235,7 +235,7 @@ def train(
         start: the checkpoint of `folder` to resume from, or None.
         report: called with a message and the completed fraction.
     """
-    run = _Run(pipeline, names, draws, recipe)
+    run = _Distillation(pipeline, names, draws, recipe)
     if folder is not None and start is not None:
         run.restore(folder, start)
     if folder is not None and run.is_first:
@@ -262,7 +262,7 @@ def _line(entry: DistillProgress, iterations: int) -> str:
     )
 
 
-class _Run:
+class _Distillation:
     """The state of one distillation."""
 
     def __init__(

@@ -70,7 +70,7 @@ class Effort:
 
     @staticmethod
     def of(pictures: int | None, iterations: int | None) -> Effort:
-        """As asked for; None is the default. A quarter of the pictures, of two at least, is held out."""
+        """The given number of pictures, or the default. A quarter, at least one, is held out."""
         usual = Effort()
         count = usual.fitted_on + usual.held_out if pictures is None else pictures
         held_out = max(1, count // 4)

@@ -37,7 +37,7 @@ class CarveRun:
         """Begin, or go on with the same search behind what it has finished.
 
         Raises:
-            SearchError: there is a search already and `resume` is not asked for, or it is another one.
+            SearchError: there is a search already and `resume` is not set, or it is another one.
         """
         claim(
             self.path / "search.json",

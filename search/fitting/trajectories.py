@@ -147,7 +147,7 @@ def sample_trajectories(
     Args:
         pipeline: with its weights loaded.
         prompts: one per picture.
-        grid: what is asked of the scheduler.
+        grid: timesteps or their number, as given to the scheduler.
         guidance: scale.
         noise_shape: of one picture, before the pipeline packs it.
         seed: of the noise.

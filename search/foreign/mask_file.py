@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from search.core.errors import SearchError
-from search.core.files import Settings, read_text
+from search.core.files import SettingsFile, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -119,7 +119,7 @@ def _configured(content: Mapping[str, Any], source: str) -> StepMask:
     if not isinstance(section, dict):
         msg = f"{source!r} has a {type(section).__name__} as {SECTION}; expected settings by name"
         raise SearchError(msg)
-    settings = Settings(section, source)
+    settings = SettingsFile(section, source)
     settings.require_known(
         (MASK, COMPUTE, CACHE, TOTAL, POLICY, FN, BN, STEPS, *CALIBRATORS, *DYNAMIC)
     )
@@ -134,7 +134,7 @@ def _configured(content: Mapping[str, Any], source: str) -> StepMask:
     )
 
 
-def _require_static(settings: Settings) -> None:
+def _require_static(settings: SettingsFile) -> None:
     """Refuse what Cache-DiT decides, or computes anew, while it runs."""
     if POLICY not in settings.content:
         msg = (
@@ -158,7 +158,7 @@ def _require_static(settings: Settings) -> None:
         raise SearchError(msg)
 
 
-def _from_mask(settings: Settings) -> tuple[bool, ...]:
+def _from_mask(settings: SettingsFile) -> tuple[bool, ...]:
     """The mask that is given, or Cache-DiT's own of that name."""
     found, steps = settings.content[MASK], settings.content.get(STEPS)
     if not isinstance(found, str) or found not in NAMED:
@@ -190,7 +190,7 @@ def _mask(content: object, source: str) -> tuple[bool, ...]:
     return tuple(str(digit) == "1" for digit in digits)
 
 
-def _from_bins(settings: Settings) -> tuple[bool, ...]:
+def _from_bins(settings: SettingsFile) -> tuple[bool, ...]:
     mask = _in_turns(settings.numbers(COMPUTE), settings.numbers(CACHE))
     total = settings.number(TOTAL, len(mask), least=1)
     if total > len(mask):

@@ -151,7 +151,7 @@ class Frontier:
 
     Attributes:
         pipeline: its directory, as it was given.
-        settings: what was asked.
+        settings: of the comparison.
         whole: the full sampler.
         prompts: calibrated with, and evaluated with.
         reference: what the Fréchet distance is to, or None without a judge.

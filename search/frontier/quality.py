@@ -120,7 +120,7 @@ class HeldOut:
             torch.split(pictures, TOGETHER), torch.split(self.pictures, TOGETHER), strict=True
         )
         similar = torch.cat([ssim(*pair) for pair in pieces])
-        accuracy, frechet = self._judged(pictures)
+        accuracy, frechet = self._attributes(pictures)
         return Quality(
             error=float(errors.mean()),
             median_error=float(errors.median()),
@@ -131,7 +131,7 @@ class HeldOut:
             frechet=frechet,
         )
 
-    def _judged(self, pictures: Tensor) -> tuple[dict[str, float], float | None]:
+    def _attributes(self, pictures: Tensor) -> tuple[dict[str, float], float | None]:
         if self.jury is None:
             return {}, None
         reading = self.jury.judge.read(as_bytes(pictures))

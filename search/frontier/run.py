@@ -16,7 +16,7 @@ from search.methods.prompts import apart_prompts
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from search.frontier.candidates import Candidate, Ground
+    from search.frontier.candidates import Calibration, Candidate
     from search.frontier.quality import HeldOut
     from search.frontier.settings import FrontierSettings
     from search.model.pipeline import Pipeline
@@ -46,9 +46,9 @@ def run_frontier(
         judge=settings.held_out,
     )
     with scheduler(pipeline, settings.scheduler, dict(settings.scheduler_options)):
-        ground = prepare(pipeline, settings, prompts[0], report)
-        held_out = sample_held_out(pipeline, ground.whole, prompts[1], settings, report)
-        candidates, notes = _make(ground, report)
+        calibration = prepare(pipeline, settings, prompts[0], report)
+        held_out = sample_held_out(pipeline, calibration.whole, prompts[1], settings, report)
+        candidates, notes = _make(calibration, report)
         points = _evaluate(held_out, candidates, report)
         reference = None
         if settings.judge is not None:
@@ -56,7 +56,7 @@ def run_frontier(
         return Frontier(
             pipeline=str(pipeline.path),
             settings=settings,
-            whole=ground.whole,
+            whole=calibration.whole,
             prompts=prompts,
             reference=reference,
             full=held_out.examine_full(),
@@ -65,14 +65,14 @@ def run_frontier(
         )
 
 
-def _make(ground: Ground, report: Report) -> tuple[list[Candidate], tuple[str, ...]]:
+def _make(calibration: Calibration, report: Report) -> tuple[list[Candidate], tuple[str, ...]]:
     """All candidates, and why there are none of some methods."""
     plain: list[Candidate] = []
     notes = []
-    for method in ground.settings.methods:
+    for method in calibration.settings.methods:
         report(str(method))
         try:
-            made = make_plain(ground, method, report)
+            made = make_plain(calibration, method, report)
         except SearchError as error:
             notes.append(f"{method} is left out: {error}")
         else:
@@ -85,7 +85,7 @@ def _make(ground: Ground, report: Report) -> tuple[list[Candidate], tuple[str, .
         found.append(candidate)
         if candidate.method is not Method.CARVE:
             report(f"fit: {candidate.method} {candidate.label}", number / len(plain))
-            found.append(fitted(ground, candidate))
+            found.append(fitted(calibration, candidate))
     return found, tuple(notes)
 
 

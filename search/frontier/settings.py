@@ -1,4 +1,4 @@
-"""What is compared, and how hard each search tries. No framework."""
+"""Settings of a comparison. No framework."""
 
 from __future__ import annotations
 

@@ -41,14 +41,14 @@ class Additivity:
     """What random subsets say; correlations are Spearman's rank correlations, predicted with true loss.
 
     Attributes:
-        judged: the name of the loss.
+        loss_name: the name of the loss.
         subsets: of all sizes.
         moderate: the correlation over all subsets up to `MODERATE`.
         overall: over all.
         by_size: for each size, the correlation among its subsets, and the median of true over predicted.
     """
 
-    judged: str
+    loss_name: str
     subsets: tuple[Subset, ...]
     moderate: float
     overall: float
@@ -72,7 +72,7 @@ class Additivity:
             f"{size:.0%} {rank:.2f} (x {ratio:.2g})" for size, (rank, ratio) in self.by_size.items()
         )
         return (
-            f"additivity of the {self.judged} loss: Spearman {self.moderate:.2f} up to {MODERATE:.0%} removed, "
+            f"additivity of the {self.loss_name} loss: Spearman {self.moderate:.2f} up to {MODERATE:.0%} removed, "
             f"{self.overall:.2f} over all; by size (true / predicted): {sizes}"
         )
 
@@ -105,9 +105,9 @@ def additivity(
     scores: Sequence[float],
     drawn: Sequence[tuple[float, frozenset[int]]],
     losses: Sequence[float],
-    judged: str,
+    loss_name: str,
 ) -> Additivity:
-    """Compare the true losses, `judged` by name, of the subsets `drawn` with what the scores predict."""
+    """Compare the true losses, `loss_name` by name, of the subsets `drawn` with what the scores predict."""
     subsets = tuple(
         Subset(
             size=size,
@@ -117,7 +117,7 @@ def additivity(
         for (size, one), loss in zip(drawn, losses, strict=True)
     )
     return Additivity(
-        judged=judged,
+        loss_name=loss_name,
         subsets=subsets,
         moderate=spearman([s for s in subsets if s.size <= MODERATE + 1e-9]),
         overall=spearman(subsets),
@@ -160,7 +160,7 @@ def draw(found: Additivity) -> bytes:
         axes.set_xscale("log")
         axes.set_yscale("log")
     axes.set_xlabel("predicted: sum of the single layers' scores")
-    axes.set_ylabel(f"true: {found.judged} loss of removing them together")
+    axes.set_ylabel(f"true: {found.loss_name} loss of removing them together")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8, frameon=False)
     buffer = io.BytesIO()

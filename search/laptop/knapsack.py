@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Numbers = NDArray[np.float64]
 
 TOLERANCE = 0.005
-"""So much less than asked may remain, of the whole."""
+"""How far below the requested fraction the rest may be."""
 LARGE = 10.0
 """What the scores of a choice should add up to: the solver's gap is an absolute one, of 1e-6."""
 

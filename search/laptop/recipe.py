@@ -53,7 +53,7 @@ class Removal:
 
     Attributes:
         subnets: one for each keep.
-        losses: of each; `additivity.judged` names which loss it is.
+        losses: of each; `additivity.loss_name` names which loss it is.
         predicted: the sum of the scores of what each removes.
         additivity: of the scores.
     """
@@ -66,7 +66,7 @@ class Removal:
     def sentence(self) -> str:
         """For people."""
         each = "; ".join(
-            f"{subnet.method}: {self.additivity.judged} loss {loss:.3g}, predicted {predicted:.3g}"
+            f"{subnet.method}: {self.additivity.loss_name} loss {loss:.3g}, predicted {predicted:.3g}"
             for subnet, loss, predicted in zip(
                 self.subnets, self.losses, self.predicted, strict=True
             )
@@ -313,7 +313,7 @@ def within(
         except SearchError:
             if not tried:
                 raise
-            break  # a corrected budget is out of reach; it is not the one asked for
+            break  # a corrected budget is out of reach; it is not the requested one
         if chosen in tried:
             break
         tried.add(chosen)

@@ -1,4 +1,4 @@
-"""What search methods can be told. No framework."""
+"""Options of the search methods. No framework."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """What the methods can be told; `Method.options` says who uses what.
+    """All options of the methods; `Method.options` lists those that a method uses.
 
     Attributes:
         steps: inference steps of the full sampler, where no custom grid is given.
@@ -94,7 +94,7 @@ class Options:
 
     @property
     def grid(self) -> TimestepGrid:
-        """What is asked of the full sampler."""
+        """The timestep grid of the full sampler."""
         return TimestepGrid(
             inference_steps=len(self.timesteps or self.sigmas) or self.steps,
             custom_timesteps=self.timesteps,

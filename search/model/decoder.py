@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from search.model.failures import told_as_the_pipelines
+from search.model.failures import pipeline_failures
 from search.model.family import Request
 from search.model.recording import at_home, record_encoding, with_gradients, with_parts
 from search.model.scheduler import StillScheduler
@@ -38,7 +38,7 @@ class Decoder(nn.Module):
         ).sized(self._size)
         parts = {} if self._encoded is None else {"encode_prompt": lambda *_, **__: self._encoded}
         with (
-            told_as_the_pipelines(pipe),
+            pipeline_failures(pipe),
             at_home(pipe),
             with_gradients(pipe),
             with_parts(pipe, scheduler=self._scheduler, **parts),

@@ -18,7 +18,7 @@ LONGEST = 10**9
 
 
 @contextmanager
-def told_as_the_pipelines(pipe: Any) -> Iterator[None]:
+def pipeline_failures(pipe: Any) -> Iterator[None]:
     """What a library raises while this is open becomes a `SearchError` that names the pipeline's class."""
     try:
         yield

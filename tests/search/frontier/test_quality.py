@@ -1,4 +1,4 @@
-"""How candidates are judged."""
+"""How candidates are evaluated."""
 
 from __future__ import annotations
 
