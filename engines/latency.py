@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from exporter.trace import Master
     from search.core.subnet import SubNet
 
-SCHEMA = 2
+SCHEMA = 3
 KIND = "stepcarve-latencies"
 PACKAGES = ("stepcarve", "torch", "diffusers", "onnxscript", "onnx-ir")
 """What decides the graphs; the engine's own package is added to them."""

@@ -100,11 +100,13 @@ def block_floors(reference: Reference, precision: str, call: Replayed) -> dict[s
 def _require_digits(precision: str, number: int, floors: Mapping[str, float]) -> None:
     """Refuse floors of a call beyond which nothing is compared."""
     for name, floor in floors.items():
-        if not floor <= precision_named(precision).floor:
+        limits = precision_named(precision)
+        if not floor <= limits.floor:
+            wider = f"export with --dtype {limits.wider}" if limits.wider else "give other weights"
             msg = (
                 f"PyTorch in {precision} gives {name!r} at call {number} with a relative error of "
                 f"{floor:.1e} against PyTorch in more digits, so there is nothing to hold an engine "
-                f"to; export with --dtype {'bfloat16' if precision == 'float16' else 'float32'}"
+                f"to; {wider}"
             )
             raise EngineError(msg)
 
