@@ -35,7 +35,7 @@ PYTORCH = "gated PyTorch, every block run"
 
 @dataclass(frozen=True)
 class RungContext:
-    """What every rung stands on.
+    """What the rungs compare with.
 
     Attributes:
         reference: what PyTorch computes.

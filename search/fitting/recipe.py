@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -113,20 +113,9 @@ def place_calls(
         SearchError: a keep pays for no call.
     """
     counts = [_calls(keep, full.full_calls) for keep in keeps]
-    effort_of = {
-        "recipe": RECIPE,
-        **vars(effort),
-        "reference_steps": reference_steps,
-        "seed": seed,
-    }
     run = None
     if folder is not None:
-        bound = {
-            "binding": full.binding.to_json(),
-            "guidance": full.guidance,
-            "blocks": full.topology.blocks,
-        }
-        run = CarveRun(folder, {**effort_of, **bound, "prompts": list(prompts)})
+        run = CarveRun(folder, _identity(full, prompts, effort, reference_steps, seed))
         run.start(resume=resume)
     done = {count: run.finished(count) if run is not None else None for count in set(counts)}
     made = {count: subnet for count, subnet in done.items() if subnet is not None}
@@ -153,6 +142,22 @@ def place_calls(
         replace(made[count], method=f"carve keep {keep:g}")
         for keep, count in zip(keeps, counts, strict=True)
     ]
+
+
+def _identity(
+    full: SubNet, prompts: Sequence[str], effort: Effort, reference_steps: int | None, seed: int
+) -> dict[str, Any]:
+    """What a search is resumed with: anything that changes its result but the keeps."""
+    return {
+        "recipe": RECIPE,
+        **vars(effort),
+        "reference_steps": reference_steps,
+        "seed": seed,
+        "binding": full.binding.to_json(),
+        "guidance": full.guidance,
+        "blocks": full.topology.blocks,
+        "prompts": list(prompts),
+    }
 
 
 def _starts(
