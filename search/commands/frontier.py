@@ -10,15 +10,11 @@ import cloup
 
 from search.commands import screen, shared
 from search.commands.values import AT_LEAST_1, AT_LEAST_2, PATH, Fractions, Names, PromptsFile
-from search.frontier.settings import Method
+from search.frontier.series import NAMES, SERIES, series_named
+from search.methods import carve
 
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
-USERS = {
-    "pictures": Method.CARVE,
-    "iterations": Method.CARVE,
-    "dip-go-iterations": Method.DIP_GO,
-    "random": Method.RANDOM,
-}
+USERS = {option: series.name for series in SERIES for option in series.options}
 """Options of single methods."""
 
 
@@ -28,8 +24,8 @@ USERS = {
     "Comparison",
     cloup.option(
         "--methods",
-        type=Names(Method),
-        default=",".join(Method),
+        type=Names(NAMES),
+        default=",".join(NAMES),
         show_default="all",
         help="Compare only these methods.",
     ),
@@ -72,10 +68,13 @@ USERS = {
     cloup.option(
         "--pictures",
         type=AT_LEAST_2,
-        help="Let carve calibrate with this many pictures.  [default: 96]",
+        help="Let carve calibrate with this many pictures.  "
+        f"[default: {carve.METHOD.defaults['pictures']}]",
     ),
     cloup.option(
-        "--iterations", type=AT_LEAST_1, help="Iterations of carve, per keep.  [default: 28]"
+        "--iterations",
+        type=AT_LEAST_1,
+        help=f"Iterations of carve, per keep.  [default: {carve.METHOD.defaults['iterations']}]",
     ),
     cloup.option(
         "--dip-go-iterations",
@@ -118,7 +117,7 @@ def command(
     unused |= {} if options["judge"] else {"features": "with --judge"}
     shared.refuse_unused(shared.given_options(), unused)
     require_free(out)
-    settings = FrontierSettings(methods=tuple(map(Method, methods)), **options)
+    settings = FrontierSettings(methods=tuple(map(series_named, methods)), **options)
     require_device(device)
     with screen.status() as report:
         report("open pipeline")

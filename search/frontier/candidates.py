@@ -16,7 +16,17 @@ from search.fitting.fit import PICTURES, final_latents, fit_sampler
 from search.fitting.recipe import Effort, place_calls
 from search.fitting.trajectories import sample_both
 from search.frontier.points import SLACK
-from search.frontier.settings import Method
+from search.frontier.series import (
+    CARVE,
+    DEEPCACHE,
+    DIP_GO,
+    DPM_SOLVER,
+    FEWER_STEPS,
+    HOLD,
+    HOLD_SPACED,
+    RANDOM,
+    Series,
+)
 from search.frontier.spacing import spacings, uniform
 from search.methods import schedules
 from search.methods.fewer_steps import fewer_steps
@@ -35,7 +45,7 @@ if TYPE_CHECKING:
 
     Report = Callable[..., None]
 
-DPM_SOLVER = "DPMSolverMultistepScheduler"
+DPM_SCHEDULER = "DPMSolverMultistepScheduler"
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,7 @@ class Candidate:
         is_fitted: whether the rows were calibrated.
     """
 
-    method: Method
+    method: Series
     label: str
     keep: float | None
     subnet: SubNet
@@ -130,7 +140,7 @@ def prepare(
     )
 
 
-def make_plain(calibration: Calibration, method: Method, report: Report) -> list[Candidate]:
+def make_plain(calibration: Calibration, method: Series, report: Report) -> list[Candidate]:
     """The candidates of a method, before anything is fitted to them (carve fits its own).
 
     Raises:
@@ -165,7 +175,7 @@ def _carve(calibration: Calibration, report: Report) -> list[Candidate]:
         report=report,
     )
     return [
-        Candidate(Method.CARVE, f"keep {keep:g}", keep, subnet, subnet.fitted.table, is_fitted=True)
+        Candidate(CARVE, f"keep {keep:g}", keep, subnet, subnet.fitted.table, is_fitted=True)
         for keep, subnet in zip(settings.keeps, found, strict=True)
         if subnet.fitted is not None
     ]
@@ -192,7 +202,7 @@ def _dip_go(calibration: Calibration, report: Report) -> list[Candidate]:
         progress=tell,
     )
     return [
-        Candidate(Method.DIP_GO, f"keep {keep:g}", keep, subnet, calibration.table)
+        Candidate(DIP_GO, f"keep {keep:g}", keep, subnet, calibration.table)
         for keep, subnet in zip(settings.keeps, found, strict=True)
     ]
 
@@ -211,27 +221,25 @@ def _deepcache(calibration: Calibration, report: Report) -> list[Candidate]:
             subnet = schedules.deepcache(whole, interval=interval, branch=branch)
             if subnet.actions not in found and keep_of(subnet) <= dearest + SLACK:
                 label = f"interval {interval} branch {branch}"
-                found[subnet.actions] = Candidate(
-                    Method.DEEPCACHE, label, None, subnet, calibration.table
-                )
+                found[subnet.actions] = Candidate(DEEPCACHE, label, None, subnet, calibration.table)
     return list(found.values())
 
 
 def _fewer_steps(calibration: Calibration, report: Report) -> list[Candidate]:
     del report
-    return _few_steps_of(calibration, Method.FEWER_STEPS)
+    return _few_steps_of(calibration, FEWER_STEPS)
 
 
 def _dpm_solver(calibration: Calibration, report: Report) -> list[Candidate]:
     del report
-    if calibration.whole.binding.scheduler == DPM_SOLVER:
+    if calibration.whole.binding.scheduler == DPM_SCHEDULER:
         msg = "the full sampler is DPM-Solver++ itself, so this is what fewer-steps is"
         raise SearchError(msg)
-    with scheduler(calibration.pipeline, DPM_SOLVER):
-        return _few_steps_of(calibration, Method.DPM_SOLVER)
+    with scheduler(calibration.pipeline, DPM_SCHEDULER):
+        return _few_steps_of(calibration, DPM_SOLVER)
 
 
-def _few_steps_of(calibration: Calibration, method: Method) -> list[Candidate]:
+def _few_steps_of(calibration: Calibration, method: Series) -> list[Candidate]:
     """Candidates of the pipeline's present scheduler."""
     found = []
     for keep in calibration.settings.keeps:
@@ -247,7 +255,7 @@ def _hold(calibration: Calibration, report: Report) -> list[Candidate]:
     del report
     return [
         Candidate(
-            Method.HOLD,
+            HOLD,
             f"keep {keep:g}",
             keep,
             *holding(
@@ -273,7 +281,7 @@ def _hold_spaced(calibration: Calibration, report: Report) -> list[Candidate]:
         if tried:
             _, name, subnet, table = min(tried, key=lambda each: each[0])
             label = f"keep {keep:g} {name}"
-            found.append(Candidate(Method.HOLD_SPACED, label, keep, subnet, table))
+            found.append(Candidate(HOLD_SPACED, label, keep, subnet, table))
     return found
 
 
@@ -288,19 +296,19 @@ def _random(calibration: Calibration, report: Report) -> list[Candidate]:
             subnet = schedules.random_within(calibration.whole, keep=keep, seed=seed)
             tried.append((calibration.error(subnet, calibration.table), subnet))
         _, best = min(tried, key=lambda each: each[0])
-        found.append(Candidate(Method.RANDOM, f"keep {keep:g}", keep, best, calibration.table))
+        found.append(Candidate(RANDOM, f"keep {keep:g}", keep, best, calibration.table))
     return found
 
 
-_MAKERS: dict[Method, Callable[[Calibration, Report], list[Candidate]]] = {
-    Method.CARVE: _carve,
-    Method.DIP_GO: _dip_go,
-    Method.DEEPCACHE: _deepcache,
-    Method.FEWER_STEPS: _fewer_steps,
-    Method.DPM_SOLVER: _dpm_solver,
-    Method.HOLD: _hold,
-    Method.HOLD_SPACED: _hold_spaced,
-    Method.RANDOM: _random,
+_MAKERS: dict[Series, Callable[[Calibration, Report], list[Candidate]]] = {
+    CARVE: _carve,
+    DIP_GO: _dip_go,
+    DEEPCACHE: _deepcache,
+    FEWER_STEPS: _fewer_steps,
+    DPM_SOLVER: _dpm_solver,
+    HOLD: _hold,
+    HOLD_SPACED: _hold_spaced,
+    RANDOM: _random,
 }
 
 

@@ -10,7 +10,6 @@ from search.core.table import keep_of
 from search.frontier.candidates import fitted, make_plain, prepare, scheduler
 from search.frontier.points import Frontier, Point
 from search.frontier.quality import sample_held_out
-from search.frontier.settings import Method
 from search.methods.prompts import apart_prompts
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ def _make(calibration: Calibration, report: Report) -> tuple[list[Candidate], tu
     found = []
     for number, candidate in enumerate(plain):
         found.append(candidate)
-        if candidate.method is not Method.CARVE:
+        if not candidate.method.fits_itself:
             report(f"fit: {candidate.method} {candidate.label}", number / len(plain))
             found.append(fitted(calibration, candidate))
     return found, tuple(notes)

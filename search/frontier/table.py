@@ -95,7 +95,7 @@ def as_csv(frontier: Frontier) -> str:
         quality = point.quality
         writer.writerow(
             (
-                point.method,
+                point.method.name,
                 point.label,
                 "" if point.keep is None else point.keep,
                 str(point.is_fitted).lower(),

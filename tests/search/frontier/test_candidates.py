@@ -16,7 +16,17 @@ from search.core.liveness import unroll
 from search.core.table import keep_of
 from search.fitting.fit import final_latents
 from search.frontier.candidates import Calibration, fitted, holding, make_plain, prepare, scheduler
-from search.frontier.settings import FrontierSettings, Method
+from search.frontier.series import (
+    DEEPCACHE,
+    DIP_GO,
+    DPM_SOLVER,
+    FEWER_STEPS,
+    HOLD,
+    HOLD_SPACED,
+    RANDOM,
+    Series,
+)
+from search.frontier.settings import FrontierSettings
 from search.frontier.spacing import spacings
 from search.model.family import Request
 from search.model.pipeline import open_for, open_pipeline
@@ -52,11 +62,11 @@ def calibration(pipelines: Callable[[str], Path]) -> Calibration:
 
 
 @pytest.mark.parametrize(
-    "method", [Method.DIP_GO, Method.FEWER_STEPS, Method.DPM_SOLVER, Method.HOLD,
-               Method.HOLD_SPACED, Method.RANDOM],
+    "method", [DIP_GO, FEWER_STEPS, DPM_SOLVER, HOLD,
+               HOLD_SPACED, RANDOM],
 )  # fmt: skip
 def test_each_keep_has_a_candidate_that_costs_no_more(
-    calibration: Calibration, method: Method
+    calibration: Calibration, method: Series
 ) -> None:
     found = make_plain(calibration, method, silent)
     assert [each.keep for each in found] == [0.7, 0.5]
@@ -68,7 +78,7 @@ def test_each_keep_has_a_candidate_that_costs_no_more(
 def test_deepcache_has_every_branch_and_interval_that_is_cheap_enough(
     calibration: Calibration,
 ) -> None:
-    found = make_plain(calibration, Method.DEEPCACHE, silent)
+    found = make_plain(calibration, DEEPCACHE, silent)
     assert len({each.subnet.actions for each in found}) == len(found) > 3
     assert {each.label for each in found} >= {"interval 2 branch 0", "interval 6 branch 0"}
     assert len({each.label.split()[-1] for each in found}) > 1, "more than one branch"
@@ -80,7 +90,7 @@ def test_deepcache_has_every_branch_and_interval_that_is_cheap_enough(
 def test_deepcache_is_refused_on_transformers(pipelines: Callable[[str], Path]) -> None:
     calibration = make_ground(pipelines("learned-variance"))
     with pytest.raises(SearchError, match="DeepCache needs a U-Net"):
-        make_plain(calibration, Method.DEEPCACHE, silent)
+        make_plain(calibration, DEEPCACHE, silent)
 
 
 def test_fewer_steps_have_the_sampler_they_are_named_after(
@@ -88,8 +98,7 @@ def test_fewer_steps_have_the_sampler_they_are_named_after(
 ) -> None:
     before = calibration.pipeline.pipe.scheduler
     same, other = (
-        make_plain(calibration, method, silent)[1]
-        for method in (Method.FEWER_STEPS, Method.DPM_SOLVER)
+        make_plain(calibration, method, silent)[1] for method in (FEWER_STEPS, DPM_SOLVER)
     )
     assert same.subnet.binding.scheduler == "DDIMScheduler"
     assert other.subnet.binding.scheduler == "DPMSolverMultistepScheduler"
@@ -105,7 +114,7 @@ def test_dpm_solver_is_left_out_where_it_is_the_full_sampler(
     with scheduler(pipeline, "DPMSolverMultistepScheduler"):
         calibration = prepare(pipeline, SETTINGS, PROMPTS, silent)
         with pytest.raises(SearchError, match=r"DPM-Solver\+\+ itself"):
-            make_plain(calibration, Method.DPM_SOLVER, silent)
+            make_plain(calibration, DPM_SOLVER, silent)
     assert pipeline.pipe.scheduler is own
 
 
@@ -139,8 +148,8 @@ def test_holding_is_the_full_grid_with_predictions_repeated(
 
 
 def test_the_best_spacing_is_no_worse_than_the_others(calibration: Calibration) -> None:
-    even = make_plain(calibration, Method.HOLD, silent)
-    spaced = make_plain(calibration, Method.HOLD_SPACED, silent)
+    even = make_plain(calibration, HOLD, silent)
+    spaced = make_plain(calibration, HOLD_SPACED, silent)
     for one, other in zip(even, spaced, strict=True):
         assert one.subnet.timesteps != other.subnet.timesteps
     best = calibration.error(spaced[1].subnet, spaced[1].table)
@@ -152,12 +161,12 @@ def test_the_best_spacing_is_no_worse_than_the_others(calibration: Calibration) 
 
 
 def test_random_takes_the_best_of_its_tables(calibration: Calibration) -> None:
-    best = make_plain(calibration, Method.RANDOM, silent)[1]
+    best = make_plain(calibration, RANDOM, silent)[1]
     assert {Action.REUSE} <= {a for row in best.subnet.actions for a in row}
     more = Calibration(
         **{**vars(calibration), "settings": FrontierSettings(**{**vars(SETTINGS), "random": 6})}
     )
-    better = make_plain(more, Method.RANDOM, silent)[1]
+    better = make_plain(more, RANDOM, silent)[1]
     assert calibration.error(better.subnet, better.table) <= calibration.error(
         best.subnet, best.table
     )
@@ -174,7 +183,7 @@ def test_gates_do_not_mind_how_many_pictures_a_call_had(calibration: Calibration
         noise_shape=whole.noise_shape,
         chunk=len(whole.prompts) - 1,
     )
-    table = make_plain(calibration, Method.RANDOM, silent)[1].subnet
+    table = make_plain(calibration, RANDOM, silent)[1].subnet
     both = [
         final_latents(
             calibration.pipeline,
@@ -188,7 +197,7 @@ def test_gates_do_not_mind_how_many_pictures_a_call_had(calibration: Calibration
 
 
 def test_fitting_keeps_the_gates_and_helps(calibration: Calibration) -> None:
-    plain = make_plain(calibration, Method.FEWER_STEPS, silent)[1]
+    plain = make_plain(calibration, FEWER_STEPS, silent)[1]
     found = fitted(calibration, plain)
     assert found.is_fitted
     assert found.subnet.actions == plain.subnet.actions

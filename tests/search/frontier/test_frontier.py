@@ -22,7 +22,8 @@ from search.frontier import write
 from search.frontier.judge import Judge
 from search.frontier.points import Frontier, Point
 from search.frontier.quality import Quality
-from search.frontier.settings import FrontierSettings, Method
+from search.frontier.series import HOLD
+from search.frontier.settings import FrontierSettings
 from search.frontier.table import full_attributes
 from search.frontier.write import write_frontier
 from tests.toys import chain, subnet
@@ -202,7 +203,7 @@ def test_a_directory_that_exists_is_left_alone(
 
 def toy_frontier() -> Frontier:
     toy = subnet(chain(), "RRR")
-    point = Point(Method.HOLD, "a <b>", 0.5, False, 0.4, 3, Quality(0.1, 0.1, 0.2, 30, 0.9), toy)
+    point = Point(HOLD, "a <b>", 0.5, False, 0.4, 3, Quality(0.1, 0.1, 0.2, 30, 0.9), toy)
     return Frontier(
         pipeline="x & y",
         settings=FrontierSettings(keeps=(0.5,)),
