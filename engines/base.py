@@ -1,4 +1,4 @@
-"""What the runner asks of an engine, and how one is made."""
+"""The interface of an engine, and its construction by name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HINTS = tuple(each.name for each in denoiser_precisions() if each.hint)
 
 
 def _option(default: Any, kind: type, text: str) -> Any:
-    """A field with what the command line needs to know of it."""
+    """A field with its help text for the command line."""
     return field(default=default, metadata={"type": kind, "help": text})
 
 

@@ -1,4 +1,4 @@
-"""Building a bundle's graphs with an engine: what is missing, how long it will take, and doing it."""
+"""Building a bundle's graphs with an engine: the missing ones, estimates, and the build."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Item:
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """What is to be done for a bundle to be built.
+    """The builds that a bundle needs.
 
     Attributes:
         folder: where the built files lie; None for an engine that keeps none.
@@ -59,12 +59,12 @@ class BuildPlan:
 
     @property
     def missing(self) -> tuple[Item, ...]:
-        """Those that are not built, the longest first: so that processes end together."""
+        """Those that are not built, the longest first, so that processes end together."""
         left = (item for item in self.items if not item.built)
         return tuple(sorted(left, key=lambda item: -item.seconds))
 
     def seconds(self, workers: int) -> float:
-        """Until all is built, with so many processes at once."""
+        """Estimated seconds of the whole build with that many processes."""
         ends = [0.0] * workers
         for item in self.missing:
             ends[ends.index(min(ends))] += item.seconds
@@ -198,7 +198,7 @@ def _item(bundle: Bundle, engine: Engine, graph: str, scale: float) -> Item:
 
 
 def _scale(bundle: Bundle, engine: Engine, graphs: Sequence[str]) -> float:
-    """How much longer than estimated it took to build what was built before."""
+    """Ratio of measured to estimated seconds of earlier builds."""
     ratios = [
         record.seconds / _estimate(bundle, engine.name, graph)[0]
         for graph in graphs

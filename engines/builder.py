@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from engines.base import Report
 
 LOCK = ".lock"
-"""File that is locked while a build of a folder is made to count."""
+"""Lock file held while a build is committed to a folder."""
 PARTIAL = ".partial-"
-"""Begins the names of folders of what is not whole yet."""
+"""Prefix of the names of unfinished folders."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class BuildJob:
 
 
 def build_apart(job: BuildJob, report: Report = lambda *_: None) -> Record:
-    """Do a job in a new process, which ends when this one does.
+    """Do a job in a child process, which ends when this one does.
 
     Raises:
         EngineError: the graph cannot be built, or the process died.
@@ -145,7 +145,7 @@ def commit(
 
 
 def main() -> None:
-    """Read a job from stdin, do it, and say on stdout, a JSON object per line, how it goes."""
+    """Read a job from stdin, do it, and report progress on stdout, one JSON object per line."""
     with _own_stdout() as out:
         job = _job(json.loads(sys.stdin.readline()))
         threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -162,7 +162,7 @@ def main() -> None:
 
 
 def _own_stdout() -> IO[str]:
-    """The stdout for the answers alone: what libraries print goes to stderr."""
+    """Stdout for the answers alone; the libraries' output goes to stderr."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return out

@@ -1,4 +1,4 @@
-"""Built files of a bundle: where they lie, what they were made from, and whether that still holds.
+"""Built files of a bundle: their place, their inputs, and whether they are stale.
 
 A built file is named after its content, and its record names it. The record is renamed into place last:
 that alone makes a build count, so a reader sees an earlier build or this one, whole.
@@ -43,7 +43,7 @@ class BuildInputs:
     key: Mapping[str, str]
 
     def differences(self, other: BuildInputs) -> str:
-        """What `other` has that this has not, in words; empty if they are the same."""
+        """The fields in which `other` differs, as a text; empty if there are none."""
         pairs = [("graph", self.graph[:12], other.graph[:12])]
         pairs.append(("weights", self.weights[:12], other.weights[:12]))
         names = sorted({*self.key, *other.key})
@@ -55,7 +55,7 @@ class BuildInputs:
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of a built file, which lies beside the record.
+    """The record of a built file, stored beside it.
 
     Attributes:
         source: what it was made from.
@@ -78,7 +78,7 @@ class Record:
 
 
 def read_record(path: Path) -> Record | None:
-    """A record, or None where there is none that can be read: then the file counts as not built."""
+    """A record, or None if it is missing or unreadable; the file then counts as not built."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if (content["kind"], content["schema"]) != (KIND, SCHEMA):

@@ -1,4 +1,4 @@
-"""The whole path on the shipped pipeline: search, export, run, verify, and a table of what it bought."""
+"""The whole path on the shipped pipeline: search, export, run, verify, and a table of speed and quality."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What SubNets cost in seconds: each distinct call of a denoiser, timed once on an engine."""
+"""Latency of SubNets: each distinct call of a denoiser, timed once on an engine."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 SCHEMA = 3
 KIND = "stepcarve-latencies"
 PACKAGES = ("stepcarve", "torch", "diffusers", "onnxscript", "onnx-ir")
-"""What decides the graphs; the engine's own package is added to them."""
+"""Packages that determine the graphs; the engine's own package is added."""
 
 WARM_UP = 2
 LEAST_RUNS, MOST_RUNS = 5, 50
@@ -74,7 +74,7 @@ class Setting:
     versions: Mapping[str, str]
 
     def require(self, here: Setting, source: str) -> None:
-        """Refuse `here` (what is at hand) where it differs from this (what `source` says)."""
+        """Refuse the present setting `here` if it differs from this one, read from `source`."""
         for field in fields(self):
             mine, theirs = getattr(self, field.name), getattr(here, field.name)
             if mine != theirs:
@@ -202,7 +202,7 @@ def latency_table(
     file: Path | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> Iterator[LatencyTable]:
-    """A table that measures on `engine` what it does not know yet, as long as the context is open.
+    """A table that measures missing latencies on `engine` while the context is open.
 
     Args:
         path: the pipeline's directory.
@@ -241,7 +241,7 @@ class Stopwatch:
         folder: Path,
         report: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """See `latency_table`; `folder` is empty, and whoever made it removes it."""
+        """See `latency_table`; `folder` is empty, and the caller removes it."""
         self._path, self._subnet = path, subnet
         self._engine, self._folder, self._report = engine, folder, report
         self._master: Master | None = None

@@ -1,4 +1,4 @@
-"""What a measurement was made on, in words."""
+"""The machine a measurement was made on."""
 
 from __future__ import annotations
 

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 class OnnxRuntimeCuda(OnnxRuntime):
-    """ONNX Runtime on a GPU, and nothing of a graph on the CPU."""
+    """ONNX Runtime on a GPU, without CPU fallback."""
 
     provider = "CUDAExecutionProvider"
 
     def __init__(self, device: str, options: EngineOptions = DEFAULTS) -> None:
-        """Refuse to be made where the provider or torch's CUDA does not work."""
+        """Require a working provider and CUDA in torch."""
         super().__init__(device, options)
         probe(self.provider)
         buffers = TorchBuffers(device, cuda_graph=options.cuda_graph)

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 MEBIBYTE = 2**20
 LEAST = 0.01
-"""Share of a build that is worth telling."""
+"""Least progress that is reported, as a fraction of the build."""
 MESSAGE = 500
-"""Characters that an error quotes of what the library said."""
+"""Most characters of the library's message in an error."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Progress:
         self.stopped = True
 
     def begin(self, phase: str, steps: int) -> None:
-        """A phase within those that have begun and not ended."""
+        """Begin a phase within the open ones."""
         with self._lock:
             self._phases[phase] = [0, max(steps, 1)]
 
@@ -86,7 +86,7 @@ class Progress:
         return not self.stopped
 
     def end(self, phase: str) -> None:
-        """The phase is over."""
+        """End the phase."""
         with self._lock:
             self._phases.pop(phase, None)
             if not self._phases:
@@ -205,7 +205,7 @@ def _save_cache(config: Any, file: Path) -> None:
 
 
 def _monitor(trt: Any, progress: Progress) -> Any:
-    """What the library tells its progress to, from any thread."""
+    """The library's progress monitor, called from any thread."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:

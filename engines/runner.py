@@ -85,7 +85,7 @@ class Runner:
 
     @property
     def on_host(self) -> bool:
-        """Whether `run` can tell of each call without making the run slower."""
+        """Whether `on_call` does not slow a run down."""
         return self._buffers.on_host
 
     def run(
@@ -165,7 +165,7 @@ class Runner:
         self._finish()
 
     def _look(self, on_call: OnCall | None, number: int) -> None:
-        """Stop at a call that did not make sense, and show what it made."""
+        """Refuse a call's output that is not finite."""
         self._require_finite(number)
         if on_call is not None:
             made = self._prediction(number)
@@ -275,7 +275,7 @@ class Runner:
         return self._sessions[self.bundle.graphs[call.graph]].bind(inputs, outputs)
 
     def _constant(self, values: Sequence[float]) -> Buffer:
-        """A buffer of its own with these values; kept, as a binding may hold no more than its address."""
+        """A buffer with these values, kept alive because a binding may hold only its address."""
         buffer = self._buffers.zeros((len(values),), np.dtype(np.float32))
         self._buffers.write(buffer, np.asarray(values, np.float32))
         self._constants.append(buffer)
@@ -361,7 +361,7 @@ def guidance_of(bundle: Bundle, guidance: float | None, negative: str) -> float:
 
 
 def _tell_cut(each: PromptInput, text: str, tokens: Any) -> None:
-    """Say which end of a text was cut off, as diffusers cuts it too."""
+    """Warn which end of a text was truncated, as diffusers does."""
     lost = [start for part in tokens.overflowing for start, end in part.offsets if end > start]
     if lost:
         logger.warning(

@@ -30,7 +30,7 @@ CACHE = "XDG_CACHE_HOME"
 
 
 class TensorRt:
-    """TensorRT on the GPU at hand: for it alone it builds."""
+    """TensorRT on this GPU; plans are built for it alone."""
 
     name = "tensorrt"
     suffix = ".plan"
@@ -68,7 +68,7 @@ class TensorRt:
 
     @cached_property
     def buffers(self) -> TorchBuffers:
-        """What the runner keeps its values in."""
+        """The runner's buffers."""
         from engines.cuda import TorchBuffers
 
         return TorchBuffers("cuda", cuda_graph=self.options.cuda_graph)

@@ -225,7 +225,7 @@ class Bundle:
 
     @property
     def default_prompt(self) -> str:
-        """Something any such bundle can show."""
+        """A prompt or class that suits any bundle."""
         return next(iter(self.labels), "0") if self.takes_labels else "a photo of a red bicycle"
 
     def require_prompt(self, *, prompt: str | None, label: str | None) -> str:

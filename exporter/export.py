@@ -1,4 +1,4 @@
-"""`export()`: SubNet and pipeline go in, a bundle comes out."""
+"""`export()`: Build side: exports a SubNet and its pipeline as a bundle."""
 
 from __future__ import annotations
 

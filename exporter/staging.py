@@ -1,4 +1,4 @@
-"""How a bundle comes to be: written beside its place, resumed after a kill, and there all at once."""
+"""Writing a bundle: in a staging folder, resumable, then renamed into place."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def cells(subnet: SubNet) -> list[list[Action | None]]:
-    """Per step and block, what becomes of it once dead work is gone; None is neither computed nor read.
+    """Per step and block, its action after dead work is removed; None is neither computed nor read.
 
     REUSE stands for all that is read from the cache as it is.
     """
@@ -108,6 +108,6 @@ def one_line(summary: dict[str, Any]) -> str:
 
 
 def call_times(summary: dict[str, Any]) -> str:
-    """When a SubNet with a sampler of its own calls the denoiser, for people."""
+    """The timesteps of a fitted SubNet's calls, as a text."""
     times = ", ".join(f"{timestep:g}" for timestep in summary["call_timesteps"])
     return f"fitted sampler, calls at timesteps {times}"

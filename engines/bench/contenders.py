@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from search.core.subnet import SubNet
 
 INTERVAL = 5
-"""Of full steps, where only a branch is given."""
+"""Interval of full steps if only a branch is given."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def contenders(
     setting: DeepCacheSetting | None,
     threads: int | None = None,
 ) -> list[Contender]:
-    """A row for everything that is to be compared, in the order of the table."""
+    """One row per contender, in the order of the table."""
     shape, whole = bundle.shape, is_full(bundle.subnet)
 
     # Half precision is not for diffusers' pipelines on the CPU.

@@ -1,4 +1,4 @@
-"""What is measured, and what was found."""
+"""Contenders and their measurements."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ContenderKind(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Contender:
-    """One row: everything that a process of its own needs to run it.
+    """One row: all that its process needs to run it.
 
     Attributes:
         name: for people.
@@ -90,7 +90,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Spread:
-    """A median and the quartles around it."""
+    """A median and its quartiles."""
 
     median: float
     low: float
@@ -193,7 +193,7 @@ class Bench:
         )
 
     def full_of(self, row: BenchRow) -> BenchRow | None:
-        """The full sampler on what runs `row`."""
+        """The full sampler's row on the engine of `row`."""
         mine = row.contender
         kind = ContenderKind.ENGINE if mine.engine else ContenderKind.EAGER
         for other in self.measured:

@@ -1,4 +1,4 @@
-"""Rows in turn, each in a process of its own."""
+"""Rounds over all rows, each row in its own process."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def bench(
 def in_turn(
     wanted: Sequence[Contender], *, repeats: int, warmup: int, report: Report
 ) -> tuple[BenchRow, ...]:
-    """Run every contender in every round; one that only compares and cannot run says why.
+    """Run every contender in every round; a comparison row that cannot run gets a note instead.
 
     Raises:
         EngineError: an engine cannot run.
@@ -161,7 +161,7 @@ class Lane:
         self._load_seconds = self._ask(worker.load) or 0.0
 
     def run(self, *, counts: bool) -> None:
-        """Run it once more; a run that does not count tells its memory."""
+        """Run it once more; a warm-up run measures its memory."""
         if self._note:
             return
         if not counts:
@@ -176,7 +176,7 @@ class Lane:
         return BenchRow(self.contender, tuple(self._samples), self._memory, self._load_seconds)
 
     def _ask(self, what: Callable[[Contender], T]) -> T | None:
-        """What the process says; None, and a note, if it cannot."""
+        """The process's answer; None, and a note, if it fails."""
         future = self._pool.submit(what, self.contender)
         error = future.exception()
         if error is None:

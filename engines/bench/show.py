@@ -1,4 +1,4 @@
-"""A comparison for people: tables and a figure."""
+"""A comparison as tables and a figure."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def write_bench(found: Bench, folder: Path) -> None:
 
 
 def tables(found: Bench) -> list[Table]:
-    """What every row took, and what its calls took beside their MACs."""
+    """Seconds of every row, and of its calls against their share of the MACs."""
     calls = _calls_table(found)
     return [_rows_table(found), *([] if calls is None else [calls])]
 

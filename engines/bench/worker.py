@@ -34,7 +34,7 @@ class Runnable(Protocol):
 
 
 def start() -> None:
-    """Keep what libraries print out of what the parent prints."""
+    """Keep the libraries' output apart from the parent's."""
     os.dup2(2, 1)
     warnings.simplefilter("ignore")
 
@@ -47,7 +47,7 @@ def load(contender: Contender) -> float:
 
 
 def warm_up(contender: Contender) -> Memory | None:
-    """Run it once; returns what this process holds meanwhile."""
+    """Run it once; returns the memory of this process during the run."""
     return while_running(opened(contender).run)
 
 
@@ -58,7 +58,7 @@ def measure(contender: Contender) -> Sample:
 
 @cache
 def opened(contender: Contender) -> Runnable:
-    """The contender; a process asks for one only."""
+    """The contender, opened once per process."""
     bundle = Bundle.open(contender.bundle, **vars(contender.shape))
     if contender.kind is ContenderKind.ENGINE:
         return OnEngine(bundle, contender)
@@ -66,7 +66,7 @@ def opened(contender: Contender) -> Runnable:
 
 
 class _EnoughError(Exception):
-    """Breaks off a run whose calls have been timed."""
+    """Ends a run once its calls have been timed."""
 
 
 class OnEngine:

@@ -105,7 +105,7 @@ def command(
 
 
 def _print_verified(done: list[Verified]) -> None:
-    """Each verdict; with the bundle's name where there are several."""
+    """One line per verdict, with the bundle's name if there are several."""
     from engines.report import verdict
 
     for each in done:

@@ -185,7 +185,7 @@ class _Climber:
         return _EngineRun(tuple(inputs), result, "")
 
     def forced(self) -> list[_Forced]:
-        """Every call on the reference's inputs and caches, as PyTorch comes to it."""
+        """Every call on the reference's inputs and caches, in PyTorch's order."""
         given = self.reference.inputs
         self.runner.prepare(given.prompt, negative=given.negative, guidance=given.guidance)
         return [self._forced(call) for call in replay(self.reference)]
@@ -215,7 +215,7 @@ class _Climber:
         return compare(expected, outputs, floors, self.k)
 
     def _frees(self, inputs: Sequence[Array]) -> list[Difference]:
-        """The denoiser's inputs on the way the engine followed; those it did not come to are missing."""
+        """The denoiser's inputs on the engine's own trajectory, up to the call where it stopped."""
         calls = self.runner.bundle.calls
         found = {str(number): sample for number, sample in enumerate(inputs)}
         expected = {n: self.reference.sample(calls[int(n)].step) for n in found}
@@ -236,12 +236,12 @@ class _Climber:
 
 
 def _strays(call: CallParity) -> bool:
-    """Whether the way that the engine followed is off here; what it did not come to is not."""
+    """Whether the engine's own trajectory is off here; calls it did not reach are not."""
     return call.free is not None and call.free is not MISSING and not call.free.passed
 
 
 def _call_failures(call: CallParity, *, strayed: bool) -> list[str]:
-    """What is off at a call; on the engine's own way, only where it `strayed` first."""
+    """What is off at a call; on the engine's own trajectory, only where it `strayed` first."""
     name, worst = call.worst
     found = []
     if strayed and call.free is not None:
@@ -264,7 +264,7 @@ def _amounts(difference: Difference) -> str:
 def _unlike(
     name: str, first: _EngineRun, second: _EngineRun, forced: Sequence[_Forced]
 ) -> tuple[str, ...]:
-    """Where what was done twice is not the same bit for bit; nothing if it is."""
+    """Where two equal passes differ bit for bit; empty if nowhere."""
     if not _same(first.tensors, second.tensors):
         where = "on its own way"
     elif off := [number for number, call in enumerate(forced) if not call.repeats]:

@@ -1,4 +1,4 @@
-"""What was found about a bundle: rungs of the ladder, and the verdict."""
+"""The result of `verify`: rungs of the ladder, and the verdict."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 3
 K = 5.0
-"""How many floors a rung may be off by default."""
+"""Default tolerance of a rung, in floors."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Rung:
 
     @property
     def excess(self) -> float:
-        """How much of what is allowed was used, where it is most; infinite for what is not finite."""
+        """The largest difference as a fraction of the tolerance; infinite if not finite."""
         forced = (difference for call in self.calls for difference in call.forced.values())
         free = (call.free for call in self.calls if call.free is not None)
         return max((each.excess for each in (*forced, *free, *self.finals.values())), default=0.0)

@@ -108,7 +108,7 @@ def precision_of(engine: Engine, bundle: Bundle) -> str:
 
 
 def _manifest_rung(context: RungContext) -> Climbed:
-    """The manifest's calls, cache slots and coefficients against the SubNet's; nothing is computed."""
+    """The manifest's calls, cache slots and coefficients against the SubNet's, without running it."""
     reference = context.reference
     failures = check_manifest(reference.bundle, reference.table)
     return Climbed(
@@ -127,7 +127,7 @@ def _manifest_rung(context: RungContext) -> Climbed:
 
 
 def _pytorch_rung(context: RungContext) -> Climbed:
-    """Diffusers' own pipeline against the gates when these run everything: nothing may differ."""
+    """Diffusers' own pipeline against the gated one with every block run; they must be equal."""
     reference = context.reference
     timesteps = reference.subnet.timesteps
     calls = tuple(

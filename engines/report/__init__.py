@@ -1,4 +1,4 @@
-"""Parity as files: JSON for machines, JUnit for CI and one self-contained HTML page for people."""
+"""Parity as files: JSON, JUnit XML and one self-contained HTML page."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What every part of stepcarve speaks: the SubNet, its graph of blocks, its program. No framework."""
+"""Shared data types: the SubNet, its graph of blocks, its program. No framework."""

@@ -1,4 +1,4 @@
-"""The timestep loop unrolled: which values a SubNet really computes, and what that costs. Pure.
+"""The timestep loop unrolled: the values a SubNet computes, and their cost. Pure.
 
 Every tensor of every step is given the number of the value it has. A block that is reused has the
 number of its previous value. A block that runs has a new number, unless it reads neither latents nor
@@ -170,7 +170,7 @@ def unroll(subnet: SubNet) -> Unrolled:
 
 
 class _Loop:
-    """The steps numbered so far, and what each port remembers: its residual, its last two runs."""
+    """The steps numbered so far, and per port its residual and its last two runs."""
 
     def __init__(self, subnet: SubNet) -> None:
         self.subnet, self.topology = subnet, subnet.topology
@@ -197,7 +197,7 @@ class _Loop:
         self.effective.append(row)
 
     def _run(self, step: int, port: int, row: Mapping[Target, int]) -> int:
-        """The port's fresh value; what later actions may want of it is remembered."""
+        """The port's fresh value; what later actions may read of it is kept."""
         number = self._computed(step, port_of(port), row)
         if (Source.LAST, port) in self._held:
             self._held[Source.PREVIOUS, port] = self._held[Source.LAST, port]

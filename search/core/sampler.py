@@ -113,7 +113,7 @@ class SamplerTable:
 
 @dataclass(frozen=True)
 class FittedSampler:
-    """A sampler of a SubNet's own, fitted to what the full sampler does.
+    """A SubNet's fitted sampler, which approximates the full sampler.
 
     Attributes:
         timesteps: that the denoiser receives, one per step of the SubNet.

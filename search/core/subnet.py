@@ -33,12 +33,12 @@ Cell = tuple[int, int, tuple[float, ...]]
 
 
 WORDS = {"fingerprint": "weights and configuration with the fingerprint"}
-"""Parts of a binding that need more words than their name."""
+"""Descriptions of binding fields whose name does not suffice."""
 
 
 @dataclass(frozen=True)
 class Binding:
-    """What a SubNet belongs to; with anything else it is refused.
+    """The denoiser and sampler that a SubNet was made for; any other is refused.
 
     Attributes:
         denoiser: class name of the denoiser.
@@ -91,7 +91,7 @@ class Binding:
         return Binding(**{**rest, "grid": grid, "timesteps": tuple(rest["timesteps"]), **shapes})
 
     def require(self, other: Binding) -> None:
-        """Refuse `other` (what is at hand) where it differs from this (what was searched for)."""
+        """Refuse the present binding `other` if it differs from this one, which was searched for."""
         found = other._parts()
         for name, mine in self._parts().items():
             theirs = found[name]
@@ -105,7 +105,7 @@ class Binding:
                 raise SearchError(msg)
 
     def _parts(self) -> dict[str, Any]:
-        """What there is to compare, the grid in its parts."""
+        """The fields to compare, the grid in its parts."""
         parts: dict[str, Any] = {}
         for name, value in vars(self).items():
             parts |= vars(self.grid) if name == "grid" else {name: value}

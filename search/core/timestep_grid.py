@@ -1,4 +1,4 @@
-"""Which steps of which grid of timesteps are sampled, and what they begin from. No framework."""
+"""The timestep grid of a run: its steps, their range, and the starting point. No framework."""
 
 from __future__ import annotations
 

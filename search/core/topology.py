@@ -35,7 +35,7 @@ class TargetKind(enum.StrEnum):
 
 
 class Target(NamedTuple):
-    """Something that a call computes, reads from the cache or writes to it.
+    """A tensor that a call computes, reads from the cache or writes to it.
 
     Attributes:
         kind: what it is.
@@ -141,7 +141,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Topology:
-    """Blocks, the tensors they emit and how these depend on each other, read off one trace.
+    """Blocks, the tensors they emit and their dependencies, from one trace.
 
     Ports stand in the order of computation, so what leads to a port reads only lower ones.
 
@@ -161,7 +161,7 @@ class Topology:
     bases: dict[int, Base] = field(hash=False)
 
     def __post_init__(self) -> None:
-        """Check that all numbers refer to what is there; a wrong one is a `ValueError`."""
+        """Check that all indices are in range; a wrong one is a `ValueError`."""
         numbers = range(len(self.ports))
         known = {*map(port_of, numbers), PREDICTION, *map(base_of, self.bases)}
         if set(self.computations) != known:
@@ -204,7 +204,7 @@ class Topology:
 
     @cached_property
     def based(self) -> tuple[int, ...]:
-        """The blocks all of whose ports have a base: those that can hand on what they get."""
+        """The blocks all of whose ports have a base, so that they can pass their input on."""
         return tuple(
             block
             for block, ports in enumerate(self.ports_of)

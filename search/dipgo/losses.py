@@ -1,4 +1,4 @@
-"""How far a gated run is from the full one, and how much of it still runs."""
+"""The losses: consistency of a gated run with the full one, and sparsity of its gates."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 WINDOW = 11
-"""Of SSIM, in pixels: a Gaussian with a deviation of 1.5 (Wang et al. 2004)."""
+"""Window of SSIM in pixels: a Gaussian with a deviation of 1.5 (Wang et al. 2004)."""
 
 
 @dataclass(frozen=True)
 class LossTarget:
-    """What of the full run a gated one is compared with.
+    """The part of the full run that a gated one is compared with.
 
     Attributes:
         latents: those that are compared, `[S, B, ...]`.

@@ -10,7 +10,7 @@ from search.core.errors import SearchError
 
 
 class Consistency(enum.StrEnum):
-    """What of a gated run is compared with the full one."""
+    """Which part of a gated run is compared with the full one."""
 
     SSIM = "ssim"
     """The decoded pictures, by structural similarity."""
@@ -21,7 +21,7 @@ class Consistency(enum.StrEnum):
 
 
 class Encoder(enum.StrEnum):
-    """What lets the pruner's queries know of each other."""
+    """The encoder that mixes the pruner's queries."""
 
     ATTENTION = "attention"
     """One transformer layer over all queries."""
@@ -89,7 +89,7 @@ class DipGoRecipe:
             raise SearchError(msg)
 
     def shortened(self, iterations: int) -> DipGoRecipe:
-        """The same search in another number of iterations; the learning rate makes up for the difference."""
+        """The same search in another number of iterations; the learning rate is scaled to match."""
         if iterations < 1:
             msg = f"the recipe's iterations is {iterations}; give 1 or more"
             raise SearchError(msg)

@@ -264,6 +264,6 @@ class SuperNet:
         return now.weights[block][RUN] == 0 and held
 
     def _is_felt(self, now: GatedStep, block: int) -> bool:
-        """Whether a gradient may go through the block; gates inside it always may be felt."""
+        """Whether a gradient may pass through the block; gates inside it always receive theirs."""
         weightless = now.gates and now.weights[block][RUN] == 0 and not self._inside[block]
         return torch.is_grad_enabled() and not weightless

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from search.model.pipeline import Pipeline
 
 RECIPE = 2
-"""To be raised when the same effort gives another result, so that no search is resumed by another version."""
+"""Raised when the same effort gives another result, so that no other version resumes a search."""
 SPACINGS = (1.0, 0.8)
 """Exponents of plain spacings to begin at: even, and denser at the end."""
 PROBED = 8
@@ -95,7 +95,7 @@ def place_calls(
     resume: bool = False,
     report: Callable[..., None] = lambda _text, _share=None: None,
 ) -> list[SubNet]:
-    """One SubNet per keep: as many whole calls as it pays for, at times and with rows of their own.
+    """One SubNet per keep: as many whole calls as its budget allows, with fitted timesteps and rows.
 
     Args:
         pipeline: with its weights loaded and the scheduler of `full`.

@@ -1,4 +1,4 @@
-"""What the full sampler does: the latents and noise predictions a fitted sampler is to reproduce."""
+"""Runs of the full sampler: the latents and noise predictions that a fitted sampler approximates."""
 
 from __future__ import annotations
 

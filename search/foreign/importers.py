@@ -1,4 +1,4 @@
-"""What other projects publish about who runs when, as SubNets."""
+"""Importers: schedules that other projects publish, as SubNets."""
 
 from __future__ import annotations
 

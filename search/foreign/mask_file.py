@@ -74,7 +74,7 @@ class StepMask:
     last: int = LAST
 
     def __post_init__(self) -> None:
-        """Refuse a mask with nothing to start from."""
+        """Refuse a mask whose first step is cached."""
         if not self.computes or not self.computes[0]:
             msg = (
                 "the mask does not compute the first step, when nothing is cached; begin it with 1"
@@ -98,7 +98,7 @@ def read_mask(path: Path) -> StepMask:
 
 
 def _parse(text: str, source: str) -> Any:
-    """What a YAML text says, and so a JSON text; no tags, no aliases."""
+    """The content of a YAML or JSON text, without tags and aliases."""
     import yaml
 
     try:
@@ -135,7 +135,7 @@ def _configured(content: Mapping[str, Any], source: str) -> StepMask:
 
 
 def _require_static(settings: SettingsFile) -> None:
-    """Refuse what Cache-DiT decides, or computes anew, while it runs."""
+    """Refuse settings that Cache-DiT decides or recalibrates at run time."""
     if POLICY not in settings.content:
         msg = (
             f"{settings.source!r} has no {POLICY}, and Cache-DiT's default is 'dynamic', which decides "

@@ -71,7 +71,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Where candidates are made and tried out; the held-out pictures are not here.
+    """The calibration data of the candidates; the held-out pictures are not part of it.
 
     Attributes:
         pipeline: with its weights loaded and the full sampler's scheduler.

@@ -19,7 +19,7 @@ FLOOR = 1e-7
 
 
 def draw(frontier: Frontier) -> bytes:
-    """A PNG: cost against error, one marker per method, filled where the sampler is fitted."""
+    """A PNG: cost against error, one marker per series, filled if the sampler is fitted."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 5.6), layout="constrained")

@@ -1,4 +1,4 @@
-"""A frontier: every evaluated SubNet, and who wins at each keep. Pure."""
+"""A frontier: every evaluated SubNet, and the best at each keep. Pure."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class Comparison:
 
 
 def compare(points: Sequence[Point], keep: float) -> Comparison:
-    """Who does best within `keep` of the full sampler's cost."""
+    """The best points within `keep` of the full sampler's cost."""
     affordable = [point for point in points if point.cost <= keep + SLACK]
 
     def best(test: Callable[[Point], bool]) -> Point | None:

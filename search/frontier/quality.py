@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 HELD_OUT, REFERENCE = 1, 2
 """Streams of noise; searches and fits draw theirs from --seed itself and its double."""
 TOGETHER = 8
-"""Held-out pictures per call. Their noise follows from it, so it is nobody else's to change."""
+"""Held-out pictures per call; fixed, because their noise depends on it."""
 IDENTICAL = 1e-10
 """Least mean squared error that PSNR tells apart, 100 dB."""
 
@@ -67,7 +67,7 @@ class Quality:
 
 @dataclass(frozen=True)
 class Jury:
-    """A judge, what it should see, and the pictures it compares with.
+    """A judge, the attributes it should read, and the features of the reference pictures.
 
     Attributes:
         judge: reads pictures.
@@ -107,7 +107,7 @@ class HeldOut:
         return self.compare(finals)
 
     def examine_full(self) -> Quality:
-        """The full sampler's own pictures: what cannot be beaten, and what its judgement is."""
+        """The quality of the full sampler's own pictures, the upper bound."""
         return self.compare([runs.final for runs in self.runs])
 
     def compare(self, finals: Sequence[Tensor]) -> Quality:
@@ -198,7 +198,7 @@ def _sample(
 
 
 def noise_seed(*numbers: int) -> int:
-    """A seed of its own for these numbers: torch looks at 32 bits only, so large offsets do not do."""
+    """A seed derived from these numbers: torch uses only 32 bits, so offsets would collide."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
@@ -244,6 +244,6 @@ def read_features(path: Path, size: int) -> NDArray[np.float32]:
 
 
 def spelled(pipeline: Pipeline, prompts: Sequence[str]) -> tuple[str, ...]:
-    """Prompts in words: the number of a class becomes its name where it has one."""
+    """Prompts as texts: the number of a class becomes its name, if it has one."""
     names = {str(n): word for word, n in reversed(getattr(pipeline.pipe, "labels", {}).items())}
     return tuple(names.get(prompt, prompt) for prompt in prompts)

@@ -55,7 +55,7 @@ class FrontierSettings:
     features: Path | None = None
 
     def __post_init__(self) -> None:
-        """Check what no comparison could use."""
+        """Check the options against each other."""
         if self.features is not None and self.judge is None:
             msg = "--features holds what a judge makes of real pictures; give --judge too"
             raise SearchError(msg)

@@ -1,4 +1,4 @@
-"""How nearly the scores of single layers add up to the loss of removing several."""
+"""Additivity: how closely scores of single layers sum to the loss of removing several."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIZES = (0.1, 0.2, 0.3, 0.4, 0.5)
 SUBSETS = 10
 """Random subsets of each size."""
 MODERATE = 0.3
-"""Up to here the scores should add up."""
+"""Largest removed fraction at which the scores should be additive."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Subset:
 
 @dataclass(frozen=True)
 class Additivity:
-    """What random subsets say; correlations are Spearman's rank correlations, predicted with true loss.
+    """Spearman's rank correlation of predicted and true loss over random subsets.
 
     Attributes:
         loss_name: the name of the loss.

@@ -1,4 +1,4 @@
-"""Losses of sets of layers, measured in independent jobs and kept as they come."""
+"""Losses of sets of layers, measured in independent jobs and stored as they finish."""
 
 from __future__ import annotations
 

@@ -179,7 +179,7 @@ def _users(name: str, method: Method, methods: Sequence[Method]) -> str:
 
 
 def require_fit(options: Options, method: Method) -> None:
-    """Refuse a sampler to come close to where nothing is fitted."""
+    """Refuse `--reference-steps` without a fit."""
     if options.reference_steps is not None and not (options.fit_sampler or method.fits_itself):
         msg = (
             "--reference-steps names the sampler to fit to, but nothing is fitted; add --fit-sampler, "

@@ -41,7 +41,7 @@ class Options:
         reference_steps: of the sampler to come close to, or None for `steps`.
         fit_sampler: fit the SubNet's sampler to the full one afterwards.
         prompts: to search and fit with; none stands for the pipeline's own.
-        criterion: what says how much a layer matters.
+        criterion: of a layer's importance.
         rounds: how often a choice of layers is compared with its neighbours; None is the criterion's.
         tuples: inputs of the denoiser that layers are measured on.
         jobs: that run at once.
@@ -76,7 +76,7 @@ class Options:
     variant: str = "base"
 
     def __post_init__(self) -> None:
-        """Check what no single value says."""
+        """Check the options against each other."""
         if (self.height is None) != (self.width is None):
             msg = "a size needs both --height and --width; give the other one too"
             raise SearchError(msg)

@@ -133,7 +133,7 @@ def _fitted(task: Task, found: Sequence[SubNet]) -> list[SubNet]:
 
 
 def _origin(method: Method, task: Task, keep: float) -> Origin:
-    """What a SubNet says of the search that made it."""
+    """The record of the search in its SubNet."""
     used = method.used(task.options, method.cost)
     return Origin(
         method=method.name,

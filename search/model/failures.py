@@ -1,4 +1,4 @@
-"""What a library raises while a pipeline of diffusers runs, as one sentence."""
+"""Errors of the libraries while a diffusers pipeline runs, as one sentence."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LONGEST = 10**9
 
 @contextmanager
 def pipeline_failures(pipe: Any) -> Iterator[None]:
-    """What a library raises while this is open becomes a `SearchError` that names the pipeline's class."""
+    """While open, any error of a library becomes a `SearchError` that names the pipeline's class."""
     try:
         yield
     except Exception as error:  # diffusers raises whatever its code runs into
@@ -29,13 +29,13 @@ def pipeline_failures(pipe: Any) -> Iterator[None]:
 
 
 def sentence(pipe: Any, error: Exception) -> str:
-    """What the pipeline raised, and what it lacks that may be the reason."""
+    """The pipeline's error, and missing parts or settings that may be the cause."""
     said = " ".join(str(error).split())[:300].rstrip(".")
     lacks = list(_lacking(pipe))
     if isinstance(error, ValueError) and not lacks:
         return f"{type(pipe).__name__} refuses these settings: {said}; choose others"
     advice = (
-        "; ".join(lacks) or "see whether diffusers alone runs it, and mend or replace that part"
+        "; ".join(lacks) or "check whether diffusers alone runs it, and repair or replace that part"
     )
     # While it is exported, what fails may be the tracing of what works in diffusers.
     does = "cannot be traced here, by" if is_exporting() else "itself fails here with"

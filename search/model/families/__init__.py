@@ -1,1 +1,1 @@
-"""What must be said about kinds of pipelines, one file each."""
+"""The families of pipelines, one file each."""
