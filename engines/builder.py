@@ -66,12 +66,12 @@ def build_apart(job: BuildJob, report: Report = lambda *_: None) -> Record:
     command = [sys.executable, "-P", "-m", "engines.builder"]
     paths = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
     with (
-        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said,
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output,
         subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=said,
+            stderr=output,
             text=True,
             env={**os.environ, "PYTHONPATH": paths},
         ) as child,
@@ -88,8 +88,8 @@ def build_apart(job: BuildJob, report: Report = lambda *_: None) -> Record:
                 return Record(job.source, **message["record"])
             report(*message["report"])
         code = child.wait()
-        said.seek(0)
-        last = said.read().strip().splitlines()[-1:]
+        output.seek(0)
+        last = output.read().strip().splitlines()[-1:]
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
     msg = (
         f"the process that built {job.graph.name} with {job.engine} died ({how}"

@@ -57,8 +57,8 @@ class CudaSession(OnnxRuntimeSession):
             try:
                 session.run_with_iobinding(binding, options)
             except Exception as error:  # the runtime has no error class that covers them all
-                said = " ".join(str(error).split())[:300]
-                raise refusal(f"{self._path.name} did not run: {said}") from error
+                message = " ".join(str(error).split())[:300]
+                raise refusal(f"{self._path.name} did not run: {message}") from error
 
         return run
 

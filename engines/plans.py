@@ -105,8 +105,8 @@ def build_plan(trt: Any, graph: Path, out: Path, options: PlanOptions, report: R
     network = builder.create_network(_network_flags(trt))
     parser = trt.OnnxParser(network, log)
     if not parser.parse_from_file(str(graph)):
-        said = [parser.get_error(index).desc() for index in range(parser.num_errors)]
-        raise EngineError(_refusal(trt, graph, said or log.errors))
+        errors = [parser.get_error(index).desc() for index in range(parser.num_errors)]
+        raise EngineError(_refusal(trt, graph, errors or log.errors))
     _allow_decomposing(trt, network)
     config = builder.create_builder_config()
     _configure(trt, config, options)
@@ -237,8 +237,8 @@ def _stopping(progress: Progress) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _refusal(trt: Any, graph: Path, said: list[str]) -> str:
-    words = " ".join("; ".join(dict.fromkeys(said)).split())[:MESSAGE]
+def _refusal(trt: Any, graph: Path, errors: list[str]) -> str:
+    words = " ".join("; ".join(dict.fromkeys(errors)).split())[:MESSAGE]
     return (
         f"{trt.__name__.split('.')[0]} {trt.__version__} cannot build {str(graph)!r}: "
         f"{words or 'it does not say why'}; use another engine for this bundle, or report it"

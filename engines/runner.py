@@ -185,7 +185,7 @@ class Runner:
                 return bool(text)
             case PromptField.IDS:
                 text, tokens = self._encoded(each, text)
-                _tell_cut(each, text, tokens)
+                _warn_truncated(each, text, tokens)
                 return tokens.ids
             case PromptField.MASK:
                 return self._encoded(each, text)[1].attention_mask
@@ -360,7 +360,7 @@ def guidance_of(bundle: Bundle, guidance: float | None, negative: str) -> float:
     return scale
 
 
-def _tell_cut(each: PromptInput, text: str, tokens: Any) -> None:
+def _warn_truncated(each: PromptInput, text: str, tokens: Any) -> None:
     """Warn which end of a text was truncated, as diffusers does."""
     lost = [start for part in tokens.overflowing for start, end in part.offsets if end > start]
     if lost:

@@ -105,8 +105,8 @@ def _require_digits(precision: str, number: int, floors: Mapping[str, float]) ->
             wider = f"export with --dtype {limits.wider}" if limits.wider else "give other weights"
             msg = (
                 f"PyTorch in {precision} gives {name!r} at call {number} with a relative error of "
-                f"{floor:.1e} against PyTorch in more digits, so there is nothing to hold an engine "
-                f"to; {wider}"
+                f"{floor:.1e} against PyTorch in a wider precision, which is too much to compare an "
+                f"engine with it; {wider}"
             )
             raise EngineError(msg)
 

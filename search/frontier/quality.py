@@ -66,7 +66,7 @@ class Quality:
 
 
 @dataclass(frozen=True)
-class Jury:
+class Evaluator:
     """A judge, the attributes it should read, and the features of the reference pictures.
 
     Attributes:
@@ -88,13 +88,13 @@ class HeldOut:
         pipeline: with its weights loaded.
         runs: each of pictures that fit into one call.
         pictures: of the full sampler, `[N, 3, height, width]` in 0..1.
-        jury: if there is a judge.
+        evaluator: if there is a judge.
     """
 
     pipeline: Pipeline
     runs: tuple[Trajectories, ...]
     pictures: Tensor
-    jury: Jury | None = None
+    evaluator: Evaluator | None = None
 
     def examine(self, subnet: SubNet, table: SamplerTable) -> Quality:
         """Sample the held-out pictures with `subnet` and compare.
@@ -132,11 +132,11 @@ class HeldOut:
         )
 
     def _attributes(self, pictures: Tensor) -> tuple[dict[str, float], float | None]:
-        if self.jury is None:
+        if self.evaluator is None:
             return {}, None
-        reading = self.jury.judge.read(as_bytes(pictures))
-        accuracy = self.jury.judge.accuracy(reading, self.jury.words)
-        return accuracy, frechet_distance(self.jury.features, reading.features)
+        reading = self.evaluator.judge.read(as_bytes(pictures))
+        accuracy = self.evaluator.judge.accuracy(reading, self.evaluator.words)
+        return accuracy, frechet_distance(self.evaluator.features, reading.features)
 
 
 def sample_held_out(
@@ -170,7 +170,7 @@ def sample_held_out(
     else:
         others = _sample(pipeline, whole, texts, (settings.seed, REFERENCE), report)
         features = _read(judge, decode(pipeline, others, [each.final for each in others]))
-    return HeldOut(pipeline, runs, pictures, Jury(judge, spelled(pipeline, texts), features))
+    return HeldOut(pipeline, runs, pictures, Evaluator(judge, as_texts(pipeline, texts), features))
 
 
 def _sample(
@@ -243,7 +243,7 @@ def read_features(path: Path, size: int) -> NDArray[np.float32]:
     return found
 
 
-def spelled(pipeline: Pipeline, prompts: Sequence[str]) -> tuple[str, ...]:
+def as_texts(pipeline: Pipeline, prompts: Sequence[str]) -> tuple[str, ...]:
     """Prompts as texts: the number of a class becomes its name, if it has one."""
     names = {str(n): word for word, n in reversed(getattr(pipeline.pipe, "labels", {}).items())}
     return tuple(names.get(prompt, prompt) for prompt in prompts)

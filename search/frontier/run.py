@@ -10,7 +10,7 @@ from search.core.table import keep_of
 from search.frontier.candidates import fitted, make_plain, prepare, scheduler
 from search.frontier.points import Frontier, Point
 from search.frontier.quality import sample_held_out
-from search.methods.prompts import apart_prompts
+from search.methods.prompts import split_prompts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,10 +39,10 @@ def run_frontier(
     Raises:
         SearchError: settings that do not fit the pipeline, or no method that can be used with it.
     """
-    prompts = apart_prompts(
+    prompts = split_prompts(
         pipeline,
         search=settings.prompts,
-        judge=settings.held_out,
+        evaluate=settings.held_out,
     )
     with scheduler(pipeline, settings.scheduler, dict(settings.scheduler_options)):
         calibration = prepare(pipeline, settings, prompts[0], report)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from search.core.errors import SearchError
 from search.core.subnet import SubNet
+from search.laptop.baselines import LatentStatistics, TaskLoss
 from search.laptop.layers import Layers, layers_of
 from search.laptop.loss import OutputLoss, PictureLoss
-from search.laptop.rivals import LatentStatistics, TaskLoss
 from search.laptop.settings import Criterion, LaptopSettings
 from search.laptop.store import FULL, TUPLES, Known, Store
 from search.laptop.tuples import Tuples

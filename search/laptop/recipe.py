@@ -15,11 +15,11 @@ import numpy as np
 from search.core.errors import SearchError
 from search.core.files import write_atomically
 from search.laptop import additivity
+from search.laptop.baselines import magnitudes, taylor
 from search.laptop.knapsack import TOLERANCE, choose
 from search.laptop.layers import Layers, constant, layers_of
 from search.laptop.noising import Noising
 from search.laptop.probe import PROBES, Measure
-from search.laptop.rivals import magnitudes, taylor
 from search.laptop.settings import Criterion, LaptopSettings
 from search.laptop.store import FULL, TUPLES, Store
 from search.laptop.tuples import Tuples, draw_tuples

@@ -16,7 +16,7 @@ from search.core.placeholders import vectors_of
 from search.core.prompt import PromptField, PromptInput
 from search.model.failures import LONGEST
 from search.model.recording import record_conditions, with_gradients, with_parts
-from search.model.scheduler import FixedTimestep, StillScheduler
+from search.model.scheduler import FixedScheduler, FixedTimestep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -47,7 +47,7 @@ class TextConditioner(nn.Module):
         for name, part in pipe.components.items():
             if isinstance(part, nn.Module) and part is not pipeline.denoiser:
                 self.add_module(name, part)
-        self._scheduler = StillScheduler([FixedTimestep(1)], pipe.scheduler.config)
+        self._scheduler = FixedScheduler([FixedTimestep(1)], pipe.scheduler.config)
         self._request = replace(request, prompts=(TEXTS["prompt"],), negative=TEXTS["negative"])
         self.inputs: list[PromptInput] = []
         self.tokenizers: dict[str, Tokenizer] = {}

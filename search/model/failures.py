@@ -30,16 +30,16 @@ def pipeline_failures(pipe: Any) -> Iterator[None]:
 
 def sentence(pipe: Any, error: Exception) -> str:
     """The pipeline's error, and missing parts or settings that may be the cause."""
-    said = " ".join(str(error).split())[:300].rstrip(".")
+    message = " ".join(str(error).split())[:300].rstrip(".")
     lacks = list(_lacking(pipe))
     if isinstance(error, ValueError) and not lacks:
-        return f"{type(pipe).__name__} refuses these settings: {said}; choose others"
+        return f"{type(pipe).__name__} refuses these settings: {message}; choose others"
     advice = (
         "; ".join(lacks) or "check whether diffusers alone runs it, and repair or replace that part"
     )
     # While it is exported, what fails may be the tracing of what works in diffusers.
     does = "cannot be traced here, by" if is_exporting() else "itself fails here with"
-    return f"{type(pipe).__name__} {does} {type(error).__name__}: {said}; {advice}"
+    return f"{type(pipe).__name__} {does} {type(error).__name__}: {message}; {advice}"
 
 
 def _lacking(pipe: Any) -> Iterator[str]:

@@ -129,8 +129,8 @@ class Pipeline:
                 own if is_same and not changed else cls.from_config(own.config, **changed)
             )
         except Exception as error:  # for settings that cannot be, each raises something else
-            said = " ".join(str(error).split())
-            msg = f"the scheduler {choice.cls!r} cannot be used here: {said}"
+            message = " ".join(str(error).split())
+            msg = f"the scheduler {choice.cls!r} cannot be used here: {message}"
             raise SearchError(msg) from error
         self._changed.clear()
         self._changed.update(changed)

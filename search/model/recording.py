@@ -209,14 +209,14 @@ def record_encoding(pipeline: Pipeline, size: tuple[int, int] | None) -> Any:
 def _run(pipeline: Pipeline, request: Request) -> None:
     """Run diffusers' pipeline until something is recorded."""
     try:
-        with pipeline_failures(pipeline.pipe), at_home(pipeline.pipe), torch.no_grad():
+        with pipeline_failures(pipeline.pipe), on_vae_device(pipeline.pipe), torch.no_grad():
             pipeline.family.call(pipeline.pipe, request, None)
     except _RecordedError:
         pass
 
 
 @contextmanager
-def at_home(pipe: Any) -> Iterator[None]:
+def on_vae_device(pipe: Any) -> Iterator[None]:
     """While open, the pipeline works on its VAE's device, or the CPU: models may be on the meta device."""
     on = torch.device("cpu") if pipe.vae.device.type == "meta" else pipe.vae.device
     device = property(lambda _: on)

@@ -111,10 +111,12 @@ def _blaming_scheduler(scheduler: Any, grid: TimestepGrid) -> Iterator[None]:
     except SearchError:
         raise
     except Exception as error:  # each scheduler raises whatever its code runs into
-        said = " ".join(str(error).split()).rstrip(".")
+        message = " ".join(str(error).split()).rstrip(".")
         does = "refuses" if isinstance(error, ValueError) else "fails with"
         kind = "" if isinstance(error, ValueError) else f" ({type(error).__name__})"
-        msg = f"{name} {does} {_named(grid)}{kind}: {said}; choose others, or another --scheduler"
+        msg = (
+            f"{name} {does} {_named(grid)}{kind}: {message}; choose others, or another --scheduler"
+        )
         raise SearchError(msg) from error
 
 
@@ -219,7 +221,7 @@ class FixedTimestep(float):
         return torch.full(shape, float(self))
 
 
-class StillScheduler:
+class FixedScheduler:
     """A stand-in for a diffusers scheduler with fixed timesteps; its steps return the latents unchanged.
 
     Attributes:
@@ -269,7 +271,7 @@ class StillScheduler:
         return SchedulerOutput(prev_sample=sample) if return_dict else (sample,)
 
 
-class TableScheduler(StillScheduler):
+class TableScheduler(FixedScheduler):
     """A fitted sampler in the place of a diffusers scheduler, for the pipelines of diffusers.
 
     What its `step` calls latents is the denoiser's next input, so `scale_model_input` has nothing
