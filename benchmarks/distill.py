@@ -40,8 +40,8 @@ BATCH = 64
 
 
 @dataclasses.dataclass(frozen=True)
-class Ground:
-    """What students are judged by.
+class Evaluation:
+    """The held-out data that students are evaluated on.
 
     Attributes:
         pipeline: the teacher.
@@ -61,7 +61,7 @@ class Ground:
     real: NDArray[np.float32]
     finals: Tensor
 
-    def judged(self, finals: Tensor, images: NDArray[np.uint8]) -> dict[str, Any]:
+    def evaluate(self, finals: Tensor, images: NDArray[np.uint8]) -> dict[str, Any]:
         """Accuracy, Fréchet distance, and relative L2 to the teacher's latents."""
         reading = self.judge.read(images)
         accuracy = self.judge.accuracy(reading, self.words)
@@ -88,8 +88,8 @@ def sampled(
     return torch.cat(finals), np.concatenate(images)
 
 
-def prepare(name: str, count: int) -> tuple[Ground, dict[str, Any]]:
-    """The ground, and how the teacher does on it."""
+def prepare(name: str, count: int) -> tuple[Evaluation, dict[str, Any]]:
+    """The evaluation data, and the teacher's results on it."""
     pipeline = open_pipeline(HERE / name)
     place = "centred" if name == "shapes-dit" else None
     held_out = draw(count, np.random.default_rng(HELD_OUT_SEED + 1), place=place)
@@ -105,8 +105,8 @@ def prepare(name: str, count: int) -> tuple[Ground, dict[str, Any]]:
     judge = Judge(HERE / "judge.onnx")
     real = judge.read(draw(REAL, np.random.default_rng(HELD_OUT_SEED), place=place).pixels).features
     finals, images = sampled(pipeline, tuple(words), noise, GUIDANCE[name])
-    ground = Ground(pipeline, tuple(words), tuple(words), noise, judge, real, finals)
-    return ground, ground.judged(finals, images)
+    evaluation = Evaluation(pipeline, tuple(words), tuple(words), noise, judge, real, finals)
+    return evaluation, evaluation.evaluate(finals, images)
 
 
 def training_data(name: str, pipeline: Pipeline, folder: Path) -> Draws:
@@ -129,18 +129,25 @@ def training_data(name: str, pipeline: Pipeline, folder: Path) -> Draws:
     return Draws(pipeline, latents, captions, (64, 64))
 
 
-def student_quality(ground: Ground, student: Any, guidance: float) -> dict[str, Any]:
-    """How a student does on the ground."""
-    parts = {ground.pipeline.family.component: student}
-    with with_parts(ground.pipeline.pipe, **parts):
-        return ground.judged(*sampled(ground.pipeline, ground.prompts, ground.noise, guidance))
+def student_quality(evaluation: Evaluation, student: Any, guidance: float) -> dict[str, Any]:
+    """The student's results on the evaluation data."""
+    parts = {evaluation.pipeline.family.component: student}
+    with with_parts(evaluation.pipeline.pipe, **parts):
+        return evaluation.evaluate(
+            *sampled(evaluation.pipeline, evaluation.prompts, evaluation.noise, guidance)
+        )
 
 
 def run_one(
-    name: str, ground: Ground, draws: Draws, subnet: SubNet, recipe: DistillRecipe, folder: Path
+    name: str,
+    evaluation: Evaluation,
+    draws: Draws,
+    subnet: SubNet,
+    recipe: DistillRecipe,
+    folder: Path,
 ) -> dict[str, Any]:
-    """Distil one SubNet and judge it."""
-    pipeline, names = ground.pipeline, skipped_blocks(subnet)
+    """Distil one SubNet and evaluate it."""
+    pipeline, names = evaluation.pipeline, skipped_blocks(subnet)
     began, cpu = time.perf_counter(), time.process_time()
     run = DistillRun(folder)
     student, done = train(
@@ -164,12 +171,12 @@ def run_one(
         "recipe": dataclasses.asdict(recipe),
         **spent,
         "last": vars(found.last),
-        "after": student_quality(ground, student, GUIDANCE[name]),
+        "after": student_quality(evaluation, student, GUIDANCE[name]),
     }
 
 
 def require_same(key: str, kept: dict[str, Any], recipe: DistillRecipe, subnet: SubNet) -> None:
-    """Refuse a run that was kept but made otherwise than is asked now."""
+    """Refuse a stored run with other settings."""
     theirs = {**kept["recipe"], "removed": sorted(kept["removed"])}
     mine = {**dataclasses.asdict(recipe), "removed": outermost(skipped_blocks(subnet))}
     other = sorted(name for name in mine | theirs if mine.get(name) != theirs.get(name))
@@ -223,8 +230,8 @@ def main(
     torch.set_num_threads(1)
     file = RESULTS / f"distill-{name}{suffix}.json"
     result = kept_results(file, {"pictures": count, "steps": STEPS})
-    ground, result["teacher"] = prepare(name, count)
-    draws = training_data(name, ground.pipeline, work / f"data-{name}")
+    evaluation, result["teacher"] = prepare(name, count)
+    draws = training_data(name, evaluation.pipeline, work / f"data-{name}")
     for seed in map(int, seeds.split(",")):
         for each in subnets:
             label, path = each.split("=")
@@ -244,10 +251,10 @@ def main(
                 require_same(key, result["runs"][key], recipe, subnet)
                 continue
             if method not in result["before"]:
-                untrained = prune(ground.pipeline, skipped_blocks(subnet))
-                result["before"][method] = student_quality(ground, untrained, GUIDANCE[name])
+                untrained = prune(evaluation.pipeline, skipped_blocks(subnet))
+                result["before"][method] = student_quality(evaluation, untrained, GUIDANCE[name])
             folder = work / f"{name}{suffix}-{key.replace(' ', '-')}"
-            made = result["runs"][key] = run_one(name, ground, draws, subnet, recipe, folder)
+            made = result["runs"][key] = run_one(name, evaluation, draws, subnet, recipe, folder)
             write_as_it_is(file.stem, result)
             click.echo(json.dumps({key: made["after"]}))
 

@@ -88,7 +88,7 @@ def plain(path: Path, out: Path) -> dict[str, Any]:
     call, family = record_call(pipeline, request), pipeline.family
     arguments = dict(call.arguments)
     arguments[family.sample] = call.sample
-    arguments[family.timestep] = call.told(torch.tensor(1.0))
+    arguments[family.timestep] = call.model_timestep(torch.tensor(1.0))
     out.mkdir()
     began = time.perf_counter()
     program = torch.onnx.export(

@@ -1,6 +1,6 @@
 """Every SubNet that searches found, through the whole path: `python -m benchmarks.found PIPELINE SUBNET...`.
 
-Each is exported and verified on every engine that is asked for.
+Each is exported and verified on every requested engine.
 """
 
 from __future__ import annotations

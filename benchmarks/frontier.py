@@ -19,7 +19,8 @@ from examples.shapes.pictures import draw
 from search.core.files import require_free, write_atomically
 from search.frontier.judge import Judge
 from search.frontier.run import run_frontier
-from search.frontier.settings import FrontierSettings, Method
+from search.frontier.series import NAMES, SERIES, series_named
+from search.frontier.settings import FrontierSettings
 from search.frontier.table import as_csv
 from search.frontier.write import write_frontier
 from search.methods.options import keeps_of, names_of
@@ -80,9 +81,9 @@ def main(
             scheduler=scheduler,
             guidance=GUIDANCE[name],
             keeps=keeps_of(keep),
-            methods=tuple(Method)
+            methods=SERIES
             if methods is None
-            else tuple(map(Method, names_of(methods, tuple(Method)))),
+            else tuple(map(series_named, names_of(methods, NAMES))),
             count=count,
             judge=judge,
             features=save_real_features(name, judge, Path(folder) / "real.npy"),

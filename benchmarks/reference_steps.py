@@ -21,7 +21,7 @@ from search.fitting.recipe import Effort, place_calls
 from search.fitting.trajectories import sample_trajectories
 from search.methods.full import full
 from search.methods.options import Options, keeps_of
-from search.methods.prompts import apart_prompts
+from search.methods.prompts import split_prompts
 from search.model.pipeline import open_pipeline
 
 if TYPE_CHECKING:
@@ -51,10 +51,10 @@ def main(name: str, keep: str, reference: int, truth_steps: int, count: int) -> 
     pipeline = open_pipeline(HERE / name)
     options = Options(guidance=GUIDANCE[name], granularity=Granularity.STAGE)
     whole = full(pipeline, options)
-    searched, judged = apart_prompts(pipeline, search=(), judge=())
+    searched, held_out = split_prompts(pipeline, search=(), evaluate=())
     truth = sample_trajectories(
         pipeline,
-        [judged[i % len(judged)] for i in range(count)],
+        [held_out[i % len(held_out)] for i in range(count)],
         grid=TimestepGrid(truth_steps),
         guidance=whole.guidance,
         noise_shape=whole.binding.noise_shape,

@@ -43,8 +43,8 @@ def plans(name: str, folder: Path) -> dict[str, Any]:
     options = Options(steps=STEPS, keep=KEEP, guidance=3.0)
     subnet = search(open_pipeline(path, weights=False), "random", options)
     bundle = export(path, subnet, folder / f"bundle-{name}", dtype="float16")
-    asked = EngineOptions(compute_capability=CAPABILITY)
-    engine = make_engine("tensorrt-rtx", "cpu", asked)
+    engine_options = EngineOptions(compute_capability=CAPABILITY)
+    engine = make_engine("tensorrt-rtx", "cpu", engine_options)
     build_bundle(bundle, engine)
     graphs = {}
     for graph in bundle.models:

@@ -1,7 +1,7 @@
 """SKIP and REUSE together: `python -m benchmarks.together DISTILLED`, a student of shapes-sd.
 
 DISTILLED is a pipeline that `stepcarve distill` made. Both pipelines are searched alike; the cost of
-every table is in MACs of the teacher's 50 full calls, and the same held-out pictures are judged.
+every table is in MACs of the teacher's 50 full calls, and the same held-out pictures are evaluated.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def tables(
         yield f"deepcache interval {interval}", found
 
 
-def judged(
+def evaluated(
     pipeline: Pipeline, subnet: SubNet, prompts: list[str], judge: Judge, real: Any
 ) -> dict[str, Any]:
     """Accuracy and Fréchet distance of held-out pictures, and what the table does."""
@@ -120,7 +120,7 @@ def main(
     for label, path in (("teacher", HERE / NAME), ("student", distilled)):
         pipeline, found[label] = open_pipeline(path), {}
         for name, subnet in tables(pipeline, options, keeps_of(keep), intervals or INTERVALS):
-            found[label][name] = judged(pipeline, subnet, prompts, judge, real)
+            found[label][name] = evaluated(pipeline, subnet, prompts, judge, real)
             click.echo(f"{label} {name}: {json.dumps(found[label][name])}", err=True)
     whole = found["teacher"]["full"]
     for points in found.values():

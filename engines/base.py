@@ -21,23 +21,23 @@ if TYPE_CHECKING:
 
 
 HINTS = tuple(each.name for each in denoiser_precisions() if each.hint)
-"""Precisions that an engine can be asked to compute in."""
+"""Precisions for `--precision`."""
 
 
 def _option(default: Any, kind: type, text: str) -> Any:
-    """A field with what the command line needs to know of it."""
+    """A field with its help text for the command line."""
     return field(default=default, metadata={"type": kind, "help": text})
 
 
 Form = tuple[tuple[int, ...], "np.dtype[Any]"]
 """Shape and dtype."""
 Report = Callable[..., None]
-"""Is told what is being done, and its share of the whole where that is known."""
+"""Called with a progress message and, if known, the completed fraction."""
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What engines can be asked for; `engines.kinds` says which engine takes what.
+    """All options of the engines; `engines.kinds` lists those that an engine takes.
 
     The command line has an option per field, with the field's help.
     """

@@ -1,4 +1,4 @@
-"""Building a bundle's graphs with an engine: what is missing, how long it will take, and doing it."""
+"""Building a bundle's graphs with an engine: the missing ones, estimates, and the build."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from engines.builder import PARTIAL, Job, build_apart
+from engines.builder import PARTIAL, BuildJob, build_apart
 from engines.built import earlier_records, is_built, read_record, record_of, source_of
 from engines.kinds import engine_kind
 from engines.runner import Runner
@@ -46,8 +46,8 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is to be done for a bundle to be built.
+class BuildPlan:
+    """The builds that a bundle needs.
 
     Attributes:
         folder: where the built files lie; None for an engine that keeps none.
@@ -59,12 +59,12 @@ class Plan:
 
     @property
     def missing(self) -> tuple[Item, ...]:
-        """Those that are not built, the longest first: so that processes end together."""
+        """Those that are not built, the longest first, so that processes end together."""
         left = (item for item in self.items if not item.built)
         return tuple(sorted(left, key=lambda item: -item.seconds))
 
     def seconds(self, workers: int) -> float:
-        """Until all is built, with so many processes at once."""
+        """Estimated seconds of the whole build with that many processes."""
         ends = [0.0] * workers
         for item in self.missing:
             ends[ends.index(min(ends))] += item.seconds
@@ -86,12 +86,12 @@ class Build:
         bytes: of all built files.
     """
 
-    plan: Plan
+    plan: BuildPlan
     seconds: float
     bytes: int
 
 
-def plan_build(bundle: Bundle, engine: Engine, report: Report = lambda *_: None) -> Plan:
+def plan_build(bundle: Bundle, engine: Engine, report: Report = lambda *_: None) -> BuildPlan:
     """What `engine` has still to build of all variants of a bundle; its files are checked.
 
     Raises:
@@ -99,13 +99,13 @@ def plan_build(bundle: Bundle, engine: Engine, report: Report = lambda *_: None)
     """
     graphs = _checked_graphs(bundle, report)
     if engine.suffix is None:
-        return Plan(None, tuple(Item(name, True, 0, 0, True) for name in graphs))
+        return BuildPlan(None, tuple(Item(name, True, 0, 0, True) for name in graphs))
     scale = _scale(bundle, engine, graphs)
     items = []
     for number, name in enumerate(graphs):
         report("look for what is built", number / len(graphs))
         items.append(_item(bundle, engine, name, scale))
-    return Plan(record_of(bundle, engine, graphs[0]).parent, tuple(items))
+    return BuildPlan(record_of(bundle, engine, graphs[0]).parent, tuple(items))
 
 
 def build_bundle(
@@ -114,7 +114,7 @@ def build_bundle(
     *,
     jobs: int = 1,
     where: Where = Where.LOCAL,
-    plan: Plan | None = None,
+    plan: BuildPlan | None = None,
     report: Report = lambda *_: None,
 ) -> Build:
     """Build what is missing, each graph in a process of its own; what is done stays if it is stopped.
@@ -125,7 +125,7 @@ def build_bundle(
         jobs: processes at once.
         where: they run; the bundle must lie under the same path there.
         plan: of `plan_build`, if it was made before.
-        report: is told what is being done.
+        report: called with a progress message.
 
     Raises:
         EngineError: a graph cannot be built; those before it stay.
@@ -171,9 +171,9 @@ def _checked_graphs(bundle: Bundle, report: Report) -> list[str]:
     return list(graphs)
 
 
-def _job(bundle: Bundle, engine: Engine, item: Item) -> Job:
+def _job(bundle: Bundle, engine: Engine, item: Item) -> BuildJob:
     path = bundle.path.resolve()
-    return Job(
+    return BuildJob(
         engine=engine.name,
         device=engine.device,
         options=engine.options,
@@ -198,7 +198,7 @@ def _item(bundle: Bundle, engine: Engine, graph: str, scale: float) -> Item:
 
 
 def _scale(bundle: Bundle, engine: Engine, graphs: Sequence[str]) -> float:
-    """How much longer than estimated it took to build what was built before."""
+    """Ratio of measured to estimated seconds of earlier builds."""
     ratios = [
         record.seconds / _estimate(bundle, engine.name, graph)[0]
         for graph in graphs
@@ -222,7 +222,7 @@ def _estimate(bundle: Bundle, engine: str, graph: str) -> tuple[float, int]:
     return seconds, int(rates.growth * weights) + model.ByteSize()
 
 
-def plan_table(plan: Plan, jobs: int) -> Table:
+def plan_table(plan: BuildPlan, jobs: int) -> Table:
     """What is missing, a row per graph, for a terminal."""
     from rich.table import Table
 
@@ -240,7 +240,7 @@ def plan_table(plan: Plan, jobs: int) -> Table:
     return table
 
 
-def _total(plan: Plan) -> int:
+def _total(plan: BuildPlan) -> int:
     if plan.folder is None:
         return 0
     records = (

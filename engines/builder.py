@@ -1,4 +1,4 @@
-"""Building one graph in a process of its own: a builder that crashes takes nothing else with it."""
+"""Building one graph in its own process, so that a crash of the builder does not end ours."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 from filelock import FileLock
 
 from engines.base import EngineOptions, make_engine
-from engines.built import Record, Source, flaw, read_record
+from engines.built import BuildInputs, Record, flaw, read_record
 from engines.errors import EngineError
 from engines.temporary import process_name
 from exporter.bundle import sha256
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from engines.base import Report
 
 LOCK = ".lock"
-"""File that is locked while a build of a folder is made to count."""
+"""Lock file held while a build is committed to a folder."""
 PARTIAL = ".partial-"
-"""Begins the names of folders of what is not whole yet."""
+"""Prefix of the names of unfinished folders."""
 
 
 @dataclass(frozen=True)
-class Job:
+class BuildJob:
     """One graph to build.
 
     Attributes:
@@ -52,11 +52,11 @@ class Job:
     graph: Path
     suffix: str
     record: Path
-    source: Source
+    source: BuildInputs
 
 
-def build_apart(job: Job, report: Report = lambda *_: None) -> Record:
-    """Do a job in a new process, which ends when this one does.
+def build_apart(job: BuildJob, report: Report = lambda *_: None) -> Record:
+    """Do a job in a child process, which ends when this one does.
 
     Raises:
         EngineError: the graph cannot be built, or the process died.
@@ -66,12 +66,12 @@ def build_apart(job: Job, report: Report = lambda *_: None) -> Record:
     command = [sys.executable, "-P", "-m", "engines.builder"]
     paths = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
     with (
-        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said,
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output,
         subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=said,
+            stderr=output,
             text=True,
             env={**os.environ, "PYTHONPATH": paths},
         ) as child,
@@ -88,8 +88,8 @@ def build_apart(job: Job, report: Report = lambda *_: None) -> Record:
                 return Record(job.source, **message["record"])
             report(*message["report"])
         code = child.wait()
-        said.seek(0)
-        last = said.read().strip().splitlines()[-1:]
+        output.seek(0)
+        last = output.read().strip().splitlines()[-1:]
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
     msg = (
         f"the process that built {job.graph.name} with {job.engine} died ({how}"
@@ -99,10 +99,10 @@ def build_apart(job: Job, report: Report = lambda *_: None) -> Record:
     raise EngineError(msg)
 
 
-def build_here(job: Job, report: Report) -> Record:
+def build_here(job: BuildJob, report: Report) -> Record:
     """Do a job in this process, unless another process has done it meanwhile."""
     engine = make_engine(job.engine, job.device, job.options)
-    here = Source(job.source.graph, job.source.weights, engine.key())
+    here = BuildInputs(job.source.graph, job.source.weights, engine.key())
     if different := here.differences(job.source):
         msg = f"{job.graph.name} is to be built for {different}; use workers that are all alike"
         raise EngineError(msg)
@@ -120,7 +120,9 @@ def build_here(job: Job, report: Report) -> Record:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def commit(made: Path, suffix: str, record_path: Path, source: Source, seconds: float) -> Record:
+def commit(
+    made: Path, suffix: str, record_path: Path, source: BuildInputs, seconds: float
+) -> Record:
     """Make `made`, a file on the same disk, the built file of a record; returns the one that counts.
 
     Of two builds of one graph the first that gets here stays, so that nobody's file is taken away.
@@ -143,7 +145,7 @@ def commit(made: Path, suffix: str, record_path: Path, source: Source, seconds: 
 
 
 def main() -> None:
-    """Read a job from stdin, do it, and say on stdout, a JSON object per line, how it goes."""
+    """Read a job from stdin, do it, and report progress on stdout, one JSON object per line."""
     with _own_stdout() as out:
         job = _job(json.loads(sys.stdin.readline()))
         threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -160,7 +162,7 @@ def main() -> None:
 
 
 def _own_stdout() -> IO[str]:
-    """The stdout for the answers alone: what libraries print goes to stderr."""
+    """Stdout for the answers alone; the libraries' output goes to stderr."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return out
@@ -171,13 +173,13 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _job(content: dict[str, Any]) -> Job:
+def _job(content: dict[str, Any]) -> BuildJob:
     paths = {name: Path(content[name]) for name in ("graph", "record")}
     parts = {
         "options": EngineOptions(**content["options"]),
-        "source": Source(**content["source"]),
+        "source": BuildInputs(**content["source"]),
     }
-    return Job(**{**content, **paths, **parts})
+    return BuildJob(**{**content, **paths, **parts})
 
 
 if __name__ == "__main__":

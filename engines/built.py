@@ -1,4 +1,4 @@
-"""Built files of a bundle: where they lie, what they were made from, and whether that still holds.
+"""Built files of a bundle: their place, their inputs, and whether they are stale.
 
 A built file is named after its content, and its record names it. The record is renamed into place last:
 that alone makes a build count, so a reader sees an earlier build or this one, whole.
@@ -29,7 +29,7 @@ FOLDER = "built"
 
 
 @dataclass(frozen=True)
-class Source:
+class BuildInputs:
     """What a built file is made from.
 
     Attributes:
@@ -42,8 +42,8 @@ class Source:
     weights: str
     key: Mapping[str, str]
 
-    def differences(self, other: Source) -> str:
-        """What `other` has that this has not, in words; empty if they are the same."""
+    def differences(self, other: BuildInputs) -> str:
+        """The fields in which `other` differs, as a text; empty if there are none."""
         pairs = [("graph", self.graph[:12], other.graph[:12])]
         pairs.append(("weights", self.weights[:12], other.weights[:12]))
         names = sorted({*self.key, *other.key})
@@ -55,7 +55,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of a built file, which lies beside the record.
+    """The record of a built file, stored beside it.
 
     Attributes:
         source: what it was made from.
@@ -65,7 +65,7 @@ class Record:
         seconds: that building took.
     """
 
-    source: Source
+    source: BuildInputs
     file: str
     built: str
     bytes: int
@@ -78,13 +78,13 @@ class Record:
 
 
 def read_record(path: Path) -> Record | None:
-    """A record, or None where there is none that can be read: then the file counts as not built."""
+    """A record, or None if it is missing or unreadable; the file then counts as not built."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if (content["kind"], content["schema"]) != (KIND, SCHEMA):
             return None
         given = content["source"]
-        source = Source(str(given["graph"]), str(given["weights"]), dict(given["key"]))
+        source = BuildInputs(str(given["graph"]), str(given["weights"]), dict(given["key"]))
         file = str(content["file"])
         if file != Path(file).name:
             return None
@@ -94,9 +94,9 @@ def read_record(path: Path) -> Record | None:
         return None
 
 
-def source_of(bundle: Bundle, engine: Engine, graph: str) -> Source:
+def source_of(bundle: Bundle, engine: Engine, graph: str) -> BuildInputs:
     """What a file built from `graph`, one of the bundle's files, is made from."""
-    return Source(bundle.files[graph], bundle.files[WEIGHTS], engine.key())
+    return BuildInputs(bundle.files[graph], bundle.files[WEIGHTS], engine.key())
 
 
 def record_of(bundle: Bundle, engine: Engine, graph: str) -> Path:
@@ -122,7 +122,7 @@ def is_built(bundle: Bundle, engine: Engine, graph: str) -> bool:
     return record is not None and not flaw(path, record, source_of(bundle, engine, graph))
 
 
-def flaw(record_path: Path, record: Record, source: Source) -> str:
+def flaw(record_path: Path, record: Record, source: BuildInputs) -> str:
     """Why the file of `record` cannot be used for `source`, in words; empty if it can."""
     place = record_path.with_name(record.file)
     if not place.is_file():

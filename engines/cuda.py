@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from engines.buffers import Buffer
 
 ALIGNMENT = 256
-"""Bytes: where TensorRT wants each tensor to begin."""
+"""Alignment of tensors for TensorRT, in bytes."""
 _VERSION_LENGTH = 80
 logger = logging.getLogger("stepcarve.cuda")
 
@@ -48,7 +48,7 @@ class Device:
 
 
 def require_cuda() -> None:
-    """Refuse to go on without a GPU that torch can use."""
+    """Require a GPU that torch can use."""
     if not torch.cuda.is_available():
         how = (
             "install an NVIDIA driver"
@@ -72,7 +72,7 @@ def find_device() -> Device:
 
 
 def _driver() -> str:
-    """The driver's version, asked of its management library."""
+    """The driver's version, from its management library."""
     try:
         library = ctypes.CDLL("libnvidia-ml.so.1")
         version = ctypes.create_string_buffer(_VERSION_LENGTH)
@@ -88,7 +88,7 @@ def _driver() -> str:
 
 
 class Arena:
-    """Memory for what the layers of a plan hand on to each other.
+    """Memory for the activations of a plan.
 
     Plans run one after another, so one arena of the largest size serves them all.
     """
@@ -104,7 +104,7 @@ class Arena:
 
     @property
     def memory(self) -> torch.Tensor:
-        """The memory; another once it had to grow."""
+        """The memory; a new tensor after it has grown."""
         if self._memory is None:
             self._memory = torch.empty(max(self.size, 1), dtype=torch.uint8, device=self._device)
         return self._memory
@@ -196,9 +196,9 @@ class TorchBuffers:
         return combine
 
     def record(self, walk: Callable[[], None]) -> Callable[[], None]:
-        """See `engines.buffers.Buffers`: a CUDA graph, recorded when it is first asked for.
+        """See `engines.buffers.Buffers`: a CUDA graph, recorded at first use.
 
-        What a library refuses to record is said in the log, and then walked call by call; any other
+        What a library refuses to record is logged and then run call by call; any other
         error is raised.
         """
         return _Recorded(walk, self.stream, self.arena).run if self._cuda_graph else walk
@@ -219,7 +219,7 @@ def refusal(message: str) -> EngineError:
 
 
 class _Recorded:
-    """A walk that is recorded at its second run: the first lets libraries set themselves up."""
+    """A walk recorded at its second run; the first initialises the libraries."""
 
     def __init__(self, walk: Callable[[], None], stream: Any, arena: Arena) -> None:
         self._walk, self._stream, self._arena = walk, stream, arena
@@ -227,7 +227,7 @@ class _Recorded:
         self._replay: Callable[[], None] | None = None
 
     def run(self) -> None:
-        """Walk, record and replay, or replay."""
+        """Run, record or replay, by the number of the call."""
         if not self._warm:
             self._walk()
             self._warm = True
@@ -300,13 +300,13 @@ _BITS = {1: "uint8", 2: "int16"}
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor as numpy can take it: numbers that it has no type for as their bits."""
+    """The tensor as a numpy array; types that numpy lacks are viewed as their bits."""
     dtype = _numpy_dtype(tensor.dtype)
     return tensor if is_own(dtype) else tensor.view(getattr(torch, _BITS[dtype.itemsize]))
 
 
 def _tensor(array: NDArray[Any]) -> torch.Tensor:
-    """A copy of the array; numbers that only ml_dtypes has go over as their bits."""
+    """A copy of the array; types that only ml_dtypes has are copied as their bits."""
     if is_own(array.dtype):
         return torch.tensor(array)
     bits = array.copy().view(_BITS[array.dtype.itemsize])

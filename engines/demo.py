@@ -39,7 +39,7 @@ PICTURES = 32
 
 
 @dataclass(frozen=True)
-class Row:
+class DemoRow:
     """One line of the table.
 
     Attributes:
@@ -69,7 +69,7 @@ class Demo:
         page: the report.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[DemoRow, ...]
     parity: Parity
     page: Path
 
@@ -107,14 +107,14 @@ def run_demo(out: Path, report: Callable[[str], None], *, pictures: int = PICTUR
     judge = Judge(SHAPES / "judge.onnx")
     bundles = _bundles(pipeline, out, report)
     engine = make_engine("onnxruntime", "cpu")
-    rows: list[Row] = []
+    rows: list[DemoRow] = []
     reference: NDArray[np.uint8] | None = None
     for name, bundle in bundles.items():
         runner = Runner(bundle, engine)
         images, seconds = _sample(name, runner, prompts, report)
         save_sheet(images, out / f"{bundle.path.name}.png")
         rows.append(
-            Row(
+            DemoRow(
                 name=name,
                 calls=len(bundle.calls),
                 macs=summarise(bundle.subnet)["macs_kept"],

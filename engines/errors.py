@@ -6,7 +6,7 @@ class EngineError(RuntimeError):
 
 
 class NotRecordedError(EngineError):
-    """A library did not start a call while calls were recorded; outside of a recording it may."""
+    """A library refused a call during recording; outside a recording it may accept it."""
 
 
 class NotFiniteError(EngineError):

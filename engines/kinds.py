@@ -1,4 +1,4 @@
-"""The engines there are: one record each, from which all else is told. Nothing of an engine is imported."""
+"""The engines there are: one record each. No engine is imported."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rates:
-    """What building costs on one core, roughly: seconds are `start + per_node n + per_gigabyte g`.
+    """Estimated build seconds on one core: `start + per_node n + per_gigabyte g`.
 
     Attributes:
         start: of a process with the library.
@@ -35,7 +35,7 @@ UNMEASURED = Rates(2, 0.005, 10, 1)
 
 @dataclass(frozen=True)
 class EngineKind:
-    """What is known of an engine before it is made.
+    """The record of an engine.
 
     Attributes:
         name: as on the command line.
@@ -60,7 +60,7 @@ class EngineKind:
     notes: Mapping[str, str] = field(default_factory=dict)
 
     def require_device(self, device: str) -> None:
-        """Refuse a device that the engine is not for."""
+        """Refuse a device that the engine does not support."""
         if device not in self.classes:
             where = " or ".join(self.classes)
             msg = (

@@ -1,4 +1,4 @@
-"""What SubNets cost in seconds: each distinct call of a denoiser, timed once on an engine."""
+"""Latency of SubNets: each distinct call of a denoiser, timed once on an engine."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from exporter.trace import Master
     from search.core.subnet import SubNet
 
-SCHEMA = 2
+SCHEMA = 3
 KIND = "stepcarve-latencies"
 PACKAGES = ("stepcarve", "torch", "diffusers", "onnxscript", "onnx-ir")
-"""What decides the graphs; the engine's own package is added to them."""
+"""Packages that determine the graphs; the engine's own package is added."""
 
 WARM_UP = 2
 LEAST_RUNS, MOST_RUNS = 5, 50
@@ -49,7 +49,7 @@ ENOUGH_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Setting:
-    """What seconds belong to; those of another setting say nothing here.
+    """What latencies depend on; those of another setting are refused.
 
     Attributes:
         denoiser: class name of the denoiser.
@@ -74,7 +74,7 @@ class Setting:
     versions: Mapping[str, str]
 
     def require(self, here: Setting, source: str) -> None:
-        """Refuse `here` (what is at hand) where it differs from this (what `source` says)."""
+        """Refuse the present setting `here` if it differs from this one, read from `source`."""
         for field in fields(self):
             mine, theirs = getattr(self, field.name), getattr(here, field.name)
             if mine != theirs:
@@ -109,7 +109,7 @@ class LatencyTable:
 
     Attributes:
         setting: what the seconds belong to.
-        seconds: of each signature that has been asked for.
+        seconds: per measured signature.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class LatencyTable:
         Args:
             setting: of `subnet` on the engine that `measure` uses.
             subnet: any for the denoiser whose calls these are.
-            measure: seconds of one call; asked once per signature.
+            measure: seconds of one call; called once per signature.
             seconds: measured earlier in this setting.
         """
         self.setting = setting
@@ -202,14 +202,14 @@ def latency_table(
     file: Path | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> Iterator[LatencyTable]:
-    """A table that measures on `engine` what it does not know yet, as long as the context is open.
+    """A table that measures missing latencies on `engine` while the context is open.
 
     Args:
         path: the pipeline's directory.
         subnet: any for that pipeline, of the granularity and shape to measure at.
         engine: what to measure on.
         file: where to keep the table: read if it is there, written at the end.
-        report: told, in a few words, what is being done.
+        report: called with a short progress message.
 
     Raises:
         EngineError: `file` is of another setting or no table.
@@ -241,7 +241,7 @@ class Stopwatch:
         folder: Path,
         report: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """See `latency_table`; `folder` is empty, and whoever made it removes it."""
+        """See `latency_table`; `folder` is empty, and the caller removes it."""
         self._path, self._subnet = path, subnet
         self._engine, self._folder, self._report = engine, folder, report
         self._master: Master | None = None

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 WARNINGS, SILENT = 2, 4
 """Severities of ONNX Runtime's loggers."""
 FALLBACK = "CPUExecutionProvider"
-"""What takes over in ONNX Runtime what another provider cannot do."""
+"""ONNX Runtime's fallback provider."""
 # An ONNX model of one node, y = Exp(x).
 _PROBE = bytes.fromhex(
     "080a3a360a0b0a01781201792203457870120570726f62655a0f0a0178120a0a08080112040a020801620f0a017912"
@@ -42,10 +42,10 @@ class OnnxRuntime:
     suffix: str | None = None
     provider = "CPUExecutionProvider"
 
-    def __init__(self, device: str, asked: EngineOptions = DEFAULTS) -> None:
+    def __init__(self, device: str, options: EngineOptions = DEFAULTS) -> None:
         """Refuse a library that is too old."""
         require_onnxruntime(onnxruntime.__version__)
-        self.device, self.options = device, asked
+        self.device, self.options = device, options
         self.buffers: Buffers = NumpyBuffers()
         self.settings: dict[str, str] = {}
 
@@ -82,7 +82,7 @@ class OnnxRuntime:
 
 @cache
 def _share_arena() -> None:
-    """Let the activations of all sessions of this process live in one arena: they run one at a time."""
+    """Share one arena for the activations of all sessions of this process, which run one at a time."""
     where = onnxruntime.OrtMemoryInfo(
         "Cpu",
         onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR,

@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 
 class OnnxRuntimeCuda(OnnxRuntime):
-    """ONNX Runtime on a GPU, and nothing of a graph on the CPU."""
+    """ONNX Runtime on a GPU, without CPU fallback."""
 
     provider = "CUDAExecutionProvider"
 
-    def __init__(self, device: str, asked: EngineOptions = DEFAULTS) -> None:
-        """Refuse to be made where the provider or torch's CUDA does not work."""
-        super().__init__(device, asked)
+    def __init__(self, device: str, options: EngineOptions = DEFAULTS) -> None:
+        """Require a working provider and CUDA in torch."""
+        super().__init__(device, options)
         probe(self.provider)
-        buffers = TorchBuffers(device, cuda_graph=asked.cuda_graph)
+        buffers = TorchBuffers(device, cuda_graph=options.cuda_graph)
         self.buffers = buffers
         # TF32 keeps 10 of the 23 bits of float32's fraction: verify would call that no parity.
         self.settings = {"user_compute_stream": str(buffers.handle), "use_tf32": "0"}
@@ -57,8 +57,8 @@ class CudaSession(OnnxRuntimeSession):
             try:
                 session.run_with_iobinding(binding, options)
             except Exception as error:  # the runtime has no error class that covers them all
-                said = " ".join(str(error).split())[:300]
-                raise refusal(f"{self._path.name} did not run: {said}") from error
+                message = " ".join(str(error).split())[:300]
+                raise refusal(f"{self._path.name} did not run: {message}") from error
 
         return run
 

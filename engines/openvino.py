@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: float32 unless asked otherwise, bound to the runner's buffers."""
+"""OpenVINO on the CPU: float32 by default, bound to the runner's buffers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from engines.buffers import Buffers
 
 PRECISIONS = {each.name: each for each in denoiser_precisions() if each.hint}
-"""That it can be asked to compute in."""
+"""Values of `--precision` that it supports."""
 
 
 class OpenVino:

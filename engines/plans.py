@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 MEBIBYTE = 2**20
 LEAST = 0.01
-"""Share of a build that is worth telling."""
+"""Least progress that is reported, as a fraction of the build."""
 MESSAGE = 500
-"""Characters that an error quotes of what the library said."""
+"""Most characters of the library's message in an error."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +50,15 @@ class PlanOptions:
 
 @dataclass
 class Progress:
-    """A build's progress as one share, told from any thread; `stop` ends the build.
+    """A build's progress as one fraction, reported from any thread; `stop` ends the build.
 
     Phases nest: a step of the outer one is as far as the phase within it. There are thousands of
-    steps: those that make less than `LEAST` of the whole are not told.
+    steps: those that advance it by less than `LEAST` are not reported.
     """
 
     report: Report
     stopped: bool = False
-    _told: float = 0.0
+    _reported: float = 0.0
     _phases: dict[str, list[int]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -67,7 +67,7 @@ class Progress:
         self.stopped = True
 
     def begin(self, phase: str, steps: int) -> None:
-        """A phase within those that have begun and not ended."""
+        """Begin a phase within the open ones."""
         with self._lock:
             self._phases[phase] = [0, max(steps, 1)]
 
@@ -79,18 +79,18 @@ class Progress:
             share = 0.0
             for done, steps in reversed(self._phases.values()):
                 share = min((done + share) / steps, 1.0)
-            tell = not self.stopped and share >= self._told + LEAST
-            self._told = share if tell else self._told
+            tell = not self.stopped and share >= self._reported + LEAST
+            self._reported = share if tell else self._reported
         if tell:
             self.report(phase, share)
         return not self.stopped
 
     def end(self, phase: str) -> None:
-        """The phase is over."""
+        """End the phase."""
         with self._lock:
             self._phases.pop(phase, None)
             if not self._phases:
-                self._told = 0.0
+                self._reported = 0.0
 
 
 def build_plan(trt: Any, graph: Path, out: Path, options: PlanOptions, report: Report) -> None:
@@ -105,8 +105,8 @@ def build_plan(trt: Any, graph: Path, out: Path, options: PlanOptions, report: R
     network = builder.create_network(_network_flags(trt))
     parser = trt.OnnxParser(network, log)
     if not parser.parse_from_file(str(graph)):
-        said = [parser.get_error(index).desc() for index in range(parser.num_errors)]
-        raise EngineError(_refusal(trt, graph, said or log.errors))
+        errors = [parser.get_error(index).desc() for index in range(parser.num_errors)]
+        raise EngineError(_refusal(trt, graph, errors or log.errors))
     _allow_decomposing(trt, network)
     config = builder.create_builder_config()
     _configure(trt, config, options)
@@ -205,7 +205,7 @@ def _save_cache(config: Any, file: Path) -> None:
 
 
 def _monitor(trt: Any, progress: Progress) -> Any:
-    """What the library tells its progress to, from any thread."""
+    """The library's progress monitor, called from any thread."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -237,8 +237,8 @@ def _stopping(progress: Progress) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _refusal(trt: Any, graph: Path, said: list[str]) -> str:
-    words = " ".join("; ".join(dict.fromkeys(said)).split())[:MESSAGE]
+def _refusal(trt: Any, graph: Path, errors: list[str]) -> str:
+    words = " ".join("; ".join(dict.fromkeys(errors)).split())[:MESSAGE]
     return (
         f"{trt.__name__.split('.')[0]} {trt.__version__} cannot build {str(graph)!r}: "
         f"{words or 'it does not say why'}; use another engine for this bundle, or report it"

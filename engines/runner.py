@@ -15,7 +15,7 @@ from engines.errors import EngineError, NotFiniteError
 from engines.noise import TorchNoise
 from search.core.names import GUIDANCE, IMAGE, LATENTS, PREDICTION, SAMPLE
 from search.core.placeholders import written_out
-from search.core.prompt import Fill, PromptInput, class_number
+from search.core.prompt import PromptField, PromptInput, class_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -85,7 +85,7 @@ class Runner:
 
     @property
     def on_host(self) -> bool:
-        """Whether `run` can tell of each call without making the run slower."""
+        """Whether `on_call` does not slow a run down."""
         return self._buffers.on_host
 
     def run(
@@ -107,7 +107,7 @@ class Runner:
             seed: of the noises; the same picture as diffusers makes with that seed on the CPU.
             negative: what to guide away from.
             guidance: scale; None takes the bundle's.
-            on_call: told after each call its number, the denoiser's input and the noise prediction
+            on_call: called after each call with its number, the denoiser's input and the noise prediction
                 (None if it made none); the arrays are the runner's own and change with the next call.
 
         Raises:
@@ -157,7 +157,7 @@ class Runner:
                 write(rows, self._invariants[name])
 
     def _walk(self, look: Callable[[int], None] = lambda _: None) -> None:
-        """All calls, and the sums before and after; `look` is told the number of each that is done."""
+        """All calls, and the sums before and after; `look` is called with the number of each finished one."""
         for number, (combine, call) in enumerate(zip(self._combine, self._calls, strict=True)):
             combine()
             call()
@@ -165,7 +165,7 @@ class Runner:
         self._finish()
 
     def _look(self, on_call: OnCall | None, number: int) -> None:
-        """Stop at a call that did not make sense, and show what it made."""
+        """Refuse a call's output that is not finite."""
         self._require_finite(number)
         if on_call is not None:
             made = self._prediction(number)
@@ -179,15 +179,15 @@ class Runner:
 
     def _filling(self, each: PromptInput, text: str) -> Any:
         match each.fill:
-            case Fill.LABEL:
+            case PromptField.LABEL:
                 return class_number(text, self.bundle.labels, each.classes)
-            case Fill.GIVEN:
+            case PromptField.GIVEN:
                 return bool(text)
-            case Fill.IDS:
+            case PromptField.IDS:
                 text, tokens = self._encoded(each, text)
-                _tell_cut(each, text, tokens)
+                _warn_truncated(each, text, tokens)
                 return tokens.ids
-            case Fill.MASK:
+            case PromptField.MASK:
                 return self._encoded(each, text)[1].attention_mask
 
     def _encoded(self, each: PromptInput, text: str) -> tuple[str, Any]:
@@ -275,7 +275,7 @@ class Runner:
         return self._sessions[self.bundle.graphs[call.graph]].bind(inputs, outputs)
 
     def _constant(self, values: Sequence[float]) -> Buffer:
-        """A buffer of its own with these values; kept, as a binding may hold no more than its address."""
+        """A buffer with these values, kept alive because a binding may hold only its address."""
         buffer = self._buffers.zeros((len(values),), np.dtype(np.float32))
         self._buffers.write(buffer, np.asarray(values, np.float32))
         self._constants.append(buffer)
@@ -340,7 +340,7 @@ def guidance_of(bundle: Bundle, guidance: float | None, negative: str) -> float:
         raise EngineError(msg)
     if bundle.subnet.fitted is not None and scale != bundle.guidance:
         msg = (
-            f"guidance {scale:g} was asked for, but the sampler of this bundle was fitted for "
+            f"guidance {scale:g} was requested, but the sampler of this bundle was fitted for "
             f"{bundle.guidance:g}; leave --guidance out, or search again with --guidance {scale:g}"
         )
         raise EngineError(msg)
@@ -353,15 +353,15 @@ def guidance_of(bundle: Bundle, guidance: float | None, negative: str) -> float:
     if not bundle.guided and max(scale, bundle.guidance) > 1 and scale != bundle.guidance:
         how = f"for {bundle.guidance:g} alone" if bundle.guidance > 1 else "without guidance"
         msg = (
-            f"guidance {scale:g} was asked for, but the bundle was exported {how}; "
+            f"guidance {scale:g} was requested, but the bundle was exported {how}; "
             f"search and export with --guidance {scale:g}"
         )
         raise EngineError(msg)
     return scale
 
 
-def _tell_cut(each: PromptInput, text: str, tokens: Any) -> None:
-    """Say which end of a text was cut off, as diffusers cuts it too."""
+def _warn_truncated(each: PromptInput, text: str, tokens: Any) -> None:
+    """Warn which end of a text was truncated, as diffusers does."""
     lost = [start for part in tokens.overflowing for start, end in part.offsets if end > start]
     if lost:
         logger.warning(

@@ -30,7 +30,7 @@ CACHE = "XDG_CACHE_HOME"
 
 
 class TensorRt:
-    """TensorRT on the GPU at hand: for it alone it builds."""
+    """TensorRT on this GPU; plans are built for it alone."""
 
     name = "tensorrt"
     suffix = ".plan"
@@ -68,7 +68,7 @@ class TensorRt:
 
     @cached_property
     def buffers(self) -> TorchBuffers:
-        """What the runner keeps its values in."""
+        """The runner's buffers."""
         from engines.cuda import TorchBuffers
 
         return TorchBuffers("cuda", cuda_graph=self.options.cuda_graph)
@@ -146,9 +146,9 @@ class TensorRtRtx(TensorRt):
 
     @property
     def _capability(self) -> str:
-        asked = self.options.compute_capability
-        if asked is not None:
-            return asked
+        capability = self.options.compute_capability
+        if capability is not None:
+            return capability
         if self.device != "cuda":
             msg = (
                 "tensorrt-rtx builds for one kind of GPU; give --compute-capability, "
@@ -229,10 +229,12 @@ def refit(trt: Any, engine: Any, graph: Path, log: Any) -> None:
     refitter = trt.Refitter(engine, log)
     reader = trt.OnnxParserRefitter(refitter, log)
     if not (reader.refit_from_file(str(graph)) and refitter.refit_cuda_engine()):
-        said = [reader.get_error(index).desc() for index in range(reader.num_errors)] or log.errors
+        message = [
+            reader.get_error(index).desc() for index in range(reader.num_errors)
+        ] or log.errors
         msg = (
             f"the plan of {str(graph)!r} does not take the weights of that graph "
-            f"({'; '.join(said)[-300:]}); run stepcarve build again"
+            f"({'; '.join(message)[-300:]}); run stepcarve build again"
         )
         raise EngineError(msg)
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 
-def spell_out_argmax(graph: ir.Graph) -> None:
+def decompose_argmax(graph: ir.Graph) -> None:
     """Replace each ArgMax of whole numbers by the least of the positions that hold the maximum."""
     for node in list(graph):
         values = node.inputs[0] if node.op_type == "ArgMax" else None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from exporter.errors import ExportError
 from search.core.precision import denoiser_precisions
 from search.core.program import distinct
-from search.core.prompt import Fill, PromptInput
+from search.core.prompt import PromptField, PromptInput
 from search.core.sampler import SamplerTable
 from search.core.subnet import SubNet
 
@@ -84,7 +84,7 @@ class BundleCall:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle on disk, opened at one of its variants; files are checked when they are asked for.
+    """A bundle on disk, opened at one of its variants; files are checked when they are opened.
 
     Variants make pictures of other shapes of the same SubNet, and share the weights file.
 
@@ -216,7 +216,7 @@ class Bundle:
     @property
     def takes_labels(self) -> bool:
         """Whether prompts are classes."""
-        return any(each.fill is Fill.LABEL for each in self.prompt_inputs)
+        return any(each.fill is PromptField.LABEL for each in self.prompt_inputs)
 
     @property
     def takes_negative(self) -> bool:
@@ -225,7 +225,7 @@ class Bundle:
 
     @property
     def default_prompt(self) -> str:
-        """Something any such bundle can show."""
+        """A prompt or class that suits any bundle."""
         return next(iter(self.labels), "0") if self.takes_labels else "a photo of a red bicycle"
 
     def require_prompt(self, *, prompt: str | None, label: str | None) -> str:
@@ -298,16 +298,16 @@ def _is_blob(link: Path) -> bool:
     return False
 
 
-def _find(shapes: Sequence[Shape], asked: Mapping[str, int | None], path: Path) -> int:
-    """The first of `shapes`, those of the bundle at `path`, that has what is asked; None is anything."""
-    for name, want in asked.items():
+def _find(shapes: Sequence[Shape], wanted: Mapping[str, int | None], path: Path) -> int:
+    """The first of `shapes`, those of the bundle at `path`, that matches the request; None matches any."""
+    for name, want in wanted.items():
         if want is not None and want < 1:
             msg = f"{name} is {want}; give 1 or more"
             raise ExportError(msg)
     for number, shape in enumerate(shapes):
-        if all(want in (None, getattr(shape, name)) for name, want in asked.items()):
+        if all(want in (None, getattr(shape, name)) for name, want in wanted.items()):
             return number
-    given = ", ".join(f"{name} {want}" for name, want in asked.items() if want is not None)
+    given = ", ".join(f"{name} {want}" for name, want in wanted.items() if want is not None)
     msg = (
         f"the bundle {str(path)!r} has no variant for {given}; it makes "
         f"{', '.join(map(str, shapes))}; take one of these, or export again with others"
@@ -315,7 +315,7 @@ def _find(shapes: Sequence[Shape], asked: Mapping[str, int | None], path: Path) 
     raise ExportError(msg)
 
 
-def _bundle(path: Path, data: Any, asked: Mapping[str, int | None]) -> Bundle:
+def _bundle(path: Path, data: Any, wanted: Mapping[str, int | None]) -> Bundle:
     if not isinstance(data, dict) or data.get("kind") != KIND:
         msg = f"{str(path)!r} is not a bundle; give a directory written by stepcarve export"
         raise ExportError(msg)
@@ -339,7 +339,7 @@ def _bundle(path: Path, data: Any, asked: Mapping[str, int | None]) -> Bundle:
         if not shapes or len(set(shapes)) < len(shapes):
             msg = "the variants, of which there are none or two alike"
             raise ValueError(msg)
-        number = _find(shapes, asked, path)
+        number = _find(shapes, wanted, path)
         variant = data["variants"][number]
         return Bundle(
             path=path,
@@ -347,7 +347,7 @@ def _bundle(path: Path, data: Any, asked: Mapping[str, int | None]) -> Bundle:
             guided=data["guided"],
             guidance=float(data["guidance"]),
             prompt_inputs=tuple(
-                PromptInput(**{**each, "fill": Fill(each["fill"])})
+                PromptInput(**{**each, "fill": PromptField(each["fill"])})
                 for each in data["prompt_inputs"]
             ),
             labels=data["labels"],

@@ -9,8 +9,8 @@ from onnx_ir.passes import common as passes
 
 from exporter.graph import BOUNDARY, DOMAIN, forget_inner_types, sort_initializers
 from exporter.mix import add_mix, residual
-from exporter.nothing import take_out_nothing
-from search.core.topology import Kind, port_of
+from exporter.zeros import fold_zeros
+from search.core.topology import TargetKind, port_of
 
 if TYPE_CHECKING:
     from exporter.trace import Master
@@ -30,7 +30,7 @@ def carve(master: Master, signature: Signature, name: str) -> ir.Model:
     _give(graph, master, signature)
     graph.sort()
     _remove_boundaries(graph)
-    take_out_nothing(graph)
+    fold_zeros(graph)
     for value in [v for v in graph.inputs if not v.uses()]:
         graph.inputs.remove(value)
     graph.opset_imports.pop(DOMAIN, None)
@@ -44,7 +44,7 @@ def carve(master: Master, signature: Signature, name: str) -> ir.Model:
 def _extracted(master: Master, signature: Signature) -> ir.Graph:
     """What leads to the prediction, ports and bases that the signature needs, cut at what is there."""
     mixed = {target.port for target in signature.mixes}
-    cut = mixed | {tensor.port for tensor in signature.reads if tensor.kind is Kind.PORT}
+    cut = mixed | {tensor.port for tensor in signature.reads if tensor.kind is TargetKind.PORT}
     wanted = [master.prediction] if signature.predicts else []
     wanted += [master.ports[t.port] for t in signature.writes if t.port not in cut]
     wanted += [
@@ -80,7 +80,7 @@ def _give(graph: ir.Graph, master: Master, signature: Signature) -> None:
     outputs = [values[master.prediction.name]] if signature.predicts else []
     for tensor in signature.writes:
         value = values[topology.name(port_of(tensor.port))]
-        if tensor.kind is Kind.RESIDUAL:
+        if tensor.kind is TargetKind.RESIDUAL:
             base = master.bases.get(tensor.base)
             value = residual(
                 graph, value, None if base is None else values[base.name], topology.name(tensor)

@@ -1,4 +1,4 @@
-"""`export()`: SubNet and pipeline go in, a bundle comes out."""
+"""`export()`: Build side: exports a SubNet and its pipeline as a bundle."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def export(
         batches: images per prompt. There is one variant for each size and each of these; the first
             is what the bundle is opened at by default.
         dtype: of the denoiser's weights and activations, one of `denoiser_precisions`.
-        report: told, in a few words, what is being done.
+        report: called with a short progress message.
 
     Raises:
         SearchError: the SubNet is for another pipeline, or cannot be used at one of the `sizes`, or `out` exists.

@@ -13,7 +13,7 @@ import torch
 from onnx_ir.passes import common as passes
 from onnxscript import optimizer, rewriter
 
-from exporter.argmax import spell_out_argmax
+from exporter.argmax import decompose_argmax
 from exporter.rules import RULES
 from exporter.weights import keep
 
@@ -60,7 +60,7 @@ def optimise(model: ir.Model, parameters: Collection[str]) -> None:
     _drop_void_squeezes(model.graph)
     _cast_joined(model.graph)
     _widen_masks(model.graph)
-    spell_out_argmax(model.graph)
+    decompose_argmax(model.graph)
     _transpose_weights(model.graph)
     given = set(model.graph.initializers)
     _simplify(

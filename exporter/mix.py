@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from exporter.graph import BOUNDARY, DOMAIN
-from exporter.nothing import add_nothing
+from exporter.zeros import add_zeros
 from search.core.actions import RECORDS, Source
 from search.core.program import COEFFICIENTS
-from search.core.topology import Kind, Target, residual_of
+from search.core.topology import Target, TargetKind, residual_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -56,7 +56,7 @@ def add_mix(
         )
         total = term if total is None else _node(graph, "Add", [total, term], like)
     if total is None:
-        return add_nothing(graph, like=like, name=f"{name(target)}/nothing")
+        return add_zeros(graph, like=like, name=f"{name(target)}/zeros")
     # Of its own, so that a source that is emitted as it is, or cached too, keeps its name.
     return _node(graph, BOUNDARY, [total], like, domain=DOMAIN)
 
@@ -72,7 +72,7 @@ def residual(graph: ir.Graph, port: ir.Value, base: ir.Value | None, name: str) 
 def _role(source: Source, target: Target) -> Target:
     if source is Source.RESIDUAL:
         return residual_of(target.port, target.base)
-    return Target(Kind(source.value), target.port)
+    return Target(TargetKind(source.value), target.port)
 
 
 def _cached(

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)
-"""What the system says when nothing more can be written; numpy gives no number for it."""
+"""Errors of a full disk; numpy raises one without an errno."""
 
 
 @contextmanager
 def needing_room(target: Path) -> Iterator[None]:
-    """Say in one sentence that nothing more can be written for `target`."""
+    """Turn an error of a full disk while writing `target` into one sentence."""
     try:
         yield
     except OSError as error:

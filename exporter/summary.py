@@ -10,14 +10,14 @@ from search.core.liveness import Unrolled, unroll
 from search.core.precision import precision_named
 from search.core.program import plan_program
 from search.core.timestep_grid import FROM_NOISE
-from search.core.topology import Kind
+from search.core.topology import TargetKind
 
 if TYPE_CHECKING:
     from search.core.subnet import SubNet
 
 
 def cells(subnet: SubNet) -> list[list[Action | None]]:
-    """Per step and block, what becomes of it once dead work is gone; None is neither computed nor read.
+    """Per step and block, its action after dead work is removed; None is neither computed nor read.
 
     REUSE stands for all that is read from the cache as it is.
     """
@@ -32,9 +32,9 @@ def _cell(subnet: SubNet, unrolled: Unrolled, step: int, block: int) -> Action |
     topology, computed = subnet.topology, unrolled.computed[step]
     ports = topology.ports_of[block]
     mine = {target.kind for target in computed if target.port in ports}
-    if Kind.PORT in mine:
+    if TargetKind.PORT in mine:
         return Action.RUN
-    if Kind.MIX in mine:
+    if TargetKind.MIX in mine:
         return subnet.actions[step][block]
     read = {port for target in computed for port in topology.reads(target)}
     return None if read.isdisjoint(ports) else Action.REUSE
@@ -108,6 +108,6 @@ def one_line(summary: dict[str, Any]) -> str:
 
 
 def call_times(summary: dict[str, Any]) -> str:
-    """When a SubNet with a sampler of its own calls the denoiser, for people."""
+    """The timesteps of a fitted SubNet's calls, as a text."""
     times = ", ".join(f"{timestep:g}" for timestep in summary["call_timesteps"])
     return f"fitted sampler, calls at timesteps {times}"

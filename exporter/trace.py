@@ -35,7 +35,7 @@ class Master:
         invariants: per such stand-in, the value that it stands for.
         prediction: the noise prediction.
         ports: per port of the topology, its boundary value.
-        bases: by port, the bases that were asked for, unless they are zeros.
+        bases: by port, the requested bases, unless they are zeros.
         topology: of the denoiser.
         layout: per element of the latents, which element of the drawn noise it is; None: its own.
     """

@@ -94,7 +94,7 @@ def carve_variant(
         subnet: what to carve.
         images: per prompt.
         dtype: of the denoiser's weights and activations.
-        report: told, in a few words, what is being done.
+        report: called with a short progress message.
 
     Raises:
         SearchError: the pipeline's scheduler is no table.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from search.core.actions import RECORDS, Action, Source
-from search.core.topology import PREDICTION, Kind, Target, base_of, port_of, residual_of
+from search.core.topology import PREDICTION, Target, TargetKind, base_of, port_of, residual_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -75,8 +75,8 @@ class _Graph:
         for mix in self.signature.mixes:
             if target == port_of(mix.port):
                 return self._mixed(mix)
-        assert target in self.signature.computes or target.kind is Kind.RESIDUAL, target
-        if target.kind is Kind.RESIDUAL:
+        assert target in self.signature.computes or target.kind is TargetKind.RESIDUAL, target
+        if target.kind is TargetKind.RESIDUAL:
             return self.value(port_of(target.port)) - self._base(target.base)
         return _computed(self.topology, target, self.call.step, self._ports(target))
 
@@ -91,7 +91,7 @@ class _Graph:
             elif source is Source.RESIDUAL:
                 part = self.read[residual_of(mix.port, mix.base)]
             else:
-                part = self.read[Target(Kind(source.value), mix.port)]
+                part = self.read[Target(TargetKind(source.value), mix.port)]
             total += (given[source] if weight is None else weight) * part
         return total
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from search.core.actions import RECORDS, Action
 from search.core.subnet import Binding, Granularity, SubNet
 from search.core.timestep_grid import TimestepGrid
-from search.core.topology import PREDICTION, Kind, Target, Topology
+from search.core.topology import PREDICTION, Target, TargetKind, Topology
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -177,7 +177,7 @@ def spell(topology: Topology, target: Target) -> str:
     port = topology.ports[target.port]
     first = "" if target.base in (-1, target.port) else f"{_block(topology, target.base)}.."
     index = f":{port.index}" if port.index else ""
-    what = "" if target.kind is Kind.PORT else f" {target.action or target.kind}"
+    what = "" if target.kind is TargetKind.PORT else f" {target.action or target.kind}"
     return f"{first}{_block(topology, target.port)}{index}{what}"
 
 

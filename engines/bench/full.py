@@ -37,7 +37,7 @@ def full_bundle(
         pipeline: directory of the pipeline it was exported from.
         given: one that is there already, or None.
         folder: where to export one otherwise; one that an earlier call left there is used again.
-        report: told, in a few words, what is being done.
+        report: called with a short progress message.
 
     Raises:
         EngineError: `given`, or what is in `folder`, is another sampler's or another shape's.

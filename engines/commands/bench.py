@@ -84,14 +84,14 @@ def command(
     All rows take turns in one run.
     """
     screen.quiet_libraries()
-    from engines.bench.run import Settings, bench
+    from engines.bench.run import BenchSettings, bench
     from engines.bench.show import tables, write_bench
     from exporter.bundle import Bundle
 
     if Against.DEEPCACHE not in against:
         unused = dict.fromkeys(("interval", "branch"), "with --against deepcache")
         shared.refuse_unused(shared.given_options(), unused)
-    settings = Settings(against=tuple(map(Against, against)), **options)
+    settings = BenchSettings(against=tuple(map(Against, against)), **options)
     opened = Bundle.open(bundle, height=height, width=width, images=images)
     with screen.status() as report:
         found = bench(opened, opened.find_pipeline(pipeline), settings, out=out, report=report)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from engines.base import EngineOptions
-    from engines.build import Plan
+    from engines.build import BuildPlan
     from search.runs.parallel import Where
 
 
@@ -84,7 +84,7 @@ def command(
         )
 
 
-def _print_plan(plan: Plan, engine: str, jobs: int, *, as_json: bool) -> None:
+def _print_plan(plan: BuildPlan, engine: str, jobs: int, *, as_json: bool) -> None:
     """What is to be built; nothing for an engine that builds no files."""
     if as_json:
         items = [vars(item) for item in plan.items]

@@ -12,7 +12,7 @@ from search.commands import shared
 @shared.command("doctor")
 @shared.output_options()
 def command(as_json: bool) -> None:
-    """Say what is installed, what works and what to install."""
+    """List what is installed, what works and what to install."""
     from engines.doctor import examine
 
     findings = examine()

@@ -1,4 +1,4 @@
-"""Options that several commands on engines share, one decorator each."""
+"""Options shared by the commands on engines, one decorator each."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _TYPES: dict[str, click.ParamType[Any]] = {
     "optimization_level": Whole(0, 5),
     "workspace": AT_LEAST_0,
 }
-"""Of options whose values are not just any text."""
+"""Types of the options that are not plain text."""
 
 
 def engine_setting(field: Field[Any]) -> Decorator:
@@ -68,7 +68,7 @@ threads_option: Decorator = engine_setting(_FIELDS["threads"])
 
 
 def engine_options(engine: Decorator = engine_option) -> Decorator:
-    """The engine, its device, and what it can be asked for as the argument `options`."""
+    """The engine, its device, and its options as the argument `options`."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)

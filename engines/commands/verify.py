@@ -87,12 +87,12 @@ def command(
     The exit code is 0 only if parity holds for all of them.
     """
     screen.quiet_libraries()
-    from engines.parity.many import Plan, verify_many
+    from engines.parity.many import VerifyPlan, verify_many
     from search.runs.parallel import require_place
 
     require_place(parallel)
     names = tuple(dict.fromkeys(chain.from_iterable(engine_names)))
-    plan = Plan(engines=names, shape=(height, width, images), **settings)
+    plan = VerifyPlan(engines=names, shape=(height, width, images), **settings)
     with screen.status() as report:
         done = verify_many(plan.checks(), jobs=jobs, where=parallel, report=report)
     if as_json:
@@ -105,7 +105,7 @@ def command(
 
 
 def _print_verified(done: list[Verified]) -> None:
-    """Each verdict; with the bundle's name where there are several."""
+    """One line per verdict, with the bundle's name if there are several."""
     from engines.report import verdict
 
     for each in done:

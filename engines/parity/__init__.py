@@ -10,7 +10,7 @@ from engines.base import make_engine
 from engines.errors import EngineError
 from engines.parity.inputs import given_latents, inputs_of
 from engines.parity.measure import psnr, relative_l2
-from engines.parity.record import K, Parity, Pictures, Rung
+from engines.parity.record import K, Parity, ParityPictures, Rung
 from search.core.precision import precision_named
 
 if TYPE_CHECKING:
@@ -18,9 +18,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from engines.base import Engine
+    from engines.parity.inputs import RunInputs
+    from engines.parity.rungs import RungContext
     from exporter.bundle import Bundle
 
-__all__ = ["K", "Parity", "Pictures", "Rung", "given_latents", "psnr", "relative_l2", "verify"]
+__all__ = [
+    "K",
+    "Parity",
+    "ParityPictures",
+    "Rung",
+    "given_latents",
+    "psnr",
+    "relative_l2",
+    "verify",
+]
 
 PROBES = 10
 """About how many calls the floor is measured at; of every graph, three if it has them."""
@@ -40,7 +51,7 @@ def verify(
     k: float = K,
     bisect: bool = False,
     report: Callable[[str], None] = lambda _: None,
-) -> tuple[Parity, Pictures]:
+) -> tuple[Parity, ParityPictures]:
     """Climb the ladder from the pipeline that `bundle` came from to `engines` on it.
 
     The rungs (`rungs.py`): the manifest against the SubNet; diffusers' own pipeline against PyTorch
@@ -63,9 +74,8 @@ def verify(
         SearchError: the pipeline is not the one the bundle was exported from.
         EngineError: the bundle cannot be run at all, or not with these inputs.
     """
-    from engines.parity.floor import measure_floor
-    from engines.parity.reference import picture_of, run_reference
-    from engines.parity.rungs import Ground, plan_rungs, precision_of
+    from engines.parity.reference import picture_of
+    from engines.parity.rungs import plan_rungs
 
     if not k > 0:
         msg = f"k is {k:g}; give a number of floors above 0"
@@ -73,17 +83,11 @@ def verify(
     bundle.check()
     inputs = inputs_of(bundle, prompt=prompt, negative=negative, guidance=guidance, seed=seed)
     engines, notes = _with_onnx(bundle, engines)
-    probes = probed(bundle)
-    report("run PyTorch reference")
-    steps = [bundle.calls[number].step for number in probes]
-    reference = run_reference(bundle, pipeline, inputs, probes=steps)
-    report("measure the noise floor")
-    precisions = dict.fromkeys(precision_of(engine, bundle) for engine in engines)
-    floors = {each: measure_floor(reference, each, probes) for each in precisions}
-    ground = Ground(reference, floors, k, bisect, report)
-    climbed = {rung.name: rung.climb(ground) for rung in plan_rungs(bundle, engines)}
+    context = _context(bundle, engines, pipeline, inputs, k=k, bisect=bisect, report=report)
+    reference = context.reference
+    climbed = {rung.name: rung.climb(context) for rung in plan_rungs(bundle, engines)}
     shown = {name: each.picture for name, each in climbed.items() if each.picture is not None}
-    pictures = Pictures(picture_of(reference.full), picture_of(reference.gated), shown)
+    pictures = ParityPictures(picture_of(reference.full), picture_of(reference.gated), shown)
     parity = Parity(
         prompt=prompt,
         negative=negative,
@@ -96,6 +100,31 @@ def verify(
         blocks=tuple(each.block for each in climbed.values() if each.block),
     )
     return parity, pictures
+
+
+def _context(
+    bundle: Bundle,
+    engines: Sequence[Engine],
+    pipeline: Path,
+    inputs: RunInputs,
+    *,
+    k: float,
+    bisect: bool,
+    report: Callable[[str], None],
+) -> RungContext:
+    """What the rungs compare with: the run in PyTorch, and its noise floor in each precision."""
+    from engines.parity.floor import measure_floor
+    from engines.parity.reference import run_reference
+    from engines.parity.rungs import RungContext, precision_of
+
+    probes = probed(bundle)
+    report("run PyTorch reference")
+    steps = [bundle.calls[number].step for number in probes]
+    reference = run_reference(bundle, pipeline, inputs, probes=steps)
+    report("measure the noise floor")
+    precisions = dict.fromkeys(precision_of(engine, bundle) for engine in engines)
+    floors = {each: measure_floor(reference, each, probes) for each in precisions}
+    return RungContext(reference, floors, k, bisect, report)
 
 
 def probed(bundle: Bundle) -> list[int]:

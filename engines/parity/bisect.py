@@ -140,7 +140,7 @@ PREFIX = ".bisect-"
 
 @contextmanager
 def _beside(folder: Path, content: bytes) -> Iterator[Path]:
-    """A file in `folder` that is gone afterwards, or with the next one if this process is killed."""
+    """A temporary file in `folder`; if this process is killed, the next one removes it."""
     try:
         remove_stale(folder, PREFIX)
         prefix = f"{process_name(PREFIX)}."

@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 ROUNDING = 2.0**-24
-"""Of float32, in which samplers add up whatever the precision: no floor is lower."""
+"""Rounding of float32, in which samplers accumulate in any precision: the least floor."""
 FEW = 16
-"""Numbers per sample: an argument of no more is a timestep, a scale or sizes."""
+"""Most numbers per sample of a timestep, scale or size argument."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Floor:
     decoder: float
 
     def of(self, number: int, graphs: Sequence[int], name: str) -> float:
-        """For what call `number` gives under `name`: between the probed calls of the same graph."""
+        """The floor of output `name` of call `number`, interpolated between the probed calls of its graph."""
         alike = sorted(
             n for n in self.forced if graphs[n] == graphs[number] and name in self.forced[n]
         )
@@ -98,19 +98,21 @@ def block_floors(reference: Reference, precision: str, call: Replayed) -> dict[s
 
 
 def _require_digits(precision: str, number: int, floors: Mapping[str, float]) -> None:
-    """Refuse floors of a call beyond which nothing is compared."""
+    """Refuse a call whose floors exceed the limit of the precision."""
     for name, floor in floors.items():
-        if not floor <= precision_named(precision).floor:
+        limits = precision_named(precision)
+        if not floor <= limits.floor:
+            wider = f"export with --dtype {limits.wider}" if limits.wider else "give other weights"
             msg = (
                 f"PyTorch in {precision} gives {name!r} at call {number} with a relative error of "
-                f"{floor:.1e} against PyTorch in more digits, so there is nothing to hold an engine "
-                f"to; export with --dtype {'bfloat16' if precision == 'float16' else 'float32'}"
+                f"{floor:.1e} against PyTorch in a wider precision, which is too much to compare an "
+                f"engine with it; {wider}"
             )
             raise EngineError(msg)
 
 
 def _forced_floors(precise: TorchDenoiser, call: Replayed) -> dict[str, float]:
-    """By name, what the outputs of `call` differ by when it gets the reference's inputs and caches."""
+    """By name, the differences of the outputs of `call` on the reference's inputs and caches."""
     floors: dict[str, float] = {}
 
     def measure(name: str, tensor: torch.Tensor) -> None:
@@ -128,7 +130,7 @@ def _floor(found: Array, expected: Array) -> float:
 
 
 def _free_floors(precise: TorchDenoiser) -> tuple[tuple[float, ...], float]:
-    """Per call what its input differs by, and what the final latents do, on the way that is followed.
+    """Per call the difference of its input, and that of the final latents, on the free trajectory.
 
     What the noises give to both is the same, so only the differences of the predictions are followed.
     """
@@ -193,7 +195,7 @@ def _forward_in(
 
 
 def _moved(leaf: torch.Tensor) -> torch.Tensor:
-    """What is turned into sines moved by its last bit in float32; anything else as it is."""
+    """Arguments of sinusoidal embeddings moved by their last bit in float32; others unchanged."""
     if leaf.numel() > FEW * (len(leaf) if leaf.ndim else 1):
         return leaf
     return torch.nextafter(leaf.float(), torch.tensor(torch.inf)).to(leaf.dtype)

@@ -1,4 +1,4 @@
-"""What a run of a bundle starts from, the same for PyTorch and for every engine."""
+"""The inputs of a run, the same for PyTorch and every engine."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ LATENTS, DECODER = "latents", "decoder"
 
 
 @dataclass(frozen=True)
-class _Run:
+class _EngineRun:
     """A run of the engine on its own.
 
     Attributes:
@@ -80,7 +80,7 @@ class _Pass:
 
     calls: tuple[CallParity, ...]
     finals: dict[str, Difference]
-    run: _Run
+    run: _EngineRun
 
     @property
     def failures(self) -> tuple[str, ...]:
@@ -162,7 +162,7 @@ class _Climber:
     floor: Floor
     k: float
 
-    def run(self) -> _Run:
+    def run(self) -> _EngineRun:
         """The engine on its own."""
         inputs: list[Array] = []
 
@@ -181,11 +181,11 @@ class _Climber:
                 on_call=keep,
             )
         except NotFiniteError as error:
-            return _Run(tuple(inputs), None, str(error))
-        return _Run(tuple(inputs), result, "")
+            return _EngineRun(tuple(inputs), None, str(error))
+        return _EngineRun(tuple(inputs), result, "")
 
     def forced(self) -> list[_Forced]:
-        """Every call on the reference's inputs and caches, as PyTorch comes to it."""
+        """Every call on the reference's inputs and caches, in PyTorch's order."""
         given = self.reference.inputs
         self.runner.prepare(given.prompt, negative=given.negative, guidance=given.guidance)
         return [self._forced(call) for call in replay(self.reference)]
@@ -197,7 +197,7 @@ class _Climber:
             return _Forced(measured, measured, repeats=True)
         return _Forced(measured, self._compared(call, again), repeats=False)
 
-    def measured(self, run: _Run, forced: list[dict[str, Difference]]) -> _Pass:
+    def measured(self, run: _EngineRun, forced: list[dict[str, Difference]]) -> _Pass:
         """One pass: a run on its own, and the calls on given inputs."""
         bundle = self.runner.bundle
         calls = tuple(
@@ -215,7 +215,7 @@ class _Climber:
         return compare(expected, outputs, floors, self.k)
 
     def _frees(self, inputs: Sequence[Array]) -> list[Difference]:
-        """The denoiser's inputs on the way the engine followed; those it did not come to are missing."""
+        """The denoiser's inputs on the engine's own trajectory, up to the call where it stopped."""
         calls = self.runner.bundle.calls
         found = {str(number): sample for number, sample in enumerate(inputs)}
         expected = {n: self.reference.sample(calls[int(n)].step) for n in found}
@@ -236,12 +236,12 @@ class _Climber:
 
 
 def _strays(call: CallParity) -> bool:
-    """Whether the way that the engine followed is off here; what it did not come to is not."""
+    """Whether the engine's own trajectory is off here; calls it did not reach are not."""
     return call.free is not None and call.free is not MISSING and not call.free.passed
 
 
 def _call_failures(call: CallParity, *, strayed: bool) -> list[str]:
-    """What is off at a call; on the engine's own way, only where it `strayed` first."""
+    """What is off at a call; on the engine's own trajectory, only where it `strayed` first."""
     name, worst = call.worst
     found = []
     if strayed and call.free is not None:
@@ -261,8 +261,10 @@ def _amounts(difference: Difference) -> str:
     )
 
 
-def _unlike(name: str, first: _Run, second: _Run, forced: Sequence[_Forced]) -> tuple[str, ...]:
-    """Where what was done twice is not the same bit for bit; nothing if it is."""
+def _unlike(
+    name: str, first: _EngineRun, second: _EngineRun, forced: Sequence[_Forced]
+) -> tuple[str, ...]:
+    """Where two equal passes differ bit for bit; empty if nowhere."""
     if not _same(first.tensors, second.tensors):
         where = "on its own way"
     elif off := [number for number, call in enumerate(forced) if not call.repeats]:

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from search.core.sampler import SamplerTable
 
 ROUNDING = 1e-6
-"""Of a row's largest coefficient: other versions of the libraries compute tables a little differently."""
+"""Tolerance relative to a row's largest coefficient: library versions compute tables slightly differently."""
 
 
 def check_manifest(bundle: Bundle, table: SamplerTable) -> tuple[str, ...]:
-    """What is wrong with a bundle's calls, caches and coefficients, one sentence each.
+    """The faults of a bundle's calls, caches and coefficients, one sentence each.
 
     Args:
         bundle: to check.
@@ -51,8 +51,8 @@ def check_manifest(bundle: Bundle, table: SamplerTable) -> tuple[str, ...]:
 
 def _coefficient_faults(bundle: Bundle, program: Program) -> Iterator[str]:
     """What the actions of a call mix with other numbers than the SubNet's."""
-    asked = program.to_json(bundle.subnet.topology.name)["calls"]
-    for number, (call, wanted) in enumerate(zip(bundle.calls, asked, strict=True)):
+    expected = program.to_json(bundle.subnet.topology.name)["calls"]
+    for number, (call, wanted) in enumerate(zip(bundle.calls, expected, strict=True)):
         for name in sorted(call.coefficients.keys() | wanted["coefficients"].keys()):
             found, right = call.coefficients.get(name), wanted["coefficients"].get(name)
             if found != right:
@@ -63,7 +63,7 @@ def _coefficient_faults(bundle: Bundle, program: Program) -> Iterator[str]:
 
 
 def _cache_faults(bundle: Bundle) -> Iterator[str]:
-    """Follow what every slot holds through the calls."""
+    """Follow the content of every slot through the calls."""
     unrolled = unroll(bundle.subnet)
     held: dict[int, tuple[int, str]] = {}
     for number, call in enumerate(bundle.calls):
@@ -81,7 +81,7 @@ def _cache_faults(bundle: Bundle) -> Iterator[str]:
 
 
 def _made(unrolled: Unrolled, values: Mapping[str, int], name: str) -> tuple[int, str]:
-    """The step that made what is called `name`, and what it was called there; step -1 if none did."""
+    """The step that made `name`, and its name there; step -1 if none did."""
     if name not in values:
         return -1, name
     value = unrolled.values[values[name]]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 3
 K = 5.0
-"""How many floors a rung may be off by default."""
+"""Default tolerance of a rung, in floors."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Rung:
 
     @property
     def excess(self) -> float:
-        """How much of what is allowed was used, where it is most; infinite for what is not finite."""
+        """The largest difference as a fraction of the tolerance; infinite if not finite."""
         forced = (difference for call in self.calls for difference in call.forced.values())
         free = (call.free for call in self.calls if call.free is not None)
         return max((each.excess for each in (*forced, *free, *self.finals.values())), default=0.0)
@@ -109,7 +109,7 @@ class Parity:
         quality: what the SubNet itself changes, in dB of the picture against the full sampler's: no part
             of parity.
         notes: rungs that there are not, and why.
-        blocks: the first block that is off, per engine, where that was asked for.
+        blocks: the first block that is off, per engine, with `--bisect`.
     """
 
     prompt: str
@@ -157,7 +157,7 @@ class Parity:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ParityPictures:
     """`[height, width, 3]` uint8 each.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""The bundle's calls in PyTorch, one after the other: nothing is kept that no later call reads."""
+"""The bundle's calls in PyTorch, in order; tensors are freed after their last reader."""
 
 from __future__ import annotations
 

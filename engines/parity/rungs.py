@@ -34,8 +34,8 @@ PYTORCH = "gated PyTorch, every block run"
 
 
 @dataclass(frozen=True)
-class Ground:
-    """What every rung stands on.
+class RungContext:
+    """What the rungs compare with.
 
     Attributes:
         reference: what PyTorch computes.
@@ -77,7 +77,7 @@ class Planned:
     """
 
     name: str
-    climb: Callable[[Ground], Climbed]
+    climb: Callable[[RungContext], Climbed]
 
 
 def plan_rungs(bundle: Bundle, engines: Sequence[Engine]) -> tuple[Planned, ...]:
@@ -103,13 +103,13 @@ def names_of(bundle: Bundle, engines: Sequence[Engine]) -> list[str]:
 
 
 def precision_of(engine: Engine, bundle: Bundle) -> str:
-    """What the engine computes in: less if it was asked to, else what the graphs say."""
+    """The precision the engine computes in: `--precision`, or else that of the graphs."""
     return getattr(engine, "precision", None) or bundle.dtype
 
 
-def _manifest_rung(ground: Ground) -> Climbed:
-    """The manifest's calls, cache slots and coefficients against the SubNet's; nothing is computed."""
-    reference = ground.reference
+def _manifest_rung(context: RungContext) -> Climbed:
+    """The manifest's calls, cache slots and coefficients against the SubNet's, without running it."""
+    reference = context.reference
     failures = check_manifest(reference.bundle, reference.table)
     return Climbed(
         Rung(
@@ -126,9 +126,9 @@ def _manifest_rung(ground: Ground) -> Climbed:
     )
 
 
-def _pytorch_rung(ground: Ground) -> Climbed:
-    """Diffusers' own pipeline against the gates when these run everything: nothing may differ."""
-    reference = ground.reference
+def _pytorch_rung(context: RungContext) -> Climbed:
+    """Diffusers' own pipeline against the gated one with every block run; they must be equal."""
+    reference = context.reference
     timesteps = reference.subnet.timesteps
     calls = tuple(
         CallParity(
@@ -171,18 +171,18 @@ def _quality_note(subnet: SubNet) -> str:
     )
 
 
-def _engine_rung(engine: Engine, name: str, ground: Ground) -> Climbed:
+def _engine_rung(engine: Engine, name: str, context: RungContext) -> Climbed:
     """PyTorch gated by the SubNet against an engine, call by call and on its own."""
-    reference, report = ground.reference, ground.report
-    floor = ground.floors[precision_of(engine, reference.bundle)]
+    reference, report = context.reference, context.report
+    floor = context.floors[precision_of(engine, reference.bundle)]
     report(f"{name}: load")
     runner = Runner(reference.bundle, engine)
-    rung, picture = climb(runner, reference, floor, name=name, k=ground.k, report=report)
+    rung, picture = climb(runner, reference, floor, name=name, k=context.k, report=report)
     del runner  # frees the engine's memory for the one that looks at blocks
-    if rung.passed or not ground.bisect:
+    if rung.passed or not context.bisect:
         return Climbed(rung, picture)
     report(f"{name}: look for the first block that is off")
     try:
-        return Climbed(rung, picture, first_block(reference, engine, rung, ground.k))
+        return Climbed(rung, picture, first_block(reference, engine, rung, context.k))
     except EngineError as error:  # of an engine that runs built plans only, say
         return Climbed(rung, picture, f"{name}: its blocks cannot be looked at: {error}")

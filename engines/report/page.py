@@ -1,4 +1,4 @@
-"""One self-contained HTML page about parity, for people."""
+"""Parity as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -22,24 +22,29 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engines.parity.measure import Difference
-    from engines.parity.record import CallParity, Parity, Pictures, Rung
+    from engines.parity.record import CallParity, Parity, ParityPictures, Rung
     from exporter.bundle import Bundle
 
 GAIN = 32
-"""By which the difference of two pictures is multiplied to be seen."""
+"""Amplification of the difference of two pictures."""
 SHOWN = 20
 """Failures that are listed; the JSON has them all."""
 WORST = 5
 """Calls per engine that are listed."""
 LOWEST = 1e-9
-"""What equal tensors are drawn as, on a logarithmic axis."""
+"""Least difference drawn on the logarithmic axis."""
 COLOURS = ("#1f6f8b", "#d9822b", "#6b4fa0", "#3a8f5c")
 
 
 def page_of(
-    bundle: Bundle, parity: Parity, pictures: Pictures, *, verdict: str, environment: dict[str, str]
+    bundle: Bundle,
+    parity: Parity,
+    pictures: ParityPictures,
+    *,
+    verdict: str,
+    environment: dict[str, str],
 ) -> str:
-    """The page; everything it shows is inside."""
+    """The page, self-contained."""
     return render(
         __package__,
         "page.html",
@@ -154,7 +159,7 @@ def _worst_row(rung: Rung, call: CallParity, tensor: str, worst: Difference) -> 
     }
 
 
-def _pictures(pictures: Pictures, quality: str) -> dict[str, str]:
+def _pictures(pictures: ParityPictures, quality: str) -> dict[str, str]:
     """PNGs as addresses, by what is to be read below them."""
     shown = {
         "diffusers, every block at every step": pictures.full,
@@ -169,7 +174,7 @@ def _pictures(pictures: Pictures, quality: str) -> dict[str, str]:
 
 
 def _draw_errors(rung: Rung) -> Figure:
-    """Two panels: on given inputs and on its own way, each with its floor and what is allowed."""
+    """Two panels: on given inputs and on its own trajectory, each with floor and tolerance."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 3.2), layout="constrained")

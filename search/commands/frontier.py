@@ -10,15 +10,11 @@ import cloup
 
 from search.commands import screen, shared
 from search.commands.values import AT_LEAST_1, AT_LEAST_2, PATH, Fractions, Names, PromptsFile
-from search.frontier.settings import Method
+from search.frontier.series import NAMES, SERIES, series_named
+from search.methods import carve
 
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
-USERS = {
-    "pictures": Method.CARVE,
-    "iterations": Method.CARVE,
-    "dip-go-iterations": Method.DIP_GO,
-    "random": Method.RANDOM,
-}
+USERS = {option: series.name for series in SERIES for option in series.options}
 """Options of single methods."""
 
 
@@ -28,8 +24,8 @@ USERS = {
     "Comparison",
     cloup.option(
         "--methods",
-        type=Names(Method),
-        default=",".join(Method),
+        type=Names(NAMES),
+        default=",".join(NAMES),
         show_default="all",
         help="Compare only these methods.",
     ),
@@ -72,10 +68,13 @@ USERS = {
     cloup.option(
         "--pictures",
         type=AT_LEAST_2,
-        help="Let carve calibrate with this many pictures.  [default: 96]",
+        help="Let carve calibrate with this many pictures.  "
+        f"[default: {carve.METHOD.defaults['pictures']}]",
     ),
     cloup.option(
-        "--iterations", type=AT_LEAST_1, help="Iterations of carve, per keep.  [default: 28]"
+        "--iterations",
+        type=AT_LEAST_1,
+        help=f"Iterations of carve, per keep.  [default: {carve.METHOD.defaults['iterations']}]",
     ),
     cloup.option(
         "--dip-go-iterations",
@@ -110,7 +109,7 @@ def command(
     from search.core.files import require_free
     from search.frontier.run import run_frontier
     from search.frontier.settings import FrontierSettings
-    from search.frontier.table import full_judged, tables
+    from search.frontier.table import full_attributes, tables
     from search.frontier.write import write_frontier
     from search.model.pipeline import open_pipeline, require_device
 
@@ -118,7 +117,7 @@ def command(
     unused |= {} if options["judge"] else {"features": "with --judge"}
     shared.refuse_unused(shared.given_options(), unused)
     require_free(out)
-    settings = FrontierSettings(methods=tuple(map(Method, methods)), **options)
+    settings = FrontierSettings(methods=tuple(map(series_named, methods)), **options)
     require_device(device)
     with screen.status() as report:
         report("open pipeline")
@@ -129,5 +128,5 @@ def command(
         click.echo((out / "frontier.json").read_text(encoding="utf-8"), nl=False)
     else:
         screen.print_tables(tables(found), 200)
-        click.echo("\n".join(filter(None, (full_judged(found), *found.notes))))
+        click.echo("\n".join(filter(None, (full_attributes(found), *found.notes))))
         click.echo(f"page: {out / 'frontier.html'}")

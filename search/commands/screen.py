@@ -1,4 +1,4 @@
-"""What commands show: progress, tables, and nothing of what the libraries say."""
+"""What commands show: progress and tables, without the libraries' own output."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def print_tables(tables: Iterable[Table], width: int) -> None:
-    """As wide as the terminal, or `width` columns where there is none."""
+    """A console as wide as the terminal, or `width` columns without one."""
     from rich.console import Console
 
     console = Console(width=None if sys.stdout.isatty() else width)
@@ -23,7 +23,7 @@ def print_tables(tables: Iterable[Table], width: int) -> None:
 
 @contextmanager
 def status() -> Iterator[Callable[..., None]]:
-    """Shows what is being done, and a bar where its share is known; on stderr, on terminals only."""
+    """Progress messages, with a bar if the fraction is known; on stderr, on terminals only."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -40,7 +40,7 @@ def status() -> Iterator[Callable[..., None]]:
 
 
 def quiet_libraries() -> None:
-    """Keep the libraries' own progress bars and notices off the screen, and them off the network."""
+    """Silence the libraries' progress bars and notices, and forbid them the network."""
     import logging
     import os
     import warnings

@@ -311,7 +311,7 @@ def _print_found(
     *,
     as_json: bool,
 ) -> None:
-    """What a search has made; `shares` are of the time on `engine`, if there is one."""
+    """Print the SubNets of a search; `shares` are fractions of the time on `engine`, if given."""
     from exporter.summary import one_line, summarise
 
     summaries = [summarise(subnet) for subnet in found]

@@ -1,4 +1,4 @@
-"""Options and arguments that several commands share, one decorator each, and what registers a command."""
+"""Shared options and arguments, one decorator each, and the registration of a command."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ def command(name: str, **attributes: Any) -> Callable[[Callable[..., Any]], clou
 
 
 def option_group(title: str, *options: Decorator) -> Decorator:
-    """Options under a heading of their own in the help."""
+    """Options under one heading in the help."""
     grouped: Decorator = cloup.option_group(title, *options)
     return grouped
 
 
-def _show_tracebacks(context: click.Context, _: click.Parameter, asked: bool) -> None:
-    context.meta[DEBUG] = asked
+def _show_tracebacks(context: click.Context, _: click.Parameter, value: bool) -> None:
+    context.meta[DEBUG] = value
 
 
 def output_options(*options: Decorator) -> Decorator:
-    """Where results go; every command has `--json` and `--debug`."""
+    """The output options; every command has `--json` and `--debug`."""
     return option_group(
         "Output",
         *options,
@@ -134,7 +134,7 @@ parallel_option: Decorator = cloup.option(
 
 
 def given_options() -> list[str]:
-    """Names of the options of the present command that stand on its line, without dashes."""
+    """Names of the options given on the command line, without dashes."""
     context = click.get_current_context()
     given = click.core.ParameterSource.COMMANDLINE
     return [

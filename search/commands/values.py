@@ -1,4 +1,4 @@
-"""Kinds of values that options and arguments take, beside click's own."""
+"""Parameter types of options and arguments, beside click's own."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Number(click.FloatRange):
     name = "number"
 
     def _describe_range(self) -> str:
-        """For the help; a number without bounds needs no words."""
+        """The range, for the help."""
         return "" if self.min is None and self.max is None else super()._describe_range()
 
     def convert(
@@ -94,7 +94,7 @@ class SubNetFile(click.Path):
 
 
 class _Text(click.ParamType[Any]):
-    """What a text stands for; `_read` raises a `SearchError`."""
+    """A parameter type read from a text; `_read` raises a `SearchError`."""
 
     def _read(self, text: str) -> Any:
         raise NotImplementedError
@@ -173,7 +173,7 @@ class Names(_Text):
 
 
 class Assignment(_Text):
-    """NAME=VALUE; the value is read as JSON where it is that, and is a text otherwise."""
+    """NAME=VALUE; the value is read as JSON, or else as a text."""
 
     name = "NAME=VALUE"
 

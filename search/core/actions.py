@@ -1,4 +1,4 @@
-"""What a block may do at a step: each action is a row of coefficients over what there is to emit."""
+"""Actions of a block at a step: each is a row of coefficients over the tensors it may emit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Action(enum.StrEnum):
-    """What a block does at one step; `ACTIONS` says what each emits."""
+    """What a block does at one step; see `ACTIONS`."""
 
     RUN = "RUN"
     REUSE = "REUSE"
@@ -26,7 +26,7 @@ class Source(enum.StrEnum):
     FRESH = "fresh"
     """What the block computes now."""
     BASE = "base"
-    """What it would emit if it did nothing: its input, through the shortcut convolution where there
+    """The block's input, through the shortcut convolution where there
     is one; zeros for a branch whose output is added to what goes past it."""
     RESIDUAL = "residual"
     """Output minus base at the block's most recent run."""
@@ -65,7 +65,7 @@ class ActionRecord:
 
     @property
     def free(self) -> tuple[Source, ...]:
-        """The sources whose coefficients each cell brings along, in order."""
+        """The sources whose coefficients are stored per cell, in order."""
         return tuple(source for source, weight in self.row.items() if weight is None)
 
     @property
@@ -77,7 +77,7 @@ class ActionRecord:
 
     @property
     def runs(self) -> int:
-        """How many times the block must have run before."""
+        """Least number of earlier runs of the block."""
         return max(RUNS.get(source, 0) for source in self.row)
 
 
@@ -103,6 +103,6 @@ ACTIONS = (
         Action.REUSE, {Source.EMITTED: 1}, "earlier output read from the cache", "▒", "#f2b880"
     ),
 )
-"""Every action; what a new one emits, needs and looks like is said here and nowhere else."""
+"""Every action; a new one is one record here."""
 
 RECORDS = {record.action: record for record in ACTIONS}

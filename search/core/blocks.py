@@ -1,4 +1,4 @@
-"""Names of blocks: which lie in which, and which a SubNet skips. Pure."""
+"""Names of blocks: nesting, and those that a SubNet skips. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def outermost(names: Iterable[str]) -> list[str]:
-    """Those that lie in no other, sorted."""
+    """The outermost ones, sorted."""
     known = set(names)
     return sorted(name for name in known if not _parents(name) & known)
 

@@ -47,7 +47,7 @@ def require_free(target: Path) -> None:
 
 @contextlib.contextmanager
 def whole_directory(target: Path) -> Iterator[Path]:
-    """A hidden sibling to fill, which becomes `target` once it is complete and on disk.
+    """A hidden sibling, renamed to `target` once it is complete and on disk.
 
     Raises:
         SearchError: `target` exists.
@@ -68,14 +68,14 @@ def whole_directory(target: Path) -> Iterator[Path]:
 
 
 def move_into_place(folder: Path, target: Path) -> None:
-    """Rename a sibling directory, whose files are on disk, so that a crash leaves it whole or not there."""
+    """Rename a sibling directory, whose files are on disk, atomically."""
     flush(folder)
     folder.rename(target)
     flush(target.parent)
 
 
 def flush(path: Path) -> None:
-    """Put a file's content, or a directory's list of names, on disk."""
+    """Flush a file, or a directory's entries, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -84,8 +84,8 @@ def flush(path: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """A JSON object by its keys, each read as what it has to be.
+class SettingsFile:
+    """A JSON object whose values are read with a checked type.
 
     Attributes:
         content: the object.
@@ -129,7 +129,7 @@ class Settings:
         return found
 
 
-def read_settings(path: Path) -> Settings:
+def read_settings(path: Path) -> SettingsFile:
     """Read a JSON object.
 
     Raises:
@@ -139,11 +139,11 @@ def read_settings(path: Path) -> Settings:
     if not isinstance(content, dict):
         msg = f"{str(path)!r} holds a {type(content).__name__}; give a JSON object"
         raise SearchError(msg)
-    return Settings(content, str(path))
+    return SettingsFile(content, str(path))
 
 
 def parse_json(text: str | bytes, source: str) -> Any:
-    """What a JSON text says; anything else is a `SearchError`."""
+    """The content of a JSON text; a `SearchError` if it is not JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -170,7 +170,7 @@ def read_text(path: Path) -> str:
 
 
 def require_pipeline(path: Path) -> Path:
-    """The index of a diffusers pipeline directory, or a SearchError that says what is there instead."""
+    """The index of a diffusers pipeline directory, or a SearchError that names what is there instead."""
     index = path / "model_index.json"
     if not index.is_file():
         raise SearchError(_no_pipeline(path))

@@ -1,4 +1,4 @@
-"""The timestep loop unrolled: which values a SubNet really computes, and what that costs. Pure.
+"""The timestep loop unrolled: the values a SubNet computes, and their cost. Pure.
 
 Every tensor of every step is given the number of the value it has. A block that is reused has the
 number of its previous value. A block that runs has a new number, unless it reads neither latents nor
@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 from search.core.actions import RECORDS, Source
 from search.core.topology import (
     PREDICTION,
-    Kind,
     Target,
+    TargetKind,
     base_of,
     port_of,
     residual_of,
@@ -58,7 +58,7 @@ class Value:
     @property
     def tensor(self) -> Target:
         """What it is when it is cached: a mix stands in its port's place."""
-        return port_of(self.target.port) if self.target.kind is Kind.MIX else self.target
+        return port_of(self.target.port) if self.target.kind is TargetKind.MIX else self.target
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Unrolled:
         return frozenset(
             number
             for number, value in enumerate(self.values)
-            if value.target.kind is Kind.MIX
+            if value.target.kind is TargetKind.MIX
             and not value.reads
             and self.topology.bases[value.target.base].argument is None
         )
@@ -170,7 +170,7 @@ def unroll(subnet: SubNet) -> Unrolled:
 
 
 class _Loop:
-    """The steps numbered so far, and what each port remembers: its residual, its last two runs."""
+    """The steps numbered so far, and per port its residual and its last two runs."""
 
     def __init__(self, subnet: SubNet) -> None:
         self.subnet, self.topology = subnet, subnet.topology
@@ -197,7 +197,7 @@ class _Loop:
         self.effective.append(row)
 
     def _run(self, step: int, port: int, row: Mapping[Target, int]) -> int:
-        """The port's fresh value; what later actions may want of it is remembered."""
+        """The port's fresh value; what later actions may read of it is kept."""
         number = self._computed(step, port_of(port), row)
         if (Source.LAST, port) in self._held:
             self._held[Source.PREVIOUS, port] = self._held[Source.LAST, port]
@@ -231,7 +231,7 @@ class _Loop:
             assert number is not None
             reads.append(number)
             roles.append(_role(source, port, first))
-        target = Target(Kind.MIX, port, first if Source.BASE in weights else -1, action)
+        target = Target(TargetKind.MIX, port, first if Source.BASE in weights else -1, action)
         return self._number(step, target, tuple(reads), tuple(roles), tuple(weights.items()))
 
     def _unchanged(self, port: int, row: Mapping[Target, int]) -> int | None:
@@ -293,7 +293,7 @@ def _role(source: Source, port: int, first: int) -> Target:
     """What a source is to the call that reads it."""
     if source is Source.RESIDUAL:
         return residual_of(port, first)
-    return Target(Kind(source.value), port)
+    return Target(TargetKind(source.value), port)
 
 
 def _reachable(values: list[Value], wanted: set[int]) -> frozenset[int]:

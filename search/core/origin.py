@@ -12,7 +12,7 @@ class Origin:
 
     Attributes:
         method: name of the method.
-        keep: fraction of the full cost that was asked for; None if the method takes none.
+        keep: fraction of the full cost that was requested; None if the method takes none.
         seed: of its random choices; None if it makes none.
         options: the other options of the method, by their names on the command line.
         version: of stepcarve; empty where it was not installed.

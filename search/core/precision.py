@@ -25,9 +25,10 @@ class Precision:
         onnx: its name in ONNX, as of `TensorProto` and `onnx_ir.DataType`.
         numpy: its name in numpy or ml_dtypes.
         engines: its name per engine; an engine that is left out cannot take it.
-        hint: what OpenVINO calls a processor's ability to compute in it; empty: not to be asked for.
+        hint: what OpenVINO calls a processor's ability to compute in it; empty: not available with `--precision`.
         floor: the largest relative error of one denoiser call in it that is not noise: about half of
             its digits. 0: no denoiser computes in it; it is a type of ids, masks or stored weights.
+        wider: the precision with more range or digits to export in if `floor` is exceeded; empty: none.
         on_cpu: whether ONNX Runtime has kernels for it on the CPU.
     """
 
@@ -39,6 +40,7 @@ class Precision:
     engines: Mapping[str, str] = field(default_factory=dict)
     hint: str = ""
     floor: float = 0.0
+    wider: str = ""
     on_cpu: bool = True
 
     @property
@@ -70,6 +72,7 @@ ALL = (
         engines={"onnxruntime": "tensor(float16)", "openvino": "f16", "tensorrt": "HALF"},
         hint="FP16",
         floor=2.0**-5,
+        wider="bfloat16",
     ),
     Precision(
         name="bfloat16",
@@ -80,6 +83,7 @@ ALL = (
         engines={"onnxruntime": "tensor(bfloat16)", "openvino": "bf16", "tensorrt": "BF16"},
         hint="BF16",
         floor=2.0**-4,
+        wider="float32",
         on_cpu=False,
     ),
     Precision(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.core.actions import RECORDS
 from search.core.liveness import Unrolled, unroll
-from search.core.topology import PREDICTION, Kind, Target
+from search.core.topology import PREDICTION, Target, TargetKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -45,7 +45,7 @@ class Signature:
     @property
     def mixes(self) -> tuple[Target, ...]:
         """The mixes it computes, in order."""
-        found = (target for target in self.computes if target.kind is Kind.MIX)
+        found = (target for target in self.computes if target.kind is TargetKind.MIX)
         return tuple(sorted(found, key=lambda target: target.port))
 
 
@@ -55,7 +55,7 @@ class Call:
 
     Attributes:
         step: of the SubNet.
-        timestep: what the denoiser is told.
+        timestep: that the denoiser receives.
         signature: index into `Program.signatures`.
         reads: per tensor that is read, the slot that holds it.
         writes: per tensor that is written, the slot to write to; one that nobody reads goes to a slot
@@ -172,7 +172,7 @@ def _signatures(unrolled: Unrolled) -> dict[int, Signature]:
     """
     alike: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
     for step in unrolled.calls:
-        emitted = {t for t in unrolled.computed[step] if t.kind is not Kind.RESIDUAL}
+        emitted = {t for t in unrolled.computed[step] if t.kind is not TargetKind.RESIDUAL}
         reads = frozenset(unrolled.cache_reads[step])
         alike[frozenset(emitted), reads, frozenset(unrolled.segments[step])].append(step)
     found: dict[int, Signature] = {}

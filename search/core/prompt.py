@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-class Fill(enum.StrEnum):
-    """What an input of the conditioner is filled with."""
+class PromptField(enum.StrEnum):
+    """The content of one input of the conditioner."""
 
     IDS = "ids"
     """Token ids `[1, length]`."""
@@ -27,12 +27,12 @@ class Fill(enum.StrEnum):
 
 @dataclass(frozen=True)
 class PromptInput:
-    """One input of the conditioner, and how the runner fills it.
+    """One input of the conditioner.
 
     Attributes:
         name: of the input.
         source: `prompt` or `negative`.
-        fill: with what of that.
+        fill: its content, made from that text.
         length: of token ids and masks.
         classes: how many there are, for labels.
         tokenizer: file that turns the text into ids and mask.
@@ -41,7 +41,7 @@ class PromptInput:
 
     name: str
     source: str
-    fill: Fill
+    fill: PromptField
     length: int = 0
     classes: int = 0
     tokenizer: str = ""

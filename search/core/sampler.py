@@ -113,10 +113,10 @@ class SamplerTable:
 
 @dataclass(frozen=True)
 class FittedSampler:
-    """A sampler of a SubNet's own, fitted to what the full sampler does.
+    """A SubNet's fitted sampler, which approximates the full sampler.
 
     Attributes:
-        timesteps: what the denoiser is told, one per step of the SubNet.
+        timesteps: that the denoiser receives, one per step of the SubNet.
         table: its rows; those of steps that make no call are never used.
     """
 

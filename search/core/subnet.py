@@ -33,19 +33,19 @@ Cell = tuple[int, int, tuple[float, ...]]
 
 
 WORDS = {"fingerprint": "weights and configuration with the fingerprint"}
-"""Parts of a binding that need more words than their name."""
+"""Descriptions of binding fields whose name does not suffice."""
 
 
 @dataclass(frozen=True)
 class Binding:
-    """What a SubNet belongs to; with anything else it is refused.
+    """The denoiser and sampler that a SubNet was made for; any other is refused.
 
     Attributes:
         denoiser: class name of the denoiser.
         fingerprint: of the denoiser's configuration and weights.
         scheduler: class name of the scheduler.
         scheduler_config: its configuration.
-        grid: what is asked of the scheduler.
+        grid: timesteps or their number, as given to the scheduler.
         timesteps: one per call that is then made, noisiest first.
         latent_shape: of one image, as the denoiser takes it; `[C, H, W]` unless it is packed.
         noise_shape: of the noise that one image starts from, `[C, H, W]`.
@@ -91,7 +91,7 @@ class Binding:
         return Binding(**{**rest, "grid": grid, "timesteps": tuple(rest["timesteps"]), **shapes})
 
     def require(self, other: Binding) -> None:
-        """Refuse `other` (what is at hand) where it differs from this (what was searched for)."""
+        """Refuse the present binding `other` if it differs from this one, which was searched for."""
         found = other._parts()
         for name, mine in self._parts().items():
             theirs = found[name]
@@ -105,7 +105,7 @@ class Binding:
                 raise SearchError(msg)
 
     def _parts(self) -> dict[str, Any]:
-        """What there is to compare, the grid in its parts."""
+        """The fields to compare, the grid in its parts."""
         parts: dict[str, Any] = {}
         for name, value in vars(self).items():
             parts |= vars(self.grid) if name == "grid" else {name: value}
@@ -253,7 +253,7 @@ class SubNet:
 
     @property
     def timesteps(self) -> tuple[float, ...]:
-        """What the denoiser is told, one per step."""
+        """The timesteps that the denoiser receives, one per step."""
         return self.binding.timesteps if self.fitted is None else self.fitted.timesteps
 
     @property

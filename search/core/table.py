@@ -59,7 +59,7 @@ def always(subnet: SubNet, action: Action) -> SubNet:
 
 
 def skipping(subnet: SubNet, removed: Sequence[str]) -> SubNet:
-    """The same with SKIP wherever a removed block would run: that is all such a block can do.
+    """The same with SKIP wherever a removed block would run.
 
     What it emitted earlier may still be reused.
     """

@@ -1,4 +1,4 @@
-"""Which steps of which grid of timesteps are sampled, and what they begin from. No framework."""
+"""The timestep grid of a run: its steps, their range, and the starting point. No framework."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FROM_NOISE = "begins from noise"
 
 @dataclass(frozen=True)
 class TimestepGrid:
-    """What is asked of a sampler.
+    """A timestep grid: which timesteps a sampler runs.
 
     Steps are counted in the timesteps that the scheduler makes of the grid: samplers of second order
     make about two of each.
@@ -75,7 +75,7 @@ class TimestepGrid:
         end = steps if self.end_step is None else self.end_step
         if not self.first_step < end <= steps:
             msg = (
-                f"steps {self.first_step} to {end} were asked for, but the sampler has {steps}, "
+                f"steps {self.first_step} to {end} were requested, but the sampler has {steps}, "
                 "counted from 0; choose a first step before the end, and an end among them"
             )
             raise SearchError(msg)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-class Kind(enum.StrEnum):
+class TargetKind(enum.StrEnum):
     """What a target is of its port."""
 
     PORT = "port"
@@ -21,7 +21,7 @@ class Kind(enum.StrEnum):
     PREDICTION = "prediction"
     """The noise prediction; it has no port."""
     BASE = "base"
-    """What the port would be if its block did nothing. Only ever a part of others: never cached."""
+    """The port's base: the block's input, or zeros for a residual branch. Never cached itself."""
     RESIDUAL = "residual"
     """Port minus base."""
     MIX = "mix"
@@ -35,7 +35,7 @@ class Kind(enum.StrEnum):
 
 
 class Target(NamedTuple):
-    """Something that a call computes, reads from the cache or writes to it.
+    """A tensor that a call computes, reads from the cache or writes to it.
 
     Attributes:
         kind: what it is.
@@ -45,7 +45,7 @@ class Target(NamedTuple):
         action: what a mix emits.
     """
 
-    kind: Kind
+    kind: TargetKind
     port: int = -1
     base: int = -1
     action: Action | None = None
@@ -54,25 +54,27 @@ class Target(NamedTuple):
     def from_json(data: list[Any]) -> Target:
         """Read what JSON made of one, a list."""
         kind, port, base, action = data
-        return Target(Kind(kind), int(port), int(base), None if action is None else Action(action))
+        return Target(
+            TargetKind(kind), int(port), int(base), None if action is None else Action(action)
+        )
 
 
-PREDICTION = Target(Kind.PREDICTION)
+PREDICTION = Target(TargetKind.PREDICTION)
 
 
 def port_of(number: int) -> Target:
     """The target that is a port."""
-    return Target(Kind.PORT, number)
+    return Target(TargetKind.PORT, number)
 
 
 def base_of(port: int) -> Target:
     """The target that is a port's base."""
-    return Target(Kind.BASE, port)
+    return Target(TargetKind.BASE, port)
 
 
 def residual_of(port: int, base: int | None = None) -> Target:
     """The target that is a port's residual, from its own base if none is given."""
-    return Target(Kind.RESIDUAL, port, port if base is None else base)
+    return Target(TargetKind.RESIDUAL, port, port if base is None else base)
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class Port:
 
 @dataclass(frozen=True)
 class Base:
-    """What a port would be if its block did nothing.
+    """The base of a port: the block's input, or zeros for a residual branch.
 
     Attributes:
         argument: which of the block's tensor arguments it is, before the shortcut convolution if
@@ -139,7 +141,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Topology:
-    """Blocks, the tensors they emit and how these depend on each other, read off one trace.
+    """Blocks, the tensors they emit and their dependencies, from one trace.
 
     Ports stand in the order of computation, so what leads to a port reads only lower ones.
 
@@ -159,7 +161,7 @@ class Topology:
     bases: dict[int, Base] = field(hash=False)
 
     def __post_init__(self) -> None:
-        """Check that all numbers refer to what is there; a wrong one is a `ValueError`."""
+        """Check that all indices are in range; a wrong one is a `ValueError`."""
         numbers = range(len(self.ports))
         known = {*map(port_of, numbers), PREDICTION, *map(base_of, self.bases)}
         if set(self.computations) != known:
@@ -202,7 +204,7 @@ class Topology:
 
     @cached_property
     def based(self) -> tuple[int, ...]:
-        """The blocks all of whose ports have a base: those that can hand on what they get."""
+        """The blocks all of whose ports have a base, so that they can pass their input on."""
         return tuple(
             block
             for block, ports in enumerate(self.ports_of)
@@ -215,12 +217,12 @@ class Topology:
             return "prediction"
         port = self.ports[target.port]
         block = self.blocks[port.block]
-        if target.kind is Kind.RESIDUAL:
+        if target.kind is TargetKind.RESIDUAL:
             first = self.blocks[self.ports[target.base].block]
             span = "" if target.base == target.port else f"{first}.."
             return f"{span}{block}{f':{port.index}' if port.index else ''}:residual"
         name = f"{block}:{port.index}"
-        return name if target.kind in (Kind.PORT, Kind.MIX) else f"{name}:{target.kind}"
+        return name if target.kind in (TargetKind.PORT, TargetKind.MIX) else f"{name}:{target.kind}"
 
     def shape(self, target: Target) -> tuple[int, ...]:
         """Shape of a tensor at one image per prompt."""
@@ -288,7 +290,7 @@ class Topology:
 
             data = upgraded(data)
         computations = {
-            Target(Kind(kind), port): Computation(frozenset(reads), bool(varies))
+            Target(TargetKind(kind), port): Computation(frozenset(reads), bool(varies))
             for kind, port, reads, varies in data["computations"]
         }
         targets, units = list(computations), data["units"]
@@ -312,6 +314,6 @@ class Topology:
 
 def operations_of(target: Target) -> Target:
     """The target whose operations of the denoiser computing `target` takes: of a mix, its base."""
-    if target.kind in (Kind.PORT, Kind.PREDICTION, Kind.BASE):
+    if target.kind in (TargetKind.PORT, TargetKind.PREDICTION, TargetKind.BASE):
         return target
     return base_of(target.base)

@@ -16,7 +16,7 @@ def installed(module: str) -> dict[str, str]:
 
 
 def version_of(package: str) -> str:
-    """That is installed; empty where it is not, as stepcarve itself need not be to run."""
+    """The installed version; empty if there is none: stepcarve itself may run uninstalled."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

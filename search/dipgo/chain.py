@@ -33,7 +33,7 @@ class StepChain:
     every: int
 
     def sample(self, number: int, predictions: Sequence[Tensor]) -> Tensor:
-        """The denoiser's input at a step, `[B, ...]`, given the predictions before it."""
+        """The denoiser's input at a step, `[B, ...]`, from the predictions before it."""
         row = self.rows[number]
         latents = row[0] * self.noise
         for coefficient, prediction in zip(row[1:], predictions[:number], strict=False):
@@ -44,12 +44,12 @@ class StepChain:
     def call(
         self, number: int, sample: Tensor, gates: Tensor, carry: Carry
     ) -> tuple[Tensor, Carry]:
-        """The prediction of a step, and what it hands on; `gates` are its own, `[N, A]`."""
+        """The prediction of a step and its carry; `gates` are those of the step, `[N, A]`."""
         rows = gates.unbind() if number else ()
         return self.gated_call(number, sample, GatedStep(rows, self.weights[number], carry))
 
     def predictions(self, gates: Tensor, keep: dict[int, Carry] | None = None) -> list[Tensor]:
-        """Of all steps; `keep` is filled with what came into every `every`-th step."""
+        """The predictions of all steps; `keep` receives the carry into every `every`-th step."""
         found: list[Tensor] = []
         carry = Carry()
         for number in range(len(self.rows)):
@@ -104,7 +104,7 @@ class _BackwardPass:
         self.carried: list[Tensor | None] = []
 
     def through(self, number: int, came: Carry) -> None:
-        """Compute a step again and take the gradients from what it gave to what it got."""
+        """Recompute a step and backpropagate from its outputs to its inputs."""
         if number == 0:
             return
         chain = self.chain

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from search.core.actions import ActionRecord
 
 RUN, REUSE = 0, 1
-"""Where the choices that every SuperNet has stand on the gates' last axis."""
+"""Indices of the common choices on the gates' last axis."""
 Held = dict[Source, Tensor]
 """What is remembered of a port."""
 
 
 @dataclass(frozen=True)
 class Carry:
-    """What one step hands to the next: per port, the sources of later actions."""
+    """The carry from one step to the next: per port, the sources of later actions."""
 
     held: tuple[Held, ...] = ()
 
@@ -41,7 +41,7 @@ class Carry:
 
 
 class GatedStep:
-    """One step in progress: its gates, what came in, what goes out.
+    """One step in progress: its gates, its incoming carry, its outgoing carry.
 
     `gates` are one row `[A]` per block, and `weights` their values, known without asking the device;
     both are empty at step 0, where everything runs.
@@ -64,7 +64,7 @@ class GatedStep:
         base: Tensor | None,
         choices: Sequence[ActionRecord],
     ) -> None:
-        """Decide what a port emits, and what later steps may want of it.
+        """Compute what a port emits, and what it carries to later steps.
 
         `fresh` may be missing where its gate is 0 and gradients are off; `base` where no action that
         is allowed wants it.
@@ -97,7 +97,7 @@ class GatedStep:
         self.held[port] = held
 
     def carry(self, ports: int) -> Carry:
-        """What goes out; a block inside one that was not called hands on what it got."""
+        """The outgoing carry; a block inside one that was not called passes on its incoming one."""
         return Carry(tuple(self.held.get(i) or self.came.held[i] for i in range(ports)))
 
 
@@ -116,21 +116,21 @@ def _emitted(record: ActionRecord, sources: Held) -> Tensor | None:
 
 @dataclass(frozen=True)
 class _PortOf:
-    """In the place of a tensor: it is that of a port."""
+    """Stands for the tensor of a port."""
 
     port: int
 
 
 @dataclass(frozen=True)
 class Template:
-    """What a block returns, with its ports in the place of tensors."""
+    """The structure of a block's output, with ports as leaves."""
 
     leaves: tuple[Any, ...]
     spec: pytree.TreeSpec
 
     @staticmethod
     def of(output: Any, ports: dict[int, int]) -> Template:
-        """Of `output`, whose i-th tensor is port `ports[i]` if there is one; it may stand twice."""
+        """The template of `output`, whose i-th tensor is port `ports[i]`, if any; a port may occur twice."""
         leaves, spec = pytree.tree_flatten(output)
         tensors = tensors_of(output)
         known = {id(tensors[index]): _PortOf(port) for index, port in ports.items()}
@@ -138,7 +138,7 @@ class Template:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the ports are all there is to it."""
+        """Whether all its leaves are ports."""
         return not any(isinstance(leaf, Tensor) for leaf in self.leaves)
 
     def filled(self, tensors: dict[int, Tensor]) -> Any:
@@ -148,7 +148,7 @@ class Template:
 
 
 class _Mix(torch.autograd.Function):
-    """Tensors weighed by gates. A gate of 1 alone hands its tensor on; one of 0 stops gradients."""
+    """A sum weighted by gates. A single gate of 1 passes its tensor on; a gate of 0 stops gradients."""
 
     @staticmethod
     def forward(ctx: Any, gates: Tensor, weights: Sequence[float], *options: Tensor) -> Tensor:
@@ -160,7 +160,7 @@ class _Mix(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, wanted: Tensor) -> tuple[Tensor | None, ...]:
-        """Each gate has the product of its tensor with the gradient."""
+        """The gradient of a gate is the inner product of its tensor with the output's gradient."""
         options = ctx.saved_tensors
         shape, dtype, device = ctx.gates
         gates = torch.zeros(shape, dtype=dtype, device=device)
@@ -171,7 +171,7 @@ class _Mix(torch.autograd.Function):
 
 
 def _mix(gates: Tensor, weights: Sequence[float], options: Sequence[Tensor | None]) -> Tensor:
-    """Options weighed by gates; differentiable only where gradients are on.
+    """Options weighted by gates; differentiable only if gradients are enabled.
 
     An option may be None where its weight is 0.
     """

@@ -1,4 +1,4 @@
-"""How far a gated run is from the full one, and how much of it still runs."""
+"""The losses: consistency of a gated run with the full one, and sparsity of its gates."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 WINDOW = 11
-"""Of SSIM, in pixels: a Gaussian with a deviation of 1.5 (Wang et al. 2004)."""
+"""Window of SSIM in pixels: a Gaussian with a deviation of 1.5 (Wang et al. 2004)."""
 
 
 @dataclass(frozen=True)
-class Target:
-    """What of the full run a gated one is compared with.
+class LossTarget:
+    """The part of the full run that a gated one is compared with.
 
     Attributes:
         latents: those that are compared, `[S, B, ...]`.
@@ -32,15 +32,19 @@ class Target:
     pictures: Tensor | None
 
 
-def target_of(kind: Consistency, latents: Tensor, decode: Callable[[Tensor], Tensor]) -> Target:
+def loss_target(
+    kind: Consistency, latents: Tensor, decode: Callable[[Tensor], Tensor]
+) -> LossTarget:
     """The target that the latents `[T + 1, B, ...]` of a full run give."""
     if kind is Consistency.STEPS:
-        return Target(latents[1:], None)
+        return LossTarget(latents[1:], None)
     pictures = decode(latents[-1]) if kind is Consistency.SSIM else None
-    return Target(latents[-1:], pictures)
+    return LossTarget(latents[-1:], pictures)
 
 
-def consistency_loss(latents: Tensor, target: Target, decode: Callable[[Tensor], Tensor]) -> Tensor:
+def consistency_loss(
+    latents: Tensor, target: LossTarget, decode: Callable[[Tensor], Tensor]
+) -> Tensor:
     """Mean over the batch of 1 - SSIM, or of the relative squared error of the latents.
 
     Args:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from search.dipgo.supernet import Case, SuperNet
 
 REMEMBERED = 64
-"""How many full runs are kept to compare with; with fixed noise a prompt's is always the same."""
+"""Most full runs kept for comparison; with fixed noise that of a prompt never changes."""
 
 
 def optimise(
@@ -60,7 +60,7 @@ def optimise(
     if not prompts:
         msg = "the gradient search has no prompts; give one or more"
         raise SearchError(msg)
-    run = _Run(net, recipe, prompts, seed)
+    run = _Search(net, recipe, prompts, seed)
     done = run.restore(folder, resume=resume) if folder is not None else []
     run.workers.wait()  # until each has looked for an earlier run
     if folder is not None and run.workers.is_first:
@@ -86,7 +86,7 @@ class Workers:
 
     @staticmethod
     def present(device: torch.device) -> Workers:
-        """As `accelerate launch` has started them."""
+        """The processes that `accelerate launch` started."""
         from accelerate import PartialState
 
         state = PartialState(cpu=device.type == "cpu")
@@ -98,7 +98,7 @@ class Workers:
         return self.index == 0
 
     def wait(self) -> None:
-        """Until all processes have come here."""
+        """Wait until all processes are here."""
         if self.count > 1:
             from accelerate import PartialState
 
@@ -114,7 +114,7 @@ class Workers:
         return result
 
 
-class _Run:
+class _Search:
     """The state of one search."""
 
     def __init__(
@@ -174,7 +174,7 @@ class _Run:
             return Scores(self.net.choices, self.pruner().double().cpu().numpy())
 
     def checkpoint(self, done: Sequence[DipGoProgress]) -> Checkpoint[DipGoProgress]:
-        """All that another process needs to go on; prompts and noise follow from the iteration."""
+        """The state that a resumed search needs; prompts and noise follow from the iteration."""
         return Checkpoint(
             identity=self._identity(),
             states={
@@ -185,7 +185,7 @@ class _Run:
         )
 
     def restore(self, folder: DipGoRun, *, resume: bool) -> list[DipGoProgress]:
-        """Go on from the last checkpoint; returns the iterations it has behind it."""
+        """Resume from the last checkpoint; returns its number of iterations."""
         found = folder.load(resume=resume)
         if found is None:
             return []
@@ -218,8 +218,8 @@ class _Run:
             drawn.append((int(order[picture % count]), noise))
         return tuple(drawn)
 
-    def _target(self, drawn: tuple[tuple[int, int], ...]) -> tuple[Case, losses.Target]:
-        """What to sample, and what the full sampler makes of it."""
+    def _target(self, drawn: tuple[tuple[int, int], ...]) -> tuple[Case, losses.LossTarget]:
+        """The inputs of a run, and the full sampler's result for them."""
         shape = self.net.full.binding.latent_shape
         noise = [
             np.random.default_rng((self.seed, 1, number)).standard_normal(shape, np.float32)
@@ -229,7 +229,7 @@ class _Run:
         with torch.no_grad():
             case = self.net.case(prompts, torch.tensor(np.stack(noise), device=self.device))
             run = self.net.run(self.net.full_gates().to(self.device), case)
-            return case, losses.target_of(self.recipe.consistency, run.latents, self.decode)
+            return case, losses.loss_target(self.recipe.consistency, run.latents, self.decode)
 
     def _keep(self, scores: Tensor) -> float:
         """The fraction of the cost that the best choices leave."""

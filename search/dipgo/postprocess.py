@@ -1,4 +1,4 @@
-"""From the gates' scores to a SubNet of an asked cost. Pure."""
+"""From the gates' scores to a SubNet of a given cost. Pure."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class Pruner(nn.Module):
         self.register_buffer("forbidden", ~allowed, persistent=False)
 
     def forward(self) -> Tensor:
-        """Scores of the choices, `[T, N, A]`; those of a cell add up to 1."""
+        """Scores of the choices, `[T, N, A]`; they sum to 1 per cell."""
         encoded = self.encoder(self.queries[None])[0]
         logits: Tensor = self.head(encoded).view(self.shape)
         return logits.masked_fill(cast("Tensor", self.forbidden), -math.inf).softmax(-1)
@@ -61,7 +61,7 @@ class _LinearEncoder(nn.Module):
         self.along_cells, self.along_width = nn.Linear(cells, cells), nn.Linear(width, width)
 
     def forward(self, queries: Tensor) -> Tensor:
-        """Queries `[1, cells, width]` -> as many, each knowing of all."""
+        """Queries `[1, cells, width]` -> the same shape, each mixed with all others."""
         mixed = queries + self.along_cells(queries.transpose(1, 2)).transpose(1, 2)
         encoded: Tensor = mixed + self.along_width(F.relu(mixed))
         return encoded

@@ -10,7 +10,7 @@ from search.core.errors import SearchError
 
 
 class Consistency(enum.StrEnum):
-    """What of a gated run is compared with the full one."""
+    """Which part of a gated run is compared with the full one."""
 
     SSIM = "ssim"
     """The decoded pictures, by structural similarity."""
@@ -21,7 +21,7 @@ class Consistency(enum.StrEnum):
 
 
 class Encoder(enum.StrEnum):
-    """What lets the pruner's queries know of each other."""
+    """The encoder that mixes the pruner's queries."""
 
     ATTENTION = "attention"
     """One transformer layer over all queries."""
@@ -51,7 +51,7 @@ class DipGoRecipe:
         every: of the SuperNet's checkpointing; 0 keeps all activations.
         reuse_unread: turn blocks that nobody reads in a step into reused ones, which changes what
             later steps find in the cache.
-        tolerance: how far below the asked keep a SubNet may stay, where the gates are fine enough.
+        tolerance: how far below the requested keep a SubNet may be, where the gates are fine enough.
         save_every: iterations between two checkpoints.
     """
 
@@ -89,7 +89,7 @@ class DipGoRecipe:
             raise SearchError(msg)
 
     def shortened(self, iterations: int) -> DipGoRecipe:
-        """The same search in another number of iterations; the learning rate makes up for the difference."""
+        """The same search in another number of iterations; the learning rate is scaled to match."""
         if iterations < 1:
             msg = f"the recipe's iterations is {iterations}; give 1 or more"
             raise SearchError(msg)

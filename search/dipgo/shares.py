@@ -1,4 +1,4 @@
-"""What share of a step's cost each action of each block saves. Pure."""
+"""The share of a step's cost that each action of each block saves. Pure."""
 
 from __future__ import annotations
 

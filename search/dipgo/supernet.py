@@ -56,7 +56,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Trajectory:
+class SuperNetRun:
     """One run of the SuperNet; differentiable in the gates.
 
     Attributes:
@@ -161,7 +161,7 @@ class SuperNet:
         gates[..., RUN] = 1
         return gates
 
-    def run(self, gates: Tensor, case: Case) -> Trajectory:
+    def run(self, gates: Tensor, case: Case) -> SuperNetRun:
         """Sample with `gates` `[T, N, A]`; those of step 0 are ignored, it runs everything."""
         self._check(gates)
         chain = StepChain(
@@ -180,7 +180,7 @@ class SuperNet:
         rows = np.vstack([self.table.inputs, self.table.final])
         coefficients = torch.tensor(rows, dtype=case.noise.dtype, device=case.noise.device)
         values = torch.cat([case.noise[None], predictions])
-        return Trajectory(predictions, torch.tensordot(coefficients, values, 1))
+        return SuperNetRun(predictions, torch.tensordot(coefficients, values, 1))
 
     def _check(self, gates: Tensor) -> None:
         if gates.shape != self.shape:
@@ -210,7 +210,7 @@ class SuperNet:
         arguments[family.sample] = torch.cat([latents] * 2) if full.binding.guided else latents
         time = full.timesteps[number]
         exact = call.timestep.dtype if time.is_integer() else torch.float32
-        arguments[family.timestep] = call.told(
+        arguments[family.timestep] = call.model_timestep(
             torch.tensor(time, dtype=exact, device=call.timestep.device)
         )
         guidance = latents.new_tensor(full.guidance) if full.binding.guided else None
@@ -264,6 +264,6 @@ class SuperNet:
         return now.weights[block][RUN] == 0 and held
 
     def _is_felt(self, now: GatedStep, block: int) -> bool:
-        """Whether a gradient may go through the block; gates inside it always may be felt."""
+        """Whether a gradient may pass through the block; gates inside it always receive theirs."""
         weightless = now.gates and now.weights[block][RUN] == 0 and not self._inside[block]
         return torch.is_grad_enabled() and not weightless

@@ -105,7 +105,7 @@ def _text(file: Path) -> str:
 
 
 def load_picture(file: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """A picture as `[height, width, 3]` of `size`, upright, cut to its middle.
+    """A picture as `[height, width, 3]` of `size`, upright, cropped to its centre.
 
     Raises:
         SearchError: the file holds none.
@@ -173,7 +173,7 @@ class Conditions:
 
     @property
     def can_drop(self) -> bool:
-        """Whether there is such a thing as no caption."""
+        """Whether an empty caption has an encoding."""
         return self._without is not None
 
     def _record(self, prompts: tuple[str, ...], guidance: float) -> DenoiserCall:

@@ -1,4 +1,4 @@
-"""Distillation: a denoiser without some of its blocks is trained to do what the whole one does."""
+"""Distillation: a denoiser without some blocks is trained to match the whole one."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     Report = Callable[..., None]
 
 TIMED = 10
-"""Iterations after which those that fit into a limit of minutes are counted."""
+"""Iterations after which the number that fits into `--minutes` is estimated."""
 
 
 @dataclass(frozen=True)
@@ -182,13 +182,13 @@ def _encoded(
 
 
 def _facts(files: Sequence[Path]) -> str:
-    """What tells these files from others."""
+    """The identity of the data files."""
     facts = [[file.name, (found := file.stat()).st_size, found.st_mtime_ns] for file in files]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def prune(pipeline: Pipeline, names: Sequence[str]) -> nn.Module:
-    """A copy of the pipeline's denoiser without these blocks; says so in its configuration."""
+    """A copy of the pipeline's denoiser without these blocks, which its configuration lists."""
     student: Any = copy.deepcopy(pipeline.denoiser)
     gone = _gone(pipeline, names)
     remove_blocks(student, [name for name in gone if name not in pipeline.removed], pipeline.family)
@@ -235,7 +235,7 @@ def train(
         start: the checkpoint of `folder` to resume from, or None.
         report: called with a message and the completed fraction.
     """
-    run = _Run(pipeline, names, draws, recipe)
+    run = _Distillation(pipeline, names, draws, recipe)
     if folder is not None and start is not None:
         run.restore(folder, start)
     if folder is not None and run.is_first:
@@ -262,7 +262,7 @@ def _line(entry: DistillProgress, iterations: int) -> str:
     )
 
 
-class _Run:
+class _Distillation:
     """The state of one distillation."""
 
     def __init__(
@@ -365,7 +365,7 @@ class _Run:
             torch._foreach_lerp_(averages, list(self.inner.parameters()), 1 - decay)
 
     def fit_into_time(self) -> None:
-        """Once a few iterations are done, make as many as fit into the recipe's minutes."""
+        """After a few iterations, set the number that fits into the recipe's minutes."""
         minutes = self.recipe.minutes
         if minutes is None or len(self.done) != TIMED:
             return
@@ -375,7 +375,7 @@ class _Run:
         self.iterations = min(self.recipe.iterations, int(agreed))
 
     def checkpoint(self) -> Checkpoint[DistillProgress]:
-        """All that another process needs to go on; batches follow from the iteration."""
+        """The state that a resumed training needs; batches follow from the iteration."""
         scaler = self.accelerator.scaler
         return Checkpoint(
             identity=self._identity(),

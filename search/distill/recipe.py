@@ -13,7 +13,7 @@ PRECISIONS = ("no", "bf16", "fp16")
 
 
 class Loss(enum.StrEnum):
-    """How the student's features are pulled towards its teacher's; task and output are the same in all."""
+    """The feature loss; task and output loss are the same in all."""
 
     NORMALIZED = "normalized"
     """Every feature relative to the squared norm of the teacher's."""

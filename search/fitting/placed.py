@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Placed:
-    """Calls, their rows, and how good they are.
+    """Calls, their rows and their error.
 
     Attributes:
         positions: of the calls.
@@ -42,12 +42,12 @@ def evaluate(fitted_on: Trajectories, held_out: Trajectories, calls: Calls, chai
 
 
 def best_of(*placed: Placed) -> Placed:
-    """That of the least error, the first of equal ones."""
+    """The one with the least error, the first of equal ones."""
     return min(placed, key=lambda each: each.error)
 
 
 def robust_weights(errors: Tensor) -> Tensor:
-    """Weights `[S]` by which pictures that went astray do not spoil the fit for the others."""
+    """Weights `[S]` that limit the influence of outlier pictures on the fit."""
     errors = errors.detach()
     return 1 / (1 + errors / errors.median().clamp_min(1e-12))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from search.model.pipeline import Pipeline
 
 RECIPE = 2
-"""To be raised when the same effort gives another result, so that no search is resumed by another version."""
+"""Raised when the same effort gives another result, so that no other version resumes a search."""
 SPACINGS = (1.0, 0.8)
 """Exponents of plain spacings to begin at: even, and denser at the end."""
 PROBED = 8
@@ -70,7 +70,7 @@ class Effort:
 
     @staticmethod
     def of(pictures: int | None, iterations: int | None) -> Effort:
-        """As asked for; None is the default. A quarter of the pictures, of two at least, is held out."""
+        """The given number of pictures, or the default. A quarter, at least one, is held out."""
         usual = Effort()
         count = usual.fitted_on + usual.held_out if pictures is None else pictures
         held_out = max(1, count // 4)
@@ -95,7 +95,7 @@ def place_calls(
     resume: bool = False,
     report: Callable[..., None] = lambda _text, _share=None: None,
 ) -> list[SubNet]:
-    """One SubNet per keep: as many whole calls as it pays for, at times and with rows of their own.
+    """One SubNet per keep: as many whole calls as its budget allows, with fitted timesteps and rows.
 
     Args:
         pipeline: with its weights loaded and the scheduler of `full`.
@@ -113,20 +113,9 @@ def place_calls(
         SearchError: a keep pays for no call.
     """
     counts = [_calls(keep, full.full_calls) for keep in keeps]
-    effort_of = {
-        "recipe": RECIPE,
-        **vars(effort),
-        "reference_steps": reference_steps,
-        "seed": seed,
-    }
     run = None
     if folder is not None:
-        bound = {
-            "binding": full.binding.to_json(),
-            "guidance": full.guidance,
-            "blocks": full.topology.blocks,
-        }
-        run = CarveRun(folder, {**effort_of, **bound, "prompts": list(prompts)})
+        run = CarveRun(folder, _identity(full, prompts, effort, reference_steps, seed))
         run.start(resume=resume)
     done = {count: run.finished(count) if run is not None else None for count in set(counts)}
     made = {count: subnet for count, subnet in done.items() if subnet is not None}
@@ -153,6 +142,22 @@ def place_calls(
         replace(made[count], method=f"carve keep {keep:g}")
         for keep, count in zip(keeps, counts, strict=True)
     ]
+
+
+def _identity(
+    full: SubNet, prompts: Sequence[str], effort: Effort, reference_steps: int | None, seed: int
+) -> dict[str, Any]:
+    """What a search is resumed with: anything that changes its result but the keeps."""
+    return {
+        "recipe": RECIPE,
+        **vars(effort),
+        "reference_steps": reference_steps,
+        "seed": seed,
+        "binding": full.binding.to_json(),
+        "guidance": full.guidance,
+        "blocks": full.topology.blocks,
+        "prompts": list(prompts),
+    }
 
 
 def _starts(

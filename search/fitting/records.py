@@ -37,7 +37,7 @@ class CarveRun:
         """Begin, or go on with the same search behind what it has finished.
 
         Raises:
-            SearchError: there is a search already and `resume` is not asked for, or it is another one.
+            SearchError: there is a search already and `resume` is not set, or it is another one.
         """
         claim(
             self.path / "search.json",
@@ -54,7 +54,7 @@ class CarveRun:
         write_atomically(log, b"".join(kept))
 
     def finished(self, calls: int) -> SubNet | None:
-        """The SubNet of so many calls, if it is done."""
+        """The finished SubNet with that many calls, or None."""
         path = self._file(calls)
         return SubNet.load(path) if path.exists() else None
 
@@ -66,7 +66,7 @@ class CarveRun:
             file.write(json.dumps(line) + "\n")
 
     def save(self, calls: int, subnet: SubNet) -> None:
-        """Keep a SubNet that is done, and draw the run so far."""
+        """Store a finished SubNet, and draw the run so far."""
         subnet.save(self._file(calls))
         write_atomically(self.path / "run.png", _plot(self.errors))
 

@@ -67,7 +67,7 @@ def fit_chain(
     history: int = HISTORY,
     weights: Tensor | None = None,
 ) -> Chain:
-    """Walk the calls; fit each row to the full sampler's latents at the next call, or its final ones.
+    """Fit the rows call by call, each to the full sampler's latents at the next call, or its final ones.
 
     Our own latents are fed forward, so that later rows correct earlier errors. Differentiable in the
     positions.

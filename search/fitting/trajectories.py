@@ -1,4 +1,4 @@
-"""What the full sampler does: the latents and noise predictions a fitted sampler is to reproduce."""
+"""Runs of the full sampler: the latents and noise predictions that a fitted sampler approximates."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def sample_trajectories(
     Args:
         pipeline: with its weights loaded.
         prompts: one per picture.
-        grid: what is asked of the scheduler.
+        grid: timesteps or their number, as given to the scheduler.
         guidance: scale.
         noise_shape: of one picture, before the pipeline packs it.
         seed: of the noise.

@@ -75,7 +75,7 @@ def read_gates(path: Path) -> tuple[Mapping[Gate, bool], ...]:
 
 @dataclass(frozen=True)
 class _Tensor:
-    """What a file says about a tensor, unchecked."""
+    """A tensor as a file describes it, unchecked."""
 
     numbers: Any
     offset: Any
@@ -84,14 +84,14 @@ class _Tensor:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows the names in `known` and nothing else."""
+    """Accepts only the names in `known`."""
 
     def __init__(self, data: bytes, known: Mapping[str, Any]) -> None:
         super().__init__(io.BytesIO(data))
         self._known = known
 
     def find_class(self, module: str, name: str, /) -> Any:
-        """Return our own meaning of a name, or refuse it."""
+        """Return our substitute for a name, or refuse it."""
         found = f"{module}.{name}"
         if found not in self._known:
             _refuse_name(found)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from search.core.errors import SearchError
-from search.core.files import Settings, read_text
+from search.core.files import SettingsFile, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -74,7 +74,7 @@ class StepMask:
     last: int = LAST
 
     def __post_init__(self) -> None:
-        """Refuse a mask with nothing to start from."""
+        """Refuse a mask whose first step is cached."""
         if not self.computes or not self.computes[0]:
             msg = (
                 "the mask does not compute the first step, when nothing is cached; begin it with 1"
@@ -98,7 +98,7 @@ def read_mask(path: Path) -> StepMask:
 
 
 def _parse(text: str, source: str) -> Any:
-    """What a YAML text says, and so a JSON text; no tags, no aliases."""
+    """The content of a YAML or JSON text, without tags and aliases."""
     import yaml
 
     try:
@@ -119,7 +119,7 @@ def _configured(content: Mapping[str, Any], source: str) -> StepMask:
     if not isinstance(section, dict):
         msg = f"{source!r} has a {type(section).__name__} as {SECTION}; expected settings by name"
         raise SearchError(msg)
-    settings = Settings(section, source)
+    settings = SettingsFile(section, source)
     settings.require_known(
         (MASK, COMPUTE, CACHE, TOTAL, POLICY, FN, BN, STEPS, *CALIBRATORS, *DYNAMIC)
     )
@@ -134,8 +134,8 @@ def _configured(content: Mapping[str, Any], source: str) -> StepMask:
     )
 
 
-def _require_static(settings: Settings) -> None:
-    """Refuse what Cache-DiT decides, or computes anew, while it runs."""
+def _require_static(settings: SettingsFile) -> None:
+    """Refuse settings that Cache-DiT decides or recalibrates at run time."""
     if POLICY not in settings.content:
         msg = (
             f"{settings.source!r} has no {POLICY}, and Cache-DiT's default is 'dynamic', which decides "
@@ -158,7 +158,7 @@ def _require_static(settings: Settings) -> None:
         raise SearchError(msg)
 
 
-def _from_mask(settings: Settings) -> tuple[bool, ...]:
+def _from_mask(settings: SettingsFile) -> tuple[bool, ...]:
     """The mask that is given, or Cache-DiT's own of that name."""
     found, steps = settings.content[MASK], settings.content.get(STEPS)
     if not isinstance(found, str) or found not in NAMED:
@@ -190,7 +190,7 @@ def _mask(content: object, source: str) -> tuple[bool, ...]:
     return tuple(str(digit) == "1" for digit in digits)
 
 
-def _from_bins(settings: Settings) -> tuple[bool, ...]:
+def _from_bins(settings: SettingsFile) -> tuple[bool, ...]:
     mask = _in_turns(settings.numbers(COMPUTE), settings.numbers(CACHE))
     total = settings.number(TOTAL, len(mask), least=1)
     if total > len(mask):

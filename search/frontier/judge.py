@@ -19,7 +19,7 @@ FEATURES = "features"
 
 @dataclass(frozen=True)
 class Reading:
-    """What a judge sees in a batch of pictures.
+    """A judge's reading of a batch of pictures.
 
     Attributes:
         features: `[N, F]` float32, the penultimate layer.

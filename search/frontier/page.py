@@ -6,8 +6,8 @@ import base64
 from typing import TYPE_CHECKING, Any
 
 from search.core.template import render
-from search.frontier.settings import Method
-from search.frontier.table import compared, figures_of, full_judged, headings
+from search.frontier.series import DIP_GO, RANDOM
+from search.frontier.table import compared, figures_of, full_attributes, headings
 
 if TYPE_CHECKING:
     from search.frontier.points import Comparison, Frontier
@@ -47,10 +47,10 @@ def _facts(frontier: Frontier) -> dict[str, str]:
         "held-out pictures": f"{settings.count}, from {len(set(held_out))} prompts, seed {settings.seed}",
         "prompts to search and fit with": str(len(set(calibration))),
     }
-    if Method.DIP_GO in settings.methods:
+    if DIP_GO in settings.methods:
         facts["DiP-GO"] = f"{settings.dip_go_iterations} iterations (published: 1000)"
-    if Method.RANDOM in settings.methods:
+    if RANDOM in settings.methods:
         facts["random search"] = f"best of {settings.random} tables per keep"
-    if judged := full_judged(frontier):
-        facts["judge"] = judged
+    if attributes := full_attributes(frontier):
+        facts["judge"] = attributes
     return facts

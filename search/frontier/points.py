@@ -1,17 +1,18 @@
-"""A frontier: every evaluated SubNet, and who wins at each keep. Pure."""
+"""A frontier: every evaluated SubNet, and the best at each keep. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from search.frontier.settings import SEARCHES, Method
+from search.frontier.series import CARVE, DIP_GO
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from search.core.subnet import SubNet
     from search.frontier.quality import Quality
+    from search.frontier.series import Series
     from search.frontier.settings import FrontierSettings
 
 SCHEMA = 1
@@ -35,7 +36,7 @@ class Point:
         subnet: what was evaluated.
     """
 
-    method: Method
+    method: Series
     label: str
     keep: float | None
     is_fitted: bool
@@ -47,7 +48,7 @@ class Point:
     @property
     def name(self) -> str:
         """For people."""
-        has_fit = self.is_fitted and self.method is not Method.CARVE
+        has_fit = self.is_fitted and not self.method.fits_itself
         return f"{self.method} {self.label}{', fitted' if has_fit else ''}"
 
     @property
@@ -59,7 +60,7 @@ class Point:
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
         return {
-            "method": self.method,
+            "method": self.method.name,
             "label": self.label,
             "keep": self.keep,
             "fitted": self.is_fitted,
@@ -125,7 +126,7 @@ class Comparison:
 
 
 def compare(points: Sequence[Point], keep: float) -> Comparison:
-    """Who does best within `keep` of the full sampler's cost."""
+    """The best points within `keep` of the full sampler's cost."""
     affordable = [point for point in points if point.cost <= keep + SLACK]
 
     def best(test: Callable[[Point], bool]) -> Point | None:
@@ -133,11 +134,11 @@ def compare(points: Sequence[Point], keep: float) -> Comparison:
 
     return Comparison(
         keep=keep,
-        ours=best(lambda p: p.method is Method.CARVE and p.keep == keep),
-        baseline=best(lambda p: p.method not in SEARCHES and not p.is_fitted),
-        fitted_baseline=best(lambda p: p.method not in SEARCHES and p.is_fitted),
-        dip_go=best(lambda p: p.method is Method.DIP_GO and p.keep == keep and not p.is_fitted),
-        fitted_dip_go=best(lambda p: p.method is Method.DIP_GO and p.keep == keep and p.is_fitted),
+        ours=best(lambda p: p.method is CARVE and p.keep == keep),
+        baseline=best(lambda p: not p.method.is_search and not p.is_fitted),
+        fitted_baseline=best(lambda p: not p.method.is_search and p.is_fitted),
+        dip_go=best(lambda p: p.method is DIP_GO and p.keep == keep and not p.is_fitted),
+        fitted_dip_go=best(lambda p: p.method is DIP_GO and p.keep == keep and p.is_fitted),
     )
 
 
@@ -151,7 +152,7 @@ class Frontier:
 
     Attributes:
         pipeline: its directory, as it was given.
-        settings: what was asked.
+        settings: of the comparison.
         whole: the full sampler.
         prompts: calibrated with, and evaluated with.
         reference: what the Fréchet distance is to, or None without a judge.
@@ -193,6 +194,7 @@ class Frontier:
             "macs": self.whole.full_calls * topology.macs,
             "settings": {
                 **settings,
+                "methods": [each.name for each in self.settings.methods],
                 "guidance": self.whole.guidance,
                 "prompts": calibration,
                 "held_out": held_out,

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 HELD_OUT, REFERENCE = 1, 2
 """Streams of noise; searches and fits draw theirs from --seed itself and its double."""
 TOGETHER = 8
-"""Held-out pictures per call. Their noise follows from it, so it is nobody else's to change."""
+"""Held-out pictures per call; fixed, because their noise depends on it."""
 IDENTICAL = 1e-10
 """Least mean squared error that PSNR tells apart, 100 dB."""
 
@@ -66,8 +66,8 @@ class Quality:
 
 
 @dataclass(frozen=True)
-class Jury:
-    """A judge, what it should see, and the pictures it compares with.
+class Evaluator:
+    """A judge, the attributes it should read, and the features of the reference pictures.
 
     Attributes:
         judge: reads pictures.
@@ -88,13 +88,13 @@ class HeldOut:
         pipeline: with its weights loaded.
         runs: each of pictures that fit into one call.
         pictures: of the full sampler, `[N, 3, height, width]` in 0..1.
-        jury: if there is a judge.
+        evaluator: if there is a judge.
     """
 
     pipeline: Pipeline
     runs: tuple[Trajectories, ...]
     pictures: Tensor
-    jury: Jury | None = None
+    evaluator: Evaluator | None = None
 
     def examine(self, subnet: SubNet, table: SamplerTable) -> Quality:
         """Sample the held-out pictures with `subnet` and compare.
@@ -107,7 +107,7 @@ class HeldOut:
         return self.compare(finals)
 
     def examine_full(self) -> Quality:
-        """The full sampler's own pictures: what cannot be beaten, and what its judgement is."""
+        """The quality of the full sampler's own pictures, the upper bound."""
         return self.compare([runs.final for runs in self.runs])
 
     def compare(self, finals: Sequence[Tensor]) -> Quality:
@@ -120,7 +120,7 @@ class HeldOut:
             torch.split(pictures, TOGETHER), torch.split(self.pictures, TOGETHER), strict=True
         )
         similar = torch.cat([ssim(*pair) for pair in pieces])
-        accuracy, frechet = self._judged(pictures)
+        accuracy, frechet = self._attributes(pictures)
         return Quality(
             error=float(errors.mean()),
             median_error=float(errors.median()),
@@ -131,12 +131,12 @@ class HeldOut:
             frechet=frechet,
         )
 
-    def _judged(self, pictures: Tensor) -> tuple[dict[str, float], float | None]:
-        if self.jury is None:
+    def _attributes(self, pictures: Tensor) -> tuple[dict[str, float], float | None]:
+        if self.evaluator is None:
             return {}, None
-        reading = self.jury.judge.read(as_bytes(pictures))
-        accuracy = self.jury.judge.accuracy(reading, self.jury.words)
-        return accuracy, frechet_distance(self.jury.features, reading.features)
+        reading = self.evaluator.judge.read(as_bytes(pictures))
+        accuracy = self.evaluator.judge.accuracy(reading, self.evaluator.words)
+        return accuracy, frechet_distance(self.evaluator.features, reading.features)
 
 
 def sample_held_out(
@@ -170,7 +170,7 @@ def sample_held_out(
     else:
         others = _sample(pipeline, whole, texts, (settings.seed, REFERENCE), report)
         features = _read(judge, decode(pipeline, others, [each.final for each in others]))
-    return HeldOut(pipeline, runs, pictures, Jury(judge, spelled(pipeline, texts), features))
+    return HeldOut(pipeline, runs, pictures, Evaluator(judge, as_texts(pipeline, texts), features))
 
 
 def _sample(
@@ -198,7 +198,7 @@ def _sample(
 
 
 def noise_seed(*numbers: int) -> int:
-    """A seed of its own for these numbers: torch looks at 32 bits only, so large offsets do not do."""
+    """A seed derived from these numbers: torch uses only 32 bits, so offsets would collide."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
@@ -243,7 +243,7 @@ def read_features(path: Path, size: int) -> NDArray[np.float32]:
     return found
 
 
-def spelled(pipeline: Pipeline, prompts: Sequence[str]) -> tuple[str, ...]:
-    """Prompts in words: the number of a class becomes its name where it has one."""
+def as_texts(pipeline: Pipeline, prompts: Sequence[str]) -> tuple[str, ...]:
+    """Prompts as texts: the number of a class becomes its name, if it has one."""
     names = {str(n): word for word, n in reversed(getattr(pipeline.pipe, "labels", {}).items())}
     return tuple(names.get(prompt, prompt) for prompt in prompts)

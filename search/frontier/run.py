@@ -10,13 +10,12 @@ from search.core.table import keep_of
 from search.frontier.candidates import fitted, make_plain, prepare, scheduler
 from search.frontier.points import Frontier, Point
 from search.frontier.quality import sample_held_out
-from search.frontier.settings import Method
-from search.methods.prompts import apart_prompts
+from search.methods.prompts import split_prompts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from search.frontier.candidates import Candidate, Ground
+    from search.frontier.candidates import Calibration, Candidate
     from search.frontier.quality import HeldOut
     from search.frontier.settings import FrontierSettings
     from search.model.pipeline import Pipeline
@@ -40,15 +39,15 @@ def run_frontier(
     Raises:
         SearchError: settings that do not fit the pipeline, or no method that can be used with it.
     """
-    prompts = apart_prompts(
+    prompts = split_prompts(
         pipeline,
         search=settings.prompts,
-        judge=settings.held_out,
+        evaluate=settings.held_out,
     )
     with scheduler(pipeline, settings.scheduler, dict(settings.scheduler_options)):
-        ground = prepare(pipeline, settings, prompts[0], report)
-        held_out = sample_held_out(pipeline, ground.whole, prompts[1], settings, report)
-        candidates, notes = _make(ground, report)
+        calibration = prepare(pipeline, settings, prompts[0], report)
+        held_out = sample_held_out(pipeline, calibration.whole, prompts[1], settings, report)
+        candidates, notes = _make(calibration, report)
         points = _evaluate(held_out, candidates, report)
         reference = None
         if settings.judge is not None:
@@ -56,7 +55,7 @@ def run_frontier(
         return Frontier(
             pipeline=str(pipeline.path),
             settings=settings,
-            whole=ground.whole,
+            whole=calibration.whole,
             prompts=prompts,
             reference=reference,
             full=held_out.examine_full(),
@@ -65,14 +64,14 @@ def run_frontier(
         )
 
 
-def _make(ground: Ground, report: Report) -> tuple[list[Candidate], tuple[str, ...]]:
+def _make(calibration: Calibration, report: Report) -> tuple[list[Candidate], tuple[str, ...]]:
     """All candidates, and why there are none of some methods."""
     plain: list[Candidate] = []
     notes = []
-    for method in ground.settings.methods:
+    for method in calibration.settings.methods:
         report(str(method))
         try:
-            made = make_plain(ground, method, report)
+            made = make_plain(calibration, method, report)
         except SearchError as error:
             notes.append(f"{method} is left out: {error}")
         else:
@@ -83,9 +82,9 @@ def _make(ground: Ground, report: Report) -> tuple[list[Candidate], tuple[str, .
     found = []
     for number, candidate in enumerate(plain):
         found.append(candidate)
-        if candidate.method is not Method.CARVE:
+        if not candidate.method.fits_itself:
             report(f"fit: {candidate.method} {candidate.label}", number / len(plain))
-            found.append(fitted(ground, candidate))
+            found.append(fitted(calibration, candidate))
     return found, tuple(notes)
 
 

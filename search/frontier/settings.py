@@ -1,40 +1,15 @@
-"""What is compared, and how hard each search tries. No framework."""
+"""The settings of a comparison. No framework."""
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from search.core.errors import SearchError
+from search.frontier.series import SERIES, Series
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-class Method(enum.StrEnum):
-    """What makes the points of a frontier."""
-
-    CARVE = "carve"
-    """Our method: calls placed through a fitted sampler."""
-    DIP_GO = "dip-go"
-    """DiP-GO as published."""
-    DEEPCACHE = "deepcache"
-    """Every interval and branch there is."""
-    FEWER_STEPS = "fewer-steps"
-    """The same sampler with fewer steps."""
-    DPM_SOLVER = "dpm-solver"
-    """Fewer steps with DPM-Solver++ (2M)."""
-    HOLD = "hold"
-    """The full sampler's grid; every n-th step calls, the others hold the last prediction."""
-    HOLD_SPACED = "hold-spaced"
-    """The same with the spacing that does best on the calibration pictures."""
-    RANDOM = "random"
-    """The best of random tables on the calibration pictures."""
-
-
-SEARCHES = frozenset({Method.CARVE, Method.DIP_GO})
-"""What the others are baselines of."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +42,7 @@ class FrontierSettings:
     scheduler_options: tuple[tuple[str, Any], ...] = ()
     guidance: float | None = None
     keeps: tuple[float, ...] = (0.5, 0.3, 0.2)
-    methods: tuple[Method, ...] = tuple(Method)
+    methods: tuple[Series, ...] = SERIES
     prompts: tuple[str, ...] = ()
     held_out: tuple[str, ...] = ()
     count: int = 32
@@ -80,7 +55,7 @@ class FrontierSettings:
     features: Path | None = None
 
     def __post_init__(self) -> None:
-        """Check what no comparison could use."""
+        """Check the options against each other."""
         if self.features is not None and self.judge is None:
             msg = "--features holds what a judge makes of real pictures; give --judge too"
             raise SearchError(msg)

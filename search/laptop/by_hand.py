@@ -1,4 +1,4 @@
-"""Layer removals that people chose: BK-SDM, SSD-1B, Segmind-Vega, and every second block of a transformer.
+"""Published and manual layer removals: BK-SDM, SSD-1B, Segmind-Vega, and every second block of a transformer.
 
 They fit any denoiser of the structure they were made for. What is removed there is skipped here: a ResNet
 keeps its shortcut convolution, and samplers stay, since the size would not fit without them.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from search.core.table import Cost
 
 LATER = 100.0
-"""By how much a later group of layers is dearer than the one before."""
+"""Score ratio between consecutive groups of layers."""
 VARIANTS = ("base", "small", "tiny")
 """Of BK-SDM, each removing more than the one before."""
 BLOCK = re.compile(r"[a-z_]*blocks\.\d+$")

@@ -1,4 +1,4 @@
-"""Which layers to remove so that the scores add up to least: an integer programme.
+"""The layers with the least sum of scores: an integer programme.
 
 Layers lie in each other, and removing one removes what lies in it. So of each innermost layer and all that
 it lies in at most one is removed.
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     Numbers = NDArray[np.float64]
 
 TOLERANCE = 0.005
-"""So much less than asked may remain, of the whole."""
+"""How far below the requested fraction the rest may be."""
 LARGE = 10.0
-"""What the scores of a choice should add up to: the solver's gap is an absolute one, of 1e-6."""
+"""Scale of the scores: the solver's gap is absolute, 1e-6."""
 
 
 def choose(

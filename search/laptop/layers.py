@@ -1,4 +1,4 @@
-"""The layers that can be removed: which lies in which, and what SubNet removing some of them makes. Pure."""
+"""The removable layers: their nesting, and the SubNet without some of them. Pure."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def params_of(subnet: SubNet) -> float:
 
 
 def once(subnet: SubNet) -> SubNet:
-    """A SubNet that does the same at every step, for one step: what it keeps is then quickly known."""
+    """One step of a SubNet that does the same at every step, so that its cost is found quickly."""
     binding = replace(subnet.binding, timesteps=subnet.binding.timesteps[:1])
     return replace(subnet, binding=binding, actions=subnet.actions[:1], fitted=None, full_calls=1)
 

@@ -15,11 +15,11 @@ import numpy as np
 from search.core.errors import SearchError
 from search.core.files import write_atomically
 from search.laptop import additivity
+from search.laptop.baselines import magnitudes, taylor
 from search.laptop.knapsack import TOLERANCE, choose
 from search.laptop.layers import Layers, constant, layers_of
 from search.laptop.noising import Noising
 from search.laptop.probe import PROBES, Measure
-from search.laptop.rivals import magnitudes, taylor
 from search.laptop.settings import Criterion, LaptopSettings
 from search.laptop.store import FULL, TUPLES, Store
 from search.laptop.tuples import Tuples, draw_tuples
@@ -53,7 +53,7 @@ class Removal:
 
     Attributes:
         subnets: one for each keep.
-        losses: of each; `additivity.judged` names which loss it is.
+        losses: of each; `additivity.loss_name` names which loss it is.
         predicted: the sum of the scores of what each removes.
         additivity: of the scores.
     """
@@ -66,7 +66,7 @@ class Removal:
     def sentence(self) -> str:
         """For people."""
         each = "; ".join(
-            f"{subnet.method}: {self.additivity.judged} loss {loss:.3g}, predicted {predicted:.3g}"
+            f"{subnet.method}: {self.additivity.loss_name} loss {loss:.3g}, predicted {predicted:.3g}"
             for subnet, loss, predicted in zip(
                 self.subnets, self.losses, self.predicted, strict=True
             )
@@ -313,7 +313,7 @@ def within(
         except SearchError:
             if not tried:
                 raise
-            break  # a corrected budget is out of reach; it is not the one asked for
+            break  # a corrected budget is out of reach; it is not the requested one
         if chosen in tried:
             break
         tried.add(chosen)

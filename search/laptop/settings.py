@@ -13,7 +13,7 @@ SNR_FLOOR, SNR_CAP = 0.1, 5.0
 
 
 class Criterion(enum.StrEnum):
-    """What says how much a layer matters."""
+    """The importance criterion of a layer."""
 
     OUTPUT = "output"
     """How far the predictions move without it (LAPTOP-Diff)."""

@@ -37,7 +37,7 @@ class Store:
         """What has been measured so far, by a search of the same `identity`; nothing if not `resume`.
 
         Raises:
-            SearchError: there is a search already and `resume` is not asked for, or it is another one.
+            SearchError: there is a search already and `resume` is not set, or it is another one.
         """
         claim(self.path / IDENTITY, {**RUN, **identity}, results=LOSSES, resume=resume)
         return self._read()

@@ -33,13 +33,13 @@ class Task:
 
     Attributes:
         pipeline: with its weights loaded if the method needs them.
-        options: what was asked for, with the method's defaults.
+        options: the given ones, with the method's defaults.
         keeps: a SubNet is wanted for each of them.
         cost: that they are fractions of.
         folder: for logs and checkpoints, or None.
         resume: go on from what is in `folder`.
-        report: told what is being done, and which share of it is done.
-        note: told in a sentence what else was found.
+        report: called with a progress message and the completed fraction.
+        note: called with one sentence per further finding.
     """
 
     pipeline: Pipeline
@@ -83,7 +83,7 @@ class Method:
         costs: among `COSTS`, that it chooses by, its default first; none if it counts no cost.
         defaults: of options that every method sets for itself, by their names in `Options`.
         needs_weights: whether it calls the denoiser, or only looks at its architecture.
-        fits_itself: whether its SubNets bring a fitted sampler without being asked.
+        fits_itself: whether its SubNets always have a fitted sampler.
         idle: names of its options that have no effect beside the values of the others.
     """
 
@@ -104,12 +104,12 @@ class Method:
 
     @property
     def granularity(self) -> Granularity:
-        """That is taken if none is asked for."""
+        """The default granularity."""
         return self.granularities[0]
 
     @property
     def cost(self) -> str:
-        """That is counted if none is asked for."""
+        """The default cost."""
         return self.costs[0] if self.costs else COSTS[0]
 
     @property
@@ -179,7 +179,7 @@ def _users(name: str, method: Method, methods: Sequence[Method]) -> str:
 
 
 def require_fit(options: Options, method: Method) -> None:
-    """Refuse a sampler to come close to where nothing is fitted."""
+    """Refuse `--reference-steps` without a fit."""
     if options.reference_steps is not None and not (options.fit_sampler or method.fits_itself):
         msg = (
             "--reference-steps names the sampler to fit to, but nothing is fitted; add --fit-sampler, "

@@ -1,4 +1,4 @@
-"""What search methods can be told. No framework."""
+"""Options of the search methods. No framework."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """What the methods can be told; `Method.options` says who uses what.
+    """All options of the methods; `Method.options` lists those that a method uses.
 
     Attributes:
         steps: inference steps of the full sampler, where no custom grid is given; None for the
@@ -42,7 +42,7 @@ class Options:
         reference_steps: of the sampler to come close to, or None for `steps`.
         fit_sampler: fit the SubNet's sampler to the full one afterwards.
         prompts: to search and fit with; none stands for the pipeline's own.
-        criterion: what says how much a layer matters.
+        criterion: of a layer's importance.
         rounds: how often a choice of layers is compared with its neighbours; None is the criterion's.
         tuples: inputs of the denoiser that layers are measured on.
         jobs: that run at once.
@@ -77,7 +77,7 @@ class Options:
     variant: str = "base"
 
     def __post_init__(self) -> None:
-        """Check what no single value says."""
+        """Check the options against each other."""
         if (self.height is None) != (self.width is None):
             msg = "a size needs both --height and --width; give the other one too"
             raise SearchError(msg)

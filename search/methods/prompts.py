@@ -79,23 +79,23 @@ def default_prompts(pipeline: Pipeline, *, draw: int = 0) -> list[str]:
     return [str(number) for number in drawn]
 
 
-def apart_prompts(
-    pipeline: Pipeline, *, search: Sequence[str], judge: Sequence[str]
+def split_prompts(
+    pipeline: Pipeline, *, search: Sequence[str], evaluate: Sequence[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Prompts to search with and others to judge by; those that are given stay as they are.
+    """Prompts to search with and others to evaluate with; given ones are not changed.
 
     Texts are not shared where there are enough of them; classes are drawn twice.
 
     Args:
         pipeline: to sample from.
         search: given by the user, or none.
-        judge: likewise.
+        evaluate: likewise.
     """
     known = default_prompts(pipeline)
     others = default_prompts(pipeline, draw=1)
-    if known == others and not search and not judge and len(known) > 1:
+    if known == others and not search and not evaluate and len(known) > 1:
         return tuple(known[::2]), tuple(known[1::2])
     if known == others:
-        known = [text for text in known if text not in judge] or known
+        known = [text for text in known if text not in evaluate] or known
         others = [text for text in others if text not in search] or others
-    return tuple(search or known), tuple(judge or others)
+    return tuple(search or known), tuple(evaluate or others)

@@ -73,18 +73,18 @@ def search_keeps(
     report: Callable[..., None] = lambda _text, _share=None: None,
     note: Callable[[str], None] = lambda _text: None,
 ) -> list[SubNet]:
-    """One SubNet for each of `keeps`, with a fitted sampler where that is asked for.
+    """One SubNet for each of `keeps`, with a fitted sampler if `options.fit_sampler`.
 
     Args:
         pipeline: with its weights loaded if `needs_weights`.
         name: of one of `METHODS`.
-        options: what the method can be told.
+        options: of the method.
         keeps: fractions of the full sampler's cost; they stand in for `options.keep`.
         cost: of a SubNet, as a fraction of the full sampler's; None is its MACs.
         folder: for the log, the plot and the checkpoints of a search that runs long, or None.
         resume: go on from what is in `folder`.
-        report: told what is being done, and which share of it is done.
-        note: told in a sentence what else was found.
+        report: called with a progress message and the completed fraction.
+        note: called with one sentence per further finding.
 
     Raises:
         SearchError: unknown method, or options that do not fit it or the pipeline.
@@ -133,7 +133,7 @@ def _fitted(task: Task, found: Sequence[SubNet]) -> list[SubNet]:
 
 
 def _origin(method: Method, task: Task, keep: float) -> Origin:
-    """What a SubNet says of the search that made it."""
+    """The record of the search in its SubNet."""
     used = method.used(task.options, method.cost)
     return Origin(
         method=method.name,

@@ -21,19 +21,19 @@ _TAG = r"(?P<tag>[A-Za-z0-9_]+)"
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class WeightFiles:
     """The weight files of one part.
 
     Attributes:
         files: in order.
-        variant: what the libraries are told to find them, such as `fp16`; None finds the plain ones.
+        variant: the `variant` argument that loads them, such as `fp16`; None loads the plain ones.
     """
 
     files: tuple[Path, ...]
     variant: str | None
 
 
-def checkpoint_of(folder: Path, stem: str) -> Checkpoint:
+def checkpoint_of(folder: Path, stem: str) -> WeightFiles:
     """The files that `from_pretrained` takes; without plain ones, those of the only variant.
 
     Args:
@@ -49,7 +49,7 @@ def checkpoint_of(folder: Path, stem: str) -> Checkpoint:
     order = (index, single) if stem == DIFFUSERS else (single, index)
     for name in order:
         if name in names:
-            return Checkpoint(_files_of(folder / name), None)
+            return WeightFiles(_files_of(folder / name), None)
     variants = _variants(names, stem)
     if len(variants) > 1:
         msg = (
@@ -58,7 +58,7 @@ def checkpoint_of(folder: Path, stem: str) -> Checkpoint:
         )
         raise SearchError(msg)
     for tag, name in variants.items():
-        return Checkpoint(_files_of(folder / name), tag)
+        return WeightFiles(_files_of(folder / name), tag)
     raise SearchError(_nothing_to_load(folder, stem, names))
 
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from search.core.errors import SearchError
 from search.core.placeholders import vectors_of
-from search.core.prompt import Fill, PromptInput
+from search.core.prompt import PromptField, PromptInput
 from search.model.failures import LONGEST
 from search.model.recording import record_conditions, with_gradients, with_parts
-from search.model.scheduler import Instant, StillScheduler
+from search.model.scheduler import FixedScheduler, FixedTimestep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,7 +49,7 @@ class TextConditioner(nn.Module):
         for name, part in pipe.components.items():
             if isinstance(part, nn.Module) and part is not pipeline.denoiser:
                 self.add_module(name, part)
-        self._scheduler = StillScheduler([Instant(1)], pipe.scheduler.config)
+        self._scheduler = FixedScheduler([FixedTimestep(1)], pipe.scheduler.config)
         self._request = replace(request, prompts=(TEXTS["prompt"],), negative=TEXTS["negative"])
         self.inputs: list[PromptInput] = []
         self.tokenizers: dict[str, Tokenizer] = {}
@@ -60,13 +60,15 @@ class TextConditioner(nn.Module):
             each.source == "negative" for each in self.inputs
         )
         if self._zeros:
-            self.inputs.append(PromptInput(GIVEN, "negative", Fill.GIVEN))
+            self.inputs.append(PromptInput(GIVEN, "negative", PromptField.GIVEN))
 
     def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
         """What `inputs` says, in that order -> the conditions by name."""
         given = {each.name: tensor for each, tensor in zip(self.inputs, inputs, strict=True)}
 
-        def answer(tokenizer: str, source: str, fill: Fill, length: int, text: str) -> Tensor:
+        def answer(
+            tokenizer: str, source: str, fill: PromptField, length: int, text: str
+        ) -> Tensor:
             del length, text
             return given[_input_name(tokenizer, source, fill)]
 
@@ -94,7 +96,9 @@ class TextConditioner(nn.Module):
             stack.enter_context(with_parts(pipe, scheduler=self._scheduler, **stubs))
             return record_conditions(self._pipeline, request)
 
-    def _note(self, tokenizer: str, source: str, fill: Fill, length: int, text: str) -> Tensor:
+    def _note(
+        self, tokenizer: str, source: str, fill: PromptField, length: int, text: str
+    ) -> Tensor:
         """Add an input, and what the pipeline does to the text to its tokenizer; answer anything."""
         name, file = _input_name(tokenizer, source, fill), f"{tokenizer}.json"
         own = getattr(self._pipeline.pipe, tokenizer)
@@ -119,7 +123,7 @@ class TextConditioner(nn.Module):
 
 
 if TYPE_CHECKING:
-    _Answer = Callable[[str, str, Fill, int, str], Tensor]
+    _Answer = Callable[[str, str, PromptField, int, str], Tensor]
 
 
 class _Tokens:
@@ -170,12 +174,15 @@ class _Tokens:
 class _Encoded(Mapping[str, Tensor]):
     """What a tokenizer returns: token ids and their mask, by key or by attribute.
 
-    Without padding to a length, pipelines only ask to warn of texts that are too long: nothing is.
+    Without padding to a length, pipelines only warn of texts that are too long; this returns none.
     """
 
-    _FILLS: ClassVar[dict[str, Fill]] = {"input_ids": Fill.IDS, "attention_mask": Fill.MASK}
+    _FILLS: ClassVar[dict[str, PromptField]] = {
+        "input_ids": PromptField.IDS,
+        "attention_mask": PromptField.MASK,
+    }
 
-    def __init__(self, find: Callable[[Fill], Tensor]) -> None:
+    def __init__(self, find: Callable[[PromptField], Tensor]) -> None:
         self._find = find
 
     def __getitem__(self, name: str) -> Tensor:
@@ -239,7 +246,7 @@ def _padded(tokenizer: Any, length: int, text: str) -> Tokenizer:
     return copy
 
 
-def _input_name(tokenizer: str, source: str, fill: Fill) -> str:
+def _input_name(tokenizer: str, source: str, fill: PromptField) -> str:
     return f"{source}_{fill}{tokenizer.removeprefix('tokenizer')}"
 
 

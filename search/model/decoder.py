@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from search.model.failures import told_as_the_pipelines
+from search.model.failures import pipeline_failures
 from search.model.family import Request
-from search.model.recording import at_home, record_encoding, with_gradients, with_parts
-from search.model.scheduler import StillScheduler
+from search.model.recording import on_vae_device, record_encoding, with_gradients, with_parts
+from search.model.scheduler import FixedScheduler
 
 if TYPE_CHECKING:
     from search.model.pipeline import Pipeline
@@ -24,7 +24,7 @@ class Decoder(nn.Module):
         pipeline.load_around()
         self.vae = pipeline.pipe.vae.eval()
         self._pipeline, self._size = pipeline, size
-        self._scheduler = StillScheduler([], pipeline.pipe.scheduler.config)
+        self._scheduler = FixedScheduler([], pipeline.pipe.scheduler.config)
         self._encoded = record_encoding(pipeline, size)
 
     def forward(self, latents: Tensor) -> Tensor:
@@ -39,8 +39,8 @@ class Decoder(nn.Module):
         ).sized(self._size)
         parts = {} if self._encoded is None else {"encode_prompt": lambda *_, **__: self._encoded}
         with (
-            told_as_the_pipelines(pipe),
-            at_home(pipe),
+            pipeline_failures(pipe),
+            on_vae_device(pipe),
             with_gradients(pipe),
             with_parts(pipe, scheduler=self._scheduler, **parts),
         ):

@@ -1,4 +1,4 @@
-"""What a library raises while a pipeline of diffusers runs, as one sentence."""
+"""Errors of the libraries while a diffusers pipeline runs, as one sentence."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ LONGEST = 10**9
 
 
 @contextmanager
-def told_as_the_pipelines(pipe: Any) -> Iterator[None]:
-    """What a library raises while this is open becomes a `SearchError` that names the pipeline's class."""
+def pipeline_failures(pipe: Any) -> Iterator[None]:
+    """While open, any error of a library becomes a `SearchError` that names the pipeline's class."""
     try:
         yield
     except Exception as error:  # diffusers raises whatever its code runs into
@@ -29,17 +29,17 @@ def told_as_the_pipelines(pipe: Any) -> Iterator[None]:
 
 
 def sentence(pipe: Any, error: Exception) -> str:
-    """What the pipeline raised, and what it lacks that may be the reason."""
-    said = " ".join(str(error).split())[:300].rstrip(".")
+    """The pipeline's error, and missing parts or settings that may be the cause."""
+    message = " ".join(str(error).split())[:300].rstrip(".")
     lacks = list(_lacking(pipe))
     if isinstance(error, ValueError) and not lacks:
-        return f"{type(pipe).__name__} refuses these settings: {said}; choose others"
+        return f"{type(pipe).__name__} refuses these settings: {message}; choose others"
     advice = (
-        "; ".join(lacks) or "see whether diffusers alone runs it, and mend or replace that part"
+        "; ".join(lacks) or "check whether diffusers alone runs it, and repair or replace that part"
     )
     # While it is exported, what fails may be the tracing of what works in diffusers.
     does = "cannot be traced here, by" if is_exporting() else "itself fails here with"
-    return f"{type(pipe).__name__} {does} {type(error).__name__}: {said}; {advice}"
+    return f"{type(pipe).__name__} {does} {type(error).__name__}: {message}; {advice}"
 
 
 def _lacking(pipe: Any) -> Iterator[str]:

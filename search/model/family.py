@@ -1,4 +1,4 @@
-"""What stepcarve must know about a kind of pipeline, and the list of the kinds it knows."""
+"""The record of a family of pipelines, and the list of known families."""
 
 from __future__ import annotations
 

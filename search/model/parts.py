@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 """Parts that no bundle has: they check pictures, or read some that are given. They are never loaded."""
+DTYPE = torch.float32
+"""Of the weights of all parts but the denoiser, whatever their files hold."""
 _LIBRARIES = ("diffusers", "transformers")
 
 
@@ -108,12 +110,12 @@ def _load(cls: Any, name: str, folder: Path, *, weights: bool) -> Any:
 
 
 def _model(cls: Any, folder: Path) -> nn.Module:
-    """A model with all its weights, as float32."""
+    """A model with all its weights, as `DTYPE`."""
     from transformers import PreTrainedModel
 
     is_transformers = issubclass(cls, PreTrainedModel)
     found = checkpoint_of(folder, TRANSFORMERS if is_transformers else DIFFUSERS)
-    dtype = {"dtype" if is_transformers else "torch_dtype": torch.float32}
+    dtype = {"dtype" if is_transformers else "torch_dtype": DTYPE}
     model, report = cls.from_pretrained(
         folder,
         variant=found.variant,

@@ -37,7 +37,7 @@ class Pipeline:
 
     Attributes:
         path: the directory.
-        pipe: diffusers' pipeline object. It has weights only if `open_pipeline` was asked for them.
+        pipe: diffusers' pipeline object. It has weights only with `open_pipeline(weights=True)`.
         family: what is known about its kind.
         weights: the denoiser's weights on disk.
         index: what model_index.json says.
@@ -139,8 +139,8 @@ class Pipeline:
                 own if is_same and not changed else cls.from_config(own.config, **changed)
             )
         except Exception as error:  # for settings that cannot be, each raises something else
-            said = " ".join(str(error).split())
-            msg = f"the scheduler {choice.cls!r} cannot be used here: {said}"
+            message = " ".join(str(error).split())
+            msg = f"the scheduler {choice.cls!r} cannot be used here: {message}"
             raise SearchError(msg) from error
         self._changed.clear()
         self._changed.update(changed)
@@ -291,7 +291,7 @@ def require_device(device: str) -> None:
 
     kind = device.split(":")[0]
     if kind == "cuda" and not torch.cuda.is_available():
-        msg = f"device {device!r} was asked for, but PyTorch finds no CUDA device; use --device cpu"
+        msg = f"device {device!r} was requested, but PyTorch finds no CUDA device; use --device cpu"
         raise SearchError(msg)
     if kind not in ("cpu", "cuda"):
         msg = f"unknown device {device!r}; use cpu or cuda"

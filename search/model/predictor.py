@@ -106,7 +106,7 @@ class Predictor:
         family = self.pipeline.family
         arguments = dict(call.arguments)
         arguments[family.sample] = torch.cat([sample, sample]) if self.guided else sample
-        arguments[family.timestep] = call.told(timestep.to(torch.float32))
+        arguments[family.timestep] = call.model_timestep(timestep.to(torch.float32))
         raw = self.pipeline.denoiser(**arguments)[0]
         scale = sample.new_tensor(self.guidance) if self.guided else None
         return family.predict(raw, sample.shape[1], scale)

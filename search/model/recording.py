@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from search.core.errors import SearchError
-from search.model.failures import told_as_the_pipelines
+from search.model.failures import pipeline_failures
 from search.model.family import Request
 from search.model.replaced import replaced
 from search.model.scheduler import GridSettings
@@ -33,7 +33,7 @@ class DenoiserCall:
     Attributes:
         arguments: all but latents and timestep.
         sample: the latents `[B, ...]` or, guided, `[2 * B, ...]`.
-        timestep: what the denoiser is told, `[]` or `[len(sample)]`.
+        timestep: that the denoiser receives, `[]` or `[len(sample)]`.
         conditions: the tensors among `arguments`, by their place there.
         guided: whether there is a conditional and an unconditional half.
         unit: how much of the scheduler's timestep is 1 for the denoiser.
@@ -48,8 +48,8 @@ class DenoiserCall:
     unit: float
     drawn: tuple[int, ...] | None
 
-    def told(self, timestep: Tensor) -> Tensor:
-        """What the denoiser is told at one of the scheduler's timesteps `[]`, for the whole batch."""
+    def model_timestep(self, timestep: Tensor) -> Tensor:
+        """The timestep that the denoiser receives for one of the scheduler's `[]`, for the whole batch."""
         timestep = timestep if self.unit == 1 else timestep / self.unit
         return timestep.expand(self.timestep.shape)
 
@@ -90,7 +90,7 @@ def record_call(pipeline: Pipeline, request: Request) -> DenoiserCall:
     with replaced(inspect.getmodule(type(pipeline.pipe)), "randn_tensor", number):
         found = _record_arguments(pipeline, request)
     sample, timestep = found.pop(family.sample), found.pop(family.timestep)
-    told = float(timestep.flatten()[0])
+    model_timestep = float(timestep.flatten()[0])
     scheduled = float(pipeline.pipe.scheduler.timesteps[0])
     return DenoiserCall(
         arguments=found,
@@ -98,20 +98,20 @@ def record_call(pipeline: Pipeline, request: Request) -> DenoiserCall:
         timestep=timestep,
         conditions=_tensors(found),
         guided=len(sample) == 2 * len(request.prompts) * request.images,
-        unit=1.0 if told == scheduled else scheduled / told,
+        unit=1.0 if model_timestep == scheduled else scheduled / model_timestep,
         drawn=drawn[0] if drawn else None,
     )
 
 
 def record_conditions(pipeline: Pipeline, request: Request) -> dict[str, Tensor]:
-    """What the denoiser is told in its first call beside latents and timestep; can be traced."""
+    """The tensor arguments of the denoiser's first call except latents and timestep; can be traced."""
     found = _record_arguments(pipeline, request)
     del found[pipeline.family.sample], found[pipeline.family.timestep]
     return _tensors(found)
 
 
 def _record_arguments(pipeline: Pipeline, request: Request) -> dict[str, Any]:
-    """The arguments of the first call of the denoiser, asked for a tuple."""
+    """The arguments of the denoiser's first call, with a tuple as the return type."""
     signature = inspect.signature(pipeline.denoiser.forward)
     found: dict[str, Any] = {}
 
@@ -151,17 +151,17 @@ def record_grid_settings(
     request = Request(prompts, grid.inference_steps, 1.0).sized(size).on(grid)
     with replaced(pipeline.pipe.scheduler, "set_timesteps", record):
         _run(pipeline, request)
-    asked = {name: value for name, value in found.items() if value is not None}
-    asked.pop("device", None)
-    unknown = sorted(asked.keys() - {"num_inference_steps", "timesteps", "sigmas", "mu"})
+    arguments = {name: value for name, value in found.items() if value is not None}
+    arguments.pop("device", None)
+    unknown = sorted(arguments.keys() - {"num_inference_steps", "timesteps", "sigmas", "mu"})
     if unknown:
         msg = f"the pipeline gives its scheduler {unknown}; such pipelines are not supported"
         raise SearchError(msg)
-    mu = asked.get("mu")
+    mu = arguments.get("mu")
     return GridSettings(
         grid=grid,
-        timesteps=tuple(asked["timesteps"]) if "timesteps" in asked else None,
-        sigmas=tuple(map(float, asked["sigmas"])) if "sigmas" in asked else None,
+        timesteps=tuple(arguments["timesteps"]) if "timesteps" in arguments else None,
+        sigmas=tuple(map(float, arguments["sigmas"])) if "sigmas" in arguments else None,
         mu=None if mu is None else float(mu),
         eta=_eta(pipeline.pipe),
     )
@@ -209,14 +209,14 @@ def record_encoding(pipeline: Pipeline, size: tuple[int, int] | None) -> Any:
 def _run(pipeline: Pipeline, request: Request) -> None:
     """Run diffusers' pipeline until something is recorded."""
     try:
-        with told_as_the_pipelines(pipeline.pipe), at_home(pipeline.pipe), torch.no_grad():
+        with pipeline_failures(pipeline.pipe), on_vae_device(pipeline.pipe), torch.no_grad():
             pipeline.family.call(pipeline.pipe, request, None)
     except _RecordedError:
         pass
 
 
 @contextmanager
-def at_home(pipe: Any) -> Iterator[None]:
+def on_vae_device(pipe: Any) -> Iterator[None]:
     """While open, the pipeline works on its VAE's device, or the CPU: models may be on the meta device."""
     on = torch.device("cpu") if pipe.vae.device.type == "meta" else pipe.vae.device
     device = property(lambda _: on)

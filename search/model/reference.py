@@ -15,8 +15,8 @@ from torch.utils import _pytree as pytree
 from search.core.actions import Source
 from search.core.errors import SearchError
 from search.core.liveness import Unrolled, Value, unroll
-from search.core.topology import PREDICTION, Kind, Target, port_of
-from search.model.failures import told_as_the_pipelines
+from search.core.topology import PREDICTION, Target, TargetKind, port_of
+from search.model.failures import pipeline_failures
 from search.model.recording import record_call
 from search.model.removed import base_of
 from search.model.replaced import replaced
@@ -102,7 +102,7 @@ def sample(
                 scheduler = TableScheduler(subnet.fitted, pipe.scheduler.config)
                 stack.enter_context(replaced(pipe, "scheduler", scheduler))
         stack.enter_context(_recorded(pipe, pipeline.denoiser, family, batch, trajectory))
-        stack.enter_context(told_as_the_pipelines(pipe))
+        stack.enter_context(pipeline_failures(pipe))
         with torch.no_grad():
             trajectory.images = family.call(pipe, request, generator)
     return trajectory
@@ -158,7 +158,7 @@ def gated(
     steps = range(subnet.steps) if steps is None else steps
     gate = _Gate(subnet, unroll(subnet), steps, observe, recall)
     if placeholders is not None:
-        gate.hollow, gate.keeps_hollow = placeholders, True
+        gate.placeholders, gate.keeps_placeholders = placeholders, True
     blocks = set(subnet.topology.blocks)
     units = {u for segment in subnet.topology.segments for u in segment.units}
     # A module around a block always runs: what the block emits may leave through it.
@@ -205,8 +205,8 @@ class _Gate:
         self.step = -1
         self.kept: dict[int, Any] = {}
         self.bases: dict[int, Tensor] = {}
-        self.hollow: dict[str, Any] = {}
-        self.keeps_hollow = False
+        self.placeholders: dict[str, Any] = {}
+        self.keeps_placeholders = False
 
     def around_denoiser(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         """The denoiser's `forward`, counting steps and called only where a step needs it."""
@@ -215,8 +215,8 @@ class _Gate:
             self.step = self.steps[self.calls % len(self.steps)]
             if self.calls % len(self.steps) == 0:
                 self.kept.clear()
-                if not self.keeps_hollow:
-                    self.hollow.clear()
+                if not self.keeps_placeholders:
+                    self.placeholders.clear()
             self.calls += 1
             self.kept = self._remembered()
             self.bases.clear()
@@ -255,11 +255,11 @@ class _Gate:
         def run(*args: Any, **kwargs: Any) -> Any:
             if name in self.running[self.step]:
                 output = forward(*args, **kwargs)
-                self.hollow[name] = _hollowed(output)
+                self.placeholders[name] = _as_placeholders(output)
             else:
-                if name not in self.hollow:
-                    self.hollow[name] = _hollow_output(module, args, kwargs)
-                output = self.hollow[name]
+                if name not in self.placeholders:
+                    self.placeholders[name] = _placeholder_output(module, args, kwargs)
+                output = self.placeholders[name]
             tensors = tensors_of(output)
             for port in ports:
                 emitted = tensors[self.topology.ports[port].index]
@@ -276,10 +276,10 @@ class _Gate:
         for target, number in self.made[self.step].items():
             if target.port != port:
                 continue
-            if target.kind is Kind.MIX:
+            if target.kind is TargetKind.MIX:
                 tensor = self._mixed(self.values[number])
             else:
-                is_residual = target.kind is Kind.RESIDUAL
+                is_residual = target.kind is TargetKind.RESIDUAL
                 tensor = emitted - self.bases[target.base] if is_residual else emitted
             self.kept[number] = tensor
             if self.observe is not None:
@@ -314,8 +314,8 @@ def _around(ports: set[int], topology: Topology) -> frozenset[str]:
     return frozenset(".".join(each[:i]) for each in parts for i in range(1, len(each)))
 
 
-def _hollow_output(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """What a module would return, without content.
+def _placeholder_output(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """A placeholder of a module's output: its structure, shapes and dtypes.
 
     It runs on fake tensors, so nothing is computed; hooks and gates in it are not called.
     """
@@ -332,16 +332,16 @@ def _hollow_output(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, 
             (tuple(args), dict(kwargs)),
         )
         output = plain(module, *fake_args, **fake_kwargs)
-    return _hollowed(output)
+    return _as_placeholders(output)
 
 
-def _hollowed(output: Any) -> Any:
-    """`output` with tensors that take no memory and are never read; what was one tensor still is."""
-    hollow = {
+def _as_placeholders(output: Any) -> Any:
+    """`output` with its tensors replaced by zeros of the same shape without storage; shared tensors stay shared."""
+    placeholders = {
         id(t): torch.zeros((), dtype=t.dtype, device=t.device).expand(t.shape)
         for t in tensors_of(output)
     }
-    return pytree.tree_map(lambda leaf: hollow.get(id(leaf), leaf), output)
+    return pytree.tree_map(lambda leaf: placeholders.get(id(leaf), leaf), output)
 
 
 @contextmanager

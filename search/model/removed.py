@@ -98,7 +98,7 @@ def base_of(
     kwargs: Mapping[str, Any],
     like: Tensor | None = None,
 ) -> Tensor:
-    """What a block would emit if it did nothing, for one of its outputs.
+    """The base of one of a block's outputs: its input, or zeros for a residual branch.
 
     Args:
         module: the block.
@@ -129,7 +129,7 @@ def _empty(module: nn.Module, *, is_branch: bool) -> None:
 
 
 def _emptied(cls: type[nn.Module], *, is_branch: bool) -> type[nn.Module]:
-    """A class of the same name and signature whose `forward` does nothing."""
+    """A class of the same name and signature whose `forward` returns its base."""
 
     @functools.wraps(cls.forward)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:

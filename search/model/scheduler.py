@@ -41,11 +41,11 @@ class GridSettings:
     """What a pipeline asks of its scheduler.
 
     Attributes:
-        grid: what the pipeline itself is asked for.
+        grid: timesteps or their number, as given to the pipeline.
         timesteps: a custom grid; None leaves it to the scheduler.
         sigmas: noise levels before shifting; None likewise.
         mu: the shift for the picture's size, for schedulers that take one.
-        eta: what each step is told how much noise to draw, for schedulers that ask.
+        eta: scale of the noise that each step adds, for schedulers with that argument.
     """
 
     grid: TimestepGrid
@@ -56,8 +56,8 @@ class GridSettings:
 
     def apply(self, scheduler: Any) -> None:
         """Set the scheduler's timesteps, and where it begins."""
-        asked = {"timesteps": self.timesteps, "sigmas": self.sigmas, "mu": self.mu}
-        given: dict[str, Any] = {k: value for k, value in asked.items() if value is not None}
+        settings = {"timesteps": self.timesteps, "sigmas": self.sigmas, "mu": self.mu}
+        given: dict[str, Any] = {k: value for k, value in settings.items() if value is not None}
         if self.timesteps is None and self.sigmas is None:
             given["num_inference_steps"] = self.grid.inference_steps
         with _blaming_scheduler(scheduler, self.grid):
@@ -111,10 +111,12 @@ def _blaming_scheduler(scheduler: Any, grid: TimestepGrid) -> Iterator[None]:
     except SearchError:
         raise
     except Exception as error:  # each scheduler raises whatever its code runs into
-        said = " ".join(str(error).split()).rstrip(".")
+        message = " ".join(str(error).split()).rstrip(".")
         does = "refuses" if isinstance(error, ValueError) else "fails with"
         kind = "" if isinstance(error, ValueError) else f" ({type(error).__name__})"
-        msg = f"{name} {does} {_named(grid)}{kind}: {said}; choose others, or another --scheduler"
+        msg = (
+            f"{name} {does} {_named(grid)}{kind}: {message}; choose others, or another --scheduler"
+        )
         raise SearchError(msg) from error
 
 
@@ -209,8 +211,8 @@ class GridScheduler:
         _begin(self._whole, self._grid)
 
 
-class Instant(float):
-    """A timestep as a number, for pipelines that are traced: a tensor's value could not be asked for."""
+class FixedTimestep(float):
+    """A timestep as a float, for tracing: a traced tensor has no value to read."""
 
     __slots__ = ()
 
@@ -219,11 +221,11 @@ class Instant(float):
         return torch.full(shape, float(self))
 
 
-class StillScheduler:
-    """Timesteps that do not change, in the place of a diffusers scheduler; its steps change nothing.
+class FixedScheduler:
+    """A stand-in for a diffusers scheduler with fixed timesteps; its steps return the latents unchanged.
 
     Attributes:
-        timesteps: without any, the pipeline's loop does nothing.
+        timesteps: of the run; empty for a loop without steps.
         config: of the scheduler whose place it takes.
         init_noise_sigma: what the pipeline multiplies its noise by, if it does that.
     """
@@ -231,7 +233,7 @@ class StillScheduler:
     order = 1
     init_noise_sigma = 1.0
 
-    def __init__(self, timesteps: Tensor | list[Instant], config: Any) -> None:
+    def __init__(self, timesteps: Tensor | list[FixedTimestep], config: Any) -> None:
         self.timesteps, self.config = timesteps, config
 
     def set_timesteps(
@@ -242,7 +244,7 @@ class StillScheduler:
         sigmas: Any = None,
         mu: float | None = None,
     ) -> None:
-        """Begin a run; whatever is asked, the timesteps are its own."""
+        """Begin a run; the arguments do not change the timesteps."""
         del num_inference_steps, timesteps, sigmas, mu
         self._begin(device)
 
@@ -269,7 +271,7 @@ class StillScheduler:
         return SchedulerOutput(prev_sample=sample) if return_dict else (sample,)
 
 
-class TableScheduler(StillScheduler):
+class TableScheduler(FixedScheduler):
     """A fitted sampler in the place of a diffusers scheduler, for the pipelines of diffusers.
 
     What its `step` calls latents is the denoiser's next input, so `scale_model_input` has nothing
@@ -278,12 +280,12 @@ class TableScheduler(StillScheduler):
 
     def __init__(self, fitted: FittedSampler, config: Any) -> None:
         super().__init__(torch.tensor(fitted.timesteps), config)
-        self._told, self.table = fitted.timesteps, fitted.table
+        self._timesteps, self.table = fitted.timesteps, fitted.table
         self.init_noise_sigma = float(fitted.table.inputs[0, 0])
         self._values: list[Tensor] = []
 
     def _begin(self, device: Any) -> None:
-        self.timesteps = torch.tensor(self._told, device=device)
+        self.timesteps = torch.tensor(self._timesteps, device=device)
         self._values = []
 
     def step(

@@ -188,7 +188,7 @@ class _Step(nn.Module):
         )
         batch = sample if guidance is None else torch.cat([sample, sample])
         arguments[self.family.sample] = batch.to(self.dtype)
-        arguments[self.family.timestep] = self.call.told(inputs[TIMESTEP])
+        arguments[self.family.timestep] = self.call.model_timestep(inputs[TIMESTEP])
         emitted: dict[str, list[Tensor]] = {}
         given: dict[str, list[Tensor]] = {}
         with ExitStack() as stack:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from search.core.errors import SearchError
-from search.model.checkpoint_files import DIFFUSERS, Checkpoint, checkpoint_of
+from search.model.checkpoint_files import DIFFUSERS, WeightFiles, checkpoint_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -47,7 +47,7 @@ class DenoiserWeights:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.checkpoint: Checkpoint = checkpoint_of(folder, DIFFUSERS)
+        self.checkpoint: WeightFiles = checkpoint_of(folder, DIFFUSERS)
         self._entries: dict[str, _Entry] = {}
         for path in self.checkpoint.files:
             try:

@@ -30,7 +30,7 @@ def whole_subnet(
 
     Args:
         pipeline: with its present scheduler; it needs no weights.
-        grid: what is asked of that scheduler.
+        grid: timesteps or their number, as given to that scheduler.
         granularity: which submodules are blocks.
         guidance: classifier-free guidance scale; 1 or less is no guidance.
         size: height and width of the pictures; None is the pipeline's own.

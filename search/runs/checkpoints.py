@@ -102,7 +102,7 @@ class CheckpointFolder(ABC, Generic[Entry]):
         """The last checkpoint, None if there is none.
 
         Raises:
-            SearchError: there is a run and `resume` is not asked for, or the checkpoint is damaged or of
+            SearchError: there is a run and `resume` is not set, or the checkpoint is damaged or of
                 another schema.
         """
         path = self.path / CHECKPOINT

@@ -17,7 +17,7 @@ def claim(file: Path, identity: Mapping[str, object], *, results: str, resume: b
     """Begin the search of `identity` (JSON values), which `file` will tell, or go on with the same.
 
     Raises:
-        SearchError: there is a search already and `resume` is not asked for, it is another one, or
+        SearchError: there is a search already and `resume` is not set, it is another one, or
             files of the pattern `results` are there without `file`.
     """
     folder = str(file.parent)

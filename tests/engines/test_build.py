@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 from engines.base import Engine, EngineOptions, make_engine
-from engines.build import Item, Plan, build_bundle, plan_build
-from engines.builder import PARTIAL, Job, build_apart, build_here, commit
-from engines.built import Source, built_file, read_record, record_of, source_of
+from engines.build import BuildPlan, Item, build_bundle, plan_build
+from engines.builder import PARTIAL, BuildJob, build_apart, build_here, commit
+from engines.built import BuildInputs, built_file, read_record, record_of, source_of
 from engines.errors import EngineError
 from engines.runner import Runner
 from engines.temporary import remove_stale
@@ -64,10 +64,12 @@ def missing(bundle: Bundle, engine: Engine) -> set[str]:
     return {item.graph for item in plan_build(bundle, engine).missing}
 
 
-def job(bundle: Bundle, engine: Engine, record: Path) -> Job:
+def job(bundle: Bundle, engine: Engine, record: Path) -> BuildJob:
     graph = bundle.conditioner
     source = source_of(bundle, engine, graph)
-    return Job("openvino", "cpu", EngineOptions(), bundle.path / graph, ".blob", record, source)
+    return BuildJob(
+        "openvino", "cpu", EngineOptions(), bundle.path / graph, ".blob", record, source
+    )
 
 
 def place_of(bundle: Bundle, engine: Engine, graph: str) -> Path:
@@ -159,7 +161,7 @@ def test_a_file_built_from_something_else_is_refused_with_both_values(
     assert missing(copy, engine) == {copy.decoder}
 
 
-def killed_after(step: str, todo: Job) -> None:
+def killed_after(step: str, todo: BuildJob) -> None:
     """Do a job in a process that is killed where it calls `step` of `engines.builder`."""
     code = (
         "import os, signal\nfrom engines import builder\n"
@@ -216,7 +218,7 @@ def test_two_builds_at_once_are_both_usable(fresh: Bundle, engine: Engine, tmp_p
 
 def test_of_two_builds_whose_files_differ_the_first_stays(tmp_path: Path) -> None:
     """Two that ran at once, in every order of their steps: file and record always fit."""
-    source = Source("graph", "weights", {"library": "9"})
+    source = BuildInputs("graph", "weights", {"library": "9"})
     record = tmp_path / "step_0.json"
     for number, content in enumerate([b"from one", b"from another"]):
         made = tmp_path / f"made-{number}"
@@ -248,7 +250,7 @@ def test_other_options_are_another_build(built: Bundle) -> None:
 def test_processes_get_the_options_of_the_engine(
     built: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    jobs: list[Job] = []
+    jobs: list[BuildJob] = []
     monkeypatch.setattr("engines.build.run_jobs", lambda _, todo, **__: jobs.extend(todo) or ())
     build_bundle(built, make_engine("openvino", "cpu", EngineOptions(threads=1)))
     assert {job.options for job in jobs} == {EngineOptions(threads=1)}
@@ -287,7 +289,7 @@ def test_a_plan_measures_what_was_built_and_estimates_the_rest(
 
 def test_a_plan_counts_processes() -> None:
     items = tuple(Item(str(n), False, seconds, 10, False) for n, seconds in enumerate([1, 3, 2]))
-    plan = Plan(Path("built"), (*items, Item("there", True, 9, 9, True)))
+    plan = BuildPlan(Path("built"), (*items, Item("there", True, 9, 9, True)))
     assert [item.graph for item in plan.missing] == ["1", "2", "0"]
     assert (plan.seconds(1), plan.seconds(2), plan.bytes) == (6, 3, 30)
 

@@ -17,7 +17,7 @@ from engines import kinds
 from engines.base import DEFAULTS, EngineOptions, Form, Report, Session, make_engine
 from engines.buffers import Buffers, NumpyBuffers
 from engines.build import plan_build
-from engines.builder import Job, build_here
+from engines.builder import BuildJob, build_here
 from engines.built import built_file, record_of, source_of
 from engines.doctor import examine
 from engines.errors import EngineError
@@ -112,7 +112,7 @@ def test_its_estimates_are_those_of_its_record_and_what_it_built_is_used(
     record = record_of(bundle, made, graph)
     record.parent.mkdir(parents=True, exist_ok=True)
     source = source_of(bundle, made, graph)
-    job = Job("toy", "cpu", DEFAULTS, bundle.path / graph, ".toy", record, source)
+    job = BuildJob("toy", "cpu", DEFAULTS, bundle.path / graph, ".toy", record, source)
     build_here(job, lambda *_: None)
     found = built_file(bundle, made, graph)
     assert found is not None

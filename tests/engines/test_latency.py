@@ -160,7 +160,8 @@ def test_latencies_of_another_setting_are_refused(
     ("change", "message"),
     [
         ({"kind": "stepcarve-subnet"}, "is not a table of latencies"),
-        ({"schema": 9}, "has schema 9, but this stepcarve reads 2"),
+        ({"schema": 9}, "has schema 9, but this stepcarve reads 3"),
+        ({"schema": 2}, "has schema 2, but this stepcarve reads 3"),
         ({"calls": [{"computes": [PREDICTION]}]}, "lacks or garbles 'reads'"),
         ({"setting": {}}, "lacks or garbles 'latent_shape'"),
         (

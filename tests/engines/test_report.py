@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from engines.parity.measure import MISSING, Difference
-from engines.parity.record import CallParity, Parity, Pictures, Rung
+from engines.parity.record import CallParity, Parity, ParityPictures, Rung
 from engines.report import verdict, write_junit, write_report
 from engines.report.page import likeness
 from exporter.bundle import Bundle
@@ -53,11 +53,11 @@ def rung(name: str, forced: list[float], failures: tuple[str, ...] = ()) -> Rung
 
 def made_up(*engines: Rung) -> Parity:
     plain = CallParity(0, 0, 900.0, "", {"noise_prediction": difference(0.0, 0.0)}, None)
-    ground = Rung(
+    context = Rung(
         "gated PyTorch", "diffusers' own pipeline", "float32", (plain,), {}, math.inf, True, (), ()
     )
     manifest = Rung("manifest", "the SubNet", "", (), {}, math.nan, True, (), ())
-    return Parity(PROMPT, "", 7.5, 3, 5.0, (manifest, ground, *engines), 30.0, ())
+    return Parity(PROMPT, "", 7.5, 3, 5.0, (manifest, context, *engines), 30.0, ())
 
 
 RIGHT = rung("onnxruntime on cpu", [1e-6, 2e-6, 1.5e-6, 2e-6])
@@ -76,9 +76,9 @@ def bundle(pipelines: object, make_bundle: object) -> Bundle:
 
 
 @pytest.fixture
-def pictures() -> Pictures:
+def pictures() -> ParityPictures:
     ramp = np.linspace(0, 255, 64 * 64 * 3).reshape(64, 64, 3).astype(np.uint8)
-    return Pictures(ramp, ramp, {RIGHT.name: ramp, WRONG.name: ramp[::-1].copy()})
+    return ParityPictures(ramp, ramp, {RIGHT.name: ramp, WRONG.name: ramp[::-1].copy()})
 
 
 def test_junit_has_a_case_per_rung_and_graph(bundle: Bundle, tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_likeness_in_words(psnr: float, words: str) -> None:
 
 
 def test_the_json_has_no_number_that_json_lacks(
-    bundle: Bundle, pictures: Pictures, tmp_path: Path
+    bundle: Bundle, pictures: ParityPictures, tmp_path: Path
 ) -> None:
     call = replace(RIGHT.calls[0], free=MISSING)
     parity = made_up(replace(RIGHT, calls=(call,), failures=("stopped",)))
@@ -137,7 +137,7 @@ def test_the_json_has_no_number_that_json_lacks(
 
 
 def test_the_page_brings_everything_it_shows(
-    bundle: Bundle, pictures: Pictures, tmp_path: Path
+    bundle: Bundle, pictures: ParityPictures, tmp_path: Path
 ) -> None:
     text = write_report(tmp_path, bundle, made_up(RIGHT, WRONG), pictures).read_text()
     assert "a &lt;b&gt;red&lt;/b&gt; circle &amp; {more}" in text
@@ -152,7 +152,7 @@ def test_the_page_brings_everything_it_shows(
 @pytest.mark.parametrize(("engines", "colour"), [((RIGHT,), "green"), ((RIGHT, WRONG), "red")])
 def test_a_browser_renders_the_page(
     bundle: Bundle,
-    pictures: Pictures,
+    pictures: ParityPictures,
     tmp_path: Path,
     engines: tuple[Rung, ...],
     colour: str,

@@ -157,7 +157,7 @@ def test_an_embedded_guidance_scale_is_kept(
     opened = open_with(pipelines("lcm"), "LCMScheduler", weights=False)
     subnet = holding(search(opened, "full", Options(steps=6)))
     assert not subnet.binding.guided
-    with pytest.raises(EngineError, match=r"guidance 2 was asked for, but .* for 7\.5 alone"):
+    with pytest.raises(EngineError, match=r"guidance 2 was requested, but .* for 7\.5 alone"):
         runner_of(make_bundle("lcm", subnet)).run(PROMPT, guidance=2.0)
 
 
@@ -337,5 +337,5 @@ def test_nothing_is_fitted_to_given_latents(pipelines: Callable[[str], Path]) ->
         search_keeps(opened, "full", options, [1.0])
     with pytest.raises(SearchError, match="fewer-steps makes grids of its own"):
         search(opened, "fewer-steps", replace(options, fit_sampler=False))
-    with pytest.raises(SearchError, match="steps 2 to 9 were asked for, but the sampler has 4"):
+    with pytest.raises(SearchError, match="steps 2 to 9 were requested, but the sampler has 4"):
         search(opened, "full", replace(options, end_step=9))

@@ -13,7 +13,7 @@ import torch
 
 from engines import cuda
 from engines.base import DEFAULTS, EngineOptions, make_engine
-from engines.builder import Job, build_here
+from engines.builder import BuildJob, build_here
 from engines.built import record_of, source_of
 from engines.cuda import Device, TorchBuffers
 from engines.errors import EngineError
@@ -344,7 +344,7 @@ def test_a_bundle_is_built_loaded_and_run(
     for graph in bundle.models:
         record, source = record_of(bundle, made, graph), source_of(bundle, made, graph)
         record.parent.mkdir(parents=True, exist_ok=True)
-        job = Job("tensorrt", "cuda", DEFAULTS, bundle.path / graph, ".plan", record, source)
+        job = BuildJob("tensorrt", "cuda", DEFAULTS, bundle.path / graph, ".plan", record, source)
         build_here(job, lambda *_: None)
     expected = Runner(bundle, make_engine("onnxruntime", "cpu")).run("7", seed=4)
     runner = Runner(bundle, made)

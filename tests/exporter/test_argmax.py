@@ -7,7 +7,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from exporter.argmax import spell_out_argmax
+from exporter.argmax import decompose_argmax
 
 VALUES = np.array([[[3, 7, 7], [7, 1, 0]], [[-5, -5, -9], [4, 4, 4]]])
 
@@ -19,7 +19,7 @@ def run(kind: ir.DataType, attributes: dict[str, int]) -> tuple[np.ndarray, set[
     y = node.outputs[0]
     y.name, y.type = "y", ir.TensorType(ir.DataType.INT64)
     graph = ir.Graph([x], [y], nodes=[node], opset_imports={"": 23}, name="graph")
-    spell_out_argmax(graph)
+    decompose_argmax(graph)
     operators = {each.op_type for each in graph}
     model = ir.to_proto(ir.Model(graph, ir_version=10)).SerializeToString()
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])

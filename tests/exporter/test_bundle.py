@@ -84,7 +84,7 @@ def test_a_link_out_of_the_bundle_is_refused(bundle: Path, tmp_path: Path) -> No
         ({"schema": 7}, "has schema 7, but this stepcarve reads 4"),
         (
             {"schema": 3},
-            "has schema 3, but this stepcarve reads 4; use the stepcarve that wrote it",
+            "has schema 3, but this stepcarve reads 4 to 5; use the stepcarve that wrote it",
         ),
         ({"variants": []}, "garbles the variants, of which there are none"),
         ({"dtype": "int8"}, "garbles dtype 'int8'"),

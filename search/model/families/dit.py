@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from search.core.prompt import Fill, PromptInput, class_number
+from search.core.prompt import PromptField, PromptInput, class_number
 from search.core.subnet import Granularity
 from search.model.replaced import replaced
 
@@ -91,7 +91,7 @@ class LabelConditioner(nn.Module):
 
     def __init__(self, classes: int, *, guided: bool, images: int) -> None:
         super().__init__()
-        self.inputs = [PromptInput("label", "prompt", Fill.LABEL, classes=classes)]
+        self.inputs = [PromptInput("label", "prompt", PromptField.LABEL, classes=classes)]
         self.tokenizers: dict[str, Tokenizer] = {}
         self.guided, self.images = guided, images
 

@@ -8,7 +8,7 @@ from search.model.families.text_to_image import TextToImage
 
 
 class PixArtAlpha(TextToImage):
-    """`PixArtAlphaPipeline`, for captions as they are and pictures of exactly the size asked for."""
+    """`PixArtAlphaPipeline`, for captions as they are and pictures of exactly the requested size."""
 
     pipeline = "PixArtAlphaPipeline"
     settings: ClassVar[dict[str, Any]] = {"clean_caption": False, "use_resolution_binning": False}

@@ -8,9 +8,9 @@ import pytest
 
 from engines.bench.records import (
     Bench,
+    BenchRow,
     Contender,
-    Kind,
-    Row,
+    ContenderKind,
     Sample,
     Spread,
 )
@@ -19,10 +19,12 @@ from exporter.bundle import Shape
 SHAPE = Shape(64, 64, 1)
 
 
-def row(name: str, kind: Kind, loops: tuple[float, ...], *, full: bool, engine: str = "") -> Row:
+def row(
+    name: str, kind: ContenderKind, loops: tuple[float, ...], *, full: bool, engine: str = ""
+) -> BenchRow:
     contender = Contender(name, kind, Path(name), SHAPE, full, "cpu", Path("p"), "float32", engine)
     samples = tuple(Sample(loop + 1, loop, (loop / 2, loop / 2)) for loop in loops)
-    return Row(contender, samples, note="" if loops else "not installed")
+    return BenchRow(contender, samples, note="" if loops else "not installed")
 
 
 def made() -> Bench:
@@ -37,10 +39,10 @@ def made() -> Bench:
         macs=(1.0, 0.25),
         graphs=(0, 1),
         rows=(
-            row("PyTorch", Kind.EAGER, (12, 24, 12), full=True),
-            row("DeepCache", Kind.DEEPCACHE, (), full=False),
-            row("ort", Kind.ENGINE, (6, 12, 6), full=True, engine="ort"),
-            row("ort + SubNet", Kind.ENGINE, (2, 4, 2), full=False, engine="ort"),
+            row("PyTorch", ContenderKind.EAGER, (12, 24, 12), full=True),
+            row("DeepCache", ContenderKind.DEEPCACHE, (), full=False),
+            row("ort", ContenderKind.ENGINE, (6, 12, 6), full=True, engine="ort"),
+            row("ort + SubNet", ContenderKind.ENGINE, (2, 4, 2), full=False, engine="ort"),
         ),
         warmup=1,
     )

@@ -93,7 +93,7 @@ search {sd} -o {out} --method deepcache --granularity stage: cannot use --granul
 search {sd} -o {out} --method full --steps 4 --sigmas 9,1: --steps and --sigmas are both
 search {sd} -o {out} --method full --timesteps 9,10: '9,10' is no falling list of numbers
 search {sd} -o {out} --method full --timesteps 9,1: DDIMScheduler takes no custom timeste
-search {sd} -o {out} --method full --start-step 50: steps 50 to 50 were asked for
+search {sd} -o {out} --method full --start-step 50: steps 50 to 50 were requested
 search {sd} -o {out} --keep 0.3,0.3: '0.3,0.3' is no list of fractions
 search {sd} -o {out} --keep 2: '2' is no list of fractions; give some above 0
 search {sd} -o {out} --pictures 1: 1 is not in the range x>=2

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from search.core.liveness import Unrolled, Value, unroll
-from search.core.topology import PREDICTION, Computation, Kind, Target, Topology, port_of
+from search.core.topology import PREDICTION, Computation, Target, TargetKind, Topology, port_of
 from tests.toys import branch, chain, hourglass, spelled, streams, subnet
 
 A, B, C = map(port_of, range(3))
@@ -242,7 +242,7 @@ def test_a_broken_span_is_not_one(rows: tuple[str, ...], cached: dict[str, int])
         topology = dataclasses.replace(
             topology,
             computations=topology.computations
-            | {Target(Kind.BASE, 2): Computation(frozenset({1}), varies=True)},
+            | {Target(TargetKind.BASE, 2): Computation(frozenset({1}), varies=True)},
         )
     found = unroll(subnet(topology, *rows))
     reads = found.cache_reads[-1]
@@ -307,7 +307,7 @@ def test_the_residual_of_a_branch_is_its_last_output() -> None:
 def test_a_forecast_reads_the_outputs_of_the_last_two_runs() -> None:
     found = unroll(subnet(chain(), "RRR", "RRR", "RcR", "RdR", "RfR"))
     assert computed(found, 4) == {"b FORECAST", "c", "prediction"}, "nobody reads a"
-    last, previous = (Target(kind, 1) for kind in (Kind.LAST, Kind.PREVIOUS))
+    last, previous = (Target(kind, 1) for kind in (TargetKind.LAST, TargetKind.PREVIOUS))
     rows = found.effective
     assert found.cache_reads[4] == {last: rows[1][B], previous: rows[0][B]}
     assert emitted(found, 4, 1).weights == (("last", 2.0), ("previous", -1.0))

@@ -39,6 +39,15 @@ def test_denoisers_compute_in_floating_point_numbers() -> None:
         assert digits < each.floor <= digits**0.5, "about half of the digits"
 
 
+def test_a_wider_one_has_more_range_or_digits() -> None:
+    for each in denoiser_precisions():
+        if not each.wider:
+            assert each.name == "float32", "the widest"
+            continue
+        mine, theirs = (ml_dtypes.finfo(p.dtype) for p in (each, precision_named(each.wider)))
+        assert float(theirs.max) > float(mine.max) or float(theirs.eps) < float(mine.eps)
+
+
 def test_a_new_one_is_one_record(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refused before, and then exported in, kept in buffers and known to engines."""
     with pytest.raises(ExportError, match="unknown dtype 'float8-wide'; choose one of float32"):

@@ -44,9 +44,9 @@ def test_a_grid_has_part_of_the_steps(grid: TimestepGrid, steps: list[int], begi
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"first_step": 5}, "steps 5 to 5 were asked for, but the sampler has 5"),
-        ({"first_step": 2, "end_step": 2}, "steps 2 to 2 were asked for"),
-        ({"end_step": 6}, "steps 0 to 6 were asked for, but the sampler has 5"),
+        ({"first_step": 5}, "steps 5 to 5 were requested, but the sampler has 5"),
+        ({"first_step": 2, "end_step": 2}, "steps 2 to 2 were requested"),
+        ({"end_step": 6}, "steps 0 to 6 were requested, but the sampler has 5"),
         ({"first_step": -1}, "the first step is -1; give 0 or more"),
         (
             {"custom_timesteps": (9.0,), "custom_sigmas": (9.0,)},

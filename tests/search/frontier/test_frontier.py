@@ -22,8 +22,9 @@ from search.frontier import write
 from search.frontier.judge import Judge
 from search.frontier.points import Frontier, Point
 from search.frontier.quality import Quality
-from search.frontier.settings import FrontierSettings, Method
-from search.frontier.table import full_judged
+from search.frontier.series import HOLD
+from search.frontier.settings import FrontierSettings
+from search.frontier.table import full_attributes
 from search.frontier.write import write_frontier
 from tests.toys import chain, subnet
 
@@ -202,7 +203,7 @@ def test_a_directory_that_exists_is_left_alone(
 
 def toy_frontier() -> Frontier:
     toy = subnet(chain(), "RRR")
-    point = Point(Method.HOLD, "a <b>", 0.5, False, 0.4, 3, Quality(0.1, 0.1, 0.2, 30, 0.9), toy)
+    point = Point(HOLD, "a <b>", 0.5, False, 0.4, 3, Quality(0.1, 0.1, 0.2, 30, 0.9), toy)
     return Frontier(
         pipeline="x & y",
         settings=FrontierSettings(keeps=(0.5,)),
@@ -239,9 +240,9 @@ def test_a_directory_appears_whole_or_not_at_all(
 
 def test_the_full_sampler_is_judged_too() -> None:
     found = toy_frontier()
-    assert full_judged(found) == ""
+    assert full_attributes(found) == ""
     judged = Quality(0, 0, 0, 100, 1, accuracy={"colour": 0.975}, frechet=12.34)
     found = dataclasses.replace(found, full=judged, reference="real pictures")
-    assert full_judged(found) == (
+    assert full_attributes(found) == (
         "full sampler: colour 97.5%, Fréchet distance 12.3 (to real pictures)"
     )

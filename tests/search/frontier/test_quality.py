@@ -1,4 +1,4 @@
-"""How candidates are judged."""
+"""How candidates are evaluated."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from search.core.timestep_grid import TimestepGrid
 from search.frontier.quality import (
     HeldOut,
     as_bytes,
+    as_texts,
     noise_seed,
     read_features,
     sample_held_out,
-    spelled,
 )
 from search.frontier.settings import FrontierSettings
 from search.methods.full import full
@@ -112,11 +112,11 @@ def test_pictures_become_bytes_as_diffusers_makes_them() -> None:
 
 def test_classes_are_spelled_for_the_judge(pipelines: Callable[[str], Path]) -> None:
     opened = open_pipeline(pipelines("shapes-dit"), weights=False)
-    assert spelled(opened, ("0", "23", "red cross")) == ("red circle", "cyan cross", "red cross")
+    assert as_texts(opened, ("0", "23", "red cross")) == ("red circle", "cyan cross", "red cross")
 
 
 def test_texts_stay_as_they_are(pipeline: Pipeline) -> None:
-    assert spelled(pipeline, PROMPTS) == PROMPTS
+    assert as_texts(pipeline, PROMPTS) == PROMPTS
 
 
 def test_a_judge_of_another_size_is_refused(pipeline: Pipeline, whole: SubNet) -> None:

@@ -12,7 +12,7 @@ from search.core.blocks import skipped
 from search.core.errors import SearchError
 from search.core.subnet import Granularity
 from search.core.table import keep_of
-from search.core.topology import Kind
+from search.core.topology import TargetKind
 from search.laptop.layers import Layers, constant, layers_of, params_of
 from search.methods.full import full
 from search.methods.options import Options
@@ -82,7 +82,7 @@ def test_blocks_without_a_base_are_no_layers() -> None:
 def test_a_denoiser_without_layers_is_refused() -> None:
     whole = subnet(hourglass(), "RRR")
     topology = whole.topology
-    computations = {t: c for t, c in topology.computations.items() if t.kind is not Kind.BASE}
+    computations = {t: c for t, c in topology.computations.items() if t.kind is not TargetKind.BASE}
     bare = replace(
         topology,
         bases={},

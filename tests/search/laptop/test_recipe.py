@@ -114,14 +114,14 @@ def test_a_picture_loss_weighs_what_each_step_does_to_the_picture(
     torch.testing.assert_close(picture, output * weights)
 
 
-def test_people_are_told_which_loss_was_judged(
+def test_the_sentence_names_the_loss(
     opened: Opened, done: tuple[Path, Removal], tmp_path: Path
 ) -> None:
     picture = search(opened, replace(QUICK, criterion=Criterion.PICTURE), tmp_path)
-    for found, judged, other in ((done[1], "output", "picture"), (picture, "picture", "output")):
-        assert f"{judged} loss" in found.sentence()
+    for found, loss_name, other in ((done[1], "output", "picture"), (picture, "picture", "output")):
+        assert f"{loss_name} loss" in found.sentence()
         assert f"{other} loss" not in found.sentence()
-        assert found.additivity.judged == judged
+        assert found.additivity.loss_name == loss_name
 
 
 def test_a_search_that_was_cut_off_goes_on(

@@ -18,7 +18,9 @@ from search.core.subnet import SubNet
 from search.core.table import keep_of
 from search.frontier import candidates
 from search.frontier.run import run_frontier
-from search.frontier.settings import FrontierSettings, Method
+from search.frontier.series import CARVE, DEEPCACHE, DIP_GO, HOLD, SERIES
+from search.frontier.series import RANDOM as RANDOM_TABLES
+from search.frontier.settings import FrontierSettings
 from search.methods.options import Options
 from search.methods.registry import NAMES, method_of, search_keeps
 from search.model.family import FAMILIES, Request
@@ -178,9 +180,9 @@ def test_the_frontier_compares_packed_latents(
     )
     found = run_frontier(pipeline, settings)
     # DeepCache is for U-Nets, and DPM-Solver++ has no flow here: the notes say so.
-    left_out = {method for method in Method if any(n.startswith(method) for n in found.notes)}
-    assert {point.method for point in found.points} == set(Method) - left_out
-    assert Method.DEEPCACHE in left_out
-    assert {Method.CARVE, Method.DIP_GO, Method.HOLD, Method.RANDOM}.isdisjoint(left_out)
+    left_out = {each for each in SERIES if any(n.startswith(each.name) for n in found.notes)}
+    assert {point.method for point in found.points} == set(SERIES) - left_out
+    assert DEEPCACHE in left_out
+    assert {CARVE, DIP_GO, HOLD, RANDOM_TABLES}.isdisjoint(left_out)
     assert all(0 < keep_of(point.subnet) <= 0.5 for point in found.points)
     assert all(0 < point.quality.error < 10 for point in found.points)

@@ -1,4 +1,4 @@
-"""Which prompts a search samples with, and which it is judged by."""
+"""Which prompts a search samples with, and which it is evaluated with."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from search.methods.prompts import apart_prompts, default_prompts
+from search.methods.prompts import default_prompts, split_prompts
 from search.model.pipeline import Pipeline, open_pipeline
 
 
@@ -17,23 +17,23 @@ def texts(pipelines: Callable[[str], Path]) -> Pipeline:
 
 
 def apart(
-    pipeline: Pipeline, search: tuple[str, ...] = (), judge: tuple[str, ...] = ()
+    pipeline: Pipeline, search: tuple[str, ...] = (), evaluate: tuple[str, ...] = ()
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    return apart_prompts(pipeline, search=search, judge=judge)
+    return split_prompts(pipeline, search=search, evaluate=evaluate)
 
 
 def test_texts_are_halved(texts: Pipeline) -> None:
-    search, judge = apart(texts)
-    assert sorted([*search, *judge]) == sorted(default_prompts(texts))
-    assert not set(search) & set(judge)
-    assert len(search) == len(judge)
+    search, evaluate = apart(texts)
+    assert sorted([*search, *evaluate]) == sorted(default_prompts(texts))
+    assert not set(search) & set(evaluate)
+    assert len(search) == len(evaluate)
 
 
 def test_texts_that_are_given_are_left_out_of_the_others(texts: Pipeline) -> None:
     known = default_prompts(texts)
     given = tuple(known[:10])
     assert apart(texts, search=given) == (given, tuple(known[10:]))
-    assert apart(texts, judge=given) == (tuple(known[10:]), given)
+    assert apart(texts, evaluate=given) == (tuple(known[10:]), given)
 
 
 def test_all_that_is_given_stays_as_it_is(texts: Pipeline) -> None:
@@ -47,7 +47,7 @@ def test_all_texts_are_judged_if_all_were_searched_with(texts: Pipeline) -> None
 
 def test_classes_are_drawn_twice(pipelines: Callable[[str], Path]) -> None:
     pipeline = open_pipeline(pipelines("shapes-dit"), weights=False)
-    search, judge = apart(pipeline)
+    search, evaluate = apart(pipeline)
     assert search == tuple(default_prompts(pipeline))
-    assert search != judge
-    assert {*search, *judge} <= {str(number) for number in range(24)}
+    assert search != evaluate
+    assert {*search, *evaluate} <= {str(number) for number in range(24)}

@@ -1,4 +1,4 @@
-"""Zeros in the place of branches that are left out, and the additions of zeros taken out of a graph."""
+"""Zeros that stand for removed branches, and their removal by constant folding."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import onnx_ir as ir
 
 from exporter.graph import DOMAIN
 
-NOTHING = "Nothing"
-"""A node of our own that stands for zeros as long as the graph is not carved."""
+ZEROS = "Zeros"
+"""Operator of the placeholder node; `fold_zeros` removes it."""
 
 
-def add_nothing(graph: ir.Graph, *, like: ir.Value, name: str) -> ir.Value:
+def add_zeros(graph: ir.Graph, *, like: ir.Value, name: str) -> ir.Value:
     """Zeros of the type and shape of `like`; `name` keeps equal ones apart."""
-    made = ir.node(NOTHING, [], {"name": name}, domain=DOMAIN, version=1)
+    made = ir.node(ZEROS, [], {"name": name}, domain=DOMAIN, version=1)
     zeros = made.outputs[0]
     zeros.name, zeros.shape, zeros.type = name, like.shape, like.type
     producer = like.producer()
@@ -23,15 +23,15 @@ def add_nothing(graph: ir.Graph, *, like: ir.Value, name: str) -> ir.Value:
     return zeros
 
 
-def take_out_nothing(graph: ir.Graph) -> None:
-    """Take out what zeros do nothing to, and all that was computed for it alone, in place.
+def fold_zeros(graph: ir.Graph) -> None:
+    """Fold x + 0 and x * 0, and remove what no longer has a reader, in place.
 
-    x + 0 is x, and x * 0 is 0 again. What else reads zeros, or is an output of the graph, gets them.
+    Zeros with other readers, or that are an output of the graph, become a `ConstantOfShape`.
     """
-    nothing = [node for node in graph if (node.domain, node.op_type) == (DOMAIN, NOTHING)]
-    if not nothing:
+    made = [node for node in graph if (node.domain, node.op_type) == (DOMAIN, ZEROS)]
+    if not made:
         return
-    pending = [node.outputs[0] for node in nothing]
+    pending = [node.outputs[0] for node in made]
     zeros: list[ir.Value] = []
     while pending:
         zero = pending.pop()
@@ -41,7 +41,7 @@ def take_out_nothing(graph: ir.Graph) -> None:
             if result.is_graph_output() or result.shape is None:
                 continue
             if node.op_type == "Mul":
-                again = add_nothing(graph, like=result, name=f"{result.name}/nothing")
+                again = add_zeros(graph, like=result, name=f"{result.name}/zeros")
                 ir.convenience.replace_all_uses_with(result, again)
                 pending.append(again)
             elif node.op_type == "Add" and (other := _other(node, zero)) is not None:
@@ -70,7 +70,7 @@ def _remove_unused(graph: ir.Graph) -> None:
 
 
 def _write_out(graph: ir.Graph, zero: ir.Value) -> None:
-    """Let ONNX make these zeros."""
+    """Replace the placeholder with a `ConstantOfShape`."""
     before = zero.producer()
     if before is None or zero.shape is None or zero.dtype is None:
         msg = f"zeros {zero.name!r} have no node, shape or type"
