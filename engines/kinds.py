@@ -33,6 +33,10 @@ class Rates:
 UNMEASURED = Rates(2, 0.005, 10, 1)
 
 
+OPSET = 23
+"""Of ONNX, that the graphs of bundles are written in: it has attention as one operator."""
+
+
 @dataclass(frozen=True)
 class EngineKind:
     """The record of an engine.
@@ -89,8 +93,8 @@ class EngineKind:
         version = getattr(library, "__version__", "")
         if tuple(map(int, re.findall(r"\d+", version)))[: len(self.oldest)] < self.oldest:
             msg = (
-                f"{package} {version} is older than {'.'.join(map(str, self.oldest))}, the first that "
-                f"runs the graphs of a bundle; {self.install}"
+                f"this is {package} {version}, but the graphs of a bundle (ONNX opset {OPSET}) need "
+                f"{'.'.join(map(str, self.oldest))} or newer; {self.install}"
             )
             raise EngineError(msg)
         return library
@@ -108,7 +112,7 @@ ENGINES = (
         },
         package="onnxruntime",
         install='pip install "onnxruntime-gpu>=1.31" (or onnxruntime)',
-        oldest=(1, 23),  # opset 23
+        oldest=(1, 23),
         options={"cpu": ("threads",), "cuda": ("threads", "cuda_graph")},
     ),
     EngineKind(

@@ -12,7 +12,6 @@ import onnxruntime
 from engines.base import DEFAULTS, EngineOptions, checked
 from engines.buffers import NumpyBuffers
 from engines.errors import EngineError
-from engines.opset import require_onnxruntime
 from search.core.precision import of_engine
 
 if TYPE_CHECKING:
@@ -43,8 +42,7 @@ class OnnxRuntime:
     provider = "CPUExecutionProvider"
 
     def __init__(self, device: str, options: EngineOptions = DEFAULTS) -> None:
-        """Refuse a library that is too old."""
-        require_onnxruntime(onnxruntime.__version__)
+        """`options` are those of the engine's record."""
         self.device, self.options = device, options
         self.buffers: Buffers = NumpyBuffers()
         self.settings: dict[str, str] = {}

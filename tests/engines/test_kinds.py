@@ -23,6 +23,7 @@ from engines.doctor import examine
 from engines.errors import EngineError
 from engines.kinds import ENGINES, EngineKind, Rates, engine_kind, engine_names, takers
 from engines.runner import Runner
+from exporter import graph
 from exporter.bundle import Bundle
 from search.methods.options import Options
 from search.methods.registry import search
@@ -152,7 +153,7 @@ def test_a_library_that_is_too_old_is_refused_with_both_versions(
     monkeypatch: pytest.MonkeyPatch, version: str
 ) -> None:
     monkeypatch.setattr(onnxruntime, "__version__", version)
-    words = rf"onnxruntime {version} is older than 1\.23, .*pip install \"onnxruntime-gpu>=1\.31\""
+    words = rf"this is onnxruntime {version}, .*opset 23\) need 1\.23 or newer; pip install \"onnxruntime-gpu>=1\.31\""
     with pytest.raises(EngineError, match=words):
         make_engine("onnxruntime", "cpu")
     (finding,) = (each for each in examine() if each.name == "onnxruntime on cpu")
@@ -182,3 +183,10 @@ def test_each_option_is_taken_by_an_engine_and_explained() -> None:
 def test_a_record_is_found_by_its_name() -> None:
     assert engine_kind("openvino").name == "openvino"
     assert replace(engine_kind("openvino"), name="x").rates == engine_kind("openvino").rates
+
+
+def test_the_opset_is_that_of_the_exporter_and_the_version_that_of_the_readme() -> None:
+    readme = Path(__file__).parents[2] / "README.md"
+    assert graph.OPSET == kinds.OPSET
+    oldest = ".".join(map(str, engine_kind("onnxruntime").oldest))
+    assert f'"onnxruntime>={oldest}"' in readme.read_text(encoding="utf-8")

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 from engines.base import make_engine
 from engines.errors import EngineError
-from engines.parity import Parity, Pictures, Rung, psnr, relative_l2, verify
+from engines.parity import Parity, ParityPictures, Rung, psnr, relative_l2, verify
 from engines.report import verdict, write_report
 from exporter.bundle import Bundle, sha256
 from exporter.export import export
@@ -54,7 +54,7 @@ def check(
     bisect: bool = False,
     negative: str = "",
     guidance: float | None = None,
-) -> tuple[Parity, Pictures]:
+) -> tuple[Parity, ParityPictures]:
     return verify(
         Bundle.open(bundle),
         [make_engine("onnxruntime", "cpu")],

@@ -7,6 +7,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
+from search.core.actions import RECORDS, Action
 from search.dipgo.chain import Checkpointed, StepChain
 from search.dipgo.gates import Carry, GatedStep
 from search.distill.losses import feature_loss, prediction_loss
@@ -55,10 +56,13 @@ def test_halves_of_guidance(shape: tuple[int, ...]) -> None:
     assert torch.equal(found[1, 1], both[3:] + 1)
 
 
+CHOICES = (RECORDS[Action.RUN], RECORDS[Action.REUSE])
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_gradients_through_the_chain_of_steps(shape: tuple[int, ...]) -> None:
     def call(number: int, sample: Tensor, now: GatedStep) -> tuple[Tensor, Carry]:
-        now.emit(0, 0, torch.tanh(sample + number), None)
+        now.emit(0, 0, torch.tanh(sample + number), None, CHOICES)
         return now.outputs[0], now.carry(1)
 
     def gradient(shape: tuple[int, ...]) -> Tensor:

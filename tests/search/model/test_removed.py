@@ -254,5 +254,5 @@ def test_weights_that_should_be_there_are_asked_for(
     )
     config = pruned / "unet" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {KEY: ["mid_block"]}))
-    with pytest.raises(SearchError, match=r"lacks the weights \['up_blocks.1.resnets.1"):
+    with pytest.raises(SearchError, match=r"they lack \['up_blocks.1.resnets.1"):
         open_pipeline(pruned)
