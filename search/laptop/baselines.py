@@ -1,4 +1,4 @@
-"""Other criteria than how far the predictions move, to compare with."""
+"""Alternative importance criteria, to compare with LAPTOP-Diff's own."""
 
 from __future__ import annotations
 
