@@ -121,7 +121,7 @@ def build_bundle(
 
     Args:
         bundle: any variant of it.
-        engine: one that each process can make anew from its name, device and options.
+        engine: one that each process can recreate from its name, device and options.
         jobs: processes at once.
         where: they run; the bundle must lie under the same path there.
         plan: of `plan_build`, if it was made before.

@@ -125,7 +125,7 @@ def commit(
 ) -> Record:
     """Make `made`, a file on the same disk, the built file of a record; returns the one that counts.
 
-    Of two builds of one graph the first that gets here stays, so that nobody's file is taken away.
+    Of two builds of one graph the first that gets here stays, so that no file in use is removed.
     """
     digest = sha256(made)
     file = f"{record_path.stem}.{digest[:16]}{suffix}"

@@ -82,7 +82,7 @@ def _driver() -> str:
     except (OSError, AttributeError):
         failed = 1
     if failed:
-        msg = "the NVIDIA driver does not say its version (libnvidia-ml.so.1); install the driver whole"
+        msg = "the NVIDIA driver does not report its version (libnvidia-ml.so.1); reinstall the driver"
         raise EngineError(msg)
     return version.value.decode()
 

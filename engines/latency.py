@@ -149,7 +149,7 @@ class LatencyTable:
         return self._total(subnet) / (subnet.full_calls * per_call)
 
     def save(self, path: Path) -> None:
-        """Write it as JSON, whole or not at all; see docs/formats.md."""
+        """Write it as JSON, atomically; see docs/formats.md."""
         calls = [asdict(signature) | {"seconds": s} for signature, s in self.seconds.items()]
         data = {"schema": SCHEMA, "kind": KIND, "setting": asdict(self.setting), "calls": calls}
         write_atomically(path, json.dumps(data) + "\n")

@@ -20,7 +20,7 @@ class Memory:
     """In bytes.
 
     Attributes:
-        own: nobody else's: what was allocated, or written to.
+        own: private pages: allocated or written to.
         mapped: pages of files, each once however often it is mapped.
     """
 

@@ -43,9 +43,7 @@ class OpenVino:
         self.device, self.options = device, options
         self._core = openvino.Core()
         if "CPU" not in self._core.available_devices:
-            msg = (
-                f"this openvino {openvino.__version__} has no CPU plugin; install the package anew"
-            )
+            msg = f"this openvino {openvino.__version__} has no CPU plugin; reinstall the package"
             raise EngineError(msg)
         chosen = options.precision or "float32"
         self._settings = _settings(options, self._precision(chosen))

@@ -31,7 +31,7 @@ def remove_stale(folder: Path, prefix: str) -> None:
 
 
 def _is_running(process: int) -> bool:
-    """Whether there is such a process, and it has not ended."""
+    """Whether the process exists and has not ended."""
     try:
         return bool(psutil.Process(process).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:

@@ -229,12 +229,12 @@ def refit(trt: Any, engine: Any, graph: Path, log: Any) -> None:
     refitter = trt.Refitter(engine, log)
     reader = trt.OnnxParserRefitter(refitter, log)
     if not (reader.refit_from_file(str(graph)) and refitter.refit_cuda_engine()):
-        message = [
+        errors = [
             reader.get_error(index).desc() for index in range(reader.num_errors)
         ] or log.errors
         msg = (
             f"the plan of {str(graph)!r} does not take the weights of that graph "
-            f"({'; '.join(message)[-300:]}); run stepcarve build again"
+            f"({'; '.join(errors)[-300:]}); run stepcarve build again"
         )
         raise EngineError(msg)
 

@@ -139,7 +139,7 @@ def _draw_bars(axes: Axes, values: Sequence[float], label: str, colour: str) -> 
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure to a PNG, SVG or PDF file, whole or not at all."""
+    """Write a figure to a PNG, SVG or PDF file, atomically."""
     kind = path.suffix.lower().lstrip(".")
     if kind not in ("png", "svg", "pdf"):
         msg = f"cannot draw to {str(path)!r}; give a file that ends in .png, .svg or .pdf"

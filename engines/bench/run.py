@@ -183,7 +183,7 @@ class Lane:
             return future.result()
         self._note = " ".join(str(error).split())[:NOTE] or type(error).__name__
         if isinstance(error, BrokenProcessPool):
-            self._note = "its process was ended, as it is where memory runs out"
+            self._note = "its process was killed, probably because memory ran out"
         if self.contender.kind is ContenderKind.ENGINE:
             msg = f"the row {self.contender.name!r} cannot be measured: {self._note}"
             raise EngineError(msg) from error

@@ -246,7 +246,7 @@ def _call_failures(call: CallParity, *, strayed: bool) -> list[str]:
     found = []
     if strayed and call.free is not None:
         found.append(
-            f"{call.where}: on its own way, the denoiser's input 'sample' differs from here on, by "
+            f"{call.where}: on its own trajectory, the denoiser's input 'sample' differs from here on, by "
             f"{_amounts(call.free)}"
         )
     if not worst.passed:
@@ -266,7 +266,7 @@ def _unlike(
 ) -> tuple[str, ...]:
     """Where two equal passes differ bit for bit; empty if nowhere."""
     if not _same(first.tensors, second.tensors):
-        where = "on its own way"
+        where = "on its own trajectory"
     elif off := [number for number, call in enumerate(forced) if not call.repeats]:
         where = f"at call {off[0]}"
     else:

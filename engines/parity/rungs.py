@@ -59,7 +59,7 @@ class Climbed:
     Attributes:
         rung: the verdict.
         picture: `[height, width, 3]`, of an engine.
-        block: a sentence about the first block that is off; empty where nobody looked.
+        block: a sentence about the first block that is off; empty without `--bisect`.
     """
 
     rung: Rung

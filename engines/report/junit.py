@@ -57,7 +57,10 @@ def _cases(rung: Rung) -> list[tuple[str, tuple[str, ...]]]:
         free = [call.free for call in calls if call.free is not None]
         if free:
             cases.append(
-                (f"{graph} on its own way, {steps}", _failures_of(rung, calls, free, own=True))
+                (
+                    f"{graph} on its own trajectory, {steps}",
+                    _failures_of(rung, calls, free, own=True),
+                )
             )
     known = {sentence for _, sentences in cases for sentence in sentences}
     rest = tuple(f for f in rung.failures if f not in known)
@@ -74,7 +77,9 @@ def _failures_of(
     if not off:
         return ()
     starts = tuple(f"{call.where}: " for call in calls)
-    named = [f for f in rung.failures if f.startswith(starts) and ("on its own way" in f) == own]
+    named = [
+        f for f in rung.failures if f.startswith(starts) and ("on its own trajectory" in f) == own
+    ]
     return (*named, f"{off} of {len(differences)} tensors are off")
 
 

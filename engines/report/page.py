@@ -184,7 +184,7 @@ def _draw_errors(rung: Rung) -> Figure:
     left.set_title("each call on PyTorch's inputs", fontsize=10, loc="left")
     free = [(call.step, call.free) for call in rung.calls if call.free is not None]
     _draw(right, [step for step, _ in free], [each for _, each in free], COLOURS[1])
-    right.set_title("on its own way: the denoiser's input", fontsize=10, loc="left")
+    right.set_title("on its own trajectory: the denoiser's input", fontsize=10, loc="left")
     left.set_ylabel("relative L2 error")
     lines, labels = left.get_legend_handles_labels()
     figure.legend(

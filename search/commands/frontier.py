@@ -42,12 +42,14 @@ USERS = {option: series.name for series in SERIES for option in series.options}
         type=PromptsFile(),
         default=(),
         show_default=False,
-        help="Judge with the prompts in this text file, one per line.  [default: prompts that no "
+        help="Evaluate with the prompts in this text file, one per line.  [default: prompts that no "
         "search has seen]",
     ),
-    cloup.option("--count", type=AT_LEAST_2, default=32, help="Judge with this many pictures."),
+    cloup.option("--count", type=AT_LEAST_2, default=32, help="Evaluate on this many pictures."),
     cloup.option(
-        "--judge", type=FILE, help="Also judge with this ONNX classifier of picture attributes."
+        "--judge",
+        type=FILE,
+        help="Also measure accuracy with this ONNX classifier of picture attributes.",
     ),
     cloup.option(
         "--features",

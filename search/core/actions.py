@@ -27,7 +27,7 @@ class Source(enum.StrEnum):
     """What the block computes now."""
     BASE = "base"
     """The block's input, through the shortcut convolution where there
-    is one; zeros for a branch whose output is added to what goes past it."""
+    is one; zeros for a residual branch."""
     RESIDUAL = "residual"
     """Output minus base at the block's most recent run."""
     EMITTED = "emitted"

@@ -39,7 +39,7 @@ def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
 
 
 def require_free(target: Path) -> None:
-    """Refuse a place where something is."""
+    """Refuse a path that exists."""
     if target.exists():
         msg = f"{str(target)!r} exists; remove it or choose another name"
         raise SearchError(msg)

@@ -45,7 +45,7 @@ class SamplerTable:
         return self.final.size - self.known
 
     def require_fixed(self) -> None:
-        """Refuse a sampler whose result is no function of the initial noise."""
+        """Refuse a sampler whose result depends on more than the initial noise."""
         if self.given:
             msg = (
                 "the sampler begins from given latents, so there are no runs from noise to search along "

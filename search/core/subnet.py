@@ -279,7 +279,7 @@ class SubNet:
         }
 
     def save(self, path: Path) -> None:
-        """Write it as JSON, whole or not at all."""
+        """Write it as JSON, atomically."""
         write_atomically(path, json.dumps(self.to_json(), indent=1) + "\n")
 
     @staticmethod

@@ -203,7 +203,7 @@ def _gone(pipeline: Pipeline, names: Sequence[str]) -> list[str]:
 
 
 def save_pipeline(pipeline: Pipeline, student: Any, out: Path) -> None:
-    """Write the pipeline's directory again with another denoiser, whole or not at all."""
+    """Write the pipeline's directory again with another denoiser, atomically."""
     component = pipeline.family.component
 
     def others(at: str, names: list[str]) -> list[str]:

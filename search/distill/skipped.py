@@ -1,4 +1,4 @@
-"""Which blocks of a SubNet are taken out. Pure."""
+"""The blocks that a SubNet removes. Pure."""
 
 from __future__ import annotations
 
@@ -31,6 +31,6 @@ def skipped_blocks(subnet: SubNet) -> list[str]:
         raise SearchError(msg)
     found = skipped(subnet)
     if not found:
-        msg = "the SubNet skips no block, so there is nothing to take out; give one of --method laptop or bk-sdm"
+        msg = "the SubNet skips no block, so no layer can be removed; give one of --method laptop or bk-sdm"
         raise SearchError(msg)
     return found

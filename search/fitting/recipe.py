@@ -1,4 +1,4 @@
-"""The method carve: few calls, placed through the fit, then refined. docs/recipe.md says what was tried."""
+"""The method carve: few calls, placed through the fit, then refined; see docs/recipe.md."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def _starts(
 
 
 def _spaced(last: int, count: int, power: float) -> list[float]:
-    """Positions as a scheduler spaces its steps: the end, where there is no call, is one after the last."""
+    """Positions spaced as schedulers do: the end, which has no call, is one after the last."""
     if count > last:
         spaced: list[float] = (last * np.linspace(0, 1, count) ** power).tolist()
         return spaced

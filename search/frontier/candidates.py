@@ -209,7 +209,7 @@ def _dip_go(calibration: Calibration, report: Report) -> list[Candidate]:
 
 def _deepcache(calibration: Calibration, report: Report) -> list[Candidate]:
     """Every branch and every number of full steps; what costs more than the largest keep is left out."""
-    whole, dearest = calibration.whole, max(calibration.settings.keeps)
+    whole, largest = calibration.whole, max(calibration.settings.keeps)
     branches = schedules.deepcache_branches(whole.topology.blocks)
     intervals: dict[int, int] = {}
     for interval in range(2, whole.steps + 1):
@@ -219,7 +219,7 @@ def _deepcache(calibration: Calibration, report: Report) -> list[Candidate]:
         report(f"deepcache: branch {branch}", branch / len(branches))
         for interval in intervals.values():
             subnet = schedules.deepcache(whole, interval=interval, branch=branch)
-            if subnet.actions not in found and keep_of(subnet) <= dearest + SLACK:
+            if subnet.actions not in found and keep_of(subnet) <= largest + SLACK:
                 label = f"interval {interval} branch {branch}"
                 found[subnet.actions] = Candidate(DEEPCACHE, label, None, subnet, calibration.table)
     return list(found.values())

@@ -1,4 +1,4 @@
-"""How close a SubNet comes to the full sampler, on prompts and noise it was not made with."""
+"""Quality: the distance of a SubNet from the full sampler on held-out prompts and noise."""
 
 from __future__ import annotations
 

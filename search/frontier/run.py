@@ -77,7 +77,7 @@ def _make(calibration: Calibration, report: Report) -> tuple[list[Candidate], tu
         else:
             plain.extend(made)
     if not plain:
-        msg = f"nothing can be compared: {'; '.join(notes) or 'all methods made nothing'}"
+        msg = f"nothing can be compared: {'; '.join(notes) or 'no method made a SubNet'}"
         raise SearchError(msg)
     found = []
     for number, candidate in enumerate(plain):
@@ -89,7 +89,7 @@ def _make(calibration: Calibration, report: Report) -> tuple[list[Candidate], tu
 
 
 def _evaluate(held_out: HeldOut, candidates: list[Candidate], report: Report) -> tuple[Point, ...]:
-    """Each candidate on the held-out pictures; where fitting changed nothing, nothing is repeated."""
+    """Each candidate on the held-out pictures; a fit without effect is not evaluated again."""
     points: list[Point] = []
     for number, each in enumerate(candidates):
         report(f"evaluate: {each.method} {each.label}", number / len(candidates))

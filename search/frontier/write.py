@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def write_frontier(frontier: Frontier, out: Path) -> None:
-    """Make the directory `out`, whole or not at all.
+    """Make the directory `out`, atomically.
 
     Raises:
         SearchError: it exists.

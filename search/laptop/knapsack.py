@@ -87,7 +87,7 @@ def _best(
         chosen, reached = found, scores[found].sum()
         if abs(reached) > total / LARGE:
             break
-        # Nothing dearer than this choice is in the best one; without it the numbers are of one size.
+        # The optimum contains no larger score than this choice; without those all scores are of one size.
         total = abs(reached)
         allowed = np.where(scores > reached - scores.clip(max=0).sum(), 0, amounts)
     if chosen is None:

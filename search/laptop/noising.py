@@ -1,4 +1,4 @@
-"""How noise is put on latents, and what an error of a prediction means for the picture."""
+"""The forward (noising) process, and the effect of a prediction's error on the picture."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from search.core.errors import SearchError
 
 @dataclass(frozen=True)
 class Noising:
-    """How noise is put on latents in training, as the pipeline's scheduler has it.
+    """The forward (noising) process of training, from the pipeline's scheduler.
 
     Attributes:
         timesteps: to choose from, `[N]`.

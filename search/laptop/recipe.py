@@ -207,7 +207,7 @@ def _if_any(
 def _step_by_step(
     measure: Measure, shares: Sequence[float], scores: Sequence[float], keep: float, cost: Cost
 ) -> list[frozenset[int]]:
-    """Remove more and more, with scores measured anew around what is gone already; empty if none fits."""
+    """Remove layers in rounds, with scores measured again after each; empty if none fits."""
     layers, view = measure.layers, scores
     for number in range(1, STAGES):
         there = 1 - (1 - keep) * number / STAGES
@@ -297,9 +297,9 @@ def _views(measure: Measure, scores: Sequence[float]) -> list[list[float]]:
     """
     plain = np.maximum(np.asarray(scores), 0)
     powers = [plain**power for power in POWERS]
-    dearer = [plain + extra for extra in np.quantile(plain, QUANTILES)]
+    raised = [plain + extra for extra in np.quantile(plain, QUANTILES)]
     others = [magnitudes(measure.pipeline, measure.layers)]
-    return [list(scores), *(view.tolist() for view in (*powers, *dearer)), *others]
+    return [list(scores), *(view.tolist() for view in (*powers, *raised)), *others]
 
 
 def within(

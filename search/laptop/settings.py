@@ -41,7 +41,7 @@ class Criterion(enum.StrEnum):
 
     @property
     def is_noised(self) -> bool:
-        """Whether it goes by how the scheduler puts noise on latents."""
+        """Whether it uses the scheduler's forward (noising) process."""
         return self in (Criterion.PICTURE, Criterion.TAYLOR, Criterion.TASK)
 
 

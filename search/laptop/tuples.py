@@ -45,7 +45,7 @@ class Tuples:
         return len(self.prompts)
 
     def save(self, path: Path) -> None:
-        """Write them, whole or not at all."""
+        """Write them atomically."""
         metadata = {str(i): prompt for i, prompt in enumerate(self.prompts)}
         tensors = {name: getattr(self, name).contiguous() for name in TENSORS}
         write_atomically(path, save(tensors, metadata))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def fewer_steps(pipeline: Pipeline, whole: SubNet, keep: float) -> SubNet:
-    """The pipeline's present sampler with as many full calls as `keep` of those of `whole` pay for."""
+    """The pipeline's present sampler with the fraction `keep` of the full calls of `whole`."""
     grid = whole.binding.grid
     if not grid.is_plain:
         msg = (

@@ -126,7 +126,7 @@ def random_within(full: SubNet, *, keep: float, seed: int) -> SubNet:
     """
     rank = _random_order(full, (seed, 0))
     count = _bisected(full, rank, keep, keep_of)
-    # Now and then one cell more makes a SubNet dearer, so the first that fits may come a little later.
+    # Sometimes one more cell raises the cost of a SubNet, so the first that fits may come a little later.
     fitting = (_reusing(full, rank, each) for each in range(count, rank.size + 1))
     for subnet in fitting:
         if keep_of(subnet) <= keep + 1e-9:

@@ -140,7 +140,7 @@ class Family(Protocol):
         """Names of the submodules that are blocks at `granularity`."""
 
     def is_branch(self, module: Any) -> bool:
-        """Whether what a block emits is added to what goes past it, so that doing nothing is zeros."""
+        """Whether a block is a residual branch: its output is added outside it, so its base is zeros."""
 
     def predict(self, output: Tensor, channels: int, guidance: Tensor | None) -> Tensor:
         """The noise prediction from the denoiser's raw output, in the shape of the latents `[B, ...]`.
@@ -155,7 +155,7 @@ class Family(Protocol):
         """Run diffusers' own pipeline; the images are `[B, H, W, 3]` float in 0..1."""
 
     def classes(self, pipe: Any) -> int:
-        """How many classes a prompt can ask for; 0 where prompts are texts."""
+        """Number of classes that a prompt may name; 0 if prompts are texts."""
 
     def conditioner(self, pipeline: Pipeline, request: Request) -> Conditioner:
         """For `request.images` images of one prompt, whatever it says."""

@@ -65,7 +65,7 @@ class DenoiserCall:
         if not torch.equal(order.sort().values, torch.arange(math.prod(self.drawn))):
             msg = (
                 f"the pipeline makes latents {tuple(self.sample.shape)} of noise {self.drawn} by more "
-                "than ordering it anew; such pipelines are not supported"
+                "than reordering it; such pipelines are not supported"
             )
             raise SearchError(msg)
         return tuple(order.tolist())
@@ -183,7 +183,7 @@ def _require_grid(pipe: Any, grid: TimestepGrid) -> None:
 
 
 def _eta(pipe: Any) -> float | None:
-    """What the pipeline gives each step of its scheduler as `eta`; None if nothing."""
+    """The `eta` that the pipeline passes to each step of its scheduler, or None."""
     given = inspect.signature(type(pipe).__call__).parameters.get("eta")
     taken = "eta" in inspect.signature(pipe.scheduler.step).parameters
     return float(given.default) if given is not None and taken else None

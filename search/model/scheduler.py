@@ -390,7 +390,7 @@ def _check_affine(scheduler: Any, settings: GridSettings, table: SamplerTable) -
 
 
 def _without_unused_noises(table: SamplerTable) -> SamplerTable:
-    """The same without the last noises, if they count for nothing: what is drawn before them stays."""
+    """The same without trailing noises of weight zero, so that earlier draws stay the same."""
     rows = np.vstack([table.inputs, table.final])
     used = np.flatnonzero(rows[:, : table.known].any(axis=0))
     known = 1 + int(used.max(initial=0))

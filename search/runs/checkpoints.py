@@ -86,7 +86,7 @@ class CheckpointFolder(ABC, Generic[Entry]):
             file.write(json.dumps(vars(entry)) + "\n")
 
     def save(self, checkpoint: Checkpoint[Entry]) -> None:
-        """Write the checkpoint and the plot, each whole or not at all."""
+        """Write the checkpoint and the plot, each atomically."""
         buffer = io.BytesIO()
         content = {
             "schema": SCHEMA,

@@ -73,7 +73,7 @@ def top(parity: Parity) -> Rung:
 
 
 def first_off_on_its_way(rung: Rung) -> int:
-    """The first call whose input is off when the engine follows its own way."""
+    """The first call whose input is off when the engine follows its own trajectory."""
     return next(c.call for c in rung.calls if c.free is not None and not c.free.passed)
 
 
@@ -213,7 +213,7 @@ def test_a_wrong_coefficient_is_caught(copy: Path, pipelines: Callable[[str], Pa
     assert first_off_on_its_way(top(parity)) == 6
     assert "call 6 (step 6" in top(parity).failures[0]
     assert (
-        "on its own way, the denoiser's input 'sample' differs from here on"
+        "on its own trajectory, the denoiser's input 'sample' differs from here on"
         in top(parity).failures[0]
     )
     assert "so no block is off" in parity.blocks[0]
@@ -246,7 +246,10 @@ def test_state_that_a_call_leaves_behind_is_seen_in_the_second_pass(
     parity, _ = check(copy, pipelines("shapes-sd"))
     assert "which then holds nothing" in parity.manifest.failures[0]
     assert not top(parity).repeats
-    assert "the second pass is not bit for bit the first (on its own way)" in top(parity).notes[0]
+    assert (
+        "the second pass is not bit for bit the first (on its own trajectory)"
+        in top(parity).notes[0]
+    )
 
 
 def bake(bundle: Path, file: str, name: str, value: np.ndarray) -> None:

@@ -89,9 +89,9 @@ def test_junit_has_a_case_per_rung_and_graph(bundle: Bundle, tmp_path: Path) -> 
     cases = [case.get("name") for case in suites[RIGHT.name]]
     assert cases == [
         "step_000.onnx on given inputs, steps 0, 2",
-        "step_000.onnx on its own way, steps 0, 2",
+        "step_000.onnx on its own trajectory, steps 0, 2",
         "step_001.onnx on given inputs, steps 1, 3",
-        "step_001.onnx on its own way, steps 1, 3",
+        "step_001.onnx on its own trajectory, steps 1, 3",
         "final latents, decoder and second pass",
     ]
     assert (root.get("tests"), root.get("failures")) == ("12", "1")

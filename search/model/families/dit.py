@@ -40,7 +40,7 @@ class ClassConditionalDiT:
         return [f"transformer_blocks.{i}" for i in range(len(denoiser.transformer_blocks))]
 
     def is_branch(self, module: Any) -> bool:
-        """Attention and feed-forward are added to what goes past them."""
+        """Attention and feed-forward are residual branches."""
         return type(module).__name__ in ("Attention", "FeedForward")
 
     def predict(self, output: Tensor, channels: int, guidance: Tensor | None) -> Tensor:

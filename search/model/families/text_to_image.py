@@ -51,7 +51,7 @@ class TextToImage:
 
     @property
     def branches(self) -> frozenset[str]:
-        """Classes of the blocks whose output is added to what goes past them: those in `layers`."""
+        """Classes of the residual branches: those in `layers`."""
         return self.layers
 
     def is_branch(self, module: Any) -> bool:

@@ -19,7 +19,7 @@ def test_blocks_that_every_step_skips_are_taken_out() -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (("RRR", "RRR"), "skips no block, so there is nothing to take out"),
+        (("RRR", "RRR"), "skips no block, so no layer can be removed"),
         (("RRR", "RsR"), r"changes \['b'\] between steps"),
         (("RsR", "RsR", "Rsc"), "has REUSE, but only blocks that every step skips"),
     ],
