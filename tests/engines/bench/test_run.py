@@ -56,7 +56,7 @@ def test_every_row_has_a_process_of_its_own_and_a_sample_per_round() -> None:
 @pytest.mark.usefixtures("stand_ins")
 @pytest.mark.parametrize(
     ("load", "note"),
-    [(cannot, "there is no eager here"), (dies, "its process was ended, as it is where memory")],
+    [(cannot, "there is no eager here"), (dies, "its process was killed, probably because memory")],
 )
 def test_what_only_compares_may_fail_and_says_why(
     load: Callable[[Contender], float], note: str
