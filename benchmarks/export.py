@@ -104,8 +104,8 @@ def trace_only(path: Path, out: Path, dtype: str) -> dict[str, Any]:
     from exporter.errors import ExportError
     from exporter.preflight import needs_of, require_room
     from exporter.variant import trace_denoiser
-    from search.methods.full import full
     from search.methods.options import Options
+    from search.methods.whole import full
     from search.model.pipeline import open_pipeline
 
     pipeline = open_pipeline(path, weights=False)

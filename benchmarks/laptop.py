@@ -23,9 +23,9 @@ from search.laptop.loss import OutputLoss
 from search.laptop.recipe import remove_layers
 from search.laptop.settings import Criterion, LaptopSettings
 from search.laptop.tuples import draw_tuples
-from search.methods.full import full
 from search.methods.options import Options
 from search.methods.prompts import default_prompts
+from search.methods.whole import full
 from search.model.pipeline import open_pipeline
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from search.core.program import plan_program
 from search.core.subnet import Granularity
 from search.laptop.knapsack import choose
 from search.laptop.layers import Layers, layers_of, once, params_of
-from search.methods.full import full
 from search.methods.options import Options
+from search.methods.whole import full
 from search.model.pipeline import open_pipeline
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from search.laptop.probe import Measure
 from search.laptop.settings import Criterion, LaptopSettings
 from search.laptop.store import FULL, TUPLES, Store
 from search.laptop.tuples import Tuples
-from search.methods.full import full
 from search.methods.options import Options
+from search.methods.whole import full
 from search.model.pipeline import Pipeline, open_pipeline
 from search.runs.parallel import Where
 

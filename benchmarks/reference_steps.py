@@ -19,9 +19,9 @@ from search.core.timestep_grid import TimestepGrid
 from search.fitting.fit import final_latents
 from search.fitting.recipe import Effort, place_calls
 from search.fitting.trajectories import sample_trajectories
-from search.methods.full import full
 from search.methods.options import Options, keeps_of
 from search.methods.prompts import split_prompts
+from search.methods.whole import full
 from search.model.pipeline import open_pipeline
 
 if TYPE_CHECKING:

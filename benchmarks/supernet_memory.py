@@ -45,8 +45,8 @@ def measure(pipeline: Path, steps: int, every: int) -> None:
 
     from search.core.subnet import Granularity
     from search.dipgo.supernet import supernet
-    from search.methods.full import full
     from search.methods.options import Options
+    from search.methods.whole import full
     from search.model.pipeline import open_pipeline
 
     opened = open_pipeline(pipeline)

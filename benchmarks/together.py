@@ -23,9 +23,9 @@ from search.core.actions import Action
 from search.core.liveness import unroll
 from search.core.subnet import Granularity, SubNet
 from search.frontier.judge import Judge, frechet_distance
-from search.methods.full import full
 from search.methods.options import Options, keeps_of
 from search.methods.registry import search_keeps
+from search.methods.whole import full
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.reference import sample

@@ -84,8 +84,8 @@ def whole_table(subnet: SubNet) -> SubNet | None:
 
 def _longer(subnet: SubNet, pipeline: Path) -> SubNet:
     """The same for a SubNet that is itself a sampler of fewer steps."""
-    from search.methods.full import full
     from search.methods.options import Options
+    from search.methods.whole import full
     from search.model.pipeline import open_pipeline
 
     opened = open_pipeline(pipeline, weights=False)

@@ -222,9 +222,9 @@ def command(
     """
     screen.quiet_libraries()
     from engines.base import make_engine
-    from search.methods.full import full
     from search.methods.options import Options
     from search.methods.registry import method_of, needs_weights, search_keeps
+    from search.methods.whole import full
     from search.model.pipeline import open_pipeline, require_device
 
     method = method_of(name)

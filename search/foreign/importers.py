@@ -161,7 +161,7 @@ def _require_residuals(whole: SubNet, span: range) -> None:
 
 
 def _full(pipeline: Pipeline, options: Options, granularity: Granularity) -> SubNet:
-    from search.methods.full import full
+    from search.methods.whole import full
 
     return full(pipeline, dataclasses.replace(options, granularity=granularity))
 

@@ -30,8 +30,8 @@ from search.frontier.series import (
 from search.frontier.spacing import spacings, uniform
 from search.methods import schedules
 from search.methods.fewer_steps import fewer_steps
-from search.methods.full import full
 from search.methods.options import Options
+from search.methods.whole import full
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

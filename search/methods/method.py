@@ -54,7 +54,7 @@ class Task:
     @cached_property
     def whole(self) -> SubNet:
         """Every block at every step."""
-        from search.methods.full import full
+        from search.methods.whole import full
 
         return full(self.pipeline, self.options)
 

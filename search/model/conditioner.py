@@ -21,8 +21,7 @@ from search.model.scheduler import FixedScheduler, FixedTimestep
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from search.model.family import Request
-    from search.model.pipeline import Pipeline
+    from search.model.family import OpenedPipeline, Request
 
 TEXTS = {
     name: f" Stepcarve {name}:  \u201c\u00c9&amp;\u00df\u201d,\t<br>http://a.b  \n"
@@ -39,7 +38,7 @@ class TextConditioner(nn.Module):
     Which inputs there are is found by running it once.
     """
 
-    def __init__(self, pipeline: Pipeline, request: Request) -> None:
+    def __init__(self, pipeline: OpenedPipeline, request: Request) -> None:
         super().__init__()
         # A model without its weights would answer with zeros.
         pipeline.load_around()

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from search.core.prompt import PromptInput
     from search.core.subnet import Granularity
     from search.core.timestep_grid import TimestepGrid
-    from search.model.pipeline import Pipeline
 
 
 FAMILIES: dict[str, str] = {
@@ -113,6 +112,25 @@ class Conditioner(Protocol):
         """The module, `forward(*inputs) -> {name: [batch, ...]}`."""
 
 
+class OpenedPipeline(Protocol):
+    """A diffusers pipeline and what is known of its kind; `search.model.pipeline.Pipeline` is one."""
+
+    @property
+    def pipe(self) -> Any:
+        """The diffusers pipeline."""
+
+    @property
+    def family(self) -> Family:
+        """Its kind."""
+
+    @property
+    def denoiser(self) -> Any:
+        """The U-Net or transformer called at every step."""
+
+    def load_around(self) -> None:
+        """Load the weights of all models but the denoiser, if they are not loaded yet."""
+
+
 class Family(Protocol):
     """A kind of pipeline: how it calls its denoiser and what its blocks are.
 
@@ -157,7 +175,7 @@ class Family(Protocol):
     def classes(self, pipe: Any) -> int:
         """Number of classes that a prompt may name; 0 if prompts are texts."""
 
-    def conditioner(self, pipeline: Pipeline, request: Request) -> Conditioner:
+    def conditioner(self, pipeline: OpenedPipeline, request: Request) -> Conditioner:
         """For `request.images` images of one prompt, whatever it says."""
 
 

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from search.core.errors import SearchError
 from search.model.failures import pipeline_failures
-from search.model.family import Request
+from search.model.family import OpenedPipeline, Request
 from search.model.replaced import replaced
 from search.model.scheduler import GridSettings
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from search.core.timestep_grid import TimestepGrid
-    from search.model.pipeline import Pipeline
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class _RecordedError(Exception):
     """Ends the pipeline's run once what was wanted is known."""
 
 
-def record_call(pipeline: Pipeline, request: Request) -> DenoiserCall:
+def record_call(pipeline: OpenedPipeline, request: Request) -> DenoiserCall:
     """Run diffusers' pipeline up to its first call of the denoiser and keep the arguments.
 
     What the pipeline draws as noise is numbered instead, element by element.
@@ -103,14 +102,14 @@ def record_call(pipeline: Pipeline, request: Request) -> DenoiserCall:
     )
 
 
-def record_conditions(pipeline: Pipeline, request: Request) -> dict[str, Tensor]:
+def record_conditions(pipeline: OpenedPipeline, request: Request) -> dict[str, Tensor]:
     """The tensor arguments of the denoiser's first call except latents and timestep; can be traced."""
     found = _record_arguments(pipeline, request)
     del found[pipeline.family.sample], found[pipeline.family.timestep]
     return _tensors(found)
 
 
-def _record_arguments(pipeline: Pipeline, request: Request) -> dict[str, Any]:
+def _record_arguments(pipeline: OpenedPipeline, request: Request) -> dict[str, Any]:
     """The arguments of the denoiser's first call, with a tuple as the return type."""
     signature = inspect.signature(pipeline.denoiser.forward)
     found: dict[str, Any] = {}
@@ -135,7 +134,7 @@ def _tensors(arguments: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def record_grid_settings(
-    pipeline: Pipeline, grid: TimestepGrid, size: tuple[int, int] | None
+    pipeline: OpenedPipeline, grid: TimestepGrid, size: tuple[int, int] | None
 ) -> GridSettings:
     """What the pipeline asks of its scheduler for `grid` and pictures of `size` (height, width)."""
     _require_grid(pipeline.pipe, grid)
@@ -189,7 +188,7 @@ def _eta(pipe: Any) -> float | None:
     return float(given.default) if given is not None and taken else None
 
 
-def record_encoding(pipeline: Pipeline, size: tuple[int, int] | None) -> Any:
+def record_encoding(pipeline: OpenedPipeline, size: tuple[int, int] | None) -> Any:
     """What the pipeline's own `encode_prompt` returns for its default prompt; None if it has none."""
     original = getattr(pipeline.pipe, "encode_prompt", None)
     if original is None:
@@ -206,7 +205,7 @@ def record_encoding(pipeline: Pipeline, size: tuple[int, int] | None) -> Any:
     return found[0]
 
 
-def _run(pipeline: Pipeline, request: Request) -> None:
+def _run(pipeline: OpenedPipeline, request: Request) -> None:
     """Run diffusers' pipeline until something is recorded."""
     try:
         with pipeline_failures(pipeline.pipe), on_vae_device(pipeline.pipe), torch.no_grad():

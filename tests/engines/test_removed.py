@@ -17,8 +17,8 @@ from exporter.picture import grid_lines
 from search.core.actions import Action
 from search.core.subnet import Granularity, SubNet
 from search.distill.distill import prune, save_pipeline
-from search.methods.full import full
 from search.methods.options import Options
+from search.methods.whole import full
 from search.model.pipeline import open_pipeline
 
 GONE = ("down_blocks.1.attentions.0", "mid_block.resnets.1", "up_blocks.1.resnets.1")

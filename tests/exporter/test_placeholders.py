@@ -16,8 +16,8 @@ from engines.runner import Runner
 from exporter.export import export
 from search.core.errors import SearchError
 from search.core.placeholders import written_out
-from search.methods.full import full
 from search.methods.options import Options
+from search.methods.whole import full
 from search.model.conditioner import TextConditioner
 from search.model.family import Request
 from search.model.pipeline import open_pipeline

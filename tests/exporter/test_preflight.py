@@ -11,8 +11,8 @@ import pytest
 from exporter import preflight
 from exporter.errors import ExportError
 from exporter.export import export
-from search.methods.full import full
 from search.methods.options import Options
+from search.methods.whole import full
 from search.model import parts
 from search.model.pipeline import open_pipeline
 

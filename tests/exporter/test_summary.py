@@ -17,8 +17,8 @@ from search.core.sampler import FittedSampler, SamplerTable
 from search.core.subnet import Granularity, SubNet
 from search.core.table import with_actions
 from search.core.topology import port_of
-from search.methods.full import full
 from search.methods.options import Options
+from search.methods.whole import full
 from search.model.pipeline import open_pipeline
 from tests.toys import chain, hourglass, subnet
 

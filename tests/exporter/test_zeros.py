@@ -15,8 +15,8 @@ from exporter.variant import trace_denoiser
 from search.core.program import plan_program
 from search.core.subnet import Granularity
 from search.laptop.layers import Layers, layers_of, once
-from search.methods.full import full
 from search.methods.options import Options
+from search.methods.whole import full
 from search.model.pipeline import open_pipeline
 
 Find = Callable[[str], tuple[Master, Layers]]

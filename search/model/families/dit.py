@@ -14,8 +14,7 @@ from search.model.replaced import replaced
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-    from search.model.family import Request
-    from search.model.pipeline import Pipeline
+    from search.model.family import OpenedPipeline, Request
 
 LAYERS = frozenset({"BasicTransformerBlock", "Attention", "FeedForward"})
 NO_CLASS = 1000
@@ -80,7 +79,7 @@ class ClassConditionalDiT:
         """How many there are."""
         return min(int(pipe.transformer.config.num_embeds_ada_norm), NO_CLASS)
 
-    def conditioner(self, pipeline: Pipeline, request: Request) -> LabelConditioner:
+    def conditioner(self, pipeline: OpenedPipeline, request: Request) -> LabelConditioner:
         """The label and, with guidance, the label for no class."""
         classes = self.classes(pipeline.pipe)
         return LabelConditioner(classes, guided=request.guidance > 1, images=request.images)

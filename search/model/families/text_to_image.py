@@ -11,8 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from search.model.conditioner import TextConditioner
-    from search.model.family import Request
-    from search.model.pipeline import Pipeline
+    from search.model.family import OpenedPipeline, Request
 
 
 class TextToImage:
@@ -92,7 +91,7 @@ class TextToImage:
         del pipe
         return 0
 
-    def conditioner(self, pipeline: Pipeline, request: Request) -> TextConditioner:
+    def conditioner(self, pipeline: OpenedPipeline, request: Request) -> TextConditioner:
         """The pipeline up to its first call of the denoiser."""
         from search.model.conditioner import TextConditioner
 

@@ -13,8 +13,8 @@ from PIL import Image
 from search.core.actions import Action
 from search.core.subnet import Granularity, SubNet
 from search.core.table import with_actions
-from search.methods.full import full
 from search.methods.options import Options
+from search.methods.whole import full
 from search.model.pipeline import open_pipeline
 from tests.command_line import ok, stepcarve
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from search.core.actions import Action
 from search.core.subnet import Granularity, SubNet
 from search.dipgo.supernet import Case, SuperNet
-from search.methods.full import full
 from search.methods.options import Options
+from search.methods.whole import full
 from search.model.pipeline import Pipeline, open_pipeline
 
 

@@ -11,8 +11,8 @@ from search.core.subnet import Granularity, SubNet
 from search.core.table import keep_of
 from search.dipgo.paper import run_paper
 from search.dipgo.recipe import PAPER
-from search.methods.full import full
 from search.methods.options import Options
+from search.methods.whole import full
 from search.model.pipeline import open_pipeline
 
 

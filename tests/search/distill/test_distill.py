@@ -28,8 +28,8 @@ from search.distill.distill import distill, train
 from search.distill.recipe import PRECISIONS, DistillRecipe, Loss
 from search.distill.records import DistillRun
 from search.laptop.noising import Noising
-from search.methods.full import full
 from search.methods.options import Options
+from search.methods.whole import full
 from search.model.pipeline import Pipeline, open_pipeline
 
 SHORT = DistillRecipe(iterations=4, batch=2, warmup=1, save_every=2)

@@ -22,8 +22,8 @@ from search.fitting.placed import Placed
 from search.fitting.recipe import Effort, place_calls
 from search.fitting.scheduled import scheduled
 from search.fitting.trajectories import CHUNK
-from search.methods.full import full
 from search.methods.options import Options
+from search.methods.whole import full
 from search.model.pipeline import Pipeline, open_pipeline
 
 EFFORT = Effort(fitted_on=3, held_out=2, iterations=2, every=1)

@@ -14,8 +14,8 @@ from search.core.timestep_grid import TimestepGrid
 from search.fitting.placed import Placed
 from search.fitting.scheduled import scheduled
 from search.fitting.trajectories import Trajectories, sample_trajectories
-from search.methods.full import full
 from search.methods.options import Options
+from search.methods.whole import full
 from search.model.pipeline import Pipeline, open_pipeline
 
 PROMPTS = ("a red cross", "a blue circle")

@@ -25,8 +25,8 @@ from search.foreign.importers import read_foreign
 from search.foreign.mask_file import read_mask
 from search.foreign.router_file import SIZE_LIMIT, read_routers
 from search.methods import schedules
-from search.methods.full import full
 from search.methods.options import Options
+from search.methods.whole import full
 from search.model.family import Request
 from search.model.pipeline import open_pipeline
 from search.model.reference import sample

@@ -22,9 +22,9 @@ from search.frontier.quality import (
     sample_held_out,
 )
 from search.frontier.settings import FrontierSettings
-from search.methods.full import full
 from search.methods.options import Options
 from search.methods.schedules import deepcache
+from search.methods.whole import full
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.reference import sample

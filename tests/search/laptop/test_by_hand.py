@@ -13,8 +13,8 @@ from search.core.errors import SearchError
 from search.core.subnet import Granularity, SubNet
 from search.laptop import by_hand
 from search.laptop.layers import params_of
-from search.methods.full import full
 from search.methods.options import Options
+from search.methods.whole import full
 from search.model.pipeline import open_pipeline
 from tests.toys import chain, subnet
 

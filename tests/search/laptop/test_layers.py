@@ -14,8 +14,8 @@ from search.core.subnet import Granularity
 from search.core.table import keep_of
 from search.core.topology import TargetKind
 from search.laptop.layers import Layers, constant, layers_of, params_of
-from search.methods.full import full
 from search.methods.options import Options
+from search.methods.whole import full
 from search.model.pipeline import open_pipeline
 from tests.toys import hourglass, subnet
 

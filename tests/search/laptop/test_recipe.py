@@ -23,8 +23,8 @@ from search.laptop.recipe import Removal, _spared, remove_layers, within
 from search.laptop.settings import SNR_CAP, SNR_FLOOR, Criterion, LaptopSettings
 from search.laptop.store import LOSSES
 from search.laptop.tuples import Tuples, draw_tuples
-from search.methods.full import full
 from search.methods.options import Options
+from search.methods.whole import full
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.reference import gated
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from search.methods.full import full
 from search.methods.options import Options
+from search.methods.whole import full
 from search.model.family import Request
 from search.model.pipeline import open_pipeline
 from search.model.reference import sample

@@ -15,8 +15,8 @@ from diffusers import DiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from search.core.errors import SearchError
-from search.methods.full import full
 from search.methods.options import Options
+from search.methods.whole import full
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.recording import record_call

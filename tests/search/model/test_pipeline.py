@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from search.core.errors import SearchError
-from search.methods.full import full
 from search.methods.options import Options
+from search.methods.whole import full
 from search.model.family import Request
 from search.model.pipeline import open_for, open_pipeline
 from search.model.reference import sample

@@ -14,8 +14,8 @@ from search.core.actions import Action
 from search.core.subnet import Granularity, SubNet
 from search.core.table import with_actions
 from search.methods import schedules
-from search.methods.full import full
 from search.methods.options import Options
+from search.methods.whole import full
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.reference import gated, sample

@@ -19,10 +19,10 @@ from search.core.table import keep_of, with_actions
 from search.dipgo.paper import run_paper
 from search.dipgo.recipe import PAPER
 from search.distill.distill import prune, save_pipeline
-from search.methods.full import full
 from search.methods.options import Options
 from search.methods.prompts import default_prompts
 from search.methods.registry import search, search_keeps
+from search.methods.whole import full
 from search.model.family import Request
 from search.model.pipeline import open_pipeline
 from search.model.reference import sample

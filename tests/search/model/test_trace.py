@@ -11,8 +11,8 @@ import torch
 from search.core.liveness import unroll
 from search.core.subnet import Granularity
 from search.core.topology import PREDICTION, Base, Topology, base_of, port_of
-from search.methods.full import full
 from search.methods.options import Options
+from search.methods.whole import full
 from search.model.family import Request, family_of
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.trace import Trace, trace
