@@ -229,7 +229,8 @@ def test_a_stale_cache_is_caught(copy: Path, pipelines: Callable[[str], Path]) -
     parity, _ = check(copy, pipelines("shapes-sd"))
     assert parity.manifest.failures[0] == (
         "call 6 (step 6) reads 'up_blocks.3.attentions.1:0' from slot 0, which then holds "
-        "'up_blocks.3.attentions.1:0' of step 0; the SubNet asks for that of step 5"
+        "'up_blocks.3.attentions.1:0' of step 0; the SubNet asks for "
+        "'up_blocks.3.attentions.1:0' of step 5"
     )
     assert first_off_on_its_way(top(parity)) == 7
 
