@@ -42,14 +42,14 @@ def noise_for(bundle: Bundle) -> np.ndarray:
 
 
 def by_diffusers(
-    opened: Pipeline, subnet: SubNet, noise: np.ndarray, prompt: str, guidance: float = 7.5
+    opened: Pipeline, subnet: SubNet, noise: np.ndarray, prompt: str, guidance: float | None = None
 ) -> torch.Tensor:
     """Final latents of diffusers' pipeline with every block computed and reused ones replaced."""
     opened.use_scheduler(subnet.binding.scheduler)
     ask = Request(
         (prompt,) * len(noise),
         subnet.binding.inference_steps,
-        guidance,
+        subnet.guidance if guidance is None else guidance,
         latents=torch.from_numpy(noise),
     )
     with gated_by_hand(opened.denoiser, subnet, opened.family):
@@ -216,7 +216,7 @@ def test_timesteps_between_whole_numbers_equal_diffusers(
     assert bundle.timesteps == timesteps
     noise = noise_for(bundle)
     found = Runner(bundle, make_engine("onnxruntime", "cpu")).run("7", latents=noise)
-    ask = Request(("7",), 4, 7.5, latents=torch.from_numpy(noise))
+    ask = Request(("7",), 4, subnet.guidance, latents=torch.from_numpy(noise))
     assert relative(found.latents, sample(opened, ask, subnet).latents[-1]) <= TOLERANCE
 
 

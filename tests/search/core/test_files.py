@@ -55,7 +55,7 @@ def test_an_existing_directory_is_refused(tmp_path: Path) -> None:
 
 def test_a_modular_pipeline_is_told_as_what_it_is(tmp_path: Path) -> None:
     (tmp_path / "modular_model_index.json").write_text("{}")
-    with pytest.raises(SearchError, match=r"is a modular diffusers pipeline .* cannot be read yet"):
+    with pytest.raises(SearchError, match=r"is a modular pipeline of diffusers .* does not read"):
         require_pipeline(tmp_path)
     (tmp_path / "model_index.json").write_text("{}")
     assert require_pipeline(tmp_path).name == "model_index.json"

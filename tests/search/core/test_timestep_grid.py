@@ -85,10 +85,10 @@ def test_a_file_of_schema_3_goes_all_the_way() -> None:
 
 
 def test_options_make_a_grid() -> None:
-    assert Options(steps=7, start_step=2, end_step=5, add_noise=True).grid == TimestepGrid(
+    assert Options(steps=7, start_step=2, end_step=5, add_noise=True).grid(50) == TimestepGrid(
         7, first_step=2, end_step=5, adds_noise=True
     )
-    assert Options(sigmas=(3.0, 0.5)).grid == TimestepGrid(2, custom_sigmas=(3.0, 0.5))
+    assert Options(sigmas=(3.0, 0.5)).grid(50) == TimestepGrid(2, custom_sigmas=(3.0, 0.5))
     with pytest.raises(SearchError, match="--reference-steps is for another sampler"):
         Options(start_step=2, reference_steps=9)
 
