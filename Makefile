@@ -1,4 +1,4 @@
-.PHONY: setup demo test check clean
+.PHONY: setup demo test test-slow check clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -17,6 +17,9 @@ demo: setup  ## the whole path on the shipped pipeline; OUT=demo by default
 
 test: setup  ## every test that runs within minutes on two cores
 	$(BIN)/python -m pytest
+
+test-slow: setup  ## the tests that take longer
+	$(BIN)/python -m pytest -m "slow and not gpu"
 
 check: setup  ## style, types, layers
 	$(BIN)/ruff check .

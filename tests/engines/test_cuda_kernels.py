@@ -55,6 +55,7 @@ def type_of_output(node: onnx.NodeProto, number: int, chosen: int) -> int:
     return onnx.TensorProto.INT64 if is_position else chosen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sdxl", "sd3"])
 def test_the_pooled_text_of_clip_is_computed_on_the_gpu(
     pipelines: Callable[[str], Path], name: str

@@ -106,6 +106,7 @@ def pictures_of_diffusers(
     return np.asarray(pictures)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", each_case(*CASES, quick=("sdxl", "sd3", "pixart-sigma")))
 def test_full_equals_diffusers_picture_for_picture(
     pipelines: Callable[[str], Path], make_bundle: MakeBundle, name: str
@@ -163,6 +164,7 @@ def test_parity_is_verified(
     assert parity.failures == ()
 
 
+@pytest.mark.slow
 def test_an_embedded_guidance_scale_cannot_be_changed(
     pipelines: Callable[[str], Path], make_bundle: MakeBundle
 ) -> None:
@@ -178,6 +180,7 @@ def test_an_embedded_guidance_scale_cannot_be_changed(
     runner.run(PROMPT, guidance=3.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["flux-schnell", "sd3"])
 def test_two_images_without_guidance_equal_diffusers(
     pipelines: Callable[[str], Path], tmp_path: Path, name: str
@@ -201,6 +204,7 @@ def test_two_images_without_guidance_equal_diffusers(
     assert np.abs(found[0] - found[1]).max() > PIXEL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", each_case("sdxl", "flux-dev", "sd3", "pixart-sigma", quick=("pixart-sigma",))
 )

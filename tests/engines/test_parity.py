@@ -408,6 +408,7 @@ def test_parity_holds_for_residuals(adding: Bundle, pipelines: Callable[[str], P
     assert adding.calls[-1].writes.keys() == residual, "written, though nobody reads it"
 
 
+@pytest.mark.slow
 def test_parity_holds_for_skips_and_for_a_value_that_comes_back(
     pipelines: Callable[[str], Path], make_bundle: Callable[..., Bundle]
 ) -> None:
@@ -424,6 +425,7 @@ def test_parity_holds_for_skips_and_for_a_value_that_comes_back(
     assert parity.passed, parity.failures
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["three-levels", "learned-variance"])
 def test_parity_holds_for_a_pipeline_without_some_of_its_blocks(
     pipelines: Callable[[str], Path], tmp_path: Path, name: str

@@ -132,6 +132,7 @@ def test_a_write_that_nobody_reads_leaves_the_caches_alone(
     assert relative(found.latents, expected) <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_full_equals_diffusers_picture_for_picture(
     pipelines: Callable[[str], Path], make_bundle: MakeBundle
 ) -> None:
@@ -220,6 +221,7 @@ def test_timesteps_between_whole_numbers_equal_diffusers(
     assert relative(found.latents, sample(opened, ask, subnet).latents[-1]) <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_a_bundle_without_guidance_equals_diffusers(
     pipelines: Callable[[str], Path], make_bundle: MakeBundle
 ) -> None:
@@ -235,6 +237,7 @@ def test_a_bundle_without_guidance_equals_diffusers(
         runner.run(PROMPT, guidance=3.0)
 
 
+@pytest.mark.slow
 def test_several_images_at_once_equal_diffusers(
     pipelines: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -252,6 +255,7 @@ def test_several_images_at_once_equal_diffusers(
         assert len(found.images) == 3
 
 
+@pytest.mark.slow
 def test_a_runner_runs_again_and_forgets_the_last_picture(
     pipelines: Callable[[str], Path], make_bundle: MakeBundle
 ) -> None:

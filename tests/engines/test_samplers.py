@@ -188,6 +188,7 @@ def part_of(opened: Pipeline, path: Path, out: Path, **options: Any) -> Bundle:
     return export(path, search(opened, "full", Options(**options)), out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "scheduler", "grid"),
     [
@@ -269,6 +270,7 @@ def test_two_parts_hand_over_like_base_and_refiner_of_diffusers(
         runner_of(rest).run(PROMPT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scheduler", "steps"),
     [
@@ -307,6 +309,7 @@ def test_clean_latents_become_those_of_image_to_image(
         runner.run(PROMPT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [{"add_noise": True}, pytest.param({}, marks=pytest.mark.slow)])
 def test_parity_of_a_part_is_verified_with_packed_latents(
     pipelines: Callable[[str], Path], tmp_path: Path, start: dict[str, Any]

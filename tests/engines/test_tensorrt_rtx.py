@@ -173,6 +173,7 @@ def test_an_option_of_tensorrt_alone_is_refused() -> None:
         make_engine("tensorrt-rtx", "cpu", EngineOptions(strip_weights=True))
 
 
+@pytest.mark.slow
 def test_step_graphs_of_a_float16_unet_build(
     pipelines: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -189,6 +190,7 @@ def test_step_graphs_of_a_float16_unet_build(
     assert 0 < shallow < full / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

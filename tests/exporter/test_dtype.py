@@ -22,6 +22,7 @@ from search.model.pipeline import open_pipeline
 PROMPT = "a small red circle left on a grey field"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "prompt"),
     [

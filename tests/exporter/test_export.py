@@ -96,6 +96,7 @@ def test_a_block_under_delta_is_physically_gone(
     assert kinds[0]["Sub"] - kinds[1]["Sub"] == 2, "one subtraction per residual"
 
 
+@pytest.mark.slow
 def test_a_skipped_block_is_physically_gone_and_its_weights_are_not_written(
     pipelines: Callable[[str], Path], make_bundle: MakeBundle
 ) -> None:
@@ -167,6 +168,7 @@ def test_a_residual_that_no_later_step_adds_is_not_in_the_graph(
     assert not [n for node in graph.node for n in (*node.input, *node.output) if "residual" in n]
 
 
+@pytest.mark.slow
 def test_a_subnet_of_schema_1_is_exported_as_before(
     pipelines: Callable[[str], Path], make_bundle: MakeBundle
 ) -> None:
@@ -177,6 +179,7 @@ def test_a_subnet_of_schema_1_is_exported_as_before(
     assert [old_bundle.files[name] for name in graphs] == [bundle.files[name] for name in graphs]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "before", "hoisted"),
     [
@@ -295,6 +298,7 @@ def test_an_existing_target_is_left_alone(pipelines: Callable[[str], Path], tmp_
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
 
 
+@pytest.mark.slow
 def test_a_failed_export_leaves_nothing(
     pipelines: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -338,6 +342,7 @@ def test_a_batch_of_no_images_is_refused(pipelines: Callable[[str], Path], tmp_p
         export(pipelines("three-levels"), small(pipelines), tmp_path / "bundle", batches=(0,))
 
 
+@pytest.mark.slow
 def test_a_killed_export_leaves_no_bundle_and_is_finished_by_the_next(
     pipelines: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -369,6 +374,7 @@ def test_a_killed_export_leaves_no_bundle_and_is_finished_by_the_next(
     assert again.files == Bundle.open(out).files
 
 
+@pytest.mark.slow
 def test_what_another_export_left_is_not_used(
     pipelines: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -38,6 +38,7 @@ def inverted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_bundle_writes_placeholders_out_as_the_pipeline_does(
     inverted: Path, tmp_path: Path
 ) -> None:

@@ -120,6 +120,7 @@ def test_the_full_sampler_is_exported_once(
     assert told.count("export the full sampler: open pipeline") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [

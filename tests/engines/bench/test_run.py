@@ -97,6 +97,7 @@ def test_settings_that_measure_nothing_are_refused(wrong: dict[str, object], mes
         BenchSettings(**wrong)
 
 
+@pytest.mark.slow
 def test_a_bundle_beside_its_full_sampler(
     pipelines: Callable[[str], Path],
     make_bundle: Callable[[str, SubNet], Bundle],

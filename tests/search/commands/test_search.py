@@ -44,6 +44,7 @@ def test_search_and_inspect_say_which_part_of_the_sampler_is_made(
     assert (told["steps"], told["grid"]["inference_steps"]) == (5, 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
     [

@@ -158,6 +158,7 @@ def test_a_checkpoint_of_another_search_is_refused(path: Path, tmp_path: Path) -
         search(path, recipe, folder=tmp_path, resume=True)
 
 
+@pytest.mark.slow
 def test_two_processes_find_the_gates_of_one_with_twice_the_batch(
     path: Path, tmp_path: Path
 ) -> None:

@@ -64,6 +64,7 @@ def test_a_fit_comes_closer_and_the_reference_obeys_it(
         assert _error_of(opened, each, runs[1]) == pytest.approx(error, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_where_it_does_not_help_the_scheduler_keeps_its_rows(
     opened: Pipeline, runs: tuple[Trajectories, Trajectories]
 ) -> None:

@@ -55,6 +55,7 @@ def test_each_keep_is_met_and_never_exceeded(found: list[SubNet]) -> None:
     assert [subnet.method for subnet in found] == ["carve keep 0.5", "carve keep 0.25"]
 
 
+@pytest.mark.slow
 def test_they_pass_through_the_whole_path(
     pipelines: Callable[[str], Path], found: list[SubNet], tmp_path: Path
 ) -> None:
