@@ -1,0 +1,173 @@
+"""Train the transformer, with its text encoders, to carry noise to pictures in straight lines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from examples.emoji import models
+from examples.emoji.autoencoding import to_tensor
+from examples.emoji.pictures import compose, trained_items
+from examples.emoji.text import Sketcher, Text, caption_ids, choose_forms, make_tokenizer
+from examples.emoji.trainer import Course, Trainer, load_average
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from examples.emoji.artwork import Artwork
+
+BATCH = 64
+DROP_CAPTION = 0.1
+NOISE_MEAN, NOISE_DEVIATION = 0.5, 1.0
+"""Of the logit of the noise level: most of it where it is decided what the picture shows."""
+T5_TOKENS = 256
+WITH_T5_TOKENS = 0.25
+"""Share of the training pictures that see the zeros which stand for a T5 encoder."""
+COURSE = Course(rate=1e-3, steps=1_000_000, warmup=200, average=0.9995)
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Encoded pictures.
+
+    Attributes:
+        values: `[N, 8, 16, 16]` float16, of mean 0 and deviation 1.
+        shift: mean of what the encoder gives.
+        scale: one over its deviation.
+    """
+
+    values: Tensor
+    shift: float
+    scale: float
+
+
+def encode_latents(artwork: Artwork, run: Path, *, minutes: float | None) -> None:
+    """Encode one picture of every emoji, style and trained background."""
+    del minutes
+    vae: Any = load_average("autoencoder", models.autoencoder(), run).eval()
+    items, rng, found = trained_items(len(artwork.names)), np.random.default_rng(2), []
+    for start in range(0, len(items), 256):
+        images = to_tensor(compose(artwork, items[start : start + 256], rng))
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            found.append(vae.encode(images).latent_dist.mean.float())
+    latents = torch.cat(found)
+    shift, scale = latents.mean(), 1 / latents.std()
+    tensors = {"values": ((latents - shift) * scale).half(), "shift": shift, "scale": scale}
+    save_file(tensors, run / "latents.safetensors")
+
+
+def read_latents(run: Path) -> Latents:
+    """What `encode_latents` wrote."""
+    with safe_open(run / "latents.safetensors", framework="pt") as file:
+        shift, scale = (file.get_tensor(name).item() for name in ("shift", "scale"))
+        return Latents(file.get_tensor("values"), round(shift, 6), round(scale, 6))
+
+
+class CountedAttention:
+    """The joint attention of SD3 in which the last text token stands for any number of equal ones.
+
+    Without a T5 encoder, StableDiffusion3Pipeline appends zeros to the text, 256 tokens unless it is
+    told otherwise. Text has no positions in SD3, so they are equal after every block, and one of them
+    with the logarithm of their number on its logits does the same. Training with all would be four
+    times as slow.
+    """
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        bias: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Attention of image `[N, P, D]` and text `[N, L, D]`; `bias` is `[N, 1, 1, P + L]`."""
+        del attention_mask
+
+        def heads(x: Tensor) -> Tensor:
+            return x.view(*x.shape[:2], attn.heads, -1).transpose(1, 2)
+
+        image, text = hidden_states, encoder_hidden_states
+        query = [
+            attn.norm_q(heads(attn.to_q(image))),
+            attn.norm_added_q(heads(attn.add_q_proj(text))),
+        ]
+        key = [
+            attn.norm_k(heads(attn.to_k(image))),
+            attn.norm_added_k(heads(attn.add_k_proj(text))),
+        ]
+        value = [heads(attn.to_v(image)), heads(attn.add_v_proj(text))]
+        # Plain products of bfloat16 matrices: on a CPU their gradients are faster than the fused ones.
+        q, k, v = (torch.cat(parts, dim=2).bfloat16() for parts in (query, key, value))
+        weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + bias
+        output = (weights.softmax(dim=-1) @ v).transpose(1, 2).flatten(2)
+        seen, read = output.to(value[0].dtype).split([image.shape[1], text.shape[1]], dim=1)
+        return attn.to_out[0](seen), read if attn.context_pre_only else attn.to_add_out(read)
+
+
+class Flow(nn.Module):
+    """Text encoders and transformer as they are trained together."""
+
+    def __init__(self, text: Text) -> None:
+        super().__init__()
+        self.text, self.transformer = text, models.transformer()
+        self.transformer.set_attn_processor(CountedAttention())
+
+    def forward(self, noisy: Tensor, noise: Tensor, ids: Tensor, t5_tokens: Tensor) -> Tensor:
+        """The velocity `[N, 8, 16, 16]`, from noise levels, token ids and numbers of zeros, `[N]`."""
+        features, pooled = self.text(ids)
+        features = torch.cat([features, torch.zeros_like(features[:, :1])], dim=1)
+        tokens = noisy[0, 0].numel() // 4 + features.shape[1]
+        bias = torch.zeros(len(noisy), 1, 1, tokens, dtype=torch.bfloat16)
+        bias[..., -1] = t5_tokens.clamp(min=1e-9).log()[:, None, None]
+        output: Tensor = self.transformer(
+            hidden_states=noisy,
+            encoder_hidden_states=features,
+            pooled_projections=pooled,
+            timestep=noise * 1000,
+            joint_attention_kwargs={"bias": bias},
+            return_dict=False,
+        )[0]
+        return output
+
+
+def train_flow(artwork: Artwork, run: Path, *, minutes: float | None) -> None:
+    """Train on and on; the averaged weights are what `export` writes."""
+    items, tokens, latents = (
+        trained_items(len(artwork.names)),
+        make_tokenizer(artwork),
+        read_latents(run),
+    )
+    ids = caption_ids(artwork, items, tokens)
+    empty = tokens("", padding="max_length", return_tensors="pt").input_ids
+    torch.manual_seed(2)
+    net = Flow(load_average("text", Sketcher(tokens), run).text)
+    trainer = Trainer("flow", net, COURSE, run, seed=3)
+
+    def loss() -> Tensor:
+        chosen = torch.from_numpy(trainer.rng.integers(len(items), size=BATCH))
+        given = ids[choose_forms(BATCH, trainer.rng), chosen]
+        given = torch.where(torch.rand(BATCH, 1) < DROP_CAPTION, empty, given)
+        return flow_loss(net, latents.values[chosen].float(), given)
+
+    trainer.fit(loss, minutes=minutes)
+
+
+def flow_loss(net: Flow, clean: Tensor, ids: Tensor) -> Tensor:
+    """Squared error of the velocity at random noise levels (Esser et al. 2024, section 3.1)."""
+    count, draw = len(clean), torch.randn_like(clean)
+    noise = torch.sigmoid(NOISE_MEAN + NOISE_DEVIATION * torch.randn(count))
+    at = noise[:, None, None, None]
+    zeros = (torch.rand(count) < WITH_T5_TOKENS) * float(T5_TOKENS)
+    with torch.autocast("cpu", torch.bfloat16):
+        velocity = net((1 - at) * clean + at * draw, noise, ids, zeros)
+    error: Tensor = velocity.float() - (draw - clean)
+    return error.square().mean()
