@@ -45,7 +45,7 @@ def sample_pictures(
             generator=generators,
             height=SIZE,
             width=SIZE,
-            max_sequence_length=0,
+            max_sequence_length=1,
             output_type="np",
         ).images
         images.append(np.rint(found * 255).astype(np.uint8))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from examples.emoji import models
 from examples.emoji.autoencoding import to_tensor
 from examples.emoji.pictures import compose, trained_items
 from examples.emoji.text import Sketcher, Text, caption_ids, choose_forms, make_tokenizer
-from examples.emoji.trainer import Course, Trainer, load_average
+from examples.emoji.trainer import Course, Trainer, load_average, step_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,13 +25,16 @@ if TYPE_CHECKING:
 
     from examples.emoji.artwork import Artwork
 
-BATCH = 64
+BATCH = 32
 DROP_CAPTION = 0.1
 NOISE_MEAN, NOISE_DEVIATION = 0.5, 1.0
 """Of the logit of the noise level: most of it where it is decided what the picture shows."""
 T5_TOKENS = 256
-WITH_T5_TOKENS = 0.25
-"""Share of the training pictures that see the zeros which stand for a T5 encoder."""
+"""What StableDiffusion3Pipeline pads the text of its T5 encoder to, unless it is told otherwise."""
+WITH_ALL_TOKENS = 0.25
+"""Share of the training pictures that see so many; the others see one."""
+START = "start"
+"""Name of the weights that the flow begins with, where `warm` has put some."""
 COURSE = Course(rate=1e-3, steps=1_000_000, warmup=200, average=0.9995)
 
 
@@ -60,7 +64,8 @@ def encode_latents(artwork: Artwork, run: Path, *, minutes: float | None) -> Non
             found.append(vae.encode(images).latent_dist.mean.float())
     latents = torch.cat(found)
     shift, scale = latents.mean(), 1 / latents.std()
-    tensors = {"values": ((latents - shift) * scale).half(), "shift": shift, "scale": scale}
+    values = ((latents - shift) * scale).half().contiguous()
+    tensors = {"values": values, "shift": shift, "scale": scale}
     save_file(tensors, run / "latents.safetensors")
 
 
@@ -74,10 +79,9 @@ def read_latents(run: Path) -> Latents:
 class CountedAttention:
     """The joint attention of SD3 in which the last text token stands for any number of equal ones.
 
-    Without a T5 encoder, StableDiffusion3Pipeline appends zeros to the text, 256 tokens unless it is
-    told otherwise. Text has no positions in SD3, so they are equal after every block, and one of them
-    with the logarithm of their number on its logits does the same. Training with all would be four
-    times as slow.
+    Our T5 encoder is empty: all its tokens are zeros. Text has no positions in SD3, so they stay
+    equal from block to block, and one of them with the logarithm of their number added to its logits
+    does what all would do. Training with all 256 would be four times as slow.
     """
 
     def __call__(
@@ -121,13 +125,13 @@ class Flow(nn.Module):
         self.text, self.transformer = text, models.transformer()
         self.transformer.set_attn_processor(CountedAttention())
 
-    def forward(self, noisy: Tensor, noise: Tensor, ids: Tensor, t5_tokens: Tensor) -> Tensor:
-        """The velocity `[N, 8, 16, 16]`, from noise levels, token ids and numbers of zeros, `[N]`."""
+    def forward(self, noisy: Tensor, noise: Tensor, ids: Tensor, counts: Tensor) -> Tensor:
+        """The velocity `[N, 8, 16, 16]`, from noise levels, token ids and numbers of T5 tokens."""
         features, pooled = self.text(ids)
         features = torch.cat([features, torch.zeros_like(features[:, :1])], dim=1)
         tokens = noisy[0, 0].numel() // 4 + features.shape[1]
         bias = torch.zeros(len(noisy), 1, 1, tokens, dtype=torch.bfloat16)
-        bias[..., -1] = t5_tokens.clamp(min=1e-9).log()[:, None, None]
+        bias[..., -1] = counts.log()[:, None, None]
         output: Tensor = self.transformer(
             hidden_states=noisy,
             encoder_hidden_states=features,
@@ -140,7 +144,18 @@ class Flow(nn.Module):
 
 
 def train_flow(artwork: Artwork, run: Path, *, minutes: float | None) -> None:
-    """Train on and on; the averaged weights are what `export` writes."""
+    """Train on and on at one rate; the averaged weights are what is exported."""
+    _train(artwork, run, "flow", COURSE, minutes)
+
+
+def cool_down(artwork: Artwork, run: Path, *, minutes: float | None, steps: int) -> None:
+    """Train a copy of the flow with a falling rate; the flow itself can be trained on from where it is."""
+    ended = step_of("flow", run) + steps
+    shutil.copyfile(run / "flow.safetensors", run / "cooled.safetensors")
+    _train(artwork, run, "cooled", replace(COURSE, steps=ended, cooldown=steps), minutes)
+
+
+def _train(artwork: Artwork, run: Path, name: str, course: Course, minutes: float | None) -> None:
     items, tokens, latents = (
         trained_items(len(artwork.names)),
         make_tokenizer(artwork),
@@ -149,8 +164,11 @@ def train_flow(artwork: Artwork, run: Path, *, minutes: float | None) -> None:
     ids = caption_ids(artwork, items, tokens)
     empty = tokens("", padding="max_length", return_tensors="pt").input_ids
     torch.manual_seed(2)
-    net = Flow(load_average("text", Sketcher(tokens), run).text)
-    trainer = Trainer("flow", net, COURSE, run, seed=3)
+    if (run / f"{START}.safetensors").exists():
+        net = load_average(START, Flow(Text(tokens)), run)
+    else:
+        net = Flow(load_average("text", Sketcher(tokens), run).text)
+    trainer = Trainer(name, net, course, run, seed=3)
 
     def loss() -> Tensor:
         chosen = torch.from_numpy(trainer.rng.integers(len(items), size=BATCH))
@@ -161,13 +179,17 @@ def train_flow(artwork: Artwork, run: Path, *, minutes: float | None) -> None:
     trainer.fit(loss, minutes=minutes)
 
 
+def draw_counts(pictures: int) -> Tensor:
+    """How many T5 tokens each picture is trained with, `[N]`."""
+    return torch.where(torch.rand(pictures) < WITH_ALL_TOKENS, float(T5_TOKENS), 1.0)
+
+
 def flow_loss(net: Flow, clean: Tensor, ids: Tensor) -> Tensor:
     """Squared error of the velocity at random noise levels (Esser et al. 2024, section 3.1)."""
     count, draw = len(clean), torch.randn_like(clean)
     noise = torch.sigmoid(NOISE_MEAN + NOISE_DEVIATION * torch.randn(count))
     at = noise[:, None, None, None]
-    zeros = (torch.rand(count) < WITH_T5_TOKENS) * float(T5_TOKENS)
     with torch.autocast("cpu", torch.bfloat16):
-        velocity = net((1 - at) * clean + at * draw, noise, ids, zeros)
+        velocity = net((1 - at) * clean + at * draw, noise, ids, draw_counts(count))
     error: Tensor = velocity.float() - (draw - clean)
     return error.square().mean()

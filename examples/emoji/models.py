@@ -11,7 +11,14 @@ import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 from tokenizers import Tokenizer, pre_tokenizers, trainers
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 from examples.emoji.artwork import SIZE
 
@@ -21,9 +28,12 @@ if TYPE_CHECKING:
 LATENT_CHANNELS = 8
 LATENT_SIZE = SIZE // 4
 TEXT_LENGTH = 16
+T5_LENGTH = 256
 TEXT_WIDTH = 128
 SHIFT = 2.0
 """Of the sampler's noise levels towards the noisy end, as in SD3 (Esser et al. 2024, 5.3.2)."""
+LAST_LEVEL = 0.3
+"""Noise level from which the student's last step leads to none."""
 
 
 def autoencoder() -> AutoencoderKL:
@@ -134,3 +144,29 @@ def transformer() -> SD3Transformer2DModel:
 def scheduler() -> FlowMatchEulerDiscreteScheduler:
     """Straight paths from noise to picture."""
     return FlowMatchEulerDiscreteScheduler(shift=SHIFT)
+
+
+def student_scheduler() -> FlowMatchEulerDiscreteScheduler:
+    """For few steps: plainly spaced levels would spend the last step on almost no noise."""
+    return FlowMatchEulerDiscreteScheduler(shift=SHIFT, shift_terminal=LAST_LEVEL)
+
+
+def empty_t5_tokenizer() -> T5Tokenizer:
+    """Knows no word."""
+    return T5Tokenizer(
+        vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -1.0)],
+        extra_ids=0,
+        model_max_length=T5_LENGTH,
+    )
+
+
+def empty_t5() -> T5EncoderModel:
+    """Turns every text into zeros, as the pipeline does of itself without a T5.
+
+    SD3 is often run without its T5, but a pipeline that has none cannot be opened without saying so.
+    """
+    width = 2 * TEXT_WIDTH
+    config = T5Config(vocab_size=4, d_model=width, d_kv=1, d_ff=1, num_layers=0, num_heads=1)
+    encoder = T5EncoderModel(config)
+    nn.init.zeros_(encoder.shared.weight)
+    return encoder

@@ -23,7 +23,7 @@ BATCH = 128
 OTHER_NAME, WITH_KIND = 0.1, 0.1
 """Shares of the captions that call the emoji by its second name, and that add its kind."""
 THUMBNAIL = 16
-COURSE = Course(rate=2e-3, steps=1400, cooldown=400, average=0.99, weight_decay=0.01)
+COURSE = Course(rate=2e-3, steps=1200, cooldown=400, average=0.99, weight_decay=0.01)
 
 
 def make_tokenizer(artwork: Artwork) -> CLIPTokenizer:

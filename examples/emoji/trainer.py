@@ -175,6 +175,12 @@ def load_average(name: str, module: M, run: Path) -> M:
     return module
 
 
+def step_of(name: str, run: Path) -> int:
+    """How many steps the checkpoint of the stage `name` has."""
+    with safe_open(run / f"{name}.safetensors", framework="pt") as file:
+        return int(json.loads(file.metadata()["record"])["step"])
+
+
 def _optimisers(module: nn.Module, course: Course) -> list[torch.optim.Optimizer]:
     named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
     inner = [p for n, p in named if course.muon and p.ndim == 2 and "transformer_blocks." in n]
