@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from examples.emoji import models
 from examples.emoji.flow import Flow, draw_counts
 from examples.emoji.pictures import captions, choose, trained_items
-from examples.emoji.text import Text, make_tokenizer
+from examples.emoji.text import make_tokenizer
 from examples.emoji.trainer import Course, Trainer, load_average
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def sample_paths(
     """Write the teacher's points at the student's noise levels; files that are there stay."""
     del minutes
     tokens = make_tokenizer(artwork)
-    net = load_average("flow", Flow(Text(tokens)), run).eval()
+    net = load_average("flow", Flow(tokens), run).eval()
     items = trained_items(len(artwork.names))
     (run / "paths").mkdir(parents=True, exist_ok=True)
     for number in range(files):
@@ -99,7 +99,7 @@ def train_student(
     tokens, noise_levels = make_tokenizer(artwork), levels(steps)
     found = [load_file(_file(run, steps, number)) for number in range(files)]
     ids, points = (torch.cat([each[key] for each in found]) for key in ("ids", "points"))
-    net = load_average("flow", Flow(Text(tokens)), run).train()
+    net = load_average("flow", Flow(tokens), run).train()
     trainer = Trainer(f"student-{steps}", net, COURSE, run, seed=7)
 
     def loss() -> Tensor:

@@ -11,7 +11,7 @@ from diffusers import StableDiffusion3Pipeline
 
 from examples.emoji import models
 from examples.emoji.flow import Flow, read_latents
-from examples.emoji.text import Text, make_tokenizer
+from examples.emoji.text import make_tokenizer
 from examples.emoji.trainer import load_average
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def export_pipeline(
 ) -> None:
     """Write the averaged weights of `stage` to `folder`, in half precision."""
     tokens, latents = make_tokenizer(artwork), read_latents(run)
-    net = load_average(stage, Flow(Text(tokens)), run)
+    net = load_average(stage, Flow(tokens), run)
     decoder = "decoder" if (run / "decoder.safetensors").exists() else "autoencoder"
     click.echo(f"writing {stage} and {decoder} to {folder}")
     vae: Any = load_average(decoder, models.autoencoder(), run)

@@ -75,19 +75,17 @@ class Text(nn.Module):
         return features, torch.cat([each.text_embeds for each in found], dim=-1)
 
 
-class Sketcher(nn.Module):
-    """The text encoders with a linear thumbnail of the picture after each of their outputs."""
+class Sketch(nn.Module):
+    """A linear thumbnail of the picture after each output of the text encoders."""
 
-    def __init__(self, tokens: CLIPTokenizer) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.text = Text(tokens)
         pixels, width = 3 * THUMBNAIL**2, 2 * models.TEXT_WIDTH
         self.from_features = nn.Linear(models.TEXT_LENGTH * width, pixels)
         self.from_pooled = nn.Linear(width, pixels)
 
-    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Token ids `[N, 16]` -> two thumbnails `[N, 768]` in -1..1."""
-        features, pooled = self.text(ids)
+    def forward(self, features: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """What the text encoders give -> two thumbnails `[N, 768]` in -1..1."""
         return self.from_features(features.flatten(1)), self.from_pooled(pooled)
 
 
@@ -95,22 +93,28 @@ def train_text(artwork: Artwork, run: Path, *, minutes: float | None) -> None:
     """Teach the text encoders to tell the emoji apart by their looks before pictures are drawn."""
     items = trained_items(len(artwork.names))
     tokens = make_tokenizer(artwork)
-    ids, thumbnails = caption_ids(artwork, items, tokens), _thumbnails(artwork, items)
+    ids, thumbnails = caption_ids(artwork, items, tokens), draw_thumbnails(artwork, items)
     torch.manual_seed(1)
-    net = Sketcher(tokens)
+    net = nn.ModuleDict({"text": Text(tokens), "sketch": Sketch()})
     trainer = Trainer("text", net, COURSE, run)
 
     def loss() -> Tensor:
         chosen = torch.from_numpy(trainer.rng.integers(len(items), size=BATCH))
-        truth = thumbnails[chosen].float()
-        with torch.autocast("cpu", torch.bfloat16):
-            sketches = net(ids[choose_forms(BATCH, trainer.rng), chosen])
-        return torch.stack([(each.float() - truth).square().mean() for each in sketches]).sum()
+        given = ids[choose_forms(BATCH, trainer.rng), chosen]
+        return sketch_loss(net["text"], net["sketch"], given, thumbnails[chosen])
 
     trainer.fit(loss, minutes=minutes)
 
 
-def _thumbnails(artwork: Artwork, items: Items) -> Tensor:
+def sketch_loss(text: Any, sketch: Any, ids: Tensor, thumbnails: Tensor) -> Tensor:
+    """Squared errors of the sketches of these captions."""
+    with torch.autocast("cpu", torch.bfloat16):
+        sketches = sketch(*text(ids))
+    errors = [(each.float() - thumbnails.float()).square().mean() for each in sketches]
+    return torch.stack(errors).sum()
+
+
+def draw_thumbnails(artwork: Artwork, items: Items) -> Tensor:
     """Every picture at 16x16, `[N, 768]` bfloat16 in -1..1."""
     rng, parts, edge = np.random.default_rng(0), [], SIZE // THUMBNAIL
     for start in range(0, len(items), 1024):

@@ -10,7 +10,7 @@ from transformers import CLIPTextModelWithProjection
 
 from examples.emoji.artwork import ArtworkError
 from examples.emoji.flow import START, Flow
-from examples.emoji.text import Text, make_tokenizer
+from examples.emoji.text import make_tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +26,7 @@ def begin_from(pipeline: Path, artwork: Artwork, run: Path) -> None:
         msg = f"{str(run)!r} holds checkpoints, which are better than weights; leave --warm away"
         raise ArtworkError(msg)
     run.mkdir(parents=True, exist_ok=True)
-    net = Flow(Text(make_tokenizer(artwork)))
+    net = Flow(make_tokenizer(artwork))
     for number, encoder in enumerate(net.text.encoders):
         name = "text_encoder" if number == 0 else "text_encoder_2"
         trained = CLIPTextModelWithProjection.from_pretrained(pipeline / name)
