@@ -24,7 +24,7 @@ from examples.emoji.text import (
     make_tokenizer,
     sketch_loss,
 )
-from examples.emoji.trainer import Course, Trainer, load_average, step_of
+from examples.emoji.trainer import Course, Trainer, load_average, read_record
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -120,11 +120,12 @@ class CountedAttention:
             attn.norm_added_k(heads(attn.add_k_proj(text))),
         ]
         value = [heads(attn.to_v(image)), heads(attn.add_v_proj(text))]
-        # Plain products of bfloat16 matrices: on a CPU their gradients are faster than the fused ones.
-        q, k, v = (torch.cat(parts, dim=2).bfloat16() for parts in (query, key, value))
-        weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + bias
-        output = (weights.softmax(dim=-1) @ v).transpose(1, 2).flatten(2)
-        seen, read = output.to(value[0].dtype).split([image.shape[1], text.shape[1]], dim=1)
+        # Plain products: on a CPU, gradients of the fused attention are slow.
+        q, k, v = (torch.cat(parts, dim=2) for parts in (query, key, value))
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        weights = (scores + bias.to(scores.dtype)).softmax(dim=-1)
+        output = (weights @ v).transpose(1, 2).flatten(2)
+        seen, read = output.split([image.shape[1], text.shape[1]], dim=1)
         return attn.to_out[0](seen), read if attn.context_pre_only else attn.to_add_out(read)
 
 
@@ -141,7 +142,7 @@ class Flow(nn.Module):
         features, pooled = self.text(ids)
         features = torch.cat([features, torch.zeros_like(features[:, :1])], dim=1)
         tokens = noisy[0, 0].numel() // 4 + features.shape[1]
-        bias = torch.zeros(len(noisy), 1, 1, tokens, dtype=torch.bfloat16)
+        bias = torch.zeros(len(noisy), 1, 1, tokens)
         bias[..., -1] = counts.log()[:, None, None]
         output: Tensor = self.transformer(
             hidden_states=noisy,
@@ -161,7 +162,9 @@ def train_flow(artwork: Artwork, run: Path, *, minutes: float | None) -> None:
 
 def cool_down(artwork: Artwork, run: Path, *, minutes: float | None, steps: int) -> None:
     """Train a copy of the flow with a falling rate; the flow itself can be trained on from where it is."""
-    ended = step_of("flow", run) + steps
+    record = read_record(run / "flow.safetensors")
+    assert record is not None
+    ended = record["step"] + steps
     shutil.copyfile(run / "flow.safetensors", run / "cooled.safetensors")
     _train(artwork, run, "cooled", replace(COURSE, steps=ended, cooldown=steps), minutes)
 

@@ -15,12 +15,12 @@ from examples.emoji.distil import sample_paths, train_student
 from examples.emoji.flow import cool_down, encode_latents, train_flow
 from examples.emoji.judging import train_judge
 from examples.emoji.text import train_text
+from examples.emoji.trainer import DEFAULT_RUN
 from examples.emoji.warm import begin_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-DEFAULT_RUN = DEFAULT_PACKAGES.parent / "run"
 STAGES: dict[str, Callable[..., None]] = {
     "judge": train_judge,
     "autoencoder": train_autoencoder,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-import csv
 import json
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import numpy as np
@@ -18,11 +18,11 @@ from torch import nn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from torch import Tensor
 
 M = TypeVar("M", bound=nn.Module)
+DEFAULT_RUN = Path.home() / ".cache" / "stepcarve" / "emoji" / "run"
 LOG_EVERY = 50
 SAVE_EVERY_SECONDS = 240
 
@@ -82,7 +82,7 @@ class Trainer:
         began = saved = time.perf_counter()
         recent: list[Tensor] = []
         while self.step < self.course.steps:
-            recent.append(self._advance(loss))
+            recent.append(self.advance(loss))
             now = time.perf_counter()
             if self.step % LOG_EVERY == 0:
                 self.losses.append((self.step, round(torch.stack(recent).mean().item(), 6)))
@@ -97,7 +97,8 @@ class Trainer:
                 return False
         return True
 
-    def _advance(self, loss: Callable[[], Tensor]) -> Tensor:
+    def advance(self, loss: Callable[[], Tensor]) -> Tensor:
+        """Take one step; returns its loss."""
         self.step += 1
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
@@ -158,13 +159,6 @@ class Trainer:
         self.step, self.seconds = record["step"], record["seconds"]
         self.losses = [(step, loss) for step, loss in record["losses"]]
 
-    def write_losses(self, folder: Path) -> None:
-        """Write the loss log as `loss-<name>.csv`."""
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / f"loss-{self.name}.csv").open("w", newline="") as file:
-            rows = [(self.name, *row) for row in self.losses]
-            csv.writer(file).writerows([("stage", "step", "loss"), *rows])
-
 
 def load_average(name: str, module: M, run: Path) -> M:
     """`module` with the averaged weights of the stage `name`."""
@@ -175,10 +169,11 @@ def load_average(name: str, module: M, run: Path) -> M:
     return module
 
 
-def step_of(name: str, run: Path) -> int:
-    """How many steps the checkpoint of the stage `name` has."""
-    with safe_open(run / f"{name}.safetensors", framework="pt") as file:
-        return int(json.loads(file.metadata()["record"])["step"])
+def read_record(checkpoint: Path) -> dict[str, Any] | None:
+    """Steps, seconds and losses of a checkpoint; None if the file is none."""
+    with safe_open(checkpoint, framework="pt") as file:
+        metadata = file.metadata() or {}
+    return json.loads(metadata["record"]) if "record" in metadata else None
 
 
 def _optimisers(module: nn.Module, course: Course) -> list[torch.optim.Optimizer]:
