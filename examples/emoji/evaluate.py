@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 BATCH = 64
 CALLS = (28, 10, 6, 4)
-FINE = 200
+FINE = 100
 GUIDANCE = 3.0
 
 

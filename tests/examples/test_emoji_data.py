@@ -41,7 +41,7 @@ def test_names_are_plain_and_unlike_and_twins_are_left_out(artwork: Artwork) -> 
 
 
 def test_missing_packages_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ArtworkError, match="emoji-datasource-google and .* install both with npm"):
+    with pytest.raises(ArtworkError, match=r"emoji-datasource-google and .* install both with npm"):
         read_artwork(tmp_path)
 
 
