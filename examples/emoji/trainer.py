@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,25 +78,23 @@ class Trainer:
         """Everything that the next step depends on."""
         return self.run / f"{self.name}.safetensors"
 
-    def fit(self, loss: Callable[[], Tensor], *, minutes: float | None = None) -> bool:
-        """Minimise `loss()` until the course ends (then True) or the minutes have passed."""
-        began = saved = time.perf_counter()
+    def fit(self, loss: Callable[[], Tensor], *, minutes: float | None = None) -> None:
+        """Minimise `loss()` until the course ends or the minutes have passed."""
+        spent, began = self.seconds, time.perf_counter()
+        saved, end = began, began + 60 * (math.inf if minutes is None else minutes)
         recent: list[Tensor] = []
-        while self.step < self.course.steps:
+        while self.step < self.course.steps and time.perf_counter() < end:
             recent.append(self.advance(loss))
             now = time.perf_counter()
+            self.seconds = spent + now - began
             if self.step % LOG_EVERY == 0:
                 self.losses.append((self.step, round(torch.stack(recent).mean().item(), 6)))
-                self._tell(self.seconds + now - began)
+                self._tell()
                 recent.clear()
-            is_late = minutes is not None and now - began > 60 * minutes
-            if is_late or now - saved > SAVE_EVERY_SECONDS or self.step == self.course.steps:
-                self.seconds, began, saved = self.seconds + now - began, now, now
-                minutes = None if minutes is None else minutes - (now - began) / 60
+            if now - saved > SAVE_EVERY_SECONDS:
                 self.save()
-            if is_late:
-                return False
-        return True
+                saved = now
+        self.save()
 
     def advance(self, loss: Callable[[], Tensor]) -> Tensor:
         """Take one step; returns its loss."""
@@ -115,10 +114,10 @@ class Trainer:
             torch._foreach_lerp_(averages, list(self.module.parameters()), 1 - decay)
         return value.detach()
 
-    def _tell(self, seconds: float) -> None:
+    def _tell(self) -> None:
         step, loss = self.losses[-1]
         line = f"{self.name:12} step {step:6} of {self.course.steps}   loss {loss:.4f}"
-        click.echo(f"{line}   {seconds / 60:.1f} min")
+        click.echo(f"{line}   {self.seconds / 60:.1f} min")
 
     def save(self) -> None:
         """Write the checkpoint, all or nothing."""
