@@ -15,6 +15,7 @@ from diffusers import StableDiffusion3Pipeline
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
+from engines.pictures import save_sheet
 from examples.emoji.artwork import DEFAULT_PACKAGES, SIZE, read_artwork
 from examples.emoji.pictures import captions, compose, held_out_items
 from examples.emoji.retrieval import retrieve
@@ -75,6 +76,15 @@ def judge_real(judge: Judge, packages: Path) -> tuple[dict[str, float], NDArray[
     items = held_out_items(len(artwork.names))
     real = compose(artwork, items, np.random.default_rng(4242))
     return asdict(retrieve(judge, real, captions(artwork, items))), judge.read(real).features
+
+
+def draw_real(packages: Path, texts: list[str]) -> NDArray[np.uint8]:
+    """The pictures that held-out captions stand under, `[N, 64, 64, 3]`."""
+    artwork = read_artwork(packages)
+    items = held_out_items(len(artwork.names))
+    numbers = {text: number for number, text in enumerate(captions(artwork, items))}
+    chosen = np.array([numbers[text] for text in texts])
+    return compose(artwork, items[chosen], np.random.default_rng(4242))
 
 
 def curve(
@@ -159,6 +169,7 @@ def main(out: Path, name: str, packages: Path, count: int, compared: int) -> Non
     draw_sheet(
         sample_pictures(pipe, texts[:64], CALLS[0]), texts[:64], folder / f"samples-{name}.png"
     )
+    save_sheet(draw_real(packages, texts[:64]), folder / "real-held-out.png")
     draw_losses(folder)
     (folder / f"figures-{name}.json").write_text(json.dumps(results, indent=1) + "\n")
     click.echo(json.dumps(results, indent=1))
