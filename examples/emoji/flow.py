@@ -11,10 +11,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn import functional
 
 from examples.emoji import models
+from examples.emoji.artwork import SIZE
 from examples.emoji.autoencoding import to_tensor
-from examples.emoji.pictures import compose, trained_items
+from examples.emoji.pictures import SHIFT, compose, trained_items
 from examples.emoji.text import (
     Sketch,
     Text,
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from examples.emoji.artwork import Artwork
 
 BATCH = 32
+PIXELS = SIZE // models.LATENT_SIZE
+"""Of the picture, in one of the latents: how far `moved` moves it."""
 SKETCHES = 96
 """Further captions in a batch, of which only the text encoders learn: sixteen times cheaper."""
 DROP_CAPTION = 0.1
@@ -70,7 +74,8 @@ def encode_latents(artwork: Artwork, run: Path, *, minutes: float | None) -> Non
     vae: Any = load_average("autoencoder", models.autoencoder(), run).eval()
     items, rng, found = trained_items(len(artwork.names)), np.random.default_rng(2), []
     for start in range(0, len(items), 256):
-        images = to_tensor(compose(artwork, items[start : start + 256], rng))
+        pictures = compose(artwork, items[start : start + 256], rng, shift=SHIFT - PIXELS)
+        images = to_tensor(pictures)
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             found.append(vae.encode(images).latent_dist.mean.float())
     latents = torch.cat(found)
@@ -192,11 +197,22 @@ def _train(artwork: Artwork, run: Path, name: str, course: Course, minutes: floa
         given = torch.where(torch.rand(BATCH, 1) < DROP_CAPTION, empty, given)
         others = torch.from_numpy(trainer.rng.integers(len(items), size=SKETCHES))
         sketched = ids[choose_forms(SKETCHES, trainer.rng), others]
-        return flow_loss(net, latents.values[chosen].float(), given) + sketch_loss(
+        clean = moved(latents.values[chosen].float())
+        return flow_loss(net, clean, given) + sketch_loss(
             net.text, net.sketch, sketched, thumbnails[others]
         )
 
     trainer.fit(loss, minutes=minutes)
+
+
+def moved(latents: Tensor) -> Tensor:
+    """Each moved by a latent pixel or none, in both directions; the edge, background, is repeated."""
+    size, rows = latents.shape[-1], torch.arange(len(latents))
+    padded = functional.pad(latents, (1, 1, 1, 1), mode="replicate")
+    windows = padded.unfold(2, size, 1).unfold(3, size, 1)
+    down, right = torch.randint(3, (2, len(latents)))
+    found: Tensor = windows[rows, :, down, right]
+    return found
 
 
 def draw_counts(pictures: int) -> Tensor:

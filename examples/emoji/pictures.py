@@ -23,10 +23,10 @@ BACKGROUNDS = {
     "blue": (55, 95, 190),
     "pink": (240, 170, 195),
 }
-SMALLEST, LARGEST = 52, 60
+SMALLEST, LARGEST = 46, 56
 """Edge of the emoji in pixels."""
-SHIFT = 2
-"""Pixels off the centre, at most."""
+SHIFT = 6
+"""Pixels off the centre, at most: the noise has to decide where the emoji stands."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,14 @@ def caption(name: str, style: int, background: int) -> str:
     return f"{list(STYLES)[style]} {name} on {list(BACKGROUNDS)[background]}"
 
 
-def compose(artwork: Artwork, items: Items, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """The pictures `[N, 64, 64, 3]` uint8, each a little off the centre and of its own size."""
+def compose(
+    artwork: Artwork, items: Items, rng: np.random.Generator, *, shift: int = SHIFT
+) -> NDArray[np.uint8]:
+    """The pictures `[N, 64, 64, 3]` uint8, each up to `shift` off the centre and of its own size."""
     colours = np.array(list(BACKGROUNDS.values()), np.float32)[items.backgrounds]
     colours = colours + rng.uniform(-6, 6, colours.shape).astype(np.float32)
     edges = rng.integers(SMALLEST, LARGEST + 1, size=len(items))
-    shifts = rng.integers(-SHIFT, SHIFT + 1, size=(len(items), 2))
+    shifts = rng.integers(-shift, shift + 1, size=(len(items), 2))
     canvas = np.zeros((len(items), SIZE, SIZE, 4), np.float32)
     for n, (emoji, style) in enumerate(zip(items.emoji, items.styles, strict=True)):
         edge = int(edges[n])
@@ -93,7 +95,8 @@ def compose(artwork: Artwork, items: Items, rng: np.random.Generator) -> NDArray
         top, left = (SIZE - edge) // 2 + shifts[n]
         # Pillow resizes RGBA with premultiplied colours: no dark seam.
         resized = np.asarray(image.resize((edge, edge), Image.Resampling.LANCZOS))
-        canvas[n, top : top + edge, left : left + edge] = resized
+        into = (slice(max(0, top), top + edge), slice(max(0, left), left + edge))
+        canvas[n][into] = resized[max(0, -top) :, max(0, -left) :][: SIZE - top, : SIZE - left]
     alpha = canvas[..., 3:] / 255
     pixels = canvas[..., :3] * alpha + colours[:, None, None] * (1 - alpha)
     return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)

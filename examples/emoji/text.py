@@ -118,7 +118,7 @@ def draw_thumbnails(artwork: Artwork, items: Items) -> Tensor:
     """Every picture at 16x16, `[N, 768]` bfloat16 in -1..1."""
     rng, parts, edge = np.random.default_rng(0), [], SIZE // THUMBNAIL
     for start in range(0, len(items), 1024):
-        pixels = compose(artwork, items[start : start + 1024], rng)
+        pixels = compose(artwork, items[start : start + 1024], rng, shift=0)
         blocks = pixels.reshape(len(pixels), THUMBNAIL, edge, THUMBNAIL, edge, 3)
         small = blocks.mean(axis=(2, 4), dtype=np.float32).reshape(len(pixels), -1)
         parts.append(torch.from_numpy(small / 127.5 - 1).bfloat16())

@@ -116,6 +116,15 @@ def test_latents_have_mean_0_and_deviation_1_and_decode(artwork: Artwork, run: P
     assert abs(latents.values.float().std() - 1) < 0.01
 
 
+def test_latents_move_as_their_pictures_do() -> None:
+    latents = torch.zeros(200, 8, 16, 16)
+    latents[:, :, 5, 5] = 1
+    torch.manual_seed(0)
+    found = {tuple(place) for place in flow.moved(latents)[:, 0].nonzero()[:, 1:].tolist()}
+    assert found == {(row, column) for row in (4, 5, 6) for column in (4, 5, 6)}
+    assert torch.equal(flow.moved(torch.ones(2, 8, 16, 16)), torch.ones(2, 8, 16, 16))
+
+
 def test_the_exported_pipeline_opens_plainly_and_computes_what_was_trained(
     artwork: Artwork, run: Path, tmp_path: Path
 ) -> None:
