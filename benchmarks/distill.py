@@ -16,17 +16,18 @@ from benchmarks.frontier import GUIDANCE, REAL
 from benchmarks.record import RESULTS, origin, write_as_it_is
 from examples.shapes.evaluate import HELD_OUT_SEED, HERE
 from examples.shapes.pictures import class_names, draw
-from search.blocks import outermost
-from search.judge import Judge, frechet_distance
-from search.laptop.distill import prune, save_pipeline, summarise, train
-from search.laptop.distill_data import Draws, encode_pictures
-from search.laptop.distill_recipe import Recipe, loss_of, skipped_blocks
-from search.laptop.distill_records import RunFolder
+from search.core.blocks import outermost
+from search.core.subnet import Granularity, SubNet
+from search.distill.data import Draws, encode_pictures
+from search.distill.distill import prune, save_pipeline, summarise, train
+from search.distill.recipe import DistillRecipe, Loss
+from search.distill.records import DistillRun
+from search.distill.skipped import skipped_blocks
+from search.frontier.judge import Judge, frechet_distance
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.recording import with_parts
 from search.model.reference import sample
-from search.subnet import Granularity, SubNet
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,8 +40,8 @@ BATCH = 64
 
 
 @dataclasses.dataclass(frozen=True)
-class Ground:
-    """What students are judged by.
+class Evaluation:
+    """The held-out data that students are evaluated on.
 
     Attributes:
         pipeline: the teacher.
@@ -60,7 +61,7 @@ class Ground:
     real: NDArray[np.float32]
     finals: Tensor
 
-    def judged(self, finals: Tensor, images: NDArray[np.uint8]) -> dict[str, Any]:
+    def evaluate(self, finals: Tensor, images: NDArray[np.uint8]) -> dict[str, Any]:
         """Accuracy, Fréchet distance, and relative L2 to the teacher's latents."""
         reading = self.judge.read(images)
         accuracy = self.judge.accuracy(reading, self.words)
@@ -87,8 +88,8 @@ def sampled(
     return torch.cat(finals), np.concatenate(images)
 
 
-def prepare(name: str, count: int) -> tuple[Ground, dict[str, Any]]:
-    """The ground, and how the teacher does on it."""
+def prepare(name: str, count: int) -> tuple[Evaluation, dict[str, Any]]:
+    """The evaluation data, and the teacher's results on it."""
     pipeline = open_pipeline(HERE / name)
     place = "centred" if name == "shapes-dit" else None
     held_out = draw(count, np.random.default_rng(HELD_OUT_SEED + 1), place=place)
@@ -104,15 +105,15 @@ def prepare(name: str, count: int) -> tuple[Ground, dict[str, Any]]:
     judge = Judge(HERE / "judge.onnx")
     real = judge.read(draw(REAL, np.random.default_rng(HELD_OUT_SEED), place=place).pixels).features
     finals, images = sampled(pipeline, tuple(words), noise, GUIDANCE[name])
-    ground = Ground(pipeline, tuple(words), tuple(words), noise, judge, real, finals)
-    return ground, ground.judged(finals, images)
+    evaluation = Evaluation(pipeline, tuple(words), tuple(words), noise, judge, real, finals)
+    return evaluation, evaluation.evaluate(finals, images)
 
 
 def training_data(name: str, pipeline: Pipeline, folder: Path) -> Draws:
     """Our generator's pictures, encoded once into `folder`."""
     place = "centred" if name == "shapes-dit" else None
     pictures = draw(PICTURES, np.random.default_rng(TRAINING_SEED), place=place)
-    latents = RunFolder(folder).latents(
+    latents = DistillRun(folder).latents(
         (PICTURES, 2, 4, 16, 16),
         {"name": name, "seed": TRAINING_SEED},
         lambda out: encode_pictures(
@@ -128,26 +129,34 @@ def training_data(name: str, pipeline: Pipeline, folder: Path) -> Draws:
     return Draws(pipeline, latents, captions, (64, 64))
 
 
-def student_quality(ground: Ground, student: Any, guidance: float) -> dict[str, Any]:
-    """How a student does on the ground."""
-    parts = {ground.pipeline.family.component: student}
-    with with_parts(ground.pipeline.pipe, **parts):
-        return ground.judged(*sampled(ground.pipeline, ground.prompts, ground.noise, guidance))
+def student_quality(evaluation: Evaluation, student: Any, guidance: float) -> dict[str, Any]:
+    """The student's results on the evaluation data."""
+    parts = {evaluation.pipeline.family.component: student}
+    with with_parts(evaluation.pipeline.pipe, **parts):
+        return evaluation.evaluate(
+            *sampled(evaluation.pipeline, evaluation.prompts, evaluation.noise, guidance)
+        )
 
 
 def run_one(
-    name: str, ground: Ground, draws: Draws, subnet: SubNet, recipe: Recipe, folder: Path
+    name: str,
+    evaluation: Evaluation,
+    draws: Draws,
+    subnet: SubNet,
+    recipe: DistillRecipe,
+    folder: Path,
 ) -> dict[str, Any]:
-    """Distil one SubNet and judge it."""
-    pipeline, names = ground.pipeline, skipped_blocks(subnet)
+    """Distil one SubNet and evaluate it."""
+    pipeline, names = evaluation.pipeline, skipped_blocks(subnet)
     began, cpu = time.perf_counter(), time.process_time()
+    run = DistillRun(folder)
     student, done = train(
         pipeline,
         names,
         draws,
         recipe,
-        folder=RunFolder(folder),
-        resume=True,
+        folder=run,
+        start=run.load(resume=True),
         report=lambda text, _share=None: click.echo(text, err=True),
     )
     spent = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - cpu}
@@ -162,12 +171,12 @@ def run_one(
         "recipe": dataclasses.asdict(recipe),
         **spent,
         "last": vars(found.last),
-        "after": student_quality(ground, student, GUIDANCE[name]),
+        "after": student_quality(evaluation, student, GUIDANCE[name]),
     }
 
 
-def require_same(key: str, kept: dict[str, Any], recipe: Recipe, subnet: SubNet) -> None:
-    """Refuse a run that was kept but made otherwise than is asked now."""
+def require_same(key: str, kept: dict[str, Any], recipe: DistillRecipe, subnet: SubNet) -> None:
+    """Refuse a stored run with other settings."""
     theirs = {**kept["recipe"], "removed": sorted(kept["removed"])}
     mine = {**dataclasses.asdict(recipe), "removed": outermost(skipped_blocks(subnet))}
     other = sorted(name for name in mine | theirs if mine.get(name) != theirs.get(name))
@@ -221,15 +230,15 @@ def main(
     torch.set_num_threads(1)
     file = RESULTS / f"distill-{name}{suffix}.json"
     result = kept_results(file, {"pictures": count, "steps": STEPS})
-    ground, result["teacher"] = prepare(name, count)
-    draws = training_data(name, ground.pipeline, work / f"data-{name}")
+    evaluation, result["teacher"] = prepare(name, count)
+    draws = training_data(name, evaluation.pipeline, work / f"data-{name}")
     for seed in map(int, seeds.split(",")):
         for each in subnets:
             label, path = each.split("=")
             method, loss, features = label.split(":")
             key = f"{method} {loss} {features} seed {seed}"
-            recipe = Recipe(
-                loss=loss_of(loss),
+            recipe = DistillRecipe(
+                loss=Loss(loss),
                 features=Granularity(features),
                 iterations=iterations,
                 batch=batch,
@@ -242,10 +251,10 @@ def main(
                 require_same(key, result["runs"][key], recipe, subnet)
                 continue
             if method not in result["before"]:
-                untrained = prune(ground.pipeline, skipped_blocks(subnet))
-                result["before"][method] = student_quality(ground, untrained, GUIDANCE[name])
+                untrained = prune(evaluation.pipeline, skipped_blocks(subnet))
+                result["before"][method] = student_quality(evaluation, untrained, GUIDANCE[name])
             folder = work / f"{name}{suffix}-{key.replace(' ', '-')}"
-            made = result["runs"][key] = run_one(name, ground, draws, subnet, recipe, folder)
+            made = result["runs"][key] = run_one(name, evaluation, draws, subnet, recipe, folder)
             write_as_it_is(file.stem, result)
             click.echo(json.dumps({key: made["after"]}))
 

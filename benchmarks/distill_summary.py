@@ -26,7 +26,7 @@ PIPELINES = ("shapes-sd", "shapes-dit")
 
 
 @dataclass(frozen=True)
-class Kind:
+class RunGroup:
     """Runs that differ in their seed alone.
 
     Attributes:
@@ -46,16 +46,16 @@ class Kind:
     seconds: list[float]
 
 
-def kinds_of(name: str, result: dict[str, Any]) -> list[Kind]:
+def kinds_of(name: str, result: dict[str, Any]) -> list[RunGroup]:
     """The kinds of runs in one file of results."""
-    teacher, found = result["teacher"], dict[str, Kind]()
+    teacher, found = result["teacher"], dict[str, RunGroup]()
     for key, run in result["runs"].items():
         method, loss, *_ = key.split()
         weight = run["recipe"]["feature_weight"]
         what = f"{method}, {loss}" + ("" if weight == 1 else f", weight {weight:g}")
         kind = found.setdefault(
             what,
-            Kind(
+            RunGroup(
                 pipeline=next(each for each in PIPELINES if name.startswith(each)),
                 iterations=run["recipe"]["iterations"],
                 what=what,
@@ -72,7 +72,7 @@ def kinds_of(name: str, result: dict[str, Any]) -> list[Kind]:
     return list(found.values())
 
 
-def row(kind: Kind) -> str:
+def row(kind: RunGroup) -> str:
     """A line of Markdown; a figure per seed."""
     figures = (
         " ".join(format(value, form) for value in kind.falls[measure])
@@ -89,9 +89,9 @@ def row(kind: Kind) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def draw(kinds: Sequence[Kind]) -> Figure:
+def draw(kinds: Sequence[RunGroup]) -> Figure:
     """Each measure as bars over the kinds, a column per pipeline and length that has several seeds."""
-    columns: dict[str, list[Kind]] = {}
+    columns: dict[str, list[RunGroup]] = {}
     for kind in kinds:
         columns.setdefault(f"{kind.pipeline}, {kind.iterations} iterations", []).append(kind)
     columns = {

@@ -24,21 +24,22 @@ import psutil
 
 from benchmarks.record import write
 from engines.base import make_engine
-from engines.bench.records import Contender, Kind, Row
+from engines.bench.records import BenchRow, Contender, ContenderKind
 from engines.bench.run import in_turn
+from engines.kinds import engine_names
 from exporter.bundle import Bundle, Shape
-from exporter.program import plan_program
-from search.methods import search
+from search.core.actions import Action
+from search.core.program import plan_program
+from search.core.table import keep_of, with_actions
+from search.methods.options import Options, names_of
+from search.methods.registry import search
 from search.model.pipeline import open_pipeline
-from search.options import Options, names_of
-from search.schedules import keep_of, with_actions
-from search.subnet import Action
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from search.core.subnet import SubNet
     from search.model.pipeline import Pipeline
-    from search.subnet import SubNet
 
 INTERVAL = 5
 KEEP = 0.3
@@ -53,7 +54,7 @@ METHODS = ("full", "deepcache", "random", "random, ten graphs")
 COPYING = ("openvino",)
 """Engines of which every graph keeps its own weights: what does not fit into memory is left out."""
 FULL_STEP, OF_MACS_RATIO, PACKAGE = 1.3, 0.9, 1.5
-"""What is asked: times faster than PyTorch, share of the MACs ratio, times faster than the package."""
+"""Targets: times faster than PyTorch, share of the MACs ratio, times faster than the package."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +75,14 @@ class Bundles:
         """Where that of a method lies."""
         return self.folder / method.replace(", ", "-").replace(" ", "-")
 
-    def contender(self, name: str, kind: Kind, method: str, **more: Any) -> Contender:
+    def contender(self, name: str, kind: ContenderKind, method: str, **more: Any) -> Contender:
         """A row for the bundle of a method."""
         return Contender(
             name=name,
             kind=kind,
             bundle=self.bundle(method),
             shape=self.shape,
-            is_full=method == "full" and kind is not Kind.DEEPCACHE,
+            is_full=method == "full" and kind is not ContenderKind.DEEPCACHE,
             device="cpu",
             pipeline=self.folder / "pipeline",
             dtype="float32",
@@ -157,13 +158,13 @@ def calls(made: Bundles, engine: str, rounds: int, steps: int) -> dict[str, Any]
     enough = {"calls": INTERVAL + 2}
     rows = in_turn(
         [
-            made.contender("PyTorch", Kind.EAGER, "full", calls=3),
-            made.contender(engine, Kind.ENGINE, "full", engine=engine, calls=3),
+            made.contender("PyTorch", ContenderKind.EAGER, "full", calls=3),
+            made.contender(engine, ContenderKind.ENGINE, "full", engine=engine, calls=3),
             made.contender(
-                "DeepCache package", Kind.DEEPCACHE, "full", interval=INTERVAL, **enough
+                "DeepCache package", ContenderKind.DEEPCACHE, "full", interval=INTERVAL, **enough
             ),
             made.contender(
-                f"{engine} + DeepCache", Kind.ENGINE, "deepcache", engine=engine, **enough
+                f"{engine} + DeepCache", ContenderKind.ENGINE, "deepcache", engine=engine, **enough
             ),
         ],
         repeats=rounds,
@@ -202,7 +203,7 @@ def loops(made: Bundles, engine: str, rounds: int, warmup: int) -> dict[str, Any
     """Seconds of whole runs, and how much of the MACs ratio they reach."""
     fit = fitting(made, engine)
     rows = in_turn(
-        [made.contender(method, Kind.ENGINE, method, engine=engine) for method in fit],
+        [made.contender(method, ContenderKind.ENGINE, method, engine=engine) for method in fit],
         repeats=rounds,
         warmup=warmup,
         report=_tell,
@@ -227,12 +228,12 @@ def loops(made: Bundles, engine: str, rounds: int, warmup: int) -> dict[str, Any
     }
 
 
-def _call(row: Row, numbers: list[int]) -> float:
+def _call(row: BenchRow, numbers: list[int]) -> float:
     """Median seconds of these calls in all rounds."""
     return statistics.median(sample.calls[n] for sample in row.samples for n in numbers)
 
 
-def _memory(rows: tuple[Row, ...]) -> dict[str, dict[str, int]]:
+def _memory(rows: tuple[BenchRow, ...]) -> dict[str, dict[str, int]]:
     return {
         row.contender.name: {name: each // 10**6 for name, each in asdict(row.memory).items()}
         for row in rows
@@ -244,7 +245,7 @@ def _rounded(seconds: dict[str, float]) -> dict[str, float]:
     return {name: round(each, 4) for name, each in seconds.items()}
 
 
-def _require_all(rows: tuple[Row, ...]) -> None:
+def _require_all(rows: tuple[BenchRow, ...]) -> None:
     for row in rows:
         if row.note:
             msg = f"{row.contender.name}: {row.note}"
@@ -257,18 +258,18 @@ def _tell(text: str, share: float | None = None) -> None:
 
 
 def _verdict(result: dict[str, Any]) -> list[str]:
-    """What was asked beside what was found, per engine."""
+    """Targets and measurements, per engine."""
     lines = []
     for engine, found in result.items():
-        told = found["calls"]
+        calls = found["calls"]
         lines += [
-            f"{engine}: full step {told['full_step_over_pytorch']:.2f} x PyTorch (asked {FULL_STEP})",
-            f"{engine}: DeepCache {told['deepcache_over_package']:.2f} x the package (asked {PACKAGE})",
+            f"{engine}: full step {calls['full_step_over_pytorch']:.2f} x PyTorch (target {FULL_STEP})",
+            f"{engine}: DeepCache {calls['deepcache_over_package']:.2f} x the package (target {PACKAGE})",
         ]
         for method, each in found.get("loops", {}).get("of_macs_ratio", {}).items():
             lines.append(
                 f"{engine}: {method} {each['speedup']:.2f} x its full run, {each['share']:.0%} of the "
-                f"MACs ratio {each['macs_ratio']:.2f} (asked {OF_MACS_RATIO:.0%})"
+                f"MACs ratio {each['macs_ratio']:.2f} (target {OF_MACS_RATIO:.0%})"
             )
     return lines
 
@@ -295,14 +296,14 @@ def main(
     is_trial: bool,
 ) -> None:
     """Measure every engine and write results/engines-SIZE.json."""
-    for name in names_of(engines):
+    for name in names_of(engines, engine_names()):
         make_engine(name, "cpu")
     with tempfile.TemporaryDirectory() as temporary:
         made = export_all(folder or Path(temporary), size, steps, pixels)
         result: dict[str, Any] = {}
         settings = {"steps": steps, "pixels": pixels, "call_rounds": call_rounds}
         settings |= {"rounds": rounds, "warmup": warmup}
-        for engine in names_of(engines):
+        for engine in names_of(engines, engine_names()):
             result[engine] = {"calls": calls(made, engine, call_rounds, steps)}
             if rounds:
                 result[engine]["loops"] = loops(made, engine, rounds, warmup)

@@ -24,12 +24,12 @@ from engines.parity import relative_l2
 from engines.runner import Runner
 from exporter import variant as carving
 from exporter.export import export
-from search.methods import search
+from search.core.subnet import Granularity, SubNet
+from search.methods.options import Options
+from search.methods.registry import search
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.reference import sample
-from search.options import Options
-from search.subnet import Granularity, SubNet
 from tests.hand_gating import gated_by_hand
 from tests.pipelines import RANDOM, SHIPPED
 
@@ -71,7 +71,7 @@ def _remembered(name: str) -> Callable[..., Any]:
     return function
 
 
-class Comparison:
+class Exactness:
     """Runs SubNets of one pipeline on the engine and in diffusers, from the same noise."""
 
     def __init__(self, name: str, root: Path) -> None:
@@ -104,7 +104,7 @@ class Comparison:
 
 
 def compare_random(
-    each: Comparison, granularity: Granularity, count: int, steps: int
+    each: Exactness, granularity: Granularity, count: int, steps: int
 ) -> list[float]:
     """`count` random SubNets that keep between 0.15 and 0.9, against blocks gated by hand."""
     errors = []
@@ -114,14 +114,14 @@ def compare_random(
         subnet = search(each.opened, "random", options)
 
         def by_hand(request: Request, subnet: SubNet = subnet) -> torch.Tensor:
-            with gated_by_hand(each.opened.denoiser, subnet):
+            with gated_by_hand(each.opened.denoiser, subnet, each.opened.family):
                 return each.plain(request)
 
         errors.append(each.error(subnet, by_hand))
     return errors
 
 
-def compare_deepcache(each: Comparison, steps: int) -> dict[str, float]:
+def compare_deepcache(each: Exactness, steps: int) -> dict[str, float]:
     """Several intervals and branches against the DeepCache package."""
     from DeepCache import DeepCacheSDHelper
 
@@ -150,7 +150,7 @@ def main(name: str, count: int, steps: int) -> None:
     """Compare everything for the pipeline NAME and write results/exactness-NAME.json."""
     result: dict[str, Any] = {"pipeline": name, "guidance": GUIDANCE, "random_steps": steps}
     with tempfile.TemporaryDirectory() as folder:
-        each = Comparison(name, Path(folder))
+        each = Exactness(name, Path(folder))
         with traced_once():
             full = search(each.opened, "full", Options(steps=50))
             result["full, 50 steps"] = each.error(full, each.plain)

@@ -21,8 +21,8 @@ import click
 from benchmarks.record import write
 
 if TYPE_CHECKING:
+    from search.core.subnet import SubNet
     from search.model.pipeline import Pipeline
-    from search.subnet import SubNet
 
 STEPS, INTERVAL, GUIDANCE = 50, 5, 5.0
 SUBNET = "subnet.json"
@@ -41,8 +41,8 @@ def save_pipeline(name: str, folder: Path) -> None:
 
 def rotating(pipeline: Pipeline) -> SubNet:
     """DeepCache whose branch changes with every interval, so that there are many step graphs."""
-    from search.methods import search
-    from search.options import Options
+    from search.methods.options import Options
+    from search.methods.registry import search
 
     options = Options(steps=STEPS, guidance=GUIDANCE, interval=INTERVAL)
     branches = [search(pipeline, "deepcache", replace(options, branch=b)) for b in range(8)]
@@ -56,7 +56,7 @@ def rotating(pipeline: Pipeline) -> SubNet:
 def ours(path: Path, out: Path, dtype: str) -> dict[str, Any]:
     """Export the SubNet that lies beside the pipeline."""
     from exporter.export import export
-    from search.subnet import SubNet
+    from search.core.subnet import SubNet
 
     subnet = SubNet.load(path.parent / SUBNET)
     stages: list[tuple[str, float]] = []
@@ -88,7 +88,7 @@ def plain(path: Path, out: Path) -> dict[str, Any]:
     call, family = record_call(pipeline, request), pipeline.family
     arguments = dict(call.arguments)
     arguments[family.sample] = call.sample
-    arguments[family.timestep] = call.told(torch.tensor(1.0))
+    arguments[family.timestep] = call.model_timestep(torch.tensor(1.0))
     out.mkdir()
     began = time.perf_counter()
     program = torch.onnx.export(
@@ -104,9 +104,9 @@ def trace_only(path: Path, out: Path, dtype: str) -> dict[str, Any]:
     from exporter.errors import ExportError
     from exporter.preflight import needs_of, require_room
     from exporter.variant import trace_denoiser
-    from search.methods import full
+    from search.methods.full import full
+    from search.methods.options import Options
     from search.model.pipeline import open_pipeline
-    from search.options import Options
 
     pipeline = open_pipeline(path, weights=False)
     try:

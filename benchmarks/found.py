@@ -1,6 +1,6 @@
 """Every SubNet that searches found, through the whole path: `python -m benchmarks.found PIPELINE SUBNET...`.
 
-Each is exported and verified on every engine that is asked for.
+Each is exported and verified on every requested engine.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from benchmarks.frontier import GUIDANCE
 from benchmarks.parity_matrix import verified
 from benchmarks.record import write
 from engines.parity import K
-from search.schedules import keep_of
-from search.subnet import SubNet
+from search.core.subnet import SubNet
+from search.core.table import keep_of
 from tests.pipelines import SHIPPED
 
 

@@ -16,14 +16,15 @@ from rich.console import Console
 from benchmarks.record import RESULTS, write
 from examples.shapes.evaluate import HELD_OUT_SEED, HERE
 from examples.shapes.pictures import draw
-from search.files import require_free, write_atomically
+from search.core.files import require_free, write_atomically
+from search.frontier.judge import Judge
 from search.frontier.run import run_frontier
-from search.frontier.settings import Method, Settings, methods_of
+from search.frontier.series import NAMES, SERIES, series_named
+from search.frontier.settings import FrontierSettings
 from search.frontier.table import as_csv
 from search.frontier.write import write_frontier
-from search.judge import Judge
+from search.methods.options import keeps_of, names_of
 from search.model.pipeline import open_pipeline
-from search.options import keeps_of
 
 if TYPE_CHECKING:
     from search.frontier.points import Frontier
@@ -75,12 +76,14 @@ def main(
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         judge = HERE / "judge.onnx"
-        settings = Settings(
+        settings = FrontierSettings(
             steps=steps,
             scheduler=scheduler,
             guidance=GUIDANCE[name],
             keeps=keeps_of(keep),
-            methods=tuple(Method) if methods is None else methods_of(methods),
+            methods=SERIES
+            if methods is None
+            else tuple(map(series_named, names_of(methods, NAMES))),
             count=count,
             judge=judge,
             features=save_real_features(name, judge, Path(folder) / "real.npy"),

@@ -23,13 +23,13 @@ from benchmarks.record import write
 from engines.base import make_engine
 from engines.latency import filled
 from exporter.carve import carve
-from exporter.program import plan_program
 from exporter.prologue import make_prologue
 from exporter.variant import trace_denoiser
 from exporter.weights import refer, write_weights
-from search.methods import search
+from search.core.program import plan_program
+from search.methods.options import Options
+from search.methods.registry import search
 from search.model.pipeline import open_pipeline
-from search.options import Options
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,34 +13,34 @@ from rich.console import Console
 
 from benchmarks.record import RESULTS, write
 from examples.shapes.evaluate import HERE
-from search.blocks import skipped
-from search.files import write_atomically
+from search.core.blocks import skipped
+from search.core.files import write_atomically
+from search.core.subnet import Granularity
 from search.laptop import by_hand
 from search.laptop.additivity import draw
 from search.laptop.layers import layers_of, params_of
 from search.laptop.loss import OutputLoss
 from search.laptop.recipe import remove_layers
-from search.laptop.settings import Criterion, Settings
+from search.laptop.settings import Criterion, LaptopSettings
 from search.laptop.tuples import draw_tuples
-from search.methods import full
+from search.methods.full import full
+from search.methods.options import Options
+from search.methods.prompts import default_prompts
 from search.model.pipeline import open_pipeline
-from search.options import Options
-from search.prompts import default_prompts
-from search.subnet import Granularity
 
 if TYPE_CHECKING:
+    from search.core.subnet import SubNet
     from search.laptop.recipe import Removal
     from search.model.pipeline import Pipeline
-    from search.subnet import SubNet
 
 GUIDANCE = {"shapes-sd": 4.0, "shapes-dit": 3.0}
 KEEPS = {"shapes-sd": (0.7, 0.5), "shapes-dit": (0.7025, 0.504, 0.7, 0.5)}
 """The first two of shapes-dit are what three and five of its ten blocks leave."""
 HELD_OUT_SEED = 100
 VARIANTS = {
-    "ours": Settings(),
-    "ours, by the output loss": Settings(criterion=Criterion.OUTPUT),
-    **{str(c): Settings(criterion=c, rounds=0) for c in Criterion},
+    "ours": LaptopSettings(criterion=Criterion.PICTURE, rounds=2),
+    "ours, by the output loss": LaptopSettings(criterion=Criterion.OUTPUT, rounds=2),
+    **{str(c): LaptopSettings(criterion=c, rounds=0) for c in Criterion},
 }
 """What is compared: our recipe by either loss, and every criterion's one-shot scores (`output`: the paper's)."""
 
@@ -100,7 +100,7 @@ def _timed(
     pipeline: Pipeline,
     whole: SubNet,
     keeps: tuple[float, ...],
-    settings: Settings,
+    settings: LaptopSettings,
     tuples: int,
     folder: Path,
     console: Console,

@@ -16,19 +16,19 @@ from benchmarks.export import save_pipeline
 from benchmarks.record import write
 from exporter.carve import carve
 from exporter.export import export
-from exporter.program import plan_program
 from exporter.variant import trace_denoiser
+from search.core.program import plan_program
+from search.core.subnet import Granularity
 from search.laptop.knapsack import choose
 from search.laptop.layers import Layers, layers_of, once, params_of
-from search.methods import full
+from search.methods.full import full
+from search.methods.options import Options
 from search.model.pipeline import open_pipeline
-from search.options import Options
-from search.subnet import Granularity
 
 if TYPE_CHECKING:
     from exporter.trace import Master
+    from search.core.subnet import SubNet
     from search.model.pipeline import Pipeline
-    from search.subnet import SubNet
 
 DTYPES = {"sd15": "float32", "sdxl": "float16"}
 SHORTCUT = ".conv_shortcut."

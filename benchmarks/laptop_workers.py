@@ -14,16 +14,16 @@ import torch
 
 from benchmarks.full_size import sd15
 from benchmarks.record import write
+from search.core.subnet import Granularity
 from search.laptop.layers import Layers, layers_of
 from search.laptop.probe import Measure
-from search.laptop.settings import Criterion, Settings
+from search.laptop.settings import Criterion, LaptopSettings
 from search.laptop.store import FULL, TUPLES, Store
 from search.laptop.tuples import Tuples
-from search.methods import full
+from search.methods.full import full
+from search.methods.options import Options
 from search.model.pipeline import Pipeline, open_pipeline
-from search.options import Options
-from search.parallel import Where
-from search.subnet import Granularity
+from search.runs.parallel import Where
 
 
 @click.command()
@@ -39,9 +39,17 @@ def main(width: int, sets: int, ray: bool) -> None:
         options = Options(steps=2, guidance=5.0, granularity=Granularity.LAYER)
         layers = layers_of(full(pipeline, options))
         ways = {
-            "1 worker": Settings(),
-            "2 workers": Settings(workers=2),
-            **({"2 workers on Ray": Settings(workers=2, where=Where.RAY)} if ray else {}),
+            "1 worker": LaptopSettings(criterion=Criterion.PICTURE, rounds=2),
+            "2 workers": LaptopSettings(criterion=Criterion.PICTURE, rounds=2, workers=2),
+            **(
+                {
+                    "2 workers on Ray": LaptopSettings(
+                        criterion=Criterion.PICTURE, rounds=2, workers=2, where=Where.RAY
+                    )
+                }
+                if ray
+                else {}
+            ),
         }
         found = {
             name: measured(pipeline, layers, sets, settings, Path(folder) / name)
@@ -62,7 +70,7 @@ def main(width: int, sets: int, ray: bool) -> None:
 
 
 def measured(
-    pipeline: Pipeline, layers: Layers, sets: int, settings: Settings, folder: Path
+    pipeline: Pipeline, layers: Layers, sets: int, settings: LaptopSettings, folder: Path
 ) -> tuple[float, list[float]]:
     """Seconds and losses; starting workers and opening the pipeline in them is counted."""
     generator = torch.Generator().manual_seed(0)

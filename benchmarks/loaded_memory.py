@@ -22,9 +22,9 @@ import click
 from benchmarks.record import write
 
 if TYPE_CHECKING:
+    from search.core.subnet import SubNet
+    from search.methods.options import Options
     from search.model.pipeline import Pipeline
-    from search.options import Options
-    from search.subnet import SubNet
 
 GRAPHS = 10
 INTERVAL = 5
@@ -34,9 +34,9 @@ KEEP = 0.5
 
 def rotating(pipeline: Pipeline, options: Options, graphs: int) -> SubNet:
     """DeepCache whose branch changes with every interval, over as many branches as make `graphs`."""
-    from exporter.program import plan_program
-    from search.methods import search
-    from search.schedules import deepcache_branches
+    from search.core.program import plan_program
+    from search.methods.registry import search
+    from search.methods.schedules import deepcache_branches
 
     made: list[SubNet] = []
     for branch in deepcache_branches(search(pipeline, "full", options).topology.blocks):
@@ -53,9 +53,9 @@ def export_all(folder: Path, pixels: int, names: tuple[str, ...]) -> None:
     """A bundle per name, in the folder."""
     from benchmarks import full_size
     from exporter.export import export
-    from search.methods import search
+    from search.methods.options import Options
+    from search.methods.registry import search
     from search.model.pipeline import open_pipeline
-    from search.options import Options
 
     path = folder / "pipeline"
     full_size.sd15(path)

@@ -19,9 +19,9 @@ from benchmarks.record import write
 from engines.base import make_engine
 from engines.runner import Runner
 from exporter.export import export
-from search.methods import search
+from search.methods.options import Options
+from search.methods.registry import search
 from search.model.pipeline import open_pipeline
-from search.options import Options
 from tests.pipelines import SHIPPED
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from benchmarks.record import write
 from engines.base import make_engine
 from engines.parity import K, verify
 from exporter.export import export
-from search.methods import search
+from search.methods.options import Options
+from search.methods.registry import search
 from search.model.pipeline import open_pipeline
-from search.options import Options
 from tests.mixes import random_mix
 from tests.pipelines import RANDOM, SHIPPED
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from engines.parity.measure import Difference
     from engines.parity.record import Rung
-    from search.subnet import SubNet
+    from search.core.subnet import SubNet
 
 GUIDANCE = {
     "sdxl": 5.0,

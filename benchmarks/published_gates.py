@@ -26,12 +26,12 @@ from engines.parity import relative_l2
 from engines.runner import Runner
 from exporter.export import export
 from exporter.summary import summarise
-from search.foreign import subnet_from_gates
-from search.gate_file import read_gates
+from search.foreign.gate_file import read_gates
+from search.foreign.importers import subnet_from_gates
+from search.methods.options import Options
 from search.model.family import Request
 from search.model.pipeline import open_pipeline
 from search.model.reference import sample
-from search.options import Options
 from tests import gate_files
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from search.subnet import SubNet
+    from search.core.subnet import SubNet
 
 GUIDANCE, PROMPT = 7.5, "a small red circle left on a grey field"
 HELD_BLOCK, HELD_AT = "down_blocks.3", 7
@@ -104,17 +104,22 @@ def by_engine(
     }
 
 
-def import_published(path: Path, folder: Path, pixels: int) -> SubNet:
-    """The published gates as a SubNet of the pipeline at `path`."""
-    gates = read_gates(gate_files.write(gate_files.published(), folder / "gates.pkl"))
+def import_published(path: Path, file: Path, pixels: int) -> SubNet:
+    """The published gates in `file` as a SubNet of the pipeline at `path`."""
+    gates = read_gates(file)
     options = Options(steps=len(gates), guidance=GUIDANCE, height=pixels, width=pixels)
     return subnet_from_gates(open_pipeline(path, weights=False), gates, options)
 
 
 @click.command()
 @click.option("--latents", "edge", default=32, show_default=True, help="Edge of the latents.")
+@click.option(
+    "--gates",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The author's file, sd15_gates_0.8.pkl; without it one with the same gates is written.",
+)
 @click.option("--small", is_flag=True, help="Try it on a small U-Net; nothing is recorded.")
-def main(edge: int, small: bool) -> None:
+def main(edge: int, gates: Path | None, small: bool) -> None:
     """Compare final latents and write results/published-gates.json."""
     shape = (1, 4, edge, edge)
     noise = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
@@ -135,7 +140,8 @@ def main(edge: int, small: bool) -> None:
             ),
         )
         gc.collect()
-        subnet = import_published(path, folder, pixels)
+        file = gates or gate_files.write(gate_files.published(), folder / "gates.pkl")
+        subnet = import_published(path, file, pixels)
         found = by_engine(path, subnet, folder, noise)
     summary = summarise(subnet)
     facts = ("steps", "calls", "signatures", "keep", "keep_without_attention", "params")

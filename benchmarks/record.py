@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from engines.machine import processor
-from search.files import write_atomically
-from search.versions import versions_of
+from search.core.files import write_atomically
+from search.core.versions import versions_of
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

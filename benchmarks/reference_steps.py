@@ -14,29 +14,27 @@ from rich.console import Console
 from benchmarks.frontier import GUIDANCE
 from benchmarks.record import write
 from examples.shapes.evaluate import HERE
-from search.course import Course
+from search.core.subnet import Granularity
+from search.core.timestep_grid import TimestepGrid
 from search.fitting.fit import final_latents
 from search.fitting.recipe import Effort, place_calls
 from search.fitting.trajectories import sample_trajectories
-from search.methods import full
+from search.methods.full import full
+from search.methods.options import Options, keeps_of
+from search.methods.prompts import split_prompts
 from search.model.pipeline import open_pipeline
-from search.options import Options, keeps_of
-from search.prompts import apart_prompts
-from search.subnet import Granularity
 
 if TYPE_CHECKING:
+    from search.core.subnet import SubNet
     from search.fitting.trajectories import Trajectories
     from search.model.pipeline import Pipeline
-    from search.subnet import SubNet
 
 HELD_OUT_SEED = 999_983
 
 
 def error_of(pipeline: Pipeline, subnet: SubNet, truth: Trajectories) -> float:
     """Mean relative L2 of the final latents of `subnet` to the truth."""
-    table = (
-        pipeline.sampler(subnet.binding.course) if subnet.fitted is None else subnet.fitted.table
-    )
+    table = pipeline.sampler(subnet.binding.grid) if subnet.fitted is None else subnet.fitted.table
     runs = truth.first_pictures(len(truth.noise))
     return float(truth.error(final_latents(pipeline, subnet, table, runs)).mean())
 
@@ -53,11 +51,11 @@ def main(name: str, keep: str, reference: int, truth_steps: int, count: int) -> 
     pipeline = open_pipeline(HERE / name)
     options = Options(guidance=GUIDANCE[name], granularity=Granularity.STAGE)
     whole = full(pipeline, options)
-    searched, judged = apart_prompts(pipeline, search=(), judge=())
+    searched, held_out = split_prompts(pipeline, search=(), evaluate=())
     truth = sample_trajectories(
         pipeline,
-        [judged[i % len(judged)] for i in range(count)],
-        course=Course(truth_steps),
+        [held_out[i % len(held_out)] for i in range(count)],
+        grid=TimestepGrid(truth_steps),
         guidance=whole.guidance,
         noise_shape=whole.binding.noise_shape,
         seed=HELD_OUT_SEED,

@@ -33,22 +33,22 @@ def find(name: str, folder: Path) -> Path:
 def plans(name: str, folder: Path) -> dict[str, Any]:
     """Export a pipeline and build every graph of the bundle."""
     from engines.build import build_bundle
-    from engines.built import place_of, read_record
+    from engines.built import read_record, record_of
     from exporter.export import export
-    from search.methods import search
+    from search.methods.options import Options
+    from search.methods.registry import search
     from search.model.pipeline import open_pipeline
-    from search.options import Options
 
     path = find(name, folder)
     options = Options(steps=STEPS, keep=KEEP, guidance=3.0)
     subnet = search(open_pipeline(path, weights=False), "random", options)
     bundle = export(path, subnet, folder / f"bundle-{name}", dtype="float16")
-    asked = EngineOptions(compute_capability=CAPABILITY)
-    engine = make_engine("tensorrt-rtx", "cpu", asked)
+    engine_options = EngineOptions(compute_capability=CAPABILITY)
+    engine = make_engine("tensorrt-rtx", "cpu", engine_options)
     build_bundle(bundle, engine)
     graphs = {}
     for graph in bundle.models:
-        record = read_record(place_of(bundle, engine, graph).with_suffix(".json"))
+        record = read_record(record_of(bundle, engine, graph))
         if record is None:
             msg = f"{name}: {graph} has no plan"
             raise RuntimeError(msg)

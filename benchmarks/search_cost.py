@@ -28,7 +28,7 @@ from pathlib import Path
 from search.model.family import Request
 from search.model.pipeline import open_pipeline
 from search.model.reference import sample
-from search.prompts import default_prompts
+from search.methods.prompts import default_prompts
 opened = open_pipeline(Path(sys.argv[1]))
 sample(opened, Request(tuple(default_prompts(opened)[:1]), 50, float(sys.argv[2])))
 """
@@ -44,7 +44,7 @@ def main(name: str, keep: str, out: Path | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         search = measured(
             "-m", "cli", "search", HERE / name, "-o", (out or Path(folder)) / "found.json",
-            "--method", "dip-go", "--keep", keep, "--guidance", guidance,
+            "--method", "carve", "--keep", keep, "--guidance", guidance,
         )  # fmt: skip
     once = measured("-c", SAMPLE, HERE / name, guidance)
     ratio = round(search["peak_mb"] / once["peak_mb"], 2)

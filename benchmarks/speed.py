@@ -16,14 +16,14 @@ import click
 import onnxruntime
 
 from benchmarks.record import write
-from engines.onnxruntime import PROVIDERS, OnnxRuntime, OnnxRuntimeSession
+from engines.onnxruntime import OnnxRuntime, OnnxRuntimeSession
 from engines.runner import Runner
 from exporter.export import export
 from exporter.summary import summarise
-from search.methods import search
+from search.methods.options import Options
+from search.methods.registry import search
 from search.model.family import Request
 from search.model.pipeline import open_pipeline
-from search.options import Options
 from tests.pipelines import SHIPPED
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Prepacking(OnnxRuntime):
         del built
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(graph, options, providers=[PROVIDERS[self.device]])
+        session = onnxruntime.InferenceSession(graph, options, providers=[self.provider])
         return OnnxRuntimeSession(session, graph)
 
 

@@ -43,11 +43,11 @@ def measure(pipeline: Path, steps: int, every: int) -> None:
     """Print what one iteration with everything running takes; a plain run for `every` SAMPLING."""
     import torch
 
+    from search.core.subnet import Granularity
     from search.dipgo.supernet import supernet
-    from search.methods import full
+    from search.methods.full import full
+    from search.methods.options import Options
     from search.model.pipeline import open_pipeline
-    from search.options import Options
-    from search.subnet import Granularity
 
     opened = open_pipeline(pipeline)
     options = Options(steps=steps, guidance=3.0, granularity=Granularity.STAGE)

@@ -1,7 +1,7 @@
 """SKIP and REUSE together: `python -m benchmarks.together DISTILLED`, a student of shapes-sd.
 
 DISTILLED is a pipeline that `stepcarve distill` made. Both pipelines are searched alike; the cost of
-every table is in MACs of the teacher's 50 full calls, and the same held-out pictures are judged.
+every table is in MACs of the teacher's 50 full calls, and the same held-out pictures are evaluated.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ from benchmarks.frontier import GUIDANCE, REAL
 from benchmarks.record import write
 from examples.shapes.evaluate import HELD_OUT_SEED, HERE
 from examples.shapes.pictures import draw
-from search.judge import Judge, frechet_distance
-from search.liveness import unroll
-from search.methods import full, search_keeps
+from search.core.actions import Action
+from search.core.liveness import unroll
+from search.core.subnet import Granularity, SubNet
+from search.frontier.judge import Judge, frechet_distance
+from search.methods.full import full
+from search.methods.options import Options, keeps_of
+from search.methods.registry import search_keeps
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.reference import sample
-from search.options import Options, keeps_of
-from search.subnet import Action, Granularity, SubNet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -44,17 +46,15 @@ def tables(
     """The full sampler, our search's tables, and DeepCache with a fitted sampler."""
     stage = replace(options, granularity=Granularity.STAGE)
     yield "full", full(pipeline, stage)
-    for keep, found in zip(
-        keeps, search_keeps(pipeline, "dip-go", stage, list(keeps)), strict=True
-    ):
-        yield f"dip-go keep {keep:g}", found
+    for keep, found in zip(keeps, search_keeps(pipeline, "carve", stage, list(keeps)), strict=True):
+        yield f"carve keep {keep:g}", found
     for interval in intervals:
         chosen = replace(options, interval=interval, fit_sampler=True)
         [found] = search_keeps(pipeline, "deepcache", chosen, [1.0])
         yield f"deepcache interval {interval}", found
 
 
-def judged(
+def evaluated(
     pipeline: Pipeline, subnet: SubNet, prompts: list[str], judge: Judge, real: Any
 ) -> dict[str, Any]:
     """Accuracy and Fréchet distance of held-out pictures, and what the table does."""
@@ -120,7 +120,7 @@ def main(
     for label, path in (("teacher", HERE / NAME), ("student", distilled)):
         pipeline, found[label] = open_pipeline(path), {}
         for name, subnet in tables(pipeline, options, keeps_of(keep), intervals or INTERVALS):
-            found[label][name] = judged(pipeline, subnet, prompts, judge, real)
+            found[label][name] = evaluated(pipeline, subnet, prompts, judge, real)
             click.echo(f"{label} {name}: {json.dumps(found[label][name])}", err=True)
     whole = found["teacher"]["full"]
     for points in found.values():

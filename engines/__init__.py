@@ -1,1 +1,1 @@
-"""A bundle goes in, engines, pictures and parity reports come out."""
+"""Run side: builds, runs, verifies and measures bundles."""

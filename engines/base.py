@@ -1,13 +1,14 @@
-"""What the runner asks of an engine, and the engines there are."""
+"""The protocols of engines and sessions, the options of engines, and `make_engine`."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
 from engines.errors import EngineError
+from engines.kinds import engine_kind
+from search.core.precision import denoiser_precisions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,42 +20,55 @@ if TYPE_CHECKING:
     from engines.buffers import Buffer, Buffers
 
 
+HINTS = tuple(each.name for each in denoiser_precisions() if each.hint)
+"""Precisions for `--precision`."""
+
+
+def _option(default: Any, kind: type, text: str) -> Any:
+    """A field with its help text for the command line."""
+    return field(default=default, metadata={"type": kind, "help": text})
+
+
 Form = tuple[tuple[int, ...], "np.dtype[Any]"]
 """Shape and dtype."""
 Report = Callable[..., None]
-"""Is told what is being done, and its share of the whole where that is known."""
+"""Called with a progress message and, if known, the completed fraction."""
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What an engine can be asked for; each refuses what it does not know.
+    """All options of the engines; `engines.kinds` lists those that an engine takes.
 
-    Attributes:
-        threads: that compute; None lets the engine choose (onnxruntime, openvino).
-        precision: that openvino may compute in: float32, bfloat16 or float16; None is float32.
-        compute_capability: that tensorrt-rtx builds for, as "8.9"; None is this machine's GPU.
-        optimization_level: of tensorrt's builder.
-        workspace: that tensorrt's builder may use, in MiB.
-        strip_weights: leave the weights out of tensorrt's plans.
-        cuda_graph: record the calls and replay them (tensorrt, onnxruntime on cuda).
+    The command line has an option per field, with the field's help.
     """
 
-    threads: int | None = None
-    precision: str | None = None
-    compute_capability: str | None = None
-    optimization_level: int | None = None
-    workspace: int | None = None
-    strip_weights: bool = False
-    cuda_graph: bool = True
+    threads: int | None = _option(None, int, "Compute with this many threads.")
+    precision: str | None = _option(None, str, "Compute in this precision.  [default: float32]")
+    compute_capability: str | None = _option(
+        None,
+        str,
+        "Build for GPUs of this compute capability, such as 8.9.  [default: this machine's]",
+    )
+    optimization_level: int | None = _option(None, int, "Let the builder try this hard.")
+    workspace: int | None = _option(None, int, "Let the builder use this much memory, in MiB.")
+    strip_weights: bool = _option(
+        False, bool, "Leave the weights out of plans and read them from the bundle."
+    )
+    cuda_graph: bool = _option(True, bool, "On CUDA, record the calls once and replay them.")
 
     def require_only(self, engine: str, known: Sequence[str]) -> None:
         """Refuse options that `engine`, which takes those in `known`, would ignore."""
-        changed = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
-        unknown = [_flag(name) for name in changed if name not in known]
+        changed = [f for f in fields(self) if getattr(self, f.name) != f.default]
+        unknown = [flag_of(field) for field in changed if field.name not in known]
         if unknown:
-            takes = " and ".join(map(_flag, known)) or "no options"
-            msg = f"{engine} does not take {', '.join(unknown)}; it takes {takes}"
+            takes = " and ".join(flag_of(f) for f in fields(self) if f.name in known)
+            msg = f"{engine} does not take {', '.join(unknown)}; it takes {takes or 'no options'}"
             raise EngineError(msg)
+
+
+def flag_of(field: Field[Any]) -> str:
+    """What changes a field of `EngineOptions` on the command line."""
+    return f"--{'no-' if field.default is True else ''}{field.name.replace('_', '-')}"
 
 
 DEFAULTS = EngineOptions()
@@ -105,7 +119,7 @@ class Engine(Protocol):
         """
 
     def build(self, graph: Path, out: Path, report: Report) -> None:
-        """Compile a graph into `out`, a file or folder that is not there yet.
+        """Compile a graph into `out`, a file that is not there yet.
 
         Called in a child process, with a temporary `out`: who calls renames it when it is whole.
 
@@ -125,22 +139,17 @@ class Engine(Protocol):
         """
 
 
-ENGINES: dict[str, str] = {
-    "onnxruntime": "engines.onnxruntime:OnnxRuntime",
-    "openvino": "engines.openvino:OpenVino",
-    "tensorrt": "engines.tensorrt:TensorRt",
-    "tensorrt-rtx": "engines.tensorrt:TensorRtRtx",
-}
-"""Name on the command line -> module and class, made of a device and options."""
-
-
 def make_engine(name: str, device: str, options: EngineOptions = DEFAULTS) -> Engine:
-    """The engine `name` on `device`; what is not there is refused, never replaced."""
-    if name not in ENGINES:
-        msg = f"unknown engine {name!r}; choose one of {', '.join(sorted(ENGINES))}"
-        raise EngineError(msg)
-    module, cls = ENGINES[name].split(":")
-    engine: Engine = getattr(importlib.import_module(module), cls)(device, options)
+    """The engine `name` on `device`; what is not there is refused, never replaced.
+
+    Raises:
+        EngineError: an engine, device or option that there is not, or that does not work here.
+    """
+    kind = engine_kind(name)
+    kind.require_device(device)
+    options.require_only(f"{name} on {device}", kind.options[device])
+    kind.load_library()
+    engine: Engine = kind.engine_class(device)(device, options)
     return engine
 
 
@@ -159,8 +168,3 @@ def checked(
         )
         raise EngineError(msg)
     return array
-
-
-def _flag(name: str) -> str:
-    """As it stands on the command line."""
-    return f"--{name.replace('_', '-')}"

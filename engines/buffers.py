@@ -16,10 +16,10 @@ Buffer = Any
 
 
 class Buffers(Protocol):
-    """Makes buffers and does with them what lies between the calls of an engine.
+    """Allocates buffers and computes on them between the calls of an engine.
 
     Attributes:
-        on_host: whether looking at a value between two calls costs nothing.
+        on_host: whether reading a value between two calls is free.
     """
 
     on_host: bool
@@ -37,7 +37,7 @@ class Buffers(Protocol):
         """Put a number, list, array or buffer into `into`, in its dtype."""
 
     def host(self, buffer: Buffer) -> NDArray[Any]:
-        """The values as numpy has them: the buffer itself, or a copy."""
+        """The values as a numpy array: the buffer itself, or a copy."""
 
     def finite(self, buffer: Buffer) -> bool:
         """Whether all values are."""
@@ -45,13 +45,13 @@ class Buffers(Protocol):
     def combination(
         self, row: NDArray[np.float32], terms: Buffer, out: Buffer
     ) -> Callable[[], None]:
-        """What puts `sum(row[i] * terms[i])` into `out`; `terms` is a table."""
+        """A function that writes `sum(row[i] * terms[i])` into `out`; `terms` is a table."""
 
     def record(self, walk: Callable[[], None]) -> Callable[[], None]:
-        """What does the same as `walk`, which uses these buffers only, with less work in between."""
+        """A faster equivalent of `walk`, which uses only these buffers."""
 
     def wait(self) -> None:
-        """Return when everything that was asked for is done."""
+        """Wait for all pending work."""
 
 
 class NumpyBuffers:

@@ -1,4 +1,4 @@
-"""Building a bundle's graphs with an engine: what is missing, how long it will take, and doing it."""
+"""Building a bundle's graphs with an engine: the missing ones, estimates, and the build."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from engines.builder import PARTIAL, Job, build_apart
-from engines.built import earlier_records, misfit, place_of, read_record, source_of
-from engines.leftovers import clean
+from engines.builder import PARTIAL, BuildJob, build_apart
+from engines.built import earlier_records, is_built, read_record, record_of, source_of
+from engines.kinds import engine_kind
 from engines.runner import Runner
+from engines.temporary import remove_stale
 from exporter.bundle import WEIGHTS
-from search.parallel import Where, require_workers, run_jobs
+from search.runs.parallel import Where, require_workers, run_jobs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,31 +24,6 @@ if TYPE_CHECKING:
 
     from engines.base import Engine, Report
     from exporter.bundle import Bundle
-
-
-@dataclass(frozen=True)
-class Rates:
-    """What building costs on one core, roughly: seconds are `start + per_node n + per_gigabyte g`.
-
-    Attributes:
-        start: of a process with the library.
-        per_node: of the graph.
-        per_gigabyte: of its weights.
-        growth: bytes of what is built, per byte of weights.
-    """
-
-    start: float
-    per_node: float
-    per_gigabyte: float
-    growth: float
-
-
-RATES = {
-    "openvino": Rates(2, 0.002, 8, 1),
-    "tensorrt": Rates(10, 0.05, 20, 1.1),
-    "tensorrt-rtx": Rates(2, 0.005, 30, 1.3),
-}
-"""As measured on small graphs; what was built before in the bundle corrects them."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +46,8 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is to be done for a bundle to be built.
+class BuildPlan:
+    """The builds that a bundle needs.
 
     Attributes:
         folder: where the built files lie; None for an engine that keeps none.
@@ -83,12 +59,12 @@ class Plan:
 
     @property
     def missing(self) -> tuple[Item, ...]:
-        """Those that are not built, the longest first: so that processes end together."""
+        """Those that are not built, the longest first, so that processes end together."""
         left = (item for item in self.items if not item.built)
         return tuple(sorted(left, key=lambda item: -item.seconds))
 
     def seconds(self, workers: int) -> float:
-        """Until all is built, with so many processes at once."""
+        """Estimated seconds of the whole build with that many processes."""
         ends = [0.0] * workers
         for item in self.missing:
             ends[ends.index(min(ends))] += item.seconds
@@ -110,12 +86,12 @@ class Build:
         bytes: of all built files.
     """
 
-    plan: Plan
+    plan: BuildPlan
     seconds: float
     bytes: int
 
 
-def plan_build(bundle: Bundle, engine: Engine, report: Report = lambda *_: None) -> Plan:
+def plan_build(bundle: Bundle, engine: Engine, report: Report = lambda *_: None) -> BuildPlan:
     """What `engine` has still to build of all variants of a bundle; its files are checked.
 
     Raises:
@@ -123,13 +99,13 @@ def plan_build(bundle: Bundle, engine: Engine, report: Report = lambda *_: None)
     """
     graphs = _checked_graphs(bundle, report)
     if engine.suffix is None:
-        return Plan(None, tuple(Item(name, True, 0, 0, True) for name in graphs))
+        return BuildPlan(None, tuple(Item(name, True, 0, 0, True) for name in graphs))
     scale = _scale(bundle, engine, graphs)
     items = []
     for number, name in enumerate(graphs):
         report("look for what is built", number / len(graphs))
         items.append(_item(bundle, engine, name, scale))
-    return Plan(place_of(bundle, engine, graphs[0]).parent, tuple(items))
+    return BuildPlan(record_of(bundle, engine, graphs[0]).parent, tuple(items))
 
 
 def build_bundle(
@@ -138,18 +114,18 @@ def build_bundle(
     *,
     jobs: int = 1,
     where: Where = Where.LOCAL,
-    plan: Plan | None = None,
+    plan: BuildPlan | None = None,
     report: Report = lambda *_: None,
 ) -> Build:
     """Build what is missing, each graph in a process of its own; what is done stays if it is stopped.
 
     Args:
         bundle: any variant of it.
-        engine: one that each process can make anew from its name, device and options.
+        engine: one that each process can recreate from its name, device and options.
         jobs: processes at once.
         where: they run; the bundle must lie under the same path there.
         plan: of `plan_build`, if it was made before.
-        report: is told what is being done.
+        report: called with a progress message.
 
     Raises:
         EngineError: a graph cannot be built; those before it stay.
@@ -159,7 +135,7 @@ def build_bundle(
     plan = plan_build(bundle, engine, report) if plan is None else plan
     if plan.folder is None or not plan.missing:
         return Build(plan, time.perf_counter() - began, _total(plan))
-    clean(plan.folder, PARTIAL)
+    remove_stale(plan.folder, PARTIAL)
     todo = [_job(bundle, engine, item) for item in plan.missing]
     alone = jobs == 1 and where is Where.LOCAL
     done = 0
@@ -195,15 +171,21 @@ def _checked_graphs(bundle: Bundle, report: Report) -> list[str]:
     return list(graphs)
 
 
-def _job(bundle: Bundle, engine: Engine, item: Item) -> Job:
+def _job(bundle: Bundle, engine: Engine, item: Item) -> BuildJob:
     path = bundle.path.resolve()
-    place = path / place_of(bundle, engine, item.graph).relative_to(bundle.path)
-    source = source_of(bundle, engine, item.graph)
-    return Job(engine.name, engine.device, engine.options, path / item.graph, place, source)
+    return BuildJob(
+        engine=engine.name,
+        device=engine.device,
+        options=engine.options,
+        graph=path / item.graph,
+        suffix=engine.suffix or "",
+        record=path / record_of(bundle, engine, item.graph).relative_to(bundle.path),
+        source=source_of(bundle, engine, item.graph),
+    )
 
 
 def _item(bundle: Bundle, engine: Engine, graph: str, scale: float) -> Item:
-    built = not misfit(bundle, engine, graph)
+    built = is_built(bundle, engine, graph)
     same = [
         record
         for record in earlier_records(bundle, engine.name, graph)
@@ -216,7 +198,7 @@ def _item(bundle: Bundle, engine: Engine, graph: str, scale: float) -> Item:
 
 
 def _scale(bundle: Bundle, engine: Engine, graphs: Sequence[str]) -> float:
-    """How much longer than estimated it took to build what was built before."""
+    """Ratio of measured to estimated seconds of earlier builds."""
     ratios = [
         record.seconds / _estimate(bundle, engine.name, graph)[0]
         for graph in graphs
@@ -233,14 +215,14 @@ def _estimate(bundle: Bundle, engine: str, graph: str) -> tuple[float, int]:
     model = onnx.load(bundle.path / graph, load_external_data=False)
     tensors = filter(uses_external_data, model.graph.initializer)
     weights = sum(ExternalDataInfo(tensor).length or 0 for tensor in tensors)
-    rates = RATES[engine]
+    rates = engine_kind(engine).rates
     seconds = (
         rates.start + rates.per_node * len(model.graph.node) + rates.per_gigabyte * weights / 1e9
     )
     return seconds, int(rates.growth * weights) + model.ByteSize()
 
 
-def plan_table(plan: Plan, jobs: int) -> Table:
+def plan_table(plan: BuildPlan, jobs: int) -> Table:
     """What is missing, a row per graph, for a terminal."""
     from rich.table import Table
 
@@ -258,7 +240,7 @@ def plan_table(plan: Plan, jobs: int) -> Table:
     return table
 
 
-def _total(plan: Plan) -> int:
+def _total(plan: BuildPlan) -> int:
     if plan.folder is None:
         return 0
     records = (

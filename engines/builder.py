@@ -1,4 +1,4 @@
-"""Building one graph in a process of its own: a builder that crashes takes nothing else with it."""
+"""Building one graph in its own process, so that a crash of the builder does not end ours."""
 
 from __future__ import annotations
 
@@ -14,22 +14,26 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from filelock import FileLock
+
 from engines.base import EngineOptions, make_engine
-from engines.built import Record, Source
+from engines.built import BuildInputs, Record, flaw, read_record
 from engines.errors import EngineError
-from engines.leftovers import mine
+from engines.temporary import process_name
 from exporter.bundle import sha256
-from search.files import flush
+from search.core.files import flush
 
 if TYPE_CHECKING:
     from engines.base import Report
 
+LOCK = ".lock"
+"""Lock file held while a build is committed to a folder."""
 PARTIAL = ".partial-"
-"""Begins the names of folders of what is not whole yet."""
+"""Prefix of the names of unfinished folders."""
 
 
 @dataclass(frozen=True)
-class Job:
+class BuildJob:
     """One graph to build.
 
     Attributes:
@@ -37,7 +41,8 @@ class Job:
         device: as on the command line.
         options: of the engine.
         graph: the ONNX file.
-        out: what to make; its record goes beside it.
+        suffix: of the file to make.
+        record: where its record goes, and the file beside it.
         source: what the record says.
     """
 
@@ -45,27 +50,28 @@ class Job:
     device: str
     options: EngineOptions
     graph: Path
-    out: Path
-    source: Source
+    suffix: str
+    record: Path
+    source: BuildInputs
 
 
-def build_apart(job: Job, report: Report = lambda *_: None) -> Record:
-    """Do a job in a new process, which ends when this one does.
+def build_apart(job: BuildJob, report: Report = lambda *_: None) -> Record:
+    """Do a job in a child process, which ends when this one does.
 
     Raises:
         EngineError: the graph cannot be built, or the process died.
     """
-    job.out.parent.mkdir(parents=True, exist_ok=True)
+    job.record.parent.mkdir(parents=True, exist_ok=True)
     # -P: a folder `engines` or `search` where the user happens to be is not ours.
     command = [sys.executable, "-P", "-m", "engines.builder"]
     paths = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
     with (
-        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said,
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output,
         subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=said,
+            stderr=output,
             text=True,
             env={**os.environ, "PYTHONPATH": paths},
         ) as child,
@@ -82,8 +88,8 @@ def build_apart(job: Job, report: Report = lambda *_: None) -> Record:
                 return Record(job.source, **message["record"])
             report(*message["report"])
         code = child.wait()
-        said.seek(0)
-        last = said.read().strip().splitlines()[-1:]
+        output.seek(0)
+        last = output.read().strip().splitlines()[-1:]
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
     msg = (
         f"the process that built {job.graph.name} with {job.engine} died ({how}"
@@ -93,31 +99,53 @@ def build_apart(job: Job, report: Report = lambda *_: None) -> Record:
     raise EngineError(msg)
 
 
-def build_here(job: Job, report: Report) -> Record:
-    """Do a job in this process: the file appears whole or not at all, and its record after it."""
+def build_here(job: BuildJob, report: Report) -> Record:
+    """Do a job in this process, unless another process has done it meanwhile."""
     engine = make_engine(job.engine, job.device, job.options)
-    here = Source(job.source.graph, job.source.weights, engine.key())
+    here = BuildInputs(job.source.graph, job.source.weights, engine.key())
     if different := here.differences(job.source):
         msg = f"{job.graph.name} is to be built for {different}; use workers that are all alike"
         raise EngineError(msg)
-    partial = job.out.parent / mine(PARTIAL)
-    partial.mkdir()
+    found = read_record(job.record)
+    if found is not None and not flaw(job.record, found, job.source):
+        return found
+    partial = Path(tempfile.mkdtemp(prefix=f"{process_name(PARTIAL)}.", dir=job.record.parent))
     try:
-        made = partial / job.out.name
+        made = partial / f"{job.graph.stem}{job.suffix}"
         began = time.perf_counter()
         engine.build(job.graph, made, report)
         seconds = time.perf_counter() - began
-        record = Record(job.source, sha256(made), made.stat().st_size, seconds)
-        flush(made)
-        made.replace(job.out)
-        record.save(job.out.with_suffix(".json"))
+        return commit(made, job.suffix, job.record, job.source, seconds)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def commit(
+    made: Path, suffix: str, record_path: Path, source: BuildInputs, seconds: float
+) -> Record:
+    """Make `made`, a file on the same disk, the built file of a record; returns the one that counts.
+
+    Of two builds of one graph the first that gets here stays, so that no file in use is removed.
+    """
+    digest = sha256(made)
+    file = f"{record_path.stem}.{digest[:16]}{suffix}"
+    record = Record(source, file, digest, made.stat().st_size, seconds)
+    flush(made)
+    with FileLock(record_path.parent / LOCK):
+        found = read_record(record_path)
+        if found is not None and not flaw(record_path, found, source):
+            return found
+        made.replace(record_path.parent / file)
+        flush(record_path.parent)
+        record.save(record_path)
+        for path in record_path.parent.glob(f"{record_path.stem}.*"):
+            if path.name not in (file, record_path.name):
+                path.unlink(missing_ok=True)
     return record
 
 
 def main() -> None:
-    """Read a job from stdin, do it, and say on stdout, a JSON object per line, how it goes."""
+    """Read a job from stdin, do it, and report progress on stdout, one JSON object per line."""
     with _own_stdout() as out:
         job = _job(json.loads(sys.stdin.readline()))
         threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -134,7 +162,7 @@ def main() -> None:
 
 
 def _own_stdout() -> IO[str]:
-    """The stdout for the answers alone: what libraries print goes to stderr."""
+    """Stdout for the answers alone; the libraries' output goes to stderr."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return out
@@ -145,13 +173,13 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _job(content: dict[str, Any]) -> Job:
-    paths = {name: Path(content[name]) for name in ("graph", "out")}
+def _job(content: dict[str, Any]) -> BuildJob:
+    paths = {name: Path(content[name]) for name in ("graph", "record")}
     parts = {
         "options": EngineOptions(**content["options"]),
-        "source": Source(**content["source"]),
+        "source": BuildInputs(**content["source"]),
     }
-    return Job(**{**content, **paths, **parts})
+    return BuildJob(**{**content, **paths, **parts})
 
 
 if __name__ == "__main__":

@@ -1,31 +1,35 @@
-"""Built files of a bundle: where they lie, what they were made from, and whether that still holds."""
+"""Built files of a bundle: their place, their inputs, and whether they are stale.
+
+A built file is named after its content, and its record names it. The record is renamed into place last:
+that alone makes a build count, so a reader sees an earlier build or this one, whole.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.errors import EngineError
 from exporter.bundle import WEIGHTS, sha256
-from search.files import write_atomically
+from search.core.files import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from engines.base import Engine, Session
     from exporter.bundle import Bundle
 
-SCHEMA = 1
+SCHEMA = 2
 KIND = "stepcarve-built"
 FOLDER = "built"
 """Of a bundle."""
 
 
 @dataclass(frozen=True)
-class Source:
+class BuildInputs:
     """What a built file is made from.
 
     Attributes:
@@ -38,8 +42,8 @@ class Source:
     weights: str
     key: Mapping[str, str]
 
-    def differences(self, other: Source) -> str:
-        """What `other` has that this has not, in words; empty if they are the same."""
+    def differences(self, other: BuildInputs) -> str:
+        """The fields in which `other` differs, as a text; empty if there are none."""
         pairs = [("graph", self.graph[:12], other.graph[:12])]
         pairs.append(("weights", self.weights[:12], other.weights[:12]))
         names = sorted({*self.key, *other.key})
@@ -51,16 +55,18 @@ class Source:
 
 @dataclass(frozen=True)
 class Record:
-    """What stands beside a built file.
+    """The record of a built file, stored beside it.
 
     Attributes:
         source: what it was made from.
+        file: its name.
         built: its SHA-256.
         bytes: its size.
         seconds: that building took.
     """
 
-    source: Source
+    source: BuildInputs
+    file: str
     built: str
     bytes: int
     seconds: float
@@ -72,30 +78,32 @@ class Record:
 
 
 def read_record(path: Path) -> Record | None:
-    """A record, or None where there is none that can be read: then the file counts as not built."""
+    """A record, or None if it is missing or unreadable; the file then counts as not built."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if (content["kind"], content["schema"]) != (KIND, SCHEMA):
             return None
         given = content["source"]
-        source = Source(str(given["graph"]), str(given["weights"]), dict(given["key"]))
-        return Record(
-            source, str(content["built"]), int(content["bytes"]), float(content["seconds"])
-        )
+        source = BuildInputs(str(given["graph"]), str(given["weights"]), dict(given["key"]))
+        file = str(content["file"])
+        if file != Path(file).name:
+            return None
+        built, size, seconds = content["built"], content["bytes"], content["seconds"]
+        return Record(source, file, str(built), int(size), float(seconds))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def source_of(bundle: Bundle, engine: Engine, graph: str) -> Source:
+def source_of(bundle: Bundle, engine: Engine, graph: str) -> BuildInputs:
     """What a file built from `graph`, one of the bundle's files, is made from."""
-    return Source(bundle.files[graph], bundle.files[WEIGHTS], engine.key())
+    return BuildInputs(bundle.files[graph], bundle.files[WEIGHTS], engine.key())
 
 
-def place_of(bundle: Bundle, engine: Engine, graph: str) -> Path:
-    """Where `engine` keeps what it builds from `graph`; its record is beside it, as `.json`."""
+def record_of(bundle: Bundle, engine: Engine, graph: str) -> Path:
+    """The record of what `engine` builds from `graph`, in the folder of all that it builds."""
     digest = hashlib.sha256(json.dumps(engine.key(), sort_keys=True).encode()).hexdigest()
     folder = bundle.path / FOLDER / f"{engine.name}-{digest[:16]}"
-    return folder / f"{graph.removesuffix('.onnx')}{engine.suffix}"
+    return folder / f"{graph.removesuffix('.onnx')}.json"
 
 
 def earlier_records(bundle: Bundle, engine: str, graph: str) -> Iterator[Record]:
@@ -107,13 +115,19 @@ def earlier_records(bundle: Bundle, engine: str, graph: str) -> Iterator[Record]
             yield record
 
 
-def misfit(bundle: Bundle, engine: Engine, graph: str) -> str:
-    """Why the file that was built from `graph` cannot be used, in words; empty if it can."""
-    place = place_of(bundle, engine, graph)
-    record = read_record(place.with_suffix(".json"))
-    if record is None or not place.is_file():
-        return "it is not built"
-    if different := source_of(bundle, engine, graph).differences(record.source):
+def is_built(bundle: Bundle, engine: Engine, graph: str) -> bool:
+    """Whether there is a file that was built from `graph` and can be used."""
+    path = record_of(bundle, engine, graph)
+    record = read_record(path)
+    return record is not None and not flaw(path, record, source_of(bundle, engine, graph))
+
+
+def flaw(record_path: Path, record: Record, source: BuildInputs) -> str:
+    """Why the file of `record` cannot be used for `source`, in words; empty if it can."""
+    place = record_path.with_name(record.file)
+    if not place.is_file():
+        return "it is not there"
+    if different := source.differences(record.source):
         return f"it was built for {different}"
     size = place.stat().st_size
     if size != record.bytes:
@@ -132,10 +146,12 @@ def built_file(bundle: Bundle, engine: Engine, graph: str) -> Path | None:
     """
     if engine.suffix is None:
         return None
-    place = place_of(bundle, engine, graph)
-    if not place.is_file() or read_record(place.with_suffix(".json")) is None:
+    path = record_of(bundle, engine, graph)
+    record = read_record(path)
+    if record is None:
         return None
-    if why := misfit(bundle, engine, graph):
+    place = path.with_name(record.file)
+    if why := flaw(path, record, source_of(bundle, engine, graph)):
         msg = f"{str(place)!r} cannot be used: {why}; {_advice(engine)}"
         raise EngineError(msg)
     return place

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from engines.errors import EngineError
+from engines.errors import EngineError, NotRecordedError
+from search.core.precision import is_own, of_numpy, of_torch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from engines.buffers import Buffer
 
 ALIGNMENT = 256
-"""Bytes: where TensorRT wants each tensor to begin."""
+"""Alignment of tensors for TensorRT, in bytes."""
 _VERSION_LENGTH = 80
 logger = logging.getLogger("stepcarve.cuda")
 
@@ -46,12 +47,8 @@ class Device:
     cuda: str
 
 
-def find_device() -> Device:
-    """The current GPU.
-
-    Raises:
-        EngineError: there is none that works.
-    """
+def require_cuda() -> None:
+    """Require a GPU that torch can use."""
     if not torch.cuda.is_available():
         how = (
             "install an NVIDIA driver"
@@ -60,13 +57,22 @@ def find_device() -> Device:
         )
         msg = f"there is no CUDA device that torch can use; {how}, or use an engine on --device cpu"
         raise EngineError(msg)
+
+
+def find_device() -> Device:
+    """The current GPU.
+
+    Raises:
+        EngineError: there is none that works.
+    """
+    require_cuda()
     major, minor = torch.cuda.get_device_capability()
     name, cuda = torch.cuda.get_device_name(), torch.version.cuda or ""
     return Device(name, f"{major}.{minor}", _driver(), cuda)
 
 
 def _driver() -> str:
-    """The driver's version, asked of its management library."""
+    """The driver's version, from its management library."""
     try:
         library = ctypes.CDLL("libnvidia-ml.so.1")
         version = ctypes.create_string_buffer(_VERSION_LENGTH)
@@ -76,13 +82,13 @@ def _driver() -> str:
     except (OSError, AttributeError):
         failed = 1
     if failed:
-        msg = "the NVIDIA driver does not say its version (libnvidia-ml.so.1); install the driver whole"
+        msg = "the NVIDIA driver does not report its version (libnvidia-ml.so.1); reinstall the driver"
         raise EngineError(msg)
     return version.value.decode()
 
 
 class Arena:
-    """Memory for what the layers of a plan hand on to each other.
+    """Memory for the activations of a plan.
 
     Plans run one after another, so one arena of the largest size serves them all.
     """
@@ -98,7 +104,7 @@ class Arena:
 
     @property
     def memory(self) -> torch.Tensor:
-        """The memory; another once it had to grow."""
+        """The memory; a new tensor after it has grown."""
         if self._memory is None:
             self._memory = torch.empty(max(self.size, 1), dtype=torch.uint8, device=self._device)
         return self._memory
@@ -115,7 +121,10 @@ class TorchBuffers:
     on_host = False
 
     def __init__(self, device: str = "cuda", *, cuda_graph: bool = True) -> None:
+        """Refuse "cuda" where torch has no GPU."""
         self._device = torch.device(device)
+        if self._device.type == "cuda":
+            require_cuda()
         self._cuda_graph = cuda_graph and self._device.type == "cuda"
         self.arena = Arena(self._device)
         self.stream: Any = (
@@ -154,9 +163,7 @@ class TorchBuffers:
     def write(self, into: torch.Tensor, value: Any) -> None:
         """See `engines.buffers.Buffers`."""
         if not isinstance(value, torch.Tensor):
-            array = np.asarray(value)
-            wide = array.astype(np.float32) if array.dtype.name == "bfloat16" else array
-            value = torch.tensor(wide)
+            value = _tensor(np.asarray(value))
         with self._on_stream():
             into.copy_(value)
         self.wait()  # the values may be the caller's to change
@@ -165,17 +172,14 @@ class TorchBuffers:
         """See `engines.buffers.Buffers`."""
         with self._on_stream():
             here = buffer.cpu()
-        if here.dtype == torch.bfloat16:
-            import ml_dtypes
-
-            return here.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-        array: NDArray[Any] = here.numpy()
-        return array
+        dtype = _numpy_dtype(here.dtype)
+        array: NDArray[Any] = _bits(here.contiguous()).numpy()
+        return array.view(dtype)
 
     def finite(self, buffer: torch.Tensor) -> bool:
         """See `engines.buffers.Buffers`."""
         with self._on_stream():
-            return bool(torch.isfinite(buffer).all())
+            return bool(torch.isfinite(buffer.float()).all())
 
     def combination(
         self, row: NDArray[np.float32], terms: torch.Tensor, out: torch.Tensor
@@ -192,9 +196,10 @@ class TorchBuffers:
         return combine
 
     def record(self, walk: Callable[[], None]) -> Callable[[], None]:
-        """See `engines.buffers.Buffers`: a CUDA graph, recorded when it is first asked for.
+        """See `engines.buffers.Buffers`: a CUDA graph, recorded at first use.
 
-        What cannot be recorded is said in the log, and then walked call by call.
+        What a library refuses to record is logged and then run call by call; any other
+        error is raised.
         """
         return _Recorded(walk, self.stream, self.arena).run if self._cuda_graph else walk
 
@@ -207,8 +212,14 @@ class TorchBuffers:
         return nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
 
 
+def refusal(message: str) -> EngineError:
+    """The error of a library that did not start a call: while calls are recorded, of its own kind."""
+    recording = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+    return NotRecordedError(message) if recording else EngineError(message)
+
+
 class _Recorded:
-    """A walk that is recorded at its second run: the first lets libraries set themselves up."""
+    """A walk recorded at its second run; the first initialises the libraries."""
 
     def __init__(self, walk: Callable[[], None], stream: Any, arena: Arena) -> None:
         self._walk, self._stream, self._arena = walk, stream, arena
@@ -216,7 +227,7 @@ class _Recorded:
         self._replay: Callable[[], None] | None = None
 
     def run(self) -> None:
-        """Walk, record and replay, or replay."""
+        """Run, record or replay, by the number of the call."""
         if not self._warm:
             self._walk()
             self._warm = True
@@ -227,11 +238,18 @@ class _Recorded:
             self._replay()
 
     def _record(self) -> Callable[[], None]:
-        graph = torch.cuda.CUDAGraph()
+        graph, own = torch.cuda.CUDAGraph(), list[EngineError]()
         try:
             with torch.cuda.graph(graph, stream=self._stream):
-                self._walk()
+                try:
+                    self._walk()
+                except EngineError as error:
+                    own.append(error)
+                    raise
         except RuntimeError as error:
+            # An EngineError is one, and may have been replaced by another at the recording's end.
+            if own and not isinstance(own[0], NotRecordedError):
+                raise own[0] from None
             logger.warning(
                 "the calls cannot be recorded as one CUDA graph (%s); they run one by one",
                 " ".join(str(error).split())[:300],
@@ -269,15 +287,27 @@ def form_of(tensor: torch.Tensor) -> Form:
 
 
 def _torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
-    found: torch.dtype = getattr(torch, dtype.name)
+    found: torch.dtype = getattr(torch, of_numpy(dtype).torch)
     return found
 
 
 def _numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
-    name = str(dtype).removeprefix("torch.")
-    if name == "bfloat16":
-        import ml_dtypes
+    return of_torch(str(dtype).removeprefix("torch.")).dtype
 
-        found: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-        return found
-    return np.dtype(name)
+
+_BITS = {1: "uint8", 2: "int16"}
+"""Bytes of a number -> a type of that size that numpy and torch both have."""
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor as a numpy array; types that numpy lacks are viewed as their bits."""
+    dtype = _numpy_dtype(tensor.dtype)
+    return tensor if is_own(dtype) else tensor.view(getattr(torch, _BITS[dtype.itemsize]))
+
+
+def _tensor(array: NDArray[Any]) -> torch.Tensor:
+    """A copy of the array; types that only ml_dtypes has are copied as their bits."""
+    if is_own(array.dtype):
+        return torch.tensor(array)
+    bits = array.copy().view(_BITS[array.dtype.itemsize])
+    return torch.tensor(bits).view(_torch_dtype(array.dtype))

@@ -1,4 +1,4 @@
-"""The whole path on the shipped pipeline: search, export, run, verify, and a table of what it bought."""
+"""The whole path on the shipped pipeline: search, export, run, verify, and a table of the gains."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from engines.runner import Runner
 from exporter.export import export
 from exporter.picture import draw_grid, save_figure
 from exporter.summary import summarise
-from search.files import require_free, write_atomically
-from search.judge import Judge
-from search.methods import search
+from search.core.files import require_free, write_atomically
+from search.frontier.judge import Judge
+from search.methods.options import Options
+from search.methods.registry import search
 from search.model.pipeline import open_pipeline
-from search.options import Options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,7 +39,7 @@ PICTURES = 32
 
 
 @dataclass(frozen=True)
-class Row:
+class DemoRow:
     """One line of the table.
 
     Attributes:
@@ -69,7 +69,7 @@ class Demo:
         page: the report.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[DemoRow, ...]
     parity: Parity
     page: Path
 
@@ -107,14 +107,14 @@ def run_demo(out: Path, report: Callable[[str], None], *, pictures: int = PICTUR
     judge = Judge(SHAPES / "judge.onnx")
     bundles = _bundles(pipeline, out, report)
     engine = make_engine("onnxruntime", "cpu")
-    rows: list[Row] = []
+    rows: list[DemoRow] = []
     reference: NDArray[np.uint8] | None = None
     for name, bundle in bundles.items():
         runner = Runner(bundle, engine)
         images, seconds = _sample(name, runner, prompts, report)
         save_sheet(images, out / f"{bundle.path.name}.png")
         rows.append(
-            Row(
+            DemoRow(
                 name=name,
                 calls=len(bundle.calls),
                 macs=summarise(bundle.subnet)["macs_kept"],

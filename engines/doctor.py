@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engines.base import ENGINES, make_engine
+from engines import kinds
+from engines.base import make_engine
 from engines.errors import EngineError
-from search.versions import version_of
+from search.core.versions import version_of
 
 
 @dataclass(frozen=True)
@@ -29,18 +30,13 @@ PACKAGES = ("torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxscript
 CLUSTERS = ("ray", "distributed")
 """Packages of `--parallel ray` and `--parallel dask`."""
 
-NOTES = {
-    ("tensorrt-rtx", "cpu"): "builds plans (give --compute-capability); they run on cuda",
-}
-"""What there is to say of an engine on a device beside that it works."""
-
 
 def examine() -> list[Finding]:
     """Look at every package the export needs and every engine on every device."""
     found = [_package(name, "search and export") for name in PACKAGES]
     found += [_package(name, "run jobs on such a cluster") for name in CLUSTERS]
-    for name in sorted(ENGINES):
-        found += [_engine(name, device) for device in ("cpu", "cuda")]
+    for kind in kinds.ENGINES:
+        found += [_engine(kind, device) for device in kind.classes]
     return found
 
 
@@ -51,10 +47,10 @@ def _package(name: str, needed: str) -> Finding:
     return Finding(name, False, f"not installed; pip install {name} (needed to {needed})")
 
 
-def _engine(name: str, device: str) -> Finding:
-    label = f"{name} on {device}"
+def _engine(kind: kinds.EngineKind, device: str) -> Finding:
+    label = f"{kind.name} on {device}"
     try:
-        make_engine(name, device)
+        make_engine(kind.name, device)
     except (EngineError, ImportError) as error:
         return Finding(label, False, str(error))
-    return Finding(label, True, NOTES.get((name, device), "works"))
+    return Finding(label, True, kind.notes.get(device, "works"))

@@ -1,4 +1,4 @@
-"""Pictures of many prompts and seeds with one loaded bundle, written as they are made."""
+"""Pictures of many prompts and seeds from one loaded bundle, each written when it is done."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from engines.errors import EngineError
 from engines.pictures import Generation, save_latents_to, save_picture
 from exporter.bundle import Bundle
 from exporter.errors import ExportError
-from search.versions import version_of
+from search.core.versions import version_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -89,7 +89,7 @@ def open_for(path: Path, *, height: int | None, width: int | None, images: int |
 def prompts_for(
     bundle: Bundle, *, prompt: str | None, label: str | None, listed: Sequence[str] | None
 ) -> tuple[str, ...]:
-    """The one prompt or label, whichever the bundle takes, or those of a list.
+    """The prompt or label, or those of a list, as the bundle takes them.
 
     Raises:
         ExportError: not exactly one of them is given.
@@ -119,7 +119,7 @@ def generate(
         order: what to make.
         out: a PNG file.
         save_latents: also write the final latents of every run to this .npy file, likewise.
-        report: told what is being done, and which share of it is done.
+        report: called with a progress message and the completed fraction.
 
     Raises:
         EngineError: wrong prompt, shape or scale, or a value that is not finite.

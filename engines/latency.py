@@ -1,4 +1,4 @@
-"""What SubNets cost in seconds: each distinct call of a denoiser, timed once on an engine."""
+"""Latency of SubNets: each distinct call of a denoiser, timed once on an engine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import statistics
 import time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -15,15 +15,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engines.errors import EngineError
+from engines.kinds import engine_kind
 from engines.machine import describe
 from exporter.carve import carve
-from exporter.program import Signature, plan_program
 from exporter.variant import trace_denoiser
 from exporter.weights import refer, write_weights
-from search.files import write_atomically
+from search.core.actions import Action
+from search.core.files import write_atomically
+from search.core.program import Signature, plan_program
+from search.core.table import always
+from search.core.topology import Target
+from search.core.versions import installed, versions_of
 from search.model.pipeline import open_for
-from search.subnet import Action
-from search.versions import installed, versions_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -32,12 +35,12 @@ if TYPE_CHECKING:
 
     from engines.base import Engine, Form
     from exporter.trace import Master
-    from search.subnet import SubNet
+    from search.core.subnet import SubNet
 
-SCHEMA = 2
+SCHEMA = 3
 KIND = "stepcarve-latencies"
 PACKAGES = ("stepcarve", "torch", "diffusers", "onnxscript", "onnx-ir")
-"""What decides the graphs; the engine's own package is added to them."""
+"""Packages that determine the graphs; the engine's own package is added."""
 
 WARM_UP = 2
 LEAST_RUNS, MOST_RUNS = 5, 50
@@ -46,7 +49,7 @@ ENOUGH_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Setting:
-    """What seconds belong to; those of another setting say nothing here.
+    """What latencies depend on; those of another setting are refused.
 
     Attributes:
         denoiser: class name of the denoiser.
@@ -71,7 +74,7 @@ class Setting:
     versions: Mapping[str, str]
 
     def require(self, here: Setting, source: str) -> None:
-        """Refuse `here` (what is at hand) where it differs from this (what `source` says)."""
+        """Refuse the present setting `here` if it differs from this one, read from `source`."""
         for field in fields(self):
             mine, theirs = getattr(self, field.name), getattr(here, field.name)
             if mine != theirs:
@@ -106,7 +109,7 @@ class LatencyTable:
 
     Attributes:
         setting: what the seconds belong to.
-        seconds: of each signature that has been asked for.
+        seconds: per measured signature.
     """
 
     def __init__(
@@ -121,15 +124,13 @@ class LatencyTable:
         Args:
             setting: of `subnet` on the engine that `measure` uses.
             subnet: any for the denoiser whose calls these are.
-            measure: seconds of one call; asked once per signature.
+            measure: seconds of one call; called once per signature.
             seconds: measured earlier in this setting.
         """
         self.setting = setting
         self.seconds = dict(seconds or {})
         self._measure = measure
-        self._whole = replace(
-            subnet, actions=((Action.RUN,) * len(subnet.topology.blocks),) * subnet.steps
-        )
+        self._whole = always(subnet, Action.RUN)
 
     def __call__(self, subnet: SubNet) -> float:
         """The seconds of all calls of `subnet`, as a fraction of those of the full sampler.
@@ -148,7 +149,7 @@ class LatencyTable:
         return self._total(subnet) / (subnet.full_calls * per_call)
 
     def save(self, path: Path) -> None:
-        """Write it as JSON, whole or not at all; see docs/formats.md."""
+        """Write it as JSON, atomically; see docs/formats.md."""
         calls = [asdict(signature) | {"seconds": s} for signature, s in self.seconds.items()]
         data = {"schema": SCHEMA, "kind": KIND, "setting": asdict(self.setting), "calls": calls}
         write_atomically(path, json.dumps(data) + "\n")
@@ -201,14 +202,14 @@ def latency_table(
     file: Path | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> Iterator[LatencyTable]:
-    """A table that measures on `engine` what it does not know yet, as long as the context is open.
+    """A table that measures missing latencies on `engine` while the context is open.
 
     Args:
         path: the pipeline's directory.
         subnet: any for that pipeline, of the granularity and shape to measure at.
         engine: what to measure on.
         file: where to keep the table: read if it is there, written at the end.
-        report: told, in a few words, what is being done.
+        report: called with a short progress message.
 
     Raises:
         EngineError: `file` is of another setting or no table.
@@ -240,7 +241,7 @@ class Stopwatch:
         folder: Path,
         report: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """See `latency_table`; `folder` is empty, and whoever made it removes it."""
+        """See `latency_table`; `folder` is empty, and the caller removes it."""
         self._path, self._subnet = path, subnet
         self._engine, self._folder, self._report = engine, folder, report
         self._master: Master | None = None
@@ -260,20 +261,36 @@ class Stopwatch:
         file = self._folder / f"call_{self._count:05d}.onnx"
         self._count += 1
         ir.save(carve(self._master, signature, file.stem), file)
-        session = self._engine.load(file)
-        random = np.random.default_rng(0)
-        inputs = {name: filled(form, random) for name, form in session.inputs.items()}
-        outputs = {name: np.zeros(*form) for name, form in session.outputs.items()}
-        taken = median_seconds(session.bind(inputs, outputs))
-        file.unlink()
+        taken = self._timed(file)
+        for each in self._folder.glob(f"{file.stem}.*"):
+            each.unlink()
         return taken
+
+    def _timed(self, file: Path) -> float:
+        """Median seconds of the graph in `file`, until its results are there."""
+        built = None
+        if engine_kind(self._engine.name).needs_build:
+            built = file.with_suffix(self._engine.suffix or "")
+            self._engine.build(file, built, lambda *_: None)
+        session, buffers = self._engine.load(file, built), self._engine.buffers
+        random = np.random.default_rng(0)
+        inputs = {name: buffers.zeros(*form) for name, form in session.inputs.items()}
+        outputs = {name: buffers.zeros(*form) for name, form in session.outputs.items()}
+        for name, form in session.inputs.items():
+            buffers.write(inputs[name], filled(form, random))
+        call = session.bind(inputs, outputs)
+
+        def run() -> None:
+            call()
+            buffers.wait()
+
+        return median_seconds(run)
 
     def _prepared(self) -> Master:
         """The master graph, its weights in the folder."""
         self._report("trace denoiser to measure it")
         pipeline = open_for(self._subnet, self._path, weights=False)
-        replaced = frozenset(self._subnet.topology.deltas)
-        master = trace_denoiser(pipeline, self._subnet, replaced, 1)
+        master = trace_denoiser(pipeline, self._subnet, frozenset(self._subnet.topology.bases), 1)
         refer(self._folder, master.model, write_weights(self._folder, [master.model]))
         return master
 
@@ -301,13 +318,15 @@ def _subject(subnet: SubNet) -> tuple[object, ...]:
 def filled(form: Form, random: np.random.Generator) -> NDArray[Any]:
     """Normal values; zeros where they are whole numbers."""
     shape, dtype = form
-    if np.issubdtype(dtype, np.floating):
+    if dtype.kind in "fV":  # V are those of ml_dtypes
         return np.asarray(random.standard_normal(shape), dtype)
     return np.zeros(shape, dtype)
 
 
 def _read_call(call: dict[str, Any]) -> tuple[Signature, float]:
-    targets = {name: tuple(map(int, call[name])) for name in ("computes", "reads", "writes")}
+    targets = {
+        name: tuple(map(Target.from_json, call[name])) for name in ("computes", "reads", "writes")
+    }
     seconds = float(call["seconds"])
     if not 0 < seconds < float("inf"):
         msg = f"the seconds of a call, {seconds}"

@@ -1,27 +1,33 @@
-"""What a measurement was made on, in words."""
+"""The machine that a measurement was made on, in words."""
 
 from __future__ import annotations
 
-import os
 import platform
-from pathlib import Path
+from functools import cache
 
-_CPUINFO = Path("/proc/cpuinfo")
+import cpuinfo
+import psutil
 
 
+@cache
 def processor() -> str:
     """The processor's name, or else its architecture."""
-    lines = _CPUINFO.read_text(encoding="utf-8").splitlines() if _CPUINFO.is_file() else []
-    names = [line.split(": ")[1] for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    return str(cpuinfo.get_cpu_info().get("brand_raw") or platform.machine())
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    process = psutil.Process()
+    if hasattr(process, "cpu_affinity"):  # not on macOS
+        return len(process.cpu_affinity())
+    return psutil.cpu_count() or 1
 
 
 def describe(device: str) -> str:
     """The processor, the cores this process may use, and the GPU if `device` is cuda."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    host = f"{processor()}, {cores} cores"
+    host = f"{processor()}, {cores()} cores"
     if device.split(":")[0] != "cuda":
         return host
-    import torch
+    from engines.cuda import find_device
 
-    return f"{torch.cuda.get_device_name(device)}, {host}"
+    return f"{find_device().name}, {host}"

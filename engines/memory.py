@@ -1,4 +1,4 @@
-"""What this process holds in memory, as Linux counts it."""
+"""Memory of this process, as Linux counts it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Memory:
     """In bytes.
 
     Attributes:
-        own: nobody else's: what was allocated, or written to.
+        own: private pages: allocated or written to.
         mapped: pages of files, each once however often it is mapped.
     """
 
@@ -34,7 +34,7 @@ class Memory:
 
 
 def while_running(run: Callable[[], object]) -> Memory | None:
-    """The most that this process owns while `run` runs, and the files it has mapped; None where unknown."""
+    """Peak private memory of this process during `run`, and its mapped files; None if unknown."""
     if not _STATUS.is_file():
         run()
         return None
@@ -57,13 +57,13 @@ def while_running(run: Callable[[], object]) -> Memory | None:
 
 
 def own_bytes() -> int:
-    """Resident pages of this process that are no file's."""
+    """Resident anonymous pages of this process."""
     lines = _STATUS.read_text(encoding="utf-8").splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
 
 
 def mapped_bytes(lines: Iterable[str]) -> int:
-    """Resident pages of files that `/proc/self/smaps` tells of.
+    """Resident file-backed pages, from `/proc/self/smaps`.
 
     Several mappings of one part of a file are the same pages: the one with most of them counts.
     """

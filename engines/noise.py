@@ -1,4 +1,4 @@
-"""Noise without torch: the numbers that torch's CPU generator draws for a seed."""
+"""Noise without torch: the numbers of torch's CPU generator for a seed."""
 
 from __future__ import annotations
 

@@ -1,24 +1,18 @@
-"""ONNX Runtime: sessions over one memory-mapped weights file, bound to the runner's buffers."""
+"""ONNX Runtime on the CPU: sessions over one memory-mapped weights file, bound to the runner's buffers."""
 
 from __future__ import annotations
 
-import importlib
 from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-import ml_dtypes
 import numpy as np
+import onnxruntime
 
 from engines.base import DEFAULTS, EngineOptions, checked
 from engines.buffers import NumpyBuffers
 from engines.errors import EngineError
-
-try:
-    import onnxruntime
-except ImportError as error:
-    MSG = "the package onnxruntime is not installed; pip install onnxruntime-gpu (or onnxruntime)"
-    raise EngineError(MSG) from error
+from search.core.precision import of_engine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,51 +21,31 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engines.base import Form, Report
-    from engines.buffers import Buffer, Buffers
+    from engines.buffers import Buffers
 
 WARNINGS, SILENT = 2, 4
 """Severities of ONNX Runtime's loggers."""
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+FALLBACK = "CPUExecutionProvider"
+"""ONNX Runtime's fallback provider."""
 # An ONNX model of one node, y = Exp(x).
 _PROBE = bytes.fromhex(
     "080a3a360a0b0a01781201792203457870120570726f62655a0f0a0178120a0a08080112040a020801620f0a017912"
     "0a0a08080112040a02080142040a001014"
 )
-_DTYPES: dict[str, np.dtype[Any]] = {
-    "tensor(float)": np.dtype(np.float32),
-    "tensor(float16)": np.dtype(np.float16),
-    "tensor(bfloat16)": np.dtype(ml_dtypes.bfloat16),
-    "tensor(int64)": np.dtype(np.int64),
-}
-_BFLOAT16 = 16
-"""As ONNX numbers it: numpy has no dtype of its own."""
 
 
 class OnnxRuntime:
-    """ONNX Runtime on one device."""
+    """ONNX Runtime on the CPU; `engines.onnxruntime_cuda` is on a GPU."""
 
     name = "onnxruntime"
     suffix: str | None = None
+    provider = "CPUExecutionProvider"
 
-    def __init__(self, device: str, asked: EngineOptions = DEFAULTS) -> None:
-        """Refuse a device whose provider is not there."""
-        asked.require_only(self.name, ("threads", "cuda_graph"))
-        if device not in PROVIDERS:
-            msg = f"unknown device {device!r}; onnxruntime runs on {' or '.join(PROVIDERS)}"
-            raise EngineError(msg)
-        if device == "cpu" and not asked.cuda_graph:
-            msg = "onnxruntime records calls on cuda only, but the device is 'cpu'; leave --no-cuda-graph out"
-            raise EngineError(msg)
-        self.device, self.options = device, asked
+    def __init__(self, device: str, options: EngineOptions = DEFAULTS) -> None:
+        """`options` are those of the engine's record."""
+        self.device, self.options = device, options
         self.buffers: Buffers = NumpyBuffers()
-        self._settings: dict[str, str] = {}
-        if device != "cpu":
-            _probe(PROVIDERS[device])
-            # By name, as nothing else in this file takes torch.
-            make = importlib.import_module("engines.cuda").TorchBuffers
-            on_gpu = make(device, cuda_graph=asked.cuda_graph)
-            self.buffers = on_gpu
-            self._settings = {"user_compute_stream": str(on_gpu.handle)}
+        self.settings: dict[str, str] = {}
 
     def key(self) -> dict[str, str]:
         """See `engines.base.Engine`."""
@@ -97,14 +71,16 @@ class OnnxRuntime:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         # Threads that wait actively slow down the sessions and processes that have work.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        session = _session(graph, PROVIDERS[self.device], options, self._settings)
-        made = OnnxRuntimeSession if self.device == "cpu" else CudaSession
-        return made(session, graph)
+        return self.bound(open_session(graph, self.provider, options, self.settings), graph)
+
+    def bound(self, session: onnxruntime.InferenceSession, graph: Path) -> OnnxRuntimeSession:
+        """The session as the runner takes it."""
+        return OnnxRuntimeSession(session, graph)
 
 
 @cache
 def _share_arena() -> None:
-    """Let the activations of all sessions of this process live in one arena: they run one at a time."""
+    """Share one arena for the activations of all sessions of this process, which run one at a time."""
     where = onnxruntime.OrtMemoryInfo(
         "Cpu",
         onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR,
@@ -119,8 +95,8 @@ class OnnxRuntimeSession:
 
     def __init__(self, session: onnxruntime.InferenceSession, path: Path) -> None:
         self._session, self._path = session, path
-        self.inputs: Mapping[str, Form] = {i.name: _form(i) for i in session.get_inputs()}
-        self.outputs: Mapping[str, Form] = {o.name: _form(o) for o in session.get_outputs()}
+        self.inputs: Mapping[str, Form] = {i.name: _form(i, path) for i in session.get_inputs()}
+        self.outputs: Mapping[str, Form] = {o.name: _form(o, path) for o in session.get_outputs()}
 
     def bind(
         self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]
@@ -141,52 +117,25 @@ class OnnxRuntimeSession:
         return run
 
 
-class CudaSession(OnnxRuntimeSession):
-    """One graph in ONNX Runtime on a GPU, reading and writing the buffers of `engines.cuda` there."""
-
-    def bind(
-        self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]
-    ) -> Callable[[], None]:
-        """See `engines.base.Session`; a run is enqueued on the buffers' stream and not waited for."""
-        binding, session = self._session.io_binding(), self._session
-        for name, form in self.inputs.items():
-            binding.bind_input(name, *self._place(name, inputs, form))
-        for name, form in self.outputs.items():
-            binding.bind_output(name, *self._place(name, outputs, form))
-        options = onnxruntime.RunOptions()
-        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
-
-        def run() -> None:
-            try:
-                session.run_with_iobinding(binding, options)
-            except Exception as error:  # the runtime has no error class that covers them all
-                msg = f"{self._path.name} did not run: {' '.join(str(error).split())[:300]}"
-                raise EngineError(msg) from error
-
-        return run
-
-    def _place(
-        self, name: str, buffers: Mapping[str, Buffer], form: Form
-    ) -> tuple[str, int, object, tuple[int, ...], int]:
-        """Device, its number, element type, shape and address, as an I/O binding takes them."""
-        checked_tensor = importlib.import_module("engines.cuda").checked_tensor
-        tensor = checked_tensor(self._path, name, buffers, form)
-        kind = _BFLOAT16 if form[1] == _DTYPES["tensor(bfloat16)"] else form[1]
-        return "cuda", tensor.get_device(), kind, form[0], int(tensor.data_ptr())
+def _form(port: onnxruntime.NodeArg, path: Path) -> Form:
+    try:
+        return tuple(port.shape), of_engine("onnxruntime", port.type).dtype
+    except KeyError as error:
+        msg = (
+            f"{path.name} has {port.name!r} as {port.type}, which stepcarve has no buffers for; "
+            "export with another --dtype"
+        )
+        raise EngineError(msg) from error
 
 
-def _form(port: onnxruntime.NodeArg) -> Form:
-    return tuple(port.shape), _DTYPES[port.type]
-
-
-def _session(
+def open_session(
     path: Path | bytes,
     provider: str,
     options: onnxruntime.SessionOptions,
     settings: Mapping[str, str] = MappingProxyType({}),
 ) -> onnxruntime.InferenceSession:
     """A session on `provider` and nothing else, or an EngineError."""
-    if provider != PROVIDERS["cpu"]:
+    if provider != FALLBACK:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     source = path if isinstance(path, bytes) else str(path)
     where = "a probe graph" if isinstance(path, bytes) else repr(str(path))
@@ -203,7 +152,7 @@ def _session(
     return session
 
 
-def _probe(provider: str) -> None:
+def probe(provider: str) -> None:
     """Run a one-node graph on `provider`: a compiled-in provider need not work."""
     if provider not in onnxruntime.get_available_providers():
         msg = f"this onnxruntime has no {provider}; use --device cpu, or install onnxruntime-gpu"
@@ -212,7 +161,7 @@ def _probe(provider: str) -> None:
     options.log_severity_level = SILENT
     onnxruntime.set_default_logger_severity(SILENT)
     try:
-        _session(_PROBE, provider, options).run(None, {"x": np.zeros(1, np.float32)})
+        open_session(_PROBE, provider, options).run(None, {"x": np.zeros(1, np.float32)})
     except Exception as error:  # of the engine, or of the provider while it runs
         msg = (
             f"{provider} does not work here; use --device cpu, or install an NVIDIA driver and "

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: float32 unless asked otherwise, bound to the runner's buffers."""
+"""OpenVINO on the CPU: float32 by default, bound to the runner's buffers."""
 
 from __future__ import annotations
 
@@ -6,18 +6,13 @@ import io
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-import ml_dtypes
 import numpy as np
+import openvino
 
 from engines.base import DEFAULTS, EngineOptions, checked
 from engines.buffers import NumpyBuffers
 from engines.errors import EngineError
-
-try:
-    import openvino
-except ImportError as error:
-    MSG = "the package openvino is not installed; pip install openvino, or stepcarve[openvino]"
-    raise EngineError(MSG) from error
+from search.core.precision import denoiser_precisions, is_own, of_engine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -28,16 +23,8 @@ if TYPE_CHECKING:
     from engines.base import Form, Report
     from engines.buffers import Buffers
 
-PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
-"""As on the command line -> as OpenVINO calls them."""
-_CAPABILITIES = {"float32": "FP32", "bfloat16": "BF16", "float16": "FP16"}
-BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-_DTYPES: dict[str, np.dtype[Any]] = {
-    "f32": np.dtype(np.float32),
-    "f16": np.dtype(np.float16),
-    "bf16": BFLOAT16,
-    "i64": np.dtype(np.int64),
-}
+PRECISIONS = {each.name: each for each in denoiser_precisions() if each.hint}
+"""Values of `--precision` that it supports."""
 
 
 class OpenVino:
@@ -52,19 +39,11 @@ class OpenVino:
     buffers: Buffers = NumpyBuffers()
 
     def __init__(self, device: str, options: EngineOptions = DEFAULTS) -> None:
-        """Refuse other devices, and precisions that this processor does not compute in."""
-        options.require_only(self.name, ("threads", "precision"))
-        if device != "cpu":
-            msg = (
-                f"openvino runs on the cpu, not on {device!r}; use --device cpu, or another engine"
-            )
-            raise EngineError(msg)
+        """Refuse precisions that this processor does not compute in."""
         self.device, self.options = device, options
         self._core = openvino.Core()
         if "CPU" not in self._core.available_devices:
-            msg = (
-                f"this openvino {openvino.__version__} has no CPU plugin; install the package anew"
-            )
+            msg = f"this openvino {openvino.__version__} has no CPU plugin; reinstall the package"
             raise EngineError(msg)
         chosen = options.precision or "float32"
         self._settings = _settings(options, self._precision(chosen))
@@ -75,11 +54,11 @@ class OpenVino:
             msg = f"unknown precision {name!r}; choose one of {', '.join(PRECISIONS)}"
             raise EngineError(msg)
         able = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        if _CAPABILITIES[name] not in able:
-            can = [each for each, flag in _CAPABILITIES.items() if flag in able]
+        if PRECISIONS[name].hint not in able:
+            can = [each for each, precision in PRECISIONS.items() if precision.hint in able]
             msg = f"this processor does not compute in {name} with openvino; use --precision {' or '.join(can)}"
             raise EngineError(msg)
-        return PRECISIONS[name]
+        return PRECISIONS[name].engines[self.name]
 
     def key(self) -> dict[str, str]:
         """See `engines.base.Engine`."""
@@ -113,7 +92,11 @@ class OpenVino:
         try:
             return self._core.compile_model(graph, "CPU", self._settings)
         except RuntimeError as error:
-            msg = f"openvino cannot load {str(graph)!r}: {_sentence(error)}"
+            # It takes no weights from behind a link, as bundles in a hub's cache have them.
+            copied = (
+                "; copy the bundle with cp -rL, and give the copy" if graph.is_symlink() else ""
+            )
+            msg = f"openvino cannot load {str(graph)!r}: {_sentence(error)}{copied}"
             raise EngineError(msg) from error
 
     def _import(self, blob: np.memmap[Any, np.dtype[np.uint8]]) -> openvino.CompiledModel:
@@ -188,8 +171,8 @@ def _settings(options: EngineOptions, precision: str) -> dict[str, str]:
 
 
 def _shared(array: NDArray[Any], port: openvino.ConstOutput) -> openvino.Tensor:
-    """The memory of `array` as a tensor; OpenVINO knows no bfloat16 of numpy's."""
-    plain = array.view(np.uint16) if array.dtype == BFLOAT16 else array
+    """The memory of `array` as a tensor; OpenVINO takes numpy's own types, of others their bits."""
+    plain = array if is_own(array.dtype) else array.view(f"u{array.dtype.itemsize}")
     return openvino.Tensor(plain, port.get_shape(), port.get_element_type())
 
 
@@ -201,13 +184,14 @@ def _name(port: openvino.ConstOutput) -> str:
 
 def _form(port: openvino.ConstOutput, path: Path) -> Form:
     kind = port.get_element_type().get_type_name()
-    if kind not in _DTYPES:
+    try:
+        return tuple(port.get_shape()), of_engine("openvino", kind).dtype
+    except KeyError as error:
         msg = (
-            f"{path.name} has {_name(port)!r} as {kind}, which openvino takes here as "
-            f"{', '.join(_DTYPES)} only; export with --dtype float32 or float16"
+            f"{path.name} has {_name(port)!r} as {kind}, which stepcarve has no buffers for; "
+            "export with another --dtype"
         )
-        raise EngineError(msg)
-    return tuple(port.get_shape()), _DTYPES[kind]
+        raise EngineError(msg) from error
 
 
 def _sentence(error: RuntimeError) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engines.errors import EngineError
-from search.files import write_atomically
+from search.core.files import write_atomically
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +23,7 @@ SETTINGS = "stepcarve"
 
 
 def load_latents(path: Path) -> NDArray[np.float32]:
-    """Latents `[B, C, H, W]` from a .npy file; nothing is unpickled."""
+    """Latents `[B, C, H, W]` from a .npy file, without unpickling."""
     try:
         loaded = np.load(path, allow_pickle=False)
     except FileNotFoundError as error:
@@ -46,7 +46,7 @@ def save_latents_to(latents: NDArray[np.float32], path: Path) -> None:
 
 
 def require_png(path: Path) -> None:
-    """Refuse to write a picture under another name than that of a PNG."""
+    """Refuse a file name that does not end in .png."""
     if path.suffix.lower() != ".png":
         msg = f"pictures are PNG files, but the name is {str(path)!r}; give one that ends in .png"
         raise EngineError(msg)

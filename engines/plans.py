@@ -1,4 +1,4 @@
-"""From an ONNX file to a TensorRT plan; one code for TensorRT 10.12+ and 11 and for TensorRT-RTX.
+"""From an ONNX file to a TensorRT plan; one code for TensorRT 10.14+ and 11 and for TensorRT-RTX.
 
 In this file `trt` is the module of either library, and every function is given it.
 """
@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
+
 from engines.errors import EngineError
-from search.files import write_atomically
+from search.core.files import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,9 +24,9 @@ if TYPE_CHECKING:
 
 MEBIBYTE = 2**20
 LEAST = 0.01
-"""Share of a build that is worth telling."""
+"""Least progress that is reported, as a fraction of the build."""
 MESSAGE = 500
-"""Characters that an error quotes of what the library said."""
+"""Most characters of the library's message in an error."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +50,15 @@ class PlanOptions:
 
 @dataclass
 class Progress:
-    """A build's progress as one share, told from any thread; `stop` ends the build.
+    """A build's progress as one fraction, reported from any thread; `stop` ends the build.
 
     Phases nest: a step of the outer one is as far as the phase within it. There are thousands of
-    steps: those that make less than `LEAST` of the whole are not told.
+    steps: those that advance it by less than `LEAST` are not reported.
     """
 
     report: Report
     stopped: bool = False
-    _told: float = 0.0
+    _reported: float = 0.0
     _phases: dict[str, list[int]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -65,7 +67,7 @@ class Progress:
         self.stopped = True
 
     def begin(self, phase: str, steps: int) -> None:
-        """A phase within those that have begun and not ended."""
+        """Begin a phase within the open ones."""
         with self._lock:
             self._phases[phase] = [0, max(steps, 1)]
 
@@ -77,22 +79,22 @@ class Progress:
             share = 0.0
             for done, steps in reversed(self._phases.values()):
                 share = min((done + share) / steps, 1.0)
-            tell = not self.stopped and share >= self._told + LEAST
-            self._told = share if tell else self._told
+            tell = not self.stopped and share >= self._reported + LEAST
+            self._reported = share if tell else self._reported
         if tell:
             self.report(phase, share)
         return not self.stopped
 
     def end(self, phase: str) -> None:
-        """The phase is over."""
+        """End the phase."""
         with self._lock:
             self._phases.pop(phase, None)
             if not self._phases:
-                self._told = 0.0
+                self._reported = 0.0
 
 
-def build_plan(trt: Any, graph: Path, options: PlanOptions, report: Report) -> bytes:
-    """The plan of an ONNX file.
+def build_plan(trt: Any, graph: Path, out: Path, options: PlanOptions, report: Report) -> None:
+    """Write the plan of an ONNX file to `out`, from where the library built it and without a copy.
 
     Raises:
         EngineError: the library does not take the graph.
@@ -103,8 +105,8 @@ def build_plan(trt: Any, graph: Path, options: PlanOptions, report: Report) -> b
     network = builder.create_network(_network_flags(trt))
     parser = trt.OnnxParser(network, log)
     if not parser.parse_from_file(str(graph)):
-        said = [parser.get_error(index).desc() for index in range(parser.num_errors)]
-        raise EngineError(_refusal(trt, graph, said or log.errors))
+        errors = [parser.get_error(index).desc() for index in range(parser.num_errors)]
+        raise EngineError(_refusal(trt, graph, errors or log.errors))
     _allow_decomposing(trt, network)
     config = builder.create_builder_config()
     _configure(trt, config, options)
@@ -121,7 +123,7 @@ def build_plan(trt: Any, graph: Path, options: PlanOptions, report: Report) -> b
         raise EngineError(_refusal(trt, graph, log.errors))
     if options.timing_cache is not None:
         _save_cache(config, options.timing_cache)
-    return bytes(plan)
+    write_atomically(out, memoryview(plan))
 
 
 def make_log(trt: Any) -> Any:
@@ -195,13 +197,15 @@ def _open_cache(config: Any, file: Path) -> None:
 def _save_cache(config: Any, file: Path) -> None:
     """Write the build's timings, with what builds at the same time have written meanwhile."""
     cache = config.get_timing_cache()
-    if file.is_file():
-        cache.combine(config.create_timing_cache(file.read_bytes()), ignore_mismatch=False)
-    write_atomically(file, bytes(cache.serialize()))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file.with_suffix(".lock")):
+        if file.is_file():
+            cache.combine(config.create_timing_cache(file.read_bytes()), ignore_mismatch=False)
+        write_atomically(file, bytes(cache.serialize()))
 
 
 def _monitor(trt: Any, progress: Progress) -> Any:
-    """What the library tells its progress to, from any thread."""
+    """The library's progress monitor, called from any thread."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -233,8 +237,8 @@ def _stopping(progress: Progress) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _refusal(trt: Any, graph: Path, said: list[str]) -> str:
-    words = " ".join("; ".join(dict.fromkeys(said)).split())[:MESSAGE]
+def _refusal(trt: Any, graph: Path, errors: list[str]) -> str:
+    words = " ".join("; ".join(dict.fromkeys(errors)).split())[:MESSAGE]
     return (
         f"{trt.__name__.split('.')[0]} {trt.__version__} cannot build {str(graph)!r}: "
         f"{words or 'it does not say why'}; use another engine for this bundle, or report it"

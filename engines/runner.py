@@ -13,11 +13,12 @@ import numpy as np
 from engines.built import load_graph
 from engines.errors import EngineError, NotFiniteError
 from engines.noise import TorchNoise
-from search.names import GUIDANCE, IMAGE, LATENTS, PREDICTION, SAMPLE
-from search.prompt import Fill, PromptInput, class_number
+from search.core.names import GUIDANCE, IMAGE, LATENTS, PREDICTION, SAMPLE
+from search.core.placeholders import written_out
+from search.core.prompt import PromptField, PromptInput, class_number
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -76,6 +77,7 @@ class Runner:
         self._decode = decoder.bind({LATENTS: self._latents}, self._image)
         self._prologue, self._invariants = self._bind_prologue()
         self._rows = {n: self._buffers.rows(self._invariants[n]) for n in bundle.rows}
+        self._constants: list[Buffer] = []
         self._calls = [self._bind(call) for call in bundle.calls]
         self._combine = [self._combination(r, self._inputs[SAMPLE]) for r in sampler.inputs]
         self._finish = self._combination(sampler.final, self._latents)
@@ -83,7 +85,7 @@ class Runner:
 
     @property
     def on_host(self) -> bool:
-        """Whether `run` can tell of each call without making the run slower."""
+        """Whether `on_call` does not slow a run down."""
         return self._buffers.on_host
 
     def run(
@@ -105,7 +107,7 @@ class Runner:
             seed: of the noises; the same picture as diffusers makes with that seed on the CPU.
             negative: what to guide away from.
             guidance: scale; None takes the bundle's.
-            on_call: told after each call its number, the denoiser's input and the noise prediction
+            on_call: called after each call with its number, the denoiser's input and the noise prediction
                 (None if it made none); the arrays are the runner's own and change with the next call.
 
         Raises:
@@ -144,7 +146,7 @@ class Runner:
     def prepare(self, prompt: str, *, negative: str = "", guidance: float | None = None) -> None:
         """Set what all calls of a run share: the conditions and the guidance scale."""
         write = self._buffers.write
-        write(self._inputs[GUIDANCE], self._scale(guidance, negative))
+        write(self._inputs[GUIDANCE], guidance_of(self.bundle, guidance, negative))
         texts = {"prompt": prompt, "negative": negative}
         for each in self.bundle.prompt_inputs:
             write(self._prompt[each.name], self._filling(each, texts[each.source]))
@@ -155,7 +157,7 @@ class Runner:
                 write(rows, self._invariants[name])
 
     def _walk(self, look: Callable[[int], None] = lambda _: None) -> None:
-        """All calls, and the sums before and after; `look` is told the number of each that is done."""
+        """All calls, and the sums before and after; `look` is called with the number of each finished one."""
         for number, (combine, call) in enumerate(zip(self._combine, self._calls, strict=True)):
             combine()
             call()
@@ -163,7 +165,7 @@ class Runner:
         self._finish()
 
     def _look(self, on_call: OnCall | None, number: int) -> None:
-        """Stop at a call that did not make sense, and show what it made."""
+        """Refuse a call's output that is not finite."""
         self._require_finite(number)
         if on_call is not None:
             made = self._prediction(number)
@@ -177,16 +179,23 @@ class Runner:
 
     def _filling(self, each: PromptInput, text: str) -> Any:
         match each.fill:
-            case Fill.LABEL:
+            case PromptField.LABEL:
                 return class_number(text, self.bundle.labels, each.classes)
-            case Fill.GIVEN:
+            case PromptField.GIVEN:
                 return bool(text)
-            case Fill.IDS:
-                tokens = self._tokenizers[each.tokenizer].encode(text)
-                _tell_cut(each, text, tokens)
+            case PromptField.IDS:
+                text, tokens = self._encoded(each, text)
+                _warn_truncated(each, text, tokens)
                 return tokens.ids
-            case Fill.MASK:
-                return self._tokenizers[each.tokenizer].encode(text).attention_mask
+            case PromptField.MASK:
+                return self._encoded(each, text)[1].attention_mask
+
+    def _encoded(self, each: PromptInput, text: str) -> tuple[str, Any]:
+        """The text that is tokenised, and its tokens."""
+        tokenizer = self._tokenizers[each.tokenizer]
+        if each.placeholders:
+            text = written_out(text, tokenizer)
+        return text, tokenizer.encode(text)
 
     def call(
         self, number: int, sample: NDArray[np.float32], caches: dict[str, NDArray[np.float32]]
@@ -258,44 +267,24 @@ class Runner:
             **{name: self._slots[slot] for name, slot in call.reads.items()},
             **self._invariants,
             **{name: rows[row, ...] for name, rows in self._rows.items()},
+            **{name: self._constant(values) for name, values in call.coefficients.items()},
         }
         outputs = {name: self._slots[slot] for name, slot in call.writes.items()}
         if call.prediction is not None:
             outputs[PREDICTION] = self._predictions[call.prediction]
         return self._sessions[self.bundle.graphs[call.graph]].bind(inputs, outputs)
 
+    def _constant(self, values: Sequence[float]) -> Buffer:
+        """A buffer with these values, kept alive because a binding may hold only its address."""
+        buffer = self._buffers.zeros((len(values),), np.dtype(np.float32))
+        self._buffers.write(buffer, np.asarray(values, np.float32))
+        self._constants.append(buffer)
+        return buffer
+
     def _combination(self, row: NDArray[np.float64], out: Buffer) -> Callable[[], None]:
         """The sum of what is known and the predictions that `row` gives, up to the last that counts."""
         weights = np.trim_zeros(row, "b").astype(np.float32)
         return self._buffers.combination(weights, self._stack, out)
-
-    def _scale(self, guidance: float | None, negative: str) -> float:
-        bundle = self.bundle
-        scale = bundle.guidance if guidance is None else guidance
-        if negative and not bundle.takes_negative:
-            what = "shows classes" if bundle.takes_labels else "was exported without guidance"
-            msg = f"the bundle {what}, so it takes no negative prompt; leave it out"
-            raise EngineError(msg)
-        if bundle.subnet.fitted is not None and scale != bundle.guidance:
-            msg = (
-                f"guidance {scale:g} was asked for, but the sampler of this bundle was fitted for "
-                f"{bundle.guidance:g}; leave --guidance out, or search again with --guidance {scale:g}"
-            )
-            raise EngineError(msg)
-        if bundle.guided and scale <= 1:
-            msg = (
-                f"guidance {scale} switches guidance off, but the bundle was exported with it; "
-                "search and export with --guidance 1, or give a scale above 1"
-            )
-            raise EngineError(msg)
-        if not bundle.guided and max(scale, bundle.guidance) > 1 and scale != bundle.guidance:
-            how = f"for {bundle.guidance:g} alone" if bundle.guidance > 1 else "without guidance"
-            msg = (
-                f"guidance {scale:g} was asked for, but the bundle was exported {how}; "
-                f"search and export with --guidance {scale:g}"
-            )
-            raise EngineError(msg)
-        return scale
 
     def _draw(self, latents: NDArray[np.float32] | None, seed: int) -> None:
         """Fill what is known, in the order in which diffusers draws it; it does not draw what is given."""
@@ -304,10 +293,10 @@ class Runner:
         if latents is not None:
             write(next(values), self._checked(latents))
         elif bundle.sampler.given:
-            begins = bundle.subnet.binding.course.begins
+            begins = bundle.subnet.binding.grid.begins
             msg = f"the bundle {begins}, so it needs these; give them with --latents"
             raise EngineError(msg)
-        if latents is None or bundle.subnet.binding.course.adds_noise:
+        if latents is None or bundle.subnet.binding.grid.adds_noise:
             write(next(values), initial_noise(bundle, source))
         for value in values:
             write(value, source.randn(bundle.latent_shape))
@@ -338,8 +327,41 @@ class Runner:
         return {file: Tokenizer.from_file(str(self.bundle.file(file))) for file in files}
 
 
-def _tell_cut(each: PromptInput, text: str, tokens: Any) -> None:
-    """Say which end of a text was cut off, as diffusers cuts it too."""
+def guidance_of(bundle: Bundle, guidance: float | None, negative: str) -> float:
+    """The guidance scale of a run; None is the bundle's.
+
+    Raises:
+        EngineError: the bundle takes no negative prompt, or not this scale.
+    """
+    scale = bundle.guidance if guidance is None else guidance
+    if negative and not bundle.takes_negative:
+        what = "shows classes" if bundle.takes_labels else "was exported without guidance"
+        msg = f"the bundle {what}, so it takes no negative prompt; leave it out"
+        raise EngineError(msg)
+    if bundle.subnet.fitted is not None and scale != bundle.guidance:
+        msg = (
+            f"guidance {scale:g} was requested, but the sampler of this bundle was fitted for "
+            f"{bundle.guidance:g}; leave --guidance out, or search again with --guidance {scale:g}"
+        )
+        raise EngineError(msg)
+    if bundle.guided and scale <= 1:
+        msg = (
+            f"guidance {scale} switches guidance off, but the bundle was exported with it; "
+            "search and export with --guidance 1, or give a scale above 1"
+        )
+        raise EngineError(msg)
+    if not bundle.guided and max(scale, bundle.guidance) > 1 and scale != bundle.guidance:
+        how = f"for {bundle.guidance:g} alone" if bundle.guidance > 1 else "without guidance"
+        msg = (
+            f"guidance {scale:g} was requested, but the bundle was exported {how}; "
+            f"search and export with --guidance {scale:g}"
+        )
+        raise EngineError(msg)
+    return scale
+
+
+def _warn_truncated(each: PromptInput, text: str, tokens: Any) -> None:
+    """Warn which end of a text was truncated, as diffusers does."""
     lost = [start for part in tokens.overflowing for start, end in part.offsets if end > start]
     if lost:
         logger.warning(

@@ -6,18 +6,17 @@ In this file `trt` is the module of either library.
 from __future__ import annotations
 
 import hashlib
-import importlib
+import mmap
 import os
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from engines.base import Form
 from engines.errors import EngineError
+from engines.kinds import engine_kind
 from engines.plans import PlanOptions, build_plan, make_log, target
-from search.files import write_atomically
+from search.core.precision import of_engine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,34 +25,20 @@ if TYPE_CHECKING:
     from engines.buffers import Buffer
     from engines.cuda import Device, TorchBuffers
 
-OLDEST = (10, 12)
-"""Version of TensorRT."""
-HOW = {
-    "tensorrt": (
-        'pip install "tensorrt>=11,<12" on a machine with an NVIDIA GPU; the package fetches its '
-        "libraries from NVIDIA's own index"
-    ),
-    "tensorrt_rtx": "pip install tensorrt-rtx",
-}
-"""Module -> how to get it."""
 CACHE = "XDG_CACHE_HOME"
 """Environment variable that says where caches of programs lie."""
 
 
 class TensorRt:
-    """TensorRT on the GPU at hand: for it alone it builds."""
+    """TensorRT on this GPU; plans are built for it alone."""
 
     name = "tensorrt"
     suffix = ".plan"
-    module = "tensorrt"
-    known: tuple[str, ...] = ("optimization_level", "workspace", "strip_weights", "cuda_graph")
 
     def __init__(self, device: str, options: EngineOptions) -> None:
-        """Refuse another device, a library that is missing or too old, and a GPU that is."""
-        options.require_only(self.name, self.known)
-        self._trt = load_library(self.module)
+        """Refuse a library that is missing or too old, and a GPU that is."""
+        self._trt = engine_kind(self.name).load_library()
         self.device, self.options = device, options
-        self._require_version()
         self._require_device()
 
     def key(self) -> dict[str, str]:
@@ -72,7 +57,7 @@ class TensorRt:
 
     def build(self, graph: Path, out: Path, report: Report) -> None:
         """See `engines.base.Engine`."""
-        write_atomically(out, build_plan(self._trt, graph, self._plan_options, report))
+        build_plan(self._trt, graph, out, self._plan_options, report)
 
     def load(self, graph: Path, built: Path | None = None) -> TensorRtSession:
         """See `engines.base.Engine`; a plan without weights takes those of the graph."""
@@ -83,7 +68,7 @@ class TensorRt:
 
     @cached_property
     def buffers(self) -> TorchBuffers:
-        """What the runner keeps its values in."""
+        """The runner's buffers."""
         from engines.cuda import TorchBuffers
 
         return TorchBuffers("cuda", cuda_graph=self.options.cuda_graph)
@@ -113,7 +98,11 @@ class TensorRt:
         return make_log(self._trt)
 
     def _deserialize(self, graph: Path, built: Path) -> Any:
-        engine = self._runtime.deserialize_cuda_engine(built.read_bytes())
+        with built.open(
+            "rb"
+        ) as file:  # mapped: a plan holds all weights, and the library copies them
+            plan = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
             msg = (
                 f"{self.name} {self._trt.__version__} cannot load {str(built)!r}: "
@@ -124,19 +113,7 @@ class TensorRt:
             refit(self._trt, engine, graph, self._log)
         return engine
 
-    def _require_version(self) -> None:
-        version = tuple(int(part) for part in self._trt.__version__.split(".")[:2])
-        if version < OLDEST:
-            msg = (
-                f"TensorRT {self._trt.__version__} is older than {OLDEST[0]}.{OLDEST[1]}; "
-                'pip install "tensorrt>=11,<12"'
-            )
-            raise EngineError(msg)
-
     def _require_device(self) -> None:
-        if self.device != "cuda":
-            msg = f"tensorrt builds and runs on a GPU, not on {self.device!r}; give --device cuda"
-            raise EngineError(msg)
         _ = self._gpu
 
 
@@ -147,8 +124,6 @@ class TensorRtRtx(TensorRt):
     """
 
     name = "tensorrt-rtx"
-    module = "tensorrt_rtx"
-    known = ("compute_capability", "workspace", "cuda_graph")
 
     def key(self) -> dict[str, str]:
         """See `engines.base.Engine`."""
@@ -171,9 +146,9 @@ class TensorRtRtx(TensorRt):
 
     @property
     def _capability(self) -> str:
-        asked = self.options.compute_capability
-        if asked is not None:
-            return asked
+        capability = self.options.compute_capability
+        if capability is not None:
+            return capability
         if self.device != "cuda":
             msg = (
                 "tensorrt-rtx builds for one kind of GPU; give --compute-capability, "
@@ -182,13 +157,7 @@ class TensorRtRtx(TensorRt):
             raise EngineError(msg)
         return self._gpu.capability
 
-    def _require_version(self) -> None:
-        """Every version that can be installed will do."""
-
     def _require_device(self) -> None:
-        if self.device not in ("cpu", "cuda"):
-            msg = f"unknown device {self.device!r}; tensorrt-rtx builds on cpu and runs on cuda"
-            raise EngineError(msg)
         if self.device == "cuda":
             target(self._trt, self._gpu.capability)
         if self.options.compute_capability is not None:
@@ -205,7 +174,7 @@ class TensorRtSession:
         for index in range(engine.num_io_tensors):
             name = engine.get_tensor_name(index)
             is_input = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
-            (inputs if is_input else outputs)[name] = _form(trt, engine, name)
+            (inputs if is_input else outputs)[name] = _form(engine, name, graph)
         self.inputs: Mapping[str, Form] = inputs
         self.outputs: Mapping[str, Form] = outputs
         buffers.arena.require(engine.device_memory_size_v2)
@@ -226,14 +195,16 @@ class TensorRtSession:
         _require_apart(self._graph, reads, writes)
         addresses = {name: span.start for name, span in (*reads.items(), *writes.items())}
         context, stream = self._context, self._buffers.handle
+        from engines.cuda import refusal
 
         def run() -> None:
             self._place()
             for name, address in addresses.items():
                 context.set_tensor_address(name, address)
             if not context.execute_async_v3(stream):
-                msg = f"the plan of {self._graph.name} did not start; see what TensorRT wrote"
-                raise EngineError(msg)
+                raise refusal(
+                    f"the plan of {self._graph.name} did not start; see what TensorRT wrote"
+                )
 
         return run
 
@@ -253,24 +224,17 @@ class TensorRtSession:
         return range(start, start + max(buffer.numel() * buffer.element_size(), 1))
 
 
-def load_library(module: str) -> Any:
-    """The library `module`, or how to get it."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        msg = f"the package {module.replace('_', '-')} is not installed ({error}); {HOW[module]}"
-        raise EngineError(msg) from error
-
-
 def refit(trt: Any, engine: Any, graph: Path, log: Any) -> None:
     """Give an engine without weights those of the graph it was built from."""
     refitter = trt.Refitter(engine, log)
     reader = trt.OnnxParserRefitter(refitter, log)
     if not (reader.refit_from_file(str(graph)) and refitter.refit_cuda_engine()):
-        said = [reader.get_error(index).desc() for index in range(reader.num_errors)] or log.errors
+        errors = [
+            reader.get_error(index).desc() for index in range(reader.num_errors)
+        ] or log.errors
         msg = (
             f"the plan of {str(graph)!r} does not take the weights of that graph "
-            f"({'; '.join(said)[-300:]}); run stepcarve build again"
+            f"({'; '.join(errors)[-300:]}); run stepcarve build again"
         )
         raise EngineError(msg)
 
@@ -283,18 +247,16 @@ def timing_cache(version: str, gpu: Device) -> Path:
     return Path(folder) / "stepcarve" / f"tensorrt-timings-{digest}"
 
 
-def _form(trt: Any, engine: Any, name: str) -> Form:
-    import ml_dtypes
-
-    dtypes = {
-        trt.DataType.FLOAT: np.float32,
-        trt.DataType.HALF: np.float16,
-        trt.DataType.BF16: ml_dtypes.bfloat16,
-        trt.DataType.INT32: np.int32,
-        trt.DataType.INT64: np.int64,
-        trt.DataType.BOOL: np.bool_,
-    }
-    return tuple(engine.get_tensor_shape(name)), np.dtype(dtypes[engine.get_tensor_dtype(name)])
+def _form(engine: Any, name: str, graph: Path) -> Form:
+    kind = engine.get_tensor_dtype(name).name
+    try:
+        return tuple(engine.get_tensor_shape(name)), of_engine("tensorrt", kind).dtype
+    except KeyError as error:
+        msg = (
+            f"the plan of {graph.name} has {name!r} as {kind}, which stepcarve has no buffers for; "
+            "export with another --dtype"
+        )
+        raise EngineError(msg) from error
 
 
 def _require_apart(graph: Path, reads: Mapping[str, range], writes: Mapping[str, range]) -> None:

@@ -1,1 +1,1 @@
-"""SubNet and pipeline go in, a bundle comes out."""
+"""Build side: exports a SubNet and its pipeline as a bundle."""

@@ -4,32 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporter.errors import ExportError
-from exporter.program import distinct
-from search.prompt import Fill, PromptInput
-from search.sampler import SamplerTable
-from search.subnet import SubNet
+from search.core.precision import denoiser_precisions
+from search.core.program import distinct
+from search.core.prompt import PromptField, PromptInput
+from search.core.sampler import SamplerTable
+from search.core.subnet import SubNet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-SCHEMA = 4
+SCHEMA = 5
+READABLE = (4, 5)
+"""Before schema 5 no call had coefficients."""
 KIND = "stepcarve-bundle"
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.bin"
-DTYPES = {"float32": 4, "float16": 2, "bfloat16": 2}
-"""Of a bundle's denoiser -> bytes of a value."""
 
 
 def require_dtype(name: str) -> None:
-    """Refuse a dtype that is not one of `DTYPES`."""
-    if name not in DTYPES:
-        msg = f"unknown dtype {name!r}; choose one of {', '.join(DTYPES)}"
+    """Refuse a dtype that a denoiser does not compute in."""
+    known = [each.name for each in denoiser_precisions()]
+    if name not in known:
+        msg = f"unknown dtype {name!r}; choose one of {', '.join(known)}"
         raise ExportError(msg)
 
 
@@ -68,6 +70,7 @@ class BundleCall:
         reads: graph input -> slot, for every cache it reads.
         writes: graph output -> slot, for every cache it writes.
         prediction: number of the noise prediction it makes, or None.
+        coefficients: graph input -> its values, for what an action mixes.
     """
 
     step: int
@@ -76,11 +79,12 @@ class BundleCall:
     reads: dict[str, int]
     writes: dict[str, int]
     prediction: int | None
+    coefficients: dict[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle on disk, opened at one of its variants; files are checked when they are asked for.
+    """A bundle on disk, opened at one of its variants; files are checked when they are opened.
 
     Variants make pictures of other shapes of the same SubNet, and share the weights file.
 
@@ -135,7 +139,7 @@ class Bundle:
 
     def __post_init__(self) -> None:
         """Check that every part refers to what is there; every problem is a `ValueError`."""
-        if self.dtype not in DTYPES:
+        if self.dtype not in [each.name for each in denoiser_precisions()]:
             msg = f"dtype {self.dtype!r}"
             raise ValueError(msg)
         if self.rows and self.prologue is None:
@@ -194,8 +198,11 @@ class Bundle:
         if not path.is_file():
             msg = f"the bundle {str(self.path)!r} lacks its file {name!r}; export again"
             raise ExportError(msg)
-        if path.is_symlink():
-            msg = f"the file {name!r} of the bundle {str(self.path)!r} is a link; put the file itself there"
+        if path.is_symlink() and not _is_blob(path):
+            msg = (
+                f"the file {name!r} of the bundle {str(self.path)!r} is a link to somewhere else than the "
+                "blobs of its hub cache; put the file itself there"
+            )
             raise ExportError(msg)
         found = sha256(path)
         if found != self.files[name]:
@@ -209,7 +216,7 @@ class Bundle:
     @property
     def takes_labels(self) -> bool:
         """Whether prompts are classes."""
-        return any(each.fill is Fill.LABEL for each in self.prompt_inputs)
+        return any(each.fill is PromptField.LABEL for each in self.prompt_inputs)
 
     @property
     def takes_negative(self) -> bool:
@@ -218,7 +225,7 @@ class Bundle:
 
     @property
     def default_prompt(self) -> str:
-        """Something any such bundle can show."""
+        """A prompt or class that suits any bundle."""
         return next(iter(self.labels), "0") if self.takes_labels else "a photo of a red bicycle"
 
     def require_prompt(self, *, prompt: str | None, label: str | None) -> str:
@@ -283,16 +290,24 @@ class Bundle:
         return _bundle(path, data, {"height": height, "width": width, "images": images})
 
 
-def _find(shapes: Sequence[Shape], asked: Mapping[str, int | None], path: Path) -> int:
-    """The first of `shapes`, those of the bundle at `path`, that has what is asked; None is anything."""
-    for name, want in asked.items():
+def _is_blob(link: Path) -> bool:
+    """Whether a link in a snapshot of a hub's cache leads to the blobs of the same model."""
+    for folder in link.absolute().parents:
+        if folder.name == "snapshots":
+            return link.resolve().parent == (folder.parent / "blobs").resolve()
+    return False
+
+
+def _find(shapes: Sequence[Shape], wanted: Mapping[str, int | None], path: Path) -> int:
+    """The first of `shapes`, those of the bundle at `path`, that matches the request; None matches any."""
+    for name, want in wanted.items():
         if want is not None and want < 1:
             msg = f"{name} is {want}; give 1 or more"
             raise ExportError(msg)
     for number, shape in enumerate(shapes):
-        if all(want in (None, getattr(shape, name)) for name, want in asked.items()):
+        if all(want in (None, getattr(shape, name)) for name, want in wanted.items()):
             return number
-    given = ", ".join(f"{name} {want}" for name, want in asked.items() if want is not None)
+    given = ", ".join(f"{name} {want}" for name, want in wanted.items() if want is not None)
     msg = (
         f"the bundle {str(path)!r} has no variant for {given}; it makes "
         f"{', '.join(map(str, shapes))}; take one of these, or export again with others"
@@ -300,14 +315,14 @@ def _find(shapes: Sequence[Shape], asked: Mapping[str, int | None], path: Path) 
     raise ExportError(msg)
 
 
-def _bundle(path: Path, data: Any, asked: Mapping[str, int | None]) -> Bundle:
+def _bundle(path: Path, data: Any, wanted: Mapping[str, int | None]) -> Bundle:
     if not isinstance(data, dict) or data.get("kind") != KIND:
         msg = f"{str(path)!r} is not a bundle; give a directory written by stepcarve export"
         raise ExportError(msg)
-    if data.get("schema") != SCHEMA:
+    if data.get("schema") not in READABLE:
         msg = (
             f"the bundle {str(path)!r} has schema {data.get('schema')!r}, but this stepcarve reads "
-            f"{SCHEMA}; use the stepcarve that wrote it, or export again"
+            f"{READABLE[0]} to {READABLE[-1]}; use the stepcarve that wrote it, or export again"
         )
         raise ExportError(msg)
     try:
@@ -324,7 +339,7 @@ def _bundle(path: Path, data: Any, asked: Mapping[str, int | None]) -> Bundle:
         if not shapes or len(set(shapes)) < len(shapes):
             msg = "the variants, of which there are none or two alike"
             raise ValueError(msg)
-        number = _find(shapes, asked, path)
+        number = _find(shapes, wanted, path)
         variant = data["variants"][number]
         return Bundle(
             path=path,
@@ -332,7 +347,7 @@ def _bundle(path: Path, data: Any, asked: Mapping[str, int | None]) -> Bundle:
             guided=data["guided"],
             guidance=float(data["guidance"]),
             prompt_inputs=tuple(
-                PromptInput(**{**each, "fill": Fill(each["fill"])})
+                PromptInput(**{**each, "fill": PromptField(each["fill"])})
                 for each in data["prompt_inputs"]
             ),
             labels=data["labels"],

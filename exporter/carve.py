@@ -8,34 +8,29 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from exporter.graph import BOUNDARY, DOMAIN, forget_inner_types, sort_initializers
-from exporter.nothing import take_out_nothing
+from exporter.mix import add_mix, residual
+from exporter.zeros import fold_zeros
+from search.core.topology import TargetKind, port_of
 
 if TYPE_CHECKING:
-    from exporter.program import Signature
     from exporter.trace import Master
+    from search.core.program import Signature
 
 
 def carve(master: Master, signature: Signature, name: str) -> ir.Model:
     """The part of the master that one call computes; weights are those of the master.
 
     Tensors that the signature reads become inputs, tensors that it writes become outputs, each under
-    its name. A block whose sum is computed is cut off, and its sum or its base put in its place. An
-    incomplete cut raises.
+    its name. A port in whose place an action emits something else is cut off, and what the action
+    mixes is put there. An incomplete cut raises.
     """
-    sums = _sums(master, signature)
-    read = [master.tensors[tensor] for tensor in (*signature.reads, *sums)]
-    outputs = [sums.get(tensor, master.tensors[tensor]) for tensor in signature.writes]
-    if signature.predicts:
-        outputs.insert(0, master.prediction)
-    inside = [value for value in sums.values() if value not in outputs]
-    graph = ir.convenience.extract(
-        master.model.graph, [*master.inputs.values(), *read], [*outputs, *inside]
-    )
+    graph = _extracted(master, signature)
     graph.name = name
-    _put_in_place(graph, {master.tensors[port].name: value.name for port, value in sums.items()})
-    del graph.outputs[len(outputs) :]
+    _put_mixes_in_place(graph, master, signature)
+    _give(graph, master, signature)
+    graph.sort()
     _remove_boundaries(graph)
-    take_out_nothing(graph)
+    fold_zeros(graph)
     for value in [v for v in graph.inputs if not v.uses()]:
         graph.inputs.remove(value)
     graph.opset_imports.pop(DOMAIN, None)
@@ -46,25 +41,58 @@ def carve(master: Master, signature: Signature, name: str) -> ir.Model:
     return model
 
 
-def _sums(master: Master, signature: Signature) -> dict[int, ir.Value]:
-    """By port, what a call puts in its place: base plus residual (DELTA), or the base alone (SKIP)."""
-    topology = master.topology
-    return {
-        topology.tensor(total): (
-            master.sums if topology.added(total) in signature.reads else master.bases
-        )[total]
-        for total in signature.computes
-        if topology.is_sum(total)
-    }
+def _extracted(master: Master, signature: Signature) -> ir.Graph:
+    """What leads to the prediction, ports and bases that the signature needs, cut at what is there."""
+    mixed = {target.port for target in signature.mixes}
+    cut = mixed | {tensor.port for tensor in signature.reads if tensor.kind is TargetKind.PORT}
+    wanted = [master.prediction] if signature.predicts else []
+    wanted += [master.ports[t.port] for t in signature.writes if t.port not in cut]
+    wanted += [
+        master.bases[t.base]
+        for t in (*signature.mixes, *signature.writes)
+        if t.base in master.bases
+    ]
+    inputs = [*master.inputs.values(), *(master.ports[port] for port in sorted(cut))]
+    return ir.convenience.extract(master.model.graph, inputs, list(dict.fromkeys(wanted)))
 
 
-def _put_in_place(graph: ir.Graph, sums: dict[str | None, str | None]) -> None:
-    """Let the graph's own sums take the place and the names of the inputs that stand for them."""
-    values = {value.name: value for value in (*graph.inputs, *graph.outputs)}
-    for port, total in sums.items():
-        ir.convenience.replace_all_uses_with(values[port], values[total])
-        graph.inputs.remove(values[port])
-        values[total].name = port
+def _put_mixes_in_place(graph: ir.Graph, master: Master, signature: Signature) -> None:
+    """Let what the actions mix take the place and the names of the inputs that stand for the ports."""
+    values = _values(graph)
+    for target in signature.mixes:
+        port = values[master.ports[target.port].name]
+        base = master.bases.get(target.base)
+        mix = add_mix(
+            graph,
+            target,
+            name=master.topology.name,
+            like=port,
+            base=None if base is None else values[base.name],
+        )
+        ir.convenience.replace_all_uses_with(port, mix)
+        graph.inputs.remove(port)
+        mix.name = port.name
+
+
+def _give(graph: ir.Graph, master: Master, signature: Signature) -> None:
+    """Make the graph's outputs those of the signature."""
+    values, topology = _values(graph), master.topology
+    outputs = [values[master.prediction.name]] if signature.predicts else []
+    for tensor in signature.writes:
+        value = values[topology.name(port_of(tensor.port))]
+        if tensor.kind is TargetKind.RESIDUAL:
+            base = master.bases.get(tensor.base)
+            value = residual(
+                graph, value, None if base is None else values[base.name], topology.name(tensor)
+            )
+        outputs.append(value)
+    graph.outputs[:] = outputs
+
+
+def _values(graph: ir.Graph) -> dict[str | None, ir.Value]:
+    """What the graph takes and computes, by name."""
+    made = (value for node in graph for value in node.outputs)
+    return {value.name: value for value in (*graph.inputs, *made)}
 
 
 def _remove_boundaries(graph: ir.Graph) -> None:
@@ -84,10 +112,11 @@ def _remove_boundaries(graph: ir.Graph) -> None:
             node.domain, node.op_type = "", "Identity"
             node.attributes.clear()
             continue
+        becomes_output = after.is_graph_output()
         ir.convenience.replace_all_uses_with(after, before, replace_graph_outputs=True)
         graph.remove(node, safe=True)
-        if before.is_graph_output():
+        if becomes_output:
             before.name, before.type, before.shape = after.name, after.type, after.shape
-        elif before.producer() is not None and before not in named:
+        elif before.producer() is not None and before not in named and not before.is_graph_output():
             before.name = after.name
         named.add(before)

@@ -1,4 +1,4 @@
-"""What stands around the denoiser as ONNX: prompts to conditions, and latents to pictures."""
+"""The two ends of a pipeline as ONNX: prompts to conditions, and latents to pictures."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import torch
 from onnx_ir.passes import common as passes
 
 from exporter.graph import convert, forget_inner_types, optimise
+from search.core.names import IMAGE, LATENTS
+from search.core.precision import precision_named
 from search.model.decoder import Decoder
-from search.names import IMAGE, LATENTS
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -34,7 +35,7 @@ class Component:
 
 def conditioner_graph(conditioner: Conditioner, dtype: str) -> Component:
     """Prompt inputs -> the denoiser's conditions in `dtype`, under the names the step graphs know."""
-    module = _Converted(conditioner.eval(), getattr(torch, dtype)).eval()
+    module = _Converted(conditioner.eval(), getattr(torch, precision_named(dtype).torch)).eval()
     example = tuple(torch.ones(each.shape, dtype=torch.int64) for each in conditioner.inputs)
     with torch.no_grad():
         names = list(module(*example))

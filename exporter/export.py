@@ -1,4 +1,4 @@
-"""`export()`: SubNet and pipeline go in, a bundle comes out."""
+"""`export()`: Build side: exports a SubNet and its pipeline as a bundle."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from exporter.preflight import require_room
 from exporter.staging import Staging, staging
 from exporter.variant import Variant, carve_variant
 from exporter.weights import refer, write_weights
-from search.files import require_free
-from search.methods import resized
+from search.core.files import require_free
+from search.core.versions import versions_of
 from search.model.pipeline import Pipeline, open_for
-from search.versions import versions_of
+from search.model.whole import resized
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from tokenizers import Tokenizer
 
-    from search.subnet import SubNet
+    from search.core.subnet import SubNet
 
 PACKAGES = (
     "stepcarve",
@@ -62,8 +62,8 @@ def export(
         sizes: of the pictures (height, width); none takes the SubNet's own.
         batches: images per prompt. There is one variant for each size and each of these; the first
             is what the bundle is opened at by default.
-        dtype: of the denoiser's weights and activations, one of `exporter.bundle.DTYPES`.
-        report: told, in a few words, what is being done.
+        dtype: of the denoiser's weights and activations, one of `denoiser_precisions`.
+        report: called with a short progress message.
 
     Raises:
         SearchError: the SubNet is for another pipeline, or cannot be used at one of the `sizes`, or `out` exists.
@@ -80,6 +80,7 @@ def export(
     subnets = [resized(pipeline, subnet, size) for size in dict.fromkeys(sizes or (own,))]
     shapes = list(product(subnets, dict.fromkeys(batches)))
     report(require_room(pipeline, out, dtype, len(shapes)))
+    pipeline.load_around()
     with staging(out, _key(pipeline, shapes, dtype)) as stage:
         variants = [carve_variant(pipeline, each, batch, dtype, report) for each, batch in shapes]
         report("write")
@@ -143,13 +144,17 @@ def _save_layout(layout: tuple[int, ...], file: Path) -> None:
 def _key(pipeline: Pipeline, shapes: list[tuple[SubNet, int]], dtype: str) -> str:
     """Everything that decides the content of the bundle.
 
-    The denoiser is in the SubNet's fingerprint; of the other components, every file counts.
+    The denoiser is in the SubNet's fingerprint; of the other parts that are used, every file counts.
     """
+    used = [name for name, part in pipeline.pipe.components.items() if part is not None]
     around = {
         str(path.relative_to(pipeline.path)): sha256(path)
-        for path in sorted(pipeline.path.rglob("*"))
-        if path.is_file() and path.parent.name != pipeline.family.component
+        for name in used
+        if name != pipeline.family.component
+        for path in sorted((pipeline.path / name).rglob("*"))
+        if path.is_file()
     }
+    around["model_index.json"] = sha256(pipeline.path / "model_index.json")
     made = [(subnet.to_json(), batch) for subnet, batch in shapes]
     content = json.dumps([made, dtype, versions_of(PACKAGES), around], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()

@@ -12,8 +12,9 @@ import onnx_ir as ir
 import torch
 from onnx_ir.passes import common as passes
 from onnxscript import optimizer, rewriter
-from onnxscript.rewriter.rules import common as rules
 
+from exporter.argmax import decompose_argmax
+from exporter.rules import RULES
 from exporter.weights import keep
 
 if TYPE_CHECKING:
@@ -33,21 +34,6 @@ INLINE_BYTES = 1024
 
 ROUNDS = 2
 """Of folding constants and applying `RULES`, each of which makes room for the other."""
-RULES = (
-    rules.add_0_rule,
-    rules.sub_0_rule,
-    rules.mul_by_1_rule,
-    rules.div_by_1_rule,
-    rules.cast_cast_rule,
-    rules.no_op_cast_rule,
-    rules.no_op_expand_rule,
-    rules.no_op_transpose_rule,
-    rules.transpose_transpose_rule,
-    rules.collapse_slice_rule,
-    rules.reshape_reshape_rule,
-    rules.unsqueeze_unsqueeze_rule,
-)
-"""Those that find something in what torch converts, one node at a time."""
 
 
 def convert(program: ExportedProgram) -> ir.Model:
@@ -74,6 +60,7 @@ def optimise(model: ir.Model, parameters: Collection[str]) -> None:
     _drop_void_squeezes(model.graph)
     _cast_joined(model.graph)
     _widen_masks(model.graph)
+    decompose_argmax(model.graph)
     _transpose_weights(model.graph)
     given = set(model.graph.initializers)
     _simplify(

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from exporter.graph import DOMAIN
 from exporter.rows import acts_on_rows, shape_of
-from search.names import GUIDANCE, SAMPLE, TIMESTEP
+from search.core.names import GUIDANCE, SAMPLE, TIMESTEP
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,10 +8,11 @@ import string
 from typing import TYPE_CHECKING
 
 from exporter.errors import ExportError
-from exporter.program import plan_program
-from exporter.summary import Cell, cells
-from search.files import write_atomically
-from search.liveness import unroll
+from exporter.summary import cells
+from search.core.actions import ACTIONS, Action
+from search.core.files import write_atomically
+from search.core.liveness import unroll
+from search.core.program import plan_program
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,31 +21,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from exporter.program import Program
-    from search.subnet import SubNet
+    from search.core.program import Program
+    from search.core.subnet import SubNet
 
-SYMBOLS = {
-    Cell.COMPUTED: "█",
-    Cell.DELTA: "+",
-    Cell.SKIPPED: "-",
-    Cell.HELD: "▒",
-    Cell.GONE: "·",
+GONE = "not needed, not in the graph"
+LOOKS: dict[Action | None, tuple[str, str, str]] = {
+    **{record.action: (record.symbol, record.colour, record.meaning) for record in ACTIONS},
+    None: ("·", "#eef1f4", GONE),
 }
-COLOURS = {
-    Cell.COMPUTED: "#1f6f8b",
-    Cell.DELTA: "#8fc1a9",
-    Cell.SKIPPED: "#c9b6d9",
-    Cell.HELD: "#f2b880",
-    Cell.GONE: "#eef1f4",
-}
-MEANING = {
-    Cell.COMPUTED: "computed",
-    Cell.DELTA: "input plus cached residual",
-    Cell.SKIPPED: "input handed on",
-    Cell.HELD: "earlier output read from the cache",
-    Cell.GONE: "not needed, not in the graph",
-}
-
+"""What becomes of a block: a character, a colour and words for it."""
 
 GRAPHS = string.digits + string.ascii_letters
 """A character for each of the first step graphs; the others share `MANY`."""
@@ -59,7 +44,7 @@ def grid_lines(subnet: SubNet) -> list[str]:
     rows = cells(subnet)
     program = plan_program(subnet, 1)
     lines = {
-        name: "".join(SYMBOLS[row[block]] for row in rows)
+        name: "".join(LOOKS[row[block]][0] for row in rows)
         for block, name in enumerate(subnet.topology.blocks)
     }
     graphs = dict.fromkeys(range(subnet.steps), NONE)
@@ -71,7 +56,7 @@ def grid_lines(subnet: SubNet) -> list[str]:
         "cache": _bars(program.alive, max(program.alive)),
     }
     width = max(map(len, lines))
-    legend = "   ".join(f"{SYMBOLS[cell]} {MEANING[cell]}" for cell in Cell)
+    legend = "   ".join(f"{symbol} {meaning}" for symbol, _, meaning in LOOKS.values())
     return [*(f"{name:>{width}} {line}".rstrip() for name, line in lines.items()), legend]
 
 
@@ -86,7 +71,7 @@ def draw_grid(subnet: SubNet) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    order = list(Cell)
+    order = list(LOOKS)
     rows = cells(subnet)
     values = [[order.index(row[b]) for row in rows] for b in range(len(subnet.topology.blocks))]
     height = 1.6 + 0.17 * len(values)
@@ -101,7 +86,7 @@ def draw_grid(subnet: SubNet) -> Figure:
         edges,
         [b - 0.5 for b in range(len(values) + 1)],
         values,
-        cmap=ListedColormap([COLOURS[cell] for cell in order]),
+        cmap=ListedColormap([colour for _, colour, _ in LOOKS.values()]),
         vmin=0,
         vmax=len(order) - 1,
         edgecolors="white",
@@ -110,7 +95,10 @@ def draw_grid(subnet: SubNet) -> Figure:
     grid.set_yticks(range(len(values)), subnet.topology.blocks, fontsize=7)
     grid.invert_yaxis()
     grid.set_title(subnet.method, fontsize=9)
-    handles = [Patch(facecolor=COLOURS[c], edgecolor="#999999", label=MEANING[c]) for c in order]
+    handles = [
+        Patch(facecolor=colour, edgecolor="#999999", label=meaning)
+        for _, colour, meaning in LOOKS.values()
+    ]
     grid.legend(
         handles=handles,
         ncols=2,
@@ -151,7 +139,7 @@ def _draw_bars(axes: Axes, values: Sequence[float], label: str, colour: str) -> 
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure to a PNG, SVG or PDF file, whole or not at all."""
+    """Write a figure to a PNG, SVG or PDF file, atomically."""
     kind = path.suffix.lower().lstrip(".")
     if kind not in ("png", "svg", "pdf"):
         msg = f"cannot draw to {str(path)!r}; give a file that ends in .png, .svg or .pdf"

@@ -1,4 +1,4 @@
-"""What an export will need, before it begins."""
+"""The memory and disk that an export needs, checked before it begins."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from exporter.bundle import DTYPES
 from exporter.errors import ExportError
+from search.core.precision import precision_named
+from search.model.parts import DTYPE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,8 +21,6 @@ BASE_MEMORY = 1_500_000_000
 """Bytes for the libraries, the traced graphs and the largest tensor on its way to disk."""
 VARIANT_MEMORY = 150_000_000
 """Bytes for the graphs of each further variant; those of shapes-sd take 35 MB, and FLUX has five times its nodes."""
-SURROUNDING = 4
-"""Bytes per value of what stands around the denoiser, which is float32."""
 GIGABYTE = 1e9
 
 
@@ -47,13 +46,13 @@ def needs_of(pipeline: Pipeline, dtype: str, variants: int = 1) -> Needs:
         dtype: of the denoiser in the bundle.
         variants: of the bundle; all their graphs are in memory before any is written.
     """
-    denoiser = sum(p.numel() for p in pipeline.denoiser.parameters()) * DTYPES[dtype]
+    denoiser = sum(p.numel() for p in pipeline.denoiser.parameters()) * precision_named(dtype).bytes
     modules = [
         module
         for name, module in pipeline.pipe.components.items()
         if name != pipeline.family.component and hasattr(module, "parameters")
     ]
-    around = SURROUNDING * sum(p.numel() for module in modules for p in module.parameters())
+    around = DTYPE.itemsize * sum(p.numel() for module in modules for p in module.parameters())
     graphs = VARIANT_MEMORY * (variants - 1)
     return Needs(memory=BASE_MEMORY + graphs + around, disk=denoiser + around)
 

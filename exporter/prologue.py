@@ -15,7 +15,7 @@ from exporter.graph import DOMAIN, forget_inner_types, sort_initializers
 from exporter.hoist import BOTH, Varies, variation
 from exporter.rows import shape_of
 from exporter.weights import keep
-from search.names import TIMESTEP
+from search.core.names import TIMESTEP
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence

@@ -1,4 +1,4 @@
-"""Which ONNX operations treat each row, an index of the first axis, like any other."""
+"""The ONNX operations that treat every row (index of the first axis) alike."""
 
 from __future__ import annotations
 

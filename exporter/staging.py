@@ -1,4 +1,4 @@
-"""How a bundle comes to be: written beside its place, resumed after a kill, and there all at once."""
+"""Writing a bundle: beside its place, resumable after a kill, renamed when it is whole."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from exporter.bundle import KIND, MANIFEST, SCHEMA, sha256
 from exporter.errors import ExportError
-from search.files import flush, move_into_place, require_free, write_atomically
+from search.core.files import flush, move_into_place, require_free, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)
-"""What the system says when nothing more can be written; numpy gives no number for it."""
+"""Errors of a full disk; numpy raises one without an errno."""
 
 
 @contextmanager
 def needing_room(target: Path) -> Iterator[None]:
-    """Say in one sentence that nothing more can be written for `target`."""
+    """Turn an error of a full disk while writing `target` into one sentence."""
     try:
         yield
     except OSError as error:

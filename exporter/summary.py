@@ -2,54 +2,42 @@
 
 from __future__ import annotations
 
-import enum
 import math
 from typing import TYPE_CHECKING, Any
 
-from exporter.bundle import DTYPES
-from exporter.program import plan_program
-from search.course import FROM_NOISE
-from search.liveness import Unrolled, unroll
-from search.subnet import Action
+from search.core.actions import Action
+from search.core.liveness import Unrolled, unroll
+from search.core.precision import precision_named
+from search.core.program import plan_program
+from search.core.timestep_grid import FROM_NOISE
+from search.core.topology import TargetKind
 
 if TYPE_CHECKING:
-    from search.subnet import SubNet
+    from search.core.subnet import SubNet
 
 
-class Cell(enum.StrEnum):
-    """What becomes of one block at one step once dead work is gone."""
+def cells(subnet: SubNet) -> list[list[Action | None]]:
+    """Per step and block, its action after dead work is removed; None is neither computed nor read.
 
-    COMPUTED = "computed"
-    DELTA = "delta"
-    """Not computed: its fresh input plus its cached residual is read."""
-    SKIPPED = "skipped"
-    """Not computed: its fresh input is read."""
-    HELD = "held"
-    """Not computed, but its earlier output is read."""
-    GONE = "gone"
-    """Neither computed nor read."""
-
-
-def cells(subnet: SubNet) -> list[list[Cell]]:
-    """Per step and block, what becomes of it."""
+    REUSE stands for all that is read from the cache as it is.
+    """
     unrolled = unroll(subnet)
     return [
-        [_cell(unrolled, step, ports) for ports in subnet.topology.ports_of]
+        [_cell(subnet, unrolled, step, block) for block in range(len(subnet.topology.blocks))]
         for step in range(subnet.steps)
     ]
 
 
-def _cell(unrolled: Unrolled, step: int, ports: tuple[int, ...]) -> Cell:
-    computed = unrolled.computed[step]
-    if not computed.isdisjoint(ports):
-        return Cell.COMPUTED
-    topology, values = unrolled.topology, unrolled.values
-    for value in (values[number] for number in unrolled.made[step]):
-        if topology.is_sum(value.target) and topology.tensor(value.target) in ports:
-            adds = any(topology.is_residual(values[read].target) for read in value.reads)
-            return Cell.DELTA if adds else Cell.SKIPPED
-    read = {port for target in computed for port in topology.reads[target]}
-    return Cell.GONE if read.isdisjoint(ports) else Cell.HELD
+def _cell(subnet: SubNet, unrolled: Unrolled, step: int, block: int) -> Action | None:
+    topology, computed = subnet.topology, unrolled.computed[step]
+    ports = topology.ports_of[block]
+    mine = {target.kind for target in computed if target.port in ports}
+    if TargetKind.PORT in mine:
+        return Action.RUN
+    if TargetKind.MIX in mine:
+        return subnet.actions[step][block]
+    read = {port for target in computed for port in topology.reads(target)}
+    return None if read.isdisjoint(ports) else Action.REUSE
 
 
 def summarise(subnet: SubNet, batch: int = 1, dtype: str = "float32") -> dict[str, Any]:
@@ -60,6 +48,7 @@ def summarise(subnet: SubNet, batch: int = 1, dtype: str = "float32") -> dict[st
     full, kept = subnet.full_calls * topology.macs, sum(unrolled.macs)
     return {
         "method": subnet.method,
+        "origin": None if subnet.origin is None else subnet.origin.to_json(),
         "granularity": subnet.granularity,
         "denoiser": subnet.binding.denoiser,
         "scheduler": subnet.binding.scheduler,
@@ -74,19 +63,22 @@ def summarise(subnet: SubNet, batch: int = 1, dtype: str = "float32") -> dict[st
         **_without_attention(subnet, unrolled),
         "params": topology.params,
         "params_kept": unrolled.params,
-        "cache_bytes": sum(math.prod(shape) for shape in program.slots) * DTYPES[dtype],
-        "cache_bytes_per_step": [alive * DTYPES[dtype] for alive in program.alive],
+        "cache_bytes": sum(math.prod(shape) for shape in program.slots)
+        * precision_named(dtype).bytes,
+        "cache_bytes_per_step": [alive * precision_named(dtype).bytes for alive in program.alive],
         "macs_per_step": list(unrolled.macs),
         "signature_per_call": [call.signature for call in program.calls],
         "fitted": subnet.fitted is not None,
         "timesteps": list(subnet.timesteps),
         "call_timesteps": [subnet.timesteps[call.step] for call in program.calls],
-        "course": vars(subnet.binding.course),
-        "begins": subnet.binding.course.begins,
+        "grid": vars(subnet.binding.grid),
+        "begins": subnet.binding.grid.begins,
         "actions": [list(row) for row in subnet.actions],
-        "reused": sum(action is Action.REUSE for row in subnet.actions for action in row),
-        "deltas": sum(action is Action.DELTA for row in subnet.actions for action in row),
-        "skips": sum(action is Action.SKIP for row in subnet.actions for action in row),
+        "coefficients": [[step, block, list(w)] for step, block, w in subnet.coefficients],
+        "count": {
+            action: sum(each is action for row in subnet.actions for each in row)
+            for action in Action
+        },
     }
 
 
@@ -104,7 +96,7 @@ def _without_attention(subnet: SubNet, unrolled: Unrolled) -> dict[str, float | 
 def one_line(summary: dict[str, Any]) -> str:
     """What `summarise` found, for people."""
     graphs = "graph" if summary["signatures"] == 1 else "graphs"
-    end = summary["course"]["end_step"]
+    end = summary["grid"]["end_step"]
     part = "" if summary["begins"] == FROM_NOISE else f"; {summary['begins']}"
     part += "" if end is None else f"; ends before step {end}"
     return (
@@ -116,6 +108,6 @@ def one_line(summary: dict[str, Any]) -> str:
 
 
 def call_times(summary: dict[str, Any]) -> str:
-    """When a SubNet with a sampler of its own calls the denoiser, for people."""
+    """The timesteps of a fitted SubNet's calls, as a text."""
     times = ", ".join(f"{timestep:g}" for timestep in summary["call_timesteps"])
     return f"fitted sampler, calls at timesteps {times}"

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from exporter.errors import ExportError
 from exporter.graph import BOUNDARY, DOMAIN, convert, lazy_tensor, optimise
 from exporter.hoist import hoist
-from exporter.nothing import add_nothing
+from search.core.topology import port_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     import torch
 
+    from search.core.topology import Topology
     from search.model.pipeline import Pipeline
     from search.model.trace import Trace
-    from search.topology import Topology
 
 PREDICTION = "noise_prediction"
 
@@ -30,13 +30,12 @@ class Master:
     """The whole denoiser in ONNX.
 
     Attributes:
-        model: its graph outputs the noise prediction, all tensors, all sums and their bases.
+        model: its graph outputs the noise prediction, all ports and all bases.
         inputs: of the graph, by name; those of the loop include the stand-ins of its invariants.
         invariants: per such stand-in, the value that it stands for.
         prediction: the noise prediction.
-        tensors: per tensor of the topology, its boundary value; residuals only where asked for.
-        sums: per sum of the topology whose residual is there, base plus residual.
-        bases: likewise, the base alone.
+        ports: per port of the topology, its boundary value.
+        bases: by port, the requested bases, unless they are zeros.
         topology: of the denoiser.
         layout: per element of the latents, which element of the drawn noise it is; None: its own.
     """
@@ -45,20 +44,19 @@ class Master:
     inputs: dict[str, ir.Value]
     invariants: dict[str, ir.Value]
     prediction: ir.Value
-    tensors: dict[int, ir.Value]
-    sums: dict[int, ir.Value]
+    ports: tuple[ir.Value, ...]
     bases: dict[int, ir.Value]
     topology: Topology
     layout: tuple[int, ...] | None
 
 
-def trace_master(pipeline: Pipeline, trace: Trace, replaced: AbstractSet[int]) -> Master:
+def trace_master(pipeline: Pipeline, trace: Trace, bases: AbstractSet[int]) -> Master:
     """Convert `trace` to ONNX, mark the ports, attach the weights lazily and optimise.
 
     Args:
         pipeline: holds the weights.
         trace: of its denoiser.
-        replaced: the blocks whose residuals, sums and bases are wanted.
+        bases: the ports whose bases are wanted.
     """
     model = convert(trace.program)
     graph = model.graph
@@ -67,24 +65,19 @@ def trace_master(pipeline: Pipeline, trace: Trace, replaced: AbstractSet[int]) -
     prediction = graph.outputs[0]
     topology = trace.topology
     produced = [graph.outputs[i] for i in trace.port_outputs]
-    base_of = {
-        b: graph.outputs[i] for b, i in zip(topology.deltas, trace.base_outputs, strict=True)
-    }
+    given = {port: graph.outputs[i] for port, i in trace.base_outputs.items()}
     graph.outputs[:] = [prediction]
     model.opset_imports[DOMAIN] = 1
-    marked = {v: _mark(graph, v, topology.tensor_names[i]) for i, v in enumerate(produced)}
+    names = [topology.name(port_of(port)) for port in range(len(produced))]
+    marked = {v: _mark(graph, v, name) for v, name in zip(produced, names, strict=True)}
     prediction = graph.outputs[0]
     prediction.name = PREDICTION
-    tensors = dict(enumerate(marked.values()))
-    sums, bases = dict[int, ir.Value](), dict[int, ir.Value]()
-    for block in sorted(replaced):
-        residual, total = topology.residual(block), topology.sum(block)
-        base, port = marked.get(base_of[block], base_of[block]), tensors[topology.tensor(total)]
-        name = topology.tensor_names[residual]
-        if block in trace.branches:
-            base = add_nothing(graph, like=port, name=f"{name}/nothing")
-        tensors[residual], sums[total], bases[total] = _add_delta(graph, base, port, name)
-    graph.outputs.extend([*tensors.values(), *sums.values(), *bases.values()])
+    wanted = {
+        port: _mark_base(graph, marked.get(value, value), f"{names[port]}-base")
+        for port, value in given.items()
+        if port in bases
+    }
+    graph.outputs.extend([*marked.values(), *wanted.values()])
     for value in graph.initializers.values():
         value.const_value = lazy_tensor(value, _reader(pipeline, value.name or ""))
     optimise(model, trace.program.state_dict)
@@ -95,9 +88,8 @@ def trace_master(pipeline: Pipeline, trace: Trace, replaced: AbstractSet[int]) -
         inputs={value.name or "": value for value in graph.inputs},
         invariants=invariants,
         prediction=next(outputs),
-        tensors={tensor: next(outputs) for tensor in tensors},
-        sums={total: next(outputs) for total in sums},
-        bases={total: next(outputs) for total in bases},
+        ports=tuple(next(outputs) for _ in marked),
+        bases={port: next(outputs) for port in wanted},
         topology=topology,
         layout=trace.layout,
     )
@@ -118,20 +110,14 @@ def _mark(graph: ir.Graph, value: ir.Value, name: str) -> ir.Value:
     return result
 
 
-def _add_delta(
-    graph: ir.Graph, base: ir.Value, port: ir.Value, name: str
-) -> tuple[ir.Value, ir.Value, ir.Value]:
-    """Add what caches the residual `port - base`, what adds it to the base again, and the base alone."""
-    difference = ir.node("Sub", [port, base])
-    residual = ir.node(BOUNDARY, difference.outputs, domain=DOMAIN, version=1)
-    total = ir.node("Add", [base, residual.outputs[0]])
-    # A removed block emits its base: without an attribute, both would be one value to the optimiser.
-    alone = ir.node(BOUNDARY, [base], {"alone": 1}, domain=DOMAIN, version=1)
-    results = residual.outputs[0], total.outputs[0], alone.outputs[0]
-    for value, called in zip(results, (name, f"{name}+base", f"{name}-base"), strict=True):
-        value.name, value.shape, value.type = called, port.shape, port.type
-    graph.extend([difference, residual, total, alone])
-    return results
+def _mark_base(graph: ir.Graph, base: ir.Value, name: str) -> ir.Value:
+    """Give a base a boundary of its own, apart from that of a block which hands it on."""
+    # Without an attribute, the optimiser would take a removed block for its base.
+    boundary = ir.node(BOUNDARY, [base], {"alone": 1}, domain=DOMAIN, version=1)
+    result = boundary.outputs[0]
+    result.name, result.shape, result.type = name, base.shape, base.type
+    graph.append(boundary)
+    return result
 
 
 def _reader(pipeline: Pipeline, name: str) -> Callable[[], torch.Tensor]:

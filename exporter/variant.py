@@ -1,4 +1,4 @@
-"""A SubNet at one shape, carved: everything of it but the weights."""
+"""A SubNet carved at one shape: everything except the weights."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from exporter.bundle import Shape
 from exporter.carve import carve
 from exporter.components import Component, conditioner_graph, decoder_graph
 from exporter.errors import ExportError
-from exporter.program import Program, plan_program
 from exporter.prologue import Prologue, make_prologue
 from exporter.trace import Master, trace_master
+from search.core.names import GUIDANCE, SAMPLE, TIMESTEP
+from search.core.precision import precision_named
+from search.core.program import Program, plan_program
 from search.model.family import Request
 from search.model.trace import trace
-from search.names import GUIDANCE, SAMPLE, TIMESTEP
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
+    from search.core.sampler import SamplerTable
+    from search.core.subnet import SubNet
     from search.model.family import Conditioner
     from search.model.pipeline import Pipeline
-    from search.sampler import SamplerTable
-    from search.subnet import SubNet
 
 LOOP_INPUTS = frozenset({SAMPLE, TIMESTEP, GUIDANCE})
 
@@ -74,7 +75,7 @@ class Variant:
             "latent_shape": [images, *binding.latent_shape],
             "noise_shape": [images, *binding.noise_shape],
             "rows": [] if self.prologue is None else list(self.prologue.rows),
-            **self.program.to_json(self.subnet.topology.tensor_names),
+            **self.program.to_json(self.subnet.topology.name),
             "sampler": self.sampler.to_json(),
         }
 
@@ -93,7 +94,7 @@ def carve_variant(
         subnet: what to carve.
         images: per prompt.
         dtype: of the denoiser's weights and activations.
-        report: told, in a few words, what is being done.
+        report: called with a short progress message.
 
     Raises:
         SearchError: the pipeline's scheduler is no table.
@@ -102,10 +103,10 @@ def carve_variant(
     binding = subnet.binding
     size = pipeline.size(binding.noise_shape)
     shape = Shape(*size, images)
-    table = pipeline.sampler(binding.course, size) if subnet.fitted is None else subnet.fitted.table
+    table = pipeline.sampler(binding.grid, size) if subnet.fitted is None else subnet.fitted.table
     program = plan_program(subnet, images)
     report(f"{shape}: trace denoiser")
-    master = trace_denoiser(pipeline, subnet, program.replaced(subnet.topology), images, dtype)
+    master = trace_denoiser(pipeline, subnet, program.bases, images, dtype)
     report(f"{shape}: trace text encoders and decoder")
     prompts = pipeline.family.conditioner(pipeline, _conditioning(pipeline, subnet, images))
     condition = conditioner_graph(prompts, dtype)
@@ -146,7 +147,7 @@ def _conditioning(pipeline: Pipeline, subnet: SubNet, batch: int) -> Request:
 def trace_denoiser(
     pipeline: Pipeline,
     subnet: SubNet,
-    replaced: AbstractSet[int],
+    bases: AbstractSet[int],
     batch: int,
     dtype: str = "float32",
 ) -> Master:
@@ -155,7 +156,7 @@ def trace_denoiser(
     Args:
         pipeline: that `subnet` is bound to.
         subnet: whose granularity, guidance and shape to trace at.
-        replaced: the blocks whose residuals, sums and bases are wanted.
+        bases: the ports whose bases are wanted.
         batch: images per prompt.
         dtype: of weights and activations.
 
@@ -168,7 +169,9 @@ def trace_denoiser(
         steps=binding.inference_steps,
         guidance=subnet.guidance,
     ).sized(pipeline.size(binding.noise_shape))
-    traced = trace(pipeline, subnet.granularity, request, getattr(torch, dtype))
+    traced = trace(
+        pipeline, subnet.granularity, request, getattr(torch, precision_named(dtype).torch)
+    )
     if not subnet.topology.has_blocks_of(traced.topology):
         msg = (
             f"the denoiser traced here has other blocks than the SubNet ({len(traced.topology.blocks)} "
@@ -181,7 +184,7 @@ def trace_denoiser(
             f"{traced.latent_shape}; search again with this pipeline's size"
         )
         raise ExportError(msg)
-    return trace_master(pipeline, traced, replaced)
+    return trace_master(pipeline, traced, bases)
 
 
 def _check_conditions(condition: Component, master: Master) -> None:

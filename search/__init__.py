@@ -1,1 +1,1 @@
-"""PyTorch side: a pipeline goes in, a SubNet comes out."""
+"""PyTorch side: searches a SubNet for a pipeline."""

@@ -17,10 +17,11 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
 if TYPE_CHECKING:
     from exporter.bundle import Bundle
+    from search.core.subnet import Granularity, SubNet
     from search.model.family import Request
     from search.model.pipeline import Pipeline
     from search.model.trace import Trace
-    from search.subnet import Granularity, SubNet
+    from tests.command_line import Places
 
 SHAPES = Path(__file__).parent.parent / "examples" / "shapes"
 
@@ -82,3 +83,81 @@ def make_bundle(
         return made[key]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def made(pipelines: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `bundle.json` and `bundle` of a small pipeline, and `dit.json` and `dit` of another."""
+    from tests.command_line import ok
+
+    root = tmp_path_factory.mktemp("made")
+    for name, out in (("three-levels", "bundle"), ("shapes-dit", "dit")):
+        subnet = root / f"{out}.json"
+        ok("search", pipelines(name), "-o", subnet, "--method", "random", "--steps", 8)
+        ok("export", pipelines(name), subnet, "-o", root / out)
+    return root
+
+
+@pytest.fixture(scope="session")
+def variants(
+    pipelines: Callable[[str], Path], made: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The SubNet of `made / "bundle"` at its own size and a smaller one, three images each."""
+    import json
+
+    from tests.command_line import ok
+
+    bundle = tmp_path_factory.mktemp("variants") / "bundle"
+    printed = ok(
+        "export", pipelines("three-levels"), made / "bundle.json", "-o", bundle,
+        "--size", "24x24", "--size", "16x24", "--batch", 3, "--json",
+    )  # fmt: skip
+    assert json.loads(printed)["variants"] == [
+        {"height": 24, "width": 24, "images": 3},
+        {"height": 16, "width": 24, "images": 3},
+    ]
+    return bundle
+
+
+@pytest.fixture(scope="session")
+def broken(
+    pipelines: Callable[[str], Path], made: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A folder with `truncated`, a pipeline, and `changed`, a bundle, whose weights are damaged."""
+    import shutil
+
+    root = tmp_path_factory.mktemp("broken")
+    truncated = shutil.copytree(pipelines("three-levels"), root / "truncated")
+    weights = truncated / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    changed = shutil.copytree(made / "bundle", root / "changed")
+    with (changed / "weights.bin").open("r+b") as file:
+        file.write(b"\1\2\3")
+    return root
+
+
+@pytest.fixture
+def bad_places(
+    pipelines: Callable[[str], Path], made: Path, broken: Path, tmp_path: Path
+) -> Places:
+    """Bad and good files and folders that a line of a command may name."""
+    from tests.command_line import Places
+
+    (tmp_path / "notes.txt").write_text("not a SubNet")
+    (tmp_path / "notes.npy").write_text("not numbers")
+    (tmp_path / "empty.npy").touch()
+    return Places(
+        tmp_path,
+        {
+            "no": tmp_path / "nowhere",
+            "tmp": tmp_path,
+            "out": tmp_path / "out",
+            "sd": pipelines("three-levels"),
+            "dit": pipelines("learned-variance"),
+            "subnet": made / "bundle.json",
+            "bundle": made / "bundle",
+            "classes": made / "dit",
+            "truncated": broken / "truncated",
+            "changed": broken / "changed",
+        },
+    )

@@ -1,15 +1,20 @@
-"""Gate files written as DiP-GO's author does: `pickle.dump` of dictionaries of torch tensors."""
+"""Gate files written as DiP-GO's author does: `pickle.dump` of dictionaries of CUDA tensors.
+
+Keys and shapes are those of `UNetHelper` in src/DiPGO/extension/unethelper.py of haoweiz23/dip-go.
+"""
 
 from __future__ import annotations
 
 import pickle
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from unittest import mock
 
 import torch
 
 Key = tuple[str, str, int, int]
 Step = dict[Key, torch.Tensor]
+MID = ("mid", "mid_block", 0, 0)
 KEEP, REUSE = (0.0, 1.0), (1.0, 0.0)
 PUBLISHED_STEPS = 50
 PUBLISHED_CALLS = (0, 7, 13, 19, 20, 21, 26, 32, 39, 48)
@@ -19,7 +24,7 @@ PUBLISHED_CALLS = (0, 7, 13, 19, 20, 21, 26, 32, 39, 48)
 def keys(levels: int) -> list[Key]:
     """Of a U-Net with `levels` down blocks and as many up blocks."""
     sides = [(kind, "block", i, 0) for kind in ("down", "up") for i in range(levels)]
-    return [*sides, ("mid", "block", 0, 0)]
+    return [*sides, MID]
 
 
 def table(levels: int, steps: int, reused: Collection[tuple[int, Key]]) -> list[Step]:
@@ -42,6 +47,10 @@ def published() -> list[Step]:
 
 
 def write(content: Sequence[Step], path: Path) -> Path:
-    with path.open("wb") as file:
+    """As on a machine where the tensors lie on the first GPU."""
+    with (
+        path.open("wb") as file,
+        mock.patch("torch.serialization.location_tag", return_value="cuda:0"),
+    ):
         pickle.dump(content, file)
     return path

@@ -1,4 +1,4 @@
-"""REUSE, DELTA and SKIP done by hand in the plainest way, to compare everything else with."""
+"""Actions done by hand in the plainest way, to compare everything else with."""
 
 from __future__ import annotations
 
@@ -6,47 +6,67 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from search.subnet import Action, SubNet
+from search.core.actions import Action
+from search.core.subnet import SubNet
+from search.model.family import Family
+
+STREAMS = ("encoder_hidden_states", "hidden_states")
+"""What blocks of two streams work on, in the order in which those of FLUX, SD3 and AuraFlow return it."""
 
 
-def base(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """What a block works on, through its shortcut convolution if it has one; of a branch nothing."""
+def bases(
+    module: nn.Module, family: Family, args: Any, kwargs: dict[str, Any], outputs: list[Tensor]
+) -> list[Tensor]:
+    """What a block works on, per output, through its shortcut if it has one; of a branch nothing."""
+    if family.is_branch(module):
+        return [0 * output for output in outputs]
+    if len(outputs) == len(STREAMS):
+        names = type(module).forward.__code__.co_varnames[1:]
+        given = dict(zip(names, args, strict=False)) | kwargs
+        return [given[name] for name in STREAMS]
     entered: Tensor = (*args, *kwargs.values())[0]
-    if type(module).__name__.endswith(("Attention", "FeedForward")):
-        return 0 * entered
     shortcut = getattr(module, "conv_shortcut", None)
-    return entered if shortcut is None else shortcut(entered)
+    return [entered if shortcut is None else shortcut(entered)]
 
 
 @contextmanager
-def gated_by_hand(denoiser: nn.Module, subnet: SubNet) -> Iterator[None]:
+def gated_by_hand(denoiser: nn.Module, subnet: SubNet, family: Family) -> Iterator[None]:
     """Compute every block at every step and replace what a gated one returns. No liveness."""
     step = -1
-    kept: dict[str, Any] = {}
-    residual: dict[str, Tensor] = {}
+    kept: dict[str, list[Tensor]] = {}
+    ran: dict[str, list[list[Tensor]]] = {}
+    residual: dict[str, list[Tensor]] = {}
 
     def count(*_: Any) -> None:
         nonlocal step
         step += 1
 
+    def emitted(block: int, name: str, fresh: list[Tensor], below: list[Tensor]) -> list[Tensor]:
+        action = subnet.actions[step][block]
+        if action is Action.RUN:
+            ran.setdefault(name, []).append(fresh)
+            residual[name] = [a - b for a, b in zip(fresh, below, strict=False)]
+            return fresh
+        if action is Action.REUSE:
+            return kept[name]
+        if action is Action.SKIP:
+            return below
+        if action is Action.FORECAST:
+            [weights] = [w for s, b, w in subnet.coefficients if (s, b) == (step, block)]
+            *_, previous, last = ran[name]
+            return [weights[0] * a + weights[1] * b for a, b in zip(last, previous, strict=True)]
+        return [a + b for a, b in zip(below, residual[name], strict=True)]
+
     def gate(block: int, name: str) -> Callable[..., Any]:
         def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-            action = subnet.actions[step][block]
-            parts = output if isinstance(output, tuple) else (output,)
-            fresh = next(part for part in parts if part is not None)
-            if action is Action.RUN:
-                kept[name] = output
-                if block in subnet.topology.deltas:
-                    residual[name] = fresh - base(module, args, kwargs)
-            elif action is not Action.REUSE:
-                value = base(module, args, kwargs)
-                if action is Action.DELTA:
-                    value = value + residual[name]
-                whole = tuple(None if part is None else value for part in parts)
-                kept[name] = whole if isinstance(output, tuple) else value
-            return kept[name]
+            fresh = [part for part in flat(output) if isinstance(part, torch.Tensor)]
+            is_based = block in subnet.topology.based
+            below = bases(module, family, args, kwargs, fresh) if is_based else []
+            kept[name] = emitted(block, name, fresh, below)
+            return filled(output, iter(kept[name]))
 
         return hook
 
@@ -59,3 +79,17 @@ def gated_by_hand(denoiser: nn.Module, subnet: SubNet) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def flat(output: Any) -> list[Any]:
+    """What a block returns, its tuples (a down block returns one in another) taken apart."""
+    if not isinstance(output, tuple):
+        return [output]
+    return [leaf for part in output for leaf in flat(part)]
+
+
+def filled(output: Any, tensors: Iterator[Tensor]) -> Any:
+    """The same with other tensors."""
+    if isinstance(output, tuple):
+        return tuple(filled(part, tensors) for part in output)
+    return next(tensors) if isinstance(output, torch.Tensor) else output

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.distill import kept_results, require_same
 from benchmarks.record import RESULTS, ROOT, machine, portable
-from search.laptop.distill_recipe import Recipe
+from search.distill.recipe import DistillRecipe
 from tests.toys import chain, subnet
 
 FOLDER = re.compile(r'(?:"|\s)(/\w[^"\s]*/[^"\s]+)')
@@ -52,12 +52,12 @@ def test_a_folder_would_be_seen() -> None:
 )
 def test_a_kept_run_stands_for_its_own_settings_alone(changed: dict[str, Any], named: str) -> None:
     skipping = subnet(chain(), "RsR", "RsR")
-    kept = {"recipe": asdict(Recipe()), "removed": ["b"]}
-    require_same("ours", kept, Recipe(), skipping)
+    kept = {"recipe": asdict(DistillRecipe()), "removed": ["b"]}
+    require_same("ours", kept, DistillRecipe(), skipping)
     with pytest.raises(click.ClickException, match=f"'ours' was made with another {named}; use"):
-        require_same("ours", kept, Recipe(**changed), skipping)
+        require_same("ours", kept, DistillRecipe(**changed), skipping)
     with pytest.raises(click.ClickException, match="with another removed"):
-        require_same("ours", {**kept, "removed": ["c"]}, Recipe(), skipping)
+        require_same("ours", {**kept, "removed": ["c"]}, DistillRecipe(), skipping)
 
 
 def test_results_on_other_pictures_are_not_added_to(tmp_path: Path) -> None:

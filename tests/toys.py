@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from search.course import Course
-from search.subnet import Action, Binding, Granularity, SubNet
-from search.topology import Port, Segment, Topology
+from typing import TYPE_CHECKING, Any
 
-ACTIONS = {"R": Action.RUN, "c": Action.REUSE, "d": Action.DELTA, "s": Action.SKIP}
+from search.core.actions import RECORDS, Action
+from search.core.subnet import Binding, Granularity, SubNet
+from search.core.timestep_grid import TimestepGrid
+from search.core.topology import PREDICTION, Target, TargetKind, Topology
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+ACTIONS = {
+    "R": Action.RUN,
+    "c": Action.REUSE,
+    "d": Action.DELTA,
+    "s": Action.SKIP,
+    "f": Action.FORECAST,
+}
 
 
 def chain(varying: tuple[bool, ...] = (True, True, True)) -> Topology:
@@ -14,22 +26,27 @@ def chain(varying: tuple[bool, ...] = (True, True, True)) -> Topology:
 
     All three allow DELTA. The stem is the base of a and costs 7 of its 100.
     """
-    names = ("a", "b", "c")
-    return Topology(
-        blocks=names,
-        ports=tuple(Port(i, 0, (2, 4)) for i in range(3)),
-        reads=tuple(
-            map(frozenset, (set(), {0}, {1}, {2}, {0}, {4}, {0, 1}, {0, 6}, {1, 2}, {1, 8}))
+    return made(
+        blocks=("a", "b", "c"),
+        ports=((0, 0, (2, 4)), (1, 0, (2, 4)), (2, 0, (2, 4))),
+        computations=(
+            ("port", 0, [], varying[0]),
+            ("port", 1, [0], varying[1]),
+            ("port", 2, [1], varying[2]),
+            ("prediction", -1, [2], False),
+            ("base", 0, [], True),
+            ("base", 1, [0], False),
+            ("base", 2, [1], False),
         ),
-        varies=(*varying, False, True, True, False, False, False, False),
+        bases=((0, 0, None), (1, 0, 0), (2, 0, 1)),
+        units=("a", "b", "c"),
         segments=(
-            Segment(frozenset({0, 4, 5}), 7, 1, frozenset()),
-            Segment(frozenset({0}), 93, 9, frozenset({"a"})),
-            Segment(frozenset({1}), 100, 10, frozenset({"b"})),
-            Segment(frozenset({2}), 100, 10, frozenset({"c"})),
-            Segment(frozenset({3}), 1, 1, frozenset()),
+            ([0, 4], 7, 1, []),
+            ([0], 93, 9, [0]),
+            ([1], 100, 10, [1]),
+            ([2], 100, 10, [2]),
+            ([3], 1, 1, []),
         ),
-        deltas=(0, 1, 2),
     )
 
 
@@ -38,34 +55,101 @@ def hourglass() -> Topology:
 
     up allows DELTA; its base, the shortcut of down and deep together, costs 10 of its 40.
     """
-    names = ("down", "deep", "up")
-    return Topology(
-        blocks=names,
-        ports=(Port(0, 0, (2, 4)), Port(0, 1, (2, 4)), Port(1, 0, (2, 8)), Port(2, 0, (2, 4))),
-        reads=tuple(map(frozenset, (set(), {0}, {1}, {0, 2}, {3}, {0, 2, 3}, {0, 2, 5}))),
-        varies=(True, False, True, True, False, False, False),
-        segments=(
-            Segment(frozenset({0}), 20, 2, frozenset({"down"})),
-            Segment(frozenset({1}), 10, 1, frozenset({"down"})),
-            Segment(frozenset({2}), 500, 50, frozenset({"deep"})),
-            Segment(frozenset({3}), 30, 3, frozenset({"up"})),
-            Segment(frozenset({3, 5, 6}), 10, 1, frozenset()),
-            Segment(frozenset({0, 3}), 5, 1, frozenset()),
-            Segment(frozenset({4}), 1, 1, frozenset()),
+    return made(
+        blocks=("down", "deep", "up"),
+        ports=((0, 0, (2, 4)), (0, 1, (2, 4)), (1, 0, (2, 8)), (2, 0, (2, 4))),
+        computations=(
+            ("port", 0, [], True),
+            ("port", 1, [0], False),
+            ("port", 2, [1], True),
+            ("port", 3, [0, 2], True),
+            ("prediction", -1, [3], False),
+            ("base", 3, [0, 2], False),
         ),
-        deltas=(2,),
+        bases=((3, 0, None),),
+        units=("down", "deep", "up"),
+        segments=(
+            ([0], 20, 2, [0]),
+            ([1], 10, 1, [0]),
+            ([2], 500, 50, [1]),
+            ([3], 30, 3, [2]),
+            ([3, 5], 10, 1, []),
+            ([0, 3], 5, 1, []),
+            ([4], 1, 1, []),
+        ),
     )
 
 
+def branch() -> Topology:
+    """latents -> stem -> attn -> out -> prediction, and stem -> out: out adds attn to its input.
+
+    Only the stem reads latents or timestep. Without attn there are zeros in its place.
+    """
+    return made(
+        blocks=("stem", "attn", "out"),
+        ports=((0, 0, (2, 4)), (1, 0, (2, 4)), (2, 0, (2, 4))),
+        computations=(
+            ("port", 0, [], True),
+            ("port", 1, [0], False),
+            ("port", 2, [0, 1], False),
+            ("prediction", -1, [2], False),
+            ("base", 1, [], False),
+            ("base", 2, [0], False),
+        ),
+        bases=((1, None, None), (2, 0, 0)),
+        units=("stem", "attn", "out"),
+        segments=(
+            ([0], 100, 10, [0]),
+            ([1], 100, 10, [1]),
+            ([2], 100, 10, [2]),
+            ([3], 1, 1, []),
+        ),
+    )
+
+
+def streams() -> Topology:
+    """Three blocks in a row that each work on two streams at once; the prediction reads both.
+
+    The second stream begins with the prompt, the first with the latents.
+    """
+    return made(
+        blocks=("a", "b", "c"),
+        ports=tuple((block, index, (2, 4)) for block in range(3) for index in range(2)),
+        computations=(
+            *(("port", port, [], True) for port in (0, 1)),
+            *(("port", port, [0, 1], True) for port in (2, 3)),
+            *(("port", port, [2, 3], True) for port in (4, 5)),
+            ("prediction", -1, [4, 5], False),
+            ("base", 0, [], True),
+            ("base", 1, [], False),
+            *(("base", port, [port - 2], False) for port in range(2, 6)),
+        ),
+        bases=((0, 0, None), (1, 1, None), *((p, p % 2, p - 2) for p in range(2, 6))),
+        units=("a", "b", "c"),
+        segments=(
+            ([0, 1, 7], 7, 1, []),
+            *(([2 * b, 2 * b + 1], 100, 10, [b]) for b in range(3)),
+            ([6], 1, 1, []),
+        ),
+    )
+
+
+def made(**parts: Any) -> Topology:
+    """From the JSON form; nothing says what of the segments is attention."""
+    segments = [[*segment, None] for segment in parts.pop("segments")]
+    return Topology.from_json({**parts, "segments": segments})
+
+
 def subnet(topology: Topology, *rows: str, method: str = "toy") -> SubNet:
-    """A SubNet whose rows are spelled with R (run), c (reuse), d (delta) and s (skip)."""
+    """A SubNet whose rows are spelled with R (run), c (reuse), d (delta), s (skip), f (forecast)."""
+    actions = tuple(tuple(ACTIONS[letter] for letter in row) for row in rows)
     return SubNet(
         binding=Binding(
             denoiser="Toy",
             fingerprint="0" * 64,
             scheduler="DDIMScheduler",
             scheduler_config={"beta": 0.1},
-            course=Course(len(rows)),
+            grid=TimestepGrid(len(rows)),
             timesteps=tuple(float(1000 - 100 * i) for i in range(len(rows))),
             latent_shape=(1, 2, 2),
             noise_shape=(1, 2, 2),
@@ -73,8 +157,34 @@ def subnet(topology: Topology, *rows: str, method: str = "toy") -> SubNet:
         ),
         granularity=Granularity.STAGE,
         topology=topology,
-        actions=tuple(tuple(ACTIONS[letter] for letter in row) for row in rows),
+        actions=actions,
         guidance=7.5,
         full_calls=len(rows),
         method=method,
+        coefficients=tuple(
+            (step, block, RECORDS[action].default)
+            for step, row in enumerate(actions)
+            for block, action in enumerate(row)
+            if RECORDS[action].free
+        ),
     )
+
+
+def spell(topology: Topology, target: Target) -> str:
+    """A target in words: `a`, `down:1`, `b DELTA`, `a..c residual`; `prediction`."""
+    if target == PREDICTION:
+        return "prediction"
+    port = topology.ports[target.port]
+    first = "" if target.base in (-1, target.port) else f"{_block(topology, target.base)}.."
+    index = f":{port.index}" if port.index else ""
+    what = "" if target.kind is TargetKind.PORT else f" {target.action or target.kind}"
+    return f"{first}{_block(topology, target.port)}{index}{what}"
+
+
+def spelled(topology: Topology, targets: Iterable[Target]) -> set[str]:
+    """Targets in words."""
+    return {spell(topology, target) for target in targets}
+
+
+def _block(topology: Topology, port: int) -> str:
+    return topology.blocks[topology.ports[port].block]

@@ -7,24 +7,24 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from engines.bench.full import is_full, whole_table
-from engines.bench.records import Against, Contender, Kind
-from search.errors import SearchError
-from search.schedules import deepcache, deepcache_branches, deepcache_cut
+from engines.bench.records import Against, Contender, ContenderKind
+from search.core.errors import SearchError
+from search.methods.schedules import deepcache, deepcache_branches, deepcache_cut
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from exporter.bundle import Bundle
-    from search.subnet import SubNet
+    from search.core.subnet import SubNet
 
 INTERVAL = 5
-"""Of full steps, where only a branch is given."""
+"""Interval of full steps if only a branch is given."""
 
 
 @dataclass(frozen=True)
 class DeepCacheSetting:
-    """What the package is told.
+    """Settings of the package.
 
     Attributes:
         interval: of full steps.
@@ -46,52 +46,52 @@ def contenders(
     setting: DeepCacheSetting | None,
     threads: int | None = None,
 ) -> list[Contender]:
-    """A row for everything that is to be compared, in the order of the table."""
+    """One row per contender, in the order of the table."""
     shape, whole = bundle.shape, is_full(bundle.subnet)
 
     # Half precision is not for diffusers' pipelines on the CPU.
     in_torch = "float32" if device == "cpu" else bundle.dtype
 
-    def row(name: str, kind: Kind, which: Bundle, **more: object) -> Contender:
+    def row(name: str, kind: ContenderKind, which: Bundle, **more: object) -> Contender:
         return Contender(
             name=name,
             kind=kind,
             bundle=which.path,
             shape=shape,
-            is_full=which is full and kind is not Kind.DEEPCACHE,
+            is_full=which is full and kind is not ContenderKind.DEEPCACHE,
             device=device,
             pipeline=pipeline,
-            dtype=bundle.dtype if kind is Kind.ENGINE else in_torch,
+            dtype=bundle.dtype if kind is ContenderKind.ENGINE else in_torch,
             threads=threads,
             **more,  # type: ignore[arg-type]
         )
 
     rows: list[Contender] = []
     if Against.EAGER in against:
-        rows.append(row("PyTorch", Kind.EAGER, full))
+        rows.append(row("PyTorch", ContenderKind.EAGER, full))
         if not whole:
-            rows.append(row("PyTorch + SubNet", Kind.REFERENCE, bundle))
+            rows.append(row("PyTorch + SubNet", ContenderKind.REFERENCE, bundle))
     if Against.COMPILE in against:
-        rows.append(row("torch.compile", Kind.COMPILE, full))
+        rows.append(row("torch.compile", ContenderKind.COMPILE, full))
     if Against.DEEPCACHE in against and setting is not None:
         name = f"DeepCache package, interval {setting.interval} branch {setting.branch}"
-        rows.append(row(name, Kind.DEEPCACHE, full, **vars(setting)))
+        rows.append(row(name, ContenderKind.DEEPCACHE, full, **vars(setting)))
     for engine in engines:
-        rows.append(row(engine, Kind.ENGINE, full, engine=engine))
+        rows.append(row(engine, ContenderKind.ENGINE, full, engine=engine))
         if not whole:
-            rows.append(row(f"{engine} + SubNet", Kind.ENGINE, bundle, engine=engine))
+            rows.append(row(f"{engine} + SubNet", ContenderKind.ENGINE, bundle, engine=engine))
     return rows
 
 
 def deepcache_setting(
     subnet: SubNet, interval: int | None = None, branch: int | None = None
 ) -> DeepCacheSetting | None:
-    """What to tell the package: what is asked for, or else what has it do what `subnet` does.
+    """Settings of the package: the given ones, or those that reproduce `subnet`.
 
-    None if nothing is asked for and no setting does that.
+    None if none are given and no setting reproduces it.
 
     Raises:
-        SearchError: asked for what this denoiser has not.
+        SearchError: the given settings do not fit this denoiser.
     """
     if interval is not None or branch is not None:
         deepcache_cut(subnet.topology.blocks, branch or 0)

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from engines.errors import EngineError
 from exporter.bundle import MANIFEST, Bundle
-from search.schedules import keep_of
-from search.subnet import Action
+from search.core.actions import Action
+from search.core.table import keep_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from search.subnet import SubNet
+    from search.core.subnet import SubNet
 
 
 def is_full(subnet: SubNet) -> bool:
@@ -37,7 +37,7 @@ def full_bundle(
         pipeline: directory of the pipeline it was exported from.
         given: one that is there already, or None.
         folder: where to export one otherwise; one that an earlier call left there is used again.
-        report: told, in a few words, what is being done.
+        report: called with a short progress message.
 
     Raises:
         EngineError: `given`, or what is in `folder`, is another sampler's or another shape's.
@@ -78,17 +78,18 @@ def whole_table(subnet: SubNet) -> SubNet | None:
     if len(subnet.binding.timesteps) != subnet.full_calls:
         return None
     row = (Action.RUN,) * len(subnet.topology.blocks)
-    return replace(subnet, actions=(row,) * subnet.full_calls, fitted=None, method="full")
+    rows = (row,) * subnet.full_calls
+    return replace(subnet, actions=rows, coefficients=(), fitted=None, method="full")
 
 
 def _longer(subnet: SubNet, pipeline: Path) -> SubNet:
     """The same for a SubNet that is itself a sampler of fewer steps."""
-    from search.methods import full
+    from search.methods.full import full
+    from search.methods.options import Options
     from search.model.pipeline import open_pipeline
-    from search.options import Options
 
     opened = open_pipeline(pipeline, weights=False)
-    opened.use_scheduler(subnet.binding.scheduler)
+    opened.use_scheduler(subnet.binding.scheduler, subnet.binding.scheduler_options)
     height, width = opened.size(subnet.binding.noise_shape)
     options = Options(
         steps=subnet.full_calls,

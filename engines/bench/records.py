@@ -1,4 +1,4 @@
-"""What is measured, and what was found."""
+"""Records of a comparison: its rows and their figures."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import enum
 import statistics
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
-
-from engines.errors import EngineError
-from search.options import names_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,17 +28,7 @@ class Against(enum.StrEnum):
     """diffusers' own pipeline with its denoiser compiled by torch.compile."""
 
 
-def against_of(text: str) -> tuple[Against, ...]:
-    """`eager,deepcache` as a tuple; empty is none."""
-    names = names_of(text)
-    unknown = sorted(set(names) - set(Against))
-    if unknown:
-        msg = f"cannot compare with {unknown}; choose among {', '.join(Against)}"
-        raise EngineError(msg)
-    return tuple(map(Against, names))
-
-
-class Kind(enum.StrEnum):
+class ContenderKind(enum.StrEnum):
     """What runs a row."""
 
     EAGER = "eager"
@@ -53,13 +40,13 @@ class Kind(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Contender:
-    """One row: everything that a process of its own needs to run it.
+    """One row: all that its process needs to run it.
 
     Attributes:
         name: for people.
         kind: what runs it.
         bundle: its SubNet, prompt inputs and shape; an engine runs its graphs.
-        shape: of the pictures: what `Bundle.open` is asked for.
+        shape: of the pictures: see `Bundle.open`.
         is_full: whether every block runs at every step.
         device: where it runs.
         pipeline: directory of the pipeline; an engine does not look at it.
@@ -72,7 +59,7 @@ class Contender:
     """
 
     name: str
-    kind: Kind
+    kind: ContenderKind
     bundle: Path
     shape: Shape
     is_full: bool
@@ -103,7 +90,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Spread:
-    """A median and the quartles around it."""
+    """A median and its quartiles."""
 
     median: float
     low: float
@@ -119,7 +106,7 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Row:
+class BenchRow:
     """What one contender took.
 
     Attributes:
@@ -154,7 +141,7 @@ class Row:
             for each in zip(*(sample.calls for sample in self.samples), strict=True)
         )
 
-    def speedup_over(self, other: Row) -> Spread:
+    def speedup_over(self, other: BenchRow) -> Spread:
         """Of the loop: how many times faster than `other`, round by round.
 
         What else the machine does hits both of a round alike.
@@ -189,35 +176,40 @@ class Bench:
     steps: tuple[int, ...]
     macs: tuple[float, ...]
     graphs: tuple[int, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[BenchRow, ...]
     warmup: int
     environment: dict[str, str] = field(default_factory=dict)
 
     @property
-    def measured(self) -> tuple[Row, ...]:
+    def measured(self) -> tuple[BenchRow, ...]:
         """Rows that ran."""
         return tuple(row for row in self.rows if row.samples)
 
     @property
-    def eager(self) -> Row | None:
+    def eager(self) -> BenchRow | None:
         """The row of diffusers' own pipeline."""
-        return next((row for row in self.measured if row.contender.kind is Kind.EAGER), None)
+        return next(
+            (row for row in self.measured if row.contender.kind is ContenderKind.EAGER), None
+        )
 
-    def full_of(self, row: Row) -> Row | None:
-        """The full sampler on what runs `row`."""
+    def full_of(self, row: BenchRow) -> BenchRow | None:
+        """The full sampler's row on the engine of `row`."""
         mine = row.contender
-        kind = Kind.ENGINE if mine.engine else Kind.EAGER
+        kind = ContenderKind.ENGINE if mine.engine else ContenderKind.EAGER
         for other in self.measured:
             theirs = other.contender
             if theirs.kind is kind and theirs.engine == mine.engine and theirs.is_full:
                 return other
         return None
 
-    def is_subnet(self, row: Row) -> bool:
+    def is_subnet(self, row: BenchRow) -> bool:
         """Whether it runs the SubNet, call by call."""
-        return not row.contender.is_full and row.contender.kind in (Kind.ENGINE, Kind.REFERENCE)
+        return not row.contender.is_full and row.contender.kind in (
+            ContenderKind.ENGINE,
+            ContenderKind.REFERENCE,
+        )
 
-    def reached(self, row: Row) -> float | None:
+    def reached(self, row: BenchRow) -> float | None:
         """Speedup over the same engine's full run, as a share of the ratio of the MACs."""
         full = self.full_of(row)
         if full is None or not self.is_subnet(row):
@@ -244,9 +236,9 @@ class Bench:
             "environment": self.environment,
         }
 
-    def _row(self, row: Row) -> dict[str, Any]:
+    def _row(self, row: BenchRow) -> dict[str, Any]:
         mine = row.contender
-        told: dict[str, Any] = {
+        record: dict[str, Any] = {
             "name": mine.name,
             "kind": mine.kind,
             "engine": mine.engine,
@@ -255,10 +247,10 @@ class Bench:
             "full": mine.is_full,
         }
         if not row.samples:
-            return {**told, "note": row.note}
+            return {**record, "note": row.note}
         eager, full = self.eager, self.full_of(row)
         return {
-            **told,
+            **record,
             "load_seconds": row.load_seconds,
             "memory": None if row.memory is None else asdict(row.memory),
             "seconds": asdict(row.total),

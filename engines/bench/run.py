@@ -1,4 +1,4 @@
-"""Rows in turn, each in a process of its own."""
+"""Rounds over all rows, each row in its own process."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from engines.base import EngineOptions, make_engine
 from engines.bench import worker
 from engines.bench.contenders import contenders, deepcache_setting
 from engines.bench.full import full_bundle
-from engines.bench.records import Against, Bench, Contender, Kind, Row, Sample
+from engines.bench.records import Against, Bench, BenchRow, Contender, ContenderKind, Sample
 from engines.errors import EngineError
 from engines.machine import describe
-from exporter.program import plan_program
-from search.liveness import unroll
-from search.versions import installed, versions_of
+from search.core.liveness import unroll
+from search.core.program import plan_program
+from search.core.versions import installed, versions_of
 
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ PACKAGES = ("stepcarve", "torch", "diffusers", "numpy")
 
 
 @dataclass(frozen=True)
-class Settings:
+class BenchSettings:
     """What to compare, and how often.
 
     Attributes:
@@ -66,7 +66,7 @@ class Settings:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse numbers with which nothing is measured."""
+        """Refuse settings that measure nothing."""
         for name in ("repeats", "warmup"):
             if getattr(self, name) < 1:
                 msg = f"--{name} is {getattr(self, name)}; give 1 or more"
@@ -79,7 +79,7 @@ class Settings:
 def bench(
     bundle: Bundle,
     pipeline: Path,
-    settings: Settings,
+    settings: BenchSettings,
     *,
     out: Path,
     report: Report = lambda _text, _share=None: None,
@@ -91,7 +91,7 @@ def bench(
         pipeline: directory of the pipeline it was exported from.
         settings: what to compare, and how often.
         out: where the bundle of the full sampler goes, as `full`, if none is given.
-        report: told what is being done, and which share of it is done.
+        report: called with a progress message and the completed fraction.
 
     Raises:
         EngineError: an engine cannot run the bundle, or the full sampler is not to be had.
@@ -113,13 +113,13 @@ def bench(
         threads=threads,
     )
     rows = in_turn(wanted, repeats=settings.repeats, warmup=settings.warmup, report=report)
-    return _told(bundle, rows, settings)
+    return _measurements(bundle, rows, settings)
 
 
 def in_turn(
     wanted: Sequence[Contender], *, repeats: int, warmup: int, report: Report
-) -> tuple[Row, ...]:
-    """Run every contender in every round; one that only compares and cannot run says why.
+) -> tuple[BenchRow, ...]:
+    """Run every contender in every round; a comparison row that cannot run gets a note instead.
 
     Raises:
         EngineError: an engine cannot run.
@@ -141,7 +141,7 @@ def in_turn(
 
 
 class Lane:
-    """The process of one contender, and what it told."""
+    """The process of one contender, and its measurements."""
 
     def __init__(self, contender: Contender, stack: ExitStack) -> None:
         """Nothing is started yet; `stack` ends the process."""
@@ -155,13 +155,13 @@ class Lane:
 
     def load(self) -> None:
         """Start the process and open the contender in it."""
-        if self.contender.kind is Kind.DEEPCACHE and not installed("DeepCache"):
+        if self.contender.kind is ContenderKind.DEEPCACHE and not installed("DeepCache"):
             self._note = ABSENT
             return
         self._load_seconds = self._ask(worker.load) or 0.0
 
     def run(self, *, counts: bool) -> None:
-        """Run it once more; a run that does not count tells its memory."""
+        """Run it once more; a warm-up run measures its memory."""
         if self._note:
             return
         if not counts:
@@ -169,28 +169,28 @@ class Lane:
         elif (sample := self._ask(worker.measure)) is not None:
             self._samples.append(sample)
 
-    def row(self) -> Row:
+    def row(self) -> BenchRow:
         """What was found."""
         if self._note:
-            return Row(self.contender, note=self._note)
-        return Row(self.contender, tuple(self._samples), self._memory, self._load_seconds)
+            return BenchRow(self.contender, note=self._note)
+        return BenchRow(self.contender, tuple(self._samples), self._memory, self._load_seconds)
 
     def _ask(self, what: Callable[[Contender], T]) -> T | None:
-        """What the process says; None, and a note, if it cannot."""
-        asked = self._pool.submit(what, self.contender)
-        error = asked.exception()
+        """The process's answer; None, and a note, if it fails."""
+        future = self._pool.submit(what, self.contender)
+        error = future.exception()
         if error is None:
-            return asked.result()
+            return future.result()
         self._note = " ".join(str(error).split())[:NOTE] or type(error).__name__
         if isinstance(error, BrokenProcessPool):
-            self._note = "its process was ended, as it is where memory runs out"
-        if self.contender.kind is Kind.ENGINE:
+            self._note = "its process was killed, probably because memory ran out"
+        if self.contender.kind is ContenderKind.ENGINE:
             msg = f"the row {self.contender.name!r} cannot be measured: {self._note}"
             raise EngineError(msg) from error
         return None
 
 
-def _told(bundle: Bundle, rows: tuple[Row, ...], settings: Settings) -> Bench:
+def _measurements(bundle: Bundle, rows: tuple[BenchRow, ...], settings: BenchSettings) -> Bench:
     subnet = bundle.subnet
     program = plan_program(subnet, 1)
     macs = unroll(subnet).macs
@@ -209,15 +209,15 @@ def _told(bundle: Bundle, rows: tuple[Row, ...], settings: Settings) -> Bench:
     )
 
 
-def _threads(settings: Settings) -> int | None:
-    """As asked. PyTorch obeys OMP_NUM_THREADS and engines do not: where it is set, it holds for all rows."""
-    told = os.environ.get("OMP_NUM_THREADS", "")
-    if settings.threads is None and settings.device == "cpu" and told.isdigit():
-        return int(told)
+def _threads(settings: BenchSettings) -> int | None:
+    """`--threads`, or else OMP_NUM_THREADS, which PyTorch obeys and engines do not."""
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if settings.threads is None and settings.device == "cpu" and threads.isdigit():
+        return int(threads)
     return settings.threads
 
 
-def _environment(settings: Settings) -> dict[str, str]:
+def _environment(settings: BenchSettings) -> dict[str, str]:
     packages = versions_of(PACKAGES)
     for engine in settings.engines:
         packages |= installed(engine.replace("-", "_"))

@@ -1,4 +1,4 @@
-"""A comparison for people: tables and a figure."""
+"""A comparison as tables and a figure."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from engines.bench.records import Kind
+from engines.bench.records import ContenderKind
 from exporter.picture import save_figure
-from search.files import write_atomically
+from search.core.files import write_atomically
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from engines.bench.records import Bench, Row, Spread
+    from engines.bench.records import Bench, BenchRow, Spread
     from engines.memory import Memory
 
 MOST_GRAPHS = 12
 """Step graphs that get a line each."""
 COLOURS = {
-    Kind.EAGER: "#566573",
-    Kind.REFERENCE: "#99a3a4",
-    Kind.DEEPCACHE: "#7d3c98",
-    Kind.COMPILE: "#b7950b",
+    ContenderKind.EAGER: "#566573",
+    ContenderKind.REFERENCE: "#99a3a4",
+    ContenderKind.DEEPCACHE: "#7d3c98",
+    ContenderKind.COMPILE: "#b7950b",
 }
 ENGINE_COLOURS = ("#1f6f8b", "#d9822b", "#1e7d4f", "#c0392b")
 MACS_COLOUR = "#dfe6ea"
@@ -43,7 +43,7 @@ def write_bench(found: Bench, folder: Path) -> None:
 
 
 def tables(found: Bench) -> list[Table]:
-    """What every row took, and what its calls took beside their MACs."""
+    """Seconds of every row, and of its calls against their share of the MACs."""
     calls = _calls_table(found)
     return [_rows_table(found), *([] if calls is None else [calls])]
 
@@ -69,7 +69,7 @@ def _rows_table(found: Bench) -> Table:
     return table
 
 
-def _figures(found: Bench, row: Row) -> tuple[str, ...]:
+def _figures(found: Bench, row: BenchRow) -> tuple[str, ...]:
     eager, full, reached = found.eager, found.full_of(row), found.reached(row)
     return (
         _seconds(row.total.median),
@@ -102,7 +102,7 @@ def _calls_table(found: Bench) -> Table | None:
     return table
 
 
-def _call_cell(found: Bench, row: Row, numbers: list[int]) -> str:
+def _call_cell(found: Bench, row: BenchRow, numbers: list[int]) -> str:
     taken = statistics.median(row.calls[number] for number in numbers)
     full = found.full_of(row)
     share = "" if full is None else f" ({taken / statistics.median(full.calls):.1%})"
@@ -155,7 +155,7 @@ def _draw_rows(axes: Axes, found: Bench) -> None:
     _plain(axes)
 
 
-def _draw_calls(axes: Axes, found: Bench, subnets: list[Row]) -> None:
+def _draw_calls(axes: Axes, found: Bench, subnets: list[BenchRow]) -> None:
     colours = _colours(found)
     axes.bar(found.steps, found.macs, width=0.9, color=MACS_COLOUR, label="MACs")
     for row in subnets:
@@ -190,7 +190,7 @@ def _colours(found: Bench) -> dict[str, str]:
     }
 
 
-def _label(found: Bench, row: Row) -> str:
+def _label(found: Bench, row: BenchRow) -> str:
     eager = found.eager
     words = [f"{_seconds(row.total.median)} s"]
     if eager is not None and eager is not row:

@@ -1,4 +1,4 @@
-"""The process of one row: opens its contender once, and runs it when told."""
+"""The process of one row: opens its contender once and runs it on request."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 from engines.base import EngineOptions, make_engine
-from engines.bench.records import Contender, Kind, Sample
+from engines.bench.records import Contender, ContenderKind, Sample
 from engines.memory import Memory, while_running
 from engines.parity import given_latents
 from engines.runner import Runner
 from exporter.bundle import Bundle
+from search.core.precision import precision_named
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +34,7 @@ class Runnable(Protocol):
 
 
 def start() -> None:
-    """Keep what libraries print out of what the parent prints."""
+    """Keep the libraries' output apart from the parent's."""
     os.dup2(2, 1)
     warnings.simplefilter("ignore")
 
@@ -46,7 +47,7 @@ def load(contender: Contender) -> float:
 
 
 def warm_up(contender: Contender) -> Memory | None:
-    """Run it once; returns what this process holds meanwhile."""
+    """Run it once; returns the memory of this process during the run."""
     return while_running(opened(contender).run)
 
 
@@ -57,15 +58,15 @@ def measure(contender: Contender) -> Sample:
 
 @cache
 def opened(contender: Contender) -> Runnable:
-    """The contender; a process asks for one only."""
+    """The contender, opened once per process."""
     bundle = Bundle.open(contender.bundle, **vars(contender.shape))
-    if contender.kind is Kind.ENGINE:
+    if contender.kind is ContenderKind.ENGINE:
         return OnEngine(bundle, contender)
     return InTorch(bundle, contender)
 
 
 class _EnoughError(Exception):
-    """Breaks off a run whose calls have been timed."""
+    """Ends a run once its calls have been timed."""
 
 
 class OnEngine:
@@ -122,10 +123,10 @@ class InTorch:
         subnet = bundle.subnet
         self._opened = open_for(subnet, contender.pipeline, weights=True, device=contender.device)
         if contender.dtype != "float32":
-            self._opened.pipe.to(getattr(torch, contender.dtype))
+            self._opened.pipe.to(getattr(torch, precision_named(contender.dtype).torch))
         latents = given_latents(bundle, SEED)
-        self._course = subnet.binding.course
-        self._subnet = subnet if contender.kind is Kind.REFERENCE else None
+        self._grid = subnet.binding.grid
+        self._subnet = subnet if contender.kind is ContenderKind.REFERENCE else None
         self._request = Request(
             prompts=(bundle.default_prompt,) * bundle.latent_shape[0],
             steps=subnet.binding.inference_steps,
@@ -142,13 +143,13 @@ class InTorch:
         import torch
 
         denoiser = self._opened.denoiser
-        if contender.kind is Kind.DEEPCACHE:
+        if contender.kind is ContenderKind.DEEPCACHE:
             from DeepCache import DeepCacheSDHelper
 
             helper = DeepCacheSDHelper(pipe=self._opened.pipe)
             helper.set_params(cache_interval=contender.interval, cache_branch_id=contender.branch)
             helper.enable()
-        if contender.kind is Kind.COMPILE:
+        if contender.kind is ContenderKind.COMPILE:
             compiled: Callable[..., Any] = torch.compile(denoiser.forward)
             return compiled
         forward: Callable[..., Any] = denoiser.forward
@@ -179,7 +180,7 @@ class InTorch:
                 self._request,
                 self._subnet,
                 generator=torch.Generator().manual_seed(SEED),
-                course=self._course,
+                grid=self._grid,
             )
         total = time.perf_counter() - began
         return Sample(total, marks[-1] - marks[0], _between(marks))

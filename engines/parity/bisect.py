@@ -1,4 +1,4 @@
-"""Which block of a call is the first that is off: the step graph's inner values against PyTorch's."""
+"""The first block of a call that is off: the block outputs of a step graph against PyTorch's."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines.errors import EngineError
-from engines.leftovers import clean, mine
 from engines.parity.floor import block_floors
 from engines.parity.measure import compare
+from engines.parity.replay import replay
 from engines.runner import Runner
+from engines.temporary import process_name, remove_stale
 from exporter.bundle import sha256
-from search.names import PREDICTION
+from search.core.names import PREDICTION
+from search.core.precision import precision_named
+from search.core.topology import port_of, residual_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from engines.parity.measure import Difference
     from engines.parity.record import Rung
     from engines.parity.reference import Reference
+    from engines.parity.replay import Replayed
     from exporter.bundle import Bundle
 
 
@@ -37,11 +41,12 @@ def first_block(reference: Reference, engine: Engine, rung: Rung, k: float) -> s
             "what is off lies between the calls: caches, coefficients, or state that is left over"
         )
     call = bad[0]
-    floors = block_floors(reference, rung.precision, call.call)
-    found = _block_outputs(reference, engine, call.call)
-    expected = reference.expected(call.step, [*found])
+    given = next(each for each in replay(reference, inner=[call.call]) if each.number == call.call)
+    floors = block_floors(reference, rung.precision, given)
+    found = _block_outputs(reference, engine, given)
+    expected = {name: given.made[name] for name in found if name in given.made}
     measured = compare(expected, found, floors, k)
-    order = [name for name in reference.computed(call.step) if name in measured]
+    order = [name for name in given.made if name in measured and name != PREDICTION]
     off = next((name for name in order if not measured[name].passed), None)
     if off is None:
         last = order[-1] if order else "the inputs"
@@ -57,7 +62,7 @@ def first_block(reference: Reference, engine: Engine, rung: Rung, k: float) -> s
 
 def _block(name: str) -> str:
     """The block that a tensor belongs to."""
-    return name.rpartition(":")[0]
+    return name.rpartition("..")[2].partition(":")[0]
 
 
 def _before(order: list[str], off: str) -> str:
@@ -72,15 +77,16 @@ def _amount(difference: Difference) -> str:
     return f"{difference.relative:.2e}, allowed is {difference.allowed:.1e}"
 
 
-def _block_outputs(reference: Reference, engine: Engine, number: int) -> dict[str, NDArray[Any]]:
-    """What call `number` gives on the reference's inputs, inner blocks included."""
-    bundle = reference.bundle
-    call = bundle.calls[number]
-    with _exposed(bundle, number, list(reference.computed(call.step))) as opened:
+def _block_outputs(
+    reference: Reference, engine: Engine, given: Replayed
+) -> dict[str, NDArray[Any]]:
+    """What a call gives on the reference's inputs, inner blocks included."""
+    inputs = reference.inputs
+    inner = [name for name in given.made if name != PREDICTION]
+    with _exposed(reference.bundle, given.number, inner) as opened:
         runner = Runner(opened, engine)
-        runner.prepare(reference.prompt)
-        reads = {name: reference.value(call.step, name) for name in call.reads}
-        return dict(runner.call(number, reference.sample(call.step), reads))
+        runner.prepare(inputs.prompt, negative=inputs.negative, guidance=inputs.guidance)
+        return dict(runner.call(given.number, given.sample, given.reads))
 
 
 @contextmanager
@@ -102,12 +108,16 @@ def _exposed(bundle: Bundle, number: int, names: list[str]) -> Iterator[Bundle]:
     if not inner and not call.writes:
         msg = f"{source} does not name what its blocks emit; export again with this stepcarve"
         raise EngineError(msg)
-    kind = getattr(onnx.TensorProto, _KINDS[bundle.dtype])
-    tensors = {name: tensor for tensor, name in topology.tensor_names.items()}
+    kind = getattr(onnx.TensorProto, precision_named(bundle.dtype).onnx)
+    shapes = {
+        topology.name(target): port.shape
+        for number, port in enumerate(topology.ports)
+        for target in (port_of(number), residual_of(number))
+    }
     slots = list(bundle.slots)
     writes = dict(call.writes)
     for name in inner:
-        rows, *rest = topology.shape(tensors[name])
+        rows, *rest = shapes[name.rpartition("..")[2]]
         shape = (rows * bundle.latent_shape[0], *rest)
         model.graph.output.append(onnx.helper.make_tensor_value_info(name, kind, shape))
         writes[name] = len(slots)
@@ -126,16 +136,14 @@ def _exposed(bundle: Bundle, number: int, names: list[str]) -> Iterator[Bundle]:
 
 PREFIX = ".bisect-"
 """Begins the names of such copies."""
-_KINDS = {"float32": "FLOAT", "float16": "FLOAT16", "bfloat16": "BFLOAT16"}
-"""Of a bundle -> of ONNX."""
 
 
 @contextmanager
 def _beside(folder: Path, content: bytes) -> Iterator[Path]:
-    """A file in `folder` that is gone afterwards, or with the next one if this process is killed."""
+    """A temporary file in `folder`; if this process is killed, the next one removes it."""
     try:
-        clean(folder, PREFIX)
-        prefix = f"{mine(PREFIX)}."
+        remove_stale(folder, PREFIX)
+        prefix = f"{process_name(PREFIX)}."
         with tempfile.NamedTemporaryFile(prefix=prefix, suffix=".onnx", dir=folder) as stream:
             stream.write(content)
             stream.flush()

@@ -8,11 +8,9 @@ their last bit.
 
 from __future__ import annotations
 
-import copy
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -20,14 +18,16 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from engines.errors import EngineError
+from engines.parity.casting import cast_weights
 from engines.parity.measure import relative_l2
 from engines.parity.reference import images_of
-from exporter.program import plan_program
+from engines.parity.replay import TorchDenoiser, predictor_of, replay
+from search.core.names import PREDICTION
+from search.core.precision import precision_named
+from search.core.program import plan_program
 from search.model.decoder import Decoder
-from search.model.predictor import Predictor
 from search.model.reference import forward_replaced, gated
-from search.model.trace import convert_denoiser
-from search.names import PREDICTION
+from search.model.trace import convertible_modules
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,38 +35,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engines.parity.reference import Reference
+    from engines.parity.replay import Replayed
     from search.model.pipeline import Pipeline
 
     Array = NDArray[Any]
 
 ROUNDING = 2.0**-24
-"""Of float32, in which samplers add up whatever the precision: no floor is lower."""
+"""Rounding of float32, in which samplers accumulate in any precision: the least floor."""
 FEW = 16
-"""Numbers per sample: an argument of no more is a timestep, a scale or sizes."""
-_HALF = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-LARGEST = {"float32": 2.0**-12, "float16": 2.0**-5, "bfloat16": 2.0**-4}
-"""What a call's floor may be: about half of the precision's digits, beyond which nothing is compared."""
-
-
-@dataclass(frozen=True)
-class Precise:
-    """The denoiser, guidance applied, in the precision that a floor is measured in.
-
-    Attributes:
-        predictor: for the prompt.
-        dtype: of its inputs and inner values.
-        timesteps: per step.
-    """
-
-    predictor: Predictor
-    dtype: torch.dtype
-    timesteps: tuple[float, ...]
-
-    def __call__(self, sample: Array, step: int) -> Array:
-        """The noise prediction for the denoiser's input at `step`, in float64."""
-        given, told = torch.from_numpy(sample.astype(np.float64)), self.timesteps[step]
-        prediction: Array = self.predictor(given, torch.tensor(told)).numpy()
-        return prediction
+"""Most numbers per sample of a timestep, scale or size argument."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +65,7 @@ class Floor:
     decoder: float
 
     def of(self, number: int, graphs: Sequence[int], name: str) -> float:
-        """For what call `number` gives under `name`: between the probed calls of the same graph."""
+        """The floor of output `name` of call `number`, interpolated between the probed calls of its graph."""
         alike = sorted(
             n for n in self.forced if graphs[n] == graphs[number] and name in self.forced[n]
         )
@@ -104,65 +81,61 @@ def measure_floor(reference: Reference, precision: str, probes: Sequence[int]) -
         EngineError: PyTorch's own results in that precision are not finite, or noise.
     """
     decoder = _decoder_floor(reference)
-    with _predicting(reference, precision) as predict:
-        forced = forced_floors(reference, predict, probes)
-        free, latents = _free_floors(reference, predict)
-    for number, floors in forced.items():
-        for name, floor in floors.items():
-            if not floor <= LARGEST[precision]:
-                msg = (
-                    f"PyTorch in {precision} gives {name!r} at call {number} with a relative error of "
-                    f"{floor:.1e} against PyTorch in more digits, so there is nothing to hold an engine "
-                    f"to; export with --dtype {'bfloat16' if precision == 'float16' else 'float32'}"
-                )
-                raise EngineError(msg)
+    precise = _denoiser_for(reference, precision)
+    with _casting(precise), torch.no_grad():
+        free, latents = _free_floors(precise)
+    forced = {}
+    for call in replay(reference, inner=probes):
+        if call.number in probes:
+            forced[call.number] = floors = _forced_floors(precise, call)
+            _require_digits(precision, call.number, floors)
     return Floor(precision, forced, free, latents, decoder)
 
 
-def block_floors(reference: Reference, precision: str, number: int) -> Mapping[str, float]:
-    """By name, for everything that call `number` computes from the reference's inputs."""
-    with _predicting(reference, precision) as predict:
-        return forced_floors(reference, predict, [number])[number]
+def block_floors(reference: Reference, precision: str, call: Replayed) -> dict[str, float]:
+    """By name, for everything in `call`."""
+    return _forced_floors(_denoiser_for(reference, precision), call)
 
 
-def forced_floors(
-    reference: Reference, predict: Precise, probes: Sequence[int]
-) -> dict[int, dict[str, float]]:
-    """By call and name, what its outputs differ by when it gets the reference's inputs and caches."""
-    calls = reference.bundle.calls
-    found: dict[tuple[int, int], Array] = {}
-    denoiser, dtype = reference.opened.denoiser, predict.dtype
-
-    def recall(step: int, target: int) -> torch.Tensor | None:
-        known = reference.values.get((step, target))
-        return None if known is None else torch.from_numpy(known).to(dtype)
-
-    def keep(step: int, target: int, tensor: torch.Tensor) -> None:
-        found[step, target] = tensor.double().numpy(force=True)
-
-    steps = [calls[number].step for number in probes]
-    floors: dict[int, dict[str, float]] = {}
-    with gated(denoiser, reference.subnet, steps=steps, observe=keep, recall=recall):
-        for number, step in zip(probes, steps, strict=True):
-            found.clear()
-            made = predict(reference.sample(step), step)
-            floors[number] = {
-                name: max(ROUNDING, relative_l2(found[key], reference.values[key]))
-                for name, key in reference.computed(step).items()
-            }
-            floors[number][PREDICTION] = max(
-                ROUNDING, relative_l2(made, reference.prediction(step))
+def _require_digits(precision: str, number: int, floors: Mapping[str, float]) -> None:
+    """Refuse a call whose floors exceed the limit of the precision."""
+    for name, floor in floors.items():
+        limits = precision_named(precision)
+        if not floor <= limits.floor:
+            wider = f"export with --dtype {limits.wider}" if limits.wider else "give other weights"
+            msg = (
+                f"PyTorch in {precision} gives {name!r} at call {number} with a relative error of "
+                f"{floor:.1e} against PyTorch in a wider precision, which is too much to compare an "
+                f"engine with it; {wider}"
             )
+            raise EngineError(msg)
+
+
+def _forced_floors(precise: TorchDenoiser, call: Replayed) -> dict[str, float]:
+    """By name, the differences of the outputs of `call` on the reference's inputs and caches."""
+    floors: dict[str, float] = {}
+
+    def measure(name: str, tensor: torch.Tensor) -> None:
+        floors[name] = _floor(tensor.double().numpy(force=True), call.made[name])
+
+    with _casting(precise):
+        prediction = precise.call(call.step, call.sample, call.reads, measure)
+    if PREDICTION in call.made:
+        floors[PREDICTION] = _floor(prediction, call.made[PREDICTION])
     return floors
 
 
-def _free_floors(reference: Reference, predict: Precise) -> tuple[tuple[float, ...], float]:
-    """Per call what its input differs by, and what the final latents do, on the way that is followed.
+def _floor(found: Array, expected: Array) -> float:
+    return max(ROUNDING, relative_l2(found, expected))
+
+
+def _free_floors(precise: TorchDenoiser) -> tuple[tuple[float, ...], float]:
+    """Per call the difference of its input, and that of the final latents, on the free trajectory.
 
     What the noises give to both is the same, so only the differences of the predictions are followed.
     """
-    subnet, opened = reference.subnet, reference.opened
-    program = plan_program(subnet, reference.bundle.latent_shape[0])
+    reference = precise.reference
+    program = plan_program(reference.subnet, reference.bundle.latent_shape[0])
     rows = program.reduce(reference.table)
     changes: list[Array] = []
     free: list[float] = []
@@ -171,82 +144,74 @@ def _free_floors(reference: Reference, predict: Precise) -> tuple[tuple[float, .
         return tensor + sum((b * d for b, d in zip(row[rows.known :], changes, strict=False)), 0.0)
 
     steps = [call.step for call in program.calls]
-    with gated(opened.denoiser, subnet, steps=steps):
+    with gated(reference.opened.denoiser, reference.subnet, steps=steps):
         for call, row in zip(program.calls, rows.inputs, strict=True):
             given = reference.sample(call.step).astype(np.float64)
             sample = moved(row, given)
-            free.append(max(ROUNDING, relative_l2(sample, given)))
-            made = predict(sample, call.step)
+            free.append(_floor(sample, given))
+            made = precise(sample, call.step)
             if call.prediction is not None:
                 changes.append(made - reference.prediction(call.step))
     final = reference.latents.astype(np.float64)
-    return tuple(free), max(ROUNDING, relative_l2(moved(rows.final, final), final))
+    return tuple(free), _floor(moved(rows.final, final), final)
+
+
+def _denoiser_for(reference: Reference, precision: str) -> TorchDenoiser:
+    """The denoiser in what `precision` is measured by; it computes so within `_casting`."""
+    if precision == "float32":
+        dtype = torch.float64
+        with cast_weights(_modules(reference.opened), dtype):
+            predictor = predictor_of(reference)
+    else:
+        predictor, dtype = predictor_of(reference), getattr(torch, precision_named(precision).torch)
+    return TorchDenoiser(reference, predictor, dtype, torch.float64)
 
 
 @contextmanager
-def _predicting(reference: Reference, precision: str) -> Iterator[Precise]:
-    """While open, the denoiser in what `precision` is measured by."""
-    opened, subnet = reference.opened, reference.subnet
-
-    def predictor() -> Predictor:
-        return Predictor(
-            opened,
-            (reference.prompt,) * reference.bundle.latent_shape[0],
-            guidance=reference.bundle.guidance,
-            noise_shape=subnet.binding.noise_shape,
-        )
-
-    with torch.no_grad(), ExitStack() as stack:
-        if precision == "float32":
-            stack.enter_context(_converted(opened, torch.float64))
-            made, denoiser, dtype = predictor(), opened.denoiser, torch.float64
-        else:
-            made, denoiser, dtype = predictor(), copy.deepcopy(opened.denoiser), _HALF[precision]
-            convert_denoiser(denoiser, dtype)
-            stack.enter_context(mock.patch.object(opened.pipe, opened.family.component, denoiser))
-        cast = _casting(denoiser.forward, opened.family.timestep, dtype)
-        stack.enter_context(forward_replaced(denoiser, cast))
-        yield Precise(made, dtype, subnet.timesteps)
+def _casting(precise: TorchDenoiser) -> Iterator[None]:
+    """While open, the pipeline's denoiser takes any dtype and computes in that of `precise`."""
+    opened, dtype = precise.reference.opened, precise.dtype
+    denoiser: nn.Module = opened.denoiser
+    modules = denoiser.modules() if dtype is torch.float64 else convertible_modules(denoiser)
+    forward = _forward_in(dtype, denoiser.forward, opened.family.timestep)
+    with cast_weights(modules, dtype), forward_replaced(denoiser, forward):
+        yield
 
 
-def _casting(forward: Callable[..., Any], timestep: str, dtype: torch.dtype) -> Callable[..., Any]:
-    """A denoiser's `forward` that takes any precision but works in `dtype`; the timestep stays float32."""
+def _forward_in(
+    dtype: torch.dtype, forward: Callable[..., Any], timestep: str
+) -> Callable[..., Any]:
+    """A denoiser's `forward` with its arguments cast to `dtype`, but for the timestep, which stays float32."""
 
     def cast(leaf: torch.Tensor) -> torch.Tensor:
         return _moved(leaf).to(dtype) if leaf.is_floating_point() else leaf
 
     def run(**kwargs: Any) -> Any:
-        told = {timestep: _moved(kwargs.pop(timestep))}
-        output = forward(**pytree.tree_map_only(torch.Tensor, cast, kwargs), **told)
+        moved = {timestep: _moved(kwargs.pop(timestep))}
+        output = forward(**pytree.tree_map_only(torch.Tensor, cast, kwargs), **moved)
         return pytree.tree_map_only(torch.Tensor, torch.Tensor.double, output)
 
     return run
 
 
 def _moved(leaf: torch.Tensor) -> torch.Tensor:
-    """What is turned into sines moved by its last bit in float32; anything else as it is."""
+    """Arguments of sinusoidal embeddings moved by their last bit in float32; others unchanged."""
     if leaf.numel() > FEW * (len(leaf) if leaf.ndim else 1):
         return leaf
     return torch.nextafter(leaf.float(), torch.tensor(torch.inf)).to(leaf.dtype)
 
 
-@contextmanager
-def _converted(opened: Pipeline, dtype: torch.dtype) -> Iterator[None]:
-    """While open, all of the pipeline's modules are `dtype`, which holds float32 exactly."""
-    modules = [m for m in opened.pipe.components.values() if isinstance(m, nn.Module)]
-    try:
-        for module in modules:
-            nn.Module.to(module, dtype)
-        yield
-    finally:
-        for module in modules:
-            nn.Module.to(module, torch.float32)
+def _modules(opened: Pipeline) -> Iterator[nn.Module]:
+    """All modules of all of the pipeline's parts."""
+    for part in opened.pipe.components.values():
+        if isinstance(part, nn.Module):
+            yield from part.modules()
 
 
 def _decoder_floor(reference: Reference) -> float:
     """Relative L2 difference of the pictures decoded in float32 and in float64."""
     opened, latents = reference.opened, reference.gated.latents[-1]
     size = opened.size(reference.subnet.binding.noise_shape)
-    with torch.no_grad(), _converted(opened, torch.float64):
+    with torch.no_grad(), cast_weights(_modules(opened), torch.float64):
         pictures = Decoder(opened, size)(latents.double()).permute(0, 2, 3, 1).numpy()
-    return max(ROUNDING, relative_l2(pictures, images_of(reference.gated)))
+    return _floor(pictures, images_of(reference.gated))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,15 +12,17 @@ from engines.errors import NotFiniteError
 from engines.parity.measure import MISSING, compare, psnr
 from engines.parity.record import CallParity, Rung
 from engines.parity.reference import images_of, picture_of
+from engines.parity.replay import replay
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from engines.parity.floor import Floor
     from engines.parity.measure import Difference
     from engines.parity.reference import Reference
+    from engines.parity.replay import Replayed
     from engines.runner import Result, Runner
 
     Array = NDArray[Any]
@@ -31,37 +32,55 @@ LATENTS, DECODER = "latents", "decoder"
 
 
 @dataclass(frozen=True)
-class _Start:
-    """What a run begins from.
+class _EngineRun:
+    """A run of the engine on its own.
 
     Attributes:
-        prompt: what to show.
-        seed: of the noises.
-        latents: given ones, or None.
+        inputs: the denoiser's, of the calls that it came to.
+        result: if it came to an end.
+        trouble: what stopped it, if something did.
     """
 
-    prompt: str
-    seed: int
-    latents: NDArray[np.float32] | None
+    inputs: tuple[Array, ...]
+    result: Result | None
+    trouble: str
+
+    @property
+    def tensors(self) -> list[Array]:
+        """All that it made."""
+        if self.result is None:
+            return [*self.inputs]
+        return [*self.inputs, self.result.latents, self.result.images]
+
+
+@dataclass(frozen=True)
+class _Forced:
+    """One call on the reference's inputs, made twice.
+
+    Attributes:
+        first: what it gave, measured.
+        again: likewise, the second time.
+        repeats: whether both are the same bit for bit.
+    """
+
+    first: dict[str, Difference]
+    again: dict[str, Difference]
+    repeats: bool
 
 
 @dataclass(frozen=True)
 class _Pass:
-    """The whole schedule once, on its own and then on given inputs.
+    """The whole schedule once, on its own and on given inputs.
 
     Attributes:
         calls: measured.
         finals: measured.
-        trouble: what stopped the run on its own, if something did.
-        digests: of everything that was computed, in order.
-        result: of the run on its own, if it came to an end.
+        run: the one on its own.
     """
 
     calls: tuple[CallParity, ...]
     finals: dict[str, Difference]
-    trouble: str
-    digests: tuple[str, ...]
-    result: Result | None
+    run: _EngineRun
 
     @property
     def failures(self) -> tuple[str, ...]:
@@ -69,14 +88,14 @@ class _Pass:
         strayed = next((c for c in self.calls if _strays(c)), None)
         found = [s for call in self.calls for s in _call_failures(call, strayed=call is strayed)]
         final, decoder = self.finals[LATENTS], self.finals[DECODER]
-        if self.result is not None and not final.passed:
+        if self.run.result is not None and not final.passed:
             found.append(f"the final latents differ by {_amounts(final)}")
         if not decoder.passed:
             found.append(
                 "the picture decoded from the reference's final latents differs by "
                 f"{_amounts(decoder)}"
             )
-        return (*found, *([self.trouble] if self.trouble else []))
+        return (*found, *([self.run.trouble] if self.run.trouble else []))
 
 
 def climb(
@@ -86,15 +105,13 @@ def climb(
     *,
     name: str,
     k: float,
-    seed: int,
-    latents: NDArray[np.float32] | None,
     report: Callable[[str], None],
 ) -> tuple[Rung, NDArray[np.uint8]]:
     """Compare what `runner` computes with `reference`; a difference of `k` floors is allowed.
 
     The run on its own comes first, while the caches are empty, and again when they are full of what
-    the given inputs left there: state that a call does not write itself shows as a second pass that
-    differs from the first.
+    the given inputs left there: state that a call does not write itself shows as a second run that
+    differs from the first. In between, PyTorch and the engine make every call side by side.
 
     Args:
         runner: fresh, as nothing has run on it.
@@ -102,30 +119,32 @@ def climb(
         floor: of the precision that `runner` computes in.
         name: of the rung.
         k: how many floors.
-        seed: of the noises, as in the reference.
-        latents: what to begin from if it is not noise.
-        report: told, in a few words, what is being done.
+        report: called with a few words about what is being done.
 
     Returns:
         The rung, and its picture; black if there is none.
     """
-    climber = _Climber(runner, reference, floor, k, _Start(reference.prompt, seed, latents))
-    report(f"{name}: first pass")
-    first = climber.walk(None)
-    report(f"{name}: second pass")
-    second = climber.walk(first)
-    repeats = first.digests == second.digests
+    climber = _Climber(runner, reference, floor, k)
+    report(f"{name}: first run")
+    run = climber.run()
+    report(f"{name}: every call on PyTorch's inputs")
+    forced = climber.forced()
+    first = climber.measured(run, [call.first for call in forced])
+    report(f"{name}: second run")
+    second = climber.measured(climber.run(), [call.again for call in forced])
+    unlike = _unlike(name, first.run, second.run, forced)
     expected = picture_of(reference.gated)
-    shown = np.zeros_like(expected) if first.result is None else first.result.images[0]
+    result = first.run.result
+    shown = np.zeros_like(expected) if result is None else result.images[0]
     rung = Rung(
         name=name,
         against=AGAINST,
         precision=floor.precision,
         calls=first.calls,
         finals=first.finals,
-        psnr=math.nan if first.result is None else psnr(shown, expected),
-        repeats=repeats,
-        notes=() if repeats else (_unlike(name, first, second),),
+        psnr=math.nan if result is None else psnr(shown, expected),
+        repeats=not unlike,
+        notes=unlike,
         failures=(
             *first.failures,
             *(f"second pass: {f}" for f in second.failures if f not in first.failures),
@@ -136,64 +155,67 @@ def climb(
 
 @dataclass(frozen=True)
 class _Climber:
-    """What all passes of a rung share."""
+    """What both passes of a rung share."""
 
     runner: Runner
     reference: Reference
     floor: Floor
     k: float
-    start: _Start
 
-    def walk(self, before: _Pass | None) -> _Pass:
-        """One pass; what is bit for bit that of the pass `before` is not measured again."""
-        inputs, result, trouble = self._run()
-        known = None if before is None else before.digests
-        self.runner.prepare(self.start.prompt)
-        calls, digests = [], [_digest(inputs), _digest(_arrays(result))]
-        frees = self._frees(inputs)
-        for number in range(len(self.runner.bundle.calls)):
-            outputs = self._forced(number)
-            digests.append(_digest(list(outputs.values())))
-            if known is not None and before is not None and known[2 + number] == digests[-1]:
-                forced = before.calls[number].forced
-            else:
-                forced = self._compared(number, outputs)
-            calls.append(self._call(number, forced, frees[number]))
-        finals = self._finals(result)
-        return _Pass(tuple(calls), finals, trouble, tuple(digests), result)
-
-    def _run(self) -> tuple[list[Array], Result | None, str]:
-        """The denoiser's inputs, the result, and what stopped the run if something did."""
+    def run(self) -> _EngineRun:
+        """The engine on its own."""
         inputs: list[Array] = []
 
         def keep(number: int, sample: Array, prediction: Array | None) -> None:
             del number, prediction
             inputs.append(sample.copy())
 
-        start = self.start
+        given = self.reference.inputs
         try:
             result = self.runner.run(
-                start.prompt, latents=start.latents, seed=start.seed, on_call=keep
+                given.prompt,
+                negative=given.negative,
+                guidance=given.guidance,
+                latents=given.latents,
+                seed=given.seed,
+                on_call=keep,
             )
         except NotFiniteError as error:
-            return inputs, None, str(error)
-        return inputs, result, ""
+            return _EngineRun(tuple(inputs), None, str(error))
+        return _EngineRun(tuple(inputs), result, "")
 
-    def _forced(self, number: int) -> dict[str, Array]:
-        """What call `number` gives for the reference's inputs."""
-        call, reference = self.runner.bundle.calls[number], self.reference
-        reads = {name: reference.value(call.step, name) for name in call.reads}
-        return dict(self.runner.call(number, reference.sample(call.step), reads))
+    def forced(self) -> list[_Forced]:
+        """Every call on the reference's inputs and caches, in PyTorch's order."""
+        given = self.reference.inputs
+        self.runner.prepare(given.prompt, negative=given.negative, guidance=given.guidance)
+        return [self._forced(call) for call in replay(self.reference)]
 
-    def _compared(self, number: int, outputs: Mapping[str, Array]) -> dict[str, Difference]:
+    def _forced(self, call: Replayed) -> _Forced:
+        first, again = (self.runner.call(call.number, call.sample, call.reads) for _ in range(2))
+        measured = self._compared(call, first)
+        if _same(list(first.values()), list(again.values())):
+            return _Forced(measured, measured, repeats=True)
+        return _Forced(measured, self._compared(call, again), repeats=False)
+
+    def measured(self, run: _EngineRun, forced: list[dict[str, Difference]]) -> _Pass:
+        """One pass: a run on its own, and the calls on given inputs."""
         bundle = self.runner.bundle
-        expected = self.reference.expected(bundle.calls[number].step, list(outputs))
-        graphs = [call.graph for call in bundle.calls]
-        floors = {name: self.floor.of(number, graphs, name) for name in expected}
+        calls = tuple(
+            CallParity(number, call.step, call.timestep, bundle.graphs[call.graph], found, free)
+            for number, (call, found, free) in enumerate(
+                zip(bundle.calls, forced, self._frees(run.inputs), strict=True)
+            )
+        )
+        return _Pass(calls, self._finals(run.result), run)
+
+    def _compared(self, call: Replayed, outputs: Mapping[str, Array]) -> dict[str, Difference]:
+        expected = {name: call.made[name] for name in outputs if name in call.made}
+        graphs = [each.graph for each in self.runner.bundle.calls]
+        floors = {name: self.floor.of(call.number, graphs, name) for name in expected}
         return compare(expected, outputs, floors, self.k)
 
-    def _frees(self, inputs: list[Array]) -> list[Difference]:
-        """The denoiser's inputs on the way the engine followed; those it did not come to are missing."""
+    def _frees(self, inputs: Sequence[Array]) -> list[Difference]:
+        """The denoiser's inputs on the engine's own trajectory, up to the call where it stopped."""
         calls = self.runner.bundle.calls
         found = {str(number): sample for number, sample in enumerate(inputs)}
         expected = {n: self.reference.sample(calls[int(n)].step) for n in found}
@@ -212,24 +234,19 @@ class _Climber:
         floors = {LATENTS: floor.latents, DECODER: floor.decoder}
         return {LATENTS: MISSING, **compare(expected, found, floors, self.k)}
 
-    def _call(self, number: int, forced: dict[str, Difference], free: Difference) -> CallParity:
-        bundle = self.runner.bundle
-        call = bundle.calls[number]
-        return CallParity(number, call.step, call.timestep, bundle.graphs[call.graph], forced, free)
-
 
 def _strays(call: CallParity) -> bool:
-    """Whether the way that the engine followed is off here; what it did not come to is not."""
+    """Whether the engine's own trajectory is off here; calls it did not reach are not."""
     return call.free is not None and call.free is not MISSING and not call.free.passed
 
 
 def _call_failures(call: CallParity, *, strayed: bool) -> list[str]:
-    """What is off at a call; on the engine's own way, only where it `strayed` first."""
+    """What is off at a call; on the engine's own trajectory, only where it `strayed` first."""
     name, worst = call.worst
     found = []
     if strayed and call.free is not None:
         found.append(
-            f"{call.where}: on its own way, the denoiser's input 'sample' differs from here on, by "
+            f"{call.where}: on its own trajectory, the denoiser's input 'sample' differs from here on, by "
             f"{_amounts(call.free)}"
         )
     if not worst.passed:
@@ -244,24 +261,25 @@ def _amounts(difference: Difference) -> str:
     )
 
 
-def _unlike(name: str, first: _Pass, second: _Pass) -> str:
-    """Where a second pass is not the first."""
-    at = next(
-        n for n, p in enumerate(zip(first.digests, second.digests, strict=True)) if p[0] != p[1]
-    )
-    where = "on its own way" if at < 2 else f"at call {at - 2}"
-    return (
+def _unlike(
+    name: str, first: _EngineRun, second: _EngineRun, forced: Sequence[_Forced]
+) -> tuple[str, ...]:
+    """Where two equal passes differ bit for bit; empty if nowhere."""
+    if not _same(first.tensors, second.tensors):
+        where = "on its own trajectory"
+    elif off := [number for number, call in enumerate(forced) if not call.repeats]:
+        where = f"at call {off[0]}"
+    else:
+        return ()
+    sentence = (
         f"the second pass is not bit for bit the first ({where}): {name} is not "
         "deterministic here, or something is left over in a cache; both passes were held to PyTorch"
     )
+    return (sentence,)
 
 
-def _arrays(result: Result | None) -> list[Array]:
-    return [] if result is None else [result.latents, result.images]
-
-
-def _digest(arrays: list[Array]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
+def _same(first: Sequence[Array], second: Sequence[Array]) -> bool:
+    """Whether the tensors are equal bit for bit."""
+    return len(first) == len(second) and all(
+        one.tobytes() == other.tobytes() for one, other in zip(first, second, strict=True)
+    )

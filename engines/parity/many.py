@@ -11,7 +11,7 @@ from engines.errors import EngineError
 from engines.parity import K, verify
 from engines.report import write_junit, write_report
 from exporter.bundle import Bundle, Shape
-from search.parallel import Where, require_workers, run_jobs
+from search.runs.parallel import Where, require_workers, run_jobs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Plan:
+class VerifyPlan:
     """What is to be verified, and how.
 
     Attributes:
@@ -35,6 +35,8 @@ class Plan:
         pipeline: directory of the pipeline; None is where a bundle was exported from.
         prompt: what to sample; None is anything that the bundle can show.
         label: likewise, of a bundle that shows classes.
+        negative: the negative prompt; empty for none.
+        guidance: scale; None is the bundle's.
         seed: of the noises.
         k: how many floors may be off.
         bisect: name the first block that is off.
@@ -51,6 +53,8 @@ class Plan:
     pipeline: Path | None = None
     prompt: str | None = None
     label: str | None = None
+    negative: str = ""
+    guidance: float | None = None
     seed: int = 0
     k: float = K
     bisect: bool = False
@@ -59,7 +63,7 @@ class Plan:
 
     @property
     def is_of_several(self) -> bool:
-        """Whether several bundles, variants or engines were asked for, however many there are."""
+        """Whether several bundles, variants or engines were requested."""
         return len(self.bundles) > 1 or self.all_variants or len(self.engines) > 1
 
     def checks(self) -> list[Check]:
@@ -67,7 +71,7 @@ class Plan:
 
         Raises:
             ExportError: no variant of a bundle fits.
-            EngineError: no engine is named, two reports would have one name, or JUnit XML of several is asked for.
+            EngineError: no engine is named, two reports would have one name, or JUnit XML of several is requested.
         """
         if not self.engines:
             msg = "no engine is named; give one or more with --engine, as in onnxruntime,openvino"
@@ -90,14 +94,14 @@ class Plan:
         ]
 
     def _shapes(self, path: Path) -> list[Shape]:
-        asked = dict(zip(("height", "width", "images"), self.shape, strict=True))
-        first = Bundle.open(path, **asked)
+        request = dict(zip(("height", "width", "images"), self.shape, strict=True))
+        first = Bundle.open(path, **request)
         if not self.all_variants:
             return [first.shape]
         return [
             shape
             for shape in first.shapes
-            if all(want in (None, getattr(shape, name)) for name, want in asked.items())
+            if all(want in (None, getattr(shape, name)) for name, want in request.items())
         ]
 
 
@@ -112,7 +116,7 @@ class Check:
         folder: for the report; None writes none.
     """
 
-    plan: Plan
+    plan: VerifyPlan
     bundle: Path
     shape: Shape
     folder: Path | None
@@ -166,6 +170,8 @@ def verify_one(check: Check, report: Report = lambda *_: None) -> Verified:
         _engines(plan),
         bundle.find_pipeline(plan.pipeline),
         prompt=prompt,
+        negative=plan.negative,
+        guidance=plan.guidance,
         seed=plan.seed,
         k=plan.k,
         bisect=plan.bisect,
@@ -177,7 +183,7 @@ def verify_one(check: Check, report: Report = lambda *_: None) -> Verified:
     return Verified(check.name, parity, page)
 
 
-def _engines(plan: Plan) -> list[Engine]:
+def _engines(plan: VerifyPlan) -> list[Engine]:
     return [make_engine(name, plan.device, plan.options) for name in plan.engines]
 
 

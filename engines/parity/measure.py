@@ -1,4 +1,4 @@
-"""Tensors compared by polygraphy, and the records of that."""
+"""Tensors compared by polygraphy, as records."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Difference:
 
     @property
     def excess(self) -> float:
-        """How much of what is allowed was used; infinite for NaN."""
+        """The difference as a fraction of the tolerance; infinite for NaN."""
         if math.isnan(self.relative):
             return math.inf
         if self.relative == 0:
@@ -52,7 +52,7 @@ class Difference:
 
 
 MISSING = Difference(math.nan, math.nan, math.nan, math.nan, math.nan, math.nan, passed=False)
-"""Stands for a tensor that was not made."""
+"""Placeholder of a missing tensor."""
 
 
 def compare(

@@ -1,4 +1,4 @@
-"""What was found about a bundle: rungs of the ladder, and the verdict."""
+"""The verdict on a bundle: the rungs of the ladder and their differences."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
     from engines.parity.measure import Difference
 
-SCHEMA = 2
+SCHEMA = 3
 K = 5.0
-"""How many floors a rung may be off, if nothing else is said."""
+"""Default tolerance of a rung, in floors."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,11 @@ class Rung:
     Attributes:
         name: what was looked at.
         against: what it was compared with.
-        precision: that it computes in.
+        precision: that it computes in; empty where nothing is computed.
         calls: every call that was compared.
         finals: of a whole run, `latents`, and `decoder`, the picture decoded from the reference's latents.
         psnr: of the picture, in dB, against the reference's; infinite if equal, NaN if none.
-        repeats: whether a second pass is the first bit for bit.
+        repeats: whether what was done twice is the same bit for bit.
         notes: what else there is to know; no failure.
         failures: one sentence each, in order of the steps.
     """
@@ -89,7 +89,7 @@ class Rung:
 
     @property
     def excess(self) -> float:
-        """How much of what is allowed was used, where it is most; infinite for what is not finite."""
+        """The largest difference as a fraction of the tolerance; infinite if not finite."""
         forced = (difference for call in self.calls for difference in call.forced.values())
         free = (call.free for call in self.calls if call.free is not None)
         return max((each.excess for each in (*forced, *free, *self.finals.values())), default=0.0)
@@ -101,40 +101,46 @@ class Parity:
 
     Attributes:
         prompt: what was sampled.
+        negative: the negative prompt; empty for none.
+        guidance: scale.
         seed: of the noises.
         k: how many floors a rung may be off.
-        rungs: from diffusers' pipeline up to the engines.
+        rungs: the manifest's, that of gated PyTorch, and one per engine.
         quality: what the SubNet itself changes, in dB of the picture against the full sampler's: no part
             of parity.
         notes: rungs that there are not, and why.
-        program: what is wrong with the manifest's calls, caches and coefficients, one sentence each.
-        blocks: the first block that is off, per engine, where that was asked for.
+        blocks: the first block that is off, per engine, with `--bisect`.
     """
 
     prompt: str
+    negative: str
+    guidance: float
     seed: int
     k: float
     rungs: tuple[Rung, ...]
     quality: float
     notes: tuple[str, ...]
-    program: tuple[str, ...]
     blocks: tuple[str, ...] = ()
+
+    @property
+    def manifest(self) -> Rung:
+        """The rung of the calls, caches and coefficients."""
+        return self.rungs[0]
 
     @property
     def engines(self) -> tuple[Rung, ...]:
         """The rungs above PyTorch."""
-        return self.rungs[1:]
+        return self.rungs[2:]
 
     @property
     def failures(self) -> tuple[str, ...]:
         """One sentence each; none if parity holds."""
         several = sum(bool(rung.failures) for rung in self.rungs) > 1
-        named = (
+        return tuple(
             f"{rung.name}: {failure}" if several else failure
             for rung in self.rungs
             for failure in rung.failures
         )
-        return (*self.program, *named)
 
     @property
     def passed(self) -> bool:
@@ -151,7 +157,7 @@ class Parity:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ParityPictures:
     """`[height, width, 3]` uint8 each.
 
     Attributes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
-from search.errors import SearchError
-from search.liveness import Unrolled, unroll
+from search.core.actions import Action
+from search.core.errors import SearchError
+from search.core.liveness import Unrolled, unroll
+from search.core.table import always
+from search.core.topology import PREDICTION
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_for
 from search.model.reference import Trajectory, forward_replaced, gated, sample
-from search.names import PREDICTION
-from search.subnet import Action
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -26,9 +27,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
+    from engines.parity.inputs import RunInputs
     from exporter.bundle import Bundle
-    from search.sampler import SamplerTable
-    from search.subnet import SubNet
+    from search.core.sampler import SamplerTable
+    from search.core.subnet import SubNet
+    from search.core.topology import Target
 
     Array = NDArray[Any]
 
@@ -40,20 +43,18 @@ class Reference:
     Attributes:
         bundle: whose SubNet it is.
         opened: the pipeline, with its weights in float32.
-        prompt: what was sampled.
+        inputs: what was sampled.
         full: diffusers' own pipeline, every block at every step.
         gated: the SubNet.
-        values: what the gated blocks computed, by (step, target).
         ungated: per probed step of the full run, what the denoiser gave in diffusers' pipeline, and what
             it gives there when it is gated by a SubNet that runs everything.
     """
 
     bundle: Bundle
     opened: Pipeline
-    prompt: str
+    inputs: RunInputs
     full: Trajectory
     gated: Trajectory
-    values: dict[tuple[int, int], Array]
     ungated: dict[int, tuple[Array, Array]]
 
     @property
@@ -67,25 +68,20 @@ class Reference:
         subnet, opened = self.subnet, self.opened
         if subnet.fitted is not None:
             return subnet.fitted.table
-        return opened.sampler(subnet.binding.course, opened.size(subnet.binding.noise_shape))
+        return opened.sampler(subnet.binding.grid, opened.size(subnet.binding.noise_shape))
 
     @cached_property
     def unrolled(self) -> Unrolled:
         """The SubNet's values."""
         return unroll(self.subnet)
 
-    @cached_property
-    def _tensors(self) -> dict[str, int]:
-        return {name: tensor for tensor, name in self.subnet.topology.tensor_names.items()}
-
-    def origin(self, step: int, name: str) -> tuple[int, int]:
-        """Where the tensor `name` that is in place at `step` was computed, as (step, target)."""
-        value = self.unrolled.values[self.unrolled.effective[step][self._tensors[name]]]
+    def origin(self, step: int, name: str) -> tuple[int, Target] | None:
+        """Where the tensor that the call of `step` knows as `name` was computed, as (step, target)."""
+        number = self.unrolled.named(step).get(name)
+        if number is None:
+            return None
+        value = self.unrolled.values[number]
         return value.step, value.target
-
-    def value(self, step: int, name: str) -> Array:
-        """The tensor `name` that is in place at `step`."""
-        return self.values[self.origin(step, name)]
 
     def sample(self, step: int) -> NDArray[np.float32]:
         """The denoiser's input at `step`."""
@@ -103,36 +99,21 @@ class Reference:
         made: NDArray[np.float32] = self.gated.latents[-1].numpy(force=True)
         return made
 
-    def computed(self, step: int) -> dict[str, tuple[int, int]]:
-        """What the blocks compute at `step`, in that order: name -> (step, target)."""
+    def computed(self, step: int) -> dict[Target, str]:
+        """What the blocks compute at `step`, in that order: target -> name."""
         topology = self.subnet.topology
         return {
-            topology.tensor_names[topology.tensor(target)]: (step, target)
-            for target in sorted(self.unrolled.computed[step], key=topology.tensor)
-            if (step, target) in self.values
+            target: topology.name(target)
+            for target in sorted(self.unrolled.computed[step], key=lambda each: each.port)
+            if target != PREDICTION
         }
-
-    def expected(self, step: int, names: Sequence[str]) -> dict[str, Array]:
-        """What a call at `step` should give under `names`.
-
-        A residual that a call writes though nobody reads it is not known here, and left out.
-        """
-        found = {}
-        for name in names:
-            if name == PREDICTION:
-                found[name] = self.prediction(step)
-            elif (origin := self.origin(step, name))[0] == step and origin in self.values:
-                found[name] = self.values[origin]
-        return found
 
 
 def run_reference(
     bundle: Bundle,
     path: Path,
+    inputs: RunInputs,
     *,
-    prompt: str,
-    seed: int,
-    latents: NDArray[np.float32] | None,
     probes: Sequence[int],
 ) -> Reference:
     """Sample in PyTorch with diffusers' own pipeline, full and gated.
@@ -140,9 +121,7 @@ def run_reference(
     Args:
         bundle: whose SubNet to run.
         path: of the pipeline it was exported from.
-        prompt: what to sample.
-        seed: of the noises.
-        latents: what to begin from if it is not noise.
+        inputs: what to sample.
         probes: the steps at which the gates are compared with no gates.
 
     Raises:
@@ -151,30 +130,23 @@ def run_reference(
     subnet = bundle.subnet
     opened = open_for(subnet, path, weights=True)
     request = Request(
-        prompts=(prompt,) * bundle.latent_shape[0],
+        prompts=(inputs.prompt,) * bundle.latent_shape[0],
         steps=subnet.binding.inference_steps,
-        guidance=bundle.guidance,
-        latents=None if latents is None else torch.from_numpy(latents),
+        guidance=inputs.guidance,
+        negative=inputs.negative,
+        latents=None if inputs.latents is None else torch.from_numpy(inputs.latents),
     ).sized(opened.size(subnet.binding.noise_shape))
-    values: dict[tuple[int, int], Array] = {}
+    grid = subnet.binding.grid
 
-    def keep(step: int, target: int, tensor: torch.Tensor) -> None:
-        values[step, target] = tensor.numpy(force=True).copy()
+    def drawn() -> torch.Generator:
+        return torch.Generator().manual_seed(inputs.seed)
 
-    draws, course = torch.Generator(), subnet.binding.course
-    reference = sample(
-        opened,
-        request,
-        subnet,
-        observe=keep,
-        generator=draws.manual_seed(seed),
-        course=course,
-    )
+    reference = sample(opened, request, subnet, generator=drawn(), grid=grid)
     calls: dict[int, _Seen] = {}
     with _watched(opened.denoiser, probes, calls):
-        full = sample(opened, request, generator=draws.manual_seed(seed), course=course)
+        full = sample(opened, request, generator=drawn(), grid=grid)
     ungated = _gated_in_full(opened.denoiser, subnet, calls)
-    return Reference(bundle, opened, prompt, full, reference, values, ungated)
+    return Reference(bundle, opened, inputs, full, reference, ungated)
 
 
 @dataclass(frozen=True)
@@ -216,7 +188,7 @@ def _gated_in_full(
 ) -> dict[int, tuple[Array, Array]]:
     """By step, what each of `calls` gave and what it gives under a SubNet that runs everything."""
     # Blocks that were removed from the pipeline for good run too: what stands there hands on its input.
-    whole = replace(subnet, actions=((Action.RUN,) * len(subnet.topology.blocks),) * subnet.steps)
+    whole = always(subnet, Action.RUN)
     with torch.no_grad(), gated(denoiser, whole, steps=sorted(calls)):
         return {
             step: (

@@ -1,4 +1,4 @@
-"""Parity as files: JSON for machines, JUnit for CI and one self-contained HTML page for people."""
+"""Parity as files: JSON, JUnit XML and one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from engines.machine import processor
 from engines.report.junit import junit_of
 from engines.report.page import likeness, page_of, quality_of
-from search.files import write_atomically
-from search.versions import versions_of
+from search.core.files import write_atomically
+from search.core.versions import versions_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from engines.parity.record import Parity, Pictures
+    from engines.parity.record import Parity, ParityPictures
     from exporter.bundle import Bundle
 
 PACKAGES = (
@@ -33,7 +33,7 @@ PACKAGES = (
 )
 
 
-def write_report(folder: Path, bundle: Bundle, parity: Parity, pictures: Pictures) -> Path:
+def write_report(folder: Path, bundle: Bundle, parity: Parity, pictures: ParityPictures) -> Path:
     """Write `parity.json`, `junit.xml` and `report.html` into `folder`; returns the page's path."""
     environment = _environment()
     record = {**parity.to_json(), "bundle": bundle.path.name, "environment": environment}

@@ -1,18 +1,18 @@
-"""One self-contained HTML page about parity, for people."""
+"""Parity as one self-contained HTML page."""
 
 from __future__ import annotations
 
 import base64
-import html
 import io
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from markupsafe import Markup
 
-from engines.report.template import PAGE
 from exporter.picture import draw_grid
 from exporter.summary import summarise
+from search.core.template import render
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -22,40 +22,55 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engines.parity.measure import Difference
-    from engines.parity.record import Parity, Pictures, Rung
+    from engines.parity.record import CallParity, Parity, ParityPictures, Rung
     from exporter.bundle import Bundle
 
 GAIN = 32
-"""By which the difference of two pictures is multiplied to be seen."""
+"""Amplification of the difference of two pictures."""
 SHOWN = 20
 """Failures that are listed; the JSON has them all."""
+WORST = 5
+"""Calls per engine that are listed."""
 LOWEST = 1e-9
-"""What equal tensors are drawn as, on a logarithmic axis."""
+"""Least difference drawn on the logarithmic axis."""
 COLOURS = ("#1f6f8b", "#d9822b", "#6b4fa0", "#3a8f5c")
 
 
 def page_of(
-    bundle: Bundle, parity: Parity, pictures: Pictures, *, verdict: str, environment: dict[str, str]
+    bundle: Bundle,
+    parity: Parity,
+    pictures: ParityPictures,
+    *,
+    verdict: str,
+    environment: dict[str, str],
 ) -> str:
-    """The page; everything it shows is inside."""
-    return PAGE.format(
-        verdict=html.escape(verdict),
-        state="holds" if parity.passed else "fails",
-        bundle=html.escape(bundle.path.name),
-        failures=_failures(parity),
-        rungs=_rungs(parity),
-        notes=_list((*parity.notes, *_notes(parity))),
-        errors="".join(
-            _svg(_draw_errors(rung), f"Error per step of {rung.name}") for rung in parity.engines
-        ),
+    """The page, self-contained."""
+    return render(
+        __package__,
+        "page.html",
+        verdict=verdict,
+        state=_state(passed=parity.passed),
+        bundle=bundle.path.name,
+        failures=parity.failures,
+        shown=SHOWN,
+        blocks=parity.blocks,
+        rungs=[_row(rung) for rung in parity.rungs],
+        notes=[*parity.notes, *(f"{rung.name}: {n}" for rung in parity.rungs for n in rung.notes)],
+        errors=[
+            (f"Error per step of {rung.name}", _svg(_draw_errors(rung))) for rung in parity.engines
+        ],
         k=f"{parity.k:g}",
-        worst=_worst(parity),
-        prompt=html.escape(parity.prompt),
+        worst=[each for rung in parity.engines for each in _worst(rung)],
+        prompt=parity.prompt,
         pictures=_pictures(pictures, quality_of(parity)),
-        grid=_svg(draw_grid(bundle.subnet), "Which block is computed at which step"),
-        facts=_rows(_facts(bundle, parity)),
-        environment=_rows(environment),
+        grid=_svg(draw_grid(bundle.subnet)),
+        facts=_facts(bundle, parity),
+        environment=environment,
     )
+
+
+def _state(*, passed: bool) -> str:
+    return "holds" if passed else "fails"
 
 
 def _facts(bundle: Bundle, parity: Parity) -> dict[str, str]:
@@ -70,48 +85,29 @@ def _facts(bundle: Bundle, parity: Parity) -> dict[str, str]:
         "MACs": f"{summary['macs_kept'] / 1e9:.2f} G of {summary['macs_full'] / 1e9:.2f} G "
         f"({summary['keep']:.1%})",
         "cache": f"{summary['cache_bytes'] / 1e6:.2f} MB",
+        "negative prompt": parity.negative or "none",
+        "guidance": f"{parity.guidance:g}",
         "seed": str(parity.seed),
         "quality: SubNet against full sampler": f"{quality_of(parity)} (no part of parity)",
     }
 
 
-def _failures(parity: Parity) -> str:
-    if parity.passed:
-        return ""
-    more = len(parity.failures) - SHOWN
-    rest = f"<p>and {more} more, see parity.json</p>" if more > 0 else ""
-    blocks = _list(parity.blocks)
-    found = f"<h2>First block that is off</h2>{blocks}" if blocks else ""
-    return f"<h2>What is wrong</h2>{_list(parity.failures[:SHOWN])}{rest}{found}"
-
-
-def _rungs(parity: Parity) -> str:
-    """A row per rung."""
-    state = "fails" if parity.program else "holds"
-    program = (
-        f'<tr class="{state}"><th scope="row">program</th><td>the SubNet</td>'
-        '<td colspan="6">calls, caches and coefficients</td>'
-        f'<td><span class="badge">{state}</span></td></tr>'
-    )
-    return program + "".join(_rung(rung) for rung in parity.rungs)
-
-
-def _rung(rung: Rung) -> str:
-    state = "holds" if rung.passed else "fails"
+def _row(rung: Rung) -> dict[str, Any]:
+    """A rung as a row of the table."""
     free = [call.free for call in rung.calls if call.free is not None]
-    cells = [
-        _share(rung.worst),
-        _share(max(free, key=lambda each: each.excess, default=None)),
-        _share(rung.finals.get("latents")),
-        _share(rung.finals.get("decoder")),
-        likeness(rung.psnr),
-        "same" if rung.repeats else "differs",
-    ]
-    return (
-        f'<tr class="{state}"><th scope="row">{html.escape(rung.name)}</th>'
-        f"<td>{html.escape(rung.against)}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}"
-        f'<td><span class="badge">{state}</span></td></tr>'
-    )
+    return {
+        "name": rung.name,
+        "against": rung.against,
+        "state": _state(passed=rung.passed),
+        "cells": [
+            _share(rung.worst),
+            _share(max(free, key=lambda each: each.excess, default=None)),
+            _share(rung.finals.get("latents")),
+            _share(rung.finals.get("decoder")),
+        ],
+        "picture": likeness(rung.psnr),
+        "repeats": "same" if rung.repeats else "differs",
+    }
 
 
 def quality_of(parity: Parity) -> str:
@@ -126,39 +122,45 @@ def likeness(psnr: float) -> str:
     return "identical" if psnr == math.inf else f"{psnr:.1f} dB"
 
 
-def _share(difference: Difference | None) -> str:
-    """An error, and in small print how many floors it is."""
+def _share(difference: Difference | None) -> dict[str, str]:
+    """An error, and how many floors it is."""
     if difference is None:
-        return "–"
+        return {"error": "–", "floors": ""}
     if difference.relative == 0:
-        return "equal"
+        return {"error": "equal", "floors": ""}
     if math.isnan(difference.relative):
-        return "not finite"
+        return {"error": "not finite", "floors": ""}
     floors = difference.relative / difference.floor if difference.floor else math.inf
-    return f"{difference.relative:.1e} <small>{floors:,.{0 if floors >= 10 else 1}f} floors</small>"
+    return {
+        "error": f"{difference.relative:.1e}",
+        "floors": f"{floors:,.{0 if floors >= 10 else 1}f}",
+    }
 
 
-def _notes(parity: Parity) -> list[str]:
-    return [f"{rung.name}: {note}" for rung in parity.rungs for note in rung.notes]
+def _worst(rung: Rung) -> list[dict[str, Any]]:
+    """The calls of an engine that are off most."""
+    ranked = sorted(rung.calls, key=lambda call: -call.worst[1].excess)[:WORST]
+    return [_worst_row(rung, call, *call.worst) for call in ranked]
 
 
-def _worst(parity: Parity) -> str:
-    """The calls that are off most, per engine."""
-    rows = []
-    for rung in parity.engines:
-        ranked = sorted(rung.calls, key=lambda call: -call.worst[1].excess)[:5]
-        for call in ranked:
-            name, worst = call.worst
-            rows.append(
-                f'<tr class="{"holds" if worst.passed else "fails"}"><th scope="row">{html.escape(rung.name)}</th>'
-                f"<td>{call.call}</td><td>{call.step}</td><td>{html.escape(call.graph)}</td>"
-                f"<td>{html.escape(name)}</td><td>{_share(worst)}</td><td>{worst.floor:.1e}</td>"
-                f"<td>{worst.largest:.1e}</td><td>{worst.psnr:.0f} dB</td><td>{worst.cosine:.9f}</td></tr>"
-            )
-    return "".join(rows)
+def _worst_row(rung: Rung, call: CallParity, tensor: str, worst: Difference) -> dict[str, Any]:
+    return {
+        "engine": rung.name,
+        "state": _state(passed=worst.passed),
+        "call": call,
+        "tensor": tensor,
+        "share": _share(worst),
+        "figures": [
+            f"{worst.floor:.1e}",
+            f"{worst.largest:.1e}",
+            f"{worst.psnr:.0f} dB",
+            f"{worst.cosine:.9f}",
+        ],
+    }
 
 
-def _pictures(pictures: Pictures, quality: str) -> str:
+def _pictures(pictures: ParityPictures, quality: str) -> dict[str, str]:
+    """PNGs as addresses, by what is to be read below them."""
     shown = {
         "diffusers, every block at every step": pictures.full,
         f"this SubNet in PyTorch: {quality}": pictures.reference,
@@ -168,15 +170,11 @@ def _pictures(pictures: Pictures, quality: str) -> str:
         words = f"difference from PyTorch x {GAIN}" if off.any() else "no difference from PyTorch"
         shown[f"this SubNet: {name}"] = made
         shown[f"{words}: {name}"] = off.clip(0, 255).astype(np.uint8)
-    return "".join(
-        f'<figure><img alt="{html.escape(name)}" src="{_png(pixels)}">'
-        f"<figcaption>{html.escape(name)}</figcaption></figure>"
-        for name, pixels in shown.items()
-    )
+    return {name: _png(pixels) for name, pixels in shown.items()}
 
 
 def _draw_errors(rung: Rung) -> Figure:
-    """Two panels: on given inputs and on its own way, each with its floor and what is allowed."""
+    """Two panels: on given inputs and on its own trajectory, each with floor and tolerance."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 3.2), layout="constrained")
@@ -186,7 +184,7 @@ def _draw_errors(rung: Rung) -> Figure:
     left.set_title("each call on PyTorch's inputs", fontsize=10, loc="left")
     free = [(call.step, call.free) for call in rung.calls if call.free is not None]
     _draw(right, [step for step, _ in free], [each for _, each in free], COLOURS[1])
-    right.set_title("on its own way: the denoiser's input", fontsize=10, loc="left")
+    right.set_title("on its own trajectory: the denoiser's input", fontsize=10, loc="left")
     left.set_ylabel("relative L2 error")
     lines, labels = left.get_legend_handles_labels()
     figure.legend(
@@ -217,12 +215,11 @@ def _draw(axes: Axes, steps: Sequence[int], found: Iterable[Difference], colour:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _svg(figure: Figure, title: str) -> str:
+def _svg(figure: Figure) -> Markup:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     text = buffer.getvalue()
-    body = text[text.index("<svg") :].replace("<svg", '<svg role="img"', 1)
-    return f'<div class="drawing" title="{html.escape(title)}">{body}</div>'
+    return Markup(text[text.index("<svg") :].replace("<svg", '<svg role="img"', 1))
 
 
 def _png(pixels: NDArray[np.uint8]) -> str:
@@ -231,15 +228,3 @@ def _png(pixels: NDArray[np.uint8]) -> str:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _rows(values: dict[str, str]) -> str:
-    return "".join(
-        f'<tr><th scope="row">{html.escape(name)}</th><td>{html.escape(value)}</td></tr>'
-        for name, value in values.items()
-    )
-
-
-def _list(sentences: Sequence[str]) -> str:
-    items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences)
-    return f"<ul>{items}</ul>" if items else ""

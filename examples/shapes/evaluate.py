@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from engines.pictures import save_sheet
 from examples.shapes.pictures import ATTRIBUTES, Pictures, class_names, draw
-from search.judge import Judge, frechet_distance
+from search.frontier.judge import Judge, frechet_distance
 from search.model.family import Request
 from search.model.pipeline import open_pipeline
 from search.model.reference import sample

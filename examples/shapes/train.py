@@ -34,7 +34,7 @@ LOG_EVERY = 50
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainSettings:
     """Everything that decides the trained weights; a step is one optimiser step on `batch` pictures."""
 
     seed: int = 0
@@ -59,7 +59,7 @@ class Settings:
 class Trainer:
     """One stage of training: optimiser, schedule, averaged weights, progress and loss log."""
 
-    def __init__(self, name: str, module: nn.Module, settings: Settings, out: Path) -> None:
+    def __init__(self, name: str, module: nn.Module, settings: TrainSettings, out: Path) -> None:
         self.name, self.module, self.settings, self.out = name, module, settings, out
         self.average = copy.deepcopy(module).requires_grad_(False).eval()
 
@@ -128,7 +128,7 @@ def to_tensor(pictures: Pictures, device: torch.device) -> Tensor:
     return pixels.permute(0, 3, 1, 2).float() / 255
 
 
-def train_judge(settings: Settings, out: Path, device: torch.device) -> None:
+def train_judge(settings: TrainSettings, out: Path, device: torch.device) -> None:
     """Train the judge on fresh, slightly noisy pictures and write `judge.onnx`."""
     rng = np.random.default_rng(settings.seed)
     net = models.JudgeNet().to(device)
@@ -168,7 +168,7 @@ def export_judge(net: nn.Module, path: Path) -> None:
     program.save(path, external_data=False)
 
 
-def train_autoencoder(settings: Settings, out: Path, device: torch.device) -> None:
+def train_autoencoder(settings: TrainSettings, out: Path, device: torch.device) -> None:
     """Train the autoencoder, measure its latent scale and write it to `shapes-sd/vae`."""
     rng = np.random.default_rng(settings.seed + 1)
     vae: Any = models.autoencoder().to(device, memory_format=torch.channels_last)
@@ -204,7 +204,7 @@ class LatentData:
     """Encoded pictures with their captions and classes, served in random batches."""
 
     def __init__(
-        self, settings: Settings, out: Path, device: torch.device, *, place: str | None = None
+        self, settings: TrainSettings, out: Path, device: torch.device, *, place: str | None = None
     ) -> None:
         vae = AutoencoderKL.from_pretrained(out / "shapes-sd" / "vae").to(device).eval()
         rng = np.random.default_rng(settings.seed + 2)
@@ -232,7 +232,7 @@ def noise_loss(
     predict: Callable[[Tensor, Tensor], Tensor],
     latents: Tensor,
     scheduler: DDIMScheduler,
-    settings: Settings,
+    settings: TrainSettings,
 ) -> Tensor:
     """Squared error of the picture that the prediction implies, weighted by clip(SNR, floor, cap).
 
@@ -252,7 +252,7 @@ def noise_loss(
     return loss
 
 
-def train_sd(settings: Settings, out: Path, device: torch.device) -> None:
+def train_sd(settings: TrainSettings, out: Path, device: torch.device) -> None:
     """Train U-Net and text encoder together and write `shapes-sd`."""
     data = LatentData(settings, out, device)
     words = models.tokenizer()
@@ -291,7 +291,7 @@ def train_sd(settings: Settings, out: Path, device: torch.device) -> None:
     ).save_pretrained(out / "shapes-sd")
 
 
-def train_dit(settings: Settings, out: Path, device: torch.device) -> None:
+def train_dit(settings: TrainSettings, out: Path, device: torch.device) -> None:
     """Train the class-conditional transformer and write `shapes-dit`, with the same autoencoder.
 
     A transformer has to learn geometry from nothing; all its shapes are centred, which makes the
@@ -339,7 +339,7 @@ STAGES = {
 SIDE_BY_SIDE = ("sd", "dit")
 
 
-def train(stage: str, settings: Settings, out: Path, device: str, threads: int) -> None:
+def train(stage: str, settings: TrainSettings, out: Path, device: str, threads: int) -> None:
     """Run one stage with its own seed, on `threads` cores."""
     torch.set_num_threads(threads)
     torch.manual_seed(settings.seed)
@@ -355,7 +355,7 @@ def train(stage: str, settings: Settings, out: Path, device: str, threads: int) 
 @click.option("--scale", default=1.0, help="Of all steps and data, to try the script out.")
 def main(out: Path, stages: tuple[str, ...], device: str, scale: float) -> None:
     """Train everything in order and write it to OUT; under two hours on two cores."""
-    settings = Settings()
+    settings = TrainSettings()
     counts = {
         name: max(64, round(value * scale))
         for name, value in dataclasses.asdict(settings).items()

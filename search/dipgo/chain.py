@@ -1,4 +1,4 @@
-"""All steps of a sampler chained, and the way back through them with one step in memory."""
+"""All steps of a sampler chained, and their backward pass with one step in memory."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Chain:
+class StepChain:
     """The calls of one run, one after the other.
 
     Attributes:
-        gated_call: step number, sample `[B, C, H, W]` and gates -> prediction and what is handed on.
-        noise: to start from, `[B, C, H, W]`.
+        gated_call: step number, sample `[B, ...]` and gates -> prediction and what is handed on.
+        noise: to start from, `[B, ...]`.
         rows: of the sampler table: per step, coefficients of the noise and of each prediction.
         weights: the values of the gates, `[T][N][A]`.
-        every: how far apart the steps are at which caches are kept for the way back.
+        every: how far apart the steps are at which caches are kept for the backward pass.
     """
 
     gated_call: Callable[[int, Tensor, GatedStep], tuple[Tensor, Carry]]
@@ -33,7 +33,7 @@ class Chain:
     every: int
 
     def sample(self, number: int, predictions: Sequence[Tensor]) -> Tensor:
-        """The denoiser's input at a step, `[B, C, H, W]`, given the predictions before it."""
+        """The denoiser's input at a step, `[B, ...]`, from the predictions before it."""
         row = self.rows[number]
         latents = row[0] * self.noise
         for coefficient, prediction in zip(row[1:], predictions[:number], strict=False):
@@ -44,12 +44,12 @@ class Chain:
     def call(
         self, number: int, sample: Tensor, gates: Tensor, carry: Carry
     ) -> tuple[Tensor, Carry]:
-        """The prediction of a step, and what it hands on; `gates` are its own, `[N, A]`."""
+        """The prediction of a step and its carry; `gates` are those of the step, `[N, A]`."""
         rows = gates.unbind() if number else ()
         return self.gated_call(number, sample, GatedStep(rows, self.weights[number], carry))
 
     def predictions(self, gates: Tensor, keep: dict[int, Carry] | None = None) -> list[Tensor]:
-        """Of all steps; `keep` is filled with what came into every `every`-th step."""
+        """The predictions of all steps; `keep` receives the carry into every `every`-th step."""
         found: list[Tensor] = []
         carry = Carry()
         for number in range(len(self.rows)):
@@ -62,11 +62,11 @@ class Chain:
 
 
 class Checkpointed(torch.autograd.Function):
-    """All predictions of a chain, step by step again on the way back."""
+    """All predictions of a chain; the backward pass computes each step again."""
 
     @staticmethod
-    def forward(ctx: Any, gates: Tensor, chain: Chain) -> Tensor:
-        """Gates `[T, N, A]` -> predictions `[T, B, C, H, W]`."""
+    def forward(ctx: Any, gates: Tensor, chain: StepChain) -> Tensor:
+        """Gates `[T, N, A]` -> predictions `[T, B, ...]`."""
         ctx.chain, ctx.came = chain, {}
         found = chain.predictions(gates, ctx.came)
         predictions = torch.stack(found)
@@ -78,9 +78,9 @@ class Checkpointed(torch.autograd.Function):
     def backward(ctx: Any, wanted: Tensor) -> tuple[Tensor, None]:
         """The gradient of the predictions -> that of the gates."""
         gates, stacked = ctx.saved_tensors
-        chain: Chain = ctx.chain
+        chain: StepChain = ctx.chain
         predictions = stacked.unbind()
-        back = _WayBack(chain, gates, predictions, wanted)
+        back = _BackwardPass(chain, gates, predictions, wanted)
         every, steps = chain.every, len(chain.rows)
         for start in reversed(range(0, steps, every)):
             came = [ctx.came.pop(start)]
@@ -92,11 +92,11 @@ class Checkpointed(torch.autograd.Function):
         return back.gates, None
 
 
-class _WayBack:
-    """Gradients on their way from the last step to the first."""
+class _BackwardPass:
+    """Gradients, from the last step to the first."""
 
     def __init__(
-        self, chain: Chain, gates: Tensor, predictions: Sequence[Tensor], wanted: Tensor
+        self, chain: StepChain, gates: Tensor, predictions: Sequence[Tensor], wanted: Tensor
     ) -> None:
         self.chain, self.values, self.found = chain, gates, predictions
         self.gates = torch.zeros_like(gates)
@@ -104,7 +104,7 @@ class _WayBack:
         self.carried: list[Tensor | None] = []
 
     def through(self, number: int, came: Carry) -> None:
-        """Compute a step again and take the gradients from what it gave to what it got."""
+        """Recompute a step and backpropagate from its outputs to its inputs."""
         if number == 0:
             return
         chain = self.chain

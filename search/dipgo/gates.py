@@ -1,4 +1,4 @@
-"""Gates at work: what a block emits at one step, and what the step hands to the next."""
+"""What a gated block emits at one step, and what the step passes to the next."""
 
 from __future__ import annotations
 
@@ -9,36 +9,39 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from search.core.actions import Source
 from search.model.trace import tensors_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-RUN, REUSE, DELTA = 0, 1, 2
-"""Where the choices stand on the gates' last axis."""
+    from search.core.actions import ActionRecord
+
+RUN, REUSE = 0, 1
+"""Indices of the common choices on the gates' last axis."""
+Held = dict[Source, Tensor]
+"""What is remembered of a port."""
 
 
 @dataclass(frozen=True)
 class Carry:
-    """What one step hands to the next: per port, what its block emitted and its residual."""
+    """The carry from one step to the next: per port, the sources of later actions."""
 
-    outputs: tuple[Tensor, ...] = ()
-    residuals: tuple[Tensor | None, ...] = ()
+    held: tuple[Held, ...] = ()
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All that gradients may go through, outputs first."""
-        return [*self.outputs, *(r for r in self.residuals if r is not None)]
+        """All that gradients may go through."""
+        return [tensor for held in self.held for tensor in held.values()]
 
     def with_tensors(self, tensors: Sequence[Tensor]) -> Carry:
         """The same with other tensors, in the order of `tensors`."""
-        rest = iter(tensors[len(self.outputs) :])
-        residuals = tuple(None if r is None else next(rest) for r in self.residuals)
-        return Carry(tuple(tensors[: len(self.outputs)]), residuals)
+        rest = iter(tensors)
+        return Carry(tuple({source: next(rest) for source in held} for held in self.held))
 
 
 class GatedStep:
-    """One step in progress: its gates, what came in, what goes out.
+    """One step in progress: its gates, its incoming carry, its outgoing carry.
 
     `gates` are one row `[A]` per block, and `weights` their values, known without asking the device;
     both are empty at step 0, where everything runs.
@@ -46,60 +49,88 @@ class GatedStep:
 
     def __init__(self, gates: tuple[Tensor, ...], weights: list[list[float]], came: Carry) -> None:
         self.gates, self.weights, self.came = gates, weights, came
-        self.outputs: dict[int, Tensor] = {}
-        self.residuals: dict[int, Tensor] = {}
+        self.held: dict[int, Held] = {}
 
-    def emit(self, block: int, port: int, fresh: Tensor | None, entered: Tensor | None) -> None:
-        """Decide what a port emits, and its residual if the block's input is given.
+    @property
+    def outputs(self) -> dict[int, Tensor]:
+        """What the ports emit."""
+        return {port: held[Source.EMITTED] for port, held in self.held.items()}
 
-        `fresh` may be missing where its gate is 0 and gradients are off.
+    def emit(
+        self,
+        block: int,
+        port: int,
+        fresh: Tensor | None,
+        base: Tensor | None,
+        choices: Sequence[ActionRecord],
+    ) -> None:
+        """Compute what a port emits, and what it carries to later steps.
+
+        `fresh` may be missing where its gate is 0 and gradients are off; `base` where no action that
+        is allowed wants it.
         """
+        kept = {source for record in choices for source in record.row}
         if not self.gates:
             assert fresh is not None, "step 0 runs everything"
-            self.outputs[port] = fresh
-            if entered is not None:
-                self.residuals[port] = fresh - entered
+            held = {Source.EMITTED: fresh}
+            if base is not None and Source.RESIDUAL in kept:
+                held[Source.RESIDUAL] = fresh - base
+            held |= {s: fresh for s in (Source.LAST, Source.PREVIOUS) if s in kept}
+            self.held[port] = held
             return
-        gates, weights = self.gates[block], self.weights[block]
-        options = [fresh, self.came.outputs[port]]
-        residual = self.came.residuals[port]
-        if entered is not None and residual is not None:
-            options.append(entered + residual)
-            now = None if fresh is None else fresh - entered
-            run = weights[RUN]
-            either = torch.stack([gates[RUN], 1 - gates[RUN]])
-            self.residuals[port] = _mix(either, [run, 1 - run], [now, residual])
-        self.outputs[port] = _mix(gates, weights, options)
+        gates, weights, came = self.gates[block], self.weights[block], self.came.held[port]
+        now = came | {
+            s: t for s, t in ((Source.FRESH, fresh), (Source.BASE, base)) if t is not None
+        }
+        options = [_emitted(record, now) for record in choices]
+        held = {Source.EMITTED: _mix(gates, weights, options)}
+        renewed = {
+            Source.RESIDUAL: None if fresh is None or base is None else fresh - base,
+            Source.LAST: fresh,
+            Source.PREVIOUS: came.get(Source.LAST),
+        }
+        run = weights[RUN]
+        either = torch.stack([gates[RUN], 1 - gates[RUN]])
+        for source, new in renewed.items():
+            if source in came:
+                held[source] = _mix(either, [run, 1 - run], [new, came[source]])
+        self.held[port] = held
 
     def carry(self, ports: int) -> Carry:
-        """What goes out; a block inside one that was not called hands on what it got."""
-        came = self.came
-        return Carry(
-            tuple(self.outputs[i] if i in self.outputs else came.outputs[i] for i in range(ports)),
-            tuple(
-                self.residuals.get(i, came.residuals[i] if came.residuals else None)
-                for i in range(ports)
-            ),
-        )
+        """The outgoing carry; a block inside one that was not called passes on its incoming one."""
+        return Carry(tuple(self.held.get(i) or self.came.held[i] for i in range(ports)))
+
+
+def _emitted(record: ActionRecord, sources: Held) -> Tensor | None:
+    """What an action emits; None if a source is missing."""
+    weights = iter(record.default)
+    total: Tensor | None = None
+    for source, fixed in record.row.items():
+        if source not in sources:
+            return None
+        weight = next(weights) if fixed is None else fixed
+        term = sources[source] if weight == 1 else weight * sources[source]
+        total = term if total is None else total + term
+    return total
 
 
 @dataclass(frozen=True)
 class _PortOf:
-    """In the place of a tensor: it is that of a port."""
+    """Stands for the tensor of a port."""
 
     port: int
 
 
 @dataclass(frozen=True)
 class Template:
-    """What a block returns, with its ports in the place of tensors."""
+    """The structure of a block's output, with ports as leaves."""
 
     leaves: tuple[Any, ...]
     spec: pytree.TreeSpec
 
     @staticmethod
     def of(output: Any, ports: dict[int, int]) -> Template:
-        """Of `output`, whose i-th tensor is port `ports[i]` if there is one; it may stand twice."""
+        """The template of `output`, whose i-th tensor is port `ports[i]`, if any; a port may occur twice."""
         leaves, spec = pytree.tree_flatten(output)
         tensors = tensors_of(output)
         known = {id(tensors[index]): _PortOf(port) for index, port in ports.items()}
@@ -107,7 +138,7 @@ class Template:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the ports are all there is to it."""
+        """Whether all its leaves are ports."""
         return not any(isinstance(leaf, Tensor) for leaf in self.leaves)
 
     def filled(self, tensors: dict[int, Tensor]) -> Any:
@@ -117,7 +148,7 @@ class Template:
 
 
 class _Mix(torch.autograd.Function):
-    """Tensors weighed by gates. A gate of 1 alone hands its tensor on; one of 0 stops gradients."""
+    """A sum weighted by gates. A single gate of 1 passes its tensor on; a gate of 0 stops gradients."""
 
     @staticmethod
     def forward(ctx: Any, gates: Tensor, weights: Sequence[float], *options: Tensor) -> Tensor:
@@ -129,7 +160,7 @@ class _Mix(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, wanted: Tensor) -> tuple[Tensor | None, ...]:
-        """Each gate has the product of its tensor with the gradient."""
+        """The gradient of a gate is the inner product of its tensor with the output's gradient."""
         options = ctx.saved_tensors
         shape, dtype, device = ctx.gates
         gates = torch.zeros(shape, dtype=dtype, device=device)
@@ -140,13 +171,17 @@ class _Mix(torch.autograd.Function):
 
 
 def _mix(gates: Tensor, weights: Sequence[float], options: Sequence[Tensor | None]) -> Tensor:
-    """Options weighed by gates; differentiable only where gradients are on.
+    """Options weighted by gates; differentiable only if gradients are enabled.
 
-    An option may be None where its weight is 0 and gradients are off.
+    An option may be None where its weight is 0.
     """
-    if torch.is_grad_enabled():
-        return cast("Tensor", _Mix.apply(gates, weights, *options))  # type: ignore[no-untyped-call]
-    return _weighed(weights, options)
+    if not torch.is_grad_enabled():
+        return _weighed(weights, options)
+    there = [i for i, option in enumerate(options) if option is not None]
+    if len(there) < len(options):
+        gates, weights = gates[there], [weights[i] for i in there]
+    given = [options[i] for i in there]
+    return cast("Tensor", _Mix.apply(gates, weights, *given))  # type: ignore[no-untyped-call]
 
 
 def _weighed(weights: Sequence[float], options: Sequence[Tensor | None]) -> Tensor:

@@ -1,31 +1,30 @@
-"""How far a gated run is from the full one, and how much of it still runs."""
+"""The losses: consistency of a gated run with the full one, and sparsity of its gates."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+import pytorch_msssim as msssim
 
+from search.core.errors import SearchError
 from search.dipgo.recipe import Consistency
-from search.errors import SearchError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from torch import Tensor
+
 WINDOW = 11
-SIGMA = 1.5
-"""Of the Gaussian window of SSIM, in pixels (Wang et al. 2004)."""
+"""Window of SSIM in pixels: a Gaussian with a deviation of 1.5 (Wang et al. 2004)."""
 
 
 @dataclass(frozen=True)
-class Target:
-    """What of the full run a gated one is compared with.
+class LossTarget:
+    """The part of the full run that a gated one is compared with.
 
     Attributes:
-        latents: those that are compared, `[S, B, C, H, W]`.
+        latents: those that are compared, `[S, B, ...]`.
         pictures: `[B, 3, height, width]` in 0..1, for SSIM.
     """
 
@@ -33,27 +32,31 @@ class Target:
     pictures: Tensor | None
 
 
-def target_of(kind: Consistency, latents: Tensor, decode: Callable[[Tensor], Tensor]) -> Target:
-    """The target that the latents `[T + 1, B, C, H, W]` of a full run give."""
+def loss_target(
+    kind: Consistency, latents: Tensor, decode: Callable[[Tensor], Tensor]
+) -> LossTarget:
+    """The target that the latents `[T + 1, B, ...]` of a full run give."""
     if kind is Consistency.STEPS:
-        return Target(latents[1:], None)
+        return LossTarget(latents[1:], None)
     pictures = decode(latents[-1]) if kind is Consistency.SSIM else None
-    return Target(latents[-1:], pictures)
+    return LossTarget(latents[-1:], pictures)
 
 
-def consistency_loss(latents: Tensor, target: Target, decode: Callable[[Tensor], Tensor]) -> Tensor:
+def consistency_loss(
+    latents: Tensor, target: LossTarget, decode: Callable[[Tensor], Tensor]
+) -> Tensor:
     """Mean over the batch of 1 - SSIM, or of the relative squared error of the latents.
 
     Args:
-        latents: of the gated run, `[T + 1, B, C, H, W]`.
+        latents: of the gated run, `[T + 1, B, ...]`.
         target: of the full run with the same prompts and noise.
-        decode: latents `[B, C, H, W]` to pictures.
+        decode: latents `[B, ...]` to pictures.
     """
     if target.pictures is not None:
         return (1 - ssim(decode(latents[-1]), target.pictures)).mean()
     found = latents[-len(target.latents) :]
-    error = (found - target.latents).square().mean((2, 3, 4))
-    return (error / target.latents.square().mean((2, 3, 4))).mean()
+    error = (found - target.latents).square().flatten(2).mean(2)
+    return (error / target.latents.square().flatten(2).mean(2)).mean()
 
 
 def sparsity_loss(gates: Tensor, costs: Tensor) -> Tensor:
@@ -73,21 +76,5 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
             f"{a.shape[2]} x {a.shape[3]}; compare latents instead"
         )
         raise SearchError(msg)
-    mean_a, mean_b = _blurred(a), _blurred(b)
-    variance_a = _blurred(a * a) - mean_a**2
-    variance_b = _blurred(b * b) - mean_b**2
-    covariance = _blurred(a * b) - mean_a * mean_b
-    luminance = (2 * mean_a * mean_b + 0.01**2) / (mean_a**2 + mean_b**2 + 0.01**2)
-    contrast = (2 * covariance + 0.03**2) / (variance_a + variance_b + 0.03**2)
-    return (luminance * contrast).mean((1, 2, 3))
-
-
-def _blurred(pictures: Tensor) -> Tensor:
-    """Weighed with the window, where it fits: `[B, 3, height - 10, width - 10]`."""
-    at = torch.arange(WINDOW, dtype=pictures.dtype, device=pictures.device) - WINDOW // 2
-    weights = torch.exp(-(at**2) / (2 * SIGMA**2))
-    weights = weights / weights.sum()
-    channels = pictures.shape[1]
-    kernel = weights.expand(channels, 1, -1)
-    rows = F.conv2d(pictures, kernel[..., None, :], groups=channels)
-    return F.conv2d(rows, kernel[..., :, None], groups=channels)
+    found: Tensor = msssim.ssim(a, b, data_range=1, size_average=False)
+    return found

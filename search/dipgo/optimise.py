@@ -11,37 +11,37 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from search.checkpoints import Checkpoint
+from search.core.errors import SearchError
+from search.core.table import keep_of
 from search.dipgo import losses
 from search.dipgo.postprocess import Scores, subnet_of
 from search.dipgo.pruner import Pruner, straight_through
 from search.dipgo.recipe import PAPER
-from search.dipgo.records import Progress, RunFolder
+from search.dipgo.records import DipGoProgress, DipGoRun
 from search.dipgo.shares import action_costs, reuse_unread
-from search.errors import SearchError
 from search.model.decoder import Decoder
-from search.rates import warmup_cosine
-from search.schedules import keep_of
+from search.runs.checkpoints import Checkpoint
+from search.runs.rates import warmup_cosine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from search.dipgo.recipe import Recipe
+    from search.dipgo.recipe import DipGoRecipe
     from search.dipgo.supernet import Case, SuperNet
 
 REMEMBERED = 64
-"""How many full runs are kept to compare with; with fixed noise a prompt's is always the same."""
+"""Most full runs kept for comparison; with fixed noise that of a prompt never changes."""
 
 
 def optimise(
     net: SuperNet,
-    recipe: Recipe,
+    recipe: DipGoRecipe,
     prompts: Sequence[str],
     *,
     seed: int = 0,
-    folder: RunFolder | None = None,
+    folder: DipGoRun | None = None,
     resume: bool = False,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[DipGoProgress], None] | None = None,
 ) -> Scores:
     """Train a pruner and return its scores.
 
@@ -60,8 +60,9 @@ def optimise(
     if not prompts:
         msg = "the gradient search has no prompts; give one or more"
         raise SearchError(msg)
-    run = _Run(net, recipe, prompts, seed)
+    run = _Search(net, recipe, prompts, seed)
     done = run.restore(folder, resume=resume) if folder is not None else []
+    run.workers.wait()  # until each has looked for an earlier run
     if folder is not None and run.workers.is_first:
         folder.start(done)
     for iteration in range(len(done), recipe.iterations):
@@ -85,7 +86,7 @@ class Workers:
 
     @staticmethod
     def present(device: torch.device) -> Workers:
-        """As `accelerate launch` has started them."""
+        """The processes that `accelerate launch` started."""
         from accelerate import PartialState
 
         state = PartialState(cpu=device.type == "cpu")
@@ -95,6 +96,13 @@ class Workers:
     def is_first(self) -> bool:
         """Whether this process writes files and reports."""
         return self.index == 0
+
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        if self.count > 1:
+            from accelerate import PartialState
+
+            PartialState().wait_for_everyone()
 
     def mean(self, tensor: Tensor) -> Tensor:
         """Of the same tensor in all processes."""
@@ -106,10 +114,12 @@ class Workers:
         return result
 
 
-class _Run:
+class _Search:
     """The state of one search."""
 
-    def __init__(self, net: SuperNet, recipe: Recipe, prompts: Sequence[str], seed: int) -> None:
+    def __init__(
+        self, net: SuperNet, recipe: DipGoRecipe, prompts: Sequence[str], seed: int
+    ) -> None:
         self.net, self.recipe, self.prompts, self.seed = net, recipe, tuple(prompts), seed
         self.device = torch.device(net.pipeline.denoiser.device)
         self.workers = Workers.present(self.device)
@@ -127,7 +137,7 @@ class _Run:
         pictures: Tensor = self.decoder(latents.to(self.decoder.vae.dtype))
         return pictures.to(latents.dtype)
 
-    def iterate(self, iteration: int) -> Progress:
+    def iterate(self, iteration: int) -> DipGoProgress:
         """One step of the optimiser."""
         start = time.perf_counter()
         recipe = self.recipe
@@ -149,7 +159,7 @@ class _Run:
         self._require_finite(iteration, norm)
         self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.step()
-        return Progress(
+        return DipGoProgress(
             iteration=iteration,
             consistency=float(self.workers.mean(consistency.detach())),
             sparsity=float(sparsity.detach()),
@@ -163,8 +173,8 @@ class _Run:
         with torch.no_grad():
             return Scores(self.net.choices, self.pruner().double().cpu().numpy())
 
-    def checkpoint(self, done: Sequence[Progress]) -> Checkpoint[Progress]:
-        """All that another process needs to go on; prompts and noise follow from the iteration."""
+    def checkpoint(self, done: Sequence[DipGoProgress]) -> Checkpoint[DipGoProgress]:
+        """The state that a resumed search needs; prompts and noise follow from the iteration."""
         return Checkpoint(
             identity=self._identity(),
             states={
@@ -174,11 +184,12 @@ class _Run:
             done=tuple(done),
         )
 
-    def restore(self, folder: RunFolder, *, resume: bool) -> list[Progress]:
-        """Go on from the last checkpoint; returns the iterations it has behind it."""
-        found = folder.load(self._identity(), resume=resume)
+    def restore(self, folder: DipGoRun, *, resume: bool) -> list[DipGoProgress]:
+        """Resume from the last checkpoint; returns its number of iterations."""
+        found = folder.load(resume=resume)
         if found is None:
             return []
+        folder.require_same(found, self._identity())
         self.pruner.load_state_dict(found.states["pruner"])
         self.optimizer.load_state_dict(found.states["optimizer"])
         return list(found.done)
@@ -207,8 +218,8 @@ class _Run:
             drawn.append((int(order[picture % count]), noise))
         return tuple(drawn)
 
-    def _target(self, drawn: tuple[tuple[int, int], ...]) -> tuple[Case, losses.Target]:
-        """What to sample, and what the full sampler makes of it."""
+    def _target(self, drawn: tuple[tuple[int, int], ...]) -> tuple[Case, losses.LossTarget]:
+        """The inputs of a run, and the full sampler's result for them."""
         shape = self.net.full.binding.latent_shape
         noise = [
             np.random.default_rng((self.seed, 1, number)).standard_normal(shape, np.float32)
@@ -218,7 +229,7 @@ class _Run:
         with torch.no_grad():
             case = self.net.case(prompts, torch.tensor(np.stack(noise), device=self.device))
             run = self.net.run(self.net.full_gates().to(self.device), case)
-            return case, losses.target_of(self.recipe.consistency, run.latents, self.decode)
+            return case, losses.loss_target(self.recipe.consistency, run.latents, self.decode)
 
     def _keep(self, scores: Tensor) -> float:
         """The fraction of the cost that the best choices leave."""

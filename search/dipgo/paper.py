@@ -5,59 +5,58 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+from search.core.table import keep_of, skipping
 from search.dipgo.optimise import optimise
 from search.dipgo.postprocess import subnet_at
-from search.dipgo.recipe import PAPER, Recipe
-from search.dipgo.records import RunFolder
+from search.dipgo.recipe import PAPER, DipGoRecipe
+from search.dipgo.records import DipGoRun
 from search.dipgo.supernet import CHOICES, CHOICES_WITH_DELTA, supernet
-from search.methods import full, skipping
-from search.schedules import keep_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from search.dipgo.records import Progress
+    from search.core.subnet import SubNet
+    from search.core.table import Cost
+    from search.dipgo.records import DipGoProgress
     from search.model.pipeline import Pipeline
-    from search.options import Options
-    from search.schedules import Cost
-    from search.subnet import SubNet
 
 
 def run_paper(
     pipeline: Pipeline,
-    options: Options,
+    whole: SubNet,
     keeps: Sequence[float],
     *,
     prompts: Sequence[str],
-    recipe: Recipe = PAPER,
+    seed: int = 0,
+    recipe: DipGoRecipe = PAPER,
     cost: Cost = keep_of,
     folder: Path | None = None,
     resume: bool = False,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[DipGoProgress], None] | None = None,
 ) -> list[SubNet]:
     """One search; a SubNet for each of `keeps`, made from the same scores.
 
     Args:
         pipeline: with its weights loaded, on the device to search on.
-        options: steps, guidance, granularity, size, seed.
+        whole: runs everything; says the sampler, the guidance, the blocks and the size.
         keeps: fractions of the full sampler's cost that may remain.
         prompts: to search with.
+        seed: of noise, prompts and the pruner's first weights.
         recipe: the choices of the search.
         cost: of a SubNet as a fraction of the full sampler's; decides how much each may run.
         folder: for log, plot and checkpoints, or None.
         resume: go on from the checkpoint in `folder`, if there is one.
         progress: called after each iteration.
     """
-    whole = full(pipeline, options)
     choices = CHOICES_WITH_DELTA if recipe.delta else CHOICES
     with supernet(pipeline, whole, choices=choices, every=recipe.every) as net:
         scores = optimise(
             net,
             recipe,
             prompts,
-            seed=options.seed,
-            folder=None if folder is None else RunFolder(folder),
+            seed=seed,
+            folder=None if folder is None else DipGoRun(folder),
             resume=resume,
             progress=progress,
         )
@@ -72,5 +71,5 @@ def run_paper(
             cost=cost,
         )
         subnet = skipping(subnet, pipeline.removed)
-        found.append(dataclasses.replace(subnet, method=f"dip-go keep {keep} seed {options.seed}"))
+        found.append(dataclasses.replace(subnet, method=f"dip-go keep {keep} seed {seed}"))
     return found

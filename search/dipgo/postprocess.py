@@ -1,4 +1,4 @@
-"""From the gates' scores to a SubNet of an asked cost. Pure."""
+"""From the gates' scores to a SubNet of a given cost. Pure."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from search.core.actions import Action
+from search.core.errors import SearchError
+from search.core.table import keep_of, with_rows
 from search.dipgo.shares import reuse_unread
-from search.errors import SearchError
-from search.schedules import keep_of
-from search.subnet import Action
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-    from search.schedules import Cost
-    from search.subnet import SubNet
+    from search.core.subnet import SubNet
+    from search.core.table import Cost
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ def subnet_of(full: SubNet, scores: Scores) -> SubNet:
     """The SubNet of the best choices; step 0 runs everything."""
     best = scores.values.argmax(-1)
     rows = [tuple(scores.choices[i] for i in row) for row in best]
-    return dataclasses.replace(full, actions=(full.actions[0], *rows[1:]))
+    return with_rows(full, (full.actions[0], *rows[1:]))
 
 
 def subnet_at(
@@ -80,7 +80,7 @@ def subnet_at(
         steps, blocks = np.unravel_index(order[:count], run[1:].shape)
         chosen[1 + steps, blocks] = other[1 + steps, blocks]
         rows = tuple(tuple(scores.choices[i] for i in row) for row in chosen)
-        return settled(dataclasses.replace(full, actions=rows))
+        return settled(with_rows(full, rows))
 
     count = _bisected(lambda count: cost(resting(count)) <= keep, order.size)
     found = resting(count)
@@ -117,7 +117,7 @@ def _refilled(
             break
         rows = [list(row) for row in subnet.actions]
         rows[step][block] = Action.RUN
-        candidate = settled(dataclasses.replace(subnet, actions=tuple(map(tuple, rows))))
+        candidate = settled(with_rows(subnet, rows))
         after = room(candidate)
         if 0 <= after < left:
             subnet, left = candidate, after

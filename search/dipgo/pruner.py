@@ -1,4 +1,4 @@
-"""The pruner: a small network whose output are the gates' scores; it has no input."""
+"""The pruner: a small network without input that outputs the scores of the gates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from search.dipgo.recipe import Encoder
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from search.dipgo.recipe import Recipe
+    from search.dipgo.recipe import DipGoRecipe
 
 HEADS_OF_ATTENTION = 8
 
@@ -27,7 +27,7 @@ class Pruner(nn.Module):
     """
 
     def __init__(
-        self, shape: tuple[int, int, int], allowed: Tensor, recipe: Recipe, *, seed: int
+        self, shape: tuple[int, int, int], allowed: Tensor, recipe: DipGoRecipe, *, seed: int
     ) -> None:
         """Make one for gates of `shape` (steps, blocks, choices), `allowed` `[N, A]`."""
         super().__init__()
@@ -40,13 +40,13 @@ class Pruner(nn.Module):
         self.register_buffer("forbidden", ~allowed, persistent=False)
 
     def forward(self) -> Tensor:
-        """Scores of the choices, `[T, N, A]`; those of a cell add up to 1."""
+        """Scores of the choices, `[T, N, A]`; they sum to 1 per cell."""
         encoded = self.encoder(self.queries[None])[0]
         logits: Tensor = self.head(encoded).view(self.shape)
         return logits.masked_fill(cast("Tensor", self.forbidden), -math.inf).softmax(-1)
 
 
-def _encoder(recipe: Recipe, cells: int) -> nn.Module:
+def _encoder(recipe: DipGoRecipe, cells: int) -> nn.Module:
     if recipe.encoder is Encoder.LINEAR:
         return _LinearEncoder(cells, recipe.width)
     heads = math.gcd(HEADS_OF_ATTENTION, recipe.width)
@@ -61,7 +61,7 @@ class _LinearEncoder(nn.Module):
         self.along_cells, self.along_width = nn.Linear(cells, cells), nn.Linear(width, width)
 
     def forward(self, queries: Tensor) -> Tensor:
-        """Queries `[1, cells, width]` -> as many, each knowing of all."""
+        """Queries `[1, cells, width]` -> the same shape, each mixed with all others."""
         mixed = queries + self.along_cells(queries.transpose(1, 2)).transpose(1, 2)
         encoded: Tensor = mixed + self.along_width(F.relu(mixed))
         return encoded

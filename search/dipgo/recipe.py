@@ -1,4 +1,4 @@
-"""What the gradient search can be told, and the choices of the paper. No framework."""
+"""The settings of the gradient search, and those of the paper. No framework."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import dataclasses
 import enum
 from dataclasses import dataclass
 
-from search.errors import SearchError
+from search.core.errors import SearchError
 
 
 class Consistency(enum.StrEnum):
-    """What of a gated run is compared with the full one."""
+    """Which part of a gated run is compared with the full one."""
 
     SSIM = "ssim"
     """The decoded pictures, by structural similarity."""
@@ -21,7 +21,7 @@ class Consistency(enum.StrEnum):
 
 
 class Encoder(enum.StrEnum):
-    """What lets the pruner's queries know of each other."""
+    """The encoder that mixes the pruner's queries."""
 
     ATTENTION = "attention"
     """One transformer layer over all queries."""
@@ -30,7 +30,7 @@ class Encoder(enum.StrEnum):
 
 
 @dataclass(frozen=True)
-class Recipe:
+class DipGoRecipe:
     """How gates are optimised and made a SubNet.
 
     Attributes:
@@ -51,7 +51,7 @@ class Recipe:
         every: of the SuperNet's checkpointing; 0 keeps all activations.
         reuse_unread: turn blocks that nobody reads in a step into reused ones, which changes what
             later steps find in the cache.
-        tolerance: how far below the asked keep a SubNet may stay, where the gates are fine enough.
+        tolerance: how far below the requested keep a SubNet may be, where the gates are fine enough.
         save_every: iterations between two checkpoints.
     """
 
@@ -88,8 +88,8 @@ class Recipe:
             msg = f"the recipe's clip is {self.clip}; give a norm above 0"
             raise SearchError(msg)
 
-    def shortened(self, iterations: int) -> Recipe:
-        """As far in other many iterations: the learning rate makes up for what is left out."""
+    def shortened(self, iterations: int) -> DipGoRecipe:
+        """The same search in another number of iterations; the learning rate is scaled to match."""
         if iterations < 1:
             msg = f"the recipe's iterations is {iterations}; give 1 or more"
             raise SearchError(msg)
@@ -100,5 +100,5 @@ class Recipe:
         )
 
 
-PAPER = Recipe()
+PAPER = DipGoRecipe()
 """DiP-GO as published (arXiv 2410.16942), with the queries' encoder in use."""

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from search.checkpoints import CheckpointFolder
+from search.runs.checkpoints import CheckpointFolder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-PLOT = "run.png"
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
-class Progress:
+class DipGoProgress:
     """One iteration.
 
     Attributes:
@@ -35,19 +34,16 @@ class Progress:
     seconds: float
 
 
-class RunFolder(CheckpointFolder[Progress]):
+class DipGoRun(CheckpointFolder[DipGoProgress]):
     """The directory of one search."""
 
     what = "search"
-    entry = Progress
+    entry = DipGoProgress
     states = ("pruner", "optimizer")
-    picture = PLOT
+    picture = "run.png"
 
-    def plot(self, done: Sequence[Progress]) -> bytes:
-        """Both losses and the kept fraction against the iterations, as PNG."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(8, 4), layout="constrained")
+    def draw(self, figure: Figure, done: Sequence[DipGoProgress]) -> None:
+        """Plot both losses and the kept fraction."""
         axes = figure.add_subplot(xlabel="iteration", ylabel="consistency")
         at = [entry.iteration for entry in done]
         axes.plot(at, [entry.consistency for entry in done], color="tab:red", label="consistency")
@@ -57,6 +53,3 @@ class RunFolder(CheckpointFolder[Progress]):
         other.plot(at, [entry.keep for entry in done], color="tab:green", label="keep")
         other.set(ylabel="sparsity, keep", ylim=(0, 1.05))
         figure.legend(loc="outside upper center", ncols=3)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=120)
-        return buffer.getvalue()

@@ -1,32 +1,34 @@
-"""What share of a step's cost each action of each block saves. Pure."""
+"""The share of a step's cost that each action of each block saves. Pure."""
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from search.subnet import Action
+from search.core.actions import RECORDS, Action, Source
+from search.core.table import with_rows
+from search.core.topology import PREDICTION, base_of, port_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from search.subnet import SubNet
-    from search.topology import Topology
+    from search.core.subnet import SubNet
+    from search.core.topology import Topology
 
 
 def read_in_step(topology: Topology, emits: Sequence[Action]) -> frozenset[int]:
     """The ports that a step with these actions needs, its reused ones included."""
     seen: set[int] = set()
-    pending = [topology.output]
+    pending = [PREDICTION]
     while pending:
-        for port in topology.reads[pending.pop()] - seen:
+        for port in set(topology.reads(pending.pop())) - seen:
             seen.add(port)
-            if emits[topology.ports[port].block] is not Action.REUSE:
-                pending.append(port)
+            row = RECORDS[emits[topology.ports[port].block]].row
+            pending += [port_of(port)] if Source.FRESH in row else []
+            pending += [base_of(port)] if Source.BASE in row else []
     return frozenset(seen)
 
 
@@ -40,18 +42,18 @@ def cascade_shares(topology: Topology) -> NDArray[np.float64]:
         row = [Action.RUN] * len(topology.blocks)
         row[block] = Action.REUSE
         read = read_in_step(topology, row)
-        computed = {port for port in read if topology.ports[port].block != block}
-        left = sum(s.macs for s in topology.needed(frozenset({*computed, topology.output})))
+        computed = {port_of(port) for port in read if topology.ports[port].block != block}
+        left = sum(s.macs for s in topology.needed({*computed, PREDICTION}))
         shares.append(1 - left / topology.macs)
     return np.array(shares)
 
 
 def own_shares(topology: Topology) -> NDArray[np.float64]:
     """Per block, the share of a full step's MACs that only its own tensors need, `[N]`."""
-    everything = frozenset(range(topology.output + 1))
+    everything = {PREDICTION, *map(port_of, range(len(topology.ports)))}
     shares = []
     for ports in topology.ports_of:
-        left = sum(s.macs for s in topology.needed(everything - frozenset(ports)))
+        left = sum(s.macs for s in topology.needed(everything - set(map(port_of, ports))))
         shares.append(1 - left / topology.macs)
     return np.array(shares)
 
@@ -80,4 +82,4 @@ def reuse_unread(subnet: SubNet) -> SubNet:
         rows.append(
             tuple(action if block in read else Action.REUSE for block, action in enumerate(actions))
         )
-    return dataclasses.replace(subnet, actions=tuple(rows))
+    return with_rows(subnet, rows)

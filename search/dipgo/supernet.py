@@ -1,12 +1,12 @@
 """The SuperNet: a denoiser with gated blocks, chained over all steps of a sampler, differentiable.
 
-At every step but the first a block emits, weighed by its gates,
+At every step but the first a block emits, weighed by its gates, what each action would emit:
 
-    fresh * g_RUN + cached output * g_REUSE + (input + cached residual) * g_DELTA,
+    fresh * g_RUN + cached output * g_REUSE + (input + cached residual) * g_DELTA + ...,
 
 and this is its cached output from then on; nothing is detached. The cached residual is
-`g_RUN * (fresh - input) + (1 - g_RUN) * cached residual`: that of the last run. All tensors of a
-block share its gates. Where a gate is exactly 0 or 1 no product is formed, a reused tensor is the
+`g_RUN * (fresh - input) + (1 - g_RUN) * cached residual`, that of the last run; so are the outputs of
+the last two runs. All tensors of a block share its gates. Where a gate is exactly 0 or 1 no product is formed, a reused tensor is the
 cached one itself, and nothing is differentiated through a block whose result has no weight: values
 and gradients stay those of the formula, but cost time and memory only where they can be felt.
 """
@@ -21,22 +21,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from search.dipgo.chain import Chain, Checkpointed
-from search.dipgo.gates import DELTA, REUSE, RUN, Carry, GatedStep, Template
-from search.errors import SearchError
+from search.core.actions import RECORDS, Action, Source
+from search.core.errors import SearchError
+from search.dipgo.chain import Checkpointed, StepChain
+from search.dipgo.gates import REUSE, RUN, Carry, GatedStep, Template
 from search.model.family import Request
 from search.model.recording import DenoiserCall, record_call
 from search.model.reference import forward_replaced
 from search.model.removed import base_of
 from search.model.trace import tensors_of
-from search.subnet import Action
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from search.core.sampler import SamplerTable
+    from search.core.subnet import SubNet
     from search.model.pipeline import Pipeline
-    from search.sampler import SamplerTable
-    from search.subnet import SubNet
 
 CHOICES = (Action.RUN, Action.REUSE)
 CHOICES_WITH_DELTA = (Action.RUN, Action.REUSE, Action.DELTA)
@@ -48,7 +48,7 @@ class Case:
 
     Attributes:
         call: the arguments of one call, as diffusers' pipeline gives them.
-        noise: of unit variance, `[B, C, H, W]`.
+        noise: of unit variance, `[B, ...]`.
     """
 
     call: DenoiserCall
@@ -56,12 +56,12 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Trajectory:
+class SuperNetRun:
     """One run of the SuperNet; differentiable in the gates.
 
     Attributes:
-        predictions: the noise prediction of each step, guidance applied, `[T, B, C, H, W]`.
-        latents: the denoiser's input at each step and then the final latents, `[T + 1, B, C, H, W]`.
+        predictions: the noise prediction of each step, guidance applied, `[T, B, ...]`.
+        latents: the denoiser's input at each step and then the final latents, `[T + 1, B, ...]`.
     """
 
     predictions: Tensor
@@ -81,7 +81,7 @@ def supernet(
     Args:
         pipeline: with its weights loaded.
         full: the SubNet that runs everything: it says blocks, sampler, guidance.
-        choices: what a block may do; RUN and REUSE, and DELTA if wanted.
+        choices: what a block may do; RUN and REUSE, and others if wanted.
         every: of checkpointing. 0 keeps all activations for the way back. With n > 0 none is kept:
             caches are kept at every n-th step, and what lies between is computed again.
     """
@@ -105,15 +105,14 @@ class SuperNet:
     def __init__(
         self, pipeline: Pipeline, full: SubNet, choices: tuple[Action, ...], every: int
     ) -> None:
-        if choices not in (CHOICES, CHOICES_WITH_DELTA):
-            msg = (
-                f"the SuperNet has gates for RUN, REUSE and DELTA in this order, not for {choices}"
-            )
+        if choices[: len(CHOICES)] != CHOICES or len(set(choices)) < len(choices):
+            msg = f"the SuperNet has gates for RUN, REUSE and then others, not for {choices}"
             raise SearchError(msg)
+        self.records = tuple(RECORDS[choice] for choice in choices)
         self.pipeline, self.full, self.choices, self.every = pipeline, full, choices, every
         self.topology = full.topology
         self.table: SamplerTable = (
-            pipeline.sampler(full.binding.course, pipeline.size(full.binding.noise_shape))
+            pipeline.sampler(full.binding.grid, pipeline.size(full.binding.noise_shape))
             if full.fitted is None
             else full.fitted.table
         )
@@ -125,9 +124,10 @@ class SuperNet:
             [i for i, other in enumerate(names) if other.startswith(f"{name}.")] for name in names
         ]
         self.allowed = torch.ones(len(names), len(choices), dtype=torch.bool)
-        if Action.DELTA in choices:
-            able = full.topology.deltas
-            self.allowed[:, DELTA] = torch.tensor([i in able for i in range(len(names))])
+        able = torch.tensor([i in full.topology.based for i in range(len(names))])
+        for place, record in enumerate(self.records):
+            if Source.BASE in record.row:
+                self.allowed[:, place] = able
         # A removed block is its own SKIP: RUN and nothing else.
         gone = [action is Action.SKIP for action in full.actions[0]]
         self.allowed[torch.tensor(gone), 1:] = False
@@ -138,7 +138,7 @@ class SuperNet:
         return self.full.steps, len(self.topology.blocks), len(self.choices)
 
     def case(self, prompts: Sequence[str], noise: Tensor, *, negative: str = "") -> Case:
-        """Ask for one picture per prompt, from `noise` `[B, C, H, W]` of unit variance."""
+        """Ask for one picture per prompt, from `noise` `[B, ...]` of unit variance."""
         binding = self.full.binding
         if (len(prompts), *binding.latent_shape) != noise.shape:
             msg = (
@@ -161,10 +161,10 @@ class SuperNet:
         gates[..., RUN] = 1
         return gates
 
-    def run(self, gates: Tensor, case: Case) -> Trajectory:
+    def run(self, gates: Tensor, case: Case) -> SuperNetRun:
         """Sample with `gates` `[T, N, A]`; those of step 0 are ignored, it runs everything."""
         self._check(gates)
-        chain = Chain(
+        chain = StepChain(
             gated_call=lambda number, sample, now: self.call(number, sample, case, now),
             noise=case.noise,
             rows=self.table.inputs.tolist(),
@@ -180,7 +180,7 @@ class SuperNet:
         rows = np.vstack([self.table.inputs, self.table.final])
         coefficients = torch.tensor(rows, dtype=case.noise.dtype, device=case.noise.device)
         values = torch.cat([case.noise[None], predictions])
-        return Trajectory(predictions, torch.tensordot(coefficients, values, 1))
+        return SuperNetRun(predictions, torch.tensordot(coefficients, values, 1))
 
     def _check(self, gates: Tensor) -> None:
         if gates.shape != self.shape:
@@ -197,20 +197,20 @@ class SuperNet:
             )
             msg = (
                 f"the gates give {', '.join(cells)}, which these blocks cannot do: {Action.DELTA} needs "
-                f"one tensor in and out of equal shape, {Action.REUSE} a block that was not removed; "
+                f"an input of the shape of each output, {Action.REUSE} a block that was not removed; "
                 f"give {Action.RUN}"
             )
             raise SearchError(msg)
 
     def call(self, number: int, sample: Tensor, case: Case, now: GatedStep) -> tuple[Tensor, Carry]:
-        """One call of the denoiser, gated by `now`: the prediction `[B, C, H, W]`, the next carry."""
+        """One call of the denoiser, gated by `now`: the prediction `[B, ...]`, the next carry."""
         family, call, full = self.pipeline.family, case.call, self.full
         latents = sample.to(call.sample.dtype)
         arguments = dict(call.arguments)
         arguments[family.sample] = torch.cat([latents] * 2) if full.binding.guided else latents
         time = full.timesteps[number]
         exact = call.timestep.dtype if time.is_integer() else torch.float32
-        arguments[family.timestep] = call.told(
+        arguments[family.timestep] = call.model_timestep(
             torch.tensor(time, dtype=exact, device=call.timestep.device)
         )
         guidance = latents.new_tensor(full.guidance) if full.binding.guided else None
@@ -226,13 +226,15 @@ class SuperNet:
         """The forward of a block, gated while a step is in progress and as it was otherwise."""
         ports = {self.topology.ports[port].index: port for port in self.topology.ports_of[block]}
         forward = module.forward
-        has_delta = Action.DELTA in self.choices and bool(self.allowed[block, DELTA])
+        has_base = block in self.topology.based and any(
+            Source.BASE in record.row and allowed
+            for record, allowed in zip(self.records, self.allowed[block].tolist(), strict=True)
+        )
 
         def run(*args: Any, **kwargs: Any) -> Any:
             now = self._now
             if now is None:
                 return forward(*args, **kwargs)
-            entered = base_of(module, args, kwargs) if has_delta else None
             fresh: dict[int, Tensor] = {}
             if self._is_idle(now, block):
                 template = self._templates[block]
@@ -245,7 +247,11 @@ class SuperNet:
                 if template.is_complete:
                     self._templates[block] = template
             for port in ports.values():
-                now.emit(block, port, fresh.get(port), entered)
+                base = None
+                if has_base:
+                    argument = self.topology.bases[port].argument
+                    base = base_of(module, argument, args, kwargs, fresh.get(port))
+                now.emit(block, port, fresh.get(port), base, self.records)
             return template.filled(now.outputs)
 
         return run
@@ -258,6 +264,6 @@ class SuperNet:
         return now.weights[block][RUN] == 0 and held
 
     def _is_felt(self, now: GatedStep, block: int) -> bool:
-        """Whether a gradient may go through the block; gates inside it always may be felt."""
+        """Whether a gradient may pass through the block; gates inside it always receive theirs."""
         weightless = now.gates and now.weights[block][RUN] == 0 and not self._inside[block]
         return torch.is_grad_enabled() and not weightless

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from search.fitting.trajectories import Trajectories
 
 BETAS = (0.8, 0.95)
-"""Of Adam: few iterations remember little."""
+"""Of Adam: short averages, as there are few iterations."""
 LEAST = 0.05
 """Of the learning rate, at the end."""
 
@@ -30,7 +30,7 @@ class Schedule:
 
     Attributes:
         iterations: of Adam; the learning rate falls by a cosine.
-        every: how often to judge on all pictures.
+        every: iterations between two evaluations on all pictures.
         batch: pictures per iteration, other ones in each.
         seed: of their order.
     """
@@ -44,22 +44,22 @@ class Schedule:
 def descend(
     rates: Mapping[Tensor, float],
     final_of: Callable[[Trajectories], Tensor],
-    judged: Callable[[], Placed],
+    current: Callable[[], Placed],
     runs: Trajectories,
     start: Placed,
     schedule: Schedule,
     progress: Callable[[int, float], None],
 ) -> Placed:
-    """Lower the logarithm of the `overall` error of the final latents; the best that was judged.
+    """Lower the logarithm of the `overall` error of the final latents; returns the best that was evaluated.
 
     Args:
         rates: parameters, which change in place, and their learning rates.
-        final_of: runs -> final latents `[S, C, H, W]`, differentiable in the parameters.
-        judged: what the parameters stand for now, judged on all pictures.
+        final_of: runs -> final latents `[S, ...]`, differentiable in the parameters.
+        current: what the parameters stand for now, evaluated on all pictures.
         runs: of the full sampler, to take gradients on.
         start: what the parameters stand for at first.
         schedule: how long.
-        progress: told the number of the iteration and its error.
+        progress: called with the number of the iteration and its error.
     """
     adam = torch.optim.Adam([{"params": [p], "lr": lr} for p, lr in rates.items()], betas=BETAS)
     half = (1 - LEAST) / 2
@@ -78,5 +78,5 @@ def descend(
         cosine.step()
         progress(iteration, float(error.detach()))
         if iteration == schedule.iterations or iteration % schedule.every == 0:
-            best = best_of(best, judged())
+            best = best_of(best, current())
     return best

@@ -8,23 +8,24 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from search.core.liveness import unroll
+from search.core.sampler import FittedSampler
+from search.core.topology import PREDICTION
 from search.fitting.placed import robust_weights
 from search.fitting.rows import HISTORY, Calls, fit_chain, run_chain, table_of
 from search.fitting.trajectories import sample_both
-from search.liveness import unroll
 from search.model.reference import gated
 from search.model.scheduler import combine
-from search.sampler import FittedSampler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
+    from search.core.sampler import SamplerTable
+    from search.core.subnet import SubNet
     from search.fitting.trajectories import Trajectories
     from search.model.pipeline import Pipeline
-    from search.sampler import SamplerTable
-    from search.subnet import SubNet
 
 
 PICTURES = 16
@@ -109,7 +110,7 @@ def fit_subnets(
         prompts: to calibrate on.
         reference_steps: fit to a sampler with other inference steps than `full`.
         seed: of the noise.
-        report: told what is being done, and which share of it is done.
+        report: called with a message and the completed fraction.
     """
     fitted_on, held_out = sample_both(
         pipeline,
@@ -125,7 +126,7 @@ def fit_subnets(
     found = []
     for subnet in subnets:
         binding = subnet.binding
-        table = pipeline.sampler(binding.course, pipeline.size(binding.noise_shape))
+        table = pipeline.sampler(binding.grid, pipeline.size(binding.noise_shape))
         fit = fit_sampler(pipeline, subnet, table, fitted_on=fitted_on, held_out=held_out)
         report(f"fitted: held-out error {fit.error:.4f}, with the scheduler's rows {fit.plain:.4f}")
         found.append(fit.subnet)
@@ -135,7 +136,7 @@ def fit_subnets(
 def final_latents(
     pipeline: Pipeline, subnet: SubNet, table: SamplerTable, runs: Trajectories
 ) -> Tensor:
-    """What `subnet` makes of the noise and prompts of `runs`, `[S, C, H, W]`.
+    """What `subnet` makes of the noise and prompts of `runs`, `[S, ...]`.
 
     Args:
         pipeline: with its weights loaded.
@@ -149,14 +150,13 @@ def final_latents(
 
 
 def run_table(runs: Trajectories, subnet: SubNet, table: SamplerTable) -> Tensor:
-    """Final latents `[S, C, H, W]` of the calls of `subnet` with rows over steps.
+    """Final latents `[S, ...]` of the calls of `subnet` with rows over steps.
 
     The denoiser must be gated by the steps of `subnet` that make calls.
     """
     table.require_fixed()
     unrolled = unroll(subnet)
-    output = subnet.topology.output
-    origins = [unrolled.values[row[output]].step for row in unrolled.effective]
+    origins = [unrolled.values[row[PREDICTION]].step for row in unrolled.effective]
     merged = table.merge(origins, unrolled.calls)
     values = [runs.noise]
     for row, step in zip(merged.inputs, unrolled.calls, strict=True):
@@ -169,13 +169,12 @@ def run_table(runs: Trajectories, subnet: SubNet, table: SamplerTable) -> Tensor
 
 def _calls_of(subnet: SubNet, steps: tuple[int, ...], runs: Trajectories) -> Calls:
     unrolled = unroll(subnet)
-    output = subnet.topology.output
     device = runs.noise.device
     return Calls(
         positions=tuple(
             torch.tensor(runs.position_of(subnet.timesteps[step]), device=device) for step in steps
         ),
-        predicts=tuple(output in unrolled.computed[step] for step in steps),
+        predicts=tuple(PREDICTION in unrolled.computed[step] for step in steps),
     )
 
 

@@ -1,4 +1,4 @@
-"""A few calls with rows of their own, and how good they are."""
+"""Placed calls with their fitted rows, and the error that they leave."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Placed:
-    """Calls, their rows, and how good they are.
+    """Calls, their rows and their error.
 
     Attributes:
         positions: of the calls.
@@ -32,8 +32,8 @@ class Placed:
     error: float
 
 
-def judge(fitted_on: Trajectories, held_out: Trajectories, calls: Calls, chain: Chain) -> Placed:
-    """`chain`, made of `fitted_on`, judged on these pictures and others."""
+def evaluate(fitted_on: Trajectories, held_out: Trajectories, calls: Calls, chain: Chain) -> Placed:
+    """`chain`, made of `fitted_on`, with its error on these pictures and others."""
     others = held_out.error(run_chain(held_out, calls, chain.rows))
     error = float(overall(torch.cat([fitted_on.error(chain.final), others])))
     return Placed(
@@ -42,12 +42,12 @@ def judge(fitted_on: Trajectories, held_out: Trajectories, calls: Calls, chain: 
 
 
 def best_of(*placed: Placed) -> Placed:
-    """That of the least error, the first of equal ones."""
+    """The one with the least error, the first of equal ones."""
     return min(placed, key=lambda each: each.error)
 
 
 def robust_weights(errors: Tensor) -> Tensor:
-    """Weights `[S]` by which pictures that went astray do not spoil the fit for the others."""
+    """Weights `[S]` that limit the influence of outlier pictures on the fit."""
     errors = errors.detach()
     return 1 / (1 + errors / errors.median().clamp_min(1e-12))
 

@@ -1,8 +1,9 @@
 """Where to call the denoiser: an optimal choice under an additive model of the error, by dynamic programming.
 
-Everything the model needs is linear algebra on the full sampler's runs: how far a row fitted to the
-true latents and predictions at calls a < b < c misses the true latents at d. The sum of these misses,
-each weighed by how much it grows until the end, is minimised over all choices at once.
+The model is linear algebra on the full sampler's runs. The *local error* is that of the latents at d
+after a row was fitted to the true latents and predictions at calls a < b < c. The *propagation* is the
+factor by which an error at d is larger at the end. The sum of local errors times their propagation is
+minimised over all choices of calls at once.
 """
 
 from __future__ import annotations
@@ -23,31 +24,31 @@ if TYPE_CHECKING:
     from search.fitting.trajectories import Trajectories
 
 GRID = 50
-"""Positions to choose from, at most; the tables grow with its fourth power."""
+"""Positions to choose from, at most; the size of the tables is its fourth power."""
 PROBES = 13
-"""Positions at which growth is measured, at most."""
+"""Positions at which the propagation is measured, at most."""
 NUDGE = 0.02
-"""Size of the measured errors relative to the noise."""
+"""Size of the propagated errors, relative to the noise."""
 
 
 @dataclass(frozen=True)
-class Misses:
-    """How far rows miss when all before them is exact.
+class LocalErrors:
+    """The error of each row if everything before it is exact.
 
     Attributes:
         positions: to choose from, `[G]`; the first is 0.
-        miss: `miss[s, d]` is the relative L2 error of latents at grid point d (G is the end) fitted
-            at the calls of state s, `[states, G + 1]`; infinite where d is not after them.
+        error: `error[s, d]` is the relative L2 error of the latents at grid point d (G is the end)
+            fitted at the calls of state s, `[states, G + 1]`; infinite where d is not after them.
         states: the last three calls as grid points, `[states, 3]`; 0 stands for "none" before the
             first.
     """
 
     positions: NDArray[np.int64]
-    miss: NDArray[np.float64]
+    error: NDArray[np.float64]
     states: NDArray[np.int64]
 
 
-def measure_misses(runs: Trajectories) -> Misses:
+def measure_local_errors(runs: Trajectories) -> LocalErrors:
     """From the Gram matrix of all latents and predictions, each picture scaled to its final latents."""
     positions = np.unique(np.rint(np.linspace(0, runs.last, min(GRID, runs.last + 1))).astype(int))
     vectors = [*runs.latents[positions], runs.final, *runs.predictions[positions]]
@@ -59,22 +60,22 @@ def measure_misses(runs: Trajectories) -> Misses:
     a, b, c = (axis.ravel() for axis in np.meshgrid(grid, grid, grid, indexing="ij"))
     kept = ((a < b) & (b < c)) | ((a == 0) & (b == 0))
     states = np.stack([a, b, c], axis=1)[kept]
-    miss = np.full((len(states), count + 1), np.inf)
+    error = np.full((len(states), count + 1), np.inf)
     for end in range(1, count + 1):
-        # How many predictions each state has: one at the first call, two at the second.
+        # The number of predictions of each state: one at the first call, two at the second.
         history = 1 + (states[:, 2] > 0) + (states[:, 1] > 0)
         for known in range(1, HISTORY + 1):
             rows = np.flatnonzero((history == known) & (states[:, 2] < end))
             calls = states[rows][:, ::-1][:, :known]
             features = np.concatenate([states[rows][:, 2:], count + 1 + calls], axis=1)
-            miss[rows, end] = _residual(gram, features, end)
-    return Misses(positions, miss, states)
+            error[rows, end] = _residual(gram, features, end)
+    return LocalErrors(positions, error, states)
 
 
 def _residual(
     gram: NDArray[np.float64], features: NDArray[np.int64], target: int
 ) -> NDArray[np.float64]:
-    """Norms of what is left of `target` after least squares on each row of `features` `[n, m]`."""
+    """Norms of the residual of `target` after least squares on each row of `features` `[n, m]`."""
     size = features.shape[1]
     matrix = gram[features[:, :, None], features[:, None, :]]
     matrix[:, np.arange(size), np.arange(size)] *= 1 + RIDGE
@@ -86,32 +87,32 @@ def _residual(
     return left
 
 
-def place(misses: Misses, growth: NDArray[np.float64], most: int) -> list[list[int]]:
+def place(local: LocalErrors, propagation: NDArray[np.float64], most: int) -> list[list[int]]:
     """The best positions of 1, 2, ... `most` calls.
 
     Args:
-        misses: of rows.
-        growth: of an error at each grid point and the end, `[G + 1]`.
+        local: errors of the rows.
+        propagation: of an error at each grid point and the end, `[G + 1]`.
         most: calls, at most the number of positions.
     """
-    count = len(misses.positions)
+    count = len(local.positions)
     number = np.full((count,) * 3, -1)
-    number[tuple(misses.states.T)] = np.arange(len(misses.states))
-    cost = misses.miss * growth
-    total = np.full(len(misses.states), np.inf)
+    number[tuple(local.states.T)] = np.arange(len(local.states))
+    cost = local.error * propagation
+    total = np.full(len(local.states), np.inf)
     total[number[0, 0, 0]] = 0
     origins: list[NDArray[np.int64]] = []
     found = []
     for _ in range(most):
         state = int((total + cost[:, count]).argmin())
-        found.append([int(misses.positions[i]) for i in _way(misses, origins, state)])
-        total, origin = _advance(misses, number, total, cost)
+        found.append([int(local.positions[i]) for i in _path(local, origins, state)])
+        total, origin = _advance(local, number, total, cost)
         origins.append(origin)
     return found
 
 
 def _advance(
-    misses: Misses,
+    local: LocalErrors,
     number: NDArray[np.int64],
     total: NDArray[np.float64],
     cost: NDArray[np.float64],
@@ -119,39 +120,39 @@ def _advance(
     """One more call: the least total of each state, and the state it comes from."""
     following = np.full(len(total), np.inf)
     origin = np.full(len(total), -1)
-    for end in range(1, len(misses.positions)):
-        before = np.flatnonzero((misses.states[:, 2] < end) & np.isfinite(total))
+    for end in range(1, len(local.positions)):
+        before = np.flatnonzero((local.states[:, 2] < end) & np.isfinite(total))
         values = total[before] + cost[before, end]
-        after = number[misses.states[before, 1], misses.states[before, 2], end]
+        after = number[local.states[before, 1], local.states[before, 2], end]
         order = np.argsort(-values)  # the least is written last
         following[after[order]], origin[after[order]] = values[order], before[order]
     return following, origin
 
 
-def _way(misses: Misses, origins: list[NDArray[np.int64]], state: int) -> list[int]:
-    way = [int(misses.states[state, 2])]
+def _path(local: LocalErrors, origins: list[NDArray[np.int64]], state: int) -> list[int]:
+    path = [int(local.states[state, 2])]
     for origin in reversed(origins):
         state = int(origin[state])
-        way.append(int(misses.states[state, 2]))
-    return way[::-1]
+        path.append(int(local.states[state, 2]))
+    return path[::-1]
 
 
-def measure_growth(runs: Trajectories, misses: Misses) -> NDArray[np.float64]:
-    """How many times larger a small error of the latents has become at the end, `[G + 1]`.
+def measure_propagation(runs: Trajectories, local: LocalErrors) -> NDArray[np.float64]:
+    """The factor by which a small error of the latents is larger at the end, `[G + 1]`.
 
-    Errors are of the kind that rows make. They are followed through a coarse sampler with rows fitted
-    to the full one, and averaged geometrically over a few pictures.
+    The errors are those that rows make. They are followed through a coarse sampler whose rows are fitted
+    to the full one. The result is the geometric mean over a few pictures.
     """
     if runs.last == 0:
-        return np.ones(len(misses.positions) + 1)
+        return np.ones(len(local.positions) + 1)
     probes = np.unique(np.rint(np.linspace(0, runs.last, min(PROBES, runs.last + 1))).astype(int))
     rows = [_teacher_row(runs, probes, i) for i in range(len(probes))]
     found = {}
     with torch.no_grad():
         for i in range(1, len(probes)):
-            found[int(probes[i])] = _growth_at(runs, probes, rows, i)
+            found[int(probes[i])] = _propagation_from(runs, probes, rows, i)
     known = sorted(found)
-    inner = np.interp(misses.positions, known, [found[p] for p in known])
+    inner = np.interp(local.positions, known, [found[p] for p in known])
     return np.append(inner, 1.0)
 
 
@@ -166,21 +167,21 @@ def _teacher_features(runs: Trajectories, probes: NDArray[np.int64], i: int) -> 
     return [runs.latents[probes[i]], *past]
 
 
-def _growth_at(
+def _propagation_from(
     runs: Trajectories, probes: NDArray[np.int64], rows: list[Tensor], start: int
 ) -> float:
     """Follow the true latents at a probe and the same with an error, and compare the ends."""
     made = combine(rows[start - 1], _teacher_features(runs, probes, start - 1))
-    error = made - runs.latents[probes[start]]
-    norms = error.flatten(1).norm(dim=1).clamp_min(1e-30)
+    difference = (made - runs.latents[probes[start]]).flatten(1)
     size = NUDGE * runs.noise.flatten(1).norm(dim=1)
-    error = error * (size / norms)[:, None, None, None]
+    scale = size / difference.norm(dim=1).clamp_min(1e-30)
+    error = (difference * scale[:, None]).view_as(made)
     ends = [
         _follow(runs, probes, rows, start, runs.latents[probes[start]] + offset)
         for offset in (torch.zeros_like(error), error)
     ]
-    grown = (ends[1] - ends[0]).flatten(1).norm(dim=1) / size
-    return float(grown.clamp_min(1e-6).log().mean().exp())
+    factors = (ends[1] - ends[0]).flatten(1).norm(dim=1) / size
+    return float(factors.clamp_min(1e-6).log().mean().exp())
 
 
 def _follow(
@@ -194,6 +195,6 @@ def _follow(
     return sample
 
 
-def growth_candidates(growth: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-    """The measured growth, none, and something between: which serves best is tried out."""
-    return [growth**power for power in (1.0, 0.5, 0.0)]
+def propagation_candidates(measured: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """The measured propagation, its square root, and none; the search tries all three."""
+    return [measured**power for power in (1.0, 0.5, 0.0)]

@@ -1,40 +1,45 @@
-"""Our recipe: few calls, placed through the fit, then polished. See docs/recipe.md for what was tried."""
+"""The method carve: few calls, placed through the fit, then refined; see docs/recipe.md."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from search.errors import SearchError
+from search.core.errors import SearchError
+from search.core.sampler import FittedSampler
 from search.fitting.descent import Schedule
 from search.fitting.placed import best_of
-from search.fitting.placement import growth_candidates, measure_growth, measure_misses, place
-from search.fitting.polish import polish
-from search.fitting.records import RunFolder
-from search.fitting.refine import assess, refine
+from search.fitting.placement import (
+    measure_local_errors,
+    measure_propagation,
+    place,
+    propagation_candidates,
+)
+from search.fitting.records import CarveRun
+from search.fitting.refine_coefficients import refine_coefficients
+from search.fitting.refine_positions import assess, refine_positions
 from search.fitting.rows import table_of
 from search.fitting.scheduled import scheduled
 from search.fitting.trajectories import CHUNK, sample_both
-from search.sampler import FittedSampler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from search.core.subnet import SubNet
     from search.fitting.placed import Placed
     from search.fitting.trajectories import Trajectories
     from search.model.pipeline import Pipeline
-    from search.subnet import SubNet
 
 RECIPE = 2
-"""To be raised when the same effort finds something else, so that a search is not gone on with by another recipe."""
+"""Raised when the same effort gives another result, so that no other version resumes a search."""
 SPACINGS = (1.0, 0.8)
 """Exponents of plain spacings to begin at: even, and denser at the end."""
 PROBED = 8
-"""Pictures with which the growth of errors is measured."""
+"""Pictures with which the propagation of errors is measured."""
 COMPARED = 24
 """Pictures that starts are fitted on to be compared."""
 
@@ -49,7 +54,7 @@ class Effort:
         work: calls times pictures of one gradient, so that few calls, where most is left to gain and
             most depends on chance, see more pictures.
         iterations: of the gradient search, per keep.
-        every: how often it is judged on all pictures.
+        every: iterations between two evaluations on all pictures.
     """
 
     fitted_on: int = 72
@@ -60,12 +65,12 @@ class Effort:
 
     @property
     def placing(self) -> int:
-        """Iterations that move the calls with rows by least squares; the others move all there is."""
+        """Iterations that move the calls, with rows by least squares; the others move all coefficients."""
         return self.iterations // 4
 
     @staticmethod
     def of(pictures: int | None, iterations: int | None) -> Effort:
-        """As asked for; None is the default. A quarter of the pictures, of two at least, is held out."""
+        """The given number of pictures, or the default. A quarter, at least one, is held out."""
         usual = Effort()
         count = usual.fitted_on + usual.held_out if pictures is None else pictures
         held_out = max(1, count // 4)
@@ -90,7 +95,7 @@ def place_calls(
     resume: bool = False,
     report: Callable[..., None] = lambda _text, _share=None: None,
 ) -> list[SubNet]:
-    """One SubNet per keep: as many whole calls as it pays for, at times and with rows of their own.
+    """One SubNet per keep: as many whole calls as its budget allows, with fitted timesteps and rows.
 
     Args:
         pipeline: with its weights loaded and the scheduler of `full`.
@@ -102,26 +107,15 @@ def place_calls(
         seed: of the noise.
         folder: for the log, its plot and finished SubNets; None writes nothing.
         resume: take finished SubNets from `folder`.
-        report: told what is being done, and which share of it is done.
+        report: called with a message and the completed fraction.
 
     Raises:
         SearchError: a keep pays for no call.
     """
     counts = [_calls(keep, full.full_calls) for keep in keeps]
-    effort_of = {
-        "recipe": RECIPE,
-        **vars(effort),
-        "reference_steps": reference_steps,
-        "seed": seed,
-    }
     run = None
     if folder is not None:
-        bound = {
-            "binding": full.binding.to_json(),
-            "guidance": full.guidance,
-            "blocks": full.topology.blocks,
-        }
-        run = RunFolder(folder, {**effort_of, **bound, "prompts": list(prompts)})
+        run = CarveRun(folder, _identity(full, prompts, effort, reference_steps, seed))
         run.start(resume=resume)
     done = {count: run.finished(count) if run is not None else None for count in set(counts)}
     made = {count: subnet for count, subnet in done.items() if subnet is not None}
@@ -145,20 +139,36 @@ def place_calls(
             if run is not None:
                 run.save(count, made[count])
     return [
-        replace(made[count], method=f"dip-go keep {keep:g}")
+        replace(made[count], method=f"carve keep {keep:g}")
         for keep, count in zip(keeps, counts, strict=True)
     ]
+
+
+def _identity(
+    full: SubNet, prompts: Sequence[str], effort: Effort, reference_steps: int | None, seed: int
+) -> dict[str, Any]:
+    """What a search is resumed with: anything that changes its result but the keeps."""
+    return {
+        "recipe": RECIPE,
+        **vars(effort),
+        "reference_steps": reference_steps,
+        "seed": seed,
+        "binding": full.binding.to_json(),
+        "guidance": full.guidance,
+        "blocks": full.topology.blocks,
+        "prompts": list(prompts),
+    }
 
 
 def _starts(
     fitted_on: Trajectories, counts: Sequence[int], report: Callable[..., None]
 ) -> dict[int, list[list[float]]]:
-    """Per number of calls, where to begin: the placements, and spacings that nothing was measured for."""
-    report("growth of errors")
-    misses = measure_misses(fitted_on)
-    growth = measure_growth(fitted_on.first_pictures(PROBED), misses)
-    most = min(max(counts), len(misses.positions))
-    plans = [place(misses, each, most) for each in growth_candidates(growth)]
+    """Per number of calls, where to begin: the placements, and spacings that need no measurement."""
+    report("propagation of errors")
+    local = measure_local_errors(fitted_on)
+    measured = measure_propagation(fitted_on.first_pictures(PROBED), local)
+    most = min(max(counts), len(local.positions))
+    plans = [place(local, each, most) for each in propagation_candidates(measured)]
     return {
         count: [
             *([float(i) for i in plan[count - 1]] for plan in plans if count <= most),
@@ -169,7 +179,7 @@ def _starts(
 
 
 def _spaced(last: int, count: int, power: float) -> list[float]:
-    """Positions as a scheduler spaces its steps: the end, where nothing is called, is one after the last."""
+    """Positions spaced as schedulers do: the end, which has no call, is one after the last."""
     if count > last:
         spaced: list[float] = (last * np.linspace(0, 1, count) ** power).tolist()
         return spaced
@@ -184,10 +194,10 @@ def _search(
     plain: Placed | None,
     effort: Effort,
     seed: int,
-    run: RunFolder | None,
+    run: CarveRun | None,
     report: Callable[..., None],
 ) -> Placed:
-    """Judge the starts, refine the best, and polish it or the scheduler's own steps."""
+    """Evaluate the starts, move the best, and refine its coefficients or those of the scheduler's own steps."""
     count = len(starts[0])
     report(f"{count} calls: {len(starts)} starts")
     few = fitted_on.some(COMPARED)
@@ -203,16 +213,16 @@ def _search(
             iteration / effort.iterations,
         )
 
-    placing, polishing = (
+    placing, refining = (
         Schedule(iterations, effort.every, batch, seed)
         for iterations in (placed, effort.iterations - placed)
     )
-    best = refine(fitted_on, held_out, best, placing, progress=tell)
-    return polish(
+    best = refine_positions(fitted_on, held_out, best, placing, progress=tell)
+    return refine_coefficients(
         fitted_on,
         held_out,
         best if plain is None else best_of(best, plain),
-        polishing,
+        refining,
         progress=lambda iteration, error: tell(placed + iteration, error),
     )
 

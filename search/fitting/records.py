@@ -1,16 +1,16 @@
-"""What our recipe writes while it runs: a log, its plot, and every SubNet that is done."""
+"""What the search `carve` writes while it runs: a log, its plot, and every finished SubNet."""
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from search.errors import SearchError
-from search.files import parse_json, write_atomically
-from search.runs import claim, whole_lines
-from search.subnet import SubNet
+from search.core.errors import SearchError
+from search.core.files import parse_json, write_atomically
+from search.core.subnet import SubNet
+from search.runs.figure import as_png
+from search.runs.folder import claim, whole_lines
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,12 +20,12 @@ RUN = {"schema": 1, "kind": "stepcarve-search-run"}
 
 
 @dataclass(frozen=True)
-class RunFolder:
+class CarveRun:
     """The directory of one search.
 
     Attributes:
         path: of the directory.
-        identity: what the search is of, as JSON values; SubNets of another are refused.
+        identity: what decides the result, as JSON values; SubNets of another search are refused.
         errors: per number of calls, the error of each iteration so far, as the search counts it (`placed.overall`).
     """
 
@@ -37,7 +37,7 @@ class RunFolder:
         """Begin, or go on with the same search behind what it has finished.
 
         Raises:
-            SearchError: there is a search already and `resume` is not asked for, or it is another one.
+            SearchError: there is a search already and `resume` is not set, or it is another one.
         """
         claim(
             self.path / "search.json",
@@ -54,7 +54,7 @@ class RunFolder:
         write_atomically(log, b"".join(kept))
 
     def finished(self, calls: int) -> SubNet | None:
-        """The SubNet of so many calls, if it is done."""
+        """The finished SubNet with that many calls, or None."""
         path = self._file(calls)
         return SubNet.load(path) if path.exists() else None
 
@@ -66,7 +66,7 @@ class RunFolder:
             file.write(json.dumps(line) + "\n")
 
     def save(self, calls: int, subnet: SubNet) -> None:
-        """Keep a SubNet that is done, and draw the run so far."""
+        """Store a finished SubNet, and draw the run so far."""
         subnet.save(self._file(calls))
         write_atomically(self.path / "run.png", _plot(self.errors))
 
@@ -96,6 +96,4 @@ def _plot(errors: Mapping[int, list[float]]) -> bytes:
         axes.plot(range(1, len(values) + 1), values, label=f"{calls} calls")
     if errors:
         axes.legend()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
+    return as_png(figure)

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from search.core.sampler import SamplerTable
 from search.model.scheduler import combine
-from search.sampler import SamplerTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ class Chain:
     """A few calls with rows of their own.
 
     Attributes:
-        final: latents, `[S, C, H, W]`.
+        final: latents, `[S, ...]`.
         rows: per call, the weights of its input and of the newest predictions, newest first.
     """
 
@@ -67,7 +67,7 @@ def fit_chain(
     history: int = HISTORY,
     weights: Tensor | None = None,
 ) -> Chain:
-    """Walk the calls; fit each row to the full sampler's latents at the next call, or its final ones.
+    """Fit the rows call by call, each to the full sampler's latents at the next call, or its final ones.
 
     Our own latents are fed forward, so that later rows correct earlier errors. Differentiable in the
     positions.
@@ -91,12 +91,12 @@ def fit_chain(
 
 
 def run_chain(runs: Trajectories, calls: Calls, rows: Sequence[Tensor]) -> Tensor:
-    """The final latents `[S, C, H, W]` of other runs with given rows."""
+    """The final latents `[S, ...]` of other runs with given rows."""
     return walk(runs, calls, lambda number, _: rows[number])
 
 
 def walk(runs: Trajectories, calls: Calls, row_of: Callable[[int, list[Tensor]], Tensor]) -> Tensor:
-    """The final latents `[S, C, H, W]`.
+    """The final latents `[S, ...]`.
 
     Args:
         runs: their noise and prompts.

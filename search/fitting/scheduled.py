@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from search.course import Course
-from search.errors import SearchError
-from search.fitting.placed import judge
+from search.core.errors import SearchError
+from search.core.timestep_grid import TimestepGrid
+from search.fitting.placed import evaluate
 from search.fitting.rows import Calls, Chain, rows_of, run_chain
 
 if TYPE_CHECKING:
+    from search.core.subnet import SubNet
     from search.fitting.placed import Placed
     from search.fitting.trajectories import Trajectories
     from search.model.pipeline import Pipeline
-    from search.subnet import SubNet
 
 
 ALIKE = 1e-3
@@ -43,11 +43,11 @@ def scheduled(
         held_out: others of its runs.
         count: calls.
     """
-    if not full.binding.course.is_plain:
+    if not full.binding.grid.is_plain:
         return None
-    course, size = Course(count), pipeline.size(full.binding.noise_shape)
+    grid, size = TimestepGrid(count), pipeline.size(full.binding.noise_shape)
     try:
-        table, timesteps = pipeline.sampler(course, size), pipeline.timesteps(course, size)
+        table, timesteps = pipeline.sampler(grid, size), pipeline.timesteps(grid, size)
     except SearchError:
         return None
     positions = [fitted_on.position_of(each) for each in timesteps]
@@ -58,4 +58,4 @@ def scheduled(
     rows = tuple(row.to(fitted_on.noise) for row in rows_of(table))
     with torch.no_grad():
         chain = Chain(run_chain(fitted_on, calls, rows), rows)
-        return judge(fitted_on, held_out, calls, chain)
+        return evaluate(fitted_on, held_out, calls, chain)

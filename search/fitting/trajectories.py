@@ -1,4 +1,4 @@
-"""What the full sampler does: the latents and noise predictions a fitted sampler is to reproduce."""
+"""Runs of the full sampler: the latents and noise predictions that a fitted sampler approximates."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from search.course import Course
-from search.errors import SearchError
+from search.core.errors import SearchError
+from search.core.timestep_grid import TimestepGrid
 from search.model.predictor import Predictor
 from search.model.scheduler import combine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from search.core.subnet import SubNet
     from search.model.pipeline import Pipeline
-    from search.subnet import SubNet
 
 BISECTIONS = 30
 """To find a position between two timesteps."""
@@ -34,15 +34,16 @@ where gradients are wanted."""
 class Trajectories:
     """Runs of the full sampler from S noises, at its T distinct timesteps.
 
-    A *position* is where in these timesteps one stands, 0 to T - 1; between them all is interpolated.
+    A *position* is an index into these timesteps, 0 to T - 1; between two of them everything is interpolated.
+    The latents of a picture, `...`, have the shape that the denoiser takes.
 
     Attributes:
         predictor: for the S prompts.
         timesteps: `[T]`, noisiest first.
-        noise: of unit variance, `[S, C, H, W]`.
-        latents: the denoiser's inputs, `[T, S, C, H, W]`.
-        predictions: of the noise, `[T, S, C, H, W]`.
-        final: latents, `[S, C, H, W]`.
+        noise: of unit variance, `[S, ...]`.
+        latents: the denoiser's inputs, `[T, S, ...]`.
+        predictions: of the noise, `[T, S, ...]`.
+        final: latents, `[S, ...]`.
         first: what the noise is multiplied with to be the first input.
     """
 
@@ -60,7 +61,7 @@ class Trajectories:
         return len(self.timesteps) - 1
 
     def latents_at(self, position: Tensor) -> Tensor:
-        """The denoiser's inputs at a position `[]`, `[S, C, H, W]`."""
+        """The denoiser's inputs at a position `[]`, `[S, ...]`."""
         return _interpolate(position, self.latents)
 
     def timestep_at(self, position: Tensor) -> Tensor:
@@ -125,7 +126,7 @@ class Trajectories:
         )
 
     def error(self, final: Tensor) -> Tensor:
-        """Relative L2 of final latents `[S, C, H, W]` per picture, `[S]`."""
+        """Relative L2 of final latents `[S, ...]` per picture, `[S]`."""
         difference = (final - self.final).flatten(1).norm(dim=1)
         relative: Tensor = difference / self.final.flatten(1).norm(dim=1)
         return relative
@@ -135,7 +136,7 @@ def sample_trajectories(
     pipeline: Pipeline,
     prompts: Sequence[str],
     *,
-    course: Course,
+    grid: TimestepGrid,
     guidance: float,
     noise_shape: tuple[int, ...],
     seed: int,
@@ -146,17 +147,17 @@ def sample_trajectories(
     Args:
         pipeline: with its weights loaded.
         prompts: one per picture.
-        course: what is asked of the scheduler.
+        grid: timesteps or their number, as given to the scheduler.
         guidance: scale.
-        noise_shape: `[C, H, W]` of one picture.
+        noise_shape: of one picture, before the pipeline packs it.
         seed: of the noise.
-        progress: told how many calls of how many are done.
+        progress: called with the number of calls that are done, and of all.
 
     Raises:
         SearchError: what a call made is not finite.
     """
     size = pipeline.size(noise_shape)
-    table, timesteps = pipeline.sampler(course, size), pipeline.timesteps(course, size)
+    table, timesteps = pipeline.sampler(grid, size), pipeline.timesteps(grid, size)
     table.require_fixed()
     predictor = Predictor(
         pipeline, prompts, guidance=guidance, noise_shape=noise_shape, chunk=CHUNK
@@ -216,7 +217,7 @@ def sample_both(
         held_out: pictures in the second.
         reference_steps: inference steps; None takes those of `full`.
         seed: of the noise.
-        report: told what is being done, and which share of it is done.
+        report: called with a message and the completed fraction.
     """
     texts = [prompts[i % len(prompts)] for i in range(fitted_on + held_out)]
     both = []
@@ -225,7 +226,9 @@ def sample_both(
             sample_trajectories(
                 pipeline,
                 part,
-                course=full.binding.course if reference_steps is None else Course(reference_steps),
+                grid=full.binding.grid
+                if reference_steps is None
+                else TimestepGrid(reference_steps),
                 guidance=full.guidance,
                 noise_shape=full.binding.noise_shape,
                 seed=2 * seed + number,

@@ -1,1 +1,1 @@
-"""The honest comparison: our recipe, the paper's and every simple baseline, quality against cost."""
+"""The comparison of carve, DiP-GO and every simple baseline: quality against cost."""

@@ -6,40 +6,51 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from search import schedules
+from search.core.errors import SearchError
+from search.core.sampler import FittedSampler
+from search.core.subnet import Granularity
+from search.core.table import keep_of
 from search.dipgo.paper import run_paper
 from search.dipgo.recipe import PAPER
-from search.errors import SearchError
 from search.fitting.fit import PICTURES, final_latents, fit_sampler
 from search.fitting.recipe import Effort, place_calls
 from search.fitting.trajectories import sample_both
 from search.frontier.points import SLACK
-from search.frontier.settings import Method
+from search.frontier.series import (
+    CARVE,
+    DEEPCACHE,
+    DIP_GO,
+    DPM_SOLVER,
+    FEWER_STEPS,
+    HOLD,
+    HOLD_SPACED,
+    RANDOM,
+    Series,
+)
 from search.frontier.spacing import spacings, uniform
-from search.methods import fewer_steps, full
-from search.options import Options
-from search.sampler import FittedSampler
-from search.schedules import keep_of
-from search.subnet import Granularity
+from search.methods import schedules
+from search.methods.fewer_steps import fewer_steps
+from search.methods.full import full
+from search.methods.options import Options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from search.dipgo.records import Progress
+    from search.core.sampler import SamplerTable
+    from search.core.subnet import SubNet
+    from search.dipgo.records import DipGoProgress
     from search.fitting.trajectories import Trajectories
-    from search.frontier.settings import Settings
+    from search.frontier.settings import FrontierSettings
     from search.model.pipeline import Pipeline
-    from search.sampler import SamplerTable
-    from search.subnet import SubNet
 
     Report = Callable[..., None]
 
-DPM_SOLVER = "DPMSolverMultistepScheduler"
+DPM_SCHEDULER = "DPMSolverMultistepScheduler"
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One SubNet to be judged.
+    """One SubNet to be evaluated.
 
     Attributes:
         method: what made it.
@@ -50,7 +61,7 @@ class Candidate:
         is_fitted: whether the rows were calibrated.
     """
 
-    method: Method
+    method: Series
     label: str
     keep: float | None
     subnet: SubNet
@@ -59,13 +70,12 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Ground:
-    """Where candidates are made and tried out; the held-out pictures are not here.
+class Calibration:
+    """The calibration data of the candidates; the held-out pictures are not part of it.
 
     Attributes:
         pipeline: with its weights loaded and the full sampler's scheduler.
-        own_scheduler: the one the pipeline came with, from which the others are made.
-        settings: what was asked.
+        settings: of the comparison.
         prompts: to search and calibrate with.
         whole: the full sampler at branch granularity.
         table: the full sampler.
@@ -74,8 +84,7 @@ class Ground:
     """
 
     pipeline: Pipeline
-    own_scheduler: Any
-    settings: Settings
+    settings: FrontierSettings
     prompts: tuple[str, ...]
     whole: SubNet
     table: SamplerTable
@@ -95,11 +104,10 @@ class Ground:
 
 def prepare(
     pipeline: Pipeline,
-    settings: Settings,
-    own_scheduler: Any,
+    settings: FrontierSettings,
     prompts: Sequence[str],
     report: Report,
-) -> Ground:
+) -> Calibration:
     """Trace the denoiser and run the full sampler on the calibration prompts.
 
     Raises:
@@ -121,87 +129,87 @@ def prepare(
         seed=settings.seed,
         report=report,
     )
-    return Ground(
+    return Calibration(
         pipeline=pipeline,
-        own_scheduler=own_scheduler,
         settings=settings,
         prompts=tuple(prompts),
         whole=whole,
-        table=pipeline.sampler(whole.binding.course, pipeline.size(whole.binding.noise_shape)),
+        table=pipeline.sampler(whole.binding.grid, pipeline.size(whole.binding.noise_shape)),
         fitted_on=fitted_on.first_pictures(PICTURES),
         chosen_by=chosen_by.first_pictures(PICTURES),
     )
 
 
-def make_plain(ground: Ground, method: Method, report: Report) -> list[Candidate]:
-    """The candidates of a method, before anything is fitted to them (ours is fitted by itself).
+def make_plain(calibration: Calibration, method: Series, report: Report) -> list[Candidate]:
+    """The candidates of a method, before anything is fitted to them (carve fits its own).
 
     Raises:
         SearchError: the method cannot be used here.
     """
-    return _MAKERS[method](ground, report)
+    return _MAKERS[method](calibration, report)
 
 
-def fitted(ground: Ground, candidate: Candidate) -> Candidate:
+def fitted(calibration: Calibration, candidate: Candidate) -> Candidate:
     """The same gates with a fitted sampler, or with the old one where fitting does not help."""
     fit = fit_sampler(
-        ground.pipeline,
+        calibration.pipeline,
         candidate.subnet,
         candidate.table,
-        fitted_on=ground.fitted_on,
-        held_out=ground.chosen_by,
+        fitted_on=calibration.fitted_on,
+        held_out=calibration.chosen_by,
     )
     table = candidate.table if fit.subnet.fitted is None else fit.subnet.fitted.table
     return replace(candidate, subnet=fit.subnet, table=table, is_fitted=True)
 
 
-def _ours(ground: Ground, report: Report) -> list[Candidate]:
-    settings = ground.settings
+def _carve(calibration: Calibration, report: Report) -> list[Candidate]:
+    settings = calibration.settings
     effort = Effort.of(settings.pictures, settings.iterations)
     found = place_calls(
-        ground.pipeline,
-        ground.whole,
+        calibration.pipeline,
+        calibration.whole,
         settings.keeps,
-        ground.prompts,
+        calibration.prompts,
         effort=effort,
         seed=settings.seed,
         report=report,
     )
     return [
-        Candidate(Method.OURS, f"keep {keep:g}", keep, subnet, subnet.fitted.table, is_fitted=True)
+        Candidate(CARVE, f"keep {keep:g}", keep, subnet, subnet.fitted.table, is_fitted=True)
         for keep, subnet in zip(settings.keeps, found, strict=True)
         if subnet.fitted is not None
     ]
 
 
-def _paper(ground: Ground, report: Report) -> list[Candidate]:
-    settings = ground.settings
-    recipe = PAPER.shortened(settings.paper_iterations)
+def _dip_go(calibration: Calibration, report: Report) -> list[Candidate]:
+    settings = calibration.settings
+    recipe = PAPER.shortened(settings.dip_go_iterations)
 
-    def tell(each: Progress) -> None:
+    def tell(each: DipGoProgress) -> None:
         done = each.iteration + 1
         report(
-            f"paper: iteration {done} of {recipe.iterations}, keep {each.keep:.3f}",
+            f"dip-go: iteration {done} of {recipe.iterations}, keep {each.keep:.3f}",
             done / recipe.iterations,
         )
 
     found = run_paper(
-        ground.pipeline,
-        _options(settings, Granularity.STAGE),
+        calibration.pipeline,
+        full(calibration.pipeline, _options(settings, Granularity.STAGE)),
         settings.keeps,
-        prompts=ground.prompts,
+        prompts=calibration.prompts,
+        seed=settings.seed,
         recipe=recipe,
         progress=tell,
     )
     return [
-        Candidate(Method.PAPER, f"keep {keep:g}", keep, subnet, ground.table)
+        Candidate(DIP_GO, f"keep {keep:g}", keep, subnet, calibration.table)
         for keep, subnet in zip(settings.keeps, found, strict=True)
     ]
 
 
-def _deepcache(ground: Ground, report: Report) -> list[Candidate]:
+def _deepcache(calibration: Calibration, report: Report) -> list[Candidate]:
     """Every branch and every number of full steps; what costs more than the largest keep is left out."""
-    whole, dearest = ground.whole, max(ground.settings.keeps)
+    whole, largest = calibration.whole, max(calibration.settings.keeps)
     branches = schedules.deepcache_branches(whole.topology.blocks)
     intervals: dict[int, int] = {}
     for interval in range(2, whole.steps + 1):
@@ -211,93 +219,96 @@ def _deepcache(ground: Ground, report: Report) -> list[Candidate]:
         report(f"deepcache: branch {branch}", branch / len(branches))
         for interval in intervals.values():
             subnet = schedules.deepcache(whole, interval=interval, branch=branch)
-            if subnet.actions not in found and keep_of(subnet) <= dearest + SLACK:
+            if subnet.actions not in found and keep_of(subnet) <= largest + SLACK:
                 label = f"interval {interval} branch {branch}"
-                found[subnet.actions] = Candidate(
-                    Method.DEEPCACHE, label, None, subnet, ground.table
-                )
+                found[subnet.actions] = Candidate(DEEPCACHE, label, None, subnet, calibration.table)
     return list(found.values())
 
 
-def _fewer_steps(ground: Ground, report: Report) -> list[Candidate]:
+def _fewer_steps(calibration: Calibration, report: Report) -> list[Candidate]:
     del report
-    return _few_steps_of(ground, Method.FEWER_STEPS)
+    return _few_steps_of(calibration, FEWER_STEPS)
 
 
-def _dpm_solver(ground: Ground, report: Report) -> list[Candidate]:
+def _dpm_solver(calibration: Calibration, report: Report) -> list[Candidate]:
     del report
-    if ground.whole.binding.scheduler == DPM_SOLVER:
+    if calibration.whole.binding.scheduler == DPM_SCHEDULER:
         msg = "the full sampler is DPM-Solver++ itself, so this is what fewer-steps is"
         raise SearchError(msg)
-    with scheduler(ground.pipeline, ground.own_scheduler, DPM_SOLVER):
-        return _few_steps_of(ground, Method.DPM_SOLVER)
+    with scheduler(calibration.pipeline, DPM_SCHEDULER):
+        return _few_steps_of(calibration, DPM_SOLVER)
 
 
-def _few_steps_of(ground: Ground, method: Method) -> list[Candidate]:
+def _few_steps_of(calibration: Calibration, method: Series) -> list[Candidate]:
     """Candidates of the pipeline's present scheduler."""
     found = []
-    for keep in ground.settings.keeps:
-        subnet = fewer_steps(ground.pipeline, ground.whole, keep)
+    for keep in calibration.settings.keeps:
+        subnet = fewer_steps(calibration.pipeline, calibration.whole, keep)
         subnet = replace(subnet, method=f"{method} keep {keep:g}")
-        size = ground.pipeline.size(subnet.binding.noise_shape)
-        table = ground.pipeline.sampler(subnet.binding.course, size)
+        size = calibration.pipeline.size(subnet.binding.noise_shape)
+        table = calibration.pipeline.sampler(subnet.binding.grid, size)
         found.append(Candidate(method, f"keep {keep:g}", keep, subnet, table))
     return found
 
 
-def _hold(ground: Ground, report: Report) -> list[Candidate]:
+def _hold(calibration: Calibration, report: Report) -> list[Candidate]:
     del report
     return [
         Candidate(
-            Method.HOLD,
+            HOLD,
             f"keep {keep:g}",
             keep,
-            *holding(ground.whole, ground.table, uniform(ground.whole.steps, count), "hold evenly"),
+            *holding(
+                calibration.whole,
+                calibration.table,
+                uniform(calibration.whole.steps, count),
+                "hold evenly",
+            ),
         )
-        for keep, count in ground.counts().items()
+        for keep, count in calibration.counts().items()
     ]
 
 
-def _hold_spaced(ground: Ground, report: Report) -> list[Candidate]:
+def _hold_spaced(calibration: Calibration, report: Report) -> list[Candidate]:
     found = []
-    for keep, count in ground.counts().items():
+    for keep, count in calibration.counts().items():
         tried: list[tuple[float, str, SubNet, SamplerTable]] = []
-        choices = spacings(ground.whole.steps, count)
+        choices = spacings(calibration.whole.steps, count)
         for number, (name, steps) in enumerate(choices.items()):
             report(f"hold-spaced: keep {keep:g}, {name}", number / len(choices))
-            subnet, table = holding(ground.whole, ground.table, steps, f"hold {name}")
-            tried.append((ground.error(subnet, table), name, subnet, table))
+            subnet, table = holding(calibration.whole, calibration.table, steps, f"hold {name}")
+            tried.append((calibration.error(subnet, table), name, subnet, table))
         if tried:
             _, name, subnet, table = min(tried, key=lambda each: each[0])
             label = f"keep {keep:g} {name}"
-            found.append(Candidate(Method.HOLD_SPACED, label, keep, subnet, table))
+            found.append(Candidate(HOLD_SPACED, label, keep, subnet, table))
     return found
 
 
-def _random(ground: Ground, report: Report) -> list[Candidate]:
-    settings = ground.settings
+def _random(calibration: Calibration, report: Report) -> list[Candidate]:
+    settings = calibration.settings
     found = []
     for keep in settings.keeps:
         tried = []
         for number in range(settings.random):
             report(f"random: keep {keep:g}, table {number + 1}", number / settings.random)
             seed = settings.random * settings.seed + number
-            subnet = schedules.random_within(ground.whole, keep=keep, seed=seed)
-            tried.append((ground.error(subnet, ground.table), subnet))
+            subnet = schedules.random_within(calibration.whole, keep=keep, seed=seed)
+            tried.append((calibration.error(subnet, calibration.table), subnet))
         _, best = min(tried, key=lambda each: each[0])
-        found.append(Candidate(Method.RANDOM, f"keep {keep:g}", keep, best, ground.table))
+        found.append(Candidate(RANDOM, f"keep {keep:g}", keep, best, calibration.table))
     return found
 
 
-_MAKERS: dict[Method, Callable[[Ground, Report], list[Candidate]]] = {
-    Method.OURS: _ours,
-    Method.PAPER: _paper,
-    Method.DEEPCACHE: _deepcache,
-    Method.FEWER_STEPS: _fewer_steps,
-    Method.DPM_SOLVER: _dpm_solver,
-    Method.HOLD: _hold,
-    Method.HOLD_SPACED: _hold_spaced,
-    Method.RANDOM: _random,
+_MAKERS: dict[Series, Callable[[Calibration, Report], list[Candidate]]] = {
+    CARVE: _carve,
+    DIP_GO: _dip_go,
+    DEEPCACHE: _deepcache,
+    FEWER_STEPS: _fewer_steps,
+    DPM_SOLVER: _dpm_solver,
+    HOLD: _hold,
+    HOLD_SPACED: _hold_spaced,
+    RANDOM: _random,
 }
 
 
@@ -328,19 +339,20 @@ def holding(
 
 
 @contextmanager
-def scheduler(pipeline: Pipeline, own: Any, name: str | None) -> Iterator[None]:
-    """While open, the pipeline has the scheduler of that class, made from its own; None is its own."""
-    before = pipeline.pipe.scheduler
-    pipeline.pipe.scheduler = own
+def scheduler(
+    pipeline: Pipeline, name: str | None, options: Mapping[str, Any] | None = None
+) -> Iterator[None]:
+    """While open, the pipeline has this scheduler with these settings; None is the present class."""
+    before = pipeline.scheduler_choice
     try:
-        if name is not None:
-            pipeline.use_scheduler(name)
+        if name is not None or options:
+            pipeline.use_scheduler(name, options)
         yield
     finally:
-        pipeline.pipe.scheduler = before
+        pipeline.use_scheduler(before.cls, before.options)
 
 
-def _options(settings: Settings, granularity: Granularity) -> Options:
+def _options(settings: FrontierSettings, granularity: Granularity) -> Options:
     return Options(
         steps=settings.steps,
         guidance=settings.guidance,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING
 
-from search.frontier.settings import Method
+from search.frontier.series import SERIES, Series
+from search.runs.figure import as_png
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,51 +14,21 @@ if TYPE_CHECKING:
 
     from search.frontier.points import Frontier, Point
 
-COLOURS = {
-    Method.OURS: "#c0392b",
-    Method.PAPER: "#7d3c98",
-    Method.DEEPCACHE: "#1f6f8b",
-    Method.FEWER_STEPS: "#1e7d4f",
-    Method.DPM_SOLVER: "#d9822b",
-    Method.HOLD: "#566573",
-    Method.HOLD_SPACED: "#99a3a4",
-    Method.RANDOM: "#b7950b",
-}
-MARKERS = {
-    Method.OURS: "*",
-    Method.PAPER: "P",
-    Method.DEEPCACHE: "o",
-    Method.FEWER_STEPS: "s",
-    Method.DPM_SOLVER: "D",
-    Method.HOLD: "v",
-    Method.HOLD_SPACED: "^",
-    Method.RANDOM: "X",
-}
-NAMES = {
-    Method.OURS: "ours",
-    Method.PAPER: "DiP-GO, the paper's recipe",
-    Method.DEEPCACHE: "DeepCache",
-    Method.FEWER_STEPS: "fewer steps, same sampler",
-    Method.DPM_SOLVER: "fewer steps, DPM-Solver++",
-    Method.HOLD: "whole steps held, evenly",
-    Method.HOLD_SPACED: "whole steps held, best spacing",
-    Method.RANDOM: "random search",
-}
 FLOOR = 1e-7
 """Least error that is drawn: an exact copy would be at minus infinity."""
 
 
 def draw(frontier: Frontier) -> bytes:
-    """A PNG: cost against error, one marker per method, filled where the sampler is fitted."""
+    """A PNG: cost against error, one marker per series, filled if the sampler is fitted."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 5.6), layout="constrained")
     axes = figure.subplots()
-    for method in Method:
+    for series in SERIES:
         for is_fitted in (False, True):
-            points = [p for p in frontier.points if p.method is method and p.is_fitted is is_fitted]
+            points = [p for p in frontier.points if p.method is series and p.is_fitted is is_fitted]
             if points:
-                _draw_family(axes, method, points, is_fitted=is_fitted)
+                _draw_series(axes, series, points, is_fitted=is_fitted)
     for keep in frontier.settings.keeps:
         axes.axvline(keep, color="#ccd1d6", linewidth=0.8, zorder=0)
     axes.set_yscale("log")
@@ -69,18 +39,16 @@ def draw(frontier: Frontier) -> bytes:
         loc="outside right upper",
         fontsize=8,
         frameon=False,
-        title="hollow: the scheduler's own rows\nfilled: fitted rows",
+        title="open: the scheduler's own rows\nfilled: fitted rows",
         title_fontsize=8,
         alignment="left",
     )
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
+    return as_png(figure)
 
 
-def _draw_family(axes: Axes, method: Method, points: Sequence[Point], *, is_fitted: bool) -> None:
+def _draw_series(axes: Axes, series: Series, points: Sequence[Point], *, is_fitted: bool) -> None:
     """All points of one method, and a line through those that no cheaper one of them beats."""
-    colour, is_ours = COLOURS[method], method is Method.OURS
+    colour, is_ours = series.colour, series.fits_itself
     front = pareto(points)
     axes.plot(
         [p.cost for p in front],
@@ -93,11 +61,11 @@ def _draw_family(axes: Axes, method: Method, points: Sequence[Point], *, is_fitt
     axes.plot(
         [p.cost for p in points],
         [_height(p) for p in points],
-        MARKERS[method],
+        series.marker,
         color=colour,
         markerfacecolor=colour if is_fitted else "white",
         markersize=14 if is_ours else 5,
-        label=f"{NAMES[method]}{', fitted' if is_fitted and not is_ours else ''}",
+        label=f"{series.label}{', fitted' if is_fitted and not is_ours else ''}",
         zorder=6 if is_ours else 3,
     )
 

@@ -1,18 +1,19 @@
-"""A frontier: every judged SubNet, and who wins at each keep. Pure."""
+"""A frontier: every evaluated SubNet, and the best at each keep. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from search.frontier.settings import SEARCHES, Method
+from search.frontier.series import CARVE, DIP_GO
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from search.core.subnet import SubNet
     from search.frontier.quality import Quality
-    from search.frontier.settings import Settings
-    from search.subnet import SubNet
+    from search.frontier.series import Series
+    from search.frontier.settings import FrontierSettings
 
 SCHEMA = 1
 KIND = "stepcarve-frontier"
@@ -22,7 +23,7 @@ SLACK = 1e-9
 
 @dataclass(frozen=True)
 class Point:
-    """One judged SubNet.
+    """One evaluated SubNet.
 
     Attributes:
         method: what made it.
@@ -32,10 +33,10 @@ class Point:
         cost: its MACs as a fraction of the full sampler's.
         calls: of the denoiser, whole or in part.
         quality: on held-out pictures.
-        subnet: what was judged.
+        subnet: what was evaluated.
     """
 
-    method: Method
+    method: Series
     label: str
     keep: float | None
     is_fitted: bool
@@ -47,7 +48,7 @@ class Point:
     @property
     def name(self) -> str:
         """For people."""
-        has_fit = self.is_fitted and self.method is not Method.OURS
+        has_fit = self.is_fitted and not self.method.fits_itself
         return f"{self.method} {self.label}{', fitted' if has_fit else ''}"
 
     @property
@@ -59,7 +60,7 @@ class Point:
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
         return {
-            "method": self.method,
+            "method": self.method.name,
             "label": self.label,
             "keep": self.keep,
             "fitted": self.is_fitted,
@@ -79,26 +80,26 @@ class Comparison:
         ours: made for this keep.
         baseline: the one with the least error and the scheduler's own rows.
         fitted_baseline: the one with the least error and fitted rows.
-        paper: made for this keep.
-        fitted_paper: likewise, with fitted rows.
+        dip_go: made for this keep.
+        fitted_dip_go: likewise, with fitted rows.
     """
 
     keep: float
     ours: Point | None
     baseline: Point | None
     fitted_baseline: Point | None
-    paper: Point | None
-    fitted_paper: Point | None
+    dip_go: Point | None
+    fitted_dip_go: Point | None
 
     @property
     def contenders(self) -> dict[str, Point]:
         """Those there are, by what they are."""
         named = {
-            "ours": self.ours,
+            "carve": self.ours,
             "best plain baseline": self.baseline,
             "best fitted baseline": self.fitted_baseline,
-            "paper": self.paper,
-            "paper, fitted": self.fitted_paper,
+            "dip-go": self.dip_go,
+            "dip-go, fitted": self.fitted_dip_go,
         }
         return {role: point for role, point in named.items() if point is not None}
 
@@ -125,7 +126,7 @@ class Comparison:
 
 
 def compare(points: Sequence[Point], keep: float) -> Comparison:
-    """Who does best within `keep` of the full sampler's cost."""
+    """The best points within `keep` of the full sampler's cost."""
     affordable = [point for point in points if point.cost <= keep + SLACK]
 
     def best(test: Callable[[Point], bool]) -> Point | None:
@@ -133,11 +134,11 @@ def compare(points: Sequence[Point], keep: float) -> Comparison:
 
     return Comparison(
         keep=keep,
-        ours=best(lambda p: p.method is Method.OURS and p.keep == keep),
-        baseline=best(lambda p: p.method not in SEARCHES and not p.is_fitted),
-        fitted_baseline=best(lambda p: p.method not in SEARCHES and p.is_fitted),
-        paper=best(lambda p: p.method is Method.PAPER and p.keep == keep and not p.is_fitted),
-        fitted_paper=best(lambda p: p.method is Method.PAPER and p.keep == keep and p.is_fitted),
+        ours=best(lambda p: p.method is CARVE and p.keep == keep),
+        baseline=best(lambda p: not p.method.is_search and not p.is_fitted),
+        fitted_baseline=best(lambda p: not p.method.is_search and p.is_fitted),
+        dip_go=best(lambda p: p.method is DIP_GO and p.keep == keep and not p.is_fitted),
+        fitted_dip_go=best(lambda p: p.method is DIP_GO and p.keep == keep and p.is_fitted),
     )
 
 
@@ -151,17 +152,17 @@ class Frontier:
 
     Attributes:
         pipeline: its directory, as it was given.
-        settings: what was asked.
+        settings: of the comparison.
         whole: the full sampler.
-        prompts: calibrated with, and judged with.
+        prompts: calibrated with, and evaluated with.
         reference: what the Fréchet distance is to, or None without a judge.
         full: the full sampler's own quality.
-        points: every judged SubNet.
+        points: every evaluated SubNet.
         notes: what was left out, and why.
     """
 
     pipeline: str
-    settings: Settings
+    settings: FrontierSettings
     whole: SubNet
     prompts: tuple[tuple[str, ...], tuple[str, ...]]
     reference: str | None
@@ -191,7 +192,13 @@ class Frontier:
             "scheduler": binding.scheduler,
             "calls": self.whole.full_calls,
             "macs": self.whole.full_calls * topology.macs,
-            "settings": {**settings, "prompts": calibration, "held_out": held_out},
+            "settings": {
+                **settings,
+                "methods": [each.name for each in self.settings.methods],
+                "guidance": self.whole.guidance,
+                "prompts": calibration,
+                "held_out": held_out,
+            },
             "frechet_to": self.reference,
             "full": vars(self.full),
             "points": [point.to_json() for point in self.points],

@@ -1,4 +1,4 @@
-"""How close a SubNet comes to the full sampler, on prompts and noise it was not made with."""
+"""Quality: the distance of a SubNet from the full sampler on held-out prompts and noise."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from search.core.errors import SearchError
 from search.dipgo.losses import ssim
-from search.errors import SearchError
 from search.fitting.fit import final_latents
 from search.fitting.trajectories import Trajectories, sample_trajectories
-from search.judge import Judge, frechet_distance
+from search.frontier.judge import Judge, frechet_distance
 from search.model.decoder import Decoder
 
 if TYPE_CHECKING:
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from search.frontier.settings import Settings
+    from search.core.sampler import SamplerTable
+    from search.core.subnet import SubNet
+    from search.frontier.settings import FrontierSettings
     from search.model.pipeline import Pipeline
-    from search.sampler import SamplerTable
-    from search.subnet import SubNet
 
     Report = Callable[..., None]
 
 HELD_OUT, REFERENCE = 1, 2
 """Streams of noise; searches and fits draw theirs from --seed itself and its double."""
 TOGETHER = 8
-"""Held-out pictures per call. Their noise follows from it, so it is nobody else's to change."""
+"""Held-out pictures per call; fixed, because their noise depends on it."""
 IDENTICAL = 1e-10
 """Least mean squared error that PSNR tells apart, 100 dB."""
 
@@ -66,8 +66,8 @@ class Quality:
 
 
 @dataclass(frozen=True)
-class Jury:
-    """A judge, what it should see, and the pictures it compares with.
+class Evaluator:
+    """A judge, the attributes it should read, and the features of the reference pictures.
 
     Attributes:
         judge: reads pictures.
@@ -82,19 +82,19 @@ class Jury:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Runs of the full sampler to judge by.
+    """Runs of the full sampler to compare with.
 
     Attributes:
         pipeline: with its weights loaded.
         runs: each of pictures that fit into one call.
         pictures: of the full sampler, `[N, 3, height, width]` in 0..1.
-        jury: if there is a judge.
+        evaluator: if there is a judge.
     """
 
     pipeline: Pipeline
     runs: tuple[Trajectories, ...]
     pictures: Tensor
-    jury: Jury | None = None
+    evaluator: Evaluator | None = None
 
     def examine(self, subnet: SubNet, table: SamplerTable) -> Quality:
         """Sample the held-out pictures with `subnet` and compare.
@@ -107,11 +107,11 @@ class HeldOut:
         return self.compare(finals)
 
     def examine_full(self) -> Quality:
-        """The full sampler's own pictures: what cannot be beaten, and what its judgement is."""
+        """The quality of the full sampler's own pictures, the upper bound."""
         return self.compare([runs.final for runs in self.runs])
 
     def compare(self, finals: Sequence[Tensor]) -> Quality:
-        """The quality of final latents `[S, C, H, W]`, one tensor per run."""
+        """The quality of final latents `[S, ...]`, one tensor per run."""
         pairs = list(zip(self.runs, finals, strict=True))
         errors = torch.cat([runs.error(final) for runs, final in pairs])
         pictures = decode(self.pipeline, self.runs, finals)
@@ -120,7 +120,7 @@ class HeldOut:
             torch.split(pictures, TOGETHER), torch.split(self.pictures, TOGETHER), strict=True
         )
         similar = torch.cat([ssim(*pair) for pair in pieces])
-        accuracy, frechet = self._judged(pictures)
+        accuracy, frechet = self._attributes(pictures)
         return Quality(
             error=float(errors.mean()),
             median_error=float(errors.median()),
@@ -131,25 +131,29 @@ class HeldOut:
             frechet=frechet,
         )
 
-    def _judged(self, pictures: Tensor) -> tuple[dict[str, float], float | None]:
-        if self.jury is None:
+    def _attributes(self, pictures: Tensor) -> tuple[dict[str, float], float | None]:
+        if self.evaluator is None:
             return {}, None
-        reading = self.jury.judge.read(as_bytes(pictures))
-        accuracy = self.jury.judge.accuracy(reading, self.jury.words)
-        return accuracy, frechet_distance(self.jury.features, reading.features)
+        reading = self.evaluator.judge.read(as_bytes(pictures))
+        accuracy = self.evaluator.judge.accuracy(reading, self.evaluator.words)
+        return accuracy, frechet_distance(self.evaluator.features, reading.features)
 
 
 def sample_held_out(
-    pipeline: Pipeline, whole: SubNet, prompts: Sequence[str], settings: Settings, report: Report
+    pipeline: Pipeline,
+    whole: SubNet,
+    prompts: Sequence[str],
+    settings: FrontierSettings,
+    report: Report,
 ) -> HeldOut:
     """Run the full sampler on the held-out prompts, repeated with other noise if they are few.
 
     Args:
         pipeline: with its weights loaded and the full sampler's scheduler.
         whole: the full sampler.
-        prompts: to judge with.
+        prompts: to evaluate with.
         settings: how many pictures, and which judge.
-        report: told what is being done.
+        report: called with a message and the completed fraction.
 
     Raises:
         SearchError: the judge cannot read these pictures, or the features are not its own.
@@ -166,7 +170,7 @@ def sample_held_out(
     else:
         others = _sample(pipeline, whole, texts, (settings.seed, REFERENCE), report)
         features = _read(judge, decode(pipeline, others, [each.final for each in others]))
-    return HeldOut(pipeline, runs, pictures, Jury(judge, spelled(pipeline, texts), features))
+    return HeldOut(pipeline, runs, pictures, Evaluator(judge, as_texts(pipeline, texts), features))
 
 
 def _sample(
@@ -180,7 +184,7 @@ def _sample(
         sample_trajectories(
             pipeline,
             texts[start : start + TOGETHER],
-            course=whole.binding.course,
+            grid=whole.binding.grid,
             guidance=whole.guidance,
             noise_shape=whole.binding.noise_shape,
             seed=noise_seed(*stream, start),
@@ -194,7 +198,7 @@ def _sample(
 
 
 def noise_seed(*numbers: int) -> int:
-    """A seed of its own for these numbers: torch looks at 32 bits only, so large offsets do not do."""
+    """A seed derived from these numbers: torch uses only 32 bits, so offsets would collide."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
@@ -239,7 +243,7 @@ def read_features(path: Path, size: int) -> NDArray[np.float32]:
     return found
 
 
-def spelled(pipeline: Pipeline, prompts: Sequence[str]) -> tuple[str, ...]:
-    """Prompts in words: the number of a class becomes its name where it has one."""
+def as_texts(pipeline: Pipeline, prompts: Sequence[str]) -> tuple[str, ...]:
+    """Prompts as texts: the number of a class becomes its name, if it has one."""
     names = {str(n): word for word, n in reversed(getattr(pipeline.pipe, "labels", {}).items())}
     return tuple(names.get(prompt, prompt) for prompt in prompts)

@@ -1,24 +1,23 @@
-"""From pipeline to frontier: make the candidates, judge them."""
+"""From pipeline to frontier: make the candidates, evaluate them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from search.errors import SearchError
+from search.core.errors import SearchError
+from search.core.liveness import unroll
+from search.core.table import keep_of
 from search.frontier.candidates import fitted, make_plain, prepare, scheduler
 from search.frontier.points import Frontier, Point
 from search.frontier.quality import sample_held_out
-from search.frontier.settings import Method
-from search.liveness import unroll
-from search.prompts import apart_prompts
-from search.schedules import keep_of
+from search.methods.prompts import split_prompts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from search.frontier.candidates import Candidate, Ground
+    from search.frontier.candidates import Calibration, Candidate
     from search.frontier.quality import HeldOut
-    from search.frontier.settings import Settings
+    from search.frontier.settings import FrontierSettings
     from search.model.pipeline import Pipeline
 
     Report = Callable[..., None]
@@ -26,38 +25,37 @@ if TYPE_CHECKING:
 
 def run_frontier(
     pipeline: Pipeline,
-    settings: Settings,
+    settings: FrontierSettings,
     *,
     report: Report = lambda _text, _share=None: None,
 ) -> Frontier:
-    """Search, fit and judge everything that `settings` names.
+    """Search, fit and evaluate everything that `settings` names.
 
     Args:
         pipeline: with its weights loaded, and the scheduler it came with.
         settings: what to compare.
-        report: told what is being done, and which share of it is done.
+        report: called with a message and the completed fraction.
 
     Raises:
         SearchError: settings that do not fit the pipeline, or no method that can be used with it.
     """
-    own = pipeline.pipe.scheduler
-    prompts = apart_prompts(
+    prompts = split_prompts(
         pipeline,
         search=settings.prompts,
-        judge=settings.held_out,
+        evaluate=settings.held_out,
     )
-    with scheduler(pipeline, own, settings.scheduler):
-        ground = prepare(pipeline, settings, own, prompts[0], report)
-        held_out = sample_held_out(pipeline, ground.whole, prompts[1], settings, report)
-        candidates, notes = _make(ground, report)
-        points = _judge(held_out, candidates, report)
+    with scheduler(pipeline, settings.scheduler, dict(settings.scheduler_options)):
+        calibration = prepare(pipeline, settings, prompts[0], report)
+        held_out = sample_held_out(pipeline, calibration.whole, prompts[1], settings, report)
+        candidates, notes = _make(calibration, report)
+        points = _evaluate(held_out, candidates, report)
         reference = None
         if settings.judge is not None:
             reference = "real pictures" if settings.features else "the full sampler, other noise"
         return Frontier(
             pipeline=str(pipeline.path),
             settings=settings,
-            whole=ground.whole,
+            whole=calibration.whole,
             prompts=prompts,
             reference=reference,
             full=held_out.examine_full(),
@@ -66,35 +64,35 @@ def run_frontier(
         )
 
 
-def _make(ground: Ground, report: Report) -> tuple[list[Candidate], tuple[str, ...]]:
+def _make(calibration: Calibration, report: Report) -> tuple[list[Candidate], tuple[str, ...]]:
     """All candidates, and why there are none of some methods."""
     plain: list[Candidate] = []
     notes = []
-    for method in ground.settings.methods:
+    for method in calibration.settings.methods:
         report(str(method))
         try:
-            made = make_plain(ground, method, report)
+            made = make_plain(calibration, method, report)
         except SearchError as error:
             notes.append(f"{method} is left out: {error}")
         else:
             plain.extend(made)
     if not plain:
-        msg = f"nothing can be compared: {'; '.join(notes) or 'all methods made nothing'}"
+        msg = f"nothing can be compared: {'; '.join(notes) or 'no method made a SubNet'}"
         raise SearchError(msg)
     found = []
     for number, candidate in enumerate(plain):
         found.append(candidate)
-        if candidate.method is not Method.OURS:
+        if not candidate.method.fits_itself:
             report(f"fit: {candidate.method} {candidate.label}", number / len(plain))
-            found.append(fitted(ground, candidate))
+            found.append(fitted(calibration, candidate))
     return found, tuple(notes)
 
 
-def _judge(held_out: HeldOut, candidates: list[Candidate], report: Report) -> tuple[Point, ...]:
-    """Each candidate on the held-out pictures; where fitting changed nothing, nothing is repeated."""
+def _evaluate(held_out: HeldOut, candidates: list[Candidate], report: Report) -> tuple[Point, ...]:
+    """Each candidate on the held-out pictures; a fit without effect is not evaluated again."""
     points: list[Point] = []
     for number, each in enumerate(candidates):
-        report(f"judge: {each.method} {each.label}", number / len(candidates))
+        report(f"evaluate: {each.method} {each.label}", number / len(candidates))
         if points and points[-1].subnet is each.subnet:
             quality = points[-1].quality
         else:

@@ -1,94 +1,61 @@
-"""What is compared, and how hard each search tries. No framework."""
+"""The settings of a comparison. No framework."""
 
 from __future__ import annotations
 
-import enum
-import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from search.errors import SearchError
-from search.options import FEWEST, names_of, require_least
+from search.core.errors import SearchError
+from search.frontier.series import SERIES, Series
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-LEAST = {"steps": 1, "count": 2, "paper_iterations": 1, "random": 1, "seed": 0}
-"""Of what is counted."""
-
-
-class Method(enum.StrEnum):
-    """What makes the points of a frontier."""
-
-    OURS = "ours"
-    """Our recipe: calls placed through a fitted sampler."""
-    PAPER = "paper"
-    """DiP-GO as published."""
-    DEEPCACHE = "deepcache"
-    """Every interval and branch there is."""
-    FEWER_STEPS = "fewer-steps"
-    """The same sampler with fewer steps."""
-    DPM_SOLVER = "dpm-solver"
-    """Fewer steps with DPM-Solver++ (2M)."""
-    HOLD = "hold"
-    """The full sampler's grid; every n-th step calls, the others hold the last prediction."""
-    HOLD_SPACED = "hold-spaced"
-    """The same with the spacing that does best on the calibration pictures."""
-    RANDOM = "random"
-    """The best of random tables on the calibration pictures."""
-
-
-SEARCHES = frozenset({Method.OURS, Method.PAPER})
-"""What the others are baselines of."""
-
-
 @dataclass(frozen=True)
-class Settings:
-    """What `stepcarve frontier` can be told.
+class FrontierSettings:
+    """The settings of `stepcarve frontier`.
 
     Attributes:
-        steps: inference steps of the full sampler.
-        scheduler: a diffusers scheduler class; None is the pipeline's own.
-        guidance: classifier-free guidance scale; 1 or less is no guidance.
+        steps: inference steps of the full sampler; None for the pipeline's own default.
+        scheduler: a diffusers scheduler class or a short name; None is the pipeline's own.
+        scheduler_options: settings of it to change, by name.
+        guidance: classifier-free guidance scale, 1 or less is no guidance; None is the pipeline's own.
         keeps: fractions of the full sampler's cost.
         methods: to compare.
         prompts: to search and calibrate with; none stands for half of the pipeline's own.
-        held_out: prompts to judge with; none stands for the other half.
+        held_out: prompts to evaluate with; none stands for the other half.
         count: held-out pictures.
-        pictures: that our recipe calibrates with, or None for its default.
-        iterations: of our recipe's gradient search, or None for its default.
-        paper_iterations: of the paper's search, which publishes 1000; with fewer, its learning rate
+        pictures: that carve calibrates with, or None for its default.
+        iterations: of carve's gradient search, or None for its default.
+        dip_go_iterations: of the paper's search, which publishes 1000; with fewer, its learning rate
             rises to make up for them.
-        random: tables that the random search tries per keep; the default is more than our recipe
+        random: tables that the random search tries per keep; the default is more than carve
             tries sets of calls (5 starts, 28 iterations, 4 looks at all pictures).
         seed: of noise and random choices.
         judge: an ONNX classifier that reads attributes off pictures, or None.
         features: a `.npy` file with what the judge makes of real pictures, `[M, F]`, or None.
     """
 
-    steps: int = 50
+    steps: int | None = None
     scheduler: str | None = None
-    guidance: float = 7.5
+    scheduler_options: tuple[tuple[str, Any], ...] = ()
+    guidance: float | None = None
     keeps: tuple[float, ...] = (0.5, 0.3, 0.2)
-    methods: tuple[Method, ...] = tuple(Method)
+    methods: tuple[Series, ...] = SERIES
     prompts: tuple[str, ...] = ()
     held_out: tuple[str, ...] = ()
     count: int = 32
     pictures: int | None = None
     iterations: int | None = None
-    paper_iterations: int = 100
+    dip_go_iterations: int = 100
     random: int = 40
     seed: int = 0
     judge: Path | None = None
     features: Path | None = None
 
     def __post_init__(self) -> None:
-        """Check what no comparison could use."""
-        require_least(self, LEAST | {"pictures": FEWEST, "iterations": 1})
-        if not math.isfinite(self.guidance):
-            msg = f"--guidance is {self.guidance}; give a number"
-            raise SearchError(msg)
+        """Check the options against each other."""
         if self.features is not None and self.judge is None:
             msg = "--features holds what a judge makes of real pictures; give --judge too"
             raise SearchError(msg)
@@ -96,16 +63,3 @@ class Settings:
             if file is not None and not file.is_file():
                 msg = f"there is no file {str(file)!r}; give the judge's ONNX or features file"
                 raise SearchError(msg)
-
-
-def methods_of(text: str) -> tuple[Method, ...]:
-    """The methods in a list such as `ours,fewer-steps`."""
-    names = names_of(text)
-    unknown = sorted(set(names) - set(Method))
-    if not names:
-        msg = f"no methods are named; choose from {', '.join(Method)}"
-        raise SearchError(msg)
-    if unknown:
-        msg = f"unknown methods {unknown}; choose from {', '.join(Method)}"
-        raise SearchError(msg)
-    return tuple(map(Method, names))

@@ -1,4 +1,4 @@
-"""Which steps call the denoiser when whole steps are reused."""
+"""Spacings: the steps that call the denoiser if whole steps are held."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def figures_of(frontier: Frontier, point: Point) -> tuple[str, ...]:
     )
 
 
-def full_judged(frontier: Frontier) -> str:
+def full_attributes(frontier: Frontier) -> str:
     """What the judge makes of the full sampler's own pictures; empty without a judge."""
     if frontier.reference is None:
         return ""
@@ -74,10 +74,10 @@ def tables(frontier: Frontier) -> Iterator[Table]:
     """One per keep, for the terminal."""
     for comparison in frontier.comparisons:
         table = Table("", "SubNet", title=f"at {comparison.keep:g} of the full cost, or less")
-        for heading in (*headings(frontier), "ours / this"):
+        for heading in (*headings(frontier), "carve / this"):
             table.add_column(heading, justify="right")
         for row in compared(frontier, comparison):
-            table.add_row(*row, style="bold" if row[0] == "ours" else None)
+            table.add_row(*row, style="bold" if row[0] == "carve" else None)
         yield table
 
 
@@ -87,15 +87,15 @@ def as_csv(frontier: Frontier) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     names = ("error", "median_error", "largest_error", "psnr", "ssim", "frechet")
-    judged = tuple(f"accuracy_{name}" for name in attributes)
+    accuracies = tuple(f"accuracy_{name}" for name in attributes)
     writer.writerow(
-        ("method", "label", "keep", "fitted", "cost", "calls", *names, *judged, "subnet")
+        ("method", "label", "keep", "fitted", "cost", "calls", *names, *accuracies, "subnet")
     )
     for point in frontier.points:
         quality = point.quality
         writer.writerow(
             (
-                point.method,
+                point.method.name,
                 point.label,
                 "" if point.keep is None else point.keep,
                 str(point.is_fitted).lower(),

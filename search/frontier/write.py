@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from search.files import whole_directory, write_atomically
+from search.core.files import whole_directory, write_atomically
 from search.frontier.page import page
 from search.frontier.plot import draw
 from search.frontier.table import as_csv
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def write_frontier(frontier: Frontier, out: Path) -> None:
-    """Make the directory `out`, whole or not at all.
+    """Make the directory `out`, atomically.
 
     Raises:
         SearchError: it exists.

@@ -1,1 +1,1 @@
-"""LAPTOP-Diff: which layers a denoiser can do without at all steps, and what removing them costs."""
+"""LAPTOP-Diff: the layers to remove at all steps, and the loss of removing them."""

@@ -1,4 +1,4 @@
-"""How nearly the scores of single layers add up to the loss of removing several."""
+"""Additivity: how closely scores of single layers sum to the loss of removing several."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIZES = (0.1, 0.2, 0.3, 0.4, 0.5)
 SUBSETS = 10
 """Random subsets of each size."""
 MODERATE = 0.3
-"""Up to here the scores should add up."""
+"""Largest removed fraction at which the scores should be additive."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +38,17 @@ class Subset:
 
 @dataclass(frozen=True)
 class Additivity:
-    """What random subsets say; correlations are Spearman's rank correlations, predicted with true loss.
+    """Spearman's rank correlation of predicted and true loss over random subsets.
 
     Attributes:
-        judged: the name of the loss.
+        loss_name: the name of the loss.
         subsets: of all sizes.
         moderate: the correlation over all subsets up to `MODERATE`.
         overall: over all.
         by_size: for each size, the correlation among its subsets, and the median of true over predicted.
     """
 
-    judged: str
+    loss_name: str
     subsets: tuple[Subset, ...]
     moderate: float
     overall: float
@@ -72,7 +72,7 @@ class Additivity:
             f"{size:.0%} {rank:.2f} (x {ratio:.2g})" for size, (rank, ratio) in self.by_size.items()
         )
         return (
-            f"additivity of the {self.judged} loss: Spearman {self.moderate:.2f} up to {MODERATE:.0%} removed, "
+            f"additivity of the {self.loss_name} loss: Spearman {self.moderate:.2f} up to {MODERATE:.0%} removed, "
             f"{self.overall:.2f} over all; by size (true / predicted): {sizes}"
         )
 
@@ -105,9 +105,9 @@ def additivity(
     scores: Sequence[float],
     drawn: Sequence[tuple[float, frozenset[int]]],
     losses: Sequence[float],
-    judged: str,
+    loss_name: str,
 ) -> Additivity:
-    """Compare the true losses, `judged` by name, of the subsets `drawn` with what the scores predict."""
+    """Compare the true losses, `loss_name` by name, of the subsets `drawn` with what the scores predict."""
     subsets = tuple(
         Subset(
             size=size,
@@ -117,7 +117,7 @@ def additivity(
         for (size, one), loss in zip(drawn, losses, strict=True)
     )
     return Additivity(
-        judged=judged,
+        loss_name=loss_name,
         subsets=subsets,
         moderate=spearman([s for s in subsets if s.size <= MODERATE + 1e-9]),
         overall=spearman(subsets),
@@ -127,12 +127,12 @@ def additivity(
 
 def spearman(subsets: Sequence[Subset]) -> float:
     """Rank correlation of predicted and true loss; 0 where one of them does not vary."""
-    from scipy.stats import rankdata
+    from scipy.stats import spearmanr
 
-    ranks = [rankdata([getattr(s, name) for s in subsets]) for name in ("predicted", "loss")]
-    if min(np.ptp(each) for each in ranks) == 0:
+    predicted, true = [s.predicted for s in subsets], [s.loss for s in subsets]
+    if min(np.ptp(predicted), np.ptp(true)) == 0:
         return 0.0
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(spearmanr(predicted, true).statistic)
 
 
 def _of_size(subsets: Sequence[Subset]) -> tuple[float, float]:
@@ -160,7 +160,7 @@ def draw(found: Additivity) -> bytes:
         axes.set_xscale("log")
         axes.set_yscale("log")
     axes.set_xlabel("predicted: sum of the single layers' scores")
-    axes.set_ylabel(f"true: {found.judged} loss of removing them together")
+    axes.set_ylabel(f"true: {found.loss_name} loss of removing them together")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8, frameon=False)
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Layer removals that people chose: BK-SDM, SSD-1B, Segmind-Vega, and every second block of a transformer.
+"""Published and manual layer removals: BK-SDM, SSD-1B, Segmind-Vega, and every second block of a transformer.
 
 They fit any denoiser of the structure they were made for. What is removed there is skipped here: a ResNet
 keeps its shortcut convolution, and samplers stay, since the size would not fit without them.
@@ -10,22 +10,22 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from search.blocks import outermost
-from search.errors import SearchError
+from search.core.blocks import outermost
+from search.core.errors import SearchError
 from search.laptop.knapsack import choose
 from search.laptop.layers import Layers, constant, layers_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from search.schedules import Cost
-    from search.subnet import SubNet
+    from search.core.subnet import SubNet
+    from search.core.table import Cost
 
 LATER = 100.0
-"""By how much a later group of layers is dearer than the one before."""
+"""Score ratio between consecutive groups of layers."""
 VARIANTS = ("base", "small", "tiny")
 """Of BK-SDM, each removing more than the one before."""
-BLOCK = re.compile(r"(?:[a-z_]*)blocks\.(\d+)$")
+BLOCK = re.compile(r"[a-z_]*blocks\.\d+$")
 """A transformer's block, by its name in the denoiser."""
 
 
@@ -170,12 +170,14 @@ def _deeper(layers: Layers) -> frozenset[int]:
 
 def _alternate(layers: Layers) -> list[frozenset[int]]:
     """Of a list of transformer blocks the second, fourth, ..., and then the others but the first."""
-    numbers = {int(found[1]): i for i, n in enumerate(layers.names) if (found := BLOCK.match(n))}
+    # Blocks of several lists follow each other; some may be of a kind that cannot be left out.
+    order = [name for name in layers.full.topology.blocks if BLOCK.match(name)]
+    numbers = {place: layers.number[n] for place, n in enumerate(order) if n in layers.number}
     _require_structure(
         len(numbers) > 1, "every second block", "a transformer with a list of blocks"
     )
-    odd = frozenset(i for block, i in numbers.items() if block % 2)
-    return [odd, frozenset(i for block, i in numbers.items() if block and not block % 2)]
+    odd = frozenset(i for place, i in numbers.items() if place % 2)
+    return [odd, frozenset(i for place, i in numbers.items() if place and not place % 2)]
 
 
 def _depths(layers: Layers) -> Depths:

@@ -1,55 +1,28 @@
-"""Which layers to remove so that the scores add up to least: the exact dynamic programme. numpy only.
+"""The layers with the least sum of scores: an integer programme.
 
-Layers lie in each other, and removing one removes what lies in it. So they stand in order, each before
-what lies in it, and a choice walks along: past a layer to the next one, or, removing it, to the first
-one behind all that lies in it. A state is where the walk stands and how much has been removed; of all
-walks to one state the best is kept.
+Layers lie in each other, and removing one removes what lies in it. So of each innermost layer and all that
+it lies in at most one is removed.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from search.errors import SearchError
+from search.core.errors import SearchError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    Numbers = NDArray[np.int64]
+    Numbers = NDArray[np.float64]
 
 TOLERANCE = 0.005
-"""So much less than asked may remain, of the whole."""
-ROUNDING = 1000
-"""Units that sums of shares may be off."""
-UNITS = 10**9
-"""Shares of the cost are counted in so many parts."""
-STATES = 2**15
-"""Where more amounts can be removed than this, those that differ by less than 1/STATES of the total
-share a state, which keeps the better one's exact amount."""
-
-
-@dataclass(frozen=True)
-class _States:
-    """What can have been removed before a layer is looked at, by rising amount.
-
-    Attributes:
-        removed: the amounts.
-        score: the least sum of scores for each.
-        came_from: index of the state it was reached from.
-        took: the layer removed last on the way there; -1 if one was passed.
-        at: the layer at which that state was.
-    """
-
-    removed: Numbers
-    score: NDArray[np.float64]
-    came_from: Numbers
-    took: Numbers
-    at: Numbers
+"""How far below the requested fraction the rest may be."""
+LARGE = 10.0
+"""Scale of the scores: the solver's gap is absolute, 1e-6."""
 
 
 def choose(
@@ -74,71 +47,65 @@ def choose(
     Raises:
         SearchError: even without all layers more remains.
     """
-    weights = np.rint(np.asarray(shares) * UNITS).astype(np.int64)
-    lower = int(np.ceil((1 - keep) * UNITS - ROUNDING))
-    enough = lower + int(tolerance * UNITS)
-    walked = _walk(ends, weights, np.asarray(scores, dtype=np.float64), enough)
-    removed = walked[-1].removed
-    if removed.max(initial=0) < lower:
-        msg = (
-            f"what can be left out leaves {1 - removed.max(initial=0) / UNITS:.1%} of the cost, but "
-            f"--keep is {keep:g}; keep more, or count another --cost"
-        )
-        raise SearchError(msg)
-    least = removed[removed >= lower].min()
-    fits = (removed >= lower) & (removed <= max(least, enough))
-    return _chosen(walked, int(np.argmin(np.where(fits, walked[-1].score, np.inf))))
-
-
-def _walk(
-    ends: Sequence[int], weights: Numbers, scores: NDArray[np.float64], enough: int
-) -> list[_States]:
-    """The states before each layer, and behind the last; of those beyond `enough` the least amount."""
-    count = len(ends)
-    arriving: list[list[_States]] = [[] for _ in range(count + 1)]
-    start = np.zeros(1, dtype=np.int64)
-    arriving[0] = [_States(start, np.zeros(1), start - 1, start - 1, start - 1)]
-    walked: list[_States] = []
-    for layer in range(count + 1):
-        here = _best(arriving[layer], enough)
-        arriving[layer] = []
-        walked.append(here)
-        if layer == count:
-            break
-        size = len(here.removed)
-        index, at = np.arange(size), np.full(size, layer)
-        passed = _States(here.removed, here.score, index, np.full(size, -1), at)
-        arriving[layer + 1].append(passed)
-        if weights[layer] > 0:
-            arriving[ends[layer]].append(
-                _States(here.removed + weights[layer], here.score + scores[layer], index, at, at)
+    amounts, values = np.asarray(shares, np.float64), np.asarray(scores, np.float64)
+    nested, least = _nested(ends), 1 - keep
+    chosen = _best(values, amounts, nested, (least, least + tolerance))
+    if chosen is None:
+        nearest = _solved(amounts, amounts, nested, (least, np.inf))
+        if nearest is None:
+            most = amounts @ _solved(-amounts, amounts, nested, (0, np.inf))
+            msg = (
+                f"what can be left out leaves {1 - most:.1%} of the cost, but --keep is {keep:g}; keep "
+                "more, or count another --cost"
             )
-    return walked
+            raise SearchError(msg)
+        chosen = _best(values, amounts, nested, (least, amounts @ nearest))
+    return frozenset(int(layer) for layer in np.flatnonzero(np.asarray(chosen)))
 
 
-def _best(parts: Sequence[_States], enough: int) -> _States:
-    """Of these the best one of each amount, or of each small range of amounts if they are many."""
-    joined = [np.concatenate([vars(part)[name] for part in parts]) for name in vars(parts[0])]
-    beyond = joined[0][joined[0] > enough]
-    fits = joined[0] <= (beyond.min() if len(beyond) else enough)
-    joined = [each[fits] for each in joined]
-    for cell in (1, -(-UNITS // STATES)):
-        cells = joined[0] // cell
-        order = np.lexsort((joined[1], cells))
-        first = np.ones(len(order), dtype=bool)
-        first[1:] = np.diff(cells[order]) != 0
-        joined = [each[order[first]] for each in joined]
-        if len(joined[0]) <= STATES:
+def _nested(ends: Sequence[int]) -> NDArray[np.bool_]:
+    """Per innermost layer, itself and the layers that it lies in, `[innermost, layers]`."""
+    layers = np.arange(len(ends))
+    innermost = layers[np.asarray(ends) == layers + 1]
+    within: NDArray[np.bool_] = (layers <= innermost[:, None]) & (
+        innermost[:, None] < np.asarray(ends)
+    )
+    return within
+
+
+def _best(
+    scores: Numbers, amounts: Numbers, nested: NDArray[np.bool_], limits: tuple[float, float]
+) -> NDArray[np.bool_] | None:
+    """The choice with the least sum of scores, which may be of any order of magnitude."""
+    total = np.abs(scores).max(initial=0)
+    allowed = amounts
+    chosen: NDArray[np.bool_] | None = None
+    while total > 0:
+        found = _solved(scores * (LARGE / total), allowed, nested, limits)
+        if found is None or (chosen is not None and scores[found].sum() >= scores[chosen].sum()):
             break
-    return _States(*joined)
+        chosen, reached = found, scores[found].sum()
+        if abs(reached) > total / LARGE:
+            break
+        # The optimum contains no larger score than this choice; without those all scores are of one size.
+        total = abs(reached)
+        allowed = np.where(scores > reached - scores.clip(max=0).sum(), 0, amounts)
+    if chosen is None:
+        chosen = _solved(scores, amounts, nested, limits)
+    return chosen
 
 
-def _chosen(walked: Sequence[_States], state: int) -> frozenset[int]:
-    """The layers removed on the way to a last state."""
-    taken, layer = set[int](), len(walked) - 1
-    while layer >= 0:
-        here = walked[layer]
-        if here.took[state] >= 0:
-            taken.add(int(here.took[state]))
-        layer, state = int(here.at[state]), int(here.came_from[state])
-    return frozenset(taken)
+def _solved(
+    scores: Numbers, amounts: Numbers, nested: NDArray[np.bool_], limits: tuple[float, float]
+) -> Any:
+    """Which layers to remove, or None if no choice removes an amount within the limits."""
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
+    found = milp(
+        scores,
+        integrality=np.ones(len(scores)),
+        bounds=Bounds(0, amounts > 0),
+        constraints=[LinearConstraint(nested, ub=1), LinearConstraint(amounts[None], *limits)],
+        options={"mip_rel_gap": 0},
+    )
+    return None if found.x is None else found.x > 0.5

@@ -1,4 +1,4 @@
-"""The layers that can be removed: which lies in which, and what SubNet removing some of them makes. Pure."""
+"""The removable layers: their nesting, and the SubNet without some of them. Pure."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from search.errors import SearchError
-from search.liveness import unroll
-from search.schedules import with_actions
-from search.subnet import Action, SubNet
+from search.core.actions import Action
+from search.core.errors import SearchError
+from search.core.liveness import unroll
+from search.core.subnet import SubNet
+from search.core.table import with_actions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from search.schedules import Cost
+    from search.core.subnet import SubNet
+    from search.core.table import Cost
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def layers_of(full: SubNet, *, with_gone: bool = False) -> Layers:
     """
     names = [
         full.topology.blocks[block]
-        for block in full.topology.deltas
+        for block in full.topology.based
         if with_gone or full.actions[0][block] is not Action.SKIP
     ]
     if not names:
@@ -109,7 +111,7 @@ def params_of(subnet: SubNet) -> float:
 
 
 def once(subnet: SubNet) -> SubNet:
-    """A SubNet that does the same at every step, for one step: what it keeps is then quickly known."""
+    """One step of a SubNet that does the same at every step, so that its cost is found quickly."""
     binding = replace(subnet.binding, timesteps=subnet.binding.timesteps[:1])
     return replace(subnet, binding=binding, actions=subnet.actions[:1], fitted=None, full_calls=1)
 

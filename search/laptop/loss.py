@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from search.laptop.noising import SNR_CAP, SNR_FLOOR, Noising
+from search.core.actions import Action
+from search.core.subnet import SubNet
+from search.laptop.noising import Noising
+from search.laptop.settings import SNR_CAP, SNR_FLOOR
 from search.model.family import Request
 from search.model.recording import DenoiserCall, record_call
 from search.model.reference import gated
-from search.subnet import Action, SubNet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from collections.abc import Set as AbstractSet
 
+    from search.core.subnet import SubNet
     from search.laptop.layers import Layers
     from search.laptop.tuples import Tuples
     from search.model.pipeline import Pipeline
@@ -56,7 +59,7 @@ class Predictions:
         timesteps: Tensor,
         prompts: Sequence[str],
     ) -> None:
-        """The pipeline has its weights loaded; latents `[K, C, H, W]`, timesteps `[K]`."""
+        """The pipeline has its weights loaded; latents `[K, ...]`, timesteps `[K]`."""
         self.pipeline, self.layers = pipeline, layers
         self.latents, self.timesteps, self.prompts = latents, timesteps, tuple(prompts)
         size = max(1, ELEMENTS // latents[0].numel())
@@ -111,11 +114,11 @@ class Predictions:
         size = self.pipeline.size(full.binding.noise_shape)
         call: DenoiserCall = record_call(self.pipeline, request.sized(size))
         halves = 2 if call.guided else 1
-        told = self.timesteps[part].to(device, torch.float32) / call.unit
+        model_timestep = self.timesteps[part].to(device, torch.float32) / call.unit
         arguments = {
             **call.arguments,
             family.sample: torch.cat([sample] * halves),
-            family.timestep: torch.cat([told] * halves),
+            family.timestep: torch.cat([model_timestep] * halves),
         }
         return arguments, halves
 

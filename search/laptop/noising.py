@@ -1,4 +1,4 @@
-"""How noise is put on latents, and what an error of a prediction means for the picture."""
+"""The forward (noising) process, and the effect of a prediction's error on the picture."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from search.errors import SearchError
-
-SNR_FLOOR, SNR_CAP = 0.1, 5.0
-"""Squared errors of the picture weigh clip(SNR, floor, cap): Min-SNR (Hang et al. 2023), with a floor."""
+from search.core.errors import SearchError
 
 
 @dataclass(frozen=True)
 class Noising:
-    """How noise is put on latents in training, as the pipeline's scheduler has it.
+    """The forward (noising) process of training, from the pipeline's scheduler.
 
     Attributes:
         timesteps: to choose from, `[N]`.

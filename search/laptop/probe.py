@@ -1,4 +1,4 @@
-"""Losses of sets of layers, measured in independent jobs and kept as they come."""
+"""Losses of sets of layers, measured in independent jobs and stored as they finish."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
-from search.errors import SearchError
+from search.core.errors import SearchError
+from search.core.subnet import SubNet
+from search.laptop.baselines import LatentStatistics, TaskLoss
 from search.laptop.layers import Layers, layers_of
 from search.laptop.loss import OutputLoss, PictureLoss
-from search.laptop.rivals import LatentStatistics, TaskLoss
-from search.laptop.settings import Criterion, Settings
+from search.laptop.settings import Criterion, LaptopSettings
 from search.laptop.store import FULL, TUPLES, Known, Store
 from search.laptop.tuples import Tuples
 from search.model.pipeline import open_for
-from search.parallel import Where, run_jobs
-from search.subnet import SubNet
+from search.runs.parallel import Where, run_jobs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,8 +46,8 @@ PROBES: dict[Criterion, Callable[[Pipeline, Layers, Tuples], Probe]] = {
 
 
 @dataclass(frozen=True)
-class Job:
-    """What a worker is told.
+class ProbeJob:
+    """What a worker is given.
 
     Attributes:
         pipeline: its directory.
@@ -78,13 +78,13 @@ class Measure:
         store: where losses are written.
         known: the losses so far.
         run: tells searches in one folder apart.
-        report: told what is being done, and which share of it is done.
+        report: called with a message and the completed fraction.
     """
 
     pipeline: Pipeline
     layers: Layers
     tuples: Tuples
-    settings: Settings
+    settings: LaptopSettings
     store: Store
     known: Known
     run: str
@@ -123,7 +123,7 @@ class Measure:
     def _names(self, one: AbstractSet[int]) -> frozenset[str]:
         return frozenset(self.layers.names[layer] for layer in one)
 
-    def _jobs(self, removed: Sequence[frozenset[int]], criterion: Criterion) -> list[Job]:
+    def _jobs(self, removed: Sequence[frozenset[int]], criterion: Criterion) -> list[ProbeJob]:
         """The sets in jobs that cost alike: each has sets that begin early and late."""
         ordered = sorted(
             removed, key=lambda one: min((self.layers.blocks[i] for i in one), default=0)
@@ -133,7 +133,7 @@ class Measure:
         count = min(len(ordered), -(-count // workers) * workers)
         device = str(self.pipeline.denoiser.device)
         return [
-            Job(
+            ProbeJob(
                 self.pipeline.path.resolve(),
                 self.store.path.resolve(),
                 self.run,
@@ -144,7 +144,7 @@ class Measure:
             for start in range(count)
         ]
 
-    def _here(self, job: Job) -> list[tuple[float, ...]]:
+    def _here(self, job: ProbeJob) -> list[tuple[float, ...]]:
         if job.criterion not in self._probes:
             self._probes[job.criterion] = PROBES[job.criterion](
                 self.pipeline, self.layers, self.tuples
@@ -152,7 +152,7 @@ class Measure:
         return _finite(self._probes[job.criterion], job, self.layers)
 
 
-def _elsewhere(job: Job) -> list[tuple[float, ...]]:
+def _elsewhere(job: ProbeJob) -> list[tuple[float, ...]]:
     """The losses of a job, in a worker that opens the pipeline for itself."""
     probe, layers = _opened(job.pipeline, job.folder, job.run, job.device, job.criterion)
     return _finite(probe, job, layers)
@@ -168,7 +168,7 @@ def _opened(
     return PROBES[criterion](pipeline, layers, Tuples.load(folder / TUPLES)), layers
 
 
-def _finite(probe: Probe, job: Job, layers: Layers) -> list[tuple[float, ...]]:
+def _finite(probe: Probe, job: ProbeJob, layers: Layers) -> list[tuple[float, ...]]:
     losses = probe(job.removed)
     for one, is_finite in zip(job.removed, losses.isfinite().all(dim=1).tolist(), strict=True):
         if not is_finite:

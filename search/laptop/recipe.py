@@ -12,25 +12,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from search.errors import SearchError
-from search.files import write_atomically
+from search.core.errors import SearchError
+from search.core.files import write_atomically
 from search.laptop import additivity
+from search.laptop.baselines import magnitudes, taylor
 from search.laptop.knapsack import TOLERANCE, choose
 from search.laptop.layers import Layers, constant, layers_of
 from search.laptop.noising import Noising
 from search.laptop.probe import PROBES, Measure
-from search.laptop.rivals import magnitudes, taylor
-from search.laptop.settings import Criterion, Settings
+from search.laptop.settings import Criterion, LaptopSettings
 from search.laptop.store import FULL, TUPLES, Store
 from search.laptop.tuples import Tuples, draw_tuples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from search.core.subnet import SubNet
+    from search.core.table import Cost
     from search.laptop.additivity import Additivity
     from search.model.pipeline import Pipeline
-    from search.schedules import Cost
-    from search.subnet import SubNet
 
 POWERS = (0.5, 0.75)
 QUANTILES = (0.1, 0.25, 0.5, 0.75)
@@ -53,7 +53,7 @@ class Removal:
 
     Attributes:
         subnets: one for each keep.
-        losses: of each; `additivity.judged` names which loss it is.
+        losses: of each; `additivity.loss_name` names which loss it is.
         predicted: the sum of the scores of what each removes.
         additivity: of the scores.
     """
@@ -66,7 +66,7 @@ class Removal:
     def sentence(self) -> str:
         """For people."""
         each = "; ".join(
-            f"{subnet.method}: {self.additivity.judged} loss {loss:.3g}, predicted {predicted:.3g}"
+            f"{subnet.method}: {self.additivity.loss_name} loss {loss:.3g}, predicted {predicted:.3g}"
             for subnet, loss, predicted in zip(
                 self.subnets, self.losses, self.predicted, strict=True
             )
@@ -80,7 +80,7 @@ def remove_layers(
     keeps: Sequence[float],
     *,
     prompts: Sequence[str],
-    settings: Settings,
+    settings: LaptopSettings,
     cost: Cost,
     folder: Path | None = None,
     resume: bool = False,
@@ -97,7 +97,7 @@ def remove_layers(
         cost: of a SubNet, as a fraction of the full sampler's.
         folder: for losses, scores and the plot, or None; on a cluster, one that all machines share.
         resume: go on from what is in `folder`.
-        report: told what is being done, and which share of it is done.
+        report: called with a message and the completed fraction.
 
     Raises:
         SearchError: no layer can be left out, a keep is out of reach, the criterion does not know the
@@ -117,10 +117,10 @@ def remove_layers(
         report("cost of each layer")
         shares = layers.shares(price)
         drawn = additivity.random_subsets(layers, shares, seed=settings.seed)
-        true = measure([one for _, one in drawn], settings.criterion.judged, "additivity")
-        found = additivity.additivity(scores, drawn, true, settings.criterion.judged)
+        true = measure([one for _, one in drawn], settings.criterion.objective, "additivity")
+        found = additivity.additivity(scores, drawn, true, settings.criterion.objective)
         chosen = [_chosen(measure, shares, scores, keep, price) for keep in keeps]
-        losses = measure(chosen, settings.criterion.judged, "what was chosen")
+        losses = measure(chosen, settings.criterion.objective, "what was chosen")
         _write(measure.store, layers, shares, scores, found)
     predicted = [sum(scores[layer] for layer in one) for one in chosen]
     subnets = [
@@ -134,7 +134,7 @@ def _measure(
     pipeline: Pipeline,
     layers: Layers,
     prompts: Sequence[str],
-    settings: Settings,
+    settings: LaptopSettings,
     store: Store,
     *,
     resume: bool,
@@ -177,7 +177,7 @@ def _scores(measure: Measure) -> list[float]:
 def _chosen(
     measure: Measure, shares: Sequence[float], scores: Sequence[float], keep: float, cost: Cost
 ) -> frozenset[int]:
-    """The knapsack's choice; with rounds, the set of least true loss among its kin."""
+    """The knapsack's choice; with rounds, the set of least true loss among its neighbours."""
     layers, rounds = measure.layers, measure.settings.rounds
     first = within(layers, shares, scores, keep, cost)
     if not rounds:
@@ -198,7 +198,7 @@ def _chosen(
 def _if_any(
     layers: Layers, shares: Sequence[float], scores: Sequence[float], keep: float, cost: Cost
 ) -> list[frozenset[int]]:
-    """What `within` finds, or nothing: there is a choice already that this one is an alternative to."""
+    """What `within` finds; empty where the budget cannot be met, since this is only an alternative."""
     with suppress(SearchError):
         return [within(layers, shares, scores, keep, cost)]
     return []
@@ -207,7 +207,7 @@ def _if_any(
 def _step_by_step(
     measure: Measure, shares: Sequence[float], scores: Sequence[float], keep: float, cost: Cost
 ) -> list[frozenset[int]]:
-    """Remove more and more, with scores taken anew around what is gone already; nothing if none fits."""
+    """Remove layers in rounds, with scores measured again after each; empty if none fits."""
     layers, view = measure.layers, scores
     for number in range(1, STAGES):
         there = 1 - (1 - keep) * number / STAGES
@@ -263,7 +263,7 @@ def _spared(
 
 
 def _scores_around(measure: Measure, chosen: frozenset[int], what: str) -> list[float]:
-    """Per layer, how far the judged loss rises with it: beside what is chosen, but for its own kin."""
+    """Per layer, the rise of the objective if it is removed beside the chosen ones, without those it overlaps."""
     layers = measure.layers
     count = len(layers.names)
     rest = [
@@ -271,13 +271,13 @@ def _scores_around(measure: Measure, chosen: frozenset[int], what: str) -> list[
         for i in range(count)
     ]
     both = [one | {i} for i, one in enumerate(rest)]
-    losses = measure([*rest, *both], measure.settings.criterion.judged, what)
+    losses = measure([*rest, *both], measure.settings.criterion.objective, what)
     return [there - here for here, there in zip(losses[:count], losses[count:], strict=True)]
 
 
 def _is_sure(measure: Measure, first: frozenset[int], other: frozenset[int]) -> bool:
     """Whether the other set has less loss by more than the tuples' chance: a standard error."""
-    parts = measure.parts([first, other], measure.settings.criterion.judged, "choice")
+    parts = measure.parts([first, other], measure.settings.criterion.objective, "choice")
     gain = np.asarray(parts[0]) - np.asarray(parts[1])
     return bool(gain.mean() > gain.std() / len(gain) ** 0.5)
 
@@ -285,7 +285,7 @@ def _is_sure(measure: Measure, first: frozenset[int], other: frozenset[int]) -> 
 def _ranked(measure: Measure, sets: Sequence[frozenset[int]], what: str) -> list[frozenset[int]]:
     """Each set once, those of least loss first."""
     distinct = list(dict.fromkeys(sets))
-    losses = measure(distinct, measure.settings.criterion.judged, what)
+    losses = measure(distinct, measure.settings.criterion.objective, what)
     return [distinct[i] for i in sorted(range(len(distinct)), key=losses.__getitem__)]
 
 
@@ -297,9 +297,9 @@ def _views(measure: Measure, scores: Sequence[float]) -> list[list[float]]:
     """
     plain = np.maximum(np.asarray(scores), 0)
     powers = [plain**power for power in POWERS]
-    dearer = [plain + extra for extra in np.quantile(plain, QUANTILES)]
+    raised = [plain + extra for extra in np.quantile(plain, QUANTILES)]
     others = [magnitudes(measure.pipeline, measure.layers)]
-    return [list(scores), *(view.tolist() for view in (*powers, *dearer)), *others]
+    return [list(scores), *(view.tolist() for view in (*powers, *raised)), *others]
 
 
 def within(
@@ -313,7 +313,7 @@ def within(
         except SearchError:
             if not tried:
                 raise
-            break  # a corrected budget is out of reach; it is not the one asked for
+            break  # a corrected budget is out of reach; it is not the requested one
         if chosen in tried:
             break
         tried.add(chosen)

@@ -1,20 +1,19 @@
-"""What the search for layers can be told. No framework."""
+"""The settings of the search for layers. No framework."""
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from search.errors import SearchError
-from search.parallel import Where, require_workers
+from search.core.errors import SearchError
+from search.runs.parallel import Where, require_workers
 
-if TYPE_CHECKING:
-    from search.options import Options
+SNR_FLOOR, SNR_CAP = 0.1, 5.0
+"""Squared errors of the picture weigh clip(SNR, floor, cap): Min-SNR (Hang et al. 2023), with a floor."""
 
 
 class Criterion(enum.StrEnum):
-    """What says how much a layer matters."""
+    """The importance criterion of a layer."""
 
     OUTPUT = "output"
     """How far the predictions move without it (LAPTOP-Diff)."""
@@ -31,24 +30,23 @@ class Criterion(enum.StrEnum):
     """How far mean and spread of the final latents move without it."""
 
     @property
-    def judged(self) -> Criterion:
-        """The loss that sets of layers are chosen and compared by: that of the predictions, unless it is one."""
+    def objective(self) -> Criterion:
+        """The loss by which sets of layers are chosen and compared: this one if it is of predictions, else `OUTPUT`."""
         return self if self is Criterion.PICTURE else Criterion.OUTPUT
 
     @property
+    def rounds(self) -> int:
+        """How often a choice is compared with its neighbours by default: only our criterion does that."""
+        return 2 if self is Criterion.PICTURE else 0
+
+    @property
     def is_noised(self) -> bool:
-        """Whether it goes by how the scheduler puts noise on latents."""
+        """Whether it uses the scheduler's forward (noising) process."""
         return self in (Criterion.PICTURE, Criterion.TAYLOR, Criterion.TASK)
 
 
-CRITERIA = {"default": Criterion.PICTURE, "paper": Criterion.OUTPUT}
-"""Per recipe, the criterion if none is asked for."""
-ROUNDS = {"default": 2, "paper": 0}
-"""Per recipe, how often a choice is compared with its neighbours; 0 leaves it at one knapsack."""
-
-
 @dataclass(frozen=True)
-class Settings:
+class LaptopSettings:
     """What decides a search, and how it is run.
 
     Attributes:
@@ -61,9 +59,9 @@ class Settings:
         where: they run.
     """
 
-    criterion: Criterion = CRITERIA["default"]
+    criterion: Criterion = Criterion.OUTPUT
     tuples: int = 64
-    rounds: int = ROUNDS["default"]
+    rounds: int = 0
     seed: int = 0
     workers: int = 1
     where: Where = Where.LOCAL
@@ -74,25 +72,3 @@ class Settings:
         if self.tuples < 1:
             msg = f"--tuples is {self.tuples}; give 1 or more"
             raise SearchError(msg)
-
-
-def settings_of(options: Options) -> Settings:
-    """Those among the options of all methods."""
-    asked = options.criterion
-    criterion = CRITERIA[options.recipe] if asked is None else criterion_of(asked)
-    return Settings(
-        criterion=criterion,
-        tuples=options.tuples,
-        rounds=ROUNDS[options.recipe] if criterion is criterion.judged else 0,
-        seed=options.seed,
-        workers=options.jobs,
-        where=options.parallel,
-    )
-
-
-def criterion_of(name: str) -> Criterion:
-    """The criterion of that name."""
-    if name not in set(Criterion):
-        msg = f"unknown criterion {name!r}; choose one of {', '.join(Criterion)}"
-        raise SearchError(msg)
-    return Criterion(name)

@@ -7,9 +7,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from search.errors import SearchError
-from search.files import parse_json, write_atomically
-from search.runs import claim, whole_lines
+from search.core.errors import SearchError
+from search.core.files import parse_json, write_atomically
+from search.runs.folder import claim, whole_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -37,7 +37,7 @@ class Store:
         """What has been measured so far, by a search of the same `identity`; nothing if not `resume`.
 
         Raises:
-            SearchError: there is a search already and `resume` is not asked for, or it is another one.
+            SearchError: there is a search already and `resume` is not set, or it is another one.
         """
         claim(self.path / IDENTITY, {**RUN, **identity}, results=LOSSES, resume=resume)
         return self._read()

@@ -1,4 +1,4 @@
-"""What the criteria measure with: inputs of the denoiser, drawn once from the real sampler."""
+"""The denoiser's inputs that the criteria measure on, drawn once from the real sampler."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from search.files import write_atomically
+from search.core.files import write_atomically
 from search.fitting.trajectories import sample_trajectories
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from search.core.subnet import SubNet
     from search.model.pipeline import Pipeline
-    from search.subnet import SubNet
 
 TENSORS = ("latents", "timesteps", "final")
 PICTURES = 32
@@ -30,9 +30,9 @@ class Tuples:
     """K inputs of the denoiser.
 
     Attributes:
-        latents: on the way of the sampler, `[K, C, H, W]`.
+        latents: on the way of the sampler, `[K, ...]`.
         timesteps: as the scheduler has them, `[K]`.
-        final: the latents that way ends with, `[K, C, H, W]`.
+        final: the latents that way ends with, `[K, ...]`.
         prompts: K of them; with guidance each stands for two inputs, with the prompt and without.
     """
 
@@ -45,7 +45,7 @@ class Tuples:
         return len(self.prompts)
 
     def save(self, path: Path) -> None:
-        """Write them, whole or not at all."""
+        """Write them atomically."""
         metadata = {str(i): prompt for i, prompt in enumerate(self.prompts)}
         tensors = {name: getattr(self, name).contiguous() for name in TENSORS}
         write_atomically(path, save(tensors, metadata))
@@ -79,7 +79,7 @@ def draw_tuples(
         prompts: repeated, with other noise, if they are few.
         count: K.
         seed: of the noise and of what is drawn.
-        report: told what is being done, and which share of it is done.
+        report: called with a message and the completed fraction.
     """
     random = np.random.default_rng(seed)
     pictures = min(count, PICTURES)
@@ -87,7 +87,7 @@ def draw_tuples(
     runs = sample_trajectories(
         pipeline,
         texts,
-        course=full.binding.course,
+        grid=full.binding.grid,
         guidance=full.guidance,
         noise_shape=full.binding.noise_shape,
         seed=seed,

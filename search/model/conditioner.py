@@ -11,10 +11,12 @@ import torch
 from tokenizers import Tokenizer, normalizers
 from torch import Tensor, nn
 
-from search.errors import SearchError
+from search.core.errors import SearchError
+from search.core.placeholders import vectors_of
+from search.core.prompt import PromptField, PromptInput
+from search.model.failures import LONGEST
 from search.model.recording import record_conditions, with_gradients, with_parts
-from search.model.scheduler import Instant, StillScheduler
-from search.prompt import Fill, PromptInput
+from search.model.scheduler import FixedScheduler, FixedTimestep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,8 +24,11 @@ if TYPE_CHECKING:
     from search.model.family import Request
     from search.model.pipeline import Pipeline
 
-TEXTS = {"prompt": " Stepcarve prompt ", "negative": " Stepcarve negative "}
-"""What stands for the texts while the pipeline runs; their blanks and capitals show what it does."""
+TEXTS = {
+    name: f" Stepcarve {name}:  \u201c\u00c9&amp;\u00df\u201d,\t<br>http://a.b  \n"
+    for name in ("prompt", "negative")
+}
+"""What stands for the texts while the pipeline runs; blanks, capitals and signs show what it does to them."""
 GIVEN = "negative_given"
 
 
@@ -36,29 +41,34 @@ class TextConditioner(nn.Module):
 
     def __init__(self, pipeline: Pipeline, request: Request) -> None:
         super().__init__()
+        # A model without its weights would answer with zeros.
+        pipeline.load_around()
         pipe = pipeline.pipe
         self._pipeline = pipeline
         self._names = [name for name, part in pipe.components.items() if _is_tokenizer(part)]
         for name, part in pipe.components.items():
             if isinstance(part, nn.Module) and part is not pipeline.denoiser:
                 self.add_module(name, part)
-        self._scheduler = StillScheduler([Instant(1)], pipe.scheduler.config)
+        self._scheduler = FixedScheduler([FixedTimestep(1)], pipe.scheduler.config)
         self._request = replace(request, prompts=(TEXTS["prompt"],), negative=TEXTS["negative"])
         self.inputs: list[PromptInput] = []
         self.tokenizers: dict[str, Tokenizer] = {}
+        self._written_out: set[tuple[str, str]] = set()
         self._conditions(self._request, self._note)
         # Such a pipeline takes no negative prompt for another thing than an empty one.
         self._zeros = pipe.config.get("force_zeros_for_empty_prompt", False) and any(
             each.source == "negative" for each in self.inputs
         )
         if self._zeros:
-            self.inputs.append(PromptInput(GIVEN, "negative", Fill.GIVEN))
+            self.inputs.append(PromptInput(GIVEN, "negative", PromptField.GIVEN))
 
     def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
         """What `inputs` says, in that order -> the conditions by name."""
         given = {each.name: tensor for each, tensor in zip(self.inputs, inputs, strict=True)}
 
-        def answer(tokenizer: str, source: str, fill: Fill, length: int, text: str) -> Tensor:
+        def answer(
+            tokenizer: str, source: str, fill: PromptField, length: int, text: str
+        ) -> Tensor:
             del length, text
             return given[_input_name(tokenizer, source, fill)]
 
@@ -77,19 +87,32 @@ class TextConditioner(nn.Module):
     def _conditions(self, request: Request, answer: _Answer) -> dict[str, Tensor]:
         """Run the pipeline with its tokenizers answering by `answer`."""
         pipe = self._pipeline.pipe
-        stubs = {name: _Tokens(name, getattr(pipe, name), answer) for name in self._names}
+        stubs = {
+            name: _Tokens(name, getattr(pipe, name), answer, self._written_out)
+            for name in self._names
+        }
         with ExitStack() as stack:
             stack.enter_context(with_gradients(pipe))
             stack.enter_context(with_parts(pipe, scheduler=self._scheduler, **stubs))
             return record_conditions(self._pipeline, request)
 
-    def _note(self, tokenizer: str, source: str, fill: Fill, length: int, text: str) -> Tensor:
+    def _note(
+        self, tokenizer: str, source: str, fill: PromptField, length: int, text: str
+    ) -> Tensor:
         """Add an input, and what the pipeline does to the text to its tokenizer; answer anything."""
         name, file = _input_name(tokenizer, source, fill), f"{tokenizer}.json"
-        noted = PromptInput(name, source, fill, length=length, tokenizer=file)
+        own = getattr(self._pipeline.pipe, tokenizer)
+        noted = PromptInput(
+            name,
+            source,
+            fill,
+            length=length,
+            tokenizer=file,
+            placeholders=(tokenizer, source) in self._written_out and _has_placeholders(own),
+        )
         if noted not in self.inputs:
             self.inputs.append(noted)
-        self.tokenizers[file] = _padded(getattr(self._pipeline.pipe, tokenizer), length, text)
+        self.tokenizers[file] = _padded(own, length, text)
         lengths = sorted({each.length for each in self.inputs if each.tokenizer == file})
         if len(lengths) > 1:
             msg = (
@@ -100,14 +123,28 @@ class TextConditioner(nn.Module):
 
 
 if TYPE_CHECKING:
-    _Answer = Callable[[str, str, Fill, int, str], Tensor]
+    _Answer = Callable[[str, str, PromptField, int, str], Tensor]
 
 
 class _Tokens:
-    """Stands in for a tokenizer of a pipeline."""
+    """Stands in for a tokenizer of a pipeline.
 
-    def __init__(self, name: str, tokenizer: Any, answer: _Answer) -> None:
+    A pipeline that splits a text before it tokenises it looks for placeholders, to write them out: its
+    name and the text's are added to `written_out`.
+    """
+
+    def __init__(
+        self, name: str, tokenizer: Any, answer: _Answer, written_out: set[tuple[str, str]]
+    ) -> None:
         self._name, self._tokenizer, self._answer = name, tokenizer, answer
+        self._written_out = written_out
+
+    def tokenize(self, text: str, **options: Any) -> Any:
+        """The tokenizer's own."""
+        source = _source_of(text)
+        if source is not None:
+            self._written_out.add((self._name, source))
+        return self._tokenizer.tokenize(text, **options)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tokenizer, name)
@@ -128,18 +165,24 @@ class _Tokens:
         if padding != "max_length":
             return _Encoded(lambda _: torch.zeros(1, 0, dtype=torch.int64))
         length = max_length or self._tokenizer.model_max_length
+        if length > LONGEST:
+            msg = f"the {self._name} is to pad texts to {length:.0e} tokens"
+            raise ValueError(msg)
         return _Encoded(lambda fill: self._answer(self._name, source, fill, length, one))
 
 
 class _Encoded(Mapping[str, Tensor]):
     """What a tokenizer returns: token ids and their mask, by key or by attribute.
 
-    Without padding to a length, pipelines only ask to warn of texts that are too long: nothing is.
+    Without padding to a length, pipelines only warn of texts that are too long; this returns none.
     """
 
-    _FILLS: ClassVar[dict[str, Fill]] = {"input_ids": Fill.IDS, "attention_mask": Fill.MASK}
+    _FILLS: ClassVar[dict[str, PromptField]] = {
+        "input_ids": PromptField.IDS,
+        "attention_mask": PromptField.MASK,
+    }
 
-    def __init__(self, find: Callable[[Fill], Tensor]) -> None:
+    def __init__(self, find: Callable[[PromptField], Tensor]) -> None:
         self._find = find
 
     def __getitem__(self, name: str) -> Tensor:
@@ -160,13 +203,21 @@ class _Encoded(Mapping[str, Tensor]):
 def _source_of(text: str) -> str | None:
     """Which of our texts the pipeline has made `text` of; None if it is another."""
     for source, ours in TEXTS.items():
-        plain = ours.strip().lower()
-        if text.strip().lower() == plain:
+        if text.strip().lower() == ours.strip().lower():
             return source
-        if plain in text.lower():
-            msg = f"the pipeline puts the {source} into a longer text, {text!r}; that is not supported"
+        if f"stepcarve {source}" in text.lower():
+            msg = (
+                f"the pipeline does more to the {source} than to strip and lower it, it makes {text!r} of "
+                f"{ours!r}; that is not supported"
+            )
             raise SearchError(msg)
     return None
+
+
+def _has_placeholders(tokenizer: Any) -> bool:
+    """Whether one of its added tokens stands for several."""
+    added = tokenizer.get_added_vocab()
+    return any(len(vectors_of(token, added)) > 1 for token in added)
 
 
 def _padded(tokenizer: Any, length: int, text: str) -> Tokenizer:
@@ -195,7 +246,7 @@ def _padded(tokenizer: Any, length: int, text: str) -> Tokenizer:
     return copy
 
 
-def _input_name(tokenizer: str, source: str, fill: Fill) -> str:
+def _input_name(tokenizer: str, source: str, fill: PromptField) -> str:
     return f"{source}_{fill}{tokenizer.removeprefix('tokenizer')}"
 
 

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from search.model.failures import pipeline_failures
 from search.model.family import Request
-from search.model.recording import at_home, record_encoding, with_gradients, with_parts
-from search.model.scheduler import StillScheduler
+from search.model.recording import on_vae_device, record_encoding, with_gradients, with_parts
+from search.model.scheduler import FixedScheduler
 
 if TYPE_CHECKING:
     from search.model.pipeline import Pipeline
@@ -20,10 +21,11 @@ class Decoder(nn.Module):
     def __init__(self, pipeline: Pipeline, size: tuple[int, int]) -> None:
         """Prepare to make pictures of `size` (height, width)."""
         super().__init__()
+        pipeline.load_around()
         self.vae = pipeline.pipe.vae.eval()
         self._pipeline, self._size = pipeline, size
-        self._scheduler = StillScheduler([], pipeline.pipe.scheduler.config)
-        self._encoded = record_encoding(pipeline)
+        self._scheduler = FixedScheduler([], pipeline.pipe.scheduler.config)
+        self._encoded = record_encoding(pipeline, size)
 
     def forward(self, latents: Tensor) -> Tensor:
         """Latents `[B, ...]` -> pictures `[B, 3, height, width]` in 0..1."""
@@ -37,7 +39,8 @@ class Decoder(nn.Module):
         ).sized(self._size)
         parts = {} if self._encoded is None else {"encode_prompt": lambda *_, **__: self._encoded}
         with (
-            at_home(pipe),
+            pipeline_failures(pipe),
+            on_vae_device(pipe),
             with_gradients(pipe),
             with_parts(pipe, scheduler=self._scheduler, **parts),
         ):

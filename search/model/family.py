@@ -1,4 +1,4 @@
-"""What stepcarve must know about a kind of pipeline, and the list of the kinds it knows."""
+"""The record of a family of pipelines, and the list of known families."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Protocol
 
-from search.errors import SearchError
+from search.core.errors import SearchError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from torch import Tensor, nn
 
-    from search.course import Course
+    from search.core.prompt import PromptInput
+    from search.core.subnet import Granularity
+    from search.core.timestep_grid import TimestepGrid
     from search.model.pipeline import Pipeline
-    from search.prompt import PromptInput
-    from search.subnet import Granularity
 
 
 FAMILIES: dict[str, str] = {
-    "StableDiffusionPipeline": "search.model.unet:StableDiffusion",
-    "StableDiffusionXLPipeline": "search.model.unet:StableDiffusionXL",
-    "StableDiffusion3Pipeline": "search.model.sd3:StableDiffusion3",
-    "FluxPipeline": "search.model.flux:Flux",
-    "PixArtAlphaPipeline": "search.model.pixart:PixArtAlpha",
-    "PixArtSigmaPipeline": "search.model.pixart:PixArtSigma",
-    "AuraFlowPipeline": "search.model.aura_flow:AuraFlow",
-    "DiTPipeline": "search.model.dit:ClassConditionalDiT",
+    "StableDiffusionPipeline": "search.model.families.unet:StableDiffusion",
+    "StableDiffusionXLPipeline": "search.model.families.unet:StableDiffusionXL",
+    "StableDiffusion3Pipeline": "search.model.families.sd3:StableDiffusion3",
+    "FluxPipeline": "search.model.families.flux:Flux",
+    "PixArtAlphaPipeline": "search.model.families.pixart:PixArtAlpha",
+    "PixArtSigmaPipeline": "search.model.families.pixart:PixArtSigma",
+    "AuraFlowPipeline": "search.model.families.aura_flow:AuraFlow",
+    "DiTPipeline": "search.model.families.dit:ClassConditionalDiT",
 }
 """Pipeline class -> module and class of its family."""
 ENTRY_POINTS = "stepcarve.families"
@@ -67,13 +67,13 @@ class Request:
     timesteps: tuple[float, ...] = ()
     sigmas: tuple[float, ...] = ()
 
-    def on(self, course: Course) -> Request:
-        """The same on the grid of `course`."""
+    def on(self, grid: TimestepGrid) -> Request:
+        """The same on another grid."""
         return replace(
             self,
-            steps=course.inference_steps,
-            timesteps=course.custom_timesteps,
-            sigmas=course.custom_sigmas,
+            steps=grid.inference_steps,
+            timesteps=grid.custom_timesteps,
+            sigmas=grid.custom_sigmas,
         )
 
     @property
@@ -82,7 +82,7 @@ class Request:
         return None if self.height is None or self.width is None else (self.height, self.width)
 
     @property
-    def grid(self) -> dict[str, Any]:
+    def grid_arguments(self) -> dict[str, Any]:
         """The arguments of a pipeline's call that say which timesteps to take."""
         custom: dict[str, Any] = {"num_inference_steps": self.steps}
         if self.timesteps:
@@ -139,6 +139,9 @@ class Family(Protocol):
     def blocks(self, denoiser: Any, granularity: Granularity) -> list[str]:
         """Names of the submodules that are blocks at `granularity`."""
 
+    def is_branch(self, module: Any) -> bool:
+        """Whether a block is a residual branch: its output is added outside it, so its base is zeros."""
+
     def predict(self, output: Tensor, channels: int, guidance: Tensor | None) -> Tensor:
         """The noise prediction from the denoiser's raw output, in the shape of the latents `[B, ...]`.
 
@@ -152,7 +155,7 @@ class Family(Protocol):
         """Run diffusers' own pipeline; the images are `[B, H, W, 3]` float in 0..1."""
 
     def classes(self, pipe: Any) -> int:
-        """How many classes a prompt can ask for; 0 where prompts are texts."""
+        """Number of classes that a prompt may name; 0 if prompts are texts."""
 
     def conditioner(self, pipeline: Pipeline, request: Request) -> Conditioner:
         """For `request.images` images of one prompt, whatever it says."""

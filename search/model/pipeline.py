@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from search.errors import SearchError
-from search.files import require_pipeline
+from search.core.errors import SearchError
+from search.core.files import require_pipeline
+from search.core.subnet import Binding, SubNet
 from search.model.family import Family, family_of
-from search.model.recording import record_grid
+from search.model.parts import load_models, load_parts, require_plain
+from search.model.recording import record_grid_settings
 from search.model.removed import build_denoiser, removed_of
-from search.model.scheduler import Grid, read_sampler
+from search.model.scheduler import GridSettings, read_sampler, unused
+from search.model.scheduler_names import SHORT_NAMES, Choice, choice_of, require_options
 from search.model.weights import DenoiserWeights, plain
-from search.subnet import Binding, SubNet
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-    from torch import nn
-
-    from search.course import Course
-    from search.sampler import SamplerTable
+    from search.core.sampler import SamplerTable
+    from search.core.timestep_grid import TimestepGrid
 
 
 _UNLISTED = frozenset({"LCMScheduler", "SASolverScheduler", "TCDScheduler"})
@@ -35,18 +37,26 @@ class Pipeline:
 
     Attributes:
         path: the directory.
-        pipe: diffusers' pipeline object. Its denoiser has weights only if `open_pipeline` was asked.
+        pipe: diffusers' pipeline object. It has weights only with `open_pipeline(weights=True)`.
         family: what is known about its kind.
         weights: the denoiser's weights on disk.
+        index: what model_index.json says.
     """
 
     path: Path
     pipe: Any
     family: Family
     weights: DenoiserWeights
-    _grids: dict[tuple[str, Course, tuple[int, int] | None], Grid] = field(
+    index: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    _own_scheduler: list[Any] = field(default_factory=list, repr=False, compare=False)
+    _changed: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    _grid_settings: dict[tuple[str, TimestepGrid, tuple[int, int] | None], GridSettings] = field(
         default_factory=dict, repr=False, compare=False
     )
+
+    def __post_init__(self) -> None:
+        """Remember the scheduler that the pipeline came with."""
+        self._own_scheduler.append(self.pipe.scheduler)
 
     @property
     def denoiser(self) -> Any:
@@ -63,51 +73,116 @@ class Pipeline:
         """Of the denoiser's configuration and weights."""
         return self.weights.fingerprint(self.denoiser.config)
 
-    def use_scheduler(self, name: str) -> None:
-        """Replace the scheduler by another class with the same noise schedule."""
+    @property
+    def default_guidance(self) -> float:
+        """The guidance scale of diffusers' own call; 1, which is none, for a pipeline that takes no scale."""
+        return float(self._default_of("guidance_scale", 1.0))
+
+    @property
+    def default_steps(self) -> int:
+        """The inference steps of diffusers' own call."""
+        return int(self._default_of("num_inference_steps", 50))
+
+    def _default_of(self, name: str, otherwise: float) -> float:
+        """The default of a number in the pipeline's call; `otherwise` if it has none."""
+        call = inspect.signature(inspect.unwrap(type(self.pipe).__call__))
+        given = call.parameters.get(name)
+        if given is None or not isinstance(given.default, int | float):
+            return otherwise
+        return given.default
+
+    @property
+    def multiple(self) -> int:
+        """What heights and widths must be multiples of, in pixels."""
+        processor = getattr(self.pipe, "image_processor", None)
+        return int(processor.config.vae_scale_factor if processor else self._factor)
+
+    @property
+    def _factor(self) -> int:
+        """Pixels per element of the noise, in each direction."""
+        # Not every pipeline says it; those that do compute it so too.
+        levels = len(self.pipe.vae.config.block_out_channels)
+        return int(getattr(self.pipe, "vae_scale_factor", 2 ** (levels - 1)))
+
+    def load_around(self) -> None:
+        """Load the weights of all models but the denoiser, if the pipeline was opened without."""
+        if any(p.is_meta for p in self.pipe.vae.parameters()):
+            found = load_models(self.path, self.index, but=self.family.component)
+            self.pipe.register_modules(**{n: m.requires_grad_(False) for n, m in found.items()})
+
+    @property
+    def scheduler_choice(self) -> Choice:
+        """The present scheduler, as `use_scheduler` takes it."""
+        return Choice(type(self.pipe.scheduler).__name__, dict(self._changed))
+
+    def use_scheduler(self, name: str | None, options: Mapping[str, Any] | None = None) -> None:
+        """Replace the scheduler by another class with the same noise schedule, or change its settings.
+
+        Args:
+            name: a class of diffusers or one of `SHORT_NAMES`; None keeps the class.
+            options: settings of its own, which take the place of the present ones.
+
+        Raises:
+            SearchError: the pipeline cannot use it, or it has no such setting.
+        """
         import diffusers
 
-        if name == type(self.pipe.scheduler).__name__:
-            return
-        known = {c.__name__ for c in self.pipe.scheduler.compatibles}
+        own: Any = self._own_scheduler[0]
+        choice = self.scheduler_choice if name is None else choice_of(name)
+        changed = {**choice.options, **(options or {})}
+        self._require_scheduler(choice.cls)
+        is_same = choice.cls == type(own).__name__
+        cls: Any = type(own) if is_same else getattr(diffusers, choice.cls)
+        require_options(cls, changed)
+        try:
+            self.pipe.scheduler = (
+                own if is_same and not changed else cls.from_config(own.config, **changed)
+            )
+        except Exception as error:  # for settings that cannot be, each raises something else
+            message = " ".join(str(error).split())
+            msg = f"the scheduler {choice.cls!r} cannot be used here: {message}"
+            raise SearchError(msg) from error
+        self._changed.clear()
+        self._changed.update(changed)
+
+    def _require_scheduler(self, cls: str) -> None:
+        """Refuse a class of schedulers with another noise schedule than the pipeline's own."""
+        own: Any = self._own_scheduler[0]
+        known = {type(own).__name__, *(c.__name__ for c in own.compatibles)}
         if "DDIMScheduler" in known:
             known |= _UNLISTED
-        if name not in known:
+        if cls not in known:
+            short = [name for name, choice in SHORT_NAMES.items() if choice.cls in known]
             msg = (
-                f"no scheduler {name!r} for this pipeline; choose one of {', '.join(sorted(known))}"
+                f"no scheduler {cls!r} for this pipeline; choose one of {', '.join(sorted(known))}, or in "
+                f"short {', '.join(short)}"
             )
             raise SearchError(msg)
-        cls: Any = getattr(diffusers, name)
-        try:
-            self.pipe.scheduler = cls.from_config(self.pipe.scheduler.config)
-        except ImportError as error:
-            msg = f"the scheduler {name!r} cannot be used here: {' '.join(str(error).split())}"
-            raise SearchError(msg) from error
 
     def size(self, noise_shape: tuple[int, ...]) -> tuple[int, int]:
         """Height and width of the picture that noise `[C, H, W]` becomes."""
-        # Not every pipeline says it; those that do compute it so too.
-        levels = len(self.pipe.vae.config.block_out_channels)
-        factor = getattr(self.pipe, "vae_scale_factor", 2 ** (levels - 1))
-        return noise_shape[-2] * factor, noise_shape[-1] * factor
+        return noise_shape[-2] * self._factor, noise_shape[-1] * self._factor
 
-    def grid(self, course: Course, size: tuple[int, int] | None = None) -> Grid:
+    def grid_settings(
+        self, grid: TimestepGrid, size: tuple[int, int] | None = None
+    ) -> GridSettings:
         """What the pipeline asks of its present scheduler for pictures of `size` (height, width)."""
-        key = (type(self.pipe.scheduler).__name__, course, size)
-        if key not in self._grids:
-            self._grids[key] = record_grid(self, course, size)
-        return self._grids[key]
+        key = (repr(self.pipe.scheduler), grid, size)
+        if key not in self._grid_settings:
+            self._grid_settings[key] = record_grid_settings(self, grid, size)
+        return self._grid_settings[key]
 
-    def timesteps(self, course: Course, size: tuple[int, int] | None = None) -> tuple[float, ...]:
+    def timesteps(
+        self, grid: TimestepGrid, size: tuple[int, int] | None = None
+    ) -> tuple[float, ...]:
         """Those of the present scheduler, one per call, noisiest first."""
-        present: Any = self.pipe.scheduler
-        scheduler = present.from_config(present.config)
-        grid = self.grid(course, size)
-        grid.apply(scheduler)
-        return tuple(float(t) for t in grid.part(scheduler))
+        scheduler = unused(self.pipe.scheduler)
+        settings = self.grid_settings(grid, size)
+        settings.apply(scheduler)
+        return tuple(float(t) for t in settings.part(scheduler))
 
-    def sampler(self, course: Course, size: tuple[int, int] | None = None) -> SamplerTable:
-        """The present scheduler as a table for `course` and pictures of `size`.
+    def sampler(self, grid: TimestepGrid, size: tuple[int, int] | None = None) -> SamplerTable:
+        """The present scheduler as a table for `grid` and pictures of `size`.
 
         Raises:
             SearchError: no table says what it does, or this pipeline cannot use it.
@@ -119,8 +194,8 @@ class Pipeline:
                 "scaled; choose one that does not, such as DDIMScheduler or UniPCMultistepScheduler"
             )
             raise SearchError(msg)
-        table = read_sampler(scheduler, self.grid(course, size))
-        draws = table.noises > (course.adds_noise or not course.takes_latents)
+        table = read_sampler(scheduler, self.grid_settings(grid, size))
+        draws = table.noises > (grid.adds_noise or not grid.takes_latents)
         if draws and not self.family.steps_latents:
             msg = (
                 f"{self.family.pipeline} cannot use {type(scheduler).__name__}, which draws noise: it "
@@ -133,7 +208,7 @@ class Pipeline:
     def binding(
         self,
         *,
-        course: Course,
+        grid: TimestepGrid,
         guided: bool,
         latent_shape: tuple[int, ...],
         noise_shape: tuple[int, ...],
@@ -145,8 +220,9 @@ class Pipeline:
             fingerprint=self.fingerprint,
             scheduler=type(scheduler).__name__,
             scheduler_config=plain(scheduler.config),
-            course=course,
-            timesteps=self.timesteps(course, self.size(noise_shape)),
+            scheduler_options=dict(self._changed),
+            grid=grid,
+            timesteps=self.timesteps(grid, self.size(noise_shape)),
             latent_shape=latent_shape,
             noise_shape=noise_shape,
             guided=guided,
@@ -158,40 +234,55 @@ def open_pipeline(path: Path, *, weights: bool = True, device: str = "cpu") -> P
 
     Args:
         path: the directory.
-        weights: load the denoiser's weights; without, it has its architecture only.
+        weights: load them; without, models have their architecture only, and `Pipeline.load_around`
+            loads all but the denoiser's.
         device: where to put the pipeline.
 
     Raises:
         SearchError: it is no pipeline, of an unknown kind, or damaged.
     """
     import torch
-    from diffusers import DiffusionPipeline
     from diffusers.utils import logging
 
     index = _index(path)
     family = family_of(index["_class_name"])
-    files = DenoiserWeights(path / family.component)
     require_device(device)
+    require_plain(path / family.component)
+    files = DenoiserWeights(path / family.component)
     logging.disable_progress_bar()
-    parts = _own_denoiser(path, family, index, files if weights else None)
-    try:
-        pipe = DiffusionPipeline.from_pretrained(
-            path, local_files_only=True, use_safetensors=True, dtype=torch.float32, **parts
-        )
-    except (
-        Exception
-    ) as error:  # what the libraries raise for a damaged directory has no common class
-        msg = f"cannot load the pipeline {str(path)!r}: {' '.join(str(error).split())[:300]}"
-        raise SearchError(msg) from error
+    # First the denoiser: what it lacks is known before anything large is loaded.
+    denoiser = _denoiser(path, family, index, files, weights=weights)
+    parts = load_parts(path, index, but=family.component, weights=weights)
+    pipe = _assembled(path, index, {family.component: denoiser, **parts})
     pipe.set_progress_bar_config(disable=True)
-    if getattr(pipe, "safety_checker", None) is not None:
-        # It may black out pictures, and is no part of what is exported.
-        pipe.register_modules(safety_checker=None)
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):
             # Gradients go through the parts, hardly ever to their weights: who wants that says so.
             part.requires_grad_(False)
-    return Pipeline(path, pipe.to(device) if weights else pipe, family, files)
+    return Pipeline(path, pipe.to(device) if weights else pipe, family, files, index)
+
+
+def _assembled(path: Path, index: dict[str, Any], parts: dict[str, Any]) -> Any:
+    """The pipeline of diffusers with these parts."""
+    import diffusers
+    import torch
+
+    cls: Any = getattr(diffusers, index["_class_name"], diffusers.DiffusionPipeline)
+    # A mark that is put on pictures is computed outside of torch, so no graph can have it.
+    is_marked = "add_watermarker" in inspect.signature(cls.__init__).parameters
+    options = {"add_watermarker": False} if is_marked else {}
+    try:
+        return cls.from_pretrained(
+            path,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=torch.float32,
+            **parts,
+            **options,
+        )
+    except Exception as error:  # what the libraries raise has no common class
+        msg = f"cannot load the pipeline {str(path)!r}: {' '.join(str(error).split())[:300]}"
+        raise SearchError(msg) from error
 
 
 def require_device(device: str) -> None:
@@ -200,7 +291,7 @@ def require_device(device: str) -> None:
 
     kind = device.split(":")[0]
     if kind == "cuda" and not torch.cuda.is_available():
-        msg = f"device {device!r} was asked for, but PyTorch finds no CUDA device; use --device cpu"
+        msg = f"device {device!r} was requested, but PyTorch finds no CUDA device; use --device cpu"
         raise SearchError(msg)
     if kind not in ("cpu", "cuda"):
         msg = f"unknown device {device!r}; use cpu or cuda"
@@ -215,9 +306,9 @@ def open_for(subnet: SubNet, path: Path, *, weights: bool, device: str = "cpu") 
     """
     binding = subnet.binding
     pipeline = open_pipeline(path, weights=weights, device=device)
-    pipeline.use_scheduler(binding.scheduler)
+    pipeline.use_scheduler(binding.scheduler, binding.scheduler_options)
     here = pipeline.binding(
-        course=binding.course,
+        grid=binding.grid,
         guided=binding.guided,
         latent_shape=binding.latent_shape,
         noise_shape=binding.noise_shape,
@@ -241,14 +332,12 @@ def _index(path: Path) -> dict[str, Any]:
     return result
 
 
-def _own_denoiser(
-    path: Path, family: Family, index: dict[str, Any], files: DenoiserWeights | None
-) -> dict[str, nn.Module]:
-    """The denoiser where diffusers would not make it as wanted, by its name in the pipeline.
-
-    Without `files`, its parameters are on the meta device.
-    """
+def _denoiser(
+    path: Path, family: Family, index: dict[str, Any], files: DenoiserWeights, *, weights: bool
+) -> Any:
+    """The denoiser, checked against its files; without `weights`, its parameters are on the meta device."""
     import diffusers
+    import torch
     from accelerate import init_empty_weights
 
     try:
@@ -256,25 +345,25 @@ def _own_denoiser(
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         msg = f"model_index.json in {str(path)!r} has no usable {family.component!r} ({error})"
         raise SearchError(msg) from error
-    config = cls.load_config(path / family.component)
-    if files is not None and not removed_of(config):
-        return {}
-    with init_empty_weights(include_buffers=False):
-        denoiser = build_denoiser(cls, config, family)
-    if files is not None:
-        _load(denoiser, files)
-    return {family.component: denoiser}
-
-
-def _load(denoiser: nn.Module, files: DenoiserWeights) -> None:
-    """Give a denoiser on the meta device its weights, as float32."""
-    missing = [name for name in denoiser.state_dict() if name not in files]
-    if missing:
-        msg = (
-            f"{str(files.folder)!r} lacks the weights {missing[:3]} of blocks that are not among those "
-            "removed; distil the pipeline again"
+    try:
+        config = cls.load_config(path / family.component)
+        with init_empty_weights(include_buffers=False):
+            denoiser = build_denoiser(cls, config, family)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        msg = f"cannot make the {family.component} of {str(path)!r} from its config.json: {' '.join(str(error).split())[:300]}"
+        raise SearchError(msg) from error
+    files.require_fit(denoiser)
+    if not weights:
+        return denoiser
+    if removed_of(config):
+        denoiser.load_state_dict(
+            {name: files.tensor(name).float() for name in denoiser.state_dict()}, assign=True
         )
-        raise SearchError(msg)
-    denoiser.load_state_dict(
-        {name: files.tensor(name).float() for name in denoiser.state_dict()}, assign=True
+        return denoiser
+    return cls.from_pretrained(
+        path / family.component,
+        variant=files.checkpoint.variant,
+        use_safetensors=True,
+        local_files_only=True,
+        torch_dtype=torch.float32,
     )

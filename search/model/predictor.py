@@ -28,6 +28,7 @@ class Predictor:
         *,
         guidance: float,
         noise_shape: tuple[int, ...],
+        negative: str = "",
         chunk: int | None = None,
     ) -> None:
         """Encode the prompts.
@@ -37,9 +38,11 @@ class Predictor:
             prompts: one per picture.
             guidance: classifier-free guidance scale; 1 or less is none.
             noise_shape: `[C, H, W]` of one picture.
+            negative: prompt, the same for all pictures; empty for none.
             chunk: pictures per call of the denoiser; None puts all into one.
         """
         self.pipeline, self.prompts, self.guidance = pipeline, tuple(prompts), guidance
+        self.negative = negative
         size = chunk or len(prompts)
         self._calls: list[DenoiserCall] = [
             record_call(
@@ -48,6 +51,7 @@ class Predictor:
                     prompts=self.prompts[start : start + size],
                     steps=2,
                     guidance=guidance,
+                    negative=negative,
                 ).sized(pipeline.size(noise_shape)),
             )
             for start in range(0, len(prompts), size)
@@ -63,6 +67,7 @@ class Predictor:
             self.prompts[:count],
             guidance=self.guidance,
             noise_shape=self.noise_shape,
+            negative=self.negative,
         )
 
     @property
@@ -101,7 +106,7 @@ class Predictor:
         family = self.pipeline.family
         arguments = dict(call.arguments)
         arguments[family.sample] = torch.cat([sample, sample]) if self.guided else sample
-        arguments[family.timestep] = call.told(timestep.to(torch.float32))
+        arguments[family.timestep] = call.model_timestep(timestep.to(torch.float32))
         raw = self.pipeline.denoiser(**arguments)[0]
         scale = sample.new_tensor(self.guidance) if self.guided else None
         return family.predict(raw, sample.shape[1], scale)

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import inspect
 import math
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from search.errors import SearchError
+from search.core.errors import SearchError
+from search.model.failures import pipeline_failures
 from search.model.family import Request
-from search.model.scheduler import Grid
+from search.model.replaced import replaced
+from search.model.scheduler import GridSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from search.course import Course
+    from search.core.timestep_grid import TimestepGrid
     from search.model.pipeline import Pipeline
 
 
@@ -32,7 +33,7 @@ class DenoiserCall:
     Attributes:
         arguments: all but latents and timestep.
         sample: the latents `[B, ...]` or, guided, `[2 * B, ...]`.
-        timestep: what the denoiser is told, `[]` or `[len(sample)]`.
+        timestep: that the denoiser receives, `[]` or `[len(sample)]`.
         conditions: the tensors among `arguments`, by their place there.
         guided: whether there is a conditional and an unconditional half.
         unit: how much of the scheduler's timestep is 1 for the denoiser.
@@ -47,8 +48,8 @@ class DenoiserCall:
     unit: float
     drawn: tuple[int, ...] | None
 
-    def told(self, timestep: Tensor) -> Tensor:
-        """What the denoiser is told at one of the scheduler's timesteps `[]`, for the whole batch."""
+    def model_timestep(self, timestep: Tensor) -> Tensor:
+        """The timestep that the denoiser receives for one of the scheduler's `[]`, for the whole batch."""
         timestep = timestep if self.unit == 1 else timestep / self.unit
         return timestep.expand(self.timestep.shape)
 
@@ -64,7 +65,7 @@ class DenoiserCall:
         if not torch.equal(order.sort().values, torch.arange(math.prod(self.drawn))):
             msg = (
                 f"the pipeline makes latents {tuple(self.sample.shape)} of noise {self.drawn} by more "
-                "than ordering it anew; such pipelines are not supported"
+                "than reordering it; such pipelines are not supported"
             )
             raise SearchError(msg)
         return tuple(order.tolist())
@@ -86,10 +87,10 @@ def record_call(pipeline: Pipeline, request: Request) -> DenoiserCall:
         drawn.append(tuple(shape))
         return torch.arange(math.prod(shape), dtype=torch.float32, device=device).reshape(shape)
 
-    with mock.patch.object(inspect.getmodule(type(pipeline.pipe)), "randn_tensor", number):
+    with replaced(inspect.getmodule(type(pipeline.pipe)), "randn_tensor", number):
         found = _record_arguments(pipeline, request)
     sample, timestep = found.pop(family.sample), found.pop(family.timestep)
-    told = float(timestep.flatten()[0])
+    model_timestep = float(timestep.flatten()[0])
     scheduled = float(pipeline.pipe.scheduler.timesteps[0])
     return DenoiserCall(
         arguments=found,
@@ -97,20 +98,20 @@ def record_call(pipeline: Pipeline, request: Request) -> DenoiserCall:
         timestep=timestep,
         conditions=_tensors(found),
         guided=len(sample) == 2 * len(request.prompts) * request.images,
-        unit=1.0 if told == scheduled else scheduled / told,
+        unit=1.0 if model_timestep == scheduled else scheduled / model_timestep,
         drawn=drawn[0] if drawn else None,
     )
 
 
 def record_conditions(pipeline: Pipeline, request: Request) -> dict[str, Tensor]:
-    """What the denoiser is told in its first call beside latents and timestep; can be traced."""
+    """The tensor arguments of the denoiser's first call except latents and timestep; can be traced."""
     found = _record_arguments(pipeline, request)
     del found[pipeline.family.sample], found[pipeline.family.timestep]
     return _tensors(found)
 
 
 def _record_arguments(pipeline: Pipeline, request: Request) -> dict[str, Any]:
-    """The arguments of the first call of the denoiser, asked for a tuple."""
+    """The arguments of the denoiser's first call, with a tuple as the return type."""
     signature = inspect.signature(pipeline.denoiser.forward)
     found: dict[str, Any] = {}
 
@@ -118,7 +119,7 @@ def _record_arguments(pipeline: Pipeline, request: Request) -> dict[str, Any]:
         found.update(signature.bind(*args, **kwargs).arguments)
         raise _RecordedError
 
-    with mock.patch.object(pipeline.denoiser, "forward", record):
+    with replaced(pipeline.denoiser, "forward", record):
         _run(pipeline, request)
     found.pop("kwargs", None)
     return found | {"return_dict": False}
@@ -133,9 +134,11 @@ def _tensors(arguments: dict[str, Any]) -> dict[str, Tensor]:
     }
 
 
-def record_grid(pipeline: Pipeline, course: Course, size: tuple[int, int] | None) -> Grid:
-    """What the pipeline asks of its scheduler for `course` and pictures of `size` (height, width)."""
-    _require_grid(pipeline.pipe, course)
+def record_grid_settings(
+    pipeline: Pipeline, grid: TimestepGrid, size: tuple[int, int] | None
+) -> GridSettings:
+    """What the pipeline asks of its scheduler for `grid` and pictures of `size` (height, width)."""
+    _require_grid(pipeline.pipe, grid)
     original = pipeline.pipe.scheduler.set_timesteps
     found: dict[str, Any] = {}
 
@@ -145,36 +148,33 @@ def record_grid(pipeline: Pipeline, course: Course, size: tuple[int, int] | None
         raise _RecordedError
 
     prompts = (pipeline.family.default_prompt,)
-    request = Request(prompts, course.inference_steps, 1.0).sized(size).on(course)
-    with mock.patch.object(pipeline.pipe.scheduler, "set_timesteps", record):
+    request = Request(prompts, grid.inference_steps, 1.0).sized(size).on(grid)
+    with replaced(pipeline.pipe.scheduler, "set_timesteps", record):
         _run(pipeline, request)
-    asked = {name: value for name, value in found.items() if value is not None}
-    asked.pop("device", None)
-    unknown = sorted(asked.keys() - {"num_inference_steps", "timesteps", "sigmas", "mu"})
+    arguments = {name: value for name, value in found.items() if value is not None}
+    arguments.pop("device", None)
+    unknown = sorted(arguments.keys() - {"num_inference_steps", "timesteps", "sigmas", "mu"})
     if unknown:
         msg = f"the pipeline gives its scheduler {unknown}; such pipelines are not supported"
         raise SearchError(msg)
-    mu = asked.get("mu")
-    return Grid(
-        course=course,
-        timesteps=tuple(asked["timesteps"]) if "timesteps" in asked else None,
-        sigmas=tuple(map(float, asked["sigmas"])) if "sigmas" in asked else None,
+    mu = arguments.get("mu")
+    return GridSettings(
+        grid=grid,
+        timesteps=tuple(arguments["timesteps"]) if "timesteps" in arguments else None,
+        sigmas=tuple(map(float, arguments["sigmas"])) if "sigmas" in arguments else None,
         mu=None if mu is None else float(mu),
         eta=_eta(pipeline.pipe),
     )
 
 
-def _require_grid(pipe: Any, course: Course) -> None:
+def _require_grid(pipe: Any, grid: TimestepGrid) -> None:
     """Refuse a custom grid that the pipeline or its scheduler does not take."""
     for name in ("timesteps", "sigmas"):
         for part, takes in (
             (pipe, type(pipe).__call__),
             (pipe.scheduler, pipe.scheduler.set_timesteps),
         ):
-            if (
-                getattr(course, f"custom_{name}")
-                and name not in inspect.signature(takes).parameters
-            ):
+            if getattr(grid, f"custom_{name}") and name not in inspect.signature(takes).parameters:
                 msg = (
                     f"{type(part).__name__} takes no custom {name}; give a number of steps, or choose "
                     "a pipeline and a --scheduler that take them, as EulerDiscreteScheduler does"
@@ -183,13 +183,13 @@ def _require_grid(pipe: Any, course: Course) -> None:
 
 
 def _eta(pipe: Any) -> float | None:
-    """What the pipeline gives each step of its scheduler as `eta`; None if nothing."""
+    """The `eta` that the pipeline passes to each step of its scheduler, or None."""
     given = inspect.signature(type(pipe).__call__).parameters.get("eta")
     taken = "eta" in inspect.signature(pipe.scheduler.step).parameters
     return float(given.default) if given is not None and taken else None
 
 
-def record_encoding(pipeline: Pipeline) -> Any:
+def record_encoding(pipeline: Pipeline, size: tuple[int, int] | None) -> Any:
     """What the pipeline's own `encode_prompt` returns for its default prompt; None if it has none."""
     original = getattr(pipeline.pipe, "encode_prompt", None)
     if original is None:
@@ -202,42 +202,56 @@ def record_encoding(pipeline: Pipeline) -> Any:
         raise _RecordedError
 
     with with_parts(pipeline.pipe, encode_prompt=record):
-        _run(pipeline, Request((pipeline.family.default_prompt,), 1, 1.0))
+        _run(pipeline, Request((pipeline.family.default_prompt,), 1, 1.0).sized(size))
     return found[0]
 
 
 def _run(pipeline: Pipeline, request: Request) -> None:
     """Run diffusers' pipeline until something is recorded."""
     try:
-        with at_home(pipeline.pipe), torch.no_grad():
+        with pipeline_failures(pipeline.pipe), on_vae_device(pipeline.pipe), torch.no_grad():
             pipeline.family.call(pipeline.pipe, request, None)
     except _RecordedError:
         pass
-    except ValueError as error:
-        msg = f"the pipeline refuses these settings: {' '.join(str(error).split()).rstrip('.')}; choose others"
-        raise SearchError(msg) from error
 
 
 @contextmanager
-def at_home(pipe: Any) -> Iterator[None]:
-    """While open, the pipeline works on its VAE's device: the denoiser may be on the meta device."""
-    device = property(lambda _: pipe.vae.device)
-    with mock.patch.object(type(pipe), "_execution_device", device):
+def on_vae_device(pipe: Any) -> Iterator[None]:
+    """While open, the pipeline works on its VAE's device, or the CPU: models may be on the meta device."""
+    on = torch.device("cpu") if pipe.vae.device.type == "meta" else pipe.vae.device
+    device = property(lambda _: on)
+    with replaced(type(pipe), "_execution_device", device):
         yield
 
 
 @contextmanager
 def with_parts(pipe: Any, **parts: Any) -> Iterator[None]:
     """While open, these attributes of the pipeline are others."""
-    with mock.patch.dict(vars(pipe), parts):
+    with ExitStack() as stack:
+        for name, part in parts.items():
+            stack.enter_context(_replaced_entry(vars(pipe), name, part))
         yield
+
+
+@contextmanager
+def _replaced_entry(entries: dict[str, Any], name: str, value: Any) -> Iterator[None]:
+    """While open, the entry `name` is `value`; a pipeline's own `__setattr__` would note it down."""
+    had, before = name in entries, entries.get(name)
+    entries[name] = value
+    try:
+        yield
+    finally:
+        if had:
+            entries[name] = before
+        else:
+            del entries[name]
 
 
 @contextmanager
 def with_gradients(pipe: Any) -> Iterator[None]:
     """While open, the pipeline's call leaves the mode of automatic differentiation alone."""
     call: Callable[..., Any] = inspect.unwrap(type(pipe).__call__)
-    with mock.patch.object(type(pipe), "__call__", call):
+    with replaced(type(pipe), "__call__", call):
         yield
 
 

@@ -6,30 +6,39 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
-from search.errors import SearchError
-from search.liveness import Unrolled, unroll
+from search.core.actions import Source
+from search.core.errors import SearchError
+from search.core.liveness import Unrolled, Value, unroll
+from search.core.topology import PREDICTION, Target, TargetKind, port_of
+from search.model.failures import pipeline_failures
 from search.model.recording import record_call
 from search.model.removed import base_of
-from search.model.scheduler import CourseScheduler, TableScheduler, add_noise, noise_drawn_by
+from search.model.replaced import replaced
+from search.model.scheduler import (
+    GridScheduler,
+    TableScheduler,
+    add_noise,
+    noise_drawn_by,
+    unused,
+)
 from search.model.trace import tensors_of
-from search.subnet import Action
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from search.course import Course
+    from search.core.subnet import SubNet
+    from search.core.timestep_grid import TimestepGrid
+    from search.core.topology import Topology
     from search.model.family import Family, Request
     from search.model.pipeline import Pipeline
-    from search.subnet import SubNet
 
 
 @dataclass
@@ -54,9 +63,9 @@ def sample(
     request: Request,
     subnet: SubNet | None = None,
     *,
-    observe: Callable[[int, int, Tensor], None] | None = None,
+    observe: Callable[[int, Target, Tensor], None] | None = None,
     generator: torch.Generator | None = None,
-    course: Course | None = None,
+    grid: TimestepGrid | None = None,
 ) -> Trajectory:
     """Run diffusers' own pipeline, gated by `subnet` if there is one, and record it.
 
@@ -65,55 +74,58 @@ def sample(
         request: what to sample.
         subnet: bound to this pipeline; None runs every block at every step.
         observe: called with (step, target, tensor) for each tensor that is computed: what a block
-            emits, a residual that is kept, and what DELTA or SKIP emits.
+            emits, a residual that is kept, and what an action mixes.
         generator: draws the initial noise when the request brings none, and what the scheduler draws,
             even where the pipeline hands its scheduler no generator; None leaves that to torch's own.
-        course: takes the place of the request's steps; the request brings the latents that it begins
+        grid: takes the place of the request's steps; the request brings the latents that it begins
             from, if it does not begin from noise. None is that of `subnet`, if there is one.
     """
-    if course is None and subnet is not None:
-        course = subnet.binding.course
+    if grid is None and subnet is not None:
+        grid = subnet.binding.grid
     family, pipe = pipeline.family, pipeline.pipe
     batch = len(request.prompts)
     trajectory = Trajectory()
-    if course is not None:
-        request = request.on(course)
-        if course.adds_noise:
-            request = _noised(pipeline, request, course, generator)
+    if grid is not None:
+        request = request.on(grid)
+        if grid.adds_noise:
+            request = _noised(pipeline, request, grid, generator)
     with ExitStack() as stack:
         if generator is not None:
             draw = partial(torch.randn, generator=generator)
             stack.enter_context(noise_drawn_by(pipe.scheduler, draw))
-        if course is not None and not course.is_whole:
-            part = CourseScheduler(pipe.scheduler, course)
-            stack.enter_context(mock.patch.object(pipe, "scheduler", part))
+        if grid is not None and not grid.is_whole:
+            part = GridScheduler(pipe.scheduler, grid)
+            stack.enter_context(replaced(pipe, "scheduler", part))
         if subnet is not None:
             stack.enter_context(gated(pipeline.denoiser, subnet, observe=observe))
             if subnet.fitted is not None:
                 scheduler = TableScheduler(subnet.fitted, pipe.scheduler.config)
-                stack.enter_context(mock.patch.object(pipe, "scheduler", scheduler))
+                stack.enter_context(replaced(pipe, "scheduler", scheduler))
         stack.enter_context(_recorded(pipe, pipeline.denoiser, family, batch, trajectory))
+        stack.enter_context(pipeline_failures(pipe))
         with torch.no_grad():
             trajectory.images = family.call(pipe, request, generator)
     return trajectory
 
 
 def _noised(
-    pipeline: Pipeline, request: Request, course: Course, generator: torch.Generator | None
+    pipeline: Pipeline, request: Request, grid: TimestepGrid, generator: torch.Generator | None
 ) -> Request:
     """The request with noise on its clean latents."""
     clean = request.latents
     if clean is None:
         msg = "clean latents to begin from are missing; give them with the request"
         raise SearchError(msg)
-    grid, present = pipeline.grid(course, request.size), pipeline.pipe.scheduler
-    scheduler = present.from_config(present.config)
-    grid.apply(scheduler)
+    settings, scheduler = (
+        pipeline.grid_settings(grid, request.size),
+        unused(pipeline.pipe.scheduler),
+    )
+    settings.apply(scheduler)
     call = record_call(pipeline, replace(request, latents=None))
     noise = torch.randn(call.drawn or clean.shape, generator=generator)
     layout = call.layout()
     ordered = noise if layout is None else noise.flatten()[list(layout)]
-    noised = add_noise(scheduler, grid, clean, ordered.reshape(clean.shape).to(clean))
+    noised = add_noise(scheduler, settings, clean, ordered.reshape(clean.shape).to(clean))
     return replace(request, latents=noised)
 
 
@@ -123,8 +135,9 @@ def gated(
     subnet: SubNet,
     *,
     steps: Sequence[int] | None = None,
-    observe: Callable[[int, int, Tensor], None] | None = None,
-    recall: Callable[[int, int], Tensor | None] | None = None,
+    observe: Callable[[int, Target, Tensor], None] | None = None,
+    recall: Callable[[int, Target], Tensor | None] | None = None,
+    placeholders: dict[str, Any] | None = None,
 ) -> Iterator[None]:
     """While open, `denoiser` obeys `subnet`; call k of it is step `steps[k]`, and then it starts anew.
 
@@ -139,9 +152,13 @@ def gated(
         recall: gives what an earlier step computed, by (step, target), or None where nothing is known.
             It takes the place of what is kept, so that every call stands for itself, and `steps` may
             be any.
+        placeholders: what modules that do not run return, by name; gates of one denoiser in one dtype
+            and batch that come after each other may share them. None starts with none.
     """
     steps = range(subnet.steps) if steps is None else steps
     gate = _Gate(subnet, unroll(subnet), steps, observe, recall)
+    if placeholders is not None:
+        gate.placeholders, gate.keeps_placeholders = placeholders, True
     blocks = set(subnet.topology.blocks)
     units = {u for segment in subnet.topology.segments for u in segment.units}
     # A module around a block always runs: what the block emits may leave through it.
@@ -165,26 +182,31 @@ class _Gate:
         subnet: SubNet,
         unrolled: Unrolled,
         steps: Sequence[int],
-        observe: Callable[[int, int, Tensor], None] | None,
-        recall: Callable[[int, int], Tensor | None] | None,
+        observe: Callable[[int, Target, Tensor], None] | None,
+        recall: Callable[[int, Target], Tensor | None] | None,
     ) -> None:
         topology = subnet.topology
-        self.observe, self.recall, self.actions = observe, recall, subnet.actions
+        self.observe, self.recall = observe, recall
         self.ports = dict(zip(topology.blocks, topology.ports_of, strict=True))
-        self.index = {i: port.index for i, port in enumerate(topology.ports)}
-        self.deltas = {topology.blocks[block]: block for block in topology.deltas}
         self.topology, self.computed = topology, unrolled.computed
         self.running = [
             frozenset(unit for segment in segments for unit in segment.units)
-            | _around({topology.block(target) for target in computed}, topology.blocks)
+            | _around({p for t in computed for p in (t.port, t.base) if p >= 0}, topology)
             for segments, computed in zip(unrolled.segments, self.computed, strict=True)
         ]
-        self.effective, self.values = unrolled.effective, unrolled.values
+        self.unrolled, self.effective, self.values = unrolled, unrolled.effective, unrolled.values
+        self.made = [
+            {unrolled.values[number].target: number for number in made} for made in unrolled.made
+        ]
         self.last = {n: t for t, row in enumerate(unrolled.effective) for n in row.values()}
+        for number, step in unrolled.last_reads.items():
+            self.last[number] = max(step, self.last.get(number, 0))
         self.steps, self.calls = steps, 0
         self.step = -1
         self.kept: dict[int, Any] = {}
-        self.hollow: dict[str, Any] = {}
+        self.bases: dict[int, Tensor] = {}
+        self.placeholders: dict[str, Any] = {}
+        self.keeps_placeholders = False
 
     def around_denoiser(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         """The denoiser's `forward`, counting steps and called only where a step needs it."""
@@ -193,10 +215,12 @@ class _Gate:
             self.step = self.steps[self.calls % len(self.steps)]
             if self.calls % len(self.steps) == 0:
                 self.kept.clear()
-                self.hollow.clear()
+                if not self.keeps_placeholders:
+                    self.placeholders.clear()
             self.calls += 1
             self.kept = self._remembered()
-            prediction = self.effective[self.step][self.topology.output]
+            self.bases.clear()
+            prediction = self.effective[self.step][PREDICTION]
             if self.computed[self.step]:
                 output = forward(*args, **kwargs)
                 self.kept.setdefault(prediction, output)
@@ -207,9 +231,13 @@ class _Gate:
     def _remembered(self) -> dict[int, Any]:
         """What earlier steps computed and this or a later one has."""
         if self.recall is None:
-            return {n: each for n, each in self.kept.items() if self.last[n] >= self.step}
+            return {n: each for n, each in self.kept.items() if self.last.get(n, 0) >= self.step}
         found: dict[int, Any] = {}
-        for number in self.effective[self.step].values():
+        numbers = {
+            *self.effective[self.step].values(),
+            *self.unrolled.cache_reads[self.step].values(),
+        }
+        for number in numbers:
             value = self.values[number]
             if value.step < self.step:
                 tensor = self.recall(value.step, value.target)
@@ -222,58 +250,72 @@ class _Gate:
         A block that is not computed may still have to run for the sake of a block inside it; then
         its own result is thrown away.
         """
-        ports, forward, block = self.ports.get(name, ()), module.forward, self.deltas.get(name)
+        ports, forward = self.ports.get(name, ()), module.forward
 
         def run(*args: Any, **kwargs: Any) -> Any:
             if name in self.running[self.step]:
                 output = forward(*args, **kwargs)
-                self.hollow[name] = _hollowed(output)
+                self.placeholders[name] = _as_placeholders(output)
             else:
-                if name not in self.hollow:
-                    self.hollow[name] = _hollow_output(module, args, kwargs)
-                output = self.hollow[name]
+                if name not in self.placeholders:
+                    self.placeholders[name] = _placeholder_output(module, args, kwargs)
+                output = self.placeholders[name]
             tensors = tensors_of(output)
             for port in ports:
-                self._keep(port, partial(tensors.__getitem__, self.index[port]))
-            if block is not None:
-                self._keep_delta(block, tensors[0], lambda: base_of(module, args, kwargs))
+                emitted = tensors[self.topology.ports[port].index]
+                if any(target.base == port for target in self.computed[self.step]):
+                    argument = self.topology.bases[port].argument
+                    self.bases[port] = base_of(module, argument, args, kwargs, emitted)
+                self._keep_all(port, emitted)
             return self._in_effect(ports, tensors, output)
 
         return run
 
-    def _keep_delta(self, block: int, output: Tensor, base: Callable[[], Tensor]) -> None:
-        """Keep the residual of a block, or what stands in for it."""
-        residual, total = self.topology.residual(block), self.topology.sum(block)
-        self._keep(residual, lambda: output - base())
-        adds = self.actions[self.step][block] is Action.DELTA
-        self._keep(
-            total,
-            lambda: base() + self.kept[self.effective[self.step][residual]] if adds else base(),
-        )
-
-    def _keep(self, target: int, make: Callable[[], Tensor]) -> None:
-        """Keep what a target is, if this step computes it."""
-        if target in self.computed[self.step]:
-            tensor = make()
-            self.kept[self.effective[self.step][self.topology.tensor(target)]] = tensor
+    def _keep_all(self, port: int, emitted: Tensor) -> None:
+        """Keep what this step computes of a port; `emitted` is what its block makes, if it runs."""
+        for target, number in self.made[self.step].items():
+            if target.port != port:
+                continue
+            if target.kind is TargetKind.MIX:
+                tensor = self._mixed(self.values[number])
+            else:
+                is_residual = target.kind is TargetKind.RESIDUAL
+                tensor = emitted - self.bases[target.base] if is_residual else emitted
+            self.kept[number] = tensor
             if self.observe is not None:
                 self.observe(self.step, target, tensor)
+
+    def _mixed(self, value: Value) -> Tensor:
+        """What an action makes of its sources."""
+        cached = iter(value.reads[-sum(s is not Source.BASE for s, _ in value.weights) :])
+        total: Tensor | None = None
+        for source, weight in value.weights:
+            is_base = source is Source.BASE
+            tensor = self.bases[value.target.base] if is_base else self.kept[next(cached)]
+            term = tensor if weight == 1 else weight * tensor
+            total = term if total is None else total + term
+        assert total is not None
+        return total
 
     def _in_effect(self, ports: Sequence[int], tensors: Sequence[Tensor], output: Any) -> Any:
         """`output`, of these tensors, with those that this step has; the others are not read."""
         row = self.effective[self.step]
-        mine = {id(tensors[self.index[p]]): self.kept[row[p]] for p in ports if row[p] in self.kept}
+        mine = {
+            id(tensors[self.topology.ports[port].index]): self.kept[row[port_of(port)]]
+            for port in ports
+            if row[port_of(port)] in self.kept
+        }
         return pytree.tree_map(lambda leaf: mine.get(id(leaf), leaf), output)
 
 
-def _around(blocks: set[int | None], names: tuple[str, ...]) -> frozenset[str]:
-    """The modules that must run so that these blocks are reached at all."""
-    parts = [names[block].split(".") for block in blocks if block is not None]
+def _around(ports: set[int], topology: Topology) -> frozenset[str]:
+    """The modules that must run so that the blocks of these ports are reached at all."""
+    parts = [topology.blocks[topology.ports[port].block].split(".") for port in ports]
     return frozenset(".".join(each[:i]) for each in parts for i in range(1, len(each)))
 
 
-def _hollow_output(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """What a module would return, without content.
+def _placeholder_output(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """A placeholder of a module's output: its structure, shapes and dtypes.
 
     It runs on fake tensors, so nothing is computed; hooks and gates in it are not called.
     """
@@ -283,23 +325,23 @@ def _hollow_output(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, 
 
     with (
         FakeTensorMode(allow_non_fake_inputs=True) as mode,
-        mock.patch.object(nn.Module, "__call__", plain),
+        replaced(nn.Module, "__call__", plain),
     ):
         fake_args, fake_kwargs = pytree.tree_map(
             lambda leaf: mode.from_tensor(leaf) if isinstance(leaf, Tensor) else leaf,
             (tuple(args), dict(kwargs)),
         )
         output = plain(module, *fake_args, **fake_kwargs)
-    return _hollowed(output)
+    return _as_placeholders(output)
 
 
-def _hollowed(output: Any) -> Any:
-    """`output` with tensors that take no memory and are never read; what was one tensor still is."""
-    hollow = {
+def _as_placeholders(output: Any) -> Any:
+    """`output` with its tensors replaced by zeros of the same shape without storage; shared tensors stay shared."""
+    placeholders = {
         id(t): torch.zeros((), dtype=t.dtype, device=t.device).expand(t.shape)
         for t in tensors_of(output)
     }
-    return pytree.tree_map(lambda leaf: hollow.get(id(leaf), leaf), output)
+    return pytree.tree_map(lambda leaf: placeholders.get(id(leaf), leaf), output)
 
 
 @contextmanager

@@ -11,9 +11,9 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from search.blocks import outermost
-from search.errors import SearchError
-from search.subnet import Granularity
+from search.core.blocks import outermost
+from search.core.errors import SearchError
+from search.core.subnet import Granularity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 KEY = "removed_blocks"
 """Where a denoiser's configuration names the blocks that were removed."""
 SHORTCUT = "conv_shortcut"
-BRANCHES = frozenset({"Attention", "FluxAttention", "FeedForward"})
-"""Classes of blocks behind which there is a residual connection."""
 _REMOVED = "_stepcarve_removed"
 
 
@@ -68,7 +66,8 @@ def remove_blocks(denoiser: nn.Module, names: Sequence[str], family: Family) -> 
         msg = f"the removed blocks {inner} are named twice or lie in others; name each once"
         raise SearchError(msg)
     for name in names:
-        _empty(denoiser.get_submodule(name))
+        module = denoiser.get_submodule(name)
+        _empty(module, is_branch=family.is_branch(module))
 
 
 def is_removed(module: nn.Module) -> bool:
@@ -83,48 +82,58 @@ def shortcut_of(module: nn.Module) -> nn.Module | None:
     return shortcut if isinstance(shortcut, nn.Module) and resampled is None else None
 
 
-def is_branch(module: nn.Module) -> bool:
-    """Whether what a block emits is added to what goes past it, so that doing nothing is emitting zeros."""
-    return type(module).__name__ in BRANCHES and not getattr(module, "residual_connection", False)
-
-
-def first_tensor(
+def tensor_arguments(
     module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> Tensor | None:
-    """The first tensor among the arguments of a block: the input that it works on."""
+) -> list[Tensor]:
+    """The tensors among the arguments of a block, in the order of its signature."""
     arguments = inspect.signature(type(module).forward).bind(module, *args, **kwargs).arguments
     leaves = pytree.tree_leaves(tuple(arguments.values())[1:])
-    return next((leaf for leaf in leaves if isinstance(leaf, Tensor)), None)
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
-def base_of(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
-    """What a block that allows DELTA and SKIP would emit if it did nothing."""
-    entered, shortcut = first_tensor(module, args, kwargs), shortcut_of(module)
-    if entered is None:
+def base_of(
+    module: nn.Module,
+    argument: int | None,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    like: Tensor | None = None,
+) -> Tensor:
+    """The base of one of a block's outputs: its input, or zeros for a residual branch.
+
+    Args:
+        module: the block.
+        argument: which of its tensor arguments it hands on, as `Base.argument` says; None for zeros.
+        args: of its call.
+        kwargs: of its call.
+        like: the output that zeros stand for; None is the first argument.
+    """
+    tensors = tensor_arguments(module, args, kwargs)
+    if not tensors:
         msg = f"a {type(module).__name__} was called without a tensor"
         raise ValueError(msg)
-    if is_branch(module):
-        return torch.zeros_like(entered)
-    return entered if shortcut is None else cast("Tensor", shortcut(entered))
+    if argument is None:
+        return torch.zeros_like(tensors[0] if like is None else like)
+    shortcut = shortcut_of(module)
+    return tensors[argument] if shortcut is None else cast("Tensor", shortcut(tensors[argument]))
 
 
-def _empty(module: nn.Module) -> None:
-    """Take all weights but the shortcut's out of a module, and let it emit its input."""
+def _empty(module: nn.Module, *, is_branch: bool) -> None:
+    """Take all weights but the shortcut's out of a module, and let it emit its base."""
     kept = shortcut_of(module)
     for parts in (module._modules, module._parameters, module._buffers):
         for name in list(parts):
             parts[name] = None
     if kept is not None:
         module._modules[SHORTCUT] = kept
-    module.__class__ = _emptied(type(module))
+    module.__class__ = _emptied(type(module), is_branch=is_branch)
 
 
-def _emptied(cls: type[nn.Module]) -> type[nn.Module]:
-    """A class of the same name and signature whose `forward` does nothing."""
+def _emptied(cls: type[nn.Module], *, is_branch: bool) -> type[nn.Module]:
+    """A class of the same name and signature whose `forward` returns its base."""
 
     @functools.wraps(cls.forward)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        base = base_of(self, args, kwargs)
+        base = base_of(self, None if is_branch else 0, args, kwargs)
         # Another tensor object than the input, so that a trace can tell the two apart.
         emitted = base.view_as(base)
         bound = inspect.signature(cls.forward).bind(self, *args, **kwargs)

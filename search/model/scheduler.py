@@ -7,45 +7,48 @@ basis (the noises, the first prediction, the second, ...) yields all coefficient
 
 from __future__ import annotations
 
+import copy
 import inspect
 import itertools
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import numpy as np
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
-from search.errors import SearchError
-from search.sampler import SamplerTable
+from search.core.errors import SearchError
+from search.core.sampler import SamplerTable
+from search.model.replaced import replaced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from search.course import Course
-    from search.sampler import FittedSampler
+    from search.core.sampler import FittedSampler
+    from search.core.timestep_grid import TimestepGrid
 
 # Relative difference of a probed table to the scheduler's own float32 arithmetic on random vectors.
 _AFFINE_TOLERANCE = 1e-4
+_NONLINEAR = ("clip_sample", "thresholding")
+"""Settings with which a scheduler does more than to add up."""
 
 
 @dataclass(frozen=True)
-class Grid:
+class GridSettings:
     """What a pipeline asks of its scheduler.
 
     Attributes:
-        course: what the pipeline itself is asked for.
+        grid: timesteps or their number, as given to the pipeline.
         timesteps: a custom grid; None leaves it to the scheduler.
         sigmas: noise levels before shifting; None likewise.
         mu: the shift for the picture's size, for schedulers that take one.
-        eta: what each step is told how much noise to draw, for schedulers that ask.
+        eta: scale of the noise that each step adds, for schedulers with that argument.
     """
 
-    course: Course
+    grid: TimestepGrid
     timesteps: tuple[float, ...] | None = None
     sigmas: tuple[float, ...] | None = None
     mu: float | None = None
@@ -53,43 +56,87 @@ class Grid:
 
     def apply(self, scheduler: Any) -> None:
         """Set the scheduler's timesteps, and where it begins."""
-        asked = {"timesteps": self.timesteps, "sigmas": self.sigmas, "mu": self.mu}
-        given: dict[str, Any] = {k: value for k, value in asked.items() if value is not None}
+        settings = {"timesteps": self.timesteps, "sigmas": self.sigmas, "mu": self.mu}
+        given: dict[str, Any] = {k: value for k, value in settings.items() if value is not None}
         if self.timesteps is None and self.sigmas is None:
-            given["num_inference_steps"] = self.course.inference_steps
-        scheduler.set_timesteps(**given)
-        _begin(scheduler, self.course)
+            given["num_inference_steps"] = self.grid.inference_steps
+        with _blaming_scheduler(scheduler, self.grid):
+            scheduler.set_timesteps(**given)
+        _begin(scheduler, self.grid)
 
     def part(self, scheduler: Any) -> Tensor:
-        """The timesteps of the course, once the scheduler's are set."""
+        """The timesteps of the grid, once the scheduler's are set."""
         timesteps: Tensor = scheduler.timesteps
-        return timesteps[self.course.part(len(timesteps))]
+        return timesteps[self.grid.part(len(timesteps))]
 
 
-def read_sampler(scheduler: Any, grid: Grid) -> SamplerTable:
-    """The table of a diffusers scheduler for the timesteps of `grid`.
+def read_sampler(scheduler: Any, settings: GridSettings) -> SamplerTable:
+    """The table of a diffusers scheduler for the timesteps of `settings`.
 
     Raises:
         SearchError: the scheduler is not affine with these settings.
     """
-    scheduler = type(scheduler).from_config(scheduler.config)
-    try:
-        grid.apply(scheduler)
-    except ValueError as error:
-        msg = f"{type(scheduler).__name__} refuses {_named(grid.course)}: {str(error).rstrip('.')}; choose others"
-        raise SearchError(msg) from error
-    given, count = grid.course.takes_latents, len(grid.part(scheduler))
-    known = _count_known(scheduler, grid, count)
-    basis = torch.eye(known + count)
-    inputs, final = _walk(scheduler, grid, basis[:known], basis[known:])
-    table = SamplerTable(
-        inputs=np.stack([x.double().numpy() for x in inputs]),
-        final=final.double().numpy(),
-        noises=known - given,
-        given=given,
-    )
-    _check_affine(scheduler, grid, table)
+    scheduler = unused(scheduler)
+    settings.apply(scheduler)
+    with _blaming_scheduler(scheduler, settings.grid):
+        given, count = settings.grid.takes_latents, len(settings.part(scheduler))
+        known = _count_known(scheduler, settings, count)
+        basis = torch.eye(known + count)
+        inputs, final = _walk(scheduler, settings, basis[:known], basis[known:])
+        _require_finite(scheduler, [*inputs, final])
+        table = SamplerTable(
+            inputs=np.stack([x.double().numpy() for x in inputs]),
+            final=final.double().numpy(),
+            noises=known - given,
+            given=given,
+        )
+        _check_affine(scheduler, settings, table)
     return _without_unused_noises(table)
+
+
+def unused(scheduler: Any) -> Any:
+    """A copy of a scheduler as it is, before its first step."""
+    copied = copy.deepcopy(scheduler)
+    if hasattr(copied, "_begin_index"):
+        copied._begin_index = None
+    return copied
+
+
+@contextmanager
+def _blaming_scheduler(scheduler: Any, grid: TimestepGrid) -> Iterator[None]:
+    """What a scheduler raises while this is open becomes a `SearchError` that names it."""
+    name = type(scheduler).__name__
+    try:
+        yield
+    except SearchError:
+        raise
+    except Exception as error:  # each scheduler raises whatever its code runs into
+        message = " ".join(str(error).split()).rstrip(".")
+        does = "refuses" if isinstance(error, ValueError) else "fails with"
+        kind = "" if isinstance(error, ValueError) else f" ({type(error).__name__})"
+        msg = (
+            f"{name} {does} {_named(grid)}{kind}: {message}; choose others, or another --scheduler"
+        )
+        raise SearchError(msg) from error
+
+
+def _require_finite(scheduler: Any, rows: Sequence[Tensor]) -> None:
+    """Refuse a scheduler that divides by zero on its way."""
+    bad = [number for number, row in enumerate(rows) if not bool(row.isfinite().all())]
+    if bad:
+        own = type(scheduler)().config
+        differing = {
+            key: value
+            for key, value in scheduler.config.items()
+            if not key.startswith("_") and key in own and own[key] != value
+        }
+        where = "its last step" if bad[0] == len(rows) - 1 else f"step {bad[0] - 1}"
+        msg = (
+            f"the scheduler {type(scheduler).__name__} makes values that are not finite at {where}, with "
+            f"diffusers too: with its settings {differing} it divides by zero there; change them with "
+            "--scheduler-option, or choose another --scheduler"
+        )
+        raise SearchError(msg)
 
 
 @contextmanager
@@ -105,20 +152,20 @@ def noise_drawn_by(scheduler: Any, draw: Callable[[tuple[int, ...]], Tensor]) ->
     if not hasattr(module, "randn_tensor"):
         yield
         return
-    with mock.patch.object(module, "randn_tensor", randn_tensor):
+    with replaced(module, "randn_tensor", randn_tensor):
         yield
 
 
-def add_noise(scheduler: Any, grid: Grid, clean: Tensor, noise: Tensor) -> Tensor:
-    """Clean latents as the scheduler wants them at the first step of the course.
+def add_noise(scheduler: Any, settings: GridSettings, clean: Tensor, noise: Tensor) -> Tensor:
+    """Clean latents as the scheduler wants them at the first step of the grid.
 
     Args:
-        scheduler: with the timesteps of `grid`.
-        grid: says where to begin.
+        scheduler: with the timesteps of `settings`.
+        settings: says where to begin.
         clean: latents `[B, ...]`.
         noise: of unit variance and the same shape.
     """
-    timestep = grid.part(scheduler)[:1]
+    timestep = settings.part(scheduler)[:1]
     if hasattr(scheduler, "scale_noise"):
         noised: Tensor = scheduler.scale_noise(clean, timestep, noise)
     else:
@@ -126,25 +173,25 @@ def add_noise(scheduler: Any, grid: Grid, clean: Tensor, noise: Tensor) -> Tenso
     return noised
 
 
-class CourseScheduler:
-    """A diffusers scheduler of which a pipeline sees the steps of one course only."""
+class GridScheduler:
+    """A diffusers scheduler of which a pipeline sees the steps of one grid only."""
 
-    def __init__(self, whole: Any, course: Course) -> None:
-        self._whole, self._course = whole, course
+    def __init__(self, whole: Any, grid: TimestepGrid) -> None:
+        self._whole, self._grid = whole, grid
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._whole, name)
 
     @property
     def timesteps(self) -> Any:
-        """Those of the course."""
+        """Those of the grid."""
         timesteps = self._whole.timesteps
-        return timesteps[self._course.part(len(timesteps))]
+        return timesteps[self._grid.part(len(timesteps))]
 
     @property
     def init_noise_sigma(self) -> Any:
         """What the pipeline multiplies its latents by; given ones are left as they are."""
-        return 1.0 if self._course.takes_latents else self._whole.init_noise_sigma
+        return 1.0 if self._grid.takes_latents else self._whole.init_noise_sigma
 
     @property
     def set_timesteps(self) -> Callable[..., None]:
@@ -154,18 +201,18 @@ class CourseScheduler:
         @wraps(original)
         def set_timesteps(*args: Any, **kwargs: Any) -> None:
             original(*args, **kwargs)
-            _begin(self._whole, self._course)
+            _begin(self._whole, self._grid)
 
         return set_timesteps
 
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Pipelines from text to image begin at the first step that they see."""
         del begin_index
-        _begin(self._whole, self._course)
+        _begin(self._whole, self._grid)
 
 
-class Instant(float):
-    """A timestep as a number, for pipelines that are traced: a tensor's value could not be asked for."""
+class FixedTimestep(float):
+    """A timestep as a float, for tracing: a traced tensor has no value to read."""
 
     __slots__ = ()
 
@@ -174,11 +221,11 @@ class Instant(float):
         return torch.full(shape, float(self))
 
 
-class StillScheduler:
-    """Timesteps that do not change, in the place of a diffusers scheduler; its steps change nothing.
+class FixedScheduler:
+    """A stand-in for a diffusers scheduler with fixed timesteps; its steps return the latents unchanged.
 
     Attributes:
-        timesteps: without any, the pipeline's loop does nothing.
+        timesteps: of the run; empty for a loop without steps.
         config: of the scheduler whose place it takes.
         init_noise_sigma: what the pipeline multiplies its noise by, if it does that.
     """
@@ -186,7 +233,7 @@ class StillScheduler:
     order = 1
     init_noise_sigma = 1.0
 
-    def __init__(self, timesteps: Tensor | list[Instant], config: Any) -> None:
+    def __init__(self, timesteps: Tensor | list[FixedTimestep], config: Any) -> None:
         self.timesteps, self.config = timesteps, config
 
     def set_timesteps(
@@ -197,7 +244,7 @@ class StillScheduler:
         sigmas: Any = None,
         mu: float | None = None,
     ) -> None:
-        """Begin a run; whatever is asked, the timesteps are its own."""
+        """Begin a run; the arguments do not change the timesteps."""
         del num_inference_steps, timesteps, sigmas, mu
         self._begin(device)
 
@@ -224,7 +271,7 @@ class StillScheduler:
         return SchedulerOutput(prev_sample=sample) if return_dict else (sample,)
 
 
-class TableScheduler(StillScheduler):
+class TableScheduler(FixedScheduler):
     """A fitted sampler in the place of a diffusers scheduler, for the pipelines of diffusers.
 
     What its `step` calls latents is the denoiser's next input, so `scale_model_input` has nothing
@@ -233,12 +280,12 @@ class TableScheduler(StillScheduler):
 
     def __init__(self, fitted: FittedSampler, config: Any) -> None:
         super().__init__(torch.tensor(fitted.timesteps), config)
-        self._told, self.table = fitted.timesteps, fitted.table
+        self._timesteps, self.table = fitted.timesteps, fitted.table
         self.init_noise_sigma = float(fitted.table.inputs[0, 0])
         self._values: list[Tensor] = []
 
     def _begin(self, device: Any) -> None:
-        self.timesteps = torch.tensor(self._told, device=device)
+        self.timesteps = torch.tensor(self._timesteps, device=device)
         self._values = []
 
     def step(
@@ -270,75 +317,80 @@ def combine(row: Sequence[float] | np.ndarray | Tensor, values: Sequence[Tensor]
     return total
 
 
-def _begin(scheduler: Any, course: Course) -> None:
-    """Let the scheduler begin where the course does."""
-    if course.takes_latents and hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(course.first_step)
+def _begin(scheduler: Any, grid: TimestepGrid) -> None:
+    """Let the scheduler begin where the grid does."""
+    if grid.takes_latents and hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(grid.first_step)
 
 
-def _named(course: Course) -> str:
-    if course.custom_timesteps:
-        return f"the timesteps {list(course.custom_timesteps)}"
-    if course.custom_sigmas:
-        return f"the sigmas {list(course.custom_sigmas)}"
-    return f"{course.inference_steps} steps"
+def _named(grid: TimestepGrid) -> str:
+    if grid.custom_timesteps:
+        return f"the timesteps {list(grid.custom_timesteps)}"
+    if grid.custom_sigmas:
+        return f"the sigmas {list(grid.custom_sigmas)}"
+    return f"{grid.inference_steps} steps"
 
 
-def _count_known(scheduler: Any, grid: Grid, calls: int) -> int:
+def _count_known(scheduler: Any, settings: GridSettings, calls: int) -> int:
     """How many noises a run takes, the initial one among them, and latents that it is given."""
     number = itertools.count()
     one = torch.ones(1)
-    _walk(scheduler, grid, (one for _ in number), [one] * calls)
+    _walk(scheduler, settings, (one for _ in number), [one] * calls)
     return next(number)
 
 
 def _walk(
-    scheduler: Any, grid: Grid, known: Iterable[Tensor], predictions: Iterable[Tensor]
+    scheduler: Any, settings: GridSettings, known: Iterable[Tensor], predictions: Iterable[Tensor]
 ) -> tuple[list[Tensor], Tensor]:
     """Run the sampler on vectors: `known` are what it begins from, then the noises that it draws.
 
     Returns the denoiser's inputs and the final latents, each as a vector.
     """
-    grid.apply(scheduler)
+    settings.apply(scheduler)
     values = (value.reshape(1, 1, 1, -1) for value in known)
     latents = next(values)
-    if grid.course.adds_noise:
-        latents = add_noise(scheduler, grid, latents, next(values))
-    elif not grid.course.takes_latents:
+    if settings.grid.adds_noise:
+        latents = add_noise(scheduler, settings, latents, next(values))
+    elif not settings.grid.takes_latents:
         latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
     scale = getattr(scheduler, "scale_model_input", lambda sample, _: sample)
-    settings = {} if grid.eta is None else {"eta": grid.eta}
+    options = {} if settings.eta is None else {"eta": settings.eta}
     inputs = []
     with noise_drawn_by(scheduler, lambda shape: next(values).reshape(shape)):
-        for timestep, prediction in zip(grid.part(scheduler), predictions, strict=True):
+        for timestep, prediction in zip(settings.part(scheduler), predictions, strict=True):
             inputs.append(scale(latents, timestep).flatten())
             latents = scheduler.step(
-                prediction.reshape(latents.shape), timestep, latents, **settings, return_dict=False
+                prediction.reshape(latents.shape), timestep, latents, **options, return_dict=False
             )[0]
     return inputs, latents.flatten()
 
 
-def _check_affine(scheduler: Any, grid: Grid, table: SamplerTable) -> None:
+def _check_affine(scheduler: Any, settings: GridSettings, table: SamplerTable) -> None:
     """Compare the table with the scheduler itself on two scales of random vectors."""
     for scale in (1.0, 50.0):
         generator = torch.Generator().manual_seed(0)
         values = scale * torch.randn(len(table.final), 256, generator=generator)
-        inputs, final = _walk(scheduler, grid, values[: table.known], values[table.known :])
+        inputs, final = _walk(scheduler, settings, values[: table.known], values[table.known :])
         expected = np.vstack([table.inputs, table.final]) @ values.double().numpy()
         found = np.stack([x.double().numpy() for x in [*inputs, final]])
         error = np.abs(found - expected).max() / np.abs(expected).max()
         if not error < _AFFINE_TOLERANCE:
+            on = [name for name in _NONLINEAR if scheduler.config.get(name)]
+            advice = (
+                f"switch that off with {' '.join(f'--scheduler-option {name}=false' for name in on)}, or "
+                if on
+                else ""
+            )
             msg = (
                 f"the scheduler {type(scheduler).__name__} is not an affine map of noises and "
                 f"predictions with these settings (off by {error:.1e}): it clips, thresholds or "
-                "draws its noise in a way of its own; switch that off in its configuration or choose "
-                "another"
+                f"draws its noise in a way of its own; {advice}choose another --scheduler"
             )
             raise SearchError(msg)
 
 
 def _without_unused_noises(table: SamplerTable) -> SamplerTable:
-    """The same without the last noises, if they count for nothing: what is drawn before them stays."""
+    """The same without trailing noises of weight zero, so that earlier draws stay the same."""
     rows = np.vstack([table.inputs, table.final])
     used = np.flatnonzero(rows[:, : table.known].any(axis=0))
     known = 1 + int(used.max(initial=0))

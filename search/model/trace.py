@@ -12,19 +12,29 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
+from search.core.names import GUIDANCE, SAMPLE, TIMESTEP
+from search.core.subnet import Granularity
+from search.core.topology import (
+    PREDICTION,
+    Base,
+    Computation,
+    Port,
+    Segment,
+    Target,
+    Topology,
+    base_of,
+    port_of,
+)
+from search.model.additive import added_to
 from search.model.cost import attention_products, count_macs
 from search.model.recording import DenoiserCall, path_name, record_call
 from search.model.removed import (
     build_denoiser,
-    first_tensor,
-    is_branch,
     is_removed,
     removed_of,
     shortcut_of,
+    tensor_arguments,
 )
-from search.names import GUIDANCE, SAMPLE, TIMESTEP
-from search.subnet import Granularity
-from search.topology import Port, Segment, Topology
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -49,8 +59,7 @@ class Trace:
         inputs: names of the program's inputs, in order.
         topology: what the program says about the blocks.
         port_outputs: per port of the topology, which output of the program it is.
-        base_outputs: likewise for the base of each block in `Topology.deltas`.
-        branches: those of them whose base is zero.
+        base_outputs: likewise, per port that has a base other than zeros.
         latent_shape: of one image; `[C, H, W]`, or as the pipeline packs it.
         noise_shape: of the noise drawn for one image, `[C, H, W]`.
         layout: per element of a batch of latents, which element of the drawn noise it is; None: its
@@ -62,8 +71,7 @@ class Trace:
     inputs: tuple[str, ...]
     topology: Topology
     port_outputs: tuple[int, ...]
-    base_outputs: tuple[int, ...]
-    branches: frozenset[int]
+    base_outputs: dict[int, int]
     latent_shape: tuple[int, ...]
     noise_shape: tuple[int, ...]
     layout: tuple[int, ...] | None
@@ -102,7 +110,7 @@ def trace(
         }
         program = torch.export.export(step, (), inputs, strict=False)
         units = {name for each in Granularity for name in family.blocks(denoiser, each)}
-        branches = {name for name in units if is_branch(denoiser.get_submodule(name))}
+        branches = {name for name in units if family.is_branch(denoiser.get_submodule(name))}
     graph = _Graph(program, tuple(inputs))
     emitted = _emitted(graph, outputs, branches)
     topology = _read_topology(program, graph, emitted, units, samples)
@@ -111,8 +119,7 @@ def trace(
         inputs=tuple(inputs),
         topology=topology,
         port_outputs=tuple(emitted.ports.values()),
-        base_outputs=tuple(emitted.bases[topology.blocks[block]] for block in topology.deltas),
-        branches=frozenset(b for b in topology.deltas if topology.blocks[b] in branches),
+        base_outputs=emitted.outputs,
         latent_shape=tuple(latent_shape),
         noise_shape=(call.drawn or ())[1:],
         layout=call.layout(),
@@ -122,26 +129,37 @@ def trace(
 
 def convert_denoiser(denoiser: nn.Module, dtype: torch.dtype) -> None:
     """Give the denoiser `dtype`, but for the modules that its class keeps in float32."""
-    kept = set(getattr(denoiser, "_keep_in_fp32_modules", None) or ())
-    for name, module in denoiser.named_modules():
-        if kept & set(name.split(".")):
-            continue
+    for module in convertible_modules(denoiser):
         for key, tensor in module.named_parameters(recurse=False):
             setattr(module, key, nn.Parameter(tensor.detach().to(dtype), requires_grad=False))
-        for key, tensor in module.named_buffers(recurse=False):
-            if tensor.is_floating_point():
-                setattr(module, key, tensor.to(dtype))
+        for key, buffer in module.named_buffers(recurse=False):
+            if buffer.is_floating_point():
+                setattr(module, key, buffer.to(dtype))
+
+
+def convertible_modules(denoiser: nn.Module) -> list[nn.Module]:
+    """The modules of a denoiser that its class does not keep in float32."""
+    kept = set(getattr(denoiser, "_keep_in_fp32_modules", None) or ())
+    return [module for name, module in denoiser.named_modules() if not kept & set(name.split("."))]
 
 
 class _Output(NamedTuple):
-    """An extra output of the trace: a tensor that a block emits, or (tensor None) a block's base."""
+    """An extra output of the trace: a tensor that a block emits, or one that it is given.
+
+    Attributes:
+        block: name of the block.
+        tensor: index among the tensors that it emits, or among its tensor arguments.
+        is_given: whether it is an argument; what the block's shortcut convolution makes of its first
+            argument stands in the place of that.
+    """
 
     block: str
-    tensor: int | None
+    tensor: int
+    is_given: bool = False
 
 
 class _Step(nn.Module):
-    """The denoiser with guidance around it; also returns what the blocks emit, and their bases.
+    """The denoiser with guidance around it; also returns what the blocks emit and are given.
 
     A call fills `found` with the number of the output that each of these is.
     """
@@ -162,7 +180,7 @@ class _Step(nn.Module):
         self.report = found.update
 
     def forward(self, **inputs: Tensor) -> tuple[Tensor, ...]:
-        """Return the noise prediction and every distinct tensor that is a block's output or base."""
+        """Return the noise prediction and every distinct tensor that a block emits or is given."""
         guidance = inputs.get(GUIDANCE)
         sample = inputs[SAMPLE]
         arguments = pytree.tree_map_with_path(
@@ -170,12 +188,12 @@ class _Step(nn.Module):
         )
         batch = sample if guidance is None else torch.cat([sample, sample])
         arguments[self.family.sample] = batch.to(self.dtype)
-        arguments[self.family.timestep] = self.call.told(inputs[TIMESTEP])
+        arguments[self.family.timestep] = self.call.model_timestep(inputs[TIMESTEP])
         emitted: dict[str, list[Tensor]] = {}
-        bases: dict[str, Tensor] = {}
+        given: dict[str, list[Tensor]] = {}
         with ExitStack() as stack:
             for name in self.blocks:
-                for handle in _watch(self.denoiser.get_submodule(name), name, emitted, bases):
+                for handle in _watch(self.denoiser.get_submodule(name), name, emitted, given):
                     stack.callback(handle.remove)
             raw = self.denoiser(**arguments)[0]
         prediction = self.family.predict(raw.to(sample.dtype), sample.shape[1], guidance)
@@ -187,23 +205,24 @@ class _Step(nn.Module):
                 if id(tensor) not in distinct:
                     distinct[id(tensor)] = tensor
                     found[_Output(name, index)] = len(distinct)
-        for name, base in bases.items():
-            distinct.setdefault(id(base), base)
-            found[_Output(name, None)] = 1 + list(distinct).index(id(base))
+        for name, tensors in given.items():
+            shapes = {tensor.shape for tensor in emitted[name]}
+            for index, tensor in enumerate(tensors):
+                if tensor.shape not in shapes:
+                    continue
+                distinct.setdefault(id(tensor), tensor)
+                place = 1 + list(distinct).index(id(tensor))
+                found[_Output(name, index, is_given=True)] = place
         self.report(found)
         return prediction, *distinct.values()
 
 
 def _watch(
-    module: nn.Module, name: str, emitted: dict[str, list[Tensor]], bases: dict[str, Tensor]
+    module: nn.Module, name: str, emitted: dict[str, list[Tensor]], given: dict[str, list[Tensor]]
 ) -> Iterator[RemovableHandle]:
-    """Keep what the block emits and, if DELTA can be made of it, its base."""
+    """Keep what the block emits, and those of its arguments that it could hand on."""
     shortcut = shortcut_of(module)
     through: list[Tensor] = []
-
-    def keep_nothing(module: nn.Module, args: Any, kwargs: Any) -> None:
-        entered = first_tensor(module, args, kwargs)
-        through[:] = [] if entered is None else [torch.zeros_like(entered)]
 
     def keep_shortcut(module: nn.Module, args: Any, output: Tensor) -> None:
         del module, args
@@ -211,17 +230,13 @@ def _watch(
 
     def keep(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         emitted[name] = tensors_of(output)
-        base = through[0] if through else first_tensor(module, args, kwargs)
-        if base is not None and [t.shape for t in emitted[name]] == [base.shape]:
-            bases[name] = base
+        given[name] = [*through, *tensor_arguments(module, args, kwargs)[len(through) :]]
         if not is_removed(module):
             return None
         # What a block around it hands on is that block's own.
         return pytree.tree_map_only(Tensor, lambda tensor: tensor.view_as(tensor), output)
 
     yield module.register_forward_hook(keep, with_kwargs=True)
-    if is_branch(module):
-        yield module.register_forward_pre_hook(keep_nothing, with_kwargs=True)
     if shortcut is not None:
         yield shortcut.register_forward_hook(keep_shortcut)
 
@@ -237,11 +252,13 @@ class _Emitted:
 
     Attributes:
         ports: those that the noise prediction depends on, in order of computation.
-        bases: by block, for those blocks whose only tensor is among the ports.
+        bases: by port, for those that have one.
+        outputs: by port, which output of the program the base is, unless it is zeros.
     """
 
     ports: dict[_Output, int]
-    bases: dict[str, int]
+    bases: dict[int, Base]
+    outputs: dict[int, int]
 
 
 def _emitted(graph: _Graph, outputs: Mapping[_Output, int], branches: AbstractSet[str]) -> _Emitted:
@@ -251,16 +268,45 @@ def _emitted(graph: _Graph, outputs: Mapping[_Output, int], branches: AbstractSe
     def place(output: _Output) -> int:
         return position[graph.outputs[outputs[output]]]
 
-    is_port = {o for o, i in outputs.items() if o.tensor is not None and graph.outputs[i] in used}
-    bases = {
-        o.block: i
-        for o, i in outputs.items()
-        if o.tensor is None
-        and (graph.outputs[i] in used or o.block in branches)
-        and (port := _Output(o.block, 0)) in is_port
-        and place(o) < place(port)
+    is_port = {o for o, i in outputs.items() if not o.is_given and graph.outputs[i] in used}
+    ports = {o: outputs[o] for o in sorted(is_port, key=place)}
+    port_at = {graph.outputs[i]: port for port, i in enumerate(ports.values())}
+    bases: dict[int, Base] = {}
+    found: dict[int, int] = {}
+    for port, output in enumerate(ports):
+        if output.block in branches:
+            bases[port] = Base(None)
+            continue
+        argument = _handed_on(graph, output, outputs, used)
+        if argument is not None:
+            found[port] = outputs[argument]
+            bases[port] = Base(argument.tensor, port_at.get(graph.outputs[found[port]]))
+    return _Emitted(ports, bases, found)
+
+
+def _handed_on(
+    graph: _Graph, output: _Output, outputs: Mapping[_Output, int], used: AbstractSet[Node]
+) -> _Output | None:
+    """The argument that a block would hand on as `output` if it did nothing; None if there is none.
+
+    One of the output's shape. Where several have it, or the block emits several tensors, the one to
+    which the block only adds; in a block of one tensor it is the first.
+    """
+    made = graph.outputs[outputs[output]]
+    alone = sum(o.block == output.block and not o.is_given for o in outputs) == 1
+    given = {
+        o: graph.outputs[i] for o, i in outputs.items() if o.block == output.block and o.is_given
     }
-    return _Emitted({o: outputs[o] for o in sorted(is_port, key=place)}, bases)
+    fitting = {
+        o: node
+        for o, node in given.items()
+        if node is not made and node in used and node.meta["val"].shape == made.meta["val"].shape
+    }
+    if alone:
+        return next((o for o in fitting if o.tensor == 0), None)
+    summands = added_to(made, fitting.values())
+    added = [o for o, node in fitting.items() if node in summands]
+    return added[0] if len(added) == 1 else None
 
 
 def _read_topology(
@@ -273,64 +319,41 @@ def _read_topology(
     last_port = {output.block: port for port, output in enumerate(emitted.ports)}
     blocks = sorted(last_port, key=last_port.__getitem__)
     ports = {graph.outputs[i]: port for port, i in enumerate(emitted.ports.values())}
-    deltas = [block for block, name in enumerate(blocks) if name in emitted.bases]
-    based: defaultdict[Node, list[_Delta]] = defaultdict(list)
-    for i, block in enumerate(deltas):
-        residual = len(ports) + 1 + 2 * i
-        port = ports[graph.outputs[emitted.ports[_Output(blocks[block], 0)]]]
-        based[graph.outputs[emitted.bases[blocks[block]]]].append(
-            _Delta(blocks[block], port, residual, residual + 1)
-        )
+    based: defaultdict[Node, list[int]] = defaultdict(list)
+    for port, output in emitted.outputs.items():
+        based[graph.outputs[output]].append(port)
     members = graph.members(ports, based)
+    targets = [*map(port_of, range(len(ports))), PREDICTION, *map(base_of, emitted.bases)]
+    owners = {base_of(port): output.block for port, output in enumerate(emitted.ports)}
     return Topology(
         blocks=tuple(blocks),
         ports=tuple(
-            Port(blocks.index(output.block), output.tensor or 0, tuple(node.meta["val"].shape))
+            Port(blocks.index(output.block), output.tensor, tuple(node.meta["val"].shape))
             for output, node in zip(emitted.ports, ports, strict=True)
         ),
-        reads=_reads(ports, based, members),
-        varies=_varies(graph, members, len(ports) + 1 + 2 * len(deltas)),
-        segments=_segments(program, graph, members, _Units(units, based), samples),
-        deltas=tuple(deltas),
+        computations=_computations(graph, targets, ports, based, members),
+        segments=_segments(program, graph, members, _Units(units, owners), samples),
+        bases=emitted.bases,
     )
 
 
-class _Delta(NamedTuple):
-    """A block that allows DELTA, by the numbers it has in the topology."""
-
-    block: str
-    port: int
-    residual: int
-    sum: int
-
-
-def _reads(
+def _computations(
+    graph: _Graph,
+    targets: Iterable[Target],
     ports: Mapping[Node, int],
-    based: Mapping[Node, list[_Delta]],
-    members: Mapping[Node, frozenset[int]],
-) -> tuple[frozenset[int], ...]:
-    """Per target, the tensors it is computed from."""
-    deltas = [delta for each in based.values() for delta in each]
-    reads: list[set[int]] = [set() for _ in range(len(ports) + 1 + 2 * len(deltas))]
+    based: Mapping[Node, list[int]],
+    members: Mapping[Node, frozenset[Target]],
+) -> dict[Target, Computation]:
+    """Per target, the ports it is computed from, and whether from latents or timestep."""
+    reads: dict[Target, set[int]] = {target: set() for target in targets}
     for node, port in ports.items():
         for user in node.users:
             for target in members.get(user, ()):
                 reads[target].add(port)
-        for delta in based.get(node, ()):
-            reads[delta.residual].add(port)
-            reads[delta.sum].add(port)
-    for delta in deltas:
-        reads[delta.residual].add(delta.port)
-        reads[delta.sum].add(delta.residual)
-    return tuple(map(frozenset, reads))
-
-
-def _varies(
-    graph: _Graph, members: Mapping[Node, frozenset[int]], targets: int
-) -> tuple[bool, ...]:
-    """Per target, whether it reads the latents or the timestep."""
+        for each in based.get(node, ()):
+            reads[base_of(each)].add(port)
     varying = {target for node in graph.varying for target in members.get(node, ())}
-    return tuple(target in varying for target in range(targets))
+    return {t: Computation(frozenset(each), t in varying) for t, each in reads.items()}
 
 
 class _Graph:
@@ -349,23 +372,21 @@ class _Graph:
         }
 
     def members(
-        self, ports: Mapping[Node, int], based: Mapping[Node, list[_Delta]]
-    ) -> dict[Node, frozenset[int]]:
+        self, ports: Mapping[Node, int], based: Mapping[Node, list[int]]
+    ) -> dict[Node, frozenset[Target]]:
         """Per node, the targets whose computation contains it when it stops at `ports`.
 
-        The noise prediction is target `len(ports)`. Nodes that no target needs are left out.
+        Nodes that no target needs are left out.
         """
-        output = len(ports)
-        found: dict[Node, frozenset[int]] = {}
+        found: dict[Node, frozenset[Target]] = {}
         for node in reversed(self.nodes):
             if node.op == "output":
                 continue
             if node in ports:
-                found[node] = frozenset({ports[node]})
+                found[node] = frozenset({port_of(ports[node])})
                 continue
-            mine = {output} if node is self.outputs[0] else set[int]()
-            for delta in based.get(node, ()):
-                mine |= {delta.residual, delta.sum}
+            mine = {PREDICTION} if node is self.outputs[0] else set[Target]()
+            mine |= set(map(base_of, based.get(node, ())))
             for user in node.users:
                 mine |= found.get(user, frozenset())
             if mine:
@@ -384,28 +405,27 @@ class _Graph:
 
 
 class _Units:
-    """Which modules have to run for an operation."""
+    """Which modules have to run for an operation; `owners` are the blocks of the bases."""
 
-    def __init__(self, units: set[str], based: Mapping[Node, list[_Delta]]) -> None:
-        self._units = units
-        self._owner = {d.residual: d.block for deltas in based.values() for d in deltas}
+    def __init__(self, units: set[str], owners: Mapping[Target, str]) -> None:
+        self._units, self._owners = units, owners
 
-    def of(self, nodes: Iterable[Node], targets: frozenset[int]) -> frozenset[str]:
+    def of(self, nodes: Iterable[Node], targets: frozenset[Target]) -> frozenset[str]:
         """The units around `nodes`; a block need not run for the sake of its own base."""
-        for_base = {self._owner[target] for target in targets & self._owner.keys()}
+        for_base = {self._owners[target] for target in targets & self._owners.keys()}
         return frozenset(u for node in nodes for u in _modules(node) if u in self._units) - for_base
 
 
 def _segments(
     program: ExportedProgram,
     graph: _Graph,
-    members: Mapping[Node, frozenset[int]],
+    members: Mapping[Node, frozenset[Target]],
     units: _Units,
     samples: int,
 ) -> tuple[Segment, ...]:
     macs = count_macs(program.graph_module)
     attention = attention_products(program)
-    grouped: defaultdict[frozenset[int], list[Node]] = defaultdict(list)
+    grouped: defaultdict[frozenset[Target], list[Node]] = defaultdict(list)
     for node in graph.nodes:
         if node in members:
             grouped[members[node]].append(node)

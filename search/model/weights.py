@@ -4,22 +4,36 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
+import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from search.errors import SearchError
+from search.core.errors import SearchError
+from search.model.checkpoint_files import DIFFUSERS, WeightFiles, checkpoint_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
     import torch
 
-STEM = "diffusion_pytorch_model"
 # Bytes at the start of every tensor that enter the fingerprint: any training or fine-tuning changes
 # them, and reading only these keeps the check instant for models of many gigabytes.
 _SAMPLED_BYTES = 4096
+_LORA = re.compile(r"\.lora_|\.base_layer\.|_lora\.")
+_NAMED = 3
+"""Tensors that a message names."""
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """Where a tensor is, and what its file's header says of it."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
 
 
 class DenoiserWeights:
@@ -33,31 +47,71 @@ class DenoiserWeights:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._file_of: dict[str, Path] = {}
-        for path in _files(folder):
+        self.checkpoint: WeightFiles = checkpoint_of(folder, DIFFUSERS)
+        self._entries: dict[str, _Entry] = {}
+        for path in self.checkpoint.files:
             try:
                 with _opened(path) as file:
-                    self._file_of.update(dict.fromkeys(file.keys(), path))
+                    for name in file.keys():  # noqa: SIM118 - the file is no mapping
+                        piece = file.get_slice(name)
+                        entry = _Entry(path, piece.get_dtype(), tuple(piece.get_shape()))
+                        self._entries[name] = entry
             except (SafetensorError, OSError) as error:
                 msg = f"cannot read the weights {str(path)!r}: {error}; copy or download the file again"
                 raise SearchError(msg) from error
 
     def __contains__(self, name: str) -> bool:
-        return name in self._file_of
+        return name in self._entries
 
     def tensor(self, name: str) -> torch.Tensor:
         """Read one tensor by its state-dict name."""
-        with _opened(self._file_of[name]) as file:
+        with _opened(self._entries[name].file) as file:
             tensor: torch.Tensor = file.get_tensor(name)
         return tensor
+
+    def require_fit(self, denoiser: torch.nn.Module) -> None:
+        """Refuse weights that are not exactly those of `denoiser`, whose parameters may be on the meta device.
+
+        Raises:
+            SearchError: names, shapes or types differ; where it can be seen why, it says so.
+        """
+        wanted = denoiser.state_dict()
+        require_no_lora(self._entries, self.folder)
+        ignored = getattr(denoiser, "_keys_to_ignore_on_load_unexpected", None) or ()
+        extra = [
+            name
+            for name in self._entries
+            if name not in wanted and not any(re.search(each, name) for each in ignored)
+        ]
+        missing = [name for name in wanted if name not in self._entries]
+        if missing or extra:
+            msg = (
+                f"the weights in {str(self.folder)!r} are not those of its config.json: {_listed('lack', missing)}"
+                f"{' and ' if missing and extra else ''}{_listed('have', extra)}; take both from the same pipeline"
+            )
+            raise SearchError(msg)
+        for name, tensor in wanted.items():
+            self._require_like(name, tensor)
+
+    def _require_like(self, name: str, wanted: torch.Tensor) -> None:
+        """Refuse another shape than that of `wanted`, and integers that stand for numbers."""
+        entry = self._entries[name]
+        if entry.shape != tuple(wanted.shape):
+            msg = (
+                f"{name!r} in {str(self.folder)!r} has the shape {list(entry.shape)}, but its config.json "
+                f"makes it {list(wanted.shape)}; take both from the same pipeline"
+            )
+            raise SearchError(msg)
+        if wanted.is_floating_point() and not entry.dtype.startswith(("F", "BF")):
+            raise SearchError(quantised(self.folder, f"{name!r} has the type {entry.dtype}"))
 
     def fingerprint(self, config: Mapping[str, Any]) -> str:
         """SHA-256 over `config` and each tensor's name, type, shape and first 4096 bytes."""
         import torch
 
         digest = hashlib.sha256(json.dumps(plain(config), sort_keys=True).encode())
-        for name in sorted(self._file_of):
-            piece = _opened(self._file_of[name]).get_slice(name)
+        for name in sorted(self._entries):
+            piece = _opened(self._entries[name].file).get_slice(name)
             shape = piece.get_shape()
             digest.update(f"{name} {piece.get_dtype()} {shape}".encode())
             head = piece[: max(1, _rows(shape))] if shape else self.tensor(name)
@@ -66,8 +120,23 @@ class DenoiserWeights:
         return digest.hexdigest()
 
 
-def _opened(path: Path) -> Any:
-    return safe_open(path, framework="pt")
+def require_no_lora(names: Iterable[str], folder: Path) -> None:
+    """Refuse weights with a LoRA attached."""
+    found = [name for name in names if _LORA.search(name)]
+    if found:
+        msg = (
+            f"the weights in {str(folder)!r} have a LoRA attached ({found[0]!r}); load the pipeline with "
+            "diffusers, call fuse_lora() and unload_lora_weights(), and save it again"
+        )
+        raise SearchError(msg)
+
+
+def quantised(folder: Path, why: str) -> str:
+    """What to say of weights that are integers with scales."""
+    return (
+        f"the weights in {str(folder)!r} are quantised ({why}), and stepcarve takes float ones; load the "
+        "pipeline with diffusers, call dequantize() on that part and save it, or take the original"
+    )
 
 
 def plain(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,27 +146,21 @@ def plain(config: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
+def _opened(path: Path) -> Any:
+    return safe_open(path, framework="pt")
+
+
+def _listed(verb: str, names: list[str]) -> str:
+    """`they lack [...]`, with the first few names; nothing without any."""
+    if not names:
+        return ""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"they {verb} {sorted(names)[:_NAMED]}{more}"
+
+
 def _rows(shape: list[int]) -> int:
     """How many leading rows hold the sampled bytes, for elements of at least one byte."""
     row = 1
     for size in shape[1:]:
         row *= size
     return min(shape[0], -(-_SAMPLED_BYTES // max(1, row)))
-
-
-def _files(folder: Path) -> list[Path]:
-    single, index = folder / f"{STEM}.safetensors", folder / f"{STEM}.safetensors.index.json"
-    if single.is_file():
-        return [single]
-    if index.is_file():
-        try:
-            names = json.loads(index.read_text())["weight_map"].values()
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            msg = f"{str(index)!r} is damaged ({error}); copy or download the file again"
-            raise SearchError(msg) from error
-        return [folder / Path(name).name for name in sorted(set(names))]
-    msg = (
-        f"no {STEM}.safetensors in {str(folder)!r}; save the pipeline with "
-        "save_pretrained(..., safe_serialization=True)"
-    )
-    raise SearchError(msg)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import mmap
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,13 +23,32 @@ BuilderFlag = enum.Enum("BuilderFlag", ["TF32", "STRIP_PLAN", "REFIT_IDENTICAL"]
 MemoryPoolType = enum.Enum("MemoryPoolType", ["WORKSPACE"])
 LayerType = enum.Enum("LayerType", ["ATTENTION_INPUT", "CONVOLUTION"])
 TensorIOMode = enum.Enum("TensorIOMode", ["INPUT", "OUTPUT"])
-DataType = enum.Enum("DataType", ["FLOAT", "HALF", "BF16", "INT32", "INT64", "BOOL"])
+DataType = enum.Enum(
+    "DataType",
+    ["FLOAT", "HALF", "BF16", "FP8", "FP4", "INT8", "UINT8", "INT32", "INT64", "BOOL"],
+)
 ExecutionContextAllocationStrategy = enum.Enum(
     "ExecutionContextAllocationStrategy", ["STATIC", "USER_MANAGED"]
 )
-_BYTES = {"FLOAT": 4, "HALF": 2, "BF16": 2, "INT32": 4, "INT64": 8, "BOOL": 1}
+_BYTES = {"FLOAT": 4, "HALF": 2, "BF16": 2, "INT32": 4, "INT64": 8}
+"""Of types whose numbers take more than one."""
 NUMPY = {"FLOAT": np.float32, "HALF": np.float16, "INT64": np.int64}
 _ONNX = {"tensor(float)": "FLOAT", "tensor(float16)": "HALF", "tensor(int64)": "INT64"}
+
+ATTENTION = (10, 14)
+"""The first version that has it."""
+
+
+def of_version(version: str) -> ModuleType:
+    """This module as it is in another version: what came later is not there."""
+    made = ModuleType("tensorrt")
+    made.__dict__.update(globals())
+    made.__dict__["__version__"] = version
+    if tuple(map(int, version.split(".")[:2])) < ATTENTION:
+        del made.__dict__["IAttentionInputLayer"]
+        made.__dict__["LayerType"] = enum.Enum("LayerType", ["CONVOLUTION"])
+    return made
+
 
 calls: list[tuple[Any, ...]] = []
 """What was asked, in order."""
@@ -153,11 +173,12 @@ class Runtime:
     def __init__(self, log: Any) -> None:
         self.log = log
 
-    def deserialize_cuda_engine(self, plan: bytes) -> _Engine | None:
+    def deserialize_cuda_engine(self, plan: mmap.mmap) -> _Engine | None:
+        assert isinstance(plan, mmap.mmap), "a plan is not to be read into memory"
         if "deserialize" in faults:
             self.log.log(ILogger.ERROR, "the plan is of another version")
             return None
-        text = plan.decode()
+        text = plan[:].decode()
         return _OnnxEngine(Path(text[5:])) if text.startswith("onnx ") else _Engine(text)
 
 
@@ -211,7 +232,9 @@ class _Context:
         ports = self.engine.ports
         reads, writes = ([n for n, w in ports.items() if w[0] == k] for k in ("input", "output"))
         for source, target in zip(reads, writes, strict=False):
-            count = int(np.prod(self.engine.get_tensor_shape(source))) * _BYTES[ports[source][2]]
+            count = int(np.prod(self.engine.get_tensor_shape(source))) * _BYTES.get(
+                ports[source][2], 1
+            )
             ctypes.memmove(self.addresses[target], self.addresses[source], count)
         return True
 

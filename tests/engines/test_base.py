@@ -7,7 +7,9 @@ from engines.errors import EngineError
 
 
 def test_an_option_an_engine_does_not_know_is_refused() -> None:
-    with pytest.raises(EngineError, match="onnxruntime does not take --workspace, --strip-weights"):
+    with pytest.raises(
+        EngineError, match="onnxruntime on cpu does not take --workspace, --strip-weights"
+    ):
         make_engine("onnxruntime", "cpu", EngineOptions(workspace=64, strip_weights=True))
 
 

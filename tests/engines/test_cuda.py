@@ -15,14 +15,16 @@ from engines import cuda
 from engines.base import DEFAULTS, Form, Session, make_engine
 from engines.buffers import Buffers, NumpyBuffers
 from engines.cuda import ALIGNMENT, TorchBuffers
-from engines.errors import EngineError, NotFiniteError
+from engines.errors import EngineError, NotFiniteError, NotRecordedError
+from engines.machine import describe
 from engines.onnxruntime import OnnxRuntime
 from engines.runner import Runner
 from exporter.bundle import Bundle
-from search.methods import search
+from search.core.precision import ALL, Precision
+from search.core.subnet import SubNet
+from search.methods.options import Options
+from search.methods.registry import search
 from search.model.pipeline import open_pipeline
-from search.options import Options
-from search.subnet import SubNet
 
 FLOAT32, BFLOAT16 = np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16)
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -183,6 +185,95 @@ def test_what_cannot_be_recorded_is_said_and_walked(
     assert len(walks) == 3
     (words,) = said
     assert words.startswith("the calls cannot be recorded as one CUDA graph (operation not perm")
+
+
+class Captured(nullcontext):
+    """A recording whose end fails too, as torch's does after an error within it."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        super().__init__()
+
+    def __exit__(self, *_: object) -> None:
+        msg = "the capture was invalidated"
+        raise RuntimeError(msg)
+
+
+@pytest.mark.parametrize("recording", [nullcontext, Captured])
+@pytest.mark.parametrize("error", [EngineError, NotFiniteError])
+def test_our_own_errors_are_not_taken_for_what_cannot_be_recorded(
+    fake_graphs: dict[str, int],
+    monkeypatch: pytest.MonkeyPatch,
+    recording: type,
+    error: type[EngineError],
+) -> None:
+    monkeypatch.setattr(torch.cuda, "graph", lambda *_, **__: recording())
+    walks: list[int] = []
+
+    def walk() -> None:
+        walks.append(1)
+        if len(walks) > 1:
+            msg = "the buffer is wrong; make another"
+            raise error(msg)
+
+    run = recorded(walk)
+    run()
+    with pytest.raises(error, match="the buffer is wrong"):
+        run()
+    assert len(walks) == 2, "it is not walked again"
+
+
+def test_a_call_that_a_library_does_not_start_while_recording_is_walked(
+    fake_graphs: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda.logger, "handle", lambda _: None)
+    capturing = [False]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing[0])
+
+    class Recording(nullcontext):
+        def __enter__(self) -> None:
+            capturing[0] = True
+
+        def __exit__(self, *_: object) -> None:
+            capturing[0] = False
+
+    monkeypatch.setattr(torch.cuda, "graph", lambda *_, **__: Recording())
+    walks: list[bool] = []
+
+    def walk() -> None:
+        walks.append(capturing[0])
+        if capturing[0]:
+            raise cuda.refusal("the plan did not start")
+
+    run = recorded(walk)
+    for _ in range(3):
+        run()
+    assert walks == [False, True, False, False]
+
+
+def test_a_torch_without_cuda_is_refused_in_our_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(EngineError, match=r"torch .* was made without CUDA; install one with it"):
+        TorchBuffers("cuda")
+    with pytest.raises(EngineError, match="there is no CUDA device that torch can use"):
+        describe("cuda")
+    assert not isinstance(cuda.refusal("it did not start"), NotRecordedError)
+
+
+@pytest.mark.parametrize("precision", ALL, ids=lambda each: each.name)
+def test_every_type_of_number_goes_to_torch_and_back(precision: Precision) -> None:
+    buffers = TorchBuffers("cpu")
+    for shape in ((), (4,)):
+        value = np.ones(shape).astype(precision.dtype)
+        buffer = buffers.zeros(shape, precision.dtype)
+        assert buffer.dtype == getattr(torch, precision.torch)
+        buffers.write(buffer, value)
+        found = buffers.host(buffer)
+        assert found.dtype == precision.dtype
+        np.testing.assert_array_equal(found, value)
+        assert buffers.finite(buffer)
+        assert cuda.form_of(buffer) == (shape, precision.dtype)
 
 
 def test_without_cuda_there_is_no_device(monkeypatch: pytest.MonkeyPatch) -> None:

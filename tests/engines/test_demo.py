@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engines.demo import run_demo
-from search.errors import SearchError
+from search.core.errors import SearchError
 
 
 @pytest.mark.slow

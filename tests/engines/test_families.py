@@ -21,12 +21,12 @@ from engines.parity import verify
 from engines.runner import Runner
 from exporter.bundle import Bundle
 from exporter.export import export
-from search.methods import search
+from search.core.subnet import Granularity, SubNet
+from search.methods.options import Options
+from search.methods.registry import search
 from search.model.family import Request
 from search.model.pipeline import open_pipeline
 from search.model.reference import sample
-from search.options import Options
-from search.subnet import Granularity, SubNet
 from tests.hand_gating import gated_by_hand
 from tests.mixes import random_mix
 
@@ -146,7 +146,7 @@ def test_random_mixes_equal_diffusers_gated_by_hand(
     noise = np.random.default_rng(3).standard_normal(bundle.latent_shape).astype(np.float32)
     found = Runner(bundle, make_engine("onnxruntime", "cpu")).run(PROMPT, latents=noise)
     ask = Request((PROMPT,), 4, subnet.guidance, latents=torch.from_numpy(noise)).sized(SIZE)
-    with gated_by_hand(opened.denoiser, subnet):
+    with gated_by_hand(opened.denoiser, subnet, opened.family):
         expected = sample(opened, ask).latents[-1].numpy()
     assert relative(found.latents, expected) <= TOLERANCE
     assert relative(found.latents, sample(opened, ask).latents[-1].numpy()) > TOLERANCE
@@ -218,9 +218,9 @@ def test_every_variant_of_a_bundle_equals_diffusers_gated_by_hand(
         of_diffusers = partial(
             pictures_of_diffusers, opened.pipe, name, negative, size=size, images=images
         )
-        with gated_by_hand(opened.denoiser, each.subnet):
+        with gated_by_hand(opened.denoiser, each.subnet, opened.family):
             expected = of_diffusers(output="latent")
-        with gated_by_hand(opened.denoiser, each.subnet):
+        with gated_by_hand(opened.denoiser, each.subnet, opened.family):
             pictures = of_diffusers()
         assert relative(found.latents, expected) <= TOLERANCE, each.shape
         assert relative(found.latents, of_diffusers(output="latent")) > TOLERANCE, "the gates count"

@@ -19,9 +19,9 @@ from engines.runner import Runner
 from exporter.bundle import Bundle
 from exporter.errors import ExportError
 from exporter.export import export
-from search.methods import search
+from search.methods.options import Options
+from search.methods.registry import search
 from search.model.pipeline import open_pipeline
-from search.options import Options
 
 ABOUT = Generation(
     prompt="a café, red",

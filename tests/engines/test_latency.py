@@ -5,21 +5,28 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from engines import latency
+from engines import kinds, latency
 from engines.base import Session, make_engine
+from engines.buffers import NumpyBuffers
 from engines.errors import EngineError
+from engines.kinds import engine_kind
 from engines.latency import LatencyTable, Setting, Stopwatch, latency_table, read_seconds
-from exporter.program import Signature, plan_program
-from search.methods import search
+from search.core.actions import Action
+from search.core.program import Signature, plan_program
+from search.core.subnet import Granularity, SubNet
+from search.core.table import with_actions
+from search.core.topology import PREDICTION
+from search.methods.options import Options
+from search.methods.registry import search
+from search.methods.schedules import deepcache
 from search.model.pipeline import open_pipeline
-from search.options import Options
-from search.schedules import deepcache, with_actions
-from search.subnet import Action, Granularity, SubNet
 from tests.mixes import random_mix
 from tests.toys import chain, hourglass, subnet
 
@@ -44,6 +51,7 @@ class Counting:
     def __init__(self) -> None:
         self.loaded: list[Path] = []
         self._engine = make_engine("onnxruntime", "cpu")
+        self.buffers = self._engine.buffers
 
     def load(self, graph: Path, built: Path | None = None) -> Session:
         self.loaded.append(graph)
@@ -81,6 +89,11 @@ def test_fewer_steps_are_counted_against_the_full_sampler() -> None:
     assert toy_table()(half) == pytest.approx(0.5)
 
 
+def test_forecasts_are_counted_against_the_full_sampler_too() -> None:
+    table = LatencyTable(SETTING, subnet(chain(), "RRR", "RRR", "RRf"), by_targets)
+    assert table(subnet(chain(), "RRR", "RRR", "RRf")) == pytest.approx((4 + 4 + 2) / (3 * 4))
+
+
 def test_equal_signatures_are_measured_once() -> None:
     asked: list[Signature] = []
 
@@ -111,7 +124,7 @@ def test_a_subnet_of_another_denoiser_is_refused(other: SubNet) -> None:
 
 def test_json_gives_back_the_seconds(tmp_path: Path) -> None:
     table = toy_table()
-    found = subnet(chain(), "RRR", "ccR", "cdR")
+    found = subnet(chain(), "RRR", "ccR", "cdR", "Rdd", "RRf")
     cost = table(found)
     table.save(tmp_path / "latencies.json")
     known = read_seconds(tmp_path / "latencies.json", SETTING)
@@ -147,13 +160,20 @@ def test_latencies_of_another_setting_are_refused(
     ("change", "message"),
     [
         ({"kind": "stepcarve-subnet"}, "is not a table of latencies"),
-        ({"schema": 9}, "has schema 9, but this stepcarve reads 2"),
-        ({"calls": [{"computes": [0]}]}, "lacks or garbles 'reads'"),
+        ({"schema": 9}, "has schema 9, but this stepcarve reads 3"),
+        ({"schema": 2}, "has schema 2, but this stepcarve reads 3"),
+        ({"calls": [{"computes": [PREDICTION]}]}, "lacks or garbles 'reads'"),
         ({"setting": {}}, "lacks or garbles 'latent_shape'"),
         (
             {
                 "calls": [
-                    {"computes": [0], "reads": [], "writes": [], "predicts": True, "seconds": 0}
+                    {
+                        "computes": [PREDICTION],
+                        "reads": [],
+                        "writes": [],
+                        "predicts": True,
+                        "seconds": 0,
+                    }
                 ]
             },
             "lacks or garbles the seconds of a call, 0.0",
@@ -238,6 +258,77 @@ def test_what_was_measured_is_kept_when_the_search_fails(
     with pytest.raises(KeyboardInterrupt):
         fail()
     assert json.loads(file.read_text())["calls"]
+
+
+class Queued(NumpyBuffers):
+    """Buffers of a device: their calls are done once they are waited for."""
+
+    on_host = False
+
+    def __init__(self) -> None:
+        self.made, self.asked, self.done = 0, 0, 0
+
+    def zeros(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        self.made += 1
+        return super().zeros(shape, dtype)
+
+    def wait(self) -> None:
+        self.done = self.asked
+
+
+class OnDevice(Counting):
+    """Takes nothing but its own buffers, and returns from a call before it is done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.buffers = Queued()
+
+    def load(self, graph: Path, built: Path | None = None) -> Session:
+        session = super().load(graph, built)
+        bind = session.bind
+
+        def on_device(inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Callable[[], None]:
+            assert self.buffers.made == len(inputs) + len(outputs), "buffers are the engine's"
+            run = bind(inputs, outputs)
+
+            def enqueue() -> None:
+                assert self.buffers.done == self.buffers.asked, "the last call was not waited for"
+                self.buffers.asked += 1
+                run()
+
+            return enqueue
+
+        session.bind = on_device  # type: ignore[method-assign]
+        return session
+
+
+def test_a_call_on_a_device_is_timed_until_it_is_done(
+    pipelines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    whole, engine = whole_of(pipelines, "three-levels", Granularity.STAGE), OnDevice()
+    stopwatch = Stopwatch(pipelines("three-levels"), whole, engine, tmp_path)
+    assert stopwatch.seconds(plan_program(whole, 1).signatures[0]) > 0
+    assert engine.buffers.done == engine.buffers.asked > latency.WARM_UP
+
+
+def test_an_engine_that_runs_built_files_only_builds_what_it_times(
+    pipelines: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, engine = whole_of(pipelines, "three-levels", Granularity.STAGE), Counting()
+    engine.name, engine.suffix, built = "builds", ".plan", list[Path]()
+    kind = dataclasses.replace(engine_kind("onnxruntime"), name="builds", needs_build=True)
+    monkeypatch.setattr(kinds, "ENGINES", (kind,))
+
+    def build(graph: Path, out: Path, report: object) -> None:
+        built.append(out)
+        out.write_bytes(b"plan")
+
+    engine.build = build
+    stopwatch = Stopwatch(pipelines("three-levels"), whole, engine, tmp_path)
+    assert stopwatch.seconds(plan_program(whole, 1).signatures[0]) > 0
+    (file,) = built
+    assert file.suffix == ".plan"
+    assert not file.exists(), "it goes when it has been timed"
 
 
 def test_nothing_is_left_behind(

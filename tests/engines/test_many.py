@@ -9,13 +9,13 @@ import pytest
 
 from engines.errors import EngineError
 from engines.parity import many
-from engines.parity.many import Plan, verify_many
+from engines.parity.many import VerifyPlan, verify_many
 from exporter.bundle import Bundle
 from exporter.export import export
-from search.methods import search
+from search.methods.options import Options
+from search.methods.registry import search
 from search.model.pipeline import open_pipeline
-from search.options import Options
-from search.parallel import Where
+from search.runs.parallel import Where
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +32,11 @@ def two(
     )
 
 
-def plan(*bundles: Bundle, **settings: object) -> Plan:
-    return Plan(tuple(bundle.path for bundle in bundles), ("onnxruntime",), **settings)
+def plan(*bundles: Bundle, **settings: object) -> VerifyPlan:
+    return VerifyPlan(tuple(bundle.path for bundle in bundles), ("onnxruntime",), **settings)
 
 
-def names(asked: Plan) -> list[str]:
+def names(asked: VerifyPlan) -> list[str]:
     return [check.name.split("-")[0] + check.name[-2:] for check in asked.checks()]
 
 
@@ -56,7 +56,7 @@ def test_what_was_asked_for_says_whether_it_is_several(
     bundles: int, engines: int, all_variants: bool, expected: bool
 ) -> None:
     paths, names = (Path("a"), Path("b"))[:bundles], ("x", "y")[:engines]
-    assert Plan(paths, names, all_variants=all_variants).is_of_several is expected
+    assert VerifyPlan(paths, names, all_variants=all_variants).is_of_several is expected
 
 
 def test_reports_of_several_lie_apart(two: tuple[Bundle, Bundle], tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_verdicts_come_in_the_order_that_was_asked(
 
 
 def test_an_engine_that_is_not_there_is_refused_before_any_work(two: tuple[Bundle, Bundle]) -> None:
-    asked = Plan((two[1].path,), ("onnxruntime", "magic"))
+    asked = VerifyPlan((two[1].path,), ("onnxruntime", "magic"))
     with pytest.raises(EngineError, match="unknown engine 'magic'"):
         verify_many(asked.checks(), jobs=1, where=Where.LOCAL, report=lambda *_: None)
 

@@ -10,16 +10,17 @@ import onnxruntime
 import pytest
 import torch
 
+from engines import onnxruntime_cuda
 from engines.base import EngineOptions, make_engine
 from engines.cuda import TorchBuffers
 from engines.errors import EngineError
-from engines.onnxruntime import CudaSession
+from engines.onnxruntime_cuda import CudaSession, OnnxRuntimeCuda
 from engines.parity.measure import relative_l2
 from engines.runner import Runner
 from exporter.bundle import Bundle
-from search.methods import search
+from search.methods.options import Options
+from search.methods.registry import search
 from search.model.pipeline import open_pipeline
-from search.options import Options
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +84,30 @@ def test_a_run_that_does_not_start_is_an_error_of_the_engine(
         run()
 
 
+def test_float32_on_the_gpu_is_float32_and_nothing_goes_to_the_cpu(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, dict[str, str]]] = []
+    monkeypatch.setattr(onnxruntime_cuda, "probe", lambda _: None)
+    monkeypatch.setattr(onnxruntime_cuda, "TorchBuffers", lambda *_, **__: TorchBuffers("cpu"))
+
+    def open_session(_: object, options: object, **given: object) -> None:
+        asked.extend(given["providers"])  # type: ignore[arg-type]
+        assert options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"  # type: ignore[attr-defined]
+        assert given["enable_fallback"] == 0
+        msg = "there is no GPU here"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", open_session)
+    with pytest.raises(EngineError, match="on CUDAExecutionProvider: there is no GPU here"):
+        OnnxRuntimeCuda("cuda").load(bundle.path / bundle.decoder)
+    ((provider, settings),) = asked
+    assert provider == "CUDAExecutionProvider"
+    assert settings == {"user_compute_stream": "0", "use_tf32": "0"}
+
+
 def test_an_option_for_the_gpu_is_refused_on_the_cpu() -> None:
-    with pytest.raises(EngineError, match=r"on cuda only, .* leave --no-cuda-graph out"):
+    with pytest.raises(EngineError, match="onnxruntime on cpu does not take --no-cuda-graph"):
         make_engine("onnxruntime", "cpu", EngineOptions(cuda_graph=False))
 
 

@@ -16,10 +16,10 @@ from engines.parity.measure import relative_l2
 from engines.runner import Runner
 from exporter.bundle import Bundle
 from exporter.export import export
-from search.methods import search
+from search.core.subnet import Granularity
+from search.methods.options import Options
+from search.methods.registry import search
 from search.model.pipeline import open_pipeline
-from search.options import Options
-from search.subnet import Granularity
 
 MakeBundle = Callable[..., Bundle]
 Find = Callable[[str], Path]
@@ -69,7 +69,7 @@ def test_a_hint_of_lower_precision_shows_or_is_refused(bundle: Bundle) -> None:
 
 def test_a_precision_it_does_not_know_is_refused() -> None:
     with pytest.raises(
-        EngineError, match="unknown precision 'int3'; choose one of float32, bfloat16"
+        EngineError, match="unknown precision 'int3'; choose one of float32, float16"
     ):
         make_engine("openvino", "cpu", EngineOptions(precision="int3"))
 
@@ -83,7 +83,7 @@ def test_a_precision_the_processor_lacks_is_refused(monkeypatch: pytest.MonkeyPa
 
 
 def test_another_device_is_refused() -> None:
-    with pytest.raises(EngineError, match="openvino runs on the cpu, not on 'cuda'"):
+    with pytest.raises(EngineError, match="openvino runs on cpu, not on 'cuda'"):
         make_engine("openvino", "cuda")
 
 

@@ -13,20 +13,24 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from tokenizers import Tokenizer
 
 from engines.base import make_engine
 from engines.errors import EngineError
-from engines.parity import Parity, Pictures, Rung, psnr, relative_l2, verify
+from engines.parity import Parity, ParityPictures, Rung, psnr, relative_l2, verify
 from engines.report import verdict, write_report
 from exporter.bundle import Bundle, sha256
 from exporter.export import export
-from search.errors import SearchError
-from search.liveness import unroll
-from search.methods import search
+from search.core.actions import Action
+from search.core.errors import SearchError
+from search.core.liveness import unroll
+from search.core.names import GUIDANCE
+from search.core.subnet import Granularity
+from search.core.table import with_actions
+from search.core.topology import port_of
+from search.methods.options import Options
+from search.methods.registry import search
 from search.model.pipeline import open_pipeline
-from search.options import Options
-from search.schedules import with_actions
-from search.subnet import Action, Granularity
 from tests.search.model.test_removed import REMOVED, make
 
 PROMPT = "a small red circle left on a grey field"
@@ -43,9 +47,24 @@ def copy(cached: Bundle, tmp_path: Path) -> Path:
     return shutil.copytree(cached.path, tmp_path / "bundle")
 
 
-def check(bundle: Path, pipeline: Path, *, bisect: bool = False) -> tuple[Parity, Pictures]:
-    engine = make_engine("onnxruntime", "cpu")
-    return verify(Bundle.open(bundle), [engine], pipeline, prompt=PROMPT, seed=3, bisect=bisect)
+def check(
+    bundle: Path,
+    pipeline: Path,
+    *,
+    bisect: bool = False,
+    negative: str = "",
+    guidance: float | None = None,
+) -> tuple[Parity, ParityPictures]:
+    return verify(
+        Bundle.open(bundle),
+        [make_engine("onnxruntime", "cpu")],
+        pipeline,
+        prompt=PROMPT,
+        negative=negative,
+        guidance=guidance,
+        seed=3,
+        bisect=bisect,
+    )
 
 
 def top(parity: Parity) -> Rung:
@@ -54,7 +73,7 @@ def top(parity: Parity) -> Rung:
 
 
 def first_off_on_its_way(rung: Rung) -> int:
-    """The first call whose input is off when the engine follows its own way."""
+    """The first call whose input is off when the engine follows its own trajectory."""
     return next(c.call for c in rung.calls if c.free is not None and not c.free.passed)
 
 
@@ -100,7 +119,8 @@ def test_parity_holds_for_an_untouched_bundle(
 ) -> None:
     parity, pictures = check(cached.path, pipelines("shapes-sd"))
     assert parity.passed, parity.failures
-    plain, rung = parity.rungs
+    manifest, plain, rung = parity.rungs
+    assert (manifest.name, manifest.failures) == ("manifest", ())
     assert (plain.name, plain.against) == (
         "gated PyTorch, every block run",
         "diffusers' own pipeline",
@@ -139,7 +159,7 @@ def test_a_wrong_weight_is_caught_and_its_step_named(
     (copy / f".bisect-{platform.node()}-{2**30}.x.onnx").touch()
     parity, pictures = check(copy, pipelines("shapes-sd"), bisect=True)
     assert not parity.passed
-    assert parity.program == (), "the manifest is right"
+    assert parity.manifest.failures == (), "the manifest is right"
     assert "call 0 (step 0, timestep 901, step_000.onnx)" in parity.failures[0]
     off = [c.call for c in top(parity).calls if not c.worst[1].passed]
     assert off == [0, 5], "the calls that read it"
@@ -186,14 +206,14 @@ def test_a_wrong_coefficient_is_caught(copy: Path, pipelines: Callable[[str], Pa
     sampler["inputs"][6][0] *= 1.02
     resign(copy, sampler=sampler)
     parity, _ = check(copy, pipelines("shapes-sd"), bisect=True)
-    (named,) = parity.program
+    (named,) = parity.manifest.failures
     assert named.startswith(
         "the sampler's coefficient of known value 0 for the input of call 6 (step 6)"
     )
     assert first_off_on_its_way(top(parity)) == 6
     assert "call 6 (step 6" in top(parity).failures[0]
     assert (
-        "on its own way, the denoiser's input 'sample' differs from here on"
+        "on its own trajectory, the denoiser's input 'sample' differs from here on"
         in top(parity).failures[0]
     )
     assert "so no block is off" in parity.blocks[0]
@@ -207,7 +227,7 @@ def test_a_stale_cache_is_caught(copy: Path, pipelines: Callable[[str], Path]) -
     calls[5]["writes"] = {name: len(data["slots"]) - 1 for name in calls[5]["writes"]}
     resign(copy, calls=calls, slots=data["slots"])
     parity, _ = check(copy, pipelines("shapes-sd"))
-    assert parity.program[0] == (
+    assert parity.manifest.failures[0] == (
         "call 6 (step 6) reads 'up_blocks.3.attentions.1:0' from slot 0, which then holds "
         "'up_blocks.3.attentions.1:0' of step 0; the SubNet asks for that of step 5"
     )
@@ -224,9 +244,73 @@ def test_state_that_a_call_leaves_behind_is_seen_in_the_second_pass(
     calls[1]["reads"] = {name: len(data["slots"]) - 1 for name in calls[1]["reads"]}
     resign(copy, calls=calls, slots=data["slots"])
     parity, _ = check(copy, pipelines("shapes-sd"))
-    assert "which then holds nothing" in parity.program[0]
+    assert "which then holds nothing" in parity.manifest.failures[0]
     assert not top(parity).repeats
-    assert "the second pass is not bit for bit the first (on its own way)" in top(parity).notes[0]
+    assert (
+        "the second pass is not bit for bit the first (on its own trajectory)"
+        in top(parity).notes[0]
+    )
+
+
+def bake(bundle: Path, file: str, name: str, value: np.ndarray) -> None:
+    """Let a graph compute with a constant in the place of one of its inputs."""
+    model = onnx.load(bundle / file, load_external_data=False)
+    for node in model.graph.node:
+        node.input[:] = ["baked" if each == name else each for each in node.input]
+    model.graph.initializer.append(numpy_helper.from_array(value, "baked"))
+    onnx.save(model, bundle / file)
+    resign(bundle)
+
+
+def input_form(file: Path, name: str) -> tuple[list[int], np.dtype[Any]]:
+    """Shape and dtype of a graph's input."""
+    graph = onnx.load(file, load_external_data=False).graph
+    (found,) = (each.type.tensor_type for each in graph.input if each.name == name)
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(found.elem_type)
+    return [each.dim_value for each in found.shape.dim], dtype
+
+
+def test_a_guidance_scale_that_is_baked_in_is_caught_with_another_scale_only(
+    copy: Path, pipelines: Callable[[str], Path]
+) -> None:
+    bundle = Bundle.open(copy)
+    for file in bundle.graphs:
+        shape, dtype = input_form(copy / file, GUIDANCE)
+        bake(copy, file, GUIDANCE, np.full(shape, bundle.guidance, dtype))
+    assert check(copy, pipelines("shapes-sd"))[0].passed
+    parity, _ = check(copy, pipelines("shapes-sd"), guidance=3.0)
+    assert parity.guidance == 3.0
+    assert "call 0 (step 0, timestep 901, step_000.onnx): 'noise_prediction'" in parity.failures[0]
+
+
+def test_a_negative_prompt_that_is_not_read_is_caught_with_one_only(
+    copy: Path, pipelines: Callable[[str], Path]
+) -> None:
+    bundle = Bundle.open(copy)
+    (negative,) = (each for each in bundle.prompt_inputs if each.source == "negative")
+    tokens = Tokenizer.from_file(str(bundle.file(negative.tokenizer))).encode("").ids
+    form = input_form(copy / bundle.conditioner, negative.name)
+    bake(copy, bundle.conditioner, negative.name, np.array(tokens, form[1]).reshape(form[0]))
+    assert check(copy, pipelines("shapes-sd"))[0].passed
+    parity, _ = check(copy, pipelines("shapes-sd"), negative="blue square")
+    assert parity.negative == "blue square"
+    assert "call 0 (step 0, timestep 901, step_000.onnx): 'up_blocks" in parity.failures[0]
+
+
+def test_parity_holds_with_a_negative_prompt_and_another_scale(
+    cached: Bundle, pipelines: Callable[[str], Path]
+) -> None:
+    parity, _ = check(cached.path, pipelines("shapes-sd"), negative="blue square", guidance=3.0)
+    assert parity.failures == ()
+
+
+def test_inputs_that_a_run_refuses_are_refused(
+    adding: Bundle, cached: Bundle, pipelines: Callable[[str], Path]
+) -> None:
+    with pytest.raises(EngineError, match="shows classes, so it takes no negative prompt"):
+        check(adding.path, pipelines("shapes-dit"), negative="blue")
+    with pytest.raises(EngineError, match="switches guidance off"):
+        check(cached.path, pipelines("shapes-sd"), guidance=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -251,9 +335,9 @@ def test_swapped_caches_are_caught_and_named(
     calls[3]["reads"] = {first: other, second: one}
     resign(copy, calls=calls)
     parity = check_label(copy, pipelines("shapes-dit"))
-    assert len(parity.program) == 2
-    assert f"call 3 (step 3) reads {first!r} from slot {other}" in parity.program[0]
-    assert f"which then holds {second!r} of step 2" in parity.program[0]
+    assert len(parity.manifest.failures) == 2
+    assert f"call 3 (step 3) reads {first!r} from slot {other}" in parity.manifest.failures[0]
+    assert f"which then holds {second!r} of step 2" in parity.manifest.failures[0]
     assert first_off_on_its_way(top(parity)) == 4
 
 
@@ -332,7 +416,7 @@ def test_parity_holds_for_skips_and_for_a_value_that_comes_back(
     gates = {(t, 4): Action.REUSE for t in (2, 3, 4)} | {(t, 2): Action.SKIP for t in range(6)}
     gates |= {(2, 5): Action.SKIP, (4, 5): Action.SKIP, (5, 5): Action.REUSE}
     subnet = with_actions(whole, lambda t, b: gates.get((t, b), Action.RUN), method="skipping")
-    held = [row[whole.topology.ports_of[5][0]] for row in unroll(subnet).effective]
+    held = [row[port_of(whole.topology.ports_of[5][0])] for row in unroll(subnet).effective]
     assert held[2] == held[4] == held[5] != held[3]
     bundle = make_bundle("shapes-dit", subnet)
     parity = check_label(bundle.path, pipelines("shapes-dit"))
@@ -363,7 +447,7 @@ def test_a_stale_residual_is_caught(
     calls[2]["writes"] = dict.fromkeys(calls[2]["writes"], len(data["slots"]) - 1)
     resign(copy, calls=calls, slots=data["slots"])
     parity = check_label(copy, pipelines("shapes-dit"))
-    assert "call 3 (step 3) reads 'transformer_blocks.5:residual'" in parity.program[0]
+    assert "call 3 (step 3) reads 'transformer_blocks.5:residual'" in parity.manifest.failures[0]
     assert first_off_on_its_way(top(parity)) == 4
 
 

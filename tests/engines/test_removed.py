@@ -14,11 +14,12 @@ from engines.parity import verify
 from exporter.bundle import Bundle
 from exporter.export import export
 from exporter.picture import grid_lines
-from search.laptop.distill import prune, save_pipeline
-from search.methods import full
+from search.core.actions import Action
+from search.core.subnet import Granularity, SubNet
+from search.distill.distill import prune, save_pipeline
+from search.methods.full import full
+from search.methods.options import Options
 from search.model.pipeline import open_pipeline
-from search.options import Options
-from search.subnet import Action, Granularity, SubNet
 
 GONE = ("down_blocks.1.attentions.0", "mid_block.resnets.1", "up_blocks.1.resnets.1")
 

@@ -15,13 +15,13 @@ import pytest
 from PIL import Image
 
 from engines.parity.measure import MISSING, Difference
-from engines.parity.record import CallParity, Parity, Pictures, Rung
+from engines.parity.record import CallParity, Parity, ParityPictures, Rung
 from engines.report import verdict, write_junit, write_report
 from engines.report.page import likeness
 from exporter.bundle import Bundle
-from search.methods import search
+from search.methods.options import Options
+from search.methods.registry import search
 from search.model.pipeline import open_pipeline
-from search.options import Options
 from tests.conftest import SHAPES
 
 CHROMIUM = next(
@@ -53,10 +53,11 @@ def rung(name: str, forced: list[float], failures: tuple[str, ...] = ()) -> Rung
 
 def made_up(*engines: Rung) -> Parity:
     plain = CallParity(0, 0, 900.0, "", {"noise_prediction": difference(0.0, 0.0)}, None)
-    ground = Rung(
+    context = Rung(
         "gated PyTorch", "diffusers' own pipeline", "float32", (plain,), {}, math.inf, True, (), ()
     )
-    return Parity(PROMPT, 3, 5.0, (ground, *engines), 30.0, (), ())
+    manifest = Rung("manifest", "the SubNet", "", (), {}, math.nan, True, (), ())
+    return Parity(PROMPT, "", 7.5, 3, 5.0, (manifest, context, *engines), 30.0, ())
 
 
 RIGHT = rung("onnxruntime on cpu", [1e-6, 2e-6, 1.5e-6, 2e-6])
@@ -75,22 +76,22 @@ def bundle(pipelines: object, make_bundle: object) -> Bundle:
 
 
 @pytest.fixture
-def pictures() -> Pictures:
+def pictures() -> ParityPictures:
     ramp = np.linspace(0, 255, 64 * 64 * 3).reshape(64, 64, 3).astype(np.uint8)
-    return Pictures(ramp, ramp, {RIGHT.name: ramp, WRONG.name: ramp[::-1].copy()})
+    return ParityPictures(ramp, ramp, {RIGHT.name: ramp, WRONG.name: ramp[::-1].copy()})
 
 
 def test_junit_has_a_case_per_rung_and_graph(bundle: Bundle, tmp_path: Path) -> None:
     write_junit(tmp_path / "junit.xml", bundle, made_up(RIGHT, WRONG))
     root = ET.parse(tmp_path / "junit.xml").getroot()
     suites = {suite.get("name"): suite for suite in root}
-    assert list(suites) == ["program", "gated PyTorch", RIGHT.name, WRONG.name]
+    assert list(suites) == ["manifest", "gated PyTorch", RIGHT.name, WRONG.name]
     cases = [case.get("name") for case in suites[RIGHT.name]]
     assert cases == [
         "step_000.onnx on given inputs, steps 0, 2",
-        "step_000.onnx on its own way, steps 0, 2",
+        "step_000.onnx on its own trajectory, steps 0, 2",
         "step_001.onnx on given inputs, steps 1, 3",
-        "step_001.onnx on its own way, steps 1, 3",
+        "step_001.onnx on its own trajectory, steps 1, 3",
         "final latents, decoder and second pass",
     ]
     assert (root.get("tests"), root.get("failures")) == ("12", "1")
@@ -123,7 +124,7 @@ def test_a_likeness_in_words(psnr: float, words: str) -> None:
 
 
 def test_the_json_has_no_number_that_json_lacks(
-    bundle: Bundle, pictures: Pictures, tmp_path: Path
+    bundle: Bundle, pictures: ParityPictures, tmp_path: Path
 ) -> None:
     call = replace(RIGHT.calls[0], free=MISSING)
     parity = made_up(replace(RIGHT, calls=(call,), failures=("stopped",)))
@@ -131,16 +132,16 @@ def test_the_json_has_no_number_that_json_lacks(
     text = (tmp_path / "parity.json").read_text()
     data = json.loads(text, parse_constant=lambda name: pytest.fail(name))
     assert data["passed"] is False
-    assert data["rungs"][1]["calls"][0]["free"]["relative"] == "nan"
-    assert data["rungs"][0]["psnr"] == "inf"
+    assert data["rungs"][2]["calls"][0]["free"]["relative"] == "nan"
+    assert data["rungs"][1]["psnr"] == "inf"
 
 
 def test_the_page_brings_everything_it_shows(
-    bundle: Bundle, pictures: Pictures, tmp_path: Path
+    bundle: Bundle, pictures: ParityPictures, tmp_path: Path
 ) -> None:
     text = write_report(tmp_path, bundle, made_up(RIGHT, WRONG), pictures).read_text()
     assert "a &lt;b&gt;red&lt;/b&gt; circle &amp; {more}" in text
-    assert WRONG.failures[0].replace("'", "&#x27;") in text
+    assert WRONG.failures[0].replace("'", "&#39;") in text
     assert text.count("data:image/png;base64,") == 6
     assert text.count("<svg") == 3, "two engines and the grid"
     for outside in ('src="http', 'href="http', "url(http", "<script", "@import"):
@@ -151,7 +152,7 @@ def test_the_page_brings_everything_it_shows(
 @pytest.mark.parametrize(("engines", "colour"), [((RIGHT,), "green"), ((RIGHT, WRONG), "red")])
 def test_a_browser_renders_the_page(
     bundle: Bundle,
-    pictures: Pictures,
+    pictures: ParityPictures,
     tmp_path: Path,
     engines: tuple[Rung, ...],
     colour: str,

@@ -15,14 +15,15 @@ from engines.base import make_engine
 from engines.errors import EngineError
 from engines.runner import Runner
 from exporter.bundle import Bundle
-from search.methods import search
+from search.core.actions import Action
+from search.core.sampler import FittedSampler
+from search.core.subnet import Granularity, SubNet
+from search.core.table import with_actions
+from search.methods.options import Options
+from search.methods.registry import search
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.reference import sample
-from search.options import Options
-from search.sampler import FittedSampler
-from search.schedules import with_actions
-from search.subnet import Action, Granularity, SubNet
 from tests.hand_gating import gated_by_hand
 from tests.mixes import random_mix
 
@@ -51,7 +52,7 @@ def by_diffusers(
         guidance,
         latents=torch.from_numpy(noise),
     )
-    with gated_by_hand(opened.denoiser, subnet):
+    with gated_by_hand(opened.denoiser, subnet, opened.family):
         return sample(opened, ask).latents[-1]
 
 
@@ -208,7 +209,7 @@ def test_timesteps_between_whole_numbers_equal_diffusers(
     """A fitted sampler's timesteps have rows of their own in the prologue."""
     opened = open_pipeline(pipelines("learned-variance"))
     whole = search(opened, "full", Options(steps=4))
-    table = opened.sampler(whole.binding.course)
+    table = opened.sampler(whole.binding.grid)
     timesteps = tuple(each + 0.37 for each in whole.binding.timesteps)
     subnet = replace(whole, fitted=FittedSampler(timesteps=timesteps, table=table))
     bundle = make_bundle("learned-variance", subnet)
@@ -320,7 +321,7 @@ def test_a_prologue_with_rows_for_other_timesteps_is_refused(
 def test_an_unknown_engine_and_a_missing_device_are_refused() -> None:
     with pytest.raises(EngineError, match="unknown engine 'magic'; choose one of onnxruntime"):
         make_engine("magic", "cpu")
-    with pytest.raises(EngineError, match="unknown device 'tpu'; onnxruntime runs on cpu or cuda"):
+    with pytest.raises(EngineError, match="onnxruntime runs on cpu or cuda, not on 'tpu'"):
         make_engine("onnxruntime", "tpu")
 
 

@@ -22,12 +22,13 @@ from engines.parity import verify
 from engines.runner import Runner
 from exporter.bundle import Bundle
 from exporter.export import export
-from search.errors import SearchError
-from search.methods import search, search_keeps
+from search.core.actions import Action
+from search.core.errors import SearchError
+from search.core.subnet import SubNet
+from search.core.table import with_actions
+from search.methods.options import Options
+from search.methods.registry import search, search_keeps
 from search.model.pipeline import Pipeline, open_pipeline
-from search.options import Options
-from search.schedules import with_actions
-from search.subnet import Action, SubNet
 from tests.hand_gating import gated_by_hand
 
 MakeBundle = Callable[[str, SubNet], Bundle]
@@ -50,7 +51,7 @@ def holding(whole: SubNet) -> SubNet:
 
 def latents_of_diffusers(opened: Pipeline, subnet: SubNet, **arguments: Any) -> np.ndarray:
     """Straight through diffusers' public call, with what the SubNet reuses reused by hand."""
-    with gated_by_hand(opened.denoiser, subnet):
+    with gated_by_hand(opened.denoiser, subnet, opened.family):
         found: torch.Tensor = opened.pipe(
             prompt=PROMPT,
             guidance_scale=subnet.guidance,
@@ -156,7 +157,7 @@ def test_an_embedded_guidance_scale_is_kept(
     opened = open_with(pipelines("lcm"), "LCMScheduler", weights=False)
     subnet = holding(search(opened, "full", Options(steps=6)))
     assert not subnet.binding.guided
-    with pytest.raises(EngineError, match=r"guidance 2 was asked for, but .* for 7\.5 alone"):
+    with pytest.raises(EngineError, match=r"guidance 2 was requested, but .* for 7\.5 alone"):
         runner_of(make_bundle("lcm", subnet)).run(PROMPT, guidance=2.0)
 
 
@@ -167,8 +168,8 @@ def test_nothing_is_fitted_to_a_sampler_that_draws_noise(
     asked = Options(steps=3, fit_sampler=True, pictures=2)
     for method, options in (
         ("full", asked),
-        ("dip-go", replace(asked, fit_sampler=None)),
-        ("dip-go", replace(asked, fit_sampler=None, pictures=None, recipe="paper")),
+        ("carve", replace(asked, fit_sampler=False)),
+        ("dip-go", replace(asked, fit_sampler=False)),
     ):
         with pytest.raises(SearchError, match="the sampler draws 2 noises of its own, so there is"):
             search_keeps(opened, method, options, [1.0])
@@ -335,6 +336,6 @@ def test_nothing_is_fitted_to_given_latents(pipelines: Callable[[str], Path]) ->
     with pytest.raises(SearchError, match="begins from given latents, so there are no runs"):
         search_keeps(opened, "full", options, [1.0])
     with pytest.raises(SearchError, match="fewer-steps makes grids of its own"):
-        search(opened, "fewer-steps", replace(options, fit_sampler=None))
-    with pytest.raises(SearchError, match="steps 2 to 9 were asked for, but the sampler has 4"):
+        search(opened, "fewer-steps", replace(options, fit_sampler=False))
+    with pytest.raises(SearchError, match="steps 2 to 9 were requested, but the sampler has 4"):
         search(opened, "full", replace(options, end_step=9))

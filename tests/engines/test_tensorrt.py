@@ -13,18 +13,18 @@ import torch
 
 from engines import cuda
 from engines.base import DEFAULTS, EngineOptions, make_engine
-from engines.builder import Job, build_here
-from engines.built import place_of, source_of
+from engines.builder import BuildJob, build_here
+from engines.built import record_of, source_of
 from engines.cuda import Device, TorchBuffers
 from engines.errors import EngineError
 from engines.plans import PlanOptions, Progress, build_plan
 from engines.runner import Runner
 from engines.tensorrt import TensorRt, TensorRtSession, timing_cache
 from exporter.bundle import Bundle
-from search.methods import search
+from search.core.subnet import SubNet
+from search.methods.options import Options
+from search.methods.registry import search
 from search.model.pipeline import open_pipeline
-from search.options import Options
-from search.subnet import SubNet
 from tests.engines import fake_tensorrt as fake
 
 GPU = Device("GeForce RTX 4090", "8.9", "580.65.06", "13.0")
@@ -64,18 +64,23 @@ def asked(name: str) -> list[object]:
     return [call[1] for call in fake.calls if call[0] == name]
 
 
-@pytest.mark.parametrize(("version", "flags"), [("10.12.0.36", 1 << 3), ("11.4.0.106", 0)])
-def test_networks_are_strongly_typed(
-    monkeypatch: pytest.MonkeyPatch, graph: Path, version: str, flags: int
-) -> None:
-    monkeypatch.setattr(fake, "__version__", version)
-    build_plan(fake, graph, PlanOptions(), lambda *_: None)
+@pytest.mark.parametrize(("version", "flags"), [("10.14.1.48", 1 << 3), ("11.4.0.106", 0)])
+def test_networks_are_strongly_typed(graph: Path, version: str, flags: int) -> None:
+    library = fake.of_version(version)
+    build_plan(library, graph, graph.with_suffix(".plan"), PlanOptions(), lambda *_: None)
     assert asked("create_network") == [flags]
 
 
-def test_a_version_that_is_too_old_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fake, "__version__", "10.11.0")
-    with pytest.raises(EngineError, match=r"TensorRT 10\.11\.0 is older than 10\.12; pip install"):
+@pytest.mark.parametrize("version", ["10.12.0.36", "10.13.3.9"])
+def test_a_version_without_attention_is_refused(
+    monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    library = fake.of_version(version)
+    assert not hasattr(library, "IAttentionInputLayer")
+    monkeypatch.setitem(sys.modules, "tensorrt", library)
+    with pytest.raises(
+        EngineError, match=rf"this is tensorrt {version}, .* need 10\.14 or newer; pip install"
+    ):
         make_engine("tensorrt", "cuda")
 
 
@@ -88,12 +93,14 @@ def test_a_missing_library_is_said_with_how_to_get_it(monkeypatch: pytest.Monkey
 
 
 def test_another_device_is_refused() -> None:
-    with pytest.raises(EngineError, match=r"not on 'cpu'; give --device cuda"):
+    with pytest.raises(
+        EngineError, match=r"tensorrt runs on cuda, not on 'cpu'; give --device cuda"
+    ):
         make_engine("tensorrt", "cpu")
 
 
 def test_options_of_other_engines_are_refused() -> None:
-    with pytest.raises(EngineError, match="tensorrt does not take --threads"):
+    with pytest.raises(EngineError, match="tensorrt on cuda does not take --threads"):
         make_engine("tensorrt", "cuda", EngineOptions(threads=2))
 
 
@@ -174,7 +181,8 @@ def test_what_cannot_be_built_is_one_sentence_and_leaves_no_file(
 
 def test_a_build_reports_shares_and_stops_when_it_is_told(graph: Path) -> None:
     told: list[tuple[str, float]] = []
-    build_plan(fake, graph, PlanOptions(), lambda text, share: told.append((text, share)))
+    out = graph.with_suffix(".plan")
+    build_plan(fake, graph, out, PlanOptions(), lambda text, share: told.append((text, share)))
     assert told == [("building", 0.5), ("building", 1.0)]
 
 
@@ -214,6 +222,32 @@ def test_a_session_runs_from_and_into_the_buffers(graph: Path) -> None:
     run()
     np.testing.assert_array_equal(made.buffers.host(buffers["y"]), np.arange(6.0).reshape(2, 3))
     np.testing.assert_array_equal(made.buffers.host(buffers["new"]).astype("f4"), np.arange(5.0))
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [("INT8", "int8"), ("UINT8", "uint8"), ("FP8", "float8_e4m3fn"), ("BOOL", "bool")],
+)
+def test_every_type_of_number_has_buffers(graph: Path, kind: str, dtype: str) -> None:
+    graph.write_text(f"input x {kind} 4\noutput y {kind} 4\nmemory 10\n")
+    made = engine()
+    session = made.load(graph, built(graph, made))
+    assert session.inputs["x"][1].name == dtype
+    buffers = {name: made.buffers.zeros(*session.inputs["x"]) for name in "xy"}
+    run = session.bind(buffers, buffers)
+    value = np.array([0, 1, 1, 0]).astype(session.inputs["x"][1])
+    made.buffers.write(buffers["x"], value)
+    run()
+    np.testing.assert_array_equal(made.buffers.host(buffers["y"]), value)
+
+
+def test_a_type_of_half_bytes_is_refused_in_a_sentence(graph: Path) -> None:
+    graph.write_text("input x FP4 4\noutput y FP4 4\nmemory 10\n")
+    made = engine()
+    with pytest.raises(
+        EngineError, match=r"step_000\.onnx has 'x' as FP4, which stepcarve has no buf"
+    ):
+        made.load(graph, built(graph, made))
 
 
 def test_plans_share_an_arena_of_the_largest_size(graph: Path) -> None:
@@ -308,9 +342,9 @@ def test_a_bundle_is_built_loaded_and_run(
     shutil.copytree(make_bundle("learned-variance", subnet).path, tmp_path / "bundle")
     bundle, made = Bundle.open(tmp_path / "bundle"), engine()
     for graph in bundle.models:
-        out, source = place_of(bundle, made, graph), source_of(bundle, made, graph)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        job = Job("tensorrt", "cuda", DEFAULTS, bundle.path / graph, out, source)
+        record, source = record_of(bundle, made, graph), source_of(bundle, made, graph)
+        record.parent.mkdir(parents=True, exist_ok=True)
+        job = BuildJob("tensorrt", "cuda", DEFAULTS, bundle.path / graph, ".plan", record, source)
         build_here(job, lambda *_: None)
     expected = Runner(bundle, make_engine("onnxruntime", "cpu")).run("7", seed=4)
     runner = Runner(bundle, made)

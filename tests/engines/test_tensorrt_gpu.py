@@ -10,15 +10,15 @@ import pytest
 
 from engines.base import EngineOptions, make_engine
 from engines.build import build_bundle
-from engines.built import place_of
+from engines.built import built_file
 from engines.parity import relative_l2
 from engines.runner import Result, Runner
 from engines.tensorrt import TensorRt, timing_cache
 from exporter.bundle import Bundle
 from exporter.export import export
-from search.methods import search
+from search.methods.options import Options
+from search.methods.registry import search
 from search.model.pipeline import open_pipeline
-from search.options import Options
 
 pytestmark = pytest.mark.gpu
 
@@ -101,10 +101,17 @@ def test_a_plan_without_weights_is_small_and_takes_those_of_the_bundle(
     """
     bundle = bundles["float16"]
     whole, stripped = built(bundle), built(bundle, strip_weights=True)
-    sizes = [place_of(bundle, each, bundle.graphs[0]).stat().st_size for each in (whole, stripped)]
+    sizes = [file_of(bundle, each).stat().st_size for each in (whole, stripped)]
     assert sizes[1] < sizes[0] / 4
     found = Runner(bundle, stripped).run(PROMPT, seed=1)
     assert relative_l2(found.latents, expected.latents) < FLOAT16
+
+
+def file_of(bundle: Bundle, engine: TensorRt) -> Path:
+    """The plan of the first step graph."""
+    found = built_file(bundle, engine, bundle.graphs[0])
+    assert found is not None
+    return found
 
 
 def test_contexts_share_one_arena(bundles: dict[str, Bundle]) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from search.core.precision import ALL
+
 ROOT = Path(__file__).parent.parent.parent
 FILES = ("engines/plans.py", "engines/tensorrt.py")
 OF_VARIABLES = {
@@ -71,8 +73,12 @@ def unknown(source: str) -> list[Use]:
 def test_all_names_are_those_of_tensorrt(file: str) -> None:
     source = (ROOT / file).read_text()
     found = [use for use in uses(source) if use[0] == "trt"]
-    assert len(found) > 5, "it looks at something"
+    assert len(found) >= 5, "it looks at something"
     assert unknown(source) == []
+
+
+def test_all_types_of_numbers_are_those_of_tensorrt() -> None:
+    assert {each.engines["tensorrt"] for each in ALL} <= known_names()["DataType"]
 
 
 @pytest.mark.parametrize(

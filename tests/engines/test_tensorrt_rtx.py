@@ -19,13 +19,13 @@ from engines.base import EngineOptions, make_engine
 from engines.errors import EngineError
 from exporter.carve import carve
 from exporter.export import export
-from exporter.program import plan_program
 from exporter.variant import trace_denoiser
 from exporter.weights import refer, write_weights
-from search.methods import search
+from search.core.program import plan_program
+from search.core.subnet import Granularity
+from search.methods.options import Options
+from search.methods.registry import search
 from search.model.pipeline import open_pipeline
-from search.options import Options
-from search.subnet import Granularity
 from tests.mixes import random_mix
 
 ADA = EngineOptions(compute_capability="8.9")
@@ -169,7 +169,7 @@ def test_a_plan_does_not_run_on_the_cpu(tmp_path: Path) -> None:
 
 def test_an_option_of_tensorrt_alone_is_refused() -> None:
     """Plans without weights cannot be built where there is no GPU."""
-    with pytest.raises(EngineError, match="tensorrt-rtx does not take --strip-weights"):
+    with pytest.raises(EngineError, match="tensorrt-rtx on cpu does not take --strip-weights"):
         make_engine("tensorrt-rtx", "cpu", EngineOptions(strip_weights=True))
 
 

@@ -16,14 +16,14 @@ from engines.base import make_engine
 from engines.parity import relative_l2
 from engines.runner import Runner
 from exporter.bundle import Bundle
-from search.methods import search
+from search.core.subnet import SubNet
+from search.methods.options import Options
+from search.methods.registry import search
 from search.model.pipeline import open_pipeline
-from search.options import Options
-from search.subnet import SubNet
 
 # What `stepcarve run` needs: our own packages, the engine, and what prints and saves.
 NEEDED = (
-    "cli", "search", "exporter", "engines", "click", "rich", "pygments", "markdown_it", "mdurl",
+    "cli", "search", "exporter", "engines", "click", "cloup", "rich", "pygments", "markdown_it", "mdurl",
     "numpy", "cloudpickle", "joblib", "ml_dtypes", "onnxruntime", "flatbuffers", "google", "packaging", "psutil", "tokenizers", "PIL",
 )  # fmt: skip
 ABSENT = ("torch", "diffusers", "transformers", "onnx", "onnx_ir", "accelerate", "scipy")

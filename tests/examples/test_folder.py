@@ -8,7 +8,7 @@ import numpy as np
 
 from examples.shapes.folder import write_folder
 from examples.shapes.pictures import class_names, draw
-from search.laptop.distill_data import load_picture, read_folder
+from search.distill.data import load_picture, read_folder
 
 
 def test_the_folder_is_one_that_distill_reads(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from diffusers import DiTPipeline, StableDiffusionPipeline
 
 from examples.shapes.evaluate import RECOMMENDED, judge_real, sample_pictures
 from examples.shapes.pictures import ATTRIBUTES, caption, class_names, draw
-from search.judge import Judge, frechet_distance
+from search.frontier.judge import Judge, frechet_distance
 
 SHAPES = Path(__file__).parents[2] / "examples" / "shapes"
 NAMES = ("shapes-sd", "shapes-dit")

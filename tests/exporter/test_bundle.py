@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from engines.base import make_engine
+from engines.runner import Runner
 from exporter.bundle import Bundle
 from exporter.errors import ExportError
 from exporter.staging import staging
-from search.methods import search
+from search.methods.options import Options
+from search.methods.registry import search
 from search.model.pipeline import open_pipeline
-from search.options import Options
 
 
 @pytest.fixture
@@ -70,7 +73,7 @@ def test_a_path_out_of_the_bundle_is_refused(bundle: Path, name: str) -> None:
 def test_a_link_out_of_the_bundle_is_refused(bundle: Path, tmp_path: Path) -> None:
     shutil.move(bundle / "weights.bin", tmp_path / "elsewhere.bin")
     (bundle / "weights.bin").symlink_to(tmp_path / "elsewhere.bin")
-    with pytest.raises(ExportError, match=r"'weights.bin' .*is a link"):
+    with pytest.raises(ExportError, match=r"'weights.bin' .*is a link to somewhere else"):
         Bundle.open(bundle).check()
 
 
@@ -81,7 +84,7 @@ def test_a_link_out_of_the_bundle_is_refused(bundle: Path, tmp_path: Path) -> No
         ({"schema": 7}, "has schema 7, but this stepcarve reads 4"),
         (
             {"schema": 3},
-            "has schema 3, but this stepcarve reads 4; use the stepcarve that wrote it",
+            "has schema 3, but this stepcarve reads 4 to 5; use the stepcarve that wrote it",
         ),
         ({"variants": []}, "garbles the variants, of which there are none"),
         ({"dtype": "int8"}, "garbles dtype 'int8'"),
@@ -180,3 +183,44 @@ def test_a_file_that_is_there_under_another_name_is_shared(tmp_path: Path) -> No
         assert stage.share("c", lambda path: path.write_text("same")) == "a"
         stage.commit({})
     assert {each.name for each in (tmp_path / "bundle").iterdir()} == {"a", "b", "manifest.json"}
+
+
+def linked(bundle: Path, blobs: Path, snapshot: Path) -> Path:
+    """The bundle as a snapshot of a hub's cache: every file a link to a blob."""
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for number, file in enumerate(sorted(bundle.iterdir())):
+        blob = shutil.copy(file, blobs / f"{number:040x}")
+        (snapshot / file.name).symlink_to(os.path.relpath(blob, snapshot))
+    return snapshot
+
+
+@pytest.mark.parametrize("inside", ["snapshots/0123", "snapshots/0123/bundle"])
+def test_a_bundle_in_a_hubs_cache_runs(bundle: Path, tmp_path: Path, inside: str) -> None:
+    root = tmp_path / "models--somebody--bundle"
+    opened = Bundle.open(linked(bundle, root / "blobs", root / inside))
+    opened.check()
+    mine = Runner(opened, make_engine("onnxruntime", "cpu")).run("7", seed=1).images
+    its = Runner(Bundle.open(bundle), make_engine("onnxruntime", "cpu")).run("7", seed=1).images
+    assert (mine == its).all()
+
+
+@pytest.mark.parametrize(
+    ("blobs", "snapshot"),
+    [("elsewhere", "models/snapshots/0123"), ("models/blobs/deeper", "models/snapshots/0123")],
+)
+def test_links_that_leave_the_cache_are_refused(
+    bundle: Path, tmp_path: Path, blobs: str, snapshot: str
+) -> None:
+    opened = Bundle.open(linked(bundle, tmp_path / blobs, tmp_path / snapshot))
+    with pytest.raises(ExportError, match="is a link to somewhere else than the blobs of its hub"):
+        opened.check()
+
+
+def test_a_blob_of_another_content_is_refused(bundle: Path, tmp_path: Path) -> None:
+    root = tmp_path / "models"
+    snapshot = linked(bundle, root / "blobs", root / "snapshots" / "0123")
+    blob = (snapshot / "decode.onnx").resolve()
+    blob.write_bytes(blob.read_bytes() + b"x")
+    with pytest.raises(ExportError, match="is not the file that was exported"):
+        Bundle.open(snapshot).check()

@@ -15,9 +15,9 @@ from engines.parity import relative_l2, verify
 from engines.runner import Runner
 from exporter.errors import ExportError
 from exporter.export import export
-from search.methods import search
+from search.methods.options import Options
+from search.methods.registry import search
 from search.model.pipeline import open_pipeline
-from search.options import Options
 
 PROMPT = "a small red circle left on a grey field"
 

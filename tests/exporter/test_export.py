@@ -21,14 +21,15 @@ from exporter.bundle import Bundle
 from exporter.errors import ExportError
 from exporter.export import export
 from exporter.summary import summarise
-from search.errors import SearchError
-from search.methods import search
+from search.core.actions import Action
+from search.core.errors import SearchError
+from search.core.subnet import Granularity, SubNet
+from search.core.table import with_actions
+from search.methods.options import Options
+from search.methods.registry import search
 from search.model.pipeline import open_pipeline
-from search.options import Options
-from search.schedules import with_actions
-from search.subnet import Action, Granularity, SubNet
 from tests.mixes import random_mix
-from tests.search.test_subnet import in_schema_1
+from tests.search.core.test_subnet import written_in_schema_1
 
 MakeBundle = Callable[[str, SubNet], Bundle]
 
@@ -140,6 +141,21 @@ def test_a_block_that_is_skipped_at_some_steps_keeps_its_weights(
     assert some.files["weights.bin"] == all_of_them.files["weights.bin"]
 
 
+def test_a_cached_tensor_that_a_skipped_block_hands_on_keeps_its_name_and_is_not_copied(
+    pipelines: Callable[[str], Path], make_bundle: MakeBundle
+) -> None:
+    """What block 2 emits is cached, and block 3 hands it on in the same call."""
+    opened = open_pipeline(pipelines("shapes-dit"), weights=False)
+    whole = search(opened, "full", Options(steps=3, granularity=Granularity.STAGE))
+    moves = {(0, 3): Action.SKIP, (1, 2): Action.REUSE}
+    subnet = with_actions(whole, lambda s, b: moves.get((s, b), Action.RUN), method="hands on")
+    bundle = make_bundle("shapes-dit", subnet)
+    graph = onnx.load(bundle.path / bundle.graphs[0], load_external_data=False).graph
+    assert [v.name for v in graph.output] == ["noise_prediction", "transformer_blocks.2:0"]
+    assert "Identity" not in {node.op_type for node in graph.node}
+    assert not [i.name for i in graph.initializer if "transformer_blocks.3." in i.name]
+
+
 def test_a_residual_that_no_later_step_adds_is_not_in_the_graph(
     pipelines: Callable[[str], Path], make_bundle: MakeBundle
 ) -> None:
@@ -155,7 +171,7 @@ def test_a_subnet_of_schema_1_is_exported_as_before(
     pipelines: Callable[[str], Path], make_bundle: MakeBundle
 ) -> None:
     subnet = small(pipelines)
-    old = SubNet.from_json(in_schema_1(subnet), "old.json")
+    old = SubNet.from_json(written_in_schema_1(subnet), "old.json")
     old_bundle, bundle = (make_bundle("three-levels", each) for each in (old, subnet))
     graphs = [name for name in bundle.files if name.endswith(".onnx")]
     assert [old_bundle.files[name] for name in graphs] == [bundle.files[name] for name in graphs]

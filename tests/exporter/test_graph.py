@@ -1,4 +1,4 @@
-"""What torch converts, made into ONNX that every engine takes."""
+"""What torch converts, made into ONNX that every engine takes and that computes the same."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import onnx
 import onnx_ir as ir
+import onnxruntime
 import pytest
 import torch
 
@@ -64,3 +65,55 @@ def test_a_choice_between_two_values_stays() -> None:
     )
     optimise(model, ())
     assert "Where" in {node.op_type for node in model.graph}
+
+
+def attend(query: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.scaled_dot_product_attention(query, query, query, attn_mask=mask)
+
+
+def linear(x: torch.Tensor) -> torch.Tensor:
+    weight = torch.linspace(-1, 1, 640).reshape(8, 80)
+    return torch.nn.functional.linear(x, weight) + 1e-15
+
+
+DRAW = torch.Generator().manual_seed(0)
+FUNCTIONS: dict[str, tuple[Callable[..., torch.Tensor], tuple[torch.Tensor, ...]]] = {
+    "a squeeze of what is not 1": (
+        lambda x: x.squeeze(1).squeeze(0) * 2,
+        (torch.randn(1, 3, 2, generator=DRAW),),
+    ),
+    "joined types": (
+        lambda a, b: torch.concat([a, b]) * 2,
+        (torch.ones(4, dtype=torch.float16), torch.full((3,), 0.1)),
+    ),
+    "a choice that is none": (
+        lambda which, x: torch.where(which, x.exp(), x.exp()) * 2,
+        (torch.tensor(True), torch.randn(3, generator=DRAW)),
+    ),
+    "a mask for all queries": (
+        attend,
+        (torch.randn(1, 2, 3, 4, generator=DRAW), torch.tensor([[[[0.0, -9.0, 1.0]]]])),
+    ),
+    "a transposed weight": (linear, (torch.randn(2, 80, generator=DRAW),)),
+    "a small number": (
+        lambda x: x / (x.abs() + 1e-15) * 1.0000001,
+        (torch.tensor([0.0, -0.0, 1e-20]),),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_rewritten_graph_computes_what_torch_does(name: str) -> None:
+    function, given = FUNCTIONS[name]
+    model = converted(function, *given)
+    optimise(model, ())
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(
+        ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    names = [value.name for value in session.get_inputs()]
+    inputs = dict(zip(names, (each.numpy() for each in given), strict=True))
+    (found,) = session.run(None, inputs)
+    expected = function(*given)
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-6, atol=1e-5)

@@ -10,6 +10,10 @@ import pytest
 
 from exporter import preflight
 from exporter.errors import ExportError
+from exporter.export import export
+from search.methods.full import full
+from search.methods.options import Options
+from search.model import parts
 from search.model.pipeline import open_pipeline
 
 Memory = namedtuple("Memory", "available")
@@ -58,3 +62,13 @@ def test_each_variant_needs_memory_for_its_graphs(pipelines: Callable[[str], Pat
     one, three = (preflight.needs_of(pipeline, "float32", count) for count in (1, 3))
     assert three.memory - one.memory == 2 * preflight.VARIANT_MEMORY
     assert three.disk == one.disk
+
+
+def test_room_is_asked_for_before_anything_is_loaded(
+    pipelines: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subnet = full(open_pipeline(pipelines("sd3"), weights=False), Options(steps=2))
+    monkeypatch.setattr(parts, "_model", lambda *_: pytest.fail("weights were loaded"))
+    give(monkeypatch, 10**6, 10**12)
+    with pytest.raises(ExportError, match=r"about 1\.5 GB of memory, but"):
+        export(pipelines("sd3"), subnet, tmp_path / "bundle")

@@ -10,30 +10,35 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exporter.picture import COLOURS, MEANING, SYMBOLS, draw_grid, grid_lines
-from exporter.summary import Cell, call_times, cells, summarise
-from search.methods import full
+from exporter.picture import LOOKS, draw_grid, grid_lines
+from exporter.summary import call_times, cells, summarise
+from search.core.actions import Action
+from search.core.sampler import FittedSampler, SamplerTable
+from search.core.subnet import Granularity, SubNet
+from search.core.table import with_actions
+from search.core.topology import port_of
+from search.methods.full import full
+from search.methods.options import Options
 from search.model.pipeline import open_pipeline
-from search.options import Options
-from search.sampler import FittedSampler, SamplerTable
-from search.schedules import with_actions
-from search.subnet import Action, Granularity, SubNet
 from tests.toys import chain, hourglass, subnet
 
 
 def test_each_cell_says_what_becomes_of_its_block() -> None:
-    rows = cells(subnet(chain(), "RRR", "RsR", "RdR", "RcR", "RRc"))
+    rows = cells(subnet(chain(), "RRR", "RsR", "RdR", "RcR", "RRc", "RRR", "RRf"))
+    run, gone = Action.RUN, None
     assert rows == [
-        [Cell.COMPUTED] * 3,
-        [Cell.COMPUTED, Cell.SKIPPED, Cell.COMPUTED],
-        [Cell.COMPUTED, Cell.DELTA, Cell.COMPUTED],
-        [Cell.GONE, Cell.HELD, Cell.COMPUTED],
-        [Cell.GONE] * 3,
+        [run] * 3,
+        [run, Action.SKIP, run],
+        [run, Action.DELTA, run],
+        [gone, Action.REUSE, run],
+        [gone] * 3,
+        [run] * 3,
+        [gone, gone, Action.FORECAST],
     ]
 
 
 def test_a_delta_that_nobody_reads_is_gone() -> None:
-    assert cells(subnet(chain(), "RRR", "RdR", "RRR", "Rdc"))[3] == [Cell.GONE] * 3
+    assert cells(subnet(chain(), "RRR", "RdR", "RRR", "Rdc"))[3] == [None] * 3
 
 
 def test_the_grid_says_which_graph_a_step_calls_and_what_it_costs() -> None:
@@ -62,17 +67,17 @@ def test_a_sampler_of_its_own_is_told_by_the_times_of_its_calls() -> None:
 
 def test_the_grid_names_every_kind_of_cell() -> None:
     lines = grid_lines(subnet(chain(), "RRR", "RdR", "RsR"))
-    assert (
-        lines[1].strip()
-        == f"b {SYMBOLS[Cell.COMPUTED]}{SYMBOLS[Cell.DELTA]}{SYMBOLS[Cell.SKIPPED]}"
-    )
-    assert all(f"{SYMBOLS[cell]} {MEANING[cell]}" in lines[-1] for cell in Cell)
-    assert len(set(SYMBOLS.values())) == len(set(COLOURS.values())) == len(Cell)
+    assert lines[1].strip() == "b █+-"
+    assert all(f"{symbol} {meaning}" in lines[-1] for symbol, _, meaning in LOOKS.values())
+    for looks in zip(*LOOKS.values(), strict=True):
+        assert len(set(looks)) == len(Action) + 1, "one for what is gone"
 
 
 def test_the_figure_names_every_kind_of_cell() -> None:
     legend = draw_grid(subnet(chain(), "RRR", "RdR")).axes[0].get_legend()
-    assert [text.get_text() for text in legend.get_texts()] == [MEANING[cell] for cell in Cell]
+    assert [text.get_text() for text in legend.get_texts()] == [
+        meaning for *_, meaning in LOOKS.values()
+    ]
 
 
 @pytest.mark.parametrize(
@@ -113,21 +118,27 @@ def test_the_published_table_needs_two_graphs(pipelines: Callable[[str], Path]) 
 
 def test_deltas_are_counted_and_cost_their_base_alone() -> None:
     found = summarise(subnet(hourglass(), "RRR", "RRd", "RcR"))
-    assert (found["reused"], found["deltas"]) == (1, 1)
+    assert (found["count"]["REUSE"], found["count"]["DELTA"]) == (1, 1)
     assert found["macs_per_step"] == [576, 546, 66]
 
 
 def test_skips_are_counted_and_what_is_always_skipped_has_no_weights() -> None:
     found = summarise(subnet(hourglass(), "RRs", "RRs"))
-    assert (found["skips"], found["macs_per_step"]) == (2, [546, 546])
+    assert (found["count"]["SKIP"], found["macs_per_step"]) == (2, [546, 546])
     assert found["params"] - found["params_kept"] == 3
+
+
+def test_every_action_is_counted_and_coefficients_are_told() -> None:
+    found = summarise(subnet(chain(), "RRR", "RRR", "cdf"))
+    assert found["count"] == {"RUN": 6, "REUSE": 1, "DELTA": 1, "SKIP": 0, "FORECAST": 1}
+    assert found["coefficients"] == [[2, 2, [2.0, -1.0]]]
 
 
 def with_attention() -> SubNet:
     """A chain of blocks; half of the cost of block `a` is attention products."""
     topology = chain()
     segments = [
-        dataclasses.replace(segment, attention=50 if segment.targets == {0} else 0)
+        dataclasses.replace(segment, attention=50 if segment.targets == {port_of(0)} else 0)
         for segment in topology.segments
     ]
     return subnet(dataclasses.replace(topology, segments=tuple(segments)), "RRR", "cRR")
@@ -148,7 +159,8 @@ def test_the_count_survives_json() -> None:
 
 def test_a_file_that_does_not_say_gives_no_count() -> None:
     data = with_attention().to_json()
-    del data["topology"]["attention"]
+    for segment in data["topology"]["segments"]:
+        segment[-1] = None
     found = summarise(SubNet.from_json(data, "x"))
     assert found["keep"] == 502 / 602
     assert found["keep_without_attention"] is None

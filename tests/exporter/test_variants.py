@@ -10,9 +10,9 @@ import pytest
 from exporter.bundle import Bundle, Shape
 from exporter.errors import ExportError
 from exporter.export import export
-from search.methods import search
+from search.methods.options import Options
+from search.methods.registry import search
 from search.model.pipeline import open_pipeline
-from search.options import Options
 
 SIZES = ((24, 24), (16, 32))
 pytestmark = pytest.mark.slow  # four exports in one; test_cli.py has a smaller bundle with variants

@@ -10,14 +10,14 @@ import pytest
 
 from engines.bench.contenders import DeepCacheSetting, contenders, deepcache_setting
 from engines.bench.full import full_bundle, full_subnet, is_full
-from engines.bench.records import Against, Kind
+from engines.bench.records import Against, ContenderKind
 from engines.errors import EngineError
 from exporter.bundle import Bundle
-from search.errors import SearchError
-from search.methods import search
+from search.core.errors import SearchError
+from search.core.subnet import Granularity, SubNet
+from search.methods.options import Options
+from search.methods.registry import search
 from search.model.pipeline import open_pipeline
-from search.options import Options
-from search.subnet import Granularity, SubNet
 
 PIPELINE = "three-levels"
 STEPS = 6
@@ -71,7 +71,7 @@ def test_rows_of_a_subnet_and_of_a_full_sampler(found: Found, make_bundle: MakeB
     full = make_bundle(PIPELINE, found("full"))
     bundle = make_bundle(PIPELINE, found("deepcache", interval=3))
 
-    def rows(which: Bundle, *against: Against) -> list[tuple[str, Kind, bool]]:
+    def rows(which: Bundle, *against: Against) -> list[tuple[str, ContenderKind, bool]]:
         made = contenders(
             which,
             full,
@@ -84,14 +84,14 @@ def test_rows_of_a_subnet_and_of_a_full_sampler(found: Found, make_bundle: MakeB
         return [(each.name, each.kind, each.is_full) for each in made]
 
     assert rows(bundle, *Against) == [
-        ("PyTorch", Kind.EAGER, True),
-        ("PyTorch + SubNet", Kind.REFERENCE, False),
-        ("torch.compile", Kind.COMPILE, True),
-        ("DeepCache package, interval 3 branch 0", Kind.DEEPCACHE, False),
-        ("a", Kind.ENGINE, True),
-        ("a + SubNet", Kind.ENGINE, False),
-        ("b", Kind.ENGINE, True),
-        ("b + SubNet", Kind.ENGINE, False),
+        ("PyTorch", ContenderKind.EAGER, True),
+        ("PyTorch + SubNet", ContenderKind.REFERENCE, False),
+        ("torch.compile", ContenderKind.COMPILE, True),
+        ("DeepCache package, interval 3 branch 0", ContenderKind.DEEPCACHE, False),
+        ("a", ContenderKind.ENGINE, True),
+        ("a + SubNet", ContenderKind.ENGINE, False),
+        ("b", ContenderKind.ENGINE, True),
+        ("b + SubNet", ContenderKind.ENGINE, False),
     ]
     assert [name for name, *_ in rows(full, Against.EAGER)] == ["PyTorch", "a", "b"]
 

@@ -7,25 +7,24 @@ from pathlib import Path
 import pytest
 
 from engines.bench.records import (
-    Against,
     Bench,
+    BenchRow,
     Contender,
-    Kind,
-    Row,
+    ContenderKind,
     Sample,
     Spread,
-    against_of,
 )
-from engines.errors import EngineError
 from exporter.bundle import Shape
 
 SHAPE = Shape(64, 64, 1)
 
 
-def row(name: str, kind: Kind, loops: tuple[float, ...], *, full: bool, engine: str = "") -> Row:
+def row(
+    name: str, kind: ContenderKind, loops: tuple[float, ...], *, full: bool, engine: str = ""
+) -> BenchRow:
     contender = Contender(name, kind, Path(name), SHAPE, full, "cpu", Path("p"), "float32", engine)
     samples = tuple(Sample(loop + 1, loop, (loop / 2, loop / 2)) for loop in loops)
-    return Row(contender, samples, note="" if loops else "not installed")
+    return BenchRow(contender, samples, note="" if loops else "not installed")
 
 
 def made() -> Bench:
@@ -40,10 +39,10 @@ def made() -> Bench:
         macs=(1.0, 0.25),
         graphs=(0, 1),
         rows=(
-            row("PyTorch", Kind.EAGER, (12, 24, 12), full=True),
-            row("DeepCache", Kind.DEEPCACHE, (), full=False),
-            row("ort", Kind.ENGINE, (6, 12, 6), full=True, engine="ort"),
-            row("ort + SubNet", Kind.ENGINE, (2, 4, 2), full=False, engine="ort"),
+            row("PyTorch", ContenderKind.EAGER, (12, 24, 12), full=True),
+            row("DeepCache", ContenderKind.DEEPCACHE, (), full=False),
+            row("ort", ContenderKind.ENGINE, (6, 12, 6), full=True, engine="ort"),
+            row("ort + SubNet", ContenderKind.ENGINE, (2, 4, 2), full=False, engine="ort"),
         ),
         warmup=1,
     )
@@ -75,10 +74,3 @@ def test_what_could_not_run_is_in_no_figure() -> None:
 def test_a_spread_is_a_median_between_quartiles() -> None:
     assert Spread.of([5.0]) == Spread(5.0, 5.0, 5.0)
     assert Spread.of([4.0, 1.0, 2.0, 3.0, 5.0]) == Spread(3.0, 2.0, 4.0)
-
-
-def test_what_to_compare_with_is_read_off_a_list() -> None:
-    assert against_of("eager, compile,eager") == (Against.EAGER, Against.COMPILE)
-    assert against_of("") == ()
-    with pytest.raises(EngineError, match=r"cannot compare with \['jax'\]; choose among eager"):
-        against_of("jax")

@@ -12,21 +12,21 @@ from unittest import mock
 import pytest
 
 from engines.bench import run, worker
-from engines.bench.records import Contender, Kind
-from engines.bench.run import Settings, bench, in_turn
+from engines.bench.records import Contender, ContenderKind
+from engines.bench.run import BenchSettings, bench, in_turn
 from engines.bench.show import tables, write_bench
 from engines.errors import EngineError
 from engines.memory import Memory
 from exporter.bundle import Bundle, Shape
-from search.methods import search
+from search.core.subnet import SubNet
+from search.methods.options import Options
+from search.methods.registry import search
 from search.model.pipeline import open_pipeline
-from search.options import Options
-from search.subnet import SubNet
 from tests.engines.bench.stand_ins import cannot, dies, holds, loads, takes
 
 SHAPE = Shape(64, 64, 1)
-EAGER = Contender("eager", Kind.EAGER, Path("b"), SHAPE, True, "cpu", Path("p"), "float32")
-ENGINE = replace(EAGER, name="engine", kind=Kind.ENGINE, engine="onnxruntime")
+EAGER = Contender("eager", ContenderKind.EAGER, Path("b"), SHAPE, True, "cpu", Path("p"), "float32")
+ENGINE = replace(EAGER, name="engine", kind=ContenderKind.ENGINE, engine="onnxruntime")
 
 
 def quiet(text: str, share: float | None = None) -> None:
@@ -78,7 +78,9 @@ def test_an_engine_may_not_fail() -> None:
 
 def test_a_package_that_is_not_there_is_named() -> None:
     with mock.patch.object(run, "installed", return_value={}):
-        (row,) = in_turn([replace(EAGER, kind=Kind.DEEPCACHE)], repeats=1, warmup=1, report=quiet)
+        (row,) = in_turn(
+            [replace(EAGER, kind=ContenderKind.DEEPCACHE)], repeats=1, warmup=1, report=quiet
+        )
     assert row.note == "not installed; pip install DeepCache"
 
 
@@ -92,7 +94,7 @@ def test_a_package_that_is_not_there_is_named() -> None:
 )
 def test_settings_that_measure_nothing_are_refused(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(EngineError, match=message):
-        Settings(**wrong)
+        BenchSettings(**wrong)
 
 
 def test_a_bundle_beside_its_full_sampler(
@@ -103,7 +105,10 @@ def test_a_bundle_beside_its_full_sampler(
     path = pipelines("three-levels")
     subnet = search(open_pipeline(path, weights=False), "deepcache", Options(steps=6, interval=3))
     found = bench(
-        make_bundle("three-levels", subnet), path, Settings(against=(), repeats=2), out=tmp_path
+        make_bundle("three-levels", subnet),
+        path,
+        BenchSettings(against=(), repeats=2),
+        out=tmp_path,
     )
     full, mine = found.measured
     assert (full.contender.name, mine.contender.name) == ("onnxruntime", "onnxruntime + SubNet")
@@ -140,5 +145,5 @@ def test_all_rows_have_as_many_threads(
     """PyTorch alone would look at OMP_NUM_THREADS."""
     monkeypatch.setenv("OMP_NUM_THREADS", variable)
     monkeypatch.setattr(run, "describe", lambda _: "a machine")
-    settings = Settings(engines=("onnxruntime",), device=device, threads=asked)
+    settings = BenchSettings(engines=("onnxruntime",), device=device, threads=asked)
     assert run._environment(settings)["threads"] == threads

@@ -61,12 +61,21 @@ def test_the_command_prints_tables_or_json(tmp_path: Path) -> None:
         mock.patch.object(run, "bench", return_value=made()) as asked,
         mock.patch("exporter.bundle.Bundle.open", return_value=bundle),
     ):
-        command = ["bench", "b", "-o", str(tmp_path / "out"), "--engine", "a, b", "--full", "f"]
+        command = [
+            "bench",
+            "b",
+            "-o",
+            str(tmp_path / "out"),
+            "--engine",
+            "openvino,onnxruntime",
+            "--full",
+            "f",
+        ]
         plain = CliRunner().invoke(main, command)
         told = CliRunner().invoke(main, [*command, "--json"])
     assert plain.exit_code == 0, plain.output
     assert "ort + SubNet" in plain.stdout
     settings = asked.call_args.args[2]
-    assert (settings.engines, settings.full) == (("a", "b"), Path("f"))
+    assert (settings.engines, settings.full) == (("openvino", "onnxruntime"), Path("f"))
     assert json.loads(told.stdout)["rows"][3]["share_of_macs_ratio"] == 0.75
     assert (tmp_path / "out" / "bench.svg").is_file()

@@ -10,22 +10,25 @@ from unittest import mock
 import pytest
 
 from engines.bench.contenders import DeepCacheSetting, contenders
-from engines.bench.records import Against, Kind
+from engines.bench.records import Against, ContenderKind
 from engines.bench.worker import opened
 from exporter.bundle import Bundle
-from search.methods import search
+from search.core.subnet import SubNet
+from search.methods.options import Options
+from search.methods.registry import search
 from search.model import reference
 from search.model.pipeline import open_pipeline
-from search.options import Options
-from search.subnet import SubNet
 
 PIPELINE = "three-levels"
 STEPS = 6
 
 
-@pytest.mark.parametrize("kind", [Kind.EAGER, Kind.REFERENCE, Kind.DEEPCACHE, Kind.ENGINE])
+@pytest.mark.parametrize(
+    "kind",
+    [ContenderKind.EAGER, ContenderKind.REFERENCE, ContenderKind.DEEPCACHE, ContenderKind.ENGINE],
+)
 def test_every_kind_times_its_calls_and_ends_where_it_should(
-    kind: Kind,
+    kind: ContenderKind,
     pipelines: Callable[[str], Path],
     make_bundle: Callable[[str, SubNet], Bundle],
 ) -> None:
@@ -58,8 +61,10 @@ def test_every_kind_times_its_calls_and_ends_where_it_should(
     assert len(short.calls) == 2
     assert len(told.calls) == STEPS
     assert 0 < sum(told.calls) <= told.loop * 1.001 < told.total
-    if kind is Kind.DEEPCACHE:
-        expected = opened.__wrapped__(next(row for row in rows if row.kind is Kind.REFERENCE))
+    if kind is ContenderKind.DEEPCACHE:
+        expected = opened.__wrapped__(
+            next(row for row in rows if row.kind is ContenderKind.REFERENCE)
+        )
         with mock.patch.object(reference, "sample", sample):
             expected.run()
         assert latents[0].allclose(latents[1], atol=1e-4), "the package does what the SubNet does"

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from search.core.actions import Action
+from search.core.subnet import Granularity, SubNet
 from search.dipgo.supernet import Case, SuperNet
-from search.methods import full
+from search.methods.full import full
+from search.methods.options import Options
 from search.model.pipeline import Pipeline, open_pipeline
-from search.options import Options
-from search.subnet import Action, Granularity, SubNet
 
 
 def opened(

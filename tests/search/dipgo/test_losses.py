@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from search.dipgo.losses import consistency_loss, sparsity_loss, ssim, target_of
+from search.core.errors import SearchError
+from search.dipgo.losses import consistency_loss, loss_target, sparsity_loss, ssim
 from search.dipgo.recipe import Consistency
-from search.errors import SearchError
 
 
 def picture(seed: int, size: int = 16) -> Tensor:
@@ -39,7 +39,7 @@ def ssim_by_hand(a: Tensor, b: Tensor) -> float:
 def test_ssim_is_that_of_the_definition() -> None:
     a = picture(0)
     b = (a + 0.3 * picture(1)).clamp(0, 1)
-    assert float(ssim(a, b)) == pytest.approx(ssim_by_hand(a, b), abs=1e-12)
+    assert float(ssim(a, b)) == pytest.approx(ssim_by_hand(a, b), abs=1e-7)
     assert float(ssim(a, b)) < 0.95
 
 
@@ -63,22 +63,37 @@ def steps(seed: int) -> Tensor:
 
 @pytest.mark.parametrize("kind", Consistency)
 def test_consistency_of_a_run_with_itself_is_zero(kind: Consistency) -> None:
-    target = target_of(kind, steps(0), torch.sigmoid)
+    target = loss_target(kind, steps(0), torch.sigmoid)
     assert float(consistency_loss(steps(0), target, torch.sigmoid)) == pytest.approx(0, abs=1e-6)
     assert float(consistency_loss(steps(1), target, torch.sigmoid)) > 0.1
 
 
 def test_the_latent_loss_is_the_relative_squared_error() -> None:
     for kind in (Consistency.LATENT, Consistency.STEPS):
-        target = target_of(kind, steps(0), torch.sigmoid)
+        target = loss_target(kind, steps(0), torch.sigmoid)
         assert float(consistency_loss(1.5 * steps(0), target, torch.sigmoid)) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("shape", [(9, 16), (3, 2, 6, 4)], ids=("packed", "video"))
+@pytest.mark.parametrize("kind", [Consistency.LATENT, Consistency.STEPS])
+def test_latents_of_other_ranks_have_the_same_loss(
+    kind: Consistency, shape: tuple[int, ...]
+) -> None:
+    def loss(*, shape: tuple[int, ...]) -> float:
+        found, full = (
+            torch.randn(4, 2, 144, generator=torch.manual_seed(i)).reshape(4, 2, *shape)
+            for i in (0, 1)
+        )
+        return float(consistency_loss(found, loss_target(kind, full, torch.sigmoid), torch.sigmoid))
+
+    assert loss(shape=shape) == pytest.approx(loss(shape=(1, 12, 12)))
 
 
 def test_only_the_loss_of_all_steps_sees_a_step_in_the_middle() -> None:
     bent = steps(0).clone()
     bent[2] *= 2
-    final = target_of(Consistency.LATENT, steps(0), torch.sigmoid)
-    every = target_of(Consistency.STEPS, steps(0), torch.sigmoid)
+    final = loss_target(Consistency.LATENT, steps(0), torch.sigmoid)
+    every = loss_target(Consistency.STEPS, steps(0), torch.sigmoid)
     assert float(consistency_loss(bent, final, torch.sigmoid)) == 0
     assert float(consistency_loss(bent, every, torch.sigmoid)) == pytest.approx(1 / 3)
 

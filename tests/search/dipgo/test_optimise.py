@@ -13,16 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from search.checkpoints import LOG
+from search.core.errors import SearchError
 from search.dipgo.optimise import optimise
 from search.dipgo.postprocess import Scores
-from search.dipgo.recipe import PAPER, Consistency, Encoder, Recipe
-from search.dipgo.records import PLOT, Progress, RunFolder
+from search.dipgo.recipe import PAPER, Consistency, DipGoRecipe, Encoder
+from search.dipgo.records import DipGoProgress, DipGoRun
 from search.dipgo.supernet import CHOICES, CHOICES_WITH_DELTA, supernet
-from search.errors import SearchError
+from search.runs.checkpoints import LOG
 from tests.search.dipgo.random_gates import opened
 
-QUICK = Recipe(
+QUICK = DipGoRecipe(
     iterations=6,
     learning_rate=20.0,
     warmup=1,
@@ -36,13 +36,13 @@ LABELS = ("1", "2", "3")
 
 def search(
     path: Path,
-    recipe: Recipe = QUICK,
+    recipe: DipGoRecipe = QUICK,
     *,
     steps: int = 4,
     seed: int = 0,
     folder: Path | None = None,
     resume: bool = False,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[DipGoProgress], None] | None = None,
 ) -> Scores:
     pipeline, whole = opened(path, steps=steps)
     choices = CHOICES_WITH_DELTA if recipe.delta else CHOICES
@@ -52,7 +52,7 @@ def search(
             recipe,
             LABELS,
             seed=seed,
-            folder=None if folder is None else RunFolder(folder),
+            folder=None if folder is None else DipGoRun(folder),
             resume=resume,
             progress=progress,
         )
@@ -69,7 +69,7 @@ def test_the_search_switches_gates_off_while_it_stays_consistent(
     path: Path, encoder: Encoder, delta: bool
 ) -> None:
     recipe = dataclasses.replace(QUICK, iterations=15, encoder=encoder, delta=delta)
-    seen: list[Progress] = []
+    seen: list[DipGoProgress] = []
     search(path, recipe, progress=seen.append)
     assert (seen[0].keep, seen[0].consistency) == (1, pytest.approx(0, abs=1e-6))
     assert seen[0].sparsity == pytest.approx(1)
@@ -79,7 +79,7 @@ def test_the_search_switches_gates_off_while_it_stays_consistent(
 
 def test_without_a_sparsity_loss_everything_keeps_running(path: Path) -> None:
     for recipe in (dataclasses.replace(QUICK, alpha=0.0), dataclasses.replace(QUICK, tau=1.1)):
-        seen: list[Progress] = []
+        seen: list[DipGoProgress] = []
         search(path, recipe, progress=seen.append)
         assert seen[-1].keep == 1
 
@@ -100,7 +100,7 @@ def test_a_seed_makes_the_run_repeatable(path: Path) -> None:
 def test_a_resumed_run_ends_like_an_unbroken_one(path: Path, tmp_path: Path) -> None:
     whole = search(path, folder=tmp_path / "whole")
 
-    def stop(entry: Progress) -> None:
+    def stop(entry: DipGoProgress) -> None:
         if entry.iteration == 4:
             raise KeyboardInterrupt
 
@@ -128,7 +128,7 @@ def test_a_resumed_run_ends_like_an_unbroken_one(path: Path, tmp_path: Path) -> 
 
 def test_a_finished_run_is_resumed_without_another_iteration(path: Path, tmp_path: Path) -> None:
     whole = search(path, folder=tmp_path)
-    iterations: list[Progress] = []
+    iterations: list[DipGoProgress] = []
     again = search(path, folder=tmp_path, resume=True, progress=iterations.append)
     assert not iterations
     assert np.array_equal(again.values, whole.values)
@@ -146,7 +146,7 @@ def test_resuming_where_nothing_is_begins(path: Path, tmp_path: Path) -> None:
 
 def test_the_plot_is_a_picture(path: Path, tmp_path: Path) -> None:
     search(path, folder=tmp_path)
-    assert (tmp_path / PLOT).read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_checkpoint_of_another_search_is_refused(path: Path, tmp_path: Path) -> None:

@@ -6,12 +6,14 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+from search.core.actions import Action
+from search.core.subnet import Granularity, SubNet
+from search.core.table import keep_of
 from search.dipgo.paper import run_paper
 from search.dipgo.recipe import PAPER
+from search.methods.full import full
+from search.methods.options import Options
 from search.model.pipeline import open_pipeline
-from search.options import Options
-from search.schedules import keep_of
-from search.subnet import Action, Granularity, SubNet
 
 
 def test_one_search_gives_a_subnet_for_each_keep(
@@ -19,9 +21,10 @@ def test_one_search_gives_a_subnet_for_each_keep(
 ) -> None:
     options = Options(steps=12, guidance=3.0, granularity=Granularity.STAGE)
     recipe = dataclasses.replace(PAPER, iterations=3, learning_rate=10.0, width=16, head=(8,))
+    opened = open_pipeline(pipelines("three-levels"))
     found = run_paper(
-        open_pipeline(pipelines("three-levels")),
-        options,
+        opened,
+        full(opened, options),
         (0.3, 0.6),
         prompts=("", "a red square"),
         recipe=recipe,

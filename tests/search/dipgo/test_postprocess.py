@@ -7,11 +7,12 @@ import dataclasses
 import numpy as np
 import pytest
 
+from search.core.actions import Action
+from search.core.errors import SearchError
+from search.core.subnet import SubNet
+from search.core.table import keep_of
 from search.dipgo.postprocess import Scores, subnet_at, subnet_of
 from search.dipgo.shares import reuse_unread
-from search.errors import SearchError
-from search.schedules import keep_of
-from search.subnet import Action, SubNet
 from tests.toys import hourglass, subnet
 
 CHOICES = (Action.RUN, Action.REUSE)

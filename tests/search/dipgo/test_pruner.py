@@ -8,17 +8,19 @@ import pytest
 import torch
 
 from search.dipgo.pruner import Pruner, straight_through
-from search.dipgo.recipe import Encoder, Recipe
+from search.dipgo.recipe import DipGoRecipe, Encoder
 
 ALLOWED = torch.tensor([[True, True, True], [True, True, False]])
 
 
 def pruner(encoder: Encoder = Encoder.ATTENTION, seed: int = 0) -> Pruner:
-    return Pruner((3, 2, 3), ALLOWED, Recipe(width=16, head=(8, 8), encoder=encoder), seed=seed)
+    return Pruner(
+        (3, 2, 3), ALLOWED, DipGoRecipe(width=16, head=(8, 8), encoder=encoder), seed=seed
+    )
 
 
 def test_at_the_start_everything_runs_with_the_same_score() -> None:
-    two = Pruner((3, 2, 2), ALLOWED[:, :2], Recipe(width=16, head=(8, 8)), seed=0)
+    two = Pruner((3, 2, 2), ALLOWED[:, :2], DipGoRecipe(width=16, head=(8, 8)), seed=0)
     assert two()[..., 0].detach() == pytest.approx(torch.full((3, 2), math.e / (math.e + 1)))
     assert (straight_through(pruner()())[..., 0] == 1).all()
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from search.core.actions import Action
+from search.core.subnet import Granularity
 from search.dipgo.shares import action_costs, cascade_shares, own_shares, read_in_step, reuse_unread
-from search.methods import full
+from search.methods.full import full
+from search.methods.options import Options
 from search.model.pipeline import open_pipeline
-from search.options import Options
-from search.subnet import Action, Granularity
 from tests.pipelines import stable_diffusion_15
 from tests.toys import ACTIONS, chain, hourglass, subnet
 

@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from search.course import Course
+from search.core.actions import Action
+from search.core.errors import SearchError
+from search.core.sampler import FittedSampler, SamplerTable
+from search.core.subnet import Granularity
+from search.core.timestep_grid import TimestepGrid
 from search.dipgo.supernet import CHOICES, CHOICES_WITH_DELTA, Case, SuperNet, supernet
-from search.errors import SearchError
 from search.model.family import Request
 from search.model.reference import sample
-from search.sampler import FittedSampler, SamplerTable
-from search.subnet import Action, Granularity
 from tests.hand_gating import gated_by_hand
 from tests.search.dipgo.random_gates import (
     actions_of,
@@ -56,7 +57,7 @@ def test_with_all_gates_on_run_it_is_diffusers_pipeline(pipelines: Find, name: s
 @pytest.mark.parametrize("name", NAMES)
 def test_a_fitted_sampler_is_used_with_its_own_timesteps(pipelines: Find, name: str) -> None:
     pipeline, whole = opened(pipelines(name), steps=6)
-    table = pipeline.sampler(Course(6))
+    table = pipeline.sampler(TimestepGrid(6))
     rows = np.vstack([table.inputs[:1], 0.9 * table.inputs[1:]])
     own = SamplerTable(rows, 1.1 * table.final)
     times = tuple(time - 0.5 for time in whole.timesteps)
@@ -101,7 +102,9 @@ def test_with_hard_gates_delta_is_that_of_blocks_gated_by_hand(
     rows = actions_of(net, gates)
     assert any(Action.DELTA in row for row in rows)
     with gated_by_hand(
-        pipeline.denoiser, dataclasses.replace(whole, actions=tuple(map(tuple, rows)))
+        pipeline.denoiser,
+        dataclasses.replace(whole, actions=tuple(map(tuple, rows))),
+        pipeline.family,
     ):
         expected = sample(pipeline, request_of(net, case))
     assert difference(found.latents[-1], expected.latents[-1]) <= 1e-5
@@ -209,7 +212,7 @@ def test_what_does_not_fit_is_refused(pipelines: Find) -> None:
         ):
             net.case(("", ""), case.noise)
     with (
-        pytest.raises(SearchError, match="gates for RUN, REUSE and DELTA in this order"),
+        pytest.raises(SearchError, match="gates for RUN, REUSE and then others"),
         supernet(pipeline, whole, choices=CHOICES[::-1]),
     ):
         pass

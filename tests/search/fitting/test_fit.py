@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from search.course import Course
+from search.core.subnet import SubNet
+from search.core.timestep_grid import TimestepGrid
 from search.fitting.fit import fit_sampler
 from search.fitting.trajectories import Trajectories, sample_trajectories
-from search.methods import search
+from search.methods.options import Options
+from search.methods.registry import search
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.reference import sample
-from search.options import Options
-from search.subnet import SubNet
 
 STEPS, GUIDANCE = 16, 4.0
 PROMPTS = (
@@ -36,7 +36,7 @@ def runs(opened: Pipeline) -> tuple[Trajectories, Trajectories]:
         sample_trajectories(
             opened,
             PROMPTS,
-            course=Course(STEPS),
+            grid=TimestepGrid(STEPS),
             guidance=GUIDANCE,
             noise_shape=(4, 16, 16),
             seed=seed,
@@ -57,7 +57,7 @@ def test_a_fit_comes_closer_and_the_reference_obeys_it(
     extra: dict[str, float],
 ) -> None:
     subnet = search(opened, method, Options(steps=STEPS, guidance=GUIDANCE, **extra))
-    table = opened.sampler(subnet.binding.course)
+    table = opened.sampler(subnet.binding.grid)
     fit = fit_sampler(opened, subnet, table, fitted_on=runs[0], held_out=runs[1])
     assert fit.error < fit.plain
     for each, error in ((subnet, fit.plain), (fit.subnet, fit.error)):
@@ -68,7 +68,7 @@ def test_where_it_does_not_help_the_scheduler_keeps_its_rows(
     opened: Pipeline, runs: tuple[Trajectories, Trajectories]
 ) -> None:
     whole = search(opened, "full", Options(steps=STEPS, guidance=GUIDANCE))
-    table = opened.sampler(Course(STEPS))
+    table = opened.sampler(TimestepGrid(STEPS))
     fit = fit_sampler(opened, whole, table, fitted_on=runs[0], held_out=runs[1])
     assert fit.subnet is whole
     assert fit.error == fit.plain < 1e-6

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from search.fitting.placed import judge, overall, robust_weights
+from search.fitting.placed import evaluate, overall, robust_weights
 from search.fitting.rows import Calls, Chain
 from tests.search.fitting.toy import linear_runs
 
@@ -21,7 +21,7 @@ def test_what_is_not_finite_is_worse_than_anything() -> None:
     runs = linear_runs()
     rows = (torch.tensor([1.0, float("nan")]),)
     chain = Chain(runs.final * float("nan"), rows)
-    assert judge(runs, runs, Calls.at_numbers((0.0,), runs), chain).error == math.inf
+    assert evaluate(runs, runs, Calls.at_numbers((0.0,), runs), chain).error == math.inf
 
 
 def test_one_picture_astray_counts_less_than_in_a_mean() -> None:

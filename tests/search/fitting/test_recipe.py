@@ -14,17 +14,17 @@ import pytest
 from engines.base import make_engine
 from engines.parity import verify
 from exporter.export import export
-from search.errors import SearchError
+from search.core.errors import SearchError
+from search.core.subnet import Granularity, SubNet
+from search.core.table import keep_of
 from search.fitting import recipe
 from search.fitting.placed import Placed
 from search.fitting.recipe import Effort, place_calls
 from search.fitting.scheduled import scheduled
 from search.fitting.trajectories import CHUNK
-from search.methods import full
+from search.methods.full import full
+from search.methods.options import Options
 from search.model.pipeline import Pipeline, open_pipeline
-from search.options import Options
-from search.schedules import keep_of
-from search.subnet import Granularity, SubNet
 
 EFFORT = Effort(fitted_on=3, held_out=2, iterations=2, every=1)
 PROMPTS = ("a red cross", "a blue circle")
@@ -52,7 +52,7 @@ def found(opened: Pipeline, whole: SubNet, folder: Path) -> list[SubNet]:
 
 def test_each_keep_is_met_and_never_exceeded(found: list[SubNet]) -> None:
     assert [keep_of(subnet) for subnet in found] == [0.5, 0.2]
-    assert [subnet.method for subnet in found] == ["dip-go keep 0.5", "dip-go keep 0.25"]
+    assert [subnet.method for subnet in found] == ["carve keep 0.5", "carve keep 0.25"]
 
 
 def test_they_pass_through_the_whole_path(
@@ -115,15 +115,15 @@ def test_few_calls_see_more_pictures(
         seen[len(start.positions)] = args[3].batch
         return start
 
-    monkeypatch.setattr(recipe, "refine", stage)
-    monkeypatch.setattr(recipe, "polish", stage)
+    monkeypatch.setattr(recipe, "refine_positions", stage)
+    monkeypatch.setattr(recipe, "refine_coefficients", stage)
     effort = replace(EFFORT, work=60)
     place_calls(opened, whole, (1.0, 0.5, 0.2), PROMPTS, effort=effort)
     assert seen == {10: CHUNK, 5: 12, 2: 30}
 
 
 @pytest.mark.parametrize("error", [0.0, 1e6])
-def test_the_schedulers_own_steps_are_polished_where_they_are_better(
+def test_the_schedulers_own_steps_are_refined_where_they_are_better(
     opened: Pipeline, whole: SubNet, monkeypatch: pytest.MonkeyPatch, error: float
 ) -> None:
     began = []
@@ -136,7 +136,7 @@ def test_the_schedulers_own_steps_are_polished_where_they_are_better(
         return args[2]
 
     monkeypatch.setattr(recipe, "scheduled", plain)
-    monkeypatch.setattr(recipe, "polish", stage)
+    monkeypatch.setattr(recipe, "refine_coefficients", stage)
     place_calls(opened, whole, (0.5,), PROMPTS, effort=EFFORT)
     assert (began == [error]) is (error == 0)
 

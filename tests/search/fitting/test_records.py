@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from search.errors import SearchError
-from search.fitting.records import RunFolder
+from search.core.errors import SearchError
+from search.fitting.records import CarveRun
 
 
 @pytest.fixture
-def broken(tmp_path: Path) -> RunFolder:
+def broken(tmp_path: Path) -> CarveRun:
     """Of a search that was stopped in the second number of calls."""
-    run = RunFolder(tmp_path, {"seed": 0})
+    run = CarveRun(tmp_path, {"seed": 0})
     run.start(resume=False)
     run.log(2, 1, 0.5)
     run.log(2, 2, 0.25)
@@ -23,8 +23,8 @@ def broken(tmp_path: Path) -> RunFolder:
     return run
 
 
-def test_finished_counts_are_kept_and_broken_ones_begin_again(broken: RunFolder) -> None:
-    again = RunFolder(broken.path, broken.identity)
+def test_finished_counts_are_kept_and_broken_ones_begin_again(broken: CarveRun) -> None:
+    again = CarveRun(broken.path, broken.identity)
     again.start(resume=True)
     assert again.errors == {2: [0.5, 0.25]}
     again.log(5, 1, 0.125)
@@ -33,13 +33,13 @@ def test_finished_counts_are_kept_and_broken_ones_begin_again(broken: RunFolder)
     assert again.errors == {2: [0.5, 0.25], 5: [0.125]}
 
 
-def test_finished_counts_are_not_lost_for_want_of_an_option(broken: RunFolder) -> None:
+def test_finished_counts_are_not_lost_for_want_of_an_option(broken: CarveRun) -> None:
     with pytest.raises(SearchError, match="holds a search already; give --resume"):
-        RunFolder(broken.path, broken.identity).start(resume=False)
+        CarveRun(broken.path, broken.identity).start(resume=False)
     assert (broken.path / "calls-2.json").exists()
 
 
-def test_the_file_says_what_it_is(broken: RunFolder) -> None:
+def test_the_file_says_what_it_is(broken: CarveRun) -> None:
     file = broken.path / "search.json"
     content = json.loads(file.read_text())
     assert content == {"schema": 1, "kind": "stepcarve-search-run", "seed": 0}
@@ -49,7 +49,7 @@ def test_the_file_says_what_it_is(broken: RunFolder) -> None:
 
 
 @pytest.mark.parametrize("line", ["7", '{"calls": 2}', '{"calls": "two", "error": 1}'])
-def test_a_garbled_log_is_refused(broken: RunFolder, line: str) -> None:
+def test_a_garbled_log_is_refused(broken: CarveRun, line: str) -> None:
     (broken.path / "log.jsonl").write_text(line + "\n")
     with pytest.raises(SearchError, match=r"log\.jsonl' has a line that lacks or garbles"):
         broken.start(resume=True)

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from diffusers import DPMSolverMultistepScheduler, HeunDiscreteScheduler
 
-from search.course import Course
+from search.core.subnet import SubNet
+from search.core.timestep_grid import TimestepGrid
 from search.fitting.placed import Placed
 from search.fitting.scheduled import scheduled
 from search.fitting.trajectories import Trajectories, sample_trajectories
-from search.methods import full
+from search.methods.full import full
+from search.methods.options import Options
 from search.model.pipeline import Pipeline, open_pipeline
-from search.options import Options
-from search.subnet import SubNet
 
 PROMPTS = ("a red cross", "a blue circle")
 EXACT = 1e-5
@@ -34,7 +34,7 @@ def runs_of(opened: Pipeline, whole: SubNet, steps: int) -> Trajectories:
     return sample_trajectories(
         opened,
         PROMPTS,
-        course=Course(steps),
+        grid=TimestepGrid(steps),
         guidance=whole.guidance,
         noise_shape=whole.binding.noise_shape,
         seed=0,
@@ -64,7 +64,9 @@ def test_it_is_what_the_scheduler_does_with_fewer_steps(
 def test_a_grid_of_ones_own_has_no_fewer_steps(opened: Pipeline) -> None:
     whole = full(opened, Options(steps=4, guidance=4))
     runs = runs_of(opened, whole, 4)
-    grid = replace(whole.binding, course=Course(4, custom_timesteps=(900.0, 600.0, 300.0, 100.0)))
+    grid = replace(
+        whole.binding, grid=TimestepGrid(4, custom_timesteps=(900.0, 600.0, 300.0, 100.0))
+    )
     assert begun(opened, whole, runs, 3) is not None
     assert begun(opened, replace(whole, binding=grid), runs, 3) is None
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from search.course import Course
-from search.errors import SearchError
+from search.core.errors import SearchError
+from search.core.timestep_grid import TimestepGrid
 from search.fitting.trajectories import sample_trajectories
 from search.model.family import Request
 from search.model.pipeline import open_pipeline
@@ -32,7 +32,12 @@ def test_they_end_where_diffusers_does(
     opened = open_pipeline(pipelines(name))
     size = opened.denoiser.config.sample_size
     runs = sample_trajectories(
-        opened, prompts, course=Course(5), guidance=guidance, noise_shape=(4, size, size), seed=3
+        opened,
+        prompts,
+        grid=TimestepGrid(5),
+        guidance=guidance,
+        noise_shape=(4, size, size),
+        seed=3,
     )
     theirs = sample(opened, Request(prompts, 5, guidance, latents=runs.noise)).latents[-1]
     assert runs.error(theirs).max() < 1e-5
@@ -50,7 +55,7 @@ def test_predictions_that_are_not_finite_are_refused(pipelines: Callable[[str], 
         sample_trajectories(
             opened,
             ("a cross",),
-            course=Course(2),
+            grid=TimestepGrid(2),
             guidance=3.0,
             noise_shape=(4, size, size),
             seed=3,

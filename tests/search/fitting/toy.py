@@ -15,9 +15,14 @@ def predict(sample: Tensor, timestep: Tensor) -> Tensor:
     return torch.tanh(sample) * (0.3 + 0.7 * timestep / 1000) + 0.1 * sample
 
 
-def linear_runs(steps: int = 8, pictures: int = 4, seed: int = 0) -> Trajectories:
-    """Euler's method on `predict` from random noise."""
-    noise = torch.randn(pictures, 2, 4, 4, generator=torch.Generator().manual_seed(seed))
+SHAPE = (2, 4, 4)
+
+
+def linear_runs(
+    steps: int = 8, pictures: int = 4, seed: int = 0, shape: tuple[int, ...] = SHAPE
+) -> Trajectories:
+    """Euler's method on `predict` from random noise, the same numbers in every shape of a picture."""
+    noise = torch.randn(pictures, *shape, generator=torch.Generator().manual_seed(seed))
     timesteps = torch.linspace(1000, 1000 / steps, steps)
     latents, predictions = [noise], []
     for timestep in timesteps:

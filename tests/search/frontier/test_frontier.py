@@ -16,15 +16,16 @@ from PIL import Image
 
 from cli import main
 from examples.shapes.pictures import draw
+from search.core.subnet import SubNet
+from search.core.table import keep_of
 from search.frontier import write
+from search.frontier.judge import Judge
 from search.frontier.points import Frontier, Point
 from search.frontier.quality import Quality
-from search.frontier.settings import Method, Settings, methods_of
-from search.frontier.table import full_judged
+from search.frontier.series import HOLD
+from search.frontier.settings import FrontierSettings
+from search.frontier.table import full_attributes
 from search.frontier.write import write_frontier
-from search.judge import Judge
-from search.schedules import keep_of
-from search.subnet import SubNet
 from tests.toys import chain, subnet
 
 JUDGE = Path(__file__).parents[3] / "examples" / "shapes" / "judge.onnx"
@@ -43,7 +44,7 @@ def made(pipelines: Callable[[str], Path], tmp_path_factory: pytest.TempPathFact
     (root / "judge.txt").write_text("a green cross\n")
     result = frontier(
         pipelines("three-levels"), "-o", root / "out", "--steps", 6, "--guidance", 3,
-        "--keep", "0.5", "--count", 3, "--iterations", 1, "--pictures", 6, "--paper-iterations", 1, "--random", 2,
+        "--keep", "0.5", "--count", 3, "--iterations", 1, "--pictures", 6, "--dip-go-iterations", 1, "--random", 2,
         "--prompts", root / "search.txt", "--held-out", root / "judge.txt",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
@@ -67,8 +68,8 @@ def test_every_file_is_written(made: Path) -> None:
 
 def test_every_method_is_there_plain_and_fitted(record: dict[str, list[dict[str, object]]]) -> None:
     found = {(point["method"], point["fitted"]) for point in record["points"]}
-    expected = {(name, is_fitted) for name in (*BASELINES, "paper") for is_fitted in (False, True)}
-    assert found == {*expected, ("ours", True)}
+    expected = {(name, is_fitted) for name in (*BASELINES, "dip-go") for is_fitted in (False, True)}
+    assert found == {*expected, ("carve", True)}
 
 
 def test_every_point_has_its_subnet_and_the_cost_of_it(
@@ -88,7 +89,7 @@ def test_the_record_says_what_was_done(made: Path, record: dict[str, dict[str, o
     assert record["kind"] == "stepcarve-frontier"
     assert record["settings"]["prompts"] == ["a red circle", "a blue square"]
     assert record["settings"]["held_out"] == ["a green cross"]
-    assert record["settings"]["paper_iterations"] == 1
+    assert record["settings"]["dip_go_iterations"] == 1
     assert record["full"]["error"] == 0
 
 
@@ -98,11 +99,11 @@ def test_the_ratios_are_those_of_the_points(record: dict[str, list[dict[str, obj
     contenders = comparison["contenders"]
     assert isinstance(contenders, dict)
     assert set(contenders) == {
-        "ours", "best plain baseline", "best fitted baseline", "paper", "paper, fitted",
+        "carve", "best plain baseline", "best fitted baseline", "dip-go", "dip-go, fitted",
     }  # fmt: skip
-    ours = errors[contenders["ours"]["subnet"]]
+    ours = errors[contenders["carve"]["subnet"]]
     for role, each in contenders.items():
-        if role != "ours":
+        if role != "carve":
             assert each["ours_over_this"] == pytest.approx(ours / errors[each["subnet"]])
 
 
@@ -160,17 +161,17 @@ def test_a_judge_adds_accuracy_and_frechet_distance(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--keep", "2"), "--keep is '2'; give fractions above 0"),
-        (("--methods", "ours,magic"), "unknown methods ['magic']; choose from ours, paper"),
-        (("--count", "1"), "--count is 1; give 2 or more"),
-        (("--random", "0"), "--random is 0; give 1 or more"),
-        (("--paper-iterations", "0"), "--paper-iterations is 0; give 1 or more"),
-        (("--iterations", "0"), "--iterations is 0; give 1 or more"),
-        (("--guidance", "nan"), "--guidance is nan; give a number"),
-        (("--judge", "nowhere.onnx"), "there is no file 'nowhere.onnx'"),
-        (("--features", "x.npy"), "--features holds what a judge makes"),
+        (("--keep", "2"), "'2' is no list of fractions"),
+        (("--methods", "carve,magic"), "'magic' is none of these; choose from carve, dip-go"),
+        (("--count", "1"), "1 is not in the range x>=2"),
+        (("--random", "0"), "0 is not in the range x>=1"),
+        (("--dip-go-iterations", "0"), "0 is not in the range x>=1"),
+        (("--iterations", "0"), "0 is not in the range x>=1"),
+        (("--guidance", "nan"), "nan is not a finite number"),
+        (("--judge", "nowhere.onnx"), "File 'nowhere.onnx' does not exist"),
+        (("--methods", "hold", "--random", "3"), "nothing uses --random (for random) here"),
         (("--prompts", "nowhere.txt"), "cannot read prompts from 'nowhere.txt'"),
-        (("--device", "tpu"), "unknown device 'tpu'"),
+        (("--device", "tpu"), "'tpu' is not one of 'cpu', 'cuda'"),
         (("--scheduler", "Magic"), "no scheduler 'Magic' for this pipeline"),
         (("--steps", "2", "--keep", "0.3"), "--keep 0.3 of 2 calls is less than one call"),
         (
@@ -202,16 +203,16 @@ def test_a_directory_that_exists_is_left_alone(
 
 def toy_frontier() -> Frontier:
     toy = subnet(chain(), "RRR")
-    point = Point(Method.HOLD, "a <b>", 0.5, False, 0.4, 3, Quality(0.1, 0.1, 0.2, 30, 0.9), toy)
+    point = Point(HOLD, "a <b>", 0.5, False, 0.4, 3, Quality(0.1, 0.1, 0.2, 30, 0.9), toy)
     return Frontier(
         pipeline="x & y",
-        settings=Settings(keeps=(0.5,)),
+        settings=FrontierSettings(keeps=(0.5,)),
         whole=toy,
         prompts=(("a",), ("b",)),
         reference=None,
         full=Quality(0, 0, 0, 100, 1),
         points=(point,),
-        notes=("paper is left out: x < y",),
+        notes=("dip-go is left out: x < y",),
     )
 
 
@@ -239,13 +240,9 @@ def test_a_directory_appears_whole_or_not_at_all(
 
 def test_the_full_sampler_is_judged_too() -> None:
     found = toy_frontier()
-    assert full_judged(found) == ""
+    assert full_attributes(found) == ""
     judged = Quality(0, 0, 0, 100, 1, accuracy={"colour": 0.975}, frechet=12.34)
     found = dataclasses.replace(found, full=judged, reference="real pictures")
-    assert full_judged(found) == (
+    assert full_attributes(found) == (
         "full sampler: colour 97.5%, Fréchet distance 12.3 (to real pictures)"
     )
-
-
-def test_methods_come_once_each() -> None:
-    assert methods_of("hold, ours,hold") == (Method.HOLD, Method.OURS)

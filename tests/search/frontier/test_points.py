@@ -7,26 +7,26 @@ import pytest
 from search.frontier.plot import pareto
 from search.frontier.points import Point, compare
 from search.frontier.quality import Quality
-from search.frontier.settings import Method
+from search.frontier.series import CARVE, DEEPCACHE, DIP_GO, FEWER_STEPS, HOLD, Series
 from tests.toys import chain, subnet
 
 TOY = subnet(chain(), "RRR")
 
 
 def point(
-    method: Method, cost: float, error: float, *, keep: float | None = None, fitted: bool = False
+    method: Series, cost: float, error: float, *, keep: float | None = None, fitted: bool = False
 ) -> Point:
     quality = Quality(error, error, error, 30.0, 0.9)
     return Point(method, f"keep {keep}", keep, fitted, cost, 3, quality, TOY)
 
 
-OURS = point(Method.OURS, 0.3, 0.02, keep=0.3, fitted=True)
-CHEAP = point(Method.DEEPCACHE, 0.25, 0.08)
-EXACT = point(Method.FEWER_STEPS, 0.3, 0.05, keep=0.3)
-DEAR = point(Method.DEEPCACHE, 0.31, 0.01)
-FITTED = point(Method.HOLD, 0.3, 0.04, keep=0.3, fitted=True)
-PAPER = point(Method.PAPER, 0.29, 0.001, keep=0.3)
-FITTED_PAPER = point(Method.PAPER, 0.29, 0.0005, keep=0.3, fitted=True)
+OURS = point(CARVE, 0.3, 0.02, keep=0.3, fitted=True)
+CHEAP = point(DEEPCACHE, 0.25, 0.08)
+EXACT = point(FEWER_STEPS, 0.3, 0.05, keep=0.3)
+DEAR = point(DEEPCACHE, 0.31, 0.01)
+FITTED = point(HOLD, 0.3, 0.04, keep=0.3, fitted=True)
+PAPER = point(DIP_GO, 0.29, 0.001, keep=0.3)
+FITTED_PAPER = point(DIP_GO, 0.29, 0.0005, keep=0.3, fitted=True)
 ALL = [OURS, CHEAP, EXACT, DEAR, FITTED, PAPER, FITTED_PAPER]
 
 
@@ -43,7 +43,7 @@ def test_fitted_and_plain_baselines_are_told_apart() -> None:
 
 def test_the_paper_is_no_baseline_but_stands_beside_them() -> None:
     found = compare(ALL, 0.3)
-    assert (found.paper, found.fitted_paper) == (PAPER, FITTED_PAPER)
+    assert (found.dip_go, found.fitted_dip_go) == (PAPER, FITTED_PAPER)
 
 
 def test_ours_is_the_one_made_for_this_keep() -> None:
@@ -57,7 +57,7 @@ def test_ratios_are_our_error_over_the_other() -> None:
     assert found.ratio(PAPER) == pytest.approx(20)
     assert found.ratio(OURS) is None
     assert compare([CHEAP], 0.3).ratio(CHEAP) is None, "there is nothing of ours"
-    assert found.ratio(point(Method.HOLD, 0.3, 0.0)) is None, "nothing is so many times zero"
+    assert found.ratio(point(HOLD, 0.3, 0.0)) is None, "nothing is so many times zero"
 
 
 def test_contenders_are_those_there_are() -> None:
@@ -69,7 +69,7 @@ def test_contenders_are_those_there_are() -> None:
 
 
 def test_the_front_leaves_out_what_a_cheaper_one_beats() -> None:
-    worse = point(Method.DEEPCACHE, 0.28, 0.09)
+    worse = point(DEEPCACHE, 0.28, 0.09)
     assert pareto([DEAR, worse, CHEAP]) == [CHEAP, DEAR]
 
 

@@ -1,4 +1,4 @@
-"""How candidates are judged."""
+"""How candidates are evaluated."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ import numpy as np
 import pytest
 import torch
 
-from search.course import Course
-from search.errors import SearchError
+from search.core.errors import SearchError
+from search.core.subnet import SubNet
+from search.core.timestep_grid import TimestepGrid
 from search.frontier.quality import (
     HeldOut,
     as_bytes,
+    as_texts,
     noise_seed,
     read_features,
     sample_held_out,
-    spelled,
 )
-from search.frontier.settings import Settings
-from search.methods import full
+from search.frontier.settings import FrontierSettings
+from search.methods.full import full
+from search.methods.options import Options
+from search.methods.schedules import deepcache
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.reference import sample
-from search.options import Options
-from search.schedules import deepcache
-from search.subnet import SubNet
 
 STEPS = 4
 COUNT = 18
-SETTINGS = Settings(steps=STEPS, guidance=3.0, keeps=(0.5,), count=COUNT)
+SETTINGS = FrontierSettings(steps=STEPS, guidance=3.0, keeps=(0.5,), count=COUNT)
 JUDGE = Path(__file__).parents[3] / "examples" / "shapes" / "judge.onnx"
 PROMPTS = ("a red circle", "a blue square", "a green cross")
 
@@ -79,7 +79,7 @@ def test_the_full_sampler_is_perfect(held_out: HeldOut, whole: SubNet) -> None:
     assert quality.error == quality.largest_error == 0
     assert quality.psnr == pytest.approx(100)
     assert quality.ssim == pytest.approx(1)
-    again = held_out.examine(whole, held_out.pipeline.sampler(Course(STEPS)))
+    again = held_out.examine(whole, held_out.pipeline.sampler(TimestepGrid(STEPS)))
     assert again.error < 1e-5
 
 
@@ -88,7 +88,7 @@ def test_quality_is_that_of_diffusers_own_pictures(
 ) -> None:
     """A gated U-Net, both runs of pictures, against the gated reference."""
     subnet = deepcache(whole, interval=2, branch=0)
-    quality = held_out.examine(subnet, pipeline.sampler(Course(STEPS)))
+    quality = held_out.examine(subnet, pipeline.sampler(TimestepGrid(STEPS)))
     errors, psnr = [], []
     for runs in held_out.runs:
         request = Request(runs.predictor.prompts, STEPS, 3.0, latents=runs.noise)
@@ -112,11 +112,11 @@ def test_pictures_become_bytes_as_diffusers_makes_them() -> None:
 
 def test_classes_are_spelled_for_the_judge(pipelines: Callable[[str], Path]) -> None:
     opened = open_pipeline(pipelines("shapes-dit"), weights=False)
-    assert spelled(opened, ("0", "23", "red cross")) == ("red circle", "cyan cross", "red cross")
+    assert as_texts(opened, ("0", "23", "red cross")) == ("red circle", "cyan cross", "red cross")
 
 
 def test_texts_stay_as_they_are(pipeline: Pipeline) -> None:
-    assert spelled(pipeline, PROMPTS) == PROMPTS
+    assert as_texts(pipeline, PROMPTS) == PROMPTS
 
 
 def test_a_judge_of_another_size_is_refused(pipeline: Pipeline, whole: SubNet) -> None:

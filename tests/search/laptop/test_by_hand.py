@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from search.blocks import skipped
-from search.errors import SearchError
+from search.core.blocks import skipped
+from search.core.errors import SearchError
+from search.core.subnet import Granularity, SubNet
 from search.laptop import by_hand
 from search.laptop.layers import params_of
-from search.methods import full
+from search.methods.full import full
+from search.methods.options import Options
 from search.model.pipeline import open_pipeline
-from search.options import Options
-from search.subnet import Granularity, SubNet
+from tests.toys import chain, subnet
 
 Whole = Callable[[str], SubNet]
 
@@ -61,6 +63,13 @@ def test_every_second_block_comes_first(whole: Whole) -> None:
     assert names(by_hand.every_second(whole("shapes-dit"), 0.504, params_of)) == {
         f"transformer_blocks.{i}" for i in range(1, 10, 2)
     }
+
+
+def test_every_second_counts_through_lists_of_blocks() -> None:
+    lists = ("transformer_blocks.0", "transformer_blocks.1", "single_transformer_blocks.0")
+    two_lists = subnet(replace(chain(), blocks=lists), "RRR")
+    for keep, removed in ((0.7, {lists[1]}), (0.4, {lists[1], lists[2]})):
+        assert names(by_hand.every_second(two_lists, keep, params_of)) == removed
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from search.blocks import skipped
-from search.errors import SearchError
+from search.core.blocks import skipped
+from search.core.errors import SearchError
+from search.core.subnet import Granularity
+from search.core.table import keep_of
+from search.core.topology import TargetKind
 from search.laptop.layers import Layers, constant, layers_of, params_of
-from search.methods import full
+from search.methods.full import full
+from search.methods.options import Options
 from search.model.pipeline import open_pipeline
-from search.options import Options
-from search.schedules import keep_of
-from search.subnet import Granularity
 from tests.toys import hourglass, subnet
 
 BLOCK = "down_blocks.1.attentions.0.transformer_blocks.0"
@@ -43,9 +44,16 @@ def test_a_share_is_what_the_module_holds_without_its_shortcut(
     denoiser = open_pipeline(pipelines("three-levels"), weights=False).denoiser
     total = sum(weight.numel() for weight in denoiser.parameters())
     shares = layers.shares(params_of)
-    for name in (BLOCK, f"{BLOCK}.attn2", "up_blocks.0.resnets.0"):
+    # Without the attention nobody needs the normalisation of its input either.
+    for name, before in (
+        (BLOCK, ()),
+        (f"{BLOCK}.attn2", ("norm2",)),
+        ("up_blocks.0.resnets.0", ()),
+    ):
         module = denoiser.get_submodule(name).named_parameters()
         own = sum(w.numel() for key, w in module if not key.startswith("conv_shortcut"))
+        for norm in before:
+            own += sum(w.numel() for w in denoiser.get_submodule(f"{BLOCK}.{norm}").parameters())
         assert shares[layers.number[name]] == pytest.approx(own / total)
 
 
@@ -74,12 +82,14 @@ def test_blocks_without_a_base_are_no_layers() -> None:
 def test_a_denoiser_without_layers_is_refused() -> None:
     whole = subnet(hourglass(), "RRR")
     topology = whole.topology
+    computations = {t: c for t, c in topology.computations.items() if t.kind is not TargetKind.BASE}
     bare = replace(
         topology,
-        deltas=(),
-        reads=topology.reads[:5],
-        varies=topology.varies[:5],
-        segments=tuple(replace(s, targets=s.targets & set(range(5))) for s in topology.segments),
+        bases={},
+        computations=computations,
+        segments=tuple(
+            replace(s, targets=s.targets & computations.keys()) for s in topology.segments
+        ),
     )
     with pytest.raises(SearchError, match="no block of this denoiser can be left out"):
         layers_of(replace(whole, topology=bare))

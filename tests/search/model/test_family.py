@@ -6,9 +6,9 @@ from importlib import metadata
 
 import pytest
 
-from search.errors import SearchError
+from search.core.errors import SearchError
+from search.model.families.text_to_image import TextToImage
 from search.model.family import ENTRY_POINTS, FAMILIES, family_of
-from search.model.text_to_image import TextToImage
 
 
 class Elsewhere(TextToImage):

@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from search.errors import SearchError
-from search.methods import full
+from search.core.errors import SearchError
+from search.methods.full import full
+from search.methods.options import Options
 from search.model.family import Request
 from search.model.pipeline import open_for, open_pipeline
 from search.model.reference import sample
-from search.options import Options
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_missing_weights_are_refused(copy: Path) -> None:
 
 def test_cuda_is_refused_where_there_is_none(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SearchError, match="device 'cuda' was asked for, but PyTorch finds no CUDA"):
+    with pytest.raises(SearchError, match="device 'cuda' was requested, but PyTorch finds no CUDA"):
         open_pipeline(copy, device="cuda")
     with pytest.raises(SearchError, match="unknown device 'tpu'; use cpu or cuda"):
         open_pipeline(copy, device="tpu")

@@ -10,13 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from search import schedules
-from search.methods import full
+from search.core.actions import Action
+from search.core.subnet import Granularity, SubNet
+from search.core.table import with_actions
+from search.methods import schedules
+from search.methods.full import full
+from search.methods.options import Options
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.reference import gated, sample
-from search.options import Options
-from search.subnet import Action, Granularity, SubNet
 from tests.hand_gating import gated_by_hand
 from tests.mixes import random_mix
 
@@ -49,7 +51,7 @@ def test_random_subnets_equal_blocks_gated_by_hand(
         plain = sample(opened, ask)
         for seed in range(2):
             subnet = schedules.random_reuse(whole, keep=0.5, seed=seed)
-            with gated_by_hand(opened.denoiser, subnet):
+            with gated_by_hand(opened.denoiser, subnet, opened.family):
                 expected = sample(opened, ask)
             found = sample(opened, ask, subnet)
             assert difference(found.latents[-1], expected.latents[-1]) <= 1e-6
@@ -63,11 +65,11 @@ def test_random_mixes_of_all_actions_equal_blocks_gated_by_hand(
 ) -> None:
     opened = open_pipeline(pipelines(name))
     whole = full(opened, Options(steps=8, granularity=granularity))
-    assert whole.topology.deltas
+    assert whole.topology.based
     ask = request(opened, 8)
     for seed in range(2):
         subnet = random_mix(whole, seed)
-        with gated_by_hand(opened.denoiser, subnet):
+        with gated_by_hand(opened.denoiser, subnet, opened.family):
             expected = sample(opened, ask)
         found = sample(opened, ask, subnet)
         assert difference(found.latents[-1], expected.latents[-1]) <= 1e-5
@@ -87,7 +89,7 @@ def test_delta_is_neither_running_nor_reusing(pipelines: Callable[[str], Path]) 
 
 
 def each_second_step(whole: SubNet, action: Action, gated: int) -> SubNet:
-    return schedules.with_actions(
+    return with_actions(
         whole, lambda t, b: action if b == gated and t % 2 else Action.RUN, method="second"
     )
 
@@ -125,9 +127,9 @@ def test_an_old_value_comes_back_when_its_block_is_skipped_again(
     whole = full(opened, Options(steps=6))
     gates = {(t, 4): Action.REUSE for t in (2, 3, 4)}
     gates |= {(2, 5): Action.SKIP, (4, 5): Action.SKIP, (5, 5): Action.REUSE}
-    subnet = schedules.with_actions(whole, lambda t, b: gates.get((t, b), Action.RUN), method="x")
+    subnet = with_actions(whole, lambda t, b: gates.get((t, b), Action.RUN), method="x")
     ask = request(opened, 6)
-    with gated_by_hand(opened.denoiser, subnet):
+    with gated_by_hand(opened.denoiser, subnet, opened.family):
         expected = sample(opened, ask)
     assert difference(sample(opened, ask, subnet).latents[-1], expected.latents[-1]) <= 1e-6
 
@@ -153,9 +155,7 @@ def test_a_block_that_is_always_skipped_is_never_called_but_for_its_shortcut(
     opened = open_pipeline(pipelines(name))
     whole = full(opened, Options(steps=3, granularity=granularity))
     at = whole.topology.blocks.index(block)
-    subnet = schedules.with_actions(
-        whole, lambda _, b: Action.SKIP if b == at else Action.RUN, method="skip"
-    )
+    subnet = with_actions(whole, lambda _, b: Action.SKIP if b == at else Action.RUN, method="skip")
     module = opened.denoiser.get_submodule(block)
     called: list[str] = []
     watched = (*parts, "conv_shortcut") if left else parts
@@ -168,7 +168,7 @@ def test_a_block_that_is_always_skipped_is_never_called_but_for_its_shortcut(
     assert called == ["conv_shortcut"] * (len(found.latents) if left else 0)
     for handle in handles:
         handle.remove()
-    with gated_by_hand(opened.denoiser, subnet):
+    with gated_by_hand(opened.denoiser, subnet, opened.family):
         expected = sample(opened, ask)
     assert difference(found.latents[-1], expected.latents[-1]) <= 1e-6
     assert difference(found.latents[-1], sample(opened, ask).latents[-1]) > 1e-4
@@ -183,11 +183,9 @@ def test_a_skipped_block_still_runs_for_a_block_inside_it_that_is_read_later(
         whole.topology.blocks.index, ("transformer_blocks.3", "transformer_blocks.3.attn1")
     )
     gates = {(0, outer): Action.SKIP, (1, inner): Action.REUSE}
-    subnet = schedules.with_actions(
-        whole, lambda t, b: gates.get((t, b), Action.RUN), method="inner"
-    )
+    subnet = with_actions(whole, lambda t, b: gates.get((t, b), Action.RUN), method="inner")
     ask = request(opened, 3)
-    with gated_by_hand(opened.denoiser, subnet):
+    with gated_by_hand(opened.denoiser, subnet, opened.family):
         expected = sample(opened, ask)
     assert difference(sample(opened, ask, subnet).latents[-1], expected.latents[-1]) <= 1e-6
 
@@ -253,7 +251,7 @@ def test_a_step_without_a_call_does_not_call_the_denoiser(
     opened = open_pipeline(pipelines("shapes-sd"))
     whole = full(opened, Options(steps=10))
     last = whole.topology.blocks.index("up_blocks.3.attentions.2")
-    subnet = schedules.with_actions(
+    subnet = with_actions(
         whole, lambda t, b: Action.REUSE if b == last and t % 5 else Action.RUN, method="held"
     )
     calls = 0

@@ -10,21 +10,23 @@ from pathlib import Path
 import pytest
 import torch
 
-from exporter.summary import Cell, cells
-from search.blocks import skipped
+from exporter.summary import cells
+from search.core.actions import Action
+from search.core.blocks import skipped
+from search.core.errors import SearchError
+from search.core.subnet import Granularity, SubNet
+from search.core.table import keep_of, with_actions
 from search.dipgo.paper import run_paper
 from search.dipgo.recipe import PAPER
-from search.errors import SearchError
-from search.laptop.distill import prune, save_pipeline
-from search.methods import full, search, search_keeps
+from search.distill.distill import prune, save_pipeline
+from search.methods.full import full
+from search.methods.options import Options
+from search.methods.prompts import default_prompts
+from search.methods.registry import search, search_keeps
 from search.model.family import Request
 from search.model.pipeline import open_pipeline
 from search.model.reference import sample
 from search.model.removed import KEY
-from search.options import Options
-from search.prompts import default_prompts
-from search.schedules import keep_of, with_actions
-from search.subnet import Action, Granularity, SubNet
 
 REMOVED = {
     "three-levels": (
@@ -146,7 +148,7 @@ def test_the_papers_search_says_skip_for_what_is_gone(name: str, pruned: Path) -
     recipe = replace(PAPER, iterations=1, width=16, head=(8,))
     opened = open_pipeline(pruned)
     prompts = default_prompts(opened)[:1]
-    [found] = run_paper(opened, options, (0.8,), prompts=prompts, recipe=recipe)
+    [found] = run_paper(opened, full(opened, options), (0.8,), prompts=prompts, recipe=recipe)
     for block, column in zip(found.topology.blocks, zip(*found.actions, strict=True), strict=True):
         assert (Action.RUN in column) is (block not in REMOVED[name])
 
@@ -162,8 +164,8 @@ def test_a_stage_around_a_removed_block_can_still_be_reused(
         Action.REUSE if block == middle else action for block, action in enumerate(whole.actions[1])
     )
     found = cells(replace(whole, actions=(whole.actions[0], second)))
-    assert found[1][middle] is Cell.HELD
-    assert found[1][inner] is Cell.GONE
+    assert found[1][middle] is Action.REUSE
+    assert found[1][inner] is None
 
 
 def test_deepcache_counts_only_its_own_branches(
@@ -193,7 +195,7 @@ def test_the_gradient_search_gives_skip_and_reuse(
     pipelines: Callable[[str], Path], tmp_path: Path
 ) -> None:
     pruned = make(pipelines("three-levels"), ("mid_block.resnets.1",), tmp_path / "pruned")
-    options = Options(steps=4, granularity=Granularity.STAGE, recipe="paper", iterations=1)
+    options = Options(steps=4, granularity=Granularity.STAGE, iterations=1)
     [found] = search_keeps(open_pipeline(pruned), "dip-go", options, [0.6])
     gone = found.topology.blocks.index("mid_block.resnets.1")
     assert Action.RUN not in {row[gone] for row in found.actions}
@@ -252,5 +254,5 @@ def test_weights_that_should_be_there_are_asked_for(
     )
     config = pruned / "unet" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {KEY: ["mid_block"]}))
-    with pytest.raises(SearchError, match=r"lacks the weights \['up_blocks.1.resnets.1"):
+    with pytest.raises(SearchError, match=r"they lack \['up_blocks.1.resnets.1"):
         open_pipeline(pruned)

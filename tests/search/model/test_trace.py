@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from search.liveness import unroll
-from search.methods import full
+from search.core.liveness import unroll
+from search.core.subnet import Granularity
+from search.core.topology import PREDICTION, Base, Topology, base_of, port_of
+from search.methods.full import full
+from search.methods.options import Options
 from search.model.family import Request, family_of
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.trace import Trace, trace
-from search.options import Options
-from search.subnet import Granularity
-from search.topology import Topology
 from tests.pipelines import stable_diffusion_15
 
 GIGA = 1e9
@@ -81,14 +81,16 @@ def test_sd15_reads_are_those_of_a_u_net(sd15: Callable[[Granularity], Trace]) -
 
     def read_by(block: str) -> set[str]:
         ports = {
-            p for i in topology.ports_of[topology.blocks.index(block)] for p in topology.reads[i]
+            read
+            for port in topology.ports_of[topology.blocks.index(block)]
+            for read in topology.reads(port_of(port))
         }
         return {topology.blocks[topology.ports[p].block] for p in ports} - {block}
 
     assert read_by("up_blocks.0") == {"mid_block", "down_blocks.3", "down_blocks.2"}
     assert read_by("up_blocks.3") == {"up_blocks.2", "down_blocks.0"}
     assert read_by("mid_block") == {"down_blocks.3"}
-    assert not topology.varies[topology.output], "conv_out sees neither latents nor timestep"
+    assert not topology.varies(PREDICTION), "conv_out sees neither latents nor timestep"
 
 
 @pytest.mark.parametrize(
@@ -153,7 +155,7 @@ def test_blocks_with_one_tensor_in_and_out_of_one_shape_allow_delta(
     sd15: Callable[[Granularity], Trace], granularity: Granularity, refused: set[str]
 ) -> None:
     topology = sd15(granularity).topology
-    allowed = {topology.blocks[block] for block in topology.deltas}
+    allowed = {topology.blocks[block] for block in topology.based}
     assert set(topology.blocks) - allowed == refused
 
 
@@ -162,16 +164,18 @@ def test_a_resnet_with_a_shortcut_convolution_allows_delta_through_it(
 ) -> None:
     topology = sd15(Granularity.LAYER).topology
     block = topology.blocks.index("up_blocks.3.resnets.0")
-    port, total = topology.ports_of[block][0], topology.sum(block)
-    read = topology.reads[total] - {topology.residual(block)}
-    assert {topology.blocks[topology.ports[p].block] for p in read} == {
+    [port] = topology.ports_of[block]
+    assert {topology.blocks[topology.ports[p].block] for p in topology.reads(base_of(port))} == {
         "up_blocks.2.upsamplers.0",
         "down_blocks.0.attentions.1",
     }, "the concatenation is fresh"
     # 64 x 64 pixels, 1x1 from 640 + 320 channels to 320.
     shortcut = 64 * 64 * 960 * 320
-    assert sum(s.macs for s in topology.needed(frozenset({total}))) == shortcut
-    in_both = (s for s in topology.needed(frozenset({total})) if port in s.targets)
+    assert sum(s.macs for s in topology.needed([base_of(port)])) == shortcut
+    in_both = (s for s in topology.needed([base_of(port)]) if port_of(port) in s.targets)
     assert sum(s.macs for s in in_both) == shortcut, "running the block computes it anyway"
-    plain = topology.blocks.index("down_blocks.0.resnets.1")
-    assert topology.needed(frozenset({topology.sum(plain)})) == (), "its base is another's output"
+    [plain] = topology.ports_of[topology.blocks.index("down_blocks.0.resnets.1")]
+    assert topology.needed([base_of(plain)]) == (), "its base is another's output"
+    [before] = topology.ports_of[topology.blocks.index("down_blocks.0.attentions.0")]
+    assert topology.bases[plain] == Base(0, before)
+    assert topology.bases[port] == Base(0)

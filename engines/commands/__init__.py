@@ -1,0 +1,1 @@
+"""The commands that build, verify, run and measure bundles."""

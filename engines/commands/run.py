@@ -1,0 +1,119 @@
+"""`stepcarve run`: make pictures with a bundle."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING
+
+import click
+import cloup
+
+from engines.commands.shared import (
+    engine_options,
+    guidance_option,
+    label_option,
+    negative_option,
+    prompt_option,
+)
+from exporter.commands.shared import bundle_argument, variant_options
+from search.commands import screen, shared
+from search.commands.values import AT_LEAST_0, PATH, PromptsFile
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from engines.base import EngineOptions
+    from engines.generate import Made
+
+
+@shared.command("run")
+@bundle_argument
+@engine_options()
+@shared.option_group(
+    "Picture",
+    prompt_option,
+    label_option,
+    cloup.option(
+        "--prompts",
+        type=PromptsFile(),
+        help="Sample every prompt or class in this text file, one per line; the pictures are numbered.",
+    ),
+    negative_option,
+    guidance_option,
+    cloup.option(
+        "--seed",
+        type=AT_LEAST_0,
+        default=0,
+        help="Draw the same noise as diffusers with this seed; more runs of a prompt take the seeds that "
+        "follow.",
+    ),
+    cloup.option(
+        "--latents",
+        type=PATH,
+        help="Begin from the latents in this .npy file: noise, or whatever the bundle starts from.",
+    ),
+)
+@variant_options()
+@shared.output_options(
+    cloup.option(
+        "-o", "--out", type=PATH, required=True, help="Write the picture to this PNG file."
+    ),
+    cloup.option("--save-latents", type=PATH, help="Write the final latents to this .npy file."),
+)
+def command(
+    bundle: Path,
+    engine_name: str,
+    device: str,
+    options: EngineOptions,
+    prompt: str | None,
+    label: str | None,
+    prompts: tuple[str, ...] | None,
+    negative: str,
+    guidance: float | None,
+    seed: int,
+    latents: Path | None,
+    save_latents: Path | None,
+    out: Path,
+    as_json: bool,
+    height: int | None,
+    width: int | None,
+    images: int | None,
+) -> None:
+    """Make pictures with a bundle, without PyTorch."""
+    from engines.base import make_engine
+    from engines.generate import Order, generate, open_for, prompts_for
+    from engines.pictures import load_latents, require_png
+    from engines.runner import Runner
+
+    require_png(out)
+    opened = open_for(bundle, height=height, width=width, images=images)
+    order = Order(
+        prompts=prompts_for(opened, prompt=prompt, label=label, listed=prompts),
+        images=images or opened.shape.images,
+        seed=seed,
+        negative=negative,
+        guidance=guidance,
+        latents=None if latents is None else load_latents(latents),
+    )
+    engine = make_engine(engine_name, device, options)
+    began = time.perf_counter()
+    with screen.status() as report:
+        report("load graphs")
+        runner = Runner(opened, engine)
+        loaded = time.perf_counter() - began
+        made = generate(runner, order, out, save_latents=save_latents, report=report)
+    _print_made(made, len(opened.calls), loaded, as_json=as_json)
+
+
+def _print_made(made: list[Made], calls: int, loaded: float, *, as_json: bool) -> None:
+    """The files and what they took."""
+    paths = [str(path) for each in made for path in each.images]
+    spent = {name: sum(each.seconds[name] for each in made) for name in made[0].seconds}
+    if as_json:
+        record = {"images": paths, "calls": calls, "load_seconds": loaded, "seconds": spent}
+        click.echo(json.dumps({**record, "runs": [each.to_json() for each in made]}))
+    else:
+        files = ", ".join(paths) if len(paths) < 5 else f"{paths[0]} to {paths[-1]}"
+        times = "" if len(made) == 1 else f"{len(made)} runs of "
+        click.echo(f"{files}: {times}{calls} calls, {sum(spent.values()):.2f} s")

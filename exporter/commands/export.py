@@ -1,0 +1,91 @@
+"""`stepcarve export`: carve a bundle."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+import cloup
+
+from search.commands import screen, shared
+from search.commands.values import AT_LEAST_1, PATH, Size
+from search.core.precision import denoiser_precisions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@shared.command("export")
+@shared.pipeline_argument
+@shared.subnet_argument
+@shared.option_group(
+    "Graphs",
+    cloup.option(
+        "--dtype",
+        type=click.Choice([each.name for each in denoiser_precisions()]),
+        default="float32",
+        help="Store and compute the denoiser in this type.",
+    ),
+    cloup.option(
+        "--size",
+        "sizes",
+        type=Size(),
+        multiple=True,
+        help="Make variants of this size in pixels, such as 512x768; may be repeated.  [default: the "
+        "SubNet's]",
+    ),
+    cloup.option(
+        "--batch",
+        "batches",
+        type=AT_LEAST_1,
+        multiple=True,
+        default=(1,),
+        show_default="1",
+        help="Make variants of this many images per prompt; may be repeated.",
+    ),
+)
+@shared.output_options(
+    cloup.option(
+        "-o", "--out", type=PATH, required=True, help="Write the bundle to this new directory."
+    )
+)
+def command(
+    pipeline: Path,
+    subnet: Path,
+    out: Path,
+    dtype: str,
+    sizes: tuple[tuple[int, int], ...],
+    batches: tuple[int, ...],
+    as_json: bool,
+) -> None:
+    """Carve the graphs of a SubNet out of its pipeline.
+
+    They become a bundle, which holds a variant for every --size with every --batch; they share the weights.
+    """
+    screen.quiet_libraries()
+    from exporter.export import export
+    from exporter.summary import summarise
+    from search.core.subnet import SubNet
+
+    with screen.status() as report:
+        bundle = export(
+            pipeline,
+            SubNet.load(subnet),
+            out,
+            sizes=sizes,
+            batches=batches,
+            dtype=dtype,
+            report=report,
+        )
+    size = sum(file.stat().st_size for file in bundle.path.iterdir())
+    if as_json:
+        summary = summarise(bundle.subnet, bundle.shape.images, dtype)
+        variants = [vars(shape) for shape in bundle.shapes]
+        click.echo(json.dumps({"bundle": str(out), "bytes": size, "variants": variants, **summary}))
+    else:
+        count, made = len(bundle.graphs), ", ".join(map(str, bundle.shapes))
+        graphs = "step graph" if count == 1 else "step graphs"
+        click.echo(
+            f"{out}: {made}; {len(bundle.calls)} calls, {count} {graphs}, {size / 1e6:.1f} MB"
+        )

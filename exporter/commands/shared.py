@@ -1,0 +1,34 @@
+"""Options that several commands on bundles share, one decorator each."""
+
+from __future__ import annotations
+
+import cloup
+
+from search.commands.shared import Decorator, option_group
+from search.commands.values import AT_LEAST_1, PATH
+
+bundle_argument: Decorator = cloup.argument("bundle", type=PATH)
+
+
+def variant_options(*more: Decorator) -> Decorator:
+    """Which variant of a bundle: the first that fits what is given."""
+    return option_group(
+        "Variant",
+        cloup.option(
+            "--height",
+            type=AT_LEAST_1,
+            help="Take a variant of this picture height in pixels.  [default: the first one's]",
+        ),
+        cloup.option(
+            "--width",
+            type=AT_LEAST_1,
+            help="Take a variant of this picture width in pixels.  [default: the first one's]",
+        ),
+        cloup.option(
+            "--num-images",
+            "images",
+            type=AT_LEAST_1,
+            help="Take a variant that makes this many images per prompt.  [default: the first one's]",
+        ),
+        *more,
+    )

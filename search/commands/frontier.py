@@ -1,0 +1,134 @@
+"""`stepcarve frontier`: quality against cost, for every method."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import cloup
+
+from search.commands import screen, shared
+from search.commands.values import AT_LEAST_1, AT_LEAST_2, PATH, Fractions, Names, PromptsFile
+from search.frontier.series import NAMES, SERIES, series_named
+from search.methods import carve
+
+FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+USERS = {option: series.name for series in SERIES for option in series.options}
+"""Options of single methods."""
+
+
+@shared.command("frontier")
+@shared.pipeline_argument
+@shared.option_group(
+    "Comparison",
+    cloup.option(
+        "--methods",
+        type=Names(NAMES),
+        default=",".join(NAMES),
+        show_default="all",
+        help="Compare only these methods.",
+    ),
+    cloup.option(
+        "--keep",
+        "keeps",
+        type=Fractions(),
+        default="0.5,0.3,0.2",
+        help="Compare at these fractions of the full cost.",
+    ),
+    shared.prompts_option,
+    cloup.option(
+        "--held-out",
+        type=PromptsFile(),
+        default=(),
+        show_default=False,
+        help="Evaluate with the prompts in this text file, one per line.  [default: prompts that no "
+        "search has seen]",
+    ),
+    cloup.option("--count", type=AT_LEAST_2, default=32, help="Evaluate on this many pictures."),
+    cloup.option(
+        "--judge",
+        type=FILE,
+        help="Also measure accuracy with this ONNX classifier of picture attributes.",
+    ),
+    cloup.option(
+        "--features",
+        type=FILE,
+        help="Take the Fréchet distance to these features of real pictures, a .npy file.",
+    ),
+    shared.seed_option,
+)
+@shared.option_group(
+    "Full sampler",
+    shared.steps_option,
+    shared.scheduler_option,
+    shared.scheduler_options_option,
+    shared.guidance_option,
+)
+@shared.option_group(
+    "Effort",
+    cloup.option(
+        "--pictures",
+        type=AT_LEAST_2,
+        help="Let carve calibrate with this many pictures.  "
+        f"[default: {carve.METHOD.defaults['pictures']}]",
+    ),
+    cloup.option(
+        "--iterations",
+        type=AT_LEAST_1,
+        help=f"Iterations of carve, per keep.  [default: {carve.METHOD.defaults['iterations']}]",
+    ),
+    cloup.option(
+        "--dip-go-iterations",
+        type=AT_LEAST_1,
+        default=100,
+        help="Iterations of dip-go, for all keeps together; its paper takes 1000.",
+    ),
+    cloup.option(
+        "--random", type=AT_LEAST_1, default=40, help="Try this many random tables per keep."
+    ),
+    shared.device_option,
+)
+@shared.output_options(
+    cloup.option(
+        "-o",
+        "--out",
+        type=PATH,
+        required=True,
+        help="Write page, plot and SubNets to this new directory.",
+    )
+)
+def command(
+    pipeline: Path,
+    out: Path,
+    methods: tuple[str, ...],
+    device: str,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Compare the searches and simple baselines: quality against cost."""
+    screen.quiet_libraries()
+    from search.core.files import require_free
+    from search.frontier.run import run_frontier
+    from search.frontier.settings import FrontierSettings
+    from search.frontier.table import full_attributes, tables
+    from search.frontier.write import write_frontier
+    from search.model.pipeline import open_pipeline, require_device
+
+    unused = {name: f"for {user}" for name, user in USERS.items() if user not in methods}
+    unused |= {} if options["judge"] else {"features": "with --judge"}
+    shared.refuse_unused(shared.given_options(), unused)
+    require_free(out)
+    settings = FrontierSettings(methods=tuple(map(series_named, methods)), **options)
+    require_device(device)
+    with screen.status() as report:
+        report("open pipeline")
+        found = run_frontier(open_pipeline(pipeline, device=device), settings, report=report)
+        report("write")
+        write_frontier(found, out)
+    if as_json:
+        click.echo((out / "frontier.json").read_text(encoding="utf-8"), nl=False)
+    else:
+        screen.print_tables(tables(found), 200)
+        click.echo("\n".join(filter(None, (full_attributes(found), *found.notes))))
+        click.echo(f"page: {out / 'frontier.html'}")

@@ -1,0 +1,1 @@
+"""What all stages share: the SubNet, its graph of blocks, its program. No framework."""

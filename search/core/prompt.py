@@ -1,0 +1,65 @@
+"""How a prompt becomes the inputs of a conditioner. No framework."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from search.core.errors import SearchError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class PromptField(enum.StrEnum):
+    """The content of one input of the conditioner."""
+
+    IDS = "ids"
+    """Token ids `[1, length]`."""
+    MASK = "mask"
+    """1 where there is a token and 0 where there is padding, `[1, length]`."""
+    GIVEN = "given"
+    """1 if there is such a text and 0 if not, `[1]`."""
+    LABEL = "label"
+    """A class number `[1]`."""
+
+
+@dataclass(frozen=True)
+class PromptInput:
+    """One input of the conditioner.
+
+    Attributes:
+        name: of the input.
+        source: `prompt` or `negative`.
+        fill: its content, made from that text.
+        length: of token ids and masks.
+        classes: how many there are, for labels.
+        tokenizer: file that turns the text into ids and mask.
+        placeholders: whether those of several vectors are written out before.
+    """
+
+    name: str
+    source: str
+    fill: PromptField
+    length: int = 0
+    classes: int = 0
+    tokenizer: str = ""
+    placeholders: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the input, which is int64."""
+        return (1, self.length) if self.length else (1,)
+
+
+def class_number(prompt: str, labels: Mapping[str, int], classes: int) -> int:
+    """The class of a name in `labels` or of one of their numbers; without names, of one below `classes`."""
+    if prompt in labels:
+        return int(labels[prompt])
+    numbers = set(labels.values()) or range(classes)
+    if prompt.isdecimal() and len(prompt) < 10 and int(prompt) in numbers:
+        return int(prompt)
+    known = f" or one of {', '.join(sorted(labels))}" if labels else ""
+    msg = f"no class {prompt!r}; give a number from {min(numbers)} to {max(numbers)}{known}"
+    raise SearchError(msg)

@@ -1,0 +1,358 @@
+"""SubNet: which block does what at which step, and for which model and sampler. No framework."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from search.core.actions import RECORDS, Action, Source
+from search.core.errors import SearchError
+from search.core.files import write_atomically
+from search.core.granularity import Granularity as Granularity  # noqa: PLC0414  many take it from here
+from search.core.origin import Origin
+from search.core.sampler import FittedSampler
+from search.core.timestep_grid import TimestepGrid
+from search.core.topology import Topology
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+SCHEMA = 5
+READABLE = (1, 2, 3, 4, 5)
+"""Schema 1 has no `deltas` in its topology, so nothing in it allows DELTA; before schema 3 noise and
+latents had one shape, before schema 4 every sampler went all the way on the scheduler's own grid;
+before schema 5 no cell had coefficients, and a topology numbered its targets."""
+
+Cell = tuple[int, int, tuple[float, ...]]
+"""Step, block, and the coefficients that its action leaves to the cell."""
+
+
+WORDS = {"fingerprint": "weights and configuration with the fingerprint"}
+"""Descriptions of binding fields whose name does not suffice."""
+
+
+@dataclass(frozen=True)
+class Binding:
+    """The denoiser and sampler that a SubNet was made for; any other is refused.
+
+    Attributes:
+        denoiser: class name of the denoiser.
+        fingerprint: of the denoiser's configuration and weights.
+        scheduler: class name of the scheduler.
+        scheduler_config: its configuration.
+        grid: timesteps or their number, as given to the scheduler.
+        timesteps: one per call that is then made, noisiest first.
+        latent_shape: of one image, as the denoiser takes it; `[C, H, W]` unless it is packed.
+        noise_shape: of the noise that one image starts from, `[C, H, W]`.
+        guided: whether classifier-free guidance doubles the batch.
+        scheduler_options: settings among the configuration that were changed for this SubNet.
+    """
+
+    denoiser: str
+    fingerprint: str
+    scheduler: str
+    scheduler_config: dict[str, Any] = field(hash=False)
+    grid: TimestepGrid
+    timesteps: tuple[float, ...]
+    latent_shape: tuple[int, ...]
+    noise_shape: tuple[int, ...]
+    guided: bool
+    scheduler_options: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def inference_steps(self) -> int:
+        """What the scheduler's `set_timesteps` is given."""
+        return self.grid.inference_steps
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        found = {**vars(self), "grid": vars(self.grid)}
+        if not self.scheduler_options:
+            del found["scheduler_options"]
+        return found
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Binding:
+        """Read what `to_json` wrote; older files have the steps alone, and noise of the latents' shape."""
+        rest = dict(data)
+        steps = rest.pop("inference_steps", 0)
+        # Before schema 5 the grid was called a course.
+        given = rest.pop("course", rest.get("grid"))
+        grid = TimestepGrid(int(steps)) if given is None else TimestepGrid.from_json(given)
+        shapes = {
+            "latent_shape": tuple(rest["latent_shape"]),
+            "noise_shape": tuple(rest.get("noise_shape", rest["latent_shape"])),
+        }
+        return Binding(**{**rest, "grid": grid, "timesteps": tuple(rest["timesteps"]), **shapes})
+
+    def require(self, other: Binding) -> None:
+        """Refuse the present binding `other` if it differs from this one, which was searched for."""
+        found = other._parts()
+        for name, mine in self._parts().items():
+            theirs = found[name]
+            if mine != theirs:
+                what = WORDS.get(name, name.replace("_", " "))
+                mine, theirs = _difference(mine, theirs)
+                msg = (
+                    f"the SubNet was made for {what} {mine}, but here it is {theirs}; "
+                    "search again on this pipeline, or use the one it was made for"
+                )
+                raise SearchError(msg)
+
+    def _parts(self) -> dict[str, Any]:
+        """The fields to compare, the grid in its parts."""
+        parts: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            parts |= vars(self.grid) if name == "grid" else {name: value}
+        return parts
+
+
+@dataclass(frozen=True)
+class SubNet:
+    """A table steps x blocks of actions, bound to one denoiser and one sampler.
+
+    Attributes:
+        binding: the denoiser, scheduler, timesteps and shape it is for.
+        granularity: which submodules the blocks are.
+        topology: how the blocks depend on each other and what they cost.
+        actions: `actions[step][block]`; step 0 is the noisiest.
+        guidance: the guidance scale it was made with.
+        full_calls: how many calls the full sampler makes that this one stands in for.
+        method: what made it, for people.
+        fitted: the sampler it brings along; None is the scheduler it is bound to.
+        origin: the search that made it; None in files that do not say so.
+        coefficients: of the cells whose action leaves some to them, in order.
+    """
+
+    binding: Binding
+    granularity: Granularity
+    topology: Topology
+    actions: tuple[tuple[Action, ...], ...]
+    guidance: float
+    full_calls: int
+    method: str
+    fitted: FittedSampler | None = None
+    origin: Origin | None = None
+    coefficients: tuple[Cell, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the table; every problem is a `SearchError`."""
+        steps, blocks = len(self.timesteps), self.topology.blocks
+        if len(self.actions) != steps:
+            msg = (
+                f"the table has {len(self.actions)} steps, but the sampler has {steps} timesteps; "
+                "give one row of actions per timestep"
+            )
+            raise SearchError(msg)
+        wrong = [i for i, row in enumerate(self.actions) if len(row) != len(blocks)]
+        if wrong:
+            msg = (
+                f"steps {wrong} have {sorted({len(self.actions[i]) for i in wrong})} actions, but "
+                f"there are {len(blocks)} blocks; give one action per block"
+            )
+            raise SearchError(msg)
+        if self.full_calls < 1:
+            msg = f"the full sampler makes {self.full_calls} calls; give 1 or more"
+            raise SearchError(msg)
+        self._check_first()
+        self._check_filled()
+        self._check_based()
+        self._check_coefficients()
+
+    def _check_first(self) -> None:
+        first = self.actions[0] if self.actions else ()
+        for action, record in RECORDS.items():
+            if not record.runs and Source.EMITTED not in record.row:
+                continue
+            early = sorted(
+                name for name, a in zip(self.topology.blocks, first, strict=False) if a is action
+            )
+            if early:
+                msg = (
+                    f"step 0 has {action} for {early}, but no earlier step has filled their cache; "
+                    "keep every block at step 0"
+                )
+                raise SearchError(msg)
+
+    def _check_based(self) -> None:
+        allowed, names = set(self.topology.based), self.topology.blocks
+        for step, row in enumerate(self.actions):
+            for action in sorted(set(row)):
+                if Source.BASE not in RECORDS[action].row:
+                    continue
+                blocks = [b for b, a in enumerate(row) if a is action and b not in allowed]
+                if blocks:
+                    msg = (
+                        f"step {step} has {action} for {sorted(names[block] for block in blocks)}, but "
+                        "that hands on what a block is given, and what these emit has another shape; "
+                        "use RUN or REUSE there, or a finer granularity"
+                    )
+                    raise SearchError(msg)
+
+    def _check_filled(self) -> None:
+        for block, name in enumerate(self.topology.blocks):
+            runs, emits = 0, False
+            for step, row in enumerate(self.actions):
+                record = RECORDS[row[block]]
+                lacks = Source.EMITTED in record.row and not emits
+                if lacks or runs < record.runs:
+                    times, where = (" twice", "two steps") if record.runs > 1 else ("", "a step")
+                    msg = (
+                        f"step {step} has {row[block]} for {name!r}, but no earlier step runs it{times}; "
+                        f"set {name!r} to RUN at {where} before {step}"
+                    )
+                    raise SearchError(msg)
+                runs += Source.FRESH in record.row
+                emits = True
+
+    def _check_coefficients(self) -> None:
+        wanted = {
+            (step, block): len(RECORDS[action].free)
+            for step, row in enumerate(self.actions)
+            for block, action in enumerate(row)
+            if RECORDS[action].free
+        }
+        cells = Counter((step, block) for step, block, _ in self.coefficients)
+        steps, blocks = range(self.steps), range(len(self.topology.blocks))
+        wrong = sorted(
+            (step, block)
+            for (step, block), count in cells.items()
+            if count > 1 or step not in steps or block not in blocks
+        )
+        if wrong:
+            msg = (
+                f"the coefficients of (step, block) {wrong} are there twice, or outside the table; "
+                "give them once per cell whose action needs some"
+            )
+            raise SearchError(msg)
+        found = self._coefficients
+        for step, block in sorted(wanted.keys() | found.keys()):
+            weights, count = found.get((step, block), ()), wanted.get((step, block), 0)
+            if len(weights) != count or not all(map(math.isfinite, weights)):
+                action, name = self.actions[step][block], self.topology.blocks[block]
+                msg = (
+                    f"step {step} has {action} for {name!r} with the coefficients {list(weights)}; "
+                    f"give {count} finite numbers"
+                )
+                raise SearchError(msg)
+
+    def weights(self, step: int, block: int) -> dict[Source, float]:
+        """What a block emits at a step: the coefficient of each source."""
+        record = RECORDS[self.actions[step][block]]
+        given = iter(self._coefficients.get((step, block), ()))
+        return {s: next(given) if w is None else w for s, w in record.row.items()}
+
+    @cached_property
+    def _coefficients(self) -> dict[tuple[int, int], tuple[float, ...]]:
+        return {(step, block): weights for step, block, weights in self.coefficients}
+
+    @property
+    def timesteps(self) -> tuple[float, ...]:
+        """The timesteps that the denoiser receives, one per step."""
+        return self.binding.timesteps if self.fitted is None else self.fitted.timesteps
+
+    @property
+    def steps(self) -> int:
+        """How many timesteps the sampler has."""
+        return len(self.actions)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values; see docs/formats.md."""
+        return {
+            "schema": SCHEMA,
+            "kind": "stepcarve-subnet",
+            "method": self.method,
+            "origin": None if self.origin is None else self.origin.to_json(),
+            "binding": self.binding.to_json(),
+            "granularity": self.granularity,
+            "guidance": self.guidance,
+            "full_calls": self.full_calls,
+            "fitted": None if self.fitted is None else self.fitted.to_json(),
+            "actions": [list(row) for row in self.actions],
+            "coefficients": [[step, block, list(w)] for step, block, w in self.coefficients],
+            "topology": self.topology.to_json(),
+        }
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON, atomically."""
+        write_atomically(path, json.dumps(self.to_json(), indent=1) + "\n")
+
+    @staticmethod
+    def load(path: Path) -> SubNet:
+        """Read a file that `save` wrote.
+
+        Raises:
+            SearchError: the file is missing, not a SubNet, of a newer schema, or inconsistent.
+        """
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            msg = f"cannot read the SubNet {str(path)!r}: {error.strerror}; give a file written by stepcarve search"
+            raise SearchError(msg) from error
+        except ValueError as error:
+            msg = f"{str(path)!r} is not JSON ({error}); give a file written by stepcarve search"
+            raise SearchError(msg) from error
+        return SubNet.from_json(data, str(path))
+
+    @staticmethod
+    def from_json(data: Any, source: str) -> SubNet:
+        """Read what `to_json` wrote; `source` names it in errors."""
+        if not isinstance(data, dict) or data.get("kind") != "stepcarve-subnet":
+            msg = f"{source!r} is not a SubNet; give a file written by stepcarve search"
+            raise SearchError(msg)
+        if data.get("schema") not in READABLE:
+            msg = (
+                f"{source!r} has schema {data.get('schema')!r}, but this stepcarve reads "
+                f"{READABLE[0]} to {READABLE[-1]}; "
+                "use the stepcarve that wrote it, or search again"
+            )
+            raise SearchError(msg)
+        try:
+            return SubNet(
+                binding=Binding.from_json(data["binding"]),
+                granularity=Granularity(data["granularity"]),
+                topology=Topology.from_json(data["topology"]),
+                actions=tuple(_actions(row, step) for step, row in enumerate(data["actions"])),
+                guidance=float(data["guidance"]),
+                full_calls=int(data["full_calls"]),
+                method=str(data["method"]),
+                fitted=None if not data.get("fitted") else FittedSampler.from_json(data["fitted"]),
+                origin=None if not data.get("origin") else Origin.from_json(data["origin"]),
+                coefficients=tuple(
+                    (int(step), int(block), tuple(map(float, weights)))
+                    for step, block, weights in data.get("coefficients", ())
+                ),
+            )
+        except SearchError as error:
+            msg = f"{source!r}: {error}"
+            raise SearchError(msg) from error
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            msg = f"{source!r} lacks or garbles {error}; give a file written by stepcarve search"
+            raise SearchError(msg) from error
+
+
+def _actions(row: Iterable[str], step: int) -> tuple[Action, ...]:
+    names = list(row)
+    unknown = sorted(set(names) - set(Action))
+    if unknown:
+        msg = f"step {step} has unknown actions {unknown}; use {', '.join(Action)}"
+        raise SearchError(msg)
+    return tuple(Action(name) for name in names)
+
+
+def _difference(mine: Any, theirs: Any) -> tuple[str, str]:
+    """Both values as text, shortened to where they differ."""
+    if isinstance(mine, dict) and isinstance(theirs, dict):
+        keys = sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k))
+        return repr({k: mine.get(k) for k in keys}), repr({k: theirs.get(k) for k in keys})
+    if isinstance(mine, tuple) and isinstance(theirs, tuple) and len(mine) > 8:
+        if len(mine) != len(theirs):
+            return f"of length {len(mine)}", f"of length {len(theirs)}"
+        at = next(i for i, (a, b) in enumerate(zip(mine, theirs, strict=True)) if a != b)
+        return f"{mine[at]} at step {at}", f"{theirs[at]}"
+    return repr(mine), repr(theirs)

@@ -1,0 +1,19 @@
+"""HTML pages from the Jinja2 templates that lie beside the modules that fill them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+
+def render(package: str, template: str, **values: Any) -> str:
+    """The template of `package` filled with `values`, which are escaped unless they are markup."""
+    environment = Environment(
+        loader=PackageLoader(package, ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(values)

@@ -1,0 +1,319 @@
+"""The denoiser as a graph of blocks: which block reads which, and what each piece costs. Pure data."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from search.core.actions import Action
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class TargetKind(enum.StrEnum):
+    """What a target is of its port."""
+
+    PORT = "port"
+    """The tensor itself, computed by its block."""
+    PREDICTION = "prediction"
+    """The noise prediction; it has no port."""
+    BASE = "base"
+    """The port's base: the block's input, or zeros for a residual branch. Never cached itself."""
+    RESIDUAL = "residual"
+    """Port minus base."""
+    MIX = "mix"
+    """What an action other than RUN and REUSE emits in the port's place."""
+    EMITTED = "emitted"
+    """The port's most recent effective value, where an action mixes it with others."""
+    LAST = "last"
+    """The port's value at the most recent run of its block."""
+    PREVIOUS = "previous"
+    """The port's value at the run before that."""
+
+
+class Target(NamedTuple):
+    """A tensor that a call computes, reads from the cache or writes to it.
+
+    Attributes:
+        kind: what it is.
+        port: of which port; -1 for the noise prediction.
+        base: the port whose base a residual was taken from or a mix is added to: its own, or that of
+            an earlier block if the residual is that of a span of blocks; -1 where there is none.
+        action: what a mix emits.
+    """
+
+    kind: TargetKind
+    port: int = -1
+    base: int = -1
+    action: Action | None = None
+
+    @staticmethod
+    def from_json(data: list[Any]) -> Target:
+        """Read what JSON made of one, a list."""
+        kind, port, base, action = data
+        return Target(
+            TargetKind(kind), int(port), int(base), None if action is None else Action(action)
+        )
+
+
+PREDICTION = Target(TargetKind.PREDICTION)
+
+
+def port_of(number: int) -> Target:
+    """The target that is a port."""
+    return Target(TargetKind.PORT, number)
+
+
+def base_of(port: int) -> Target:
+    """The target that is a port's base."""
+    return Target(TargetKind.BASE, port)
+
+
+def residual_of(port: int, base: int | None = None) -> Target:
+    """The target that is a port's residual, from its own base if none is given."""
+    return Target(TargetKind.RESIDUAL, port, port if base is None else base)
+
+
+@dataclass(frozen=True)
+class Port:
+    """One tensor that a block emits.
+
+    Attributes:
+        block: index into `Topology.blocks`.
+        index: position of the tensor among the block's flattened outputs.
+        shape: its shape at one image per prompt, the batch of classifier-free guidance included.
+    """
+
+    block: int
+    index: int
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Base:
+    """The base of a port: the block's input, or zeros for a residual branch.
+
+    Attributes:
+        argument: which of the block's tensor arguments it is, before the shortcut convolution if
+            there is one; None for zeros.
+        port: the port whose tensor it is unchanged, if it is one's.
+    """
+
+    argument: int | None
+    port: int | None = None
+
+
+@dataclass(frozen=True)
+class Computation:
+    """What leads to a port, a base or the noise prediction.
+
+    Attributes:
+        reads: the ports it reads, with no other port in between.
+        varies: whether it reads the latents or the timestep.
+    """
+
+    reads: frozenset[int]
+    varies: bool
+
+
+@dataclass(frozen=True)
+class Segment:
+    """The operations that exactly the same targets need.
+
+    Attributes:
+        targets: the ports, bases and the prediction whose computation contains these operations.
+        macs: multiply-accumulates of one call for one sample.
+        params: weights these operations read.
+        units: names of the modules these operations belong to.
+        attention: how many of the MACs are the products of attention, queries with keys and weights
+            with values; None if the file it was read from does not say.
+    """
+
+    targets: frozenset[Target]
+    macs: int
+    params: int
+    units: frozenset[str]
+    attention: int | None = None
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Blocks, the tensors they emit and their dependencies, from one trace.
+
+    Ports stand in the order of computation, so what leads to a port reads only lower ones.
+
+    Attributes:
+        blocks: block names in order of execution.
+        ports: every tensor the blocks emit.
+        computations: of every port, of the prediction and of every base.
+        segments: a partition of all operations; what a set of targets costs is the sum over the
+            segments that any of them needs.
+        bases: per port that has one, its base.
+    """
+
+    blocks: tuple[str, ...]
+    ports: tuple[Port, ...]
+    computations: dict[Target, Computation] = field(hash=False)
+    segments: tuple[Segment, ...]
+    bases: dict[int, Base] = field(hash=False)
+
+    def __post_init__(self) -> None:
+        """Check that all indices are in range; a wrong one is a `ValueError`."""
+        numbers = range(len(self.ports))
+        known = {*map(port_of, numbers), PREDICTION, *map(base_of, self.bases)}
+        if set(self.computations) != known:
+            msg = f"the topology, {len(self.computations)} computations for {len(known)} targets"
+            raise ValueError(msg)
+        if any(not 0 <= port.block < len(self.blocks) for port in self.ports):
+            msg = "the topology, in which a port belongs to no block"
+            raise ValueError(msg)
+        for target, computation in self.computations.items():
+            end = len(self.ports) if target == PREDICTION else target.port
+            if any(not 0 <= read < end for read in computation.reads):
+                msg = "the topology, in which a target reads a later one"
+                raise ValueError(msg)
+        if any(not segment.targets <= known for segment in self.segments):
+            msg = "the topology, in which a segment belongs to no target"
+            raise ValueError(msg)
+        named = {*self.bases, *(b.port for b in self.bases.values() if b.port is not None)}
+        if not named <= set(numbers):
+            msg = "the topology, in which a base is no port"
+            raise ValueError(msg)
+
+    def has_blocks_of(self, traced: Topology) -> bool:
+        """Whether it has the blocks of `traced`, which read one another as they do there.
+
+        One from an older file may know fewer bases, and has no use for the others.
+        """
+        return self.blocks == traced.blocks and all(
+            traced.computations.get(target, Computation(frozenset({-1}), varies=False)).reads
+            == computation.reads
+            for target, computation in self.computations.items()
+        )
+
+    @cached_property
+    def ports_of(self) -> tuple[tuple[int, ...], ...]:
+        """Per block, the indices of its ports."""
+        found: list[list[int]] = [[] for _ in self.blocks]
+        for i, port in enumerate(self.ports):
+            found[port.block].append(i)
+        return tuple(map(tuple, found))
+
+    @cached_property
+    def based(self) -> tuple[int, ...]:
+        """The blocks all of whose ports have a base, so that they can pass their input on."""
+        return tuple(
+            block
+            for block, ports in enumerate(self.ports_of)
+            if ports and all(port in self.bases for port in ports)
+        )
+
+    def name(self, target: Target) -> str:
+        """A readable name of a tensor that may be cached: the block, and which of its tensors."""
+        if target == PREDICTION:
+            return "prediction"
+        port = self.ports[target.port]
+        block = self.blocks[port.block]
+        if target.kind is TargetKind.RESIDUAL:
+            first = self.blocks[self.ports[target.base].block]
+            span = "" if target.base == target.port else f"{first}.."
+            return f"{span}{block}{f':{port.index}' if port.index else ''}:residual"
+        name = f"{block}:{port.index}"
+        return name if target.kind in (TargetKind.PORT, TargetKind.MIX) else f"{name}:{target.kind}"
+
+    def shape(self, target: Target) -> tuple[int, ...]:
+        """Shape of a tensor at one image per prompt."""
+        return self.ports[target.port].shape
+
+    def reads(self, target: Target) -> tuple[int, ...]:
+        """The ports that the operations of a target read, sorted: a mix has those of its base."""
+        computation = self._computation(target)
+        return () if computation is None else tuple(sorted(computation.reads))
+
+    def varies(self, target: Target) -> bool:
+        """Whether the operations of a target read the latents or the timestep."""
+        computation = self._computation(target)
+        return computation is not None and computation.varies
+
+    def _computation(self, target: Target) -> Computation | None:
+        return self.computations.get(operations_of(target))
+
+    @cached_property
+    def macs(self) -> int:
+        """Multiply-accumulates of one full call for one sample, attention products included."""
+        return sum(segment.macs for segment in self.segments)
+
+    @cached_property
+    def params(self) -> int:
+        """Weights of the whole denoiser that any computation reads."""
+        return sum(segment.params for segment in self.segments)
+
+    def needed(self, targets: Iterable[Target]) -> tuple[Segment, ...]:
+        """The segments that computing `targets` from their ports takes."""
+        operations = {operations_of(target) for target in targets}
+        return tuple(s for s in self.segments if not s.targets.isdisjoint(operations))
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values; see docs/formats.md."""
+        units = sorted({unit for segment in self.segments for unit in segment.units})
+        unit = {name: i for i, name in enumerate(units)}
+        number = {target: i for i, target in enumerate(self.computations)}
+        return {
+            "blocks": list(self.blocks),
+            "ports": [[p.block, p.index, list(p.shape)] for p in self.ports],
+            "computations": [
+                [target.kind, target.port, sorted(c.reads), c.varies]
+                for target, c in self.computations.items()
+            ],
+            "bases": [[port, base.argument, base.port] for port, base in self.bases.items()],
+            "units": units,
+            "segments": [
+                [
+                    sorted(number[t] for t in s.targets),
+                    s.macs,
+                    s.params,
+                    sorted(unit[u] for u in s.units),
+                    s.attention,
+                ]
+                for s in self.segments
+            ],
+        }
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Topology:
+        """Read what `to_json` wrote, of any schema."""
+        if "computations" not in data:
+            from search.core.topology_before_5 import upgraded
+
+            data = upgraded(data)
+        computations = {
+            Target(TargetKind(kind), port): Computation(frozenset(reads), bool(varies))
+            for kind, port, reads, varies in data["computations"]
+        }
+        targets, units = list(computations), data["units"]
+        return Topology(
+            blocks=tuple(data["blocks"]),
+            ports=tuple(Port(block, index, tuple(shape)) for block, index, shape in data["ports"]),
+            computations=computations,
+            segments=tuple(
+                Segment(
+                    frozenset(targets[i] for i in needing),
+                    macs,
+                    params,
+                    frozenset(units[i] for i in numbers),
+                    attention,
+                )
+                for needing, macs, params, numbers, attention in data["segments"]
+            ),
+            bases={port: Base(argument, same) for port, argument, same in data["bases"]},
+        )
+
+
+def operations_of(target: Target) -> Target:
+    """The target whose operations of the denoiser computing `target` takes: of a mix, its base."""
+    if target.kind in (TargetKind.PORT, TargetKind.PREDICTION, TargetKind.BASE):
+        return target
+    return base_of(target.base)

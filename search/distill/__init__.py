@@ -1,0 +1,1 @@
+"""Layers taken out of a pipeline for good, and the rest trained."""

@@ -1,0 +1,42 @@
+"""carve: few whole calls, placed through a fitted sampler and then refined. See docs/recipe.md."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from search.methods.method import Method
+
+if TYPE_CHECKING:
+    from search.core.subnet import SubNet
+    from search.methods.method import Task
+
+
+def _make(task: Task) -> list[SubNet]:
+    from search.fitting.recipe import Effort, place_calls
+
+    options = task.options
+    return place_calls(
+        task.pipeline,
+        task.whole,
+        task.keeps,
+        task.prompts,
+        effort=Effort.of(options.pictures, options.iterations),
+        reference_steps=options.reference_steps,
+        seed=options.seed,
+        folder=task.folder,
+        resume=task.resume,
+        report=task.report,
+    )
+
+
+METHOD = Method(
+    "carve",
+    "choose when to call the denoiser and fit the sampler's coefficients to the full sampler",
+    _make,
+    options=(
+        "keep", "seed", "prompts", "pictures", "iterations", "reference-steps", "run", "resume",
+    ),
+    defaults={"pictures": 96, "iterations": 28},
+    needs_weights=True,
+    fits_itself=True,
+)  # fmt: skip

@@ -1,0 +1,166 @@
+"""The parts of a pipeline beside its denoiser: with the weights that diffusers loads, or without any."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import init_empty_weights
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from search.core.errors import SearchError
+from search.model.checkpoint_files import DIFFUSERS, TRANSFORMERS, checkpoint_of
+from search.model.weights import quantised, require_no_lora
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
+"""Parts that no bundle has: they check pictures, or read some that are given. They are never loaded."""
+DTYPE = torch.float32
+"""Of the weights of all parts but the denoiser, whatever their files hold."""
+_LIBRARIES = ("diffusers", "transformers")
+
+
+def load_parts(path: Path, index: Mapping[str, Any], *, but: str, weights: bool) -> dict[str, Any]:
+    """Every part that `index` names, by its name, but for one; None where there is none.
+
+    Args:
+        path: the pipeline's directory.
+        index: its model_index.json.
+        but: the part to leave out, the denoiser.
+        weights: load them; without, models have their architecture, and emit zeros.
+
+    Raises:
+        SearchError: a part cannot be loaded.
+    """
+    parts: dict[str, Any] = {}
+    for name, cls in _classes(index):
+        if name in UNUSED or cls is None:
+            parts[name] = None
+        elif name != but:
+            parts[name] = _load(cls, name, path / name, weights=weights)
+    return parts
+
+
+def load_models(path: Path, index: Mapping[str, Any], *, but: str) -> dict[str, nn.Module]:
+    """The models among the parts, with their weights."""
+    return {
+        name: _load(cls, name, path / name, weights=True)
+        for name, cls in _classes(index)
+        if name not in (but, *UNUSED) and cls is not None and issubclass(cls, nn.Module)
+    }
+
+
+def require_plain(folder: Path) -> None:
+    """Refuse a part whose configuration says that it was saved quantised."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        found = config.get("quantization_config")
+    except (OSError, ValueError, AttributeError):
+        return  # whoever loads the part says what is wrong
+    if found:
+        method = found.get("quant_method", found) if isinstance(found, dict) else found
+        raise SearchError(quantised(folder, f"quantization_config {method!r} in config.json"))
+
+
+def _classes(index: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Name and class of every part from a library; None for the class of a part that is not there."""
+    import diffusers
+    import transformers
+
+    libraries = {"diffusers": diffusers, "transformers": transformers}
+    for name, entry in index.items():
+        if name.startswith("_") or not isinstance(entry, list) or len(entry) != 2:
+            continue
+        library, cls = entry
+        if name in UNUSED or cls is None:
+            yield name, None
+        elif library in _LIBRARIES:
+            found = getattr(libraries[library], str(cls), None)
+            if found is None:
+                msg = f"the part {name!r} is a {cls!r}, which {library} does not have here; update {library}"
+                raise SearchError(msg)
+            yield name, found
+
+
+def _load(cls: Any, name: str, folder: Path, *, weights: bool) -> Any:
+    """One part, or a sentence that names it."""
+    if not folder.is_dir():
+        msg = (
+            f"model_index.json names the part {name!r}, but there is no {str(folder)!r}; download it too, or, "
+            "where the pipeline does without, write [null, null] for it in model_index.json"
+        )
+        raise SearchError(msg)
+    is_model = issubclass(cls, nn.Module)
+    if is_model:
+        require_plain(folder)
+    try:
+        if not is_model:
+            return cls.from_pretrained(folder, local_files_only=True)
+        return _model(cls, folder) if weights else _without_weights(cls, folder)
+    except SearchError:
+        raise
+    except Exception as error:  # the libraries have no common class for a damaged part
+        msg = f"cannot load the part {name!r} of {str(folder.parent)!r}: {' '.join(str(error).split())[:300]}"
+        raise SearchError(msg) from error
+
+
+def _model(cls: Any, folder: Path) -> nn.Module:
+    """A model with all its weights, as `DTYPE`."""
+    from transformers import PreTrainedModel
+
+    is_transformers = issubclass(cls, PreTrainedModel)
+    found = checkpoint_of(folder, TRANSFORMERS if is_transformers else DIFFUSERS)
+    dtype = {"dtype" if is_transformers else "torch_dtype": DTYPE}
+    model, report = cls.from_pretrained(
+        folder,
+        variant=found.variant,
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+        **dtype,
+    )
+    require_no_lora(report["unexpected_keys"], folder)
+    missing = sorted(map(str, report["missing_keys"]))
+    if missing:
+        msg = (
+            f"{str(folder)!r} lacks the weights {missing[:3]}, which its config.json asks for; take both "
+            "from the same pipeline"
+        )
+        raise SearchError(msg)
+    made: nn.Module = model.eval()
+    return made
+
+
+def _without_weights(cls: Any, folder: Path) -> nn.Module:
+    """A model on the meta device that answers with zeros on the CPU: only shapes can be read off it."""
+    from transformers import PreTrainedModel
+
+    is_transformers = issubclass(cls, PreTrainedModel)
+    checkpoint_of(folder, TRANSFORMERS if is_transformers else DIFFUSERS)
+    with init_empty_weights(include_buffers=True):
+        model: nn.Module = (
+            cls(cls.config_class.from_pretrained(folder))
+            if is_transformers
+            else cls.from_config(cls.load_config(folder))
+        )
+
+    def enter(module: nn.Module, args: Any, kwargs: Any) -> Any:
+        del module
+        # A mask changes no shape, and models ask for its values.
+        given = {k: None if k == "attention_mask" else value for k, value in kwargs.items()}
+        return pytree.tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (args, given))
+
+    def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        del module, args, kwargs
+        return pytree.tree_map_only(
+            Tensor, lambda tensor: torch.zeros(tensor.shape, dtype=tensor.dtype), output
+        )
+
+    model.register_forward_pre_hook(enter, with_kwargs=True)
+    model.register_forward_hook(leave, with_kwargs=True)
+    return model.eval()

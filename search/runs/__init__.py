@@ -1,0 +1,1 @@
+"""Long runs: their folders, checkpoints and processes."""

@@ -1,0 +1,43 @@
+"""Latents of any number of dimensions: the same numbers in another shape give the same result."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from search.fitting.descent import Schedule
+from search.fitting.placement import measure_local_errors, measure_propagation
+from search.fitting.refine_coefficients import refine_coefficients
+from search.fitting.refine_positions import assess, refine_positions
+from search.fitting.trajectories import Trajectories
+from tests.search.fitting.toy import linear_runs
+
+SCHEDULE = Schedule(4, every=2, batch=4)
+RANKS = [(16, 2), (2, 2, 2, 4)]
+"""Packed `[L, C]`, and of a video `[C, F, H, W]`."""
+
+
+@pytest.mark.parametrize("shape", RANKS, ids=("packed", "video"))
+def test_calls_are_placed_alike(shape: tuple[int, ...]) -> None:
+    pictures, others = linear_runs(), linear_runs(shape=shape)
+    local = measure_local_errors(pictures)
+    np.testing.assert_allclose(measure_local_errors(others).error, local.error, rtol=1e-5)
+    np.testing.assert_allclose(
+        measure_propagation(others, local), measure_propagation(pictures, local), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("shape", RANKS, ids=("packed", "video"))
+def test_calls_are_refined_alike(shape: tuple[int, ...]) -> None:
+    def refined(runs: Trajectories) -> torch.Tensor:
+        start = assess(runs, runs, [0, 2, 5])
+        placed = refine_positions(runs, runs, start, SCHEDULE)
+        # A start that is not the best, so that the refinement is seen.
+        found = refine_coefficients(runs, runs, replace(placed, error=1.0), SCHEDULE)
+        assert found.chain.final.shape == runs.noise.shape
+        return found.chain.final.flatten(1)
+
+    torch.testing.assert_close(refined(linear_runs(shape=shape)), refined(linear_runs()))
