@@ -19,7 +19,7 @@ from engines.pictures import save_sheet
 from examples.emoji.artwork import DEFAULT_PACKAGES, SIZE, read_artwork
 from examples.emoji.pictures import captions, compose, held_out_items
 from examples.emoji.retrieval import retrieve
-from search.judge import Judge, frechet_distance
+from search.frontier.judge import Judge, frechet_distance
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

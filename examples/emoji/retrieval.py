@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from search.judge import Judge
+    from search.frontier.judge import Judge
 
 
 @dataclass(frozen=True)

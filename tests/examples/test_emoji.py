@@ -11,7 +11,7 @@ from PIL import Image
 
 from examples.emoji.evaluate import CALLS, open_pipe, sample_pictures
 from examples.emoji.retrieval import emoji_of, retrieve
-from search.judge import Judge
+from search.frontier.judge import Judge
 
 EMOJI = Path(__file__).parents[2] / "examples" / "emoji"
 TEXTS = (EMOJI / "prompts.txt").read_text().splitlines()
