@@ -23,11 +23,13 @@ class Reading:
 
     Attributes:
         features: `[N, F]` float32, the penultimate layer.
-        words: attribute -> the word read off each picture, for example `{"colour": ("red", ...)}`.
+        words: attribute -> the words read off each picture, for example `{"colour": ("red", ...)}`.
+        logits: attribute -> `[N, K]` float32, one column for each entry of its vocabulary.
     """
 
     features: NDArray[np.float32]
     words: dict[str, tuple[str, ...]]
+    logits: dict[str, NDArray[np.float32]]
 
 
 class Judge:
@@ -61,7 +63,8 @@ class Judge:
             attribute: tuple(vocabulary[i] for i in values[attribute].argmax(axis=1))
             for attribute, vocabulary in self.vocabulary.items()
         }
-        return Reading(features=values[FEATURES], words=words)
+        logits = {attribute: values[attribute] for attribute in self.vocabulary}
+        return Reading(features=values[FEATURES], words=words, logits=logits)
 
     def accuracy(self, reading: Reading, prompts: Sequence[str]) -> dict[str, float]:
         """Share of pictures whose attribute is the one its prompt names; only attributes that prompts name."""
@@ -89,5 +92,7 @@ def frechet_distance(first: NDArray[np.float32], second: NDArray[np.float32]) ->
 
 
 def _named(prompt: str, vocabulary: Sequence[str]) -> str | None:
-    words = prompt.replace(",", " ").split()
-    return next((word for word in vocabulary if word in words), None)
+    """The longest entry whose words stand in the prompt side by side; of equals, the first."""
+    text = f" {' '.join(prompt.replace(',', ' ').split())} "
+    found = [entry for entry in vocabulary if f" {entry} " in text]
+    return max(found, key=lambda entry: len(entry.split()), default=None)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -44,3 +46,22 @@ def test_frechet_distance_of_gaussians_is_the_closed_form() -> None:
     b = rng.normal([1, 0, 0], [2, 1, 1], (200_000, 3))
     assert frechet_distance(a, b) == pytest.approx(1 + (2 - 1) ** 2, rel=0.02)
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
+
+
+def test_words_may_be_phrases_and_the_longest_in_the_prompt_counts(judge: Judge) -> None:
+    reading = judge.read(draw(3, np.random.default_rng(6)).pixels)
+    phrases = ("heart", "red heart", "on red", "on white")
+    vocabulary = {"emoji": phrases[:2], "background": phrases[2:]}
+    words = {"emoji": ("red heart", "heart", "heart"), "background": ("on white",) * 3}
+    with mock.patch.object(judge, "vocabulary", vocabulary):
+        found = judge.accuracy(
+            replace(reading, words=words), ["flat red heart on white", "flat heart on red", "a dog"]
+        )
+    assert found == {"emoji": 1.0, "background": 0.5}
+
+
+def test_logits_are_those_of_the_words(judge: Judge) -> None:
+    reading = judge.read(draw(8, np.random.default_rng(7)).pixels)
+    for name, logits in reading.logits.items():
+        best = [judge.vocabulary[name][i] for i in logits.argmax(axis=1)]
+        assert best == list(reading.words[name])

@@ -1,0 +1,181 @@
+"""Judge what was trained, and draw it: `python -m examples.emoji.evaluate`."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+import torch
+from diffusers import StableDiffusion3Pipeline
+from diffusers.utils import logging
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+
+from engines.pictures import save_sheet
+from examples.emoji.artwork import DEFAULT_PACKAGES, SIZE, read_artwork
+from examples.emoji.pictures import captions, compose, held_out_items
+from examples.emoji.retrieval import retrieve
+from search.frontier.judge import Judge, frechet_distance
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+HERE = Path(__file__).parent
+BATCH = 64
+CALLS = (28, 10, 6, 4)
+FINE = 100
+GUIDANCE = 3.0
+
+
+def sample_pictures(
+    pipe: Any, texts: list[str], steps: int, guidance: float = GUIDANCE
+) -> NDArray[np.uint8]:
+    """Samples `[N, 64, 64, 3]` by diffusers' own pipeline; the noise of each caption is its own."""
+    images = []
+    for start in range(0, len(texts), BATCH):
+        chosen = texts[start : start + BATCH]
+        generators = [torch.Generator().manual_seed(start + n) for n in range(len(chosen))]
+        found = pipe(
+            chosen,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            generator=generators,
+            height=SIZE,
+            width=SIZE,
+            max_sequence_length=1,
+            output_type="np",
+        ).images
+        images.append(np.rint(found * 255).astype(np.uint8))
+    return np.concatenate(images)
+
+
+def open_pipe(folder: Path) -> Any:
+    """The pipeline in `folder`, silent."""
+    logging.set_verbosity_error()  # it warns of the empty T5's text, which is cut
+    pipe = StableDiffusion3Pipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def closeness(images: NDArray[np.uint8], fine: NDArray[np.uint8]) -> dict[str, float]:
+    """Relative L2 distance and PSNR in dB to the fine samples, over all pictures."""
+    error = images.astype(np.float64) - fine
+    mean_square = float((error**2).mean())
+    return {
+        "relative L2": float(np.linalg.norm(error) / np.linalg.norm(fine.astype(np.float64))),
+        "PSNR": float(10 * np.log10(255**2 / mean_square)),
+    }
+
+
+def judge_real(judge: Judge, packages: Path) -> tuple[dict[str, float], NDArray[np.float32]]:
+    """How well the judge reads real held-out pictures, and their features."""
+    artwork = read_artwork(packages)
+    items = held_out_items(len(artwork.names))
+    real = compose(artwork, items, np.random.default_rng(4242))
+    return asdict(retrieve(judge, real, captions(artwork, items))), judge.read(real).features
+
+
+def draw_real(packages: Path, texts: list[str]) -> NDArray[np.uint8]:
+    """The pictures that held-out captions stand under, `[N, 64, 64, 3]`."""
+    artwork = read_artwork(packages)
+    items = held_out_items(len(artwork.names))
+    numbers = {text: number for number, text in enumerate(captions(artwork, items))}
+    chosen = np.array([numbers[text] for text in texts])
+    return compose(artwork, items[chosen], np.random.default_rng(4242))
+
+
+def curve(
+    pipe: Any, judge: Judge, texts: list[str], real: NDArray[np.float32], compared: int
+) -> dict[str, Any]:
+    """Figures for ever fewer calls; the first `compared` captions are also sampled finely."""
+    fine = sample_pictures(pipe, texts[:compared], FINE)
+    figures = {}
+    for steps in CALLS:
+        images = sample_pictures(pipe, texts, steps)
+        figures[f"{steps} calls"] = {
+            **asdict(retrieve(judge, images, texts)),
+            "frechet": frechet_distance(real, judge.read(images).features),
+            **closeness(images[:compared], fine),
+        }
+        click.echo(f"{steps} calls: {figures[f'{steps} calls']}")
+    return figures
+
+
+def draw_sheet(images: NDArray[np.uint8], texts: list[str], path: Path) -> None:
+    """An 8x8 sheet of pictures with their captions."""
+    edge, below, columns = 2 * SIZE, 26, 8
+    rows = -(-len(texts) // columns)
+    sheet = Image.new("RGB", (columns * edge, rows * (edge + below)), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=10)
+    for number, (pixels, text) in enumerate(zip(images, texts, strict=True)):
+        left, top = number % columns * edge, number // columns * (edge + below)
+        sheet.paste(
+            Image.fromarray(pixels).resize((edge, edge), Image.Resampling.BICUBIC), (left, top)
+        )
+        pen.text((left + 2, top + edge + 1), _wrapped(text, 24), "black", font, spacing=0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.quantize(256).save(path, optimize=True)
+
+
+def _wrapped(text: str, width: int) -> str:
+    lines = [""]
+    for word in text.split():
+        if len(lines[-1]) + len(word) < width:
+            lines[-1] += f" {word}" if lines[-1] else word
+        elif len(lines) < 2:
+            lines.append(word)
+        else:
+            lines[-1] = f"{lines[-1][: width - 4]} ..."
+            break
+    return "\n".join(lines)
+
+
+def draw_losses(folder: Path) -> None:
+    """All loss logs in one figure, `loss.png`."""
+    logs = sorted(folder.glob("loss-*.csv"))
+    figure = Figure(figsize=(3.2 * len(logs), 2.6), layout="constrained")
+    for axes, log in zip(figure.subplots(1, len(logs), squeeze=False)[0], logs, strict=True):
+        with log.open() as file:
+            rows = list(csv.DictReader(file))
+        axes.plot([int(r["step"]) for r in rows], [float(r["loss"]) for r in rows], color="#1f6f8b")
+        axes.set(yscale="log", title=rows[0]["stage"], xlabel="step")
+    figure.savefig(folder / "loss.png", dpi=110)
+
+
+@click.command()
+@click.option("-o", "--out", type=click.Path(path_type=Path), default=HERE, show_default=True)
+@click.option("--name", default="emoji-sd3", show_default=True, help="Of the pipeline in OUT.")
+@click.option(
+    "--packages", type=click.Path(path_type=Path), default=DEFAULT_PACKAGES, show_default=True
+)
+@click.option("--count", default=512, show_default=True, help="Captions.")
+@click.option("--compared", default=64, show_default=True, help="Captions sampled finely.")
+def main(out: Path, name: str, packages: Path, count: int, compared: int) -> None:
+    """Judge the pipeline NAME and write figures, samples and loss curves to OUT/training."""
+    judge, pipe = Judge(out / "judge.onnx"), open_pipe(out / name)
+    texts = (out / "prompts.txt").read_text().splitlines()[:count]
+    reading, real = judge_real(judge, packages)
+    results = {
+        "captions": count,
+        "guidance": GUIDANCE,
+        "fine": {"calls": FINE, "captions": compared},
+        "judge on real held-out pictures": reading,
+        **curve(pipe, judge, texts, real, compared),
+    }
+    folder = out / "training"
+    draw_sheet(
+        sample_pictures(pipe, texts[:64], CALLS[0]), texts[:64], folder / f"samples-{name}.png"
+    )
+    save_sheet(draw_real(packages, texts[:64]), folder / "real-held-out.png")
+    draw_losses(folder)
+    (folder / f"figures-{name}.json").write_text(json.dumps(results, indent=1) + "\n")
+    click.echo(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
