@@ -43,8 +43,10 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             else Path(spec.origin or "")
         )
         (site / place.name).symlink_to(place)
-        for libraries in place.parent.glob(f"{name.lower()}*.libs"):
-            (site / libraries.name).symlink_to(libraries)
+        # cloup asks for click's version.
+        for beside in (f"{name.lower()}*.libs", f"{name.lower()}-*.dist-info"):
+            for found in place.parent.glob(beside):
+                (site / found.name).symlink_to(found)
     return {"PATH": os.environ["PATH"], "PYTHONPATH": str(site)}
 
 
