@@ -23,7 +23,7 @@ from search.model.pipeline import open_pipeline
 
 # What `stepcarve run` needs: our own packages, the engine, and what prints and saves.
 NEEDED = (
-    "cli", "search", "exporter", "engines", "click", "cloup", "rich", "pygments", "markdown_it", "mdurl",
+    "cli", "search", "exporter", "engines", "click", "cloup", "typing_extensions", "rich", "pygments", "markdown_it", "mdurl",
     "numpy", "cloudpickle", "joblib", "ml_dtypes", "onnxruntime", "flatbuffers", "google", "packaging", "psutil", "tokenizers", "PIL",
 )  # fmt: skip
 ABSENT = ("torch", "diffusers", "transformers", "onnx", "onnx_ir", "accelerate", "scipy")
