@@ -63,9 +63,9 @@ def test_the_make_targets_exist(target: str) -> None:
     subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True)
 
 
-def test_the_continuous_integration_runs_the_test_command_and_the_slow_tests() -> None:
+def test_the_continuous_integration_runs_the_test_command() -> None:
     assert "test" in TARGETS
-    assert (ROOT / ".ci" / "run").read_text().splitlines()[-2:] == ["make test", "make test-slow"]
+    assert "make test" in (ROOT / ".ci" / "run").read_text().splitlines()
 
 
 @pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("[!.]*/**/*.md")),
