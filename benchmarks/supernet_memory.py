@@ -54,7 +54,7 @@ def measure(pipeline: Path, steps: int, every: int) -> None:
     whole = full(opened, options)
     with supernet(opened, whole, every=0 if every == SAMPLING else every) as net:
         noise = torch.randn(1, *whole.binding.latent_shape, generator=torch.manual_seed(0))
-        case = net.case([opened.family.default_prompt], noise)
+        case = net.case([opened.default_prompt], noise)
         before, start = _resident(), time.perf_counter()
         gates = net.full_gates().requires_grad_(every != SAMPLING)
         latents = net.run(gates, case).latents[-1]

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from exporter.graph import DOMAIN
 from exporter.rows import acts_on_rows, shape_of
-from search.core.names import GUIDANCE, SAMPLE, TIMESTEP
+from search.core.names import SAMPLE, TIMESTEP
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Varies(enum.Flag):
     """What a value changes with; one that is computed from weights alone changes with nothing.
 
-    PROMPT stands for all conditions. LOOP is everything that has to stay inside: the latents, the
-    guidance scale, and block boundaries, which may hold an earlier step's value.
+    PROMPT stands for all conditions, the guidance scale among them. LOOP is everything that has to stay
+    inside: the latents, and block boundaries, which may hold an earlier step's value.
     """
 
     PROMPT = enum.auto()
@@ -30,8 +30,8 @@ class Varies(enum.Flag):
     LOOP = enum.auto()
 
 
-INSIDE = {SAMPLE: Varies.LOOP, GUIDANCE: Varies.LOOP, TIMESTEP: Varies.TIMESTEP}
-"""The denoiser's inputs that are not conditions."""
+INSIDE = {SAMPLE: Varies.LOOP, TIMESTEP: Varies.TIMESTEP}
+"""The body's inputs that change within a run."""
 BOTH = Varies.PROMPT | Varies.TIMESTEP
 _MOVES = frozenset(
     {"Cast", "Expand", "Identity", "Reshape", "Squeeze", "Tile", "Transpose", "Unsqueeze"}

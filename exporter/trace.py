@@ -79,7 +79,7 @@ def trace_master(pipeline: Pipeline, trace: Trace, bases: AbstractSet[int]) -> M
     }
     graph.outputs.extend([*marked.values(), *wanted.values()])
     for value in graph.initializers.values():
-        value.const_value = lazy_tensor(value, _reader(pipeline, value.name or ""))
+        value.const_value = lazy_tensor(value, _reader(pipeline, trace, value.name or ""))
     optimise(model, trace.program.state_dict)
     invariants = hoist(graph)
     outputs = iter(graph.outputs)
@@ -91,7 +91,7 @@ def trace_master(pipeline: Pipeline, trace: Trace, bases: AbstractSet[int]) -> M
         ports=tuple(next(outputs) for _ in marked),
         bases={port: next(outputs) for port in wanted},
         topology=topology,
-        layout=trace.layout,
+        layout=trace.body.layout(),
     )
 
 
@@ -120,14 +120,14 @@ def _mark_base(graph: ir.Graph, base: ir.Value, name: str) -> ir.Value:
     return result
 
 
-def _reader(pipeline: Pipeline, name: str) -> Callable[[], torch.Tensor]:
+def _reader(pipeline: Pipeline, trace: Trace, name: str) -> Callable[[], torch.Tensor]:
     """How to read the tensor of an initializer: from the weights on disk, or a computed buffer."""
     key = name.removeprefix("denoiser.")
     if key in pipeline.weights:
         return lambda: pipeline.weights.tensor(key)
-    buffers = dict(pipeline.denoiser.named_buffers())
-    if key in buffers:
-        return lambda: buffers[key]
+    computed = {**trace.program.state_dict, **trace.program.constants}
+    if name in computed:
+        return lambda: computed[name]
     msg = (
         f"the denoiser's tensor {key!r} is not in {str(pipeline.weights.folder)!r}; "
         "save the pipeline again with save_pretrained"

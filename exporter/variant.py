@@ -136,7 +136,7 @@ def _conditioning(pipeline: Pipeline, subnet: SubNet, batch: int) -> Request:
     """What the conditioner is made for: `batch` images of one prompt."""
     binding = subnet.binding
     return Request(
-        prompts=(pipeline.family.default_prompt,),
+        prompts=(pipeline.default_prompt,),
         steps=binding.inference_steps,
         guidance=subnet.guidance,
         latents=torch.zeros(batch, *binding.latent_shape),
@@ -165,7 +165,7 @@ def trace_denoiser(
     """
     binding = subnet.binding
     request = Request(
-        prompts=(pipeline.family.default_prompt,) * batch,
+        prompts=(pipeline.default_prompt,) * batch,
         steps=binding.inference_steps,
         guidance=subnet.guidance,
     ).sized(pipeline.size(binding.noise_shape))

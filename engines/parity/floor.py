@@ -26,8 +26,8 @@ from search.core.names import PREDICTION
 from search.core.precision import precision_named
 from search.core.program import plan_program
 from search.model.decoder import Decoder
+from search.model.hollow import convertible_modules
 from search.model.reference import forward_replaced, gated
-from search.model.trace import convertible_modules
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -173,22 +173,22 @@ def _casting(precise: TorchDenoiser) -> Iterator[None]:
     opened, dtype = precise.reference.opened, precise.dtype
     denoiser: nn.Module = opened.denoiser
     modules = denoiser.modules() if dtype is torch.float64 else convertible_modules(denoiser)
-    forward = _forward_in(dtype, denoiser.forward, opened.family.timestep)
+    forward = _forward_in(dtype, denoiser.forward)
     with cast_weights(modules, dtype), forward_replaced(denoiser, forward):
         yield
 
 
-def _forward_in(
-    dtype: torch.dtype, forward: Callable[..., Any], timestep: str
-) -> Callable[..., Any]:
-    """A denoiser's `forward` with its arguments cast to `dtype`, but for the timestep, which stays float32."""
+def _forward_in(dtype: torch.dtype, forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A denoiser's `forward` with its arguments cast to `dtype`, but for vectors such as the timestep."""
 
     def cast(leaf: torch.Tensor) -> torch.Tensor:
-        return _moved(leaf).to(dtype) if leaf.is_floating_point() else leaf
+        if not leaf.is_floating_point():
+            return leaf
+        return _moved(leaf).to(dtype) if leaf.ndim > 1 else _moved(leaf.float())
 
-    def run(**kwargs: Any) -> Any:
-        moved = {timestep: _moved(kwargs.pop(timestep))}
-        output = forward(**pytree.tree_map_only(torch.Tensor, cast, kwargs), **moved)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        given = pytree.tree_map_only(torch.Tensor, cast, (args, kwargs))
+        output = forward(*given[0], **given[1])
         return pytree.tree_map_only(torch.Tensor, torch.Tensor.double, output)
 
     return run

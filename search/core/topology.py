@@ -242,6 +242,12 @@ class Topology:
         return self.computations.get(operations_of(target))
 
     @cached_property
+    def streams(self) -> tuple[str, ...]:
+        """The calls of the denoiser that a step makes, in order; the empty name if it makes one."""
+        inside = {name.partition("/")[0] for name in self.blocks if "/" in name}
+        return tuple(name for name in self.blocks if name in inside) or ("",)
+
+    @cached_property
     def macs(self) -> int:
         """Multiply-accumulates of one full call for one sample, attention products included."""
         return sum(segment.macs for segment in self.segments)

@@ -23,13 +23,14 @@ from torch import Tensor, nn
 
 from search.core.actions import RECORDS, Action, Source
 from search.core.errors import SearchError
+from search.core.streams import block_name, is_inside, module_of
 from search.dipgo.chain import Checkpointed, StepChain
 from search.dipgo.gates import REUSE, RUN, Carry, GatedStep, Template
+from search.model.body import Body
 from search.model.family import Request
-from search.model.recording import DenoiserCall, record_call
+from search.model.hollow import tensors_of
 from search.model.reference import forward_replaced
 from search.model.removed import base_of
-from search.model.trace import tensors_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -44,14 +45,14 @@ CHOICES_WITH_DELTA = (Action.RUN, Action.REUSE, Action.DELTA)
 
 @dataclass(frozen=True)
 class Case:
-    """What to sample: B prompts as the denoiser's arguments, and the noise to start from.
+    """What to sample: B prompts, and the noise to start from.
 
     Attributes:
-        call: the arguments of one call, as diffusers' pipeline gives them.
+        body: a step for these prompts.
         noise: of unit variance, `[B, ...]`.
     """
 
-    call: DenoiserCall
+    body: Body
     noise: Tensor
 
 
@@ -87,10 +88,13 @@ def supernet(
     """
     net = SuperNet(pipeline, full, choices, every)
     denoiser = pipeline.denoiser
+    streams = full.topology.streams
+    modules = {module_of(name, streams): None for name in full.topology.blocks}
     with ExitStack() as stack:
-        for block, name in enumerate(full.topology.blocks):
+        for name in sorted(modules, reverse=True):
             module = denoiser.get_submodule(name)
-            stack.enter_context(forward_replaced(module, net.gated(block, module)))
+            stack.enter_context(forward_replaced(module, net.gated_module(name, module)))
+        stack.enter_context(net.counting(denoiser))
         yield net
 
 
@@ -118,10 +122,11 @@ class SuperNet:
         )
         self.table.require_fixed()
         self._now: GatedStep | None = None
+        self._call = -1
         self._templates: dict[int, Template] = {}
         names = full.topology.blocks
         self._inside = [
-            [i for i, other in enumerate(names) if other.startswith(f"{name}.")] for name in names
+            [i for i, other in enumerate(names) if is_inside(other, name)] for name in names
         ]
         self.allowed = torch.ones(len(names), len(choices), dtype=torch.bool)
         able = torch.tensor([i in full.topology.based for i in range(len(names))])
@@ -153,7 +158,7 @@ class SuperNet:
             negative=negative,
             latents=noise.to(self.pipeline.denoiser.dtype),
         ).sized(self.pipeline.size(binding.noise_shape))
-        return Case(record_call(self.pipeline, request), noise)
+        return Case(Body(self.pipeline, request), noise)
 
     def full_gates(self) -> Tensor:
         """Gates of a SuperNet that runs everything, `[T, N, A]`."""
@@ -203,24 +208,42 @@ class SuperNet:
             raise SearchError(msg)
 
     def call(self, number: int, sample: Tensor, case: Case, now: GatedStep) -> tuple[Tensor, Carry]:
-        """One call of the denoiser, gated by `now`: the prediction `[B, ...]`, the next carry."""
-        family, call, full = self.pipeline.family, case.call, self.full
-        latents = sample.to(call.sample.dtype)
-        arguments = dict(call.arguments)
-        arguments[family.sample] = torch.cat([latents] * 2) if full.binding.guided else latents
-        time = full.timesteps[number]
-        exact = call.timestep.dtype if time.is_integer() else torch.float32
-        arguments[family.timestep] = call.model_timestep(
-            torch.tensor(time, dtype=exact, device=call.timestep.device)
-        )
-        guidance = latents.new_tensor(full.guidance) if full.binding.guided else None
-        self._now = now
+        """One step, gated by `now`: the prediction `[B, ...]`, the next carry."""
+        latents = sample.to(self.pipeline.denoiser.dtype)
+        time = self.full.timesteps[number]
+        exact = torch.int64 if time.is_integer() else torch.float32
+        self._now, self._call = now, -1
         try:
-            raw = self.pipeline.denoiser(**arguments)[0]
+            prediction = case.body(latents, torch.tensor(time, dtype=exact, device=latents.device))
         finally:
             self._now = None
-        prediction = family.predict(raw, latents.shape[1], guidance)
         return prediction.to(sample.dtype), now.carry(len(self.topology.ports))
+
+    @contextmanager
+    def counting(self, denoiser: nn.Module) -> Iterator[None]:
+        """While open, the calls of the denoiser within a step are counted."""
+
+        def count(*_: Any) -> None:
+            self._call += 1
+
+        # The whole denoiser may be a block, so its call has begun when its hooks run.
+        handle = denoiser.register_forward_pre_hook(count)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def gated_module(self, name: str, module: nn.Module) -> Callable[..., Any]:
+        """The forward of a module that is a block in each stream."""
+        streams, blocks = self.topology.streams, self.topology.blocks
+        names = [block_name(stream, name) for stream in streams]
+        forward = module.forward
+        each = [self.gated(blocks.index(n), module) if n in blocks else forward for n in names]
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            return (forward if self._now is None else each[self._call])(*args, **kwargs)
+
+        return run
 
     def gated(self, block: int, module: nn.Module) -> Callable[..., Any]:
         """The forward of a block, gated while a step is in progress and as it was otherwise."""

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from search.core.errors import SearchError
 from search.laptop.noising import Noising
+from search.model.encoding import path_name
 from search.model.family import Request
-from search.model.recording import DenoiserCall, path_name, record_call
+from search.model.recording import DenoiserCall, record_call
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -162,7 +163,7 @@ class Conditions:
 
     def __init__(self, pipeline: Pipeline, size: tuple[int, int]) -> None:
         self._pipeline, self._size = pipeline, size
-        prompt = pipeline.family.default_prompt
+        prompt = pipeline.default_prompt
         self._call = self._record((prompt,), 1.0)
         alone, twice = self._call.conditions, self._record((prompt,) * 2, 1.0).conditions
         self._per_picture = [name for name in alone if len(twice[name]) == 2 * len(alone[name])]
@@ -203,6 +204,11 @@ class Conditions:
             lambda path, leaf: batch.get(path_name(path), leaf), self._call.arguments
         )
         return arguments
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Of the arguments that take latents and timestep."""
+        return self._call.names
 
     def model_timesteps(self, timesteps: Tensor) -> Tensor:
         """What the denoiser is given for the scheduler's timesteps `[B]`."""
@@ -283,10 +289,10 @@ class Draws:
             None if out else self._captions[i] for i, out in zip(chosen, dropped, strict=True)
         ]
         noisy, wanted = self.noising.mix(steps, latents, noise)
-        family = self._pipeline.family
         arguments = self.conditions.arguments(captions)
-        arguments[family.sample] = self.conditions.packed(noisy)
-        arguments[family.timestep] = self.conditions.model_timesteps(
+        sample, timestep = self.conditions.names
+        arguments[sample] = self.conditions.packed(noisy)
+        arguments[timestep] = self.conditions.model_timesteps(
             self.noising.timesteps.to(device)[steps]
         )
         return Batch(

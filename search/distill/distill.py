@@ -357,7 +357,8 @@ class _Distillation:
         return task, output, feature_loss(recipe.loss, self.wanted, self.made)
 
     def _predict(self, denoiser: nn.Module, arguments: dict[str, Any], channels: int) -> Tensor:
-        return self.pipeline.family.predict(denoiser(**arguments)[0], channels, None)
+        made: Tensor = denoiser(**arguments)[0]
+        return made[:, :channels]  # learned variances follow
 
     def _smooth(self, decay: float) -> None:
         with torch.no_grad():

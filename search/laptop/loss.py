@@ -87,7 +87,7 @@ class Predictions:
     def _predict(self, arguments: dict[str, object]) -> Tensor:
         """`[halves * B, ...]`."""
         raw = self.pipeline.denoiser(**arguments)[0]
-        return self.pipeline.family.predict(raw, self.latents.shape[1], None)
+        return raw[:, : self.latents.shape[1]]  # learned variances follow
 
     def _rows(self, removed: Sequence[AbstractSet[int]]) -> SubNet:
         """Everything, then each of these sets, as the steps of one SubNet."""
@@ -107,7 +107,7 @@ class Predictions:
 
     def _call(self, part: slice) -> tuple[dict[str, object], int]:
         """The denoiser's arguments for a part of the inputs, and how many halves there are."""
-        family, full = self.pipeline.family, self.layers.full
+        full = self.layers.full
         device = self.pipeline.denoiser.device
         sample = self.latents[part].to(device)
         request = Request(self.prompts[part], steps=2, guidance=full.guidance)
@@ -117,8 +117,8 @@ class Predictions:
         model_timestep = self.timesteps[part].to(device, torch.float32) / call.unit
         arguments = {
             **call.arguments,
-            family.sample: torch.cat([sample] * halves),
-            family.timestep: torch.cat([model_timestep] * halves),
+            call.names[0]: torch.cat([sample] * halves),
+            call.names[1]: torch.cat([model_timestep] * halves),
         }
         return arguments, halves
 

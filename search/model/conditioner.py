@@ -15,7 +15,8 @@ from search.core.errors import SearchError
 from search.core.placeholders import vectors_of
 from search.core.prompt import PromptField, PromptInput
 from search.model.failures import LONGEST
-from search.model.recording import record_conditions, with_gradients, with_parts
+from search.model.parts_in_place import with_gradients, with_parts
+from search.model.recording import record_conditions
 from search.model.scheduler import FixedScheduler, FixedTimestep
 
 if TYPE_CHECKING:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from search.model.failures import pipeline_failures
 from search.model.family import Request
-from search.model.recording import on_vae_device, record_encoding, with_gradients, with_parts
+from search.model.parts_in_place import on_vae_device, with_gradients, with_parts
+from search.model.recording import record_encoding
 from search.model.scheduler import FixedScheduler
 
 if TYPE_CHECKING:
@@ -23,26 +25,22 @@ class Decoder(nn.Module):
         super().__init__()
         pipeline.load_around()
         self.vae = pipeline.pipe.vae.eval()
-        self._pipeline, self._size = pipeline, size
+        self._pipeline = pipeline
         self._scheduler = FixedScheduler([], pipeline.pipe.scheduler.config)
-        self._encoded = record_encoding(pipeline, size)
+        self._request = Request((pipeline.default_prompt,), 1, 1.0, output="pt").sized(size)
+        self._encoding = record_encoding(pipeline, self._request)
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Latents `[B, ...]` -> pictures `[B, 3, height, width]` in 0..1."""
-        pipe, family = self._pipeline.pipe, self._pipeline.family
-        request = Request(
-            prompts=(family.default_prompt,) * len(latents),
-            steps=1,
-            guidance=1.0,
-            latents=latents,
-            output="pt",
-        ).sized(self._size)
-        parts = {} if self._encoded is None else {"encode_prompt": lambda *_, **__: self._encoded}
+        """Latents `[B, ...]` -> pictures `[B, 3, height, width]` in 0..1, or frames `[B, F, 3, ...]`."""
+        pipe = self._pipeline.pipe
+        prompts = self._request.prompts * len(latents)
+        request = replace(self._request, prompts=prompts, latents=latents)
         with (
             pipeline_failures(pipe),
             on_vae_device(pipe),
             with_gradients(pipe),
-            with_parts(pipe, scheduler=self._scheduler, **parts),
+            with_parts(pipe, scheduler=self._scheduler),
+            self._encoding.answering(self._encoding.conditions),
         ):
-            pictures: Tensor = family.call(pipe, request, None)
+            pictures: Tensor = self._pipeline.family.call(pipe, request, None)
         return pictures

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,19 +22,12 @@ if TYPE_CHECKING:
     from search.core.timestep_grid import TimestepGrid
 
 
-FAMILIES: dict[str, str] = {
-    "StableDiffusionPipeline": "search.model.families.unet:StableDiffusion",
-    "StableDiffusionXLPipeline": "search.model.families.unet:StableDiffusionXL",
-    "StableDiffusion3Pipeline": "search.model.families.sd3:StableDiffusion3",
-    "FluxPipeline": "search.model.families.flux:Flux",
-    "PixArtAlphaPipeline": "search.model.families.pixart:PixArtAlpha",
-    "PixArtSigmaPipeline": "search.model.families.pixart:PixArtSigma",
-    "AuraFlowPipeline": "search.model.families.aura_flow:AuraFlow",
-    "DiTPipeline": "search.model.families.dit:ClassConditionalDiT",
-}
-"""Pipeline class -> module and class of its family."""
+FAMILIES: dict[str, str] = {}
+"""Pipeline class -> module and class of its family, for those that are unlike others."""
 ENTRY_POINTS = "stepcarve.families"
 """Group in which other packages name theirs: pipeline class = module:class."""
+DENOISERS = ("unet", "transformer")
+"""The usual names of the part that is called at every step."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +37,7 @@ class Request:
     Attributes:
         prompts: texts, or class names or numbers for class-conditional pipelines.
         steps: inference steps given to the scheduler.
-        guidance: scale; what it means is the pipeline's affair.
+        guidance: scale, a number or a tensor `[]`; what it means is the pipeline's affair.
         negative: what to guide away from; empty is the same as none.
         latents: initial noise of unit variance, `[B, ...]`, or None to draw it.
         height: of the image in pixels, or None for the pipeline's default.
@@ -52,11 +46,13 @@ class Request:
         output: `np` or `pt`, the images' library; `pt` gives `[B, 3, H, W]`.
         timesteps: a custom grid; empty leaves it to the scheduler.
         sigmas: a custom grid as noise levels; likewise.
+        frames: of a video; None is the pipeline's default.
+        labels: class numbers `[B]` that take the place of those that `prompts` name.
     """
 
     prompts: tuple[str, ...]
     steps: int
-    guidance: float
+    guidance: float | Tensor
     negative: str = ""
     latents: Tensor | None = None
     height: int | None = None
@@ -65,6 +61,8 @@ class Request:
     output: str = "np"
     timesteps: tuple[float, ...] = ()
     sigmas: tuple[float, ...] = ()
+    frames: int | None = None
+    labels: Tensor | None = None
 
     def on(self, grid: TimestepGrid) -> Request:
         """The same on another grid."""
@@ -124,6 +122,10 @@ class OpenedPipeline(Protocol):
         """Its kind."""
 
     @property
+    def default_prompt(self) -> str:
+        """A prompt that the pipeline accepts."""
+
+    @property
     def denoiser(self) -> Any:
         """The U-Net or transformer called at every step."""
 
@@ -132,27 +134,20 @@ class OpenedPipeline(Protocol):
 
 
 class Family(Protocol):
-    """A kind of pipeline: how it calls its denoiser and what its blocks are.
+    """A kind of pipeline: how it is called and what its blocks are.
 
     Attributes:
         pipeline: class name of the diffusers pipeline.
         component: attribute of the pipeline that is the denoiser.
-        sample: the denoiser's argument that takes the latents.
-        timestep: the denoiser's argument that takes the timestep.
         default_prompt: a prompt that any such pipeline accepts.
-        scales_latents: whether the pipeline multiplies its noise by `init_noise_sigma` and hands
-            the scheduler unscaled latents; if not, samplers that need that give noise.
-        steps_latents: whether what the scheduler steps is the latents alone; if not, samplers that
-            draw noise draw more than that of the pictures.
     """
 
     pipeline: str
     component: str
-    sample: str
-    timestep: str
-    default_prompt: str
-    scales_latents: bool
-    steps_latents: bool
+
+    @property
+    def default_prompt(self) -> str:
+        """See the attributes."""
 
     def blocks(self, denoiser: Any, granularity: Granularity) -> list[str]:
         """Names of the submodules that are blocks at `granularity`."""
@@ -160,17 +155,11 @@ class Family(Protocol):
     def is_branch(self, module: Any) -> bool:
         """Whether a block is a residual branch: its output is added outside it, so its base is zeros."""
 
-    def predict(self, output: Tensor, channels: int, guidance: Tensor | None) -> Tensor:
-        """The noise prediction from the denoiser's raw output, in the shape of the latents `[B, ...]`.
-
-        Args:
-            output: `[B, ...]` or, guided, `[2 * B, ...]`.
-            channels: size of dimension 1 of the latents.
-            guidance: scale `[]`, or None where there are no halves.
-        """
-
     def call(self, pipe: Any, request: Request, generator: torch.Generator | None) -> Any:
         """Run diffusers' own pipeline; the images are `[B, H, W, 3]` float in 0..1."""
+
+    def labels(self, pipe: Any, request: Request) -> Tensor | None:
+        """The class numbers of a request's pictures, `[B]`; None if prompts are texts."""
 
     def classes(self, pipe: Any) -> int:
         """Number of classes that a prompt may name; 0 if prompts are texts."""
@@ -179,19 +168,67 @@ class Family(Protocol):
         """For `request.images` images of one prompt, whatever it says."""
 
 
-def family_of(pipeline_class: str) -> Family:
-    """The family of a pipeline class; an unknown one is refused with the known ones named."""
+def family_of(pipeline_class: str, parts: Mapping[str, Any] | None = None) -> Family:
+    """The family of a pipeline class.
+
+    Args:
+        pipeline_class: its name.
+        parts: of the pipeline, as its model_index.json lists them; None looks at the class of diffusers.
+
+    Raises:
+        SearchError: no part of it is known as a denoiser.
+    """
+    from search.model.families.text_to_image import TextToImage
+
     if pipeline_class in FAMILIES:
         module, name = FAMILIES[pipeline_class].split(":")
         family: Family = getattr(importlib.import_module(module), name)()
         return family
     others = {each.name: each for each in metadata.entry_points(group=ENTRY_POINTS)}
-    if pipeline_class not in others:
-        known = ", ".join(sorted(FAMILIES.keys() | others.keys()))
+    if pipeline_class in others:
+        other: Family = others[pipeline_class].load()()
+        return other
+    if parts is None:
+        parts = _parts_of(pipeline_class)
+    return TextToImage(pipeline_class, _denoiser_of(pipeline_class, parts))
+
+
+def _parts_of(pipeline_class: str) -> dict[str, Any]:
+    """The parts that a class of diffusers takes."""
+    import diffusers
+
+    cls = getattr(diffusers, pipeline_class, None)
+    if cls is None:
         msg = (
-            f"no family for the pipeline class {pipeline_class!r}; stepcarve knows {known}, and "
-            "docs/add-a-family.md says how to add one"
+            f"diffusers {diffusers.__version__} has no pipeline class {pipeline_class!r}; update it, or "
+            "name the family of that class as docs/add-a-family.md says"
         )
         raise SearchError(msg)
-    other: Family = others[pipeline_class].load()()
-    return other
+    return dict(inspect.signature(cls.__init__).parameters)
+
+
+def _denoiser_of(pipeline_class: str, parts: Mapping[str, Any]) -> str:
+    """The name of the part that a pipeline calls at every step."""
+    for name in DENOISERS:
+        if parts.get(name):
+            return name
+    models = [
+        name
+        for name, entry in parts.items()
+        if isinstance(entry, list) and _may_be_denoiser(str(entry[-1]))
+    ]
+    if len(models) != 1:
+        msg = (
+            f"of the parts of a {pipeline_class}, {models or 'none'} could be its denoiser; name it "
+            "in a family as docs/add-a-family.md says"
+        )
+        raise SearchError(msg)
+    return models[0]
+
+
+def _may_be_denoiser(cls: str) -> bool:
+    """Whether the name of a class is like that of a denoiser."""
+    return ("Transformer" in cls or "UNet" in cls or cls.endswith("Model")) and not any(
+        other in cls
+        for other in ("Text", "Encoder", "Vision", "Autoencoder", "ControlNet", "CLIP", "T5", "VQ")
+    )

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from search.core.errors import SearchError
 from search.core.files import require_pipeline
 from search.core.subnet import Binding, SubNet
-from search.model.family import Family, family_of
+from search.model.body import Body
+from search.model.families.text_to_image import call_parameters, scale_argument
+from search.model.family import Family, Request, family_of
 from search.model.parts import load_models, load_parts, require_plain
 from search.model.recording import record_grid_settings
 from search.model.removed import build_denoiser, removed_of
@@ -53,6 +55,9 @@ class Pipeline:
     _grid_settings: dict[tuple[str, TimestepGrid, tuple[int, int] | None], GridSettings] = field(
         default_factory=dict, repr=False, compare=False
     )
+    _bodies: dict[tuple[int, int] | None, Body] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         """Remember the scheduler that the pipeline came with."""
@@ -62,6 +67,11 @@ class Pipeline:
     def denoiser(self) -> Any:
         """The U-Net or transformer called at every step, a diffusers `ModelMixin`."""
         return getattr(self.pipe, self.family.component)
+
+    @property
+    def default_prompt(self) -> str:
+        """A prompt that the pipeline accepts."""
+        return self.family.default_prompt
 
     @property
     def removed(self) -> tuple[str, ...]:
@@ -76,7 +86,7 @@ class Pipeline:
     @property
     def default_guidance(self) -> float:
         """The guidance scale of diffusers' own call; 1, which is none, for a pipeline that takes no scale."""
-        return float(self._default_of("guidance_scale", 1.0))
+        return float(self._default_of(scale_argument(self.pipe), 1.0))
 
     @property
     def default_steps(self) -> int:
@@ -85,8 +95,7 @@ class Pipeline:
 
     def _default_of(self, name: str, otherwise: float) -> float:
         """The default of a number in the pipeline's call; `otherwise` if it has none."""
-        call = inspect.signature(inspect.unwrap(type(self.pipe).__call__))
-        given = call.parameters.get(name)
+        given = call_parameters(self.pipe).get(name)
         if given is None or not isinstance(given.default, int | float):
             return otherwise
         return given.default
@@ -106,7 +115,9 @@ class Pipeline:
 
     def load_around(self) -> None:
         """Load the weights of all models but the denoiser, if the pipeline was opened without."""
-        if any(p.is_meta for p in self.pipe.vae.parameters()):
+        models = [p for p in self.pipe.components.values() if hasattr(p, "parameters")]
+        around = [model for model in models if model is not self.denoiser]
+        if any(p.is_meta for model in around for p in model.parameters()):
             found = load_models(self.path, self.index, but=self.family.component)
             self.pipe.register_modules(**{n: m.requires_grad_(False) for n, m in found.items()})
 
@@ -172,6 +183,13 @@ class Pipeline:
             self._grid_settings[key] = record_grid_settings(self, grid, size)
         return self._grid_settings[key]
 
+    def body(self, size: tuple[int, int] | None = None) -> Body:
+        """A step of the loop, for pictures of `size` (height, width)."""
+        if size not in self._bodies:
+            request = Request((self.default_prompt,), 2, self.default_guidance).sized(size)
+            self._bodies[size] = Body(self, request)
+        return self._bodies[size]
+
     def timesteps(
         self, grid: TimestepGrid, size: tuple[int, int] | None = None
     ) -> tuple[float, ...]:
@@ -188,7 +206,8 @@ class Pipeline:
             SearchError: no table says what it does, or this pipeline cannot use it.
         """
         scheduler: Any = self.pipe.scheduler
-        if not self.family.scales_latents and getattr(scheduler, "init_noise_sigma", 1) != 1:
+        body = self.body(size)
+        if not body.scales_latents and getattr(scheduler, "init_noise_sigma", 1) != 1:
             msg = (
                 f"{self.family.pipeline} cannot use {type(scheduler).__name__}, which wants its noise "
                 "scaled; choose one that does not, such as DDIMScheduler or UniPCMultistepScheduler"
@@ -196,7 +215,7 @@ class Pipeline:
             raise SearchError(msg)
         table = read_sampler(scheduler, self.grid_settings(grid, size))
         draws = table.noises > (grid.adds_noise or not grid.takes_latents)
-        if draws and not self.family.steps_latents:
+        if draws and not body.steps_latents:
             msg = (
                 f"{self.family.pipeline} cannot use {type(scheduler).__name__}, which draws noise: it "
                 "would draw some for the half without a class too; choose one that draws none, such as "
@@ -245,7 +264,7 @@ def open_pipeline(path: Path, *, weights: bool = True, device: str = "cpu") -> P
     from diffusers.utils import logging
 
     index = _index(path)
-    family = family_of(index["_class_name"])
+    family = family_of(index["_class_name"], index)
     require_device(device)
     require_plain(path / family.component)
     files = DenoiserWeights(path / family.component)

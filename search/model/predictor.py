@@ -1,4 +1,4 @@
-"""The denoiser as a function of latents and timestep, for given prompts."""
+"""The body of a pipeline as a function of latents and timestep, for given prompts."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from search.model.body import Body
 from search.model.family import Request
-from search.model.recording import DenoiserCall, record_call
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,8 +44,8 @@ class Predictor:
         self.pipeline, self.prompts, self.guidance = pipeline, tuple(prompts), guidance
         self.negative = negative
         size = chunk or len(prompts)
-        self._calls: list[DenoiserCall] = [
-            record_call(
+        self._bodies = [
+            Body(
                 pipeline,
                 Request(
                     prompts=self.prompts[start : start + size],
@@ -57,8 +57,8 @@ class Predictor:
             for start in range(0, len(prompts), size)
         ]
         self._size, self.noise_shape = size, noise_shape
-        self.guided = self._calls[0].guided
-        self.latent_shape = tuple(self._calls[0].sample.shape[1:])
+        self.guided = self._bodies[0].guided
+        self.latent_shape = self._bodies[0].latent_shape
 
     def first(self, count: int) -> Predictor:
         """For the first `count` prompts, all in one call."""
@@ -73,12 +73,12 @@ class Predictor:
     @property
     def chunks(self) -> int:
         """How many calls of the denoiser it takes for all pictures."""
-        return len(self._calls)
+        return len(self._bodies)
 
     def of_chunks(self, numbers: Sequence[int]) -> Predictor:
         """For the pictures of some of these calls, in order."""
         part = copy.copy(self)
-        part._calls = [self._calls[number] for number in numbers]
+        part._bodies = [self._bodies[number] for number in numbers]
         part.prompts = tuple(
             prompt
             for number in numbers
@@ -91,22 +91,16 @@ class Predictor:
         parts: tuple[Tensor, ...] = torch.split(sample, self._size)
         is_felt = torch.is_grad_enabled() and (sample.requires_grad or timestep.requires_grad)
         run = self._checkpointed if is_felt else self._predict
-        pairs = zip(parts, self._calls, strict=True)
-        return torch.cat([run(part, timestep, call) for part, call in pairs])
+        pairs = zip(parts, self._bodies, strict=True)
+        return torch.cat([run(part, timestep, body) for part, body in pairs])
 
-    def _checkpointed(self, sample: Tensor, timestep: Tensor, call: DenoiserCall) -> Tensor:
+    def _checkpointed(self, sample: Tensor, timestep: Tensor, body: Body) -> Tensor:
         """The same; on the way back it is computed again, so that one call is in memory at a time.
 
         Reentrant, for otherwise the autograd graphs of all calls are kept, if without tensors.
         """
-        made: Tensor = checkpoint(self._predict, sample, timestep, call, use_reentrant=True)
+        made: Tensor = checkpoint(self._predict, sample, timestep, body, use_reentrant=True)
         return made
 
-    def _predict(self, sample: Tensor, timestep: Tensor, call: DenoiserCall) -> Tensor:
-        family = self.pipeline.family
-        arguments = dict(call.arguments)
-        arguments[family.sample] = torch.cat([sample, sample]) if self.guided else sample
-        arguments[family.timestep] = call.model_timestep(timestep.to(torch.float32))
-        raw = self.pipeline.denoiser(**arguments)[0]
-        scale = sample.new_tensor(self.guidance) if self.guided else None
-        return family.predict(raw, sample.shape[1], scale)
+    def _predict(self, sample: Tensor, timestep: Tensor, body: Body) -> Tensor:
+        return body(sample, timestep.to(torch.float32))

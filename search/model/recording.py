@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any
@@ -14,23 +13,28 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from search.core.errors import SearchError
+from search.model.encoding import Encoding, conditions_of, path_name
+from search.model.entry import numbered_noise
 from search.model.failures import pipeline_failures
 from search.model.family import OpenedPipeline, Request
+from search.model.parts_in_place import on_vae_device
 from search.model.replaced import replaced
 from search.model.scheduler import GridSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from search.core.timestep_grid import TimestepGrid
+
+TIMESTEPS = ("timestep", "timesteps", "t", "time")
+"""Names of the denoiser's argument that takes the timestep."""
 
 
 @dataclass(frozen=True)
 class DenoiserCall:
-    """The arguments of the first call of the denoiser, as diffusers' pipeline gives them.
+    """The arguments of the denoiser's call at a step that calls it once, as diffusers' pipeline gives them.
 
     Attributes:
         arguments: all but latents and timestep.
+        names: of the arguments that take latents and timestep.
         sample: the latents `[B, ...]` or, guided, `[2 * B, ...]`.
         timestep: that the denoiser receives, `[]` or `[len(sample)]`.
         conditions: the tensors among `arguments`, by their place there.
@@ -40,6 +44,7 @@ class DenoiserCall:
     """
 
     arguments: dict[str, Any]
+    names: tuple[str, str]
     sample: Tensor
     timestep: Tensor
     conditions: dict[str, Tensor]
@@ -79,20 +84,16 @@ def record_call(pipeline: OpenedPipeline, request: Request) -> DenoiserCall:
 
     What the pipeline draws as noise is numbered instead, element by element.
     """
-    family = pipeline.family
-    drawn: list[tuple[int, ...]] = []
-
-    def number(shape: tuple[int, ...], *_: Any, device: Any = None, **__: Any) -> Tensor:
-        drawn.append(tuple(shape))
-        return torch.arange(math.prod(shape), dtype=torch.float32, device=device).reshape(shape)
-
-    with replaced(inspect.getmodule(type(pipeline.pipe)), "randn_tensor", number):
+    parameters = list(inspect.signature(type(pipeline.denoiser).forward).parameters)[1:]
+    names = parameters[0], next(name for name in parameters if name in TIMESTEPS)
+    with numbered_noise(pipeline.pipe) as drawn:
         found = _record_arguments(pipeline, request)
-    sample, timestep = found.pop(family.sample), found.pop(family.timestep)
+    sample, timestep = (found.pop(name) for name in names)
     model_timestep = float(timestep.flatten()[0])
     scheduled = float(pipeline.pipe.scheduler.timesteps[0])
     return DenoiserCall(
         arguments=found,
+        names=names,
         sample=sample,
         timestep=timestep,
         conditions=_tensors(found),
@@ -103,10 +104,21 @@ def record_call(pipeline: OpenedPipeline, request: Request) -> DenoiserCall:
 
 
 def record_conditions(pipeline: OpenedPipeline, request: Request) -> dict[str, Tensor]:
-    """The tensor arguments of the denoiser's first call except latents and timestep; can be traced."""
-    found = _record_arguments(pipeline, request)
-    del found[pipeline.family.sample], found[pipeline.family.timestep]
-    return _tensors(found)
+    """The conditions of a request: what the pipeline's encoders return. Can be traced."""
+    encoding = record_encoding(pipeline, request)
+    return conditions_of(encoding, pipeline.family.labels(pipeline.pipe, request))
+
+
+def record_encoding(pipeline: OpenedPipeline, request: Request) -> Encoding:
+    """Run diffusers' pipeline up to its first call of the denoiser."""
+    encoding = Encoding(pipeline.pipe)
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise _RecordedError
+
+    with encoding.noted(), replaced(pipeline.denoiser, "forward", stop):
+        _run(pipeline, request)
+    return encoding
 
 
 def _record_arguments(pipeline: OpenedPipeline, request: Request) -> dict[str, Any]:
@@ -146,7 +158,7 @@ def record_grid_settings(
         found.update(inspect.signature(original).bind(*args, **kwargs).arguments)
         raise _RecordedError
 
-    prompts = (pipeline.family.default_prompt,)
+    prompts = (pipeline.default_prompt,)
     request = Request(prompts, grid.inference_steps, 1.0).sized(size).on(grid)
     with replaced(pipeline.pipe.scheduler, "set_timesteps", record):
         _run(pipeline, request)
@@ -188,23 +200,6 @@ def _eta(pipe: Any) -> float | None:
     return float(given.default) if given is not None and taken else None
 
 
-def record_encoding(pipeline: OpenedPipeline, size: tuple[int, int] | None) -> Any:
-    """What the pipeline's own `encode_prompt` returns for its default prompt; None if it has none."""
-    original = getattr(pipeline.pipe, "encode_prompt", None)
-    if original is None:
-        return None
-    found: list[Any] = []
-
-    @wraps(original)
-    def record(*args: Any, **kwargs: Any) -> None:
-        found.append(original(*args, **kwargs))
-        raise _RecordedError
-
-    with with_parts(pipeline.pipe, encode_prompt=record):
-        _run(pipeline, Request((pipeline.family.default_prompt,), 1, 1.0).sized(size))
-    return found[0]
-
-
 def _run(pipeline: OpenedPipeline, request: Request) -> None:
     """Run diffusers' pipeline until something is recorded."""
     try:
@@ -212,48 +207,3 @@ def _run(pipeline: OpenedPipeline, request: Request) -> None:
             pipeline.family.call(pipeline.pipe, request, None)
     except _RecordedError:
         pass
-
-
-@contextmanager
-def on_vae_device(pipe: Any) -> Iterator[None]:
-    """While open, the pipeline works on its VAE's device, or the CPU: models may be on the meta device."""
-    on = torch.device("cpu") if pipe.vae.device.type == "meta" else pipe.vae.device
-    device = property(lambda _: on)
-    with replaced(type(pipe), "_execution_device", device):
-        yield
-
-
-@contextmanager
-def with_parts(pipe: Any, **parts: Any) -> Iterator[None]:
-    """While open, these attributes of the pipeline are others."""
-    with ExitStack() as stack:
-        for name, part in parts.items():
-            stack.enter_context(_replaced_entry(vars(pipe), name, part))
-        yield
-
-
-@contextmanager
-def _replaced_entry(entries: dict[str, Any], name: str, value: Any) -> Iterator[None]:
-    """While open, the entry `name` is `value`; a pipeline's own `__setattr__` would note it down."""
-    had, before = name in entries, entries.get(name)
-    entries[name] = value
-    try:
-        yield
-    finally:
-        if had:
-            entries[name] = before
-        else:
-            del entries[name]
-
-
-@contextmanager
-def with_gradients(pipe: Any) -> Iterator[None]:
-    """While open, the pipeline's call leaves the mode of automatic differentiation alone."""
-    call: Callable[..., Any] = inspect.unwrap(type(pipe).__call__)
-    with replaced(type(pipe), "__call__", call):
-        yield
-
-
-def path_name(path: tuple[Any, ...]) -> str:
-    """The place of a leaf as an identifier: `added_cond_kwargs__time_ids`."""
-    return "__".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path)

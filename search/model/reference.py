@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
 from search.core.actions import Source
 from search.core.errors import SearchError
 from search.core.liveness import Unrolled, Value, unroll
+from search.core.streams import block_name, is_inside, module_of
 from search.core.topology import PREDICTION, Target, TargetKind, port_of
+from search.model.body import Body
 from search.model.failures import pipeline_failures
-from search.model.recording import record_call
+from search.model.hollow import as_placeholders, placeholder_output, tensors_of
 from search.model.removed import base_of
 from search.model.replaced import replaced
 from search.model.scheduler import (
@@ -27,17 +28,16 @@ from search.model.scheduler import (
     noise_drawn_by,
     unused,
 )
-from search.model.trace import tensors_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from search.core.subnet import SubNet
     from search.core.timestep_grid import TimestepGrid
     from search.core.topology import Topology
-    from search.model.family import Family, Request
+    from search.model.family import Request
     from search.model.pipeline import Pipeline
 
 
@@ -48,7 +48,7 @@ class Trajectory:
     Attributes:
         predictions: the noise prediction of each step, guidance applied, `[B, C, H, W]` each.
         latents: after each step, `[B, C, H, W]` each; the last are the final latents.
-        inputs: the denoiser's latents input at each step, `[B, C, H, W]` each.
+        inputs: the denoiser's latents input at each step as the scheduler scales it, `[B, ...]` each.
         images: `[B, height, width, 3]` float in 0..1.
     """
 
@@ -82,8 +82,7 @@ def sample(
     """
     if grid is None and subnet is not None:
         grid = subnet.binding.grid
-    family, pipe = pipeline.family, pipeline.pipe
-    batch = len(request.prompts)
+    pipe, batch = pipeline.pipe, len(request.prompts)
     trajectory = Trajectory()
     if grid is not None:
         request = request.on(grid)
@@ -101,10 +100,10 @@ def sample(
             if subnet.fitted is not None:
                 scheduler = TableScheduler(subnet.fitted, pipe.scheduler.config)
                 stack.enter_context(replaced(pipe, "scheduler", scheduler))
-        stack.enter_context(_recorded(pipe, pipeline.denoiser, family, batch, trajectory))
+        stack.enter_context(_recorded(pipe, batch, trajectory))
         stack.enter_context(pipeline_failures(pipe))
         with torch.no_grad():
-            trajectory.images = family.call(pipe, request, generator)
+            trajectory.images = pipeline.family.call(pipe, request, generator)
     return trajectory
 
 
@@ -121,9 +120,9 @@ def _noised(
         unused(pipeline.pipe.scheduler),
     )
     settings.apply(scheduler)
-    call = record_call(pipeline, replace(request, latents=None))
-    noise = torch.randn(call.drawn or clean.shape, generator=generator)
-    layout = call.layout()
+    body = Body(pipeline, replace(request, latents=None))
+    noise = torch.randn(body.drawn, generator=generator)
+    layout = body.layout()
     ordered = noise if layout is None else noise.flatten()[list(layout)]
     noised = add_noise(scheduler, settings, clean, ordered.reshape(clean.shape).to(clean))
     return replace(request, latents=noised)
@@ -159,15 +158,17 @@ def gated(
     gate = _Gate(subnet, unroll(subnet), steps, observe, recall)
     if placeholders is not None:
         gate.placeholders, gate.keeps_placeholders = placeholders, True
-    blocks = set(subnet.topology.blocks)
-    units = {u for segment in subnet.topology.segments for u in segment.units}
+    topology = subnet.topology
+    units = {u for segment in topology.segments for u in segment.units}
     # A module around a block always runs: what the block emits may leave through it.
-    around = {name for name in units for block in blocks if block.startswith(f"{name}.")}
+    around = {name for name in units for block in topology.blocks if is_inside(block, name)}
+    gated_names = (units - around) | set(topology.blocks)
+    modules = {module_of(name, topology.streams) for name in gated_names} - {""}
     with ExitStack() as stack:
-        for name in sorted((units - around) | blocks):
+        for name in sorted(modules):
             module = denoiser.get_submodule(name)
             stack.enter_context(forward_replaced(module, gate.around_module(name, module)))
-        stack.enter_context(forward_replaced(denoiser, gate.around_denoiser(denoiser.forward)))
+        stack.enter_context(forward_replaced(denoiser, gate.around_denoiser(denoiser)))
         yield
 
 
@@ -201,32 +202,47 @@ class _Gate:
         self.last = {n: t for t, row in enumerate(unrolled.effective) for n in row.values()}
         for number, step in unrolled.last_reads.items():
             self.last[number] = max(step, self.last.get(number, 0))
+        self.streams = topology.streams
         self.steps, self.calls = steps, 0
-        self.step = -1
+        self.step, self.stream = -1, ""
         self.kept: dict[int, Any] = {}
         self.bases: dict[int, Tensor] = {}
+        self.outputs: dict[tuple[int, str], Any] = {}
         self.placeholders: dict[str, Any] = {}
         self.keeps_placeholders = False
 
-    def around_denoiser(self, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """The denoiser's `forward`, counting steps and called only where a step needs it."""
+    def around_denoiser(self, denoiser: nn.Module) -> Callable[..., Any]:
+        """The denoiser's `forward`, counting its calls and called only where a step needs it."""
+        forward = denoiser.forward
+        whole = {s: self._gated(s, denoiser, forward) for s in self.streams if s in self.ports}
 
         def run(*args: Any, **kwargs: Any) -> Any:
-            self.step = self.steps[self.calls % len(self.steps)]
-            if self.calls % len(self.steps) == 0:
-                self.kept.clear()
-                if not self.keeps_placeholders:
-                    self.placeholders.clear()
+            step, call = divmod(self.calls, len(self.streams))
+            self.stream = self.streams[call]
+            if call == 0:
+                self._begin(step)
             self.calls += 1
-            self.kept = self._remembered()
-            self.bases.clear()
-            prediction = self.effective[self.step][PREDICTION]
+            key = self.effective[self.step][PREDICTION], self.stream
             if self.computed[self.step]:
-                output = forward(*args, **kwargs)
-                self.kept.setdefault(prediction, output)
-            return self.kept[prediction]
+                output = whole.get(self.stream, forward)(*args, **kwargs)
+                self.outputs.setdefault(key, output)
+            return self.outputs[key]
 
         return run
+
+    def _begin(self, step: int) -> None:
+        """Prepare for the first call of a step."""
+        self.step = self.steps[step % len(self.steps)]
+        if step % len(self.steps) == 0:
+            self.kept.clear()
+            self.outputs.clear()
+            if not self.keeps_placeholders:
+                self.placeholders.clear()
+        self.kept = self._remembered()
+        self.outputs = {
+            key: each for key, each in self.outputs.items() if self.last.get(key[0], 0) >= self.step
+        }
+        self.bases.clear()
 
     def _remembered(self) -> dict[int, Any]:
         """What earlier steps computed and this or a later one has."""
@@ -245,20 +261,31 @@ class _Gate:
         return found
 
     def around_module(self, name: str, module: nn.Module) -> Callable[..., Any]:
-        """A submodule's `forward`, called only where it is needed.
+        """A submodule's `forward` in every stream, called only where it is needed."""
+        forward = module.forward
+        gated = {
+            stream: self._gated(block_name(stream, name), module, forward)
+            for stream in self.streams
+        }
+        return lambda *args, **kwargs: gated[self.stream](*args, **kwargs)
+
+    def _gated(
+        self, name: str, module: nn.Module, forward: Callable[..., Any]
+    ) -> Callable[..., Any]:
+        """The `forward` of a module in one stream.
 
         A block that is not computed may still have to run for the sake of a block inside it; then
         its own result is thrown away.
         """
-        ports, forward = self.ports.get(name, ()), module.forward
+        ports = self.ports.get(name, ())
 
         def run(*args: Any, **kwargs: Any) -> Any:
             if name in self.running[self.step]:
                 output = forward(*args, **kwargs)
-                self.placeholders[name] = _as_placeholders(output)
+                self.placeholders[name] = as_placeholders(output)
             else:
                 if name not in self.placeholders:
-                    self.placeholders[name] = _placeholder_output(module, args, kwargs)
+                    self.placeholders[name] = placeholder_output(module, args, kwargs)
                 output = self.placeholders[name]
             tensors = tensors_of(output)
             for port in ports:
@@ -310,38 +337,15 @@ class _Gate:
 
 def _around(ports: set[int], topology: Topology) -> frozenset[str]:
     """The modules that must run so that the blocks of these ports are reached at all."""
-    parts = [topology.blocks[topology.ports[port].block].split(".") for port in ports]
-    return frozenset(".".join(each[:i]) for each in parts for i in range(1, len(each)))
-
-
-def _placeholder_output(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """A placeholder of a module's output: its structure, shapes and dtypes.
-
-    It runs on fake tensors, so nothing is computed; hooks and gates in it are not called.
-    """
-
-    def plain(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return type(module).forward(module, *args, **kwargs)
-
-    with (
-        FakeTensorMode(allow_non_fake_inputs=True) as mode,
-        replaced(nn.Module, "__call__", plain),
-    ):
-        fake_args, fake_kwargs = pytree.tree_map(
-            lambda leaf: mode.from_tensor(leaf) if isinstance(leaf, Tensor) else leaf,
-            (tuple(args), dict(kwargs)),
-        )
-        output = plain(module, *fake_args, **fake_kwargs)
-    return _as_placeholders(output)
-
-
-def _as_placeholders(output: Any) -> Any:
-    """`output` with its tensors replaced by zeros of the same shape without storage; shared tensors stay shared."""
-    placeholders = {
-        id(t): torch.zeros((), dtype=t.dtype, device=t.device).expand(t.shape)
-        for t in tensors_of(output)
-    }
-    return pytree.tree_map(lambda leaf: placeholders.get(id(leaf), leaf), output)
+    found = set()
+    for port in ports:
+        name = topology.blocks[topology.ports[port].block]
+        stream, _, module = name.rpartition("/")
+        parts = module.split(".")
+        found |= {block_name(stream, ".".join(parts[:i])) for i in range(len(parts))}
+        if name in topology.streams:
+            found.add(name)
+    return frozenset(found - {""})
 
 
 @contextmanager
@@ -358,23 +362,21 @@ def forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator
 
 
 @contextmanager
-def _recorded(
-    pipe: Any, denoiser: nn.Module, family: Family, batch: int, trajectory: Trajectory
-) -> Iterator[None]:
+def _recorded(pipe: Any, batch: int, trajectory: Trajectory) -> Iterator[None]:
     """Record what goes into the denoiser and through the scheduler; the first `batch` of each."""
-    import inspect
+    step = pipe.scheduler.step
+    scale = getattr(pipe.scheduler, "scale_model_input", None)
+    scaled: list[Tensor] = []
 
-    signature = inspect.signature(type(denoiser).forward)
-    call, step = denoiser.forward, pipe.scheduler.step
-
-    def record_call(*args: Any, **kwargs: Any) -> Any:
-        arguments = signature.bind(denoiser, *args, **kwargs).arguments
-        trajectory.inputs.append(arguments[family.sample][:batch].clone())
-        return call(*args, **kwargs)
+    def record_scaled(sample: Tensor, *args: Any, **kwargs: Any) -> Any:
+        result = scale(sample, *args, **kwargs)  # type: ignore[misc]
+        scaled[:] = [result]
+        return result
 
     @wraps(step)
-    def record_step(prediction: Tensor, *args: Any, **kwargs: Any) -> Any:
-        result = step(prediction, *args, **kwargs)
+    def record_step(prediction: Tensor, timestep: Any, sample: Tensor, **kwargs: Any) -> Any:
+        trajectory.inputs.append((scaled.pop() if scaled else sample)[:batch].clone())
+        result = step(prediction, timestep, sample, **kwargs)
         latents = result[0] if isinstance(result, tuple) else result.prev_sample
         trajectory.predictions.append(prediction[:batch].clone())
         trajectory.latents.append(latents[:batch].clone())
@@ -387,9 +389,12 @@ def _recorded(
             raise SearchError(msg)
         return result
 
-    pipe.scheduler.step = record_step
+    recorded = {"step": record_step} | (
+        {} if scale is None else {"scale_model_input": record_scaled}
+    )
+    vars(pipe.scheduler).update(recorded)
     try:
-        with forward_replaced(denoiser, record_call):
-            yield
+        yield
     finally:
-        del pipe.scheduler.step
+        for name in recorded:
+            del vars(pipe.scheduler)[name]

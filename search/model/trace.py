@@ -1,18 +1,19 @@
-"""One torch.export trace of the denoiser on fake tensors, and the topology read off it."""
+"""One torch.export trace of a loop's body without weights, and the topology read off it."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
+from accelerate import init_empty_weights
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
 from search.core.names import GUIDANCE, SAMPLE, TIMESTEP
+from search.core.streams import block_name, stream_names
 from search.core.subnet import Granularity
 from search.core.topology import (
     PREDICTION,
@@ -26,23 +27,23 @@ from search.core.topology import (
     port_of,
 )
 from search.model.additive import added_to
+from search.model.body import Body
+from search.model.complex_numbers import without_complex
 from search.model.cost import attention_products, count_macs
-from search.model.recording import DenoiserCall, path_name, record_call
+from search.model.hollow import hollow, tensors_of
 from search.model.removed import (
     build_denoiser,
     is_removed,
-    removed_of,
     shortcut_of,
     tensor_arguments,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
     from torch.export import ExportedProgram
     from torch.fx import Node
-    from torch.utils.hooks import RemovableHandle
 
     from search.model.family import Family, Request
     from search.model.pipeline import Pipeline
@@ -50,21 +51,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trace:
-    """The denoiser with guidance, traced.
+    """The body of a pipeline's loop, traced.
 
     Attributes:
-        program: exported on fake tensors. Its inputs are `sample` `[B, C, H, W]`, `timestep` `[]`,
-            the conditions and, with guidance, `guidance_scale` `[]`. Its first output is the noise
-            prediction `[B, C, H, W]`; blocks' tensors and their bases follow.
+        program: its inputs are `sample` `[B, ...]`, `timestep` `[]`, the conditions and
+            `guidance_scale` `[]`. Its first output is the prediction `[B, ...]`; blocks' tensors and
+            their bases follow.
         inputs: names of the program's inputs, in order.
         topology: what the program says about the blocks.
         port_outputs: per port of the topology, which output of the program it is.
         base_outputs: likewise, per port that has a base other than zeros.
-        latent_shape: of one image; `[C, H, W]`, or as the pipeline packs it.
-        noise_shape: of the noise drawn for one image, `[C, H, W]`.
-        layout: per element of a batch of latents, which element of the drawn noise it is; None: its
-            own.
-        guided: whether the denoiser is called with two halves.
+        body: that was traced.
     """
 
     program: ExportedProgram
@@ -72,10 +69,17 @@ class Trace:
     topology: Topology
     port_outputs: tuple[int, ...]
     base_outputs: dict[int, int]
-    latent_shape: tuple[int, ...]
-    noise_shape: tuple[int, ...]
-    layout: tuple[int, ...] | None
-    guided: bool
+    body: Body
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Of one image, as the loop has it; `[C, H, W]`, or as the pipeline packs it."""
+        return self.body.latent_shape
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """Of the noise drawn for one image, `[C, H, W]`."""
+        return self.body.drawn[1:]
 
 
 def trace(
@@ -84,63 +88,64 @@ def trace(
     request: Request,
     dtype: torch.dtype = torch.float32,
 ) -> Trace:
-    """Trace the denoiser as diffusers' pipeline calls it for `request`.
+    """Trace the body of the loop of diffusers' pipeline for `request`.
 
-    The weights are never touched: a fake copy of the denoiser is built from its configuration. Sample,
+    The weights are never touched: a copy of the denoiser is built from its configuration. Sample,
     prediction, timestep and guidance are float32 whatever the `dtype` of weights, conditions and blocks.
     """
-    call = record_call(pipeline, request)
-    samples, *latent_shape = call.sample.shape
+    body = Body(pipeline, request)
     family = pipeline.family
-    with FakeTensorMode(), torch.no_grad():
-        config = pipeline.denoiser.config
-        denoiser = build_denoiser(type(pipeline.denoiser), config, family)
-        convert_denoiser(denoiser, dtype)
-        blocks = list(dict.fromkeys([*family.blocks(denoiser, granularity), *removed_of(config)]))
-        outputs: dict[_Output, int] = {}
-        step = _Step(denoiser, family, call, blocks, outputs, dtype)
-        inputs = {
-            SAMPLE: torch.empty(samples // (2 if call.guided else 1), *latent_shape),
-            TIMESTEP: torch.empty(()),
-            **{
-                name: torch.empty(t.shape, dtype=dtype if t.is_floating_point() else t.dtype)
-                for name, t in call.conditions.items()
-            },
-            **({GUIDANCE: torch.empty(())} if call.guided else {}),
-        }
-        program = torch.export.export(step, (), inputs, strict=False)
-        units = {name for each in Granularity for name in family.blocks(denoiser, each)}
-        branches = {name for name in units if family.is_branch(denoiser.get_submodule(name))}
+    denoiser = hollow(_built(pipeline), dtype)
+    names = _block_names(family, denoiser, granularity, pipeline.removed)
+    outputs: dict[_Output, int] = {}
+    step = _Step(body, denoiser, names, outputs, dtype)
+    inputs = {
+        SAMPLE: torch.zeros(body.pictures, *body.latent_shape),
+        TIMESTEP: torch.ones(()),
+        **{
+            name: torch.zeros(t.shape, dtype=dtype if t.is_floating_point() else t.dtype)
+            for name, t in body.conditions.items()
+        },
+        GUIDANCE: torch.ones(()),
+    }
+    with torch.no_grad():
+        program = without_complex(torch.export.export(step, (), inputs, strict=False))
+    modules = {name for each in Granularity for name in family.blocks(denoiser, each)}
+    branches = {name for name in modules if family.is_branch(denoiser.get_submodule(name))}
     graph = _Graph(program, tuple(inputs))
-    emitted = _emitted(graph, outputs, branches)
-    topology = _read_topology(program, graph, emitted, units, samples)
+    emitted = _emitted(graph, outputs, _in_streams(body, branches))
+    units = _in_streams(body, modules)
+    topology = _read_topology(program, graph, emitted, units, body)
     return Trace(
         program=program,
         inputs=tuple(inputs),
         topology=topology,
         port_outputs=tuple(emitted.ports.values()),
         base_outputs=emitted.outputs,
-        latent_shape=tuple(latent_shape),
-        noise_shape=(call.drawn or ())[1:],
-        layout=call.layout(),
-        guided=call.guided,
+        body=body,
     )
 
 
-def convert_denoiser(denoiser: nn.Module, dtype: torch.dtype) -> None:
-    """Give the denoiser `dtype`, but for the modules that its class keeps in float32."""
-    for module in convertible_modules(denoiser):
-        for key, tensor in module.named_parameters(recurse=False):
-            setattr(module, key, nn.Parameter(tensor.detach().to(dtype), requires_grad=False))
-        for key, buffer in module.named_buffers(recurse=False):
-            if buffer.is_floating_point():
-                setattr(module, key, buffer.to(dtype))
+def _built(pipeline: Pipeline) -> nn.Module:
+    """The denoiser of a pipeline without any weights."""
+    if any(p.is_meta for p in pipeline.denoiser.parameters()):
+        return cast("nn.Module", pipeline.denoiser)
+    cls, config = type(pipeline.denoiser), pipeline.denoiser.config
+    with init_empty_weights(include_buffers=False):
+        return build_denoiser(cls, config, pipeline.family)
 
 
-def convertible_modules(denoiser: nn.Module) -> list[nn.Module]:
-    """The modules of a denoiser that its class does not keep in float32."""
-    kept = set(getattr(denoiser, "_keep_in_fp32_modules", None) or ())
-    return [module for name, module in denoiser.named_modules() if not kept & set(name.split("."))]
+def _block_names(
+    family: Family, denoiser: nn.Module, granularity: Granularity, removed: Iterable[str]
+) -> list[str]:
+    """The modules that are blocks."""
+    return list(dict.fromkeys([*family.blocks(denoiser, granularity), *removed]))
+
+
+def _in_streams(body: Body, modules: Iterable[str]) -> set[str]:
+    """These modules as blocks, in every stream."""
+    streams = stream_names(len(body.uses))
+    return {block_name(stream, module) for stream in streams for module in modules}
 
 
 class _Output(NamedTuple):
@@ -159,54 +164,44 @@ class _Output(NamedTuple):
 
 
 class _Step(nn.Module):
-    """The denoiser with guidance around it; also returns what the blocks emit and are given.
+    """A body that also returns what the blocks emit and are given.
 
     A call fills `found` with the number of the output that each of these is.
     """
 
     def __init__(
         self,
+        body: Body,
         denoiser: nn.Module,
-        family: Family,
-        call: DenoiserCall,
-        blocks: list[str],
+        modules: list[str],
         found: dict[_Output, int],
         dtype: torch.dtype,
     ) -> None:
         super().__init__()
-        self.dtype = dtype
-        self.denoiser, self.family, self.call, self.blocks = denoiser, family, call, blocks
-        # In a function, because export undoes what a module writes to its own attributes.
-        self.report = found.update
+        self.denoiser = denoiser
+        self.parts = nn.ModuleDict(body.parts_around)
+        # In functions, because export undoes what a module writes to its own attributes.
+        self.body, self.report = body.__call__, found.update
+        self.watch = lambda: _Watch(denoiser, modules, stream_names(len(body.uses)), dtype)
 
     def forward(self, **inputs: Tensor) -> tuple[Tensor, ...]:
-        """Return the noise prediction and every distinct tensor that a block emits or is given."""
-        guidance = inputs.get(GUIDANCE)
-        sample = inputs[SAMPLE]
-        arguments = pytree.tree_map_with_path(
-            lambda path, leaf: inputs.get(path_name(path), leaf), self.call.arguments
-        )
-        batch = sample if guidance is None else torch.cat([sample, sample])
-        arguments[self.family.sample] = batch.to(self.dtype)
-        arguments[self.family.timestep] = self.call.model_timestep(inputs[TIMESTEP])
-        emitted: dict[str, list[Tensor]] = {}
-        given: dict[str, list[Tensor]] = {}
-        with ExitStack() as stack:
-            for name in self.blocks:
-                for handle in _watch(self.denoiser.get_submodule(name), name, emitted, given):
-                    stack.callback(handle.remove)
-            raw = self.denoiser(**arguments)[0]
-        prediction = self.family.predict(raw.to(sample.dtype), sample.shape[1], guidance)
+        """Return the prediction and every distinct tensor that a block emits or is given."""
+        given = dict(inputs)
+        sample, timestep, guidance = (given.pop(name) for name in (SAMPLE, TIMESTEP, GUIDANCE))
+        with self.watch() as watch:
+            prediction = self.body(
+                sample, timestep, guidance=guidance, conditions=given, denoiser=self.denoiser
+            ).to(sample.dtype)
         # Two blocks may hand on the same tensor; it belongs to the one that made it.
         distinct: dict[int, Tensor] = {}
         found: dict[_Output, int] = {}
-        for name, tensors in emitted.items():
+        for name, tensors in watch.emitted.items():
             for index, tensor in enumerate(tensors):
                 if id(tensor) not in distinct:
                     distinct[id(tensor)] = tensor
                     found[_Output(name, index)] = len(distinct)
-        for name, tensors in given.items():
-            shapes = {tensor.shape for tensor in emitted[name]}
+        for name, tensors in watch.given.items():
+            shapes = {tensor.shape for tensor in watch.emitted[name]}
             for index, tensor in enumerate(tensors):
                 if tensor.shape not in shapes:
                     continue
@@ -217,33 +212,70 @@ class _Step(nn.Module):
         return prediction, *distinct.values()
 
 
-def _watch(
-    module: nn.Module, name: str, emitted: dict[str, list[Tensor]], given: dict[str, list[Tensor]]
-) -> Iterator[RemovableHandle]:
-    """Keep what the block emits, and those of its arguments that it could hand on."""
-    shortcut = shortcut_of(module)
-    through: list[Tensor] = []
+class _Watch(ExitStack):
+    """While open, keeps what blocks emit, and those of their arguments that they could hand on.
 
-    def keep_shortcut(module: nn.Module, args: Any, output: Tensor) -> None:
+    It also lets the denoiser compute in its own dtype: arguments are cast to it, and the output back.
+    A vector, such as the timestep, stays as it is.
+
+    Attributes:
+        emitted: the tensors by block, in order of execution.
+        given: likewise.
+    """
+
+    def __init__(
+        self, denoiser: nn.Module, modules: list[str], streams: Sequence[str], dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        self.emitted: dict[str, list[Tensor]] = {}
+        self.given: dict[str, list[Tensor]] = {}
+        self._streams, self._dtype, self._call = streams, dtype, -1
+        enter = denoiser.register_forward_pre_hook(self._enter, with_kwargs=True)
+        leave = denoiser.register_forward_hook(self._leave)
+        self.callback(enter.remove)
+        watched = {name: denoiser.get_submodule(name) for name in modules}
+        if len(streams) > 1:
+            watched[""] = denoiser
+        for name, module in watched.items():
+            self._watch(name, module)
+        self.callback(leave.remove)
+
+    def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        del module
+        self._call += 1
+        return pytree.tree_map_only(Tensor, self._cast, (args, kwargs))
+
+    def _cast(self, tensor: Tensor) -> Tensor:
+        is_value = tensor.is_floating_point() and tensor.ndim > 1
+        return tensor.to(self._dtype) if is_value else tensor
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> Any:
         del module, args
-        through[:] = [output]
+        return pytree.tree_map_only(
+            Tensor, lambda t: t.to(torch.float32) if t.is_floating_point() else t, output
+        )
 
-    def keep(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-        emitted[name] = tensors_of(output)
-        given[name] = [*through, *tensor_arguments(module, args, kwargs)[len(through) :]]
-        if not is_removed(module):
-            return None
-        # What a block around it hands on is that block's own.
-        return pytree.tree_map_only(Tensor, lambda tensor: tensor.view_as(tensor), output)
+    def _watch(self, name: str, module: nn.Module) -> None:
+        shortcut = shortcut_of(module)
+        through: list[Tensor] = []
 
-    yield module.register_forward_hook(keep, with_kwargs=True)
-    if shortcut is not None:
-        yield shortcut.register_forward_hook(keep_shortcut)
+        def keep_shortcut(module: nn.Module, args: Any, output: Tensor) -> None:
+            del module, args
+            through[:] = [output]
 
+        def keep(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+            block = block_name(self._streams[self._call], name)
+            self.emitted[block] = tensors_of(output)
+            given = tensor_arguments(module, args, kwargs)
+            self.given[block] = [*through, *given[len(through) :]]
+            if not is_removed(module):
+                return None
+            # What a block around it hands on is that block's own.
+            return pytree.tree_map_only(Tensor, lambda tensor: tensor.view_as(tensor), output)
 
-def tensors_of(output: Any) -> list[Tensor]:
-    """The tensors in what a block returns, in a fixed order: the ports of the block."""
-    return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+        self.callback(module.register_forward_hook(keep, with_kwargs=True).remove)
+        if shortcut is not None:
+            self.callback(shortcut.register_forward_hook(keep_shortcut).remove)
 
 
 @dataclass(frozen=True)
@@ -314,8 +346,9 @@ def _read_topology(
     graph: _Graph,
     emitted: _Emitted,
     units: set[str],
-    samples: int,
+    body: Body,
 ) -> Topology:
+    streams = stream_names(len(body.uses))
     last_port = {output.block: port for port, output in enumerate(emitted.ports)}
     blocks = sorted(last_port, key=last_port.__getitem__)
     ports = {graph.outputs[i]: port for port, i in enumerate(emitted.ports.values())}
@@ -332,7 +365,7 @@ def _read_topology(
             for output, node in zip(emitted.ports, ports, strict=True)
         ),
         computations=_computations(graph, targets, ports, based, members),
-        segments=_segments(program, graph, members, _Units(units, owners), samples),
+        segments=_segments(program, graph, members, _Units(units, owners, streams), body.rows),
         bases=emitted.bases,
     )
 
@@ -407,13 +440,16 @@ class _Graph:
 class _Units:
     """Which modules have to run for an operation; `owners` are the blocks of the bases."""
 
-    def __init__(self, units: set[str], owners: Mapping[Target, str]) -> None:
-        self._units, self._owners = units, owners
+    def __init__(
+        self, units: set[str], owners: Mapping[Target, str], streams: Sequence[str]
+    ) -> None:
+        self._units, self._owners, self._streams = units, owners, streams
 
     def of(self, nodes: Iterable[Node], targets: frozenset[Target]) -> frozenset[str]:
         """The units around `nodes`; a block need not run for the sake of its own base."""
         for_base = {self._owners[target] for target in targets & self._owners.keys()}
-        return frozenset(u for node in nodes for u in _modules(node) if u in self._units) - for_base
+        around = {u for node in nodes for u in _modules(node, self._streams)}
+        return frozenset(around & self._units) - for_base
 
 
 def _segments(
@@ -441,7 +477,12 @@ def _segments(
     )
 
 
-def _modules(node: Node) -> Iterable[str]:
-    """Names of the denoiser's modules around a node, outermost first."""
-    for name, _ in node.meta.get("nn_module_stack", {}).values():
-        yield name.removeprefix("denoiser.")
+def _modules(node: Node, streams: Sequence[str]) -> Iterable[str]:
+    """Names of the denoiser's modules around a node, with their stream, outermost first."""
+    stream = streams[0]
+    for key, (name, _) in node.meta.get("nn_module_stack", {}).items():
+        if name == "denoiser":
+            # Later calls of a module are numbered behind an @.
+            stream = streams[int(key.rpartition("@")[2])] if "@" in key else streams[0]
+        elif name.startswith("denoiser."):
+            yield block_name(stream, name.removeprefix("denoiser."))

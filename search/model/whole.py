@@ -40,7 +40,7 @@ def whole_subnet(
     """
     pipeline.sampler(grid, size)  # refuses what could never be exported
     request = Request(
-        prompts=(pipeline.family.default_prompt,),
+        prompts=(pipeline.default_prompt,),
         steps=grid.inference_steps,
         guidance=guidance,
     ).sized(size)
@@ -48,7 +48,7 @@ def whole_subnet(
     _require_size(pipeline, size, traced.noise_shape)
     binding = pipeline.binding(
         grid=grid,
-        guided=traced.guided,
+        guided=traced.body.guided,
         latent_shape=traced.latent_shape,
         noise_shape=traced.noise_shape,
     )

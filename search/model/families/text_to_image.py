@@ -1,98 +1,201 @@
-"""What pipelines from text to image have in common."""
+"""What pipelines have in common: how they are called, and what their blocks are."""
 
 from __future__ import annotations
 
+import inspect
+import re
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
+from torch import nn
+
+from search.core.prompt import class_number
 from search.core.subnet import Granularity
+from search.model.encoding import LABELS
+from search.model.entry import latents_replaced
+from search.model.families.unet import UNET_LAYERS, is_unet, unet_blocks
 
 if TYPE_CHECKING:
-    import torch
+    from collections.abc import Iterator, Mapping
+
     from torch import Tensor
 
-    from search.model.conditioner import TextConditioner
-    from search.model.family import OpenedPipeline, Request
+    from search.model.family import Conditioner, OpenedPipeline, Request
+
+_LAYER = re.compile(r"(Attention|Attn|FeedForward|FFN|MLP|Mlp|GLUMBConv)\w*$")
+"""Classes of modules that are layers of a transformer block."""
+_NO_LAYER = re.compile(r"(Processor|Block|Pooling|Projection|Norm)\w*$")
+NO_CLASS = 1000
+"""How many classes there are at most: pipelines give this label for "no class"."""
+SCALES = ("true_cfg_scale", "guidance_scale")
+"""Arguments of a pipeline's call that say how strongly it guides; the first with a default above 1."""
 
 
 class TextToImage:
-    """A family in which a transformer is guided by texts; the rest is read from the pipeline.
+    """Any pipeline of diffusers; a subclass says what is special about a kind of them.
 
     Attributes:
-        stacks: the denoiser's lists of blocks.
-        layers: classes of the modules inside that are blocks too at layer granularity.
+        pipeline: class name of the diffusers pipeline.
+        component: the attribute of the pipeline that is the denoiser.
+        stacks: the denoiser's lists of blocks; None finds them.
+        layers: classes of the modules inside that are blocks too at layer granularity; None finds them.
         settings: further arguments of the pipeline's call.
     """
 
+    pipeline = "DiffusionPipeline"
     component = "transformer"
-    sample = "hidden_states"
-    timestep = "timestep"
-    default_prompt = ""
-    scales_latents = False
-    steps_latents = True
-    stacks: tuple[str, ...] = ("transformer_blocks",)
-    layers: frozenset[str] = frozenset({"Attention", "FeedForward"})
-    settings: ClassVar[dict[str, Any]] = {}
+    stacks: tuple[str, ...] | None = None
+    layers: frozenset[str] | None = None
+    settings: ClassVar[dict[str, Any]] = {"clean_caption": False, "use_resolution_binning": False}
+
+    def __init__(self, pipeline: str | None = None, component: str | None = None) -> None:
+        self.pipeline = pipeline or self.pipeline
+        self.component = component or self.component
+
+    @property
+    def default_prompt(self) -> str:
+        """A prompt that any such pipeline accepts."""
+        import diffusers
+
+        cls = getattr(diffusers, self.pipeline, None)
+        return "0" if cls is not None and _takes_labels(cls) else ""
 
     def blocks(self, denoiser: Any, granularity: Granularity) -> list[str]:
-        """Stage and branch: each transformer block; layer: with what is in `layers` inside."""
+        """Names of the denoiser's blocks.
+
+        Of a U-Net see `unet_blocks`. Of a transformer, stage and branch: the modules of its lists of
+        modules; layer: with their attention and feed-forward modules.
+        """
+        if self.stacks is None and is_unet(denoiser):
+            return unet_blocks(denoiser, granularity)
         names = []
-        for stack in self.stacks:
+        for stack in stacks_of(denoiser) if self.stacks is None else self.stacks:
             for number, block in enumerate(denoiser.get_submodule(stack)):
                 name = f"{stack}.{number}"
                 names.append(name)
                 if granularity is Granularity.LAYER:
-                    names += [
-                        f"{name}.{inner}"
-                        for inner, module in block.named_modules()
-                        if type(module).__name__ in self.layers
-                    ]
+                    names += [f"{name}.{inner}" for inner in self._layers_of(block)]
         return names
 
-    @property
-    def branches(self) -> frozenset[str]:
-        """Classes of the residual branches: those in `layers`."""
-        return self.layers
+    def _layers_of(self, block: nn.Module) -> Iterator[str]:
+        """The layers inside a block, outermost only."""
+        found: list[str] = []
+        for name, module in block.named_modules():
+            if name and self._is_layer(module) and not any(name.startswith(f"{o}.") for o in found):
+                found.append(name)
+                yield name
+
+    def _is_layer(self, module: Any) -> bool:
+        cls = type(module).__name__
+        if self.layers is not None:
+            return cls in self.layers
+        return bool(_LAYER.search(cls)) and not _NO_LAYER.search(cls)
 
     def is_branch(self, module: Any) -> bool:
-        """Whether it is of one of `branches`, and does not do the addition itself."""
-        return type(module).__name__ in self.branches and not getattr(
-            module, "residual_connection", False
+        """Whether it is an attention or feed-forward module that does not do the addition itself."""
+        return (
+            self._is_layer(module)
+            and type(module).__name__ not in UNET_LAYERS
+            and not getattr(module, "residual_connection", False)
         )
 
-    def predict(self, output: Tensor, channels: int, guidance: Tensor | None) -> Tensor:
-        """Halves of the batch: without the prompt, with it. Learned variances are dropped."""
-        if output.shape[1] > channels:
-            output = output[:, :channels]
-        if guidance is None:
-            return output
-        without, with_prompt = output.chunk(2)
-        return without + guidance * (with_prompt - without)
-
     def call(self, pipe: Any, request: Request, generator: torch.Generator | None) -> Any:
-        """Run diffusers' own pipeline."""
-        settings = dict(self.settings)
-        if request.negative:
-            settings["negative_prompt"] = [request.negative] * len(request.prompts)
-        return pipe(
-            prompt=list(request.prompts),
-            guidance_scale=request.guidance,
-            num_images_per_prompt=request.images,
-            latents=request.latents,
-            generator=generator,
-            height=request.height,
-            width=request.width,
-            output_type=request.output,
+        """Run diffusers' own pipeline; the pictures are `[B, H, W, 3]`, or `[B, F, H, W, 3]` of videos."""
+        takes = call_parameters(pipe)
+        arguments = self.arguments(pipe, request) | {"generator": generator}
+        known = {name: value for name, value in arguments.items() if name in takes}
+        given = request.latents
+        if given is None:
+            return pipe(**known)[0]
+        # What the pipeline prepares of ones is what it multiplies its noise by.
+        with latents_replaced(pipe, lambda prepared: given.to(prepared) * prepared):
+            return pipe(**known)[0]
+
+    def arguments(self, pipe: Any, request: Request) -> dict[str, Any]:
+        """What the pipeline's call may be given; it takes some of it."""
+        scale = scale_argument(pipe)
+        prompts = list(request.prompts)
+        labels = self.labels(pipe, request) if request.labels is None else request.labels
+        found: dict[str, Any] = {
+            **self.settings,
             **request.grid_arguments,
-            **settings,
-        ).images
+            scale: request.guidance,
+            "prompt": prompts,
+            LABELS: None if labels is None else list(labels.unbind()),
+            "num_images_per_prompt": request.images,
+            "num_videos_per_prompt": request.images,
+            "height": request.height,
+            "width": request.width,
+            "output_type": request.output,
+            "return_dict": False,
+        }
+        if request.frames is not None:
+            found["num_frames"] = request.frames
+        if request.negative or scale == SCALES[0]:
+            found["negative_prompt"] = [request.negative] * len(prompts)
+        return found
+
+    def labels(self, pipe: Any, request: Request) -> Tensor | None:
+        """The class numbers of a request's pictures, `[B]`; None if prompts are texts."""
+        classes = self.classes(pipe)
+        if not classes:
+            return None
+        names = getattr(pipe, "labels", {})
+        numbers = [class_number(prompt, names, classes) for prompt in request.prompts]
+        return torch.tensor(numbers).repeat_interleave(request.images)
 
     def classes(self, pipe: Any) -> int:
-        """None: prompts are texts."""
-        del pipe
-        return 0
+        """Number of classes that a prompt may name; 0 if prompts are texts."""
+        if not _takes_labels(type(pipe)):
+            return 0
+        config = getattr(pipe, self.component).config
+        return min(int(config.num_embeds_ada_norm), NO_CLASS)
 
-    def conditioner(self, pipeline: OpenedPipeline, request: Request) -> TextConditioner:
+    def conditioner(self, pipeline: OpenedPipeline, request: Request) -> Conditioner:
         """The pipeline up to its first call of the denoiser."""
         from search.model.conditioner import TextConditioner
+        from search.model.labels import LabelConditioner
 
+        classes = self.classes(pipeline.pipe)
+        if classes:
+            return LabelConditioner(classes, images=request.images)
         return TextConditioner(pipeline, request)
+
+
+def stacks_of(denoiser: nn.Module) -> list[str]:
+    """The outermost lists of modules of a denoiser, in order."""
+    found: list[str] = []
+    for name, module in denoiser.named_modules():
+        inside = any(name.startswith(f"{outer}.") for outer in found)
+        if isinstance(module, nn.ModuleList) and not inside and _holds_blocks(module):
+            found.append(name)
+    return found
+
+
+def _holds_blocks(modules: nn.ModuleList) -> bool:
+    """Whether a list's modules contain layers: attention or feed-forward."""
+    return any(_LAYER.search(type(inner).__name__) for inner in modules.modules())
+
+
+def call_parameters(pipe: Any) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a pipeline's call."""
+    return inspect.signature(inspect.unwrap(type(pipe).__call__)).parameters
+
+
+def _takes_labels(cls: type) -> bool:
+    """Whether a class of pipelines is told the class of its pictures."""
+    return LABELS in inspect.signature(inspect.unwrap(cls.__call__)).parameters
+
+
+def scale_argument(pipe: Any) -> str:
+    """The argument of a pipeline's call that takes the guidance scale."""
+    takes = call_parameters(pipe)
+    true, embedded = (takes.get(name) for name in SCALES)
+    if true is not None and (embedded is None or _default(true) > 1):
+        return SCALES[0]
+    return SCALES[1]
+
+
+def _default(parameter: inspect.Parameter) -> float:
+    value = parameter.default
+    return float(value) if isinstance(value, int | float) else 1.0

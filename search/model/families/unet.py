@@ -1,51 +1,30 @@
-"""U-Nets of Stable Diffusion 1.x, 2.x and XL."""
+"""The blocks of U-Nets."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from search.core.subnet import Granularity
-from search.model.families.text_to_image import TextToImage
-
-LAYERS = frozenset(
-    {
-        "ResnetBlock2D",
-        "Transformer2DModel",
-        "BasicTransformerBlock",
-        "Attention",
-        "FeedForward",
-        "Downsample2D",
-        "Upsample2D",
-    }
-)
-"""Classes of the modules that are blocks at layer granularity."""
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-
-class StableDiffusion(TextToImage):
-    """`StableDiffusionPipeline`: text to image with one CLIP text encoder."""
-
-    pipeline = "StableDiffusionPipeline"
-    component = "unet"
-    sample = "sample"
-    scales_latents = True
-
-    @property
-    def branches(self) -> frozenset[str]:
-        """Attention and feed-forward; ResNets and transformers hand on their input themselves."""
-        return frozenset({"Attention", "FeedForward"})
-
-    def blocks(self, denoiser: Any, granularity: Granularity) -> list[str]:
-        """See `unet_blocks`."""
-        return unet_blocks(denoiser, granularity)
+UNET_LAYERS = frozenset(
+    {
+        "ResnetBlock2D",
+        "Transformer2DModel",
+        "BasicTransformerBlock",
+        "Downsample2D",
+        "Upsample2D",
+    }
+)
+"""Classes of the modules that are blocks at layer granularity beside attention and feed-forward."""
+_BRANCHES = frozenset({"Attention", "FeedForward"})
 
 
-class StableDiffusionXL(StableDiffusion):
-    """`StableDiffusionXLPipeline`: two CLIP text encoders, and the picture's size as a condition."""
-
-    pipeline = "StableDiffusionXLPipeline"
+def is_unet(denoiser: Any) -> bool:
+    """Whether a denoiser has a way down and a way up."""
+    return hasattr(denoiser, "down_blocks") and hasattr(denoiser, "up_blocks")
 
 
 def unet_blocks(denoiser: Any, granularity: Granularity) -> list[str]:
@@ -56,7 +35,9 @@ def unet_blocks(denoiser: Any, granularity: Granularity) -> list[str]:
     and sampler.
     """
     if granularity is Granularity.LAYER:
-        return [n for n, m in denoiser.named_modules() if type(m).__name__ in LAYERS]
+        return [
+            n for n, m in denoiser.named_modules() if type(m).__name__ in UNET_LAYERS | _BRANCHES
+        ]
     stages = list(_stages(denoiser))
     if granularity is Granularity.STAGE:
         return stages

@@ -1,0 +1,47 @@
+"""Names of blocks where a step calls its denoiser more than once. Pure.
+
+Each call is a stream. A block's name begins with its stream, `uncond/transformer_blocks.3`, and the whole
+denoiser is a block named like the stream. Where a step makes one call, blocks are named like modules.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+STREAMS = ("cond", "uncond")
+"""Names of the first calls of a step, which see the prompt and the negative prompt."""
+_SEPARATOR = "/"
+
+
+def stream_names(calls: int) -> tuple[str, ...]:
+    """Of the calls of a step; the empty name if there is one call."""
+    if calls <= 1:
+        return ("",)
+    return tuple(STREAMS[i] if i < len(STREAMS) else f"call_{i}" for i in range(calls))
+
+
+def block_name(stream: str, module: str) -> str:
+    """The block of a module of the denoiser in a stream; the module `` is the whole denoiser."""
+    return _SEPARATOR.join(part for part in (stream, module) if part)
+
+
+def stream_of(block: str, streams: Iterable[str]) -> str:
+    """The stream of a block."""
+    first = block.split(_SEPARATOR)[0]
+    return first if first in streams and first else ""
+
+
+def module_of(block: str, streams: Iterable[str]) -> str:
+    """The module of a block; `` is the whole denoiser."""
+    stream = stream_of(block, streams)
+    return block.removeprefix(stream).removeprefix(_SEPARATOR) if stream else block
+
+
+def is_inside(inner: str, outer: str) -> bool:
+    """Whether a block is inside another."""
+    if not inner.startswith(outer) or inner == outer:
+        return False
+    return not outer or inner[len(outer)] in (".", _SEPARATOR)

@@ -1,0 +1,228 @@
+"""The body of a pipeline's loop: what one step does between its latents and the scheduler.
+
+diffusers' own call is run with a stand-in for the scheduler that has one timestep and ends the call at
+its first step. The latents that the pipeline prepares are replaced by ours, and so is what its encoders
+return. So packing, guidance, several calls of the denoiser, signs and renormalisation are the
+pipeline's own, whatever its class.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from search.core.errors import SearchError
+from search.model.answers import Answers, tensors_as_numbers
+from search.model.encoding import LABELS, Encoding, conditions_of
+from search.model.entry import latents_replaced, numbered_noise
+from search.model.failures import pipeline_failures
+from search.model.hollow import shapes_only
+from search.model.parts_in_place import on_vae_device, with_gradients, with_parts
+from search.model.scheduler import FixedScheduler
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from search.model.family import OpenedPipeline, Request
+
+_SCALE = 2.0
+"""What the stand-in for a scheduler calls its `init_noise_sigma`, to see who multiplies by it."""
+
+
+@dataclass(frozen=True)
+class DenoiserUse:
+    """One call of the denoiser within a body.
+
+    Attributes:
+        rows: of its batch.
+    """
+
+    rows: int
+
+
+class Body:
+    """One step of a pipeline for given prompts.
+
+    Attributes:
+        conditions: the tensors that the pipeline's encoders return, by name.
+        uses: the calls of the denoiser, in order.
+        pictures: B, how many there are.
+        latent_shape: of one picture, as the loop has it.
+        drawn: shape of the noise that the pipeline draws, `[B, ...]`.
+        scales_latents: whether it multiplies that by the scheduler's `init_noise_sigma`.
+        steps_latents: whether the scheduler steps the latents alone, not both halves of a batch.
+    """
+
+    def __init__(self, pipeline: OpenedPipeline, request: Request) -> None:
+        """Run the pipeline's encoders and one step of its loop, and note what it does.
+
+        Raises:
+            SearchError: the pipeline fails, or its loop is none that a sampler table can drive.
+        """
+        guidance = torch.tensor(float(request.guidance))
+        self.pipeline, self.request = pipeline, replace(request, latents=None, guidance=guidance)
+        self.pictures = len(request.prompts) * request.images
+        self._answers, self._encoding = Answers(), Encoding(pipeline.pipe)
+        self.labels = pipeline.family.labels(pipeline.pipe, request)
+        with (
+            numbered_noise(pipeline.pipe) as drawn,
+            self._encoding.noted(),
+            self._uses_noted() as uses,
+            self._answers.recorded(unless=lambda: self._encoding.is_encoding),
+            shapes_only(pipeline.denoiser, self._answers),
+            torch.no_grad(),
+        ):
+            stopped = self._run(Scheduled(torch.tensor([1.0]), pipeline), self.request)
+        self.conditions = conditions_of(self._encoding, self.labels)
+        self.uses = tuple(uses)
+        prepared = stopped.sample
+        self.drawn = drawn[0] if drawn else tuple(prepared.shape)
+        self.steps_latents = len(prepared) == self.pictures
+        latents = prepared[: self.pictures]
+        self.latent_shape = tuple(latents.shape[1:])
+        self._order = latents.flatten()
+        self.scales_latents = bool(self._order.max() > math.prod(self.drawn) - 1)
+        if stopped.prediction[: self.pictures].shape != latents.shape:
+            msg = (
+                f"{type(pipeline.pipe).__name__} gives its scheduler a prediction "
+                f"{tuple(stopped.prediction.shape)} for latents {tuple(latents.shape)}; such "
+                "pipelines are not supported"
+            )
+            raise SearchError(msg)
+
+    @property
+    def rows(self) -> int:
+        """Of the batch of the denoiser's first call."""
+        return self.uses[0].rows
+
+    @property
+    def parts_around(self) -> dict[str, torch.nn.Module]:
+        """The modules other than the denoiser that a step calls, by name."""
+        return {}
+
+    @property
+    def guided(self) -> bool:
+        """Whether the denoiser sees every picture with and without its prompt."""
+        return sum(use.rows for use in self.uses) > self.pictures
+
+    def layout(self) -> tuple[int, ...] | None:
+        """Per element of the latents, which element of the drawn noise it is; None: its own.
+
+        Raises:
+            SearchError: the latents are not the noise in another order.
+        """
+        if self.latent_shape == self.drawn[1:]:
+            return None
+        order = (self._order / (_SCALE if self.scales_latents else 1)).long()
+        if not torch.equal(order.sort().values, torch.arange(math.prod(self.drawn))):
+            msg = (
+                f"the pipeline makes latents {(self.pictures, *self.latent_shape)} of noise "
+                f"{self.drawn} by more than reordering it; such pipelines are not supported"
+            )
+            raise SearchError(msg)
+        return tuple(order.tolist())
+
+    def __call__(
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        *,
+        guidance: float | Tensor | None = None,
+        conditions: Mapping[str, Tensor] | None = None,
+        denoiser: Any = None,
+    ) -> Tensor:
+        """The prediction `[B, ...]` that the scheduler would get; can be traced and differentiated.
+
+        Args:
+            latents: the denoiser's input as the scheduler scales it, `[B, ...]`.
+            timestep: `[]`.
+            guidance: scale; None is the request's.
+            conditions: take the place of the recorded ones.
+            denoiser: takes the place of the pipeline's.
+        """
+        given = self.conditions if conditions is None else conditions
+        pipe = self.pipeline.pipe
+        scale = self.request.guidance if guidance is None else guidance
+        request = replace(self.request, guidance=scale, labels=given.get(LABELS))
+        parts = {} if denoiser is None else {self.pipeline.family.component: denoiser}
+        with (
+            with_parts(pipe, **parts),
+            self._encoding.answering(given),
+            latents_replaced(pipe, lambda _: latents),
+            self._answers.repeated(),
+        ):
+            scheduler = Scheduled(timestep.reshape(1), self.pipeline)
+            prediction = self._run(scheduler, request).prediction
+        return prediction[: len(latents)]
+
+    def _run(self, scheduler: Any, request: Request) -> StoppedError:
+        """The pipeline's call up to the first step of `scheduler`."""
+        pipe = self.pipeline.pipe
+        try:
+            with (
+                pipeline_failures(pipe),
+                on_vae_device(pipe),
+                with_gradients(pipe),
+                tensors_as_numbers(),
+                with_parts(pipe, scheduler=scheduler),
+            ):
+                self.pipeline.family.call(pipe, request, None)
+        except StoppedError as stopped:
+            return stopped
+        msg = f"{type(pipe).__name__} makes no step of its scheduler; such pipelines are not supported"
+        raise SearchError(msg)
+
+    @contextmanager
+    def _uses_noted(self) -> Iterator[list[DenoiserUse]]:
+        """While open, note the calls of the denoiser."""
+        uses: list[DenoiserUse] = []
+
+        def note(module: Any, args: Any, kwargs: Any) -> None:
+            arguments = inspect.signature(type(module).forward).bind(module, *args, **kwargs)
+            first = next(iter([*arguments.arguments.values()][1:]))
+            uses.append(DenoiserUse(len(first)))
+
+        handle = self.pipeline.denoiser.register_forward_pre_hook(note, with_kwargs=True)
+        try:
+            yield uses
+        finally:
+            handle.remove()
+
+
+class StoppedError(Exception):
+    """Ends a pipeline's call at the first step of its scheduler.
+
+    Attributes:
+        prediction: what the scheduler is handed.
+        sample: the latents that it is to step.
+    """
+
+    def __init__(self, prediction: Tensor, sample: Tensor) -> None:
+        super().__init__()
+        self.prediction, self.sample = prediction, sample
+
+
+class Scheduled(FixedScheduler):
+    """A stand-in for a pipeline's scheduler with one timestep, which ends the call at its step."""
+
+    init_noise_sigma = _SCALE
+
+    def __init__(self, timesteps: Tensor, pipeline: OpenedPipeline) -> None:
+        own = pipeline.pipe.scheduler
+        super().__init__(timesteps, own.config)
+        self._own = own
+        self.sigmas = timesteps.new_full((2,), 0.5)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._own, name)
+
+    def step(self, model_output: Tensor, timestep: Any, sample: Tensor, **_: Any) -> Any:
+        """End the call."""
+        del timestep
+        raise StoppedError(model_output, sample)

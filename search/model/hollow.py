@@ -1,0 +1,118 @@
+"""Denoisers without values: for traces, and for runs in which only shapes matter."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import contextmanager
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
+from torch.utils import _pytree as pytree
+
+from search.model.replaced import replaced
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from search.model.answers import Answers
+
+
+def hollow(module: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
+    """A copy on the CPU whose parameters have room but no values: pages of memory that nobody touches.
+
+    Buffers and other tensors, which the class computes, keep their values.
+
+    Args:
+        module: to copy; its parameters may be on the meta device.
+        dtype: of floating-point parameters and buffers, except in modules that the class keeps in
+            float32; None leaves all as they are.
+    """
+    known: dict[int, Any] = {}
+    for parameter in module.parameters():
+        known[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
+    copied: nn.Module = copy.deepcopy(module, known)
+    converted = set(map(id, convertible_modules(copied)))
+    for inner in copied.modules():
+        to = dtype if id(inner) in converted else None
+        for name, parameter in inner._parameters.items():
+            if parameter is not None:
+                room = torch.empty(parameter.shape, dtype=to or parameter.dtype)
+                inner._parameters[name] = nn.Parameter(room, requires_grad=False)
+        for name, buffer in inner._buffers.items():
+            if buffer is not None and to is not None and buffer.is_floating_point():
+                inner._buffers[name] = buffer.to(to)
+    return copied.eval()
+
+
+def convertible_modules(denoiser: nn.Module) -> list[nn.Module]:
+    """The modules of a denoiser that its class does not keep in float32."""
+    kept = set(getattr(denoiser, "_keep_in_fp32_modules", None) or ())
+    return [module for name, module in denoiser.named_modules() if not kept & set(name.split("."))]
+
+
+@contextmanager
+def shapes_only(module: nn.Module, answers: Answers) -> Iterator[None]:
+    """While open, calling `module` gives zeros of the right shapes and computes nothing.
+
+    Its hooks are called. If it asks a tensor for a value that is not known then, it is run in earnest.
+
+    Args:
+        module: a denoiser; its parameters may be on the meta device.
+        answers: in which its questions are noted.
+    """
+    forward = type(module).forward
+    empty = hollow(module) if any(p.is_meta for p in module.parameters()) else module
+
+    @wraps(forward)
+    def run(_: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        before = len(answers.known)
+        try:
+            return placeholder_output(empty, args, kwargs)
+        except (DataDependentOutputException, DynamicOutputShapeException):
+            del answers.known[before:]
+            return as_placeholders(forward(empty, *args, **kwargs))
+
+    with replaced(module, "forward", run.__get__(module)):
+        yield
+
+
+def placeholder_output(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """A placeholder of a module's output: its structure, shapes and dtypes.
+
+    It runs on fake tensors, so nothing is computed; hooks and gates in it are not called.
+    """
+
+    def plain(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return type(module).forward(module, *args, **kwargs)
+
+    with (
+        FakeTensorMode(allow_non_fake_inputs=True) as mode,
+        replaced(nn.Module, "__call__", plain),
+    ):
+        fake_args, fake_kwargs = pytree.tree_map(
+            lambda leaf: mode.from_tensor(leaf) if isinstance(leaf, Tensor) else leaf,
+            (tuple(args), dict(kwargs)),
+        )
+        output = plain(module, *fake_args, **fake_kwargs)
+    return as_placeholders(output)
+
+
+def as_placeholders(output: Any) -> Any:
+    """`output` with its tensors replaced by zeros of the same shape without storage; shared tensors stay shared."""
+    placeholders = {
+        id(t): torch.zeros((), dtype=t.dtype, device=t.device).expand(t.shape)
+        for t in tensors_of(output)
+    }
+    return pytree.tree_map(lambda leaf: placeholders.get(id(leaf), leaf), output)
+
+
+def tensors_of(output: Any) -> list[Tensor]:
+    """The tensors in what a block returns, in a fixed order: the ports of the block."""
+    return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]

@@ -1,0 +1,56 @@
+"""Parts of a diffusers pipeline, or how it is called, replaced for the length of a `with` block."""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from search.model.replaced import replaced
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@contextmanager
+def on_vae_device(pipe: Any) -> Iterator[None]:
+    """While open, the pipeline works on its VAE's device, or the CPU: models may be on the meta device."""
+    part = getattr(pipe, "vae", None)
+    is_real = part is not None and part.device.type != "meta"
+    on = part.device if is_real else torch.device("cpu")
+    device = property(lambda _: on)
+    with replaced(type(pipe), "_execution_device", device):
+        yield
+
+
+@contextmanager
+def with_parts(pipe: Any, **parts: Any) -> Iterator[None]:
+    """While open, these attributes of the pipeline are others."""
+    with ExitStack() as stack:
+        for name, part in parts.items():
+            stack.enter_context(_replaced_entry(vars(pipe), name, part))
+        yield
+
+
+@contextmanager
+def _replaced_entry(entries: dict[str, Any], name: str, value: Any) -> Iterator[None]:
+    """While open, the entry `name` is `value`; a pipeline's own `__setattr__` would note it down."""
+    had, before = name in entries, entries.get(name)
+    entries[name] = value
+    try:
+        yield
+    finally:
+        if had:
+            entries[name] = before
+        else:
+            del entries[name]
+
+
+@contextmanager
+def with_gradients(pipe: Any) -> Iterator[None]:
+    """While open, the pipeline's call leaves the mode of automatic differentiation alone."""
+    call: Callable[..., Any] = inspect.unwrap(type(pipe).__call__)
+    with replaced(type(pipe), "__call__", call):
+        yield
