@@ -44,7 +44,7 @@ class Predictor:
         self.pipeline, self.prompts, self.guidance = pipeline, tuple(prompts), guidance
         self.negative = negative
         size = chunk or len(prompts)
-        self._bodies = [
+        self._calls = [
             Body(
                 pipeline,
                 Request(
@@ -57,8 +57,8 @@ class Predictor:
             for start in range(0, len(prompts), size)
         ]
         self._size, self.noise_shape = size, noise_shape
-        self.guided = self._bodies[0].guided
-        self.latent_shape = self._bodies[0].latent_shape
+        self.guided = self._calls[0].guided
+        self.latent_shape = self._calls[0].latent_shape
 
     def first(self, count: int) -> Predictor:
         """For the first `count` prompts, all in one call."""
@@ -73,12 +73,12 @@ class Predictor:
     @property
     def chunks(self) -> int:
         """How many calls of the denoiser it takes for all pictures."""
-        return len(self._bodies)
+        return len(self._calls)
 
     def of_chunks(self, numbers: Sequence[int]) -> Predictor:
         """For the pictures of some of these calls, in order."""
         part = copy.copy(self)
-        part._bodies = [self._bodies[number] for number in numbers]
+        part._calls = [self._calls[number] for number in numbers]
         part.prompts = tuple(
             prompt
             for number in numbers
@@ -91,7 +91,7 @@ class Predictor:
         parts: tuple[Tensor, ...] = torch.split(sample, self._size)
         is_felt = torch.is_grad_enabled() and (sample.requires_grad or timestep.requires_grad)
         run = self._checkpointed if is_felt else self._predict
-        pairs = zip(parts, self._bodies, strict=True)
+        pairs = zip(parts, self._calls, strict=True)
         return torch.cat([run(part, timestep, body) for part, body in pairs])
 
     def _checkpointed(self, sample: Tensor, timestep: Tensor, body: Body) -> Tensor:

@@ -108,20 +108,19 @@ class TextToImage:
         if given is None:
             return pipe(**known)[0]
         # What the pipeline prepares of ones is what it multiplies its noise by.
-        with latents_replaced(pipe, lambda prepared: given.to(prepared) * prepared):
+        with latents_replaced(pipe, lambda made: given.to(made.device) * made.to(given)):
             return pipe(**known)[0]
 
     def arguments(self, pipe: Any, request: Request) -> dict[str, Any]:
         """What the pipeline's call may be given; it takes some of it."""
         scale = scale_argument(pipe)
         prompts = list(request.prompts)
-        labels = self.labels(pipe, request) if request.labels is None else request.labels
         found: dict[str, Any] = {
             **self.settings,
             **request.grid_arguments,
             scale: request.guidance,
             "prompt": prompts,
-            LABELS: None if labels is None else list(labels.unbind()),
+            LABELS: self._class_labels(pipe, request),
             "num_images_per_prompt": request.images,
             "num_videos_per_prompt": request.images,
             "height": request.height,
@@ -134,6 +133,13 @@ class TextToImage:
         if request.negative or scale == SCALES[0]:
             found["negative_prompt"] = [request.negative] * len(prompts)
         return found
+
+    def _class_labels(self, pipe: Any, request: Request) -> list[Any] | None:
+        """The classes of a request as its pipeline takes them: numbers, or tensors `[]` in a trace."""
+        if request.labels is not None:
+            return list(request.labels.unbind())
+        labels = self.labels(pipe, request)
+        return None if labels is None else labels.tolist()
 
     def labels(self, pipe: Any, request: Request) -> Tensor | None:
         """The class numbers of a request's pictures, `[B]`; None if prompts are texts."""
