@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from diffusers import DiffusionPipeline
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from diffusers import DiffusionPipeline
 
 
 @dataclass(frozen=True)
