@@ -14,7 +14,7 @@ from diffusers import (
     StableDiffusionXLPAGPipeline,
 )
 
-from benchmarks.families import image_classic, image_llm
+from benchmarks.families import image_classic, image_gemma
 from benchmarks.families.toy import Toy
 
 if TYPE_CHECKING:
@@ -41,6 +41,6 @@ TOYS = tuple(
         (StableDiffusionXLPAGPipeline, image_classic.TOYS[1]),
         (StableDiffusion3PAGPipeline, image_classic.TOYS[2]),
         (PixArtSigmaPAGPipeline, image_classic.TOYS[5]),
-        (SanaPAGPipeline, image_llm.TOYS[6]),
+        (SanaPAGPipeline, image_gemma.TOYS[2]),
     )
 )

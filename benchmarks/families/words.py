@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tempfile
 from functools import cache
 from pathlib import Path
 
+from diffusers.pipelines.kolors.tokenizer import ChatGLMTokenizer
+from sentencepiece import SentencePieceTrainer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import (
+    BertTokenizer,
     ByT5Tokenizer,
+    CLIPTokenizer,
     GemmaTokenizer,
     PreTrainedTokenizerFast,
     Qwen2Tokenizer,
     T5Tokenizer,
 )
+
+from examples.shapes import models as shapes
 
 WORDS = Path(__file__).with_name("words.txt").read_text(encoding="utf-8").split()
 """Those of the texts that pipelines put around the prompt, and of some prompts."""
@@ -156,3 +164,36 @@ def t5(length: int = 2048) -> T5Tokenizer:
 def byt5() -> ByT5Tokenizer:
     """Of ByT5: bytes."""
     return ByT5Tokenizer(extra_ids=0, model_max_length=2048)
+
+
+def bert() -> BertTokenizer:
+    """Of BERT: words and letters."""
+    letters = [chr(code) for code in range(33, 127)]
+    marks = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    pieces = [*marks, *letters, *(f"##{c}" for c in letters), *(w.lower() for w in WORDS)]
+    vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
+    return BertTokenizer(vocab=vocabulary, model_max_length=77)
+
+
+def chat_glm() -> ChatGLMTokenizer:
+    """Of ChatGLM 3, padded on the left; its class reads a SentencePiece file."""
+    model = io.BytesIO()
+    SentencePieceTrainer.Train(
+        sentence_iterator=iter(WORDS * 4),
+        model_writer=model,
+        vocab_size=300,
+        model_type="unigram",
+        hard_vocab_limit=False,
+        byte_fallback=False,
+        minloglevel=2,
+    )
+    file = Path(tempfile.mkdtemp()) / "tokenizer.model"
+    file.write_bytes(model.getvalue())
+    return ChatGLMTokenizer(str(file), model_max_length=256)
+
+
+def clip(length: int = 77) -> CLIPTokenizer:
+    """Of CLIP."""
+    tokenizer = shapes.tokenizer()
+    tokenizer.model_max_length = length
+    return tokenizer
