@@ -141,7 +141,7 @@ def kandinsky3() -> Kandinsky3Pipeline:
         groups=4,
         attention_head_dim=8,
         layers_per_block=2,
-        block_out_channels=(8, 16, 32, 64),
+        block_out_channels=(8, 16, 16, 32),
         cross_attention_dim=texts.WIDTH,
         encoder_hid_dim=texts.WIDTH,
     )

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from diffusers.pipelines.kandinsky.text_encoder import MCLIPConfig, MultilingualCLIP
 from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig, ChatGLMModel
+from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import (
+    LDMBertConfig,
+    LDMBertModel,
+)
 from transformers import (
     BertConfig,
     BertModel,
+    CLIPImageProcessorPil,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
     Gemma2Config,
     Gemma2Model,
     GemmaConfig,
@@ -38,7 +46,7 @@ from transformers import (
     UMT5EncoderModel,
 )
 
-from benchmarks.families.words import QWEN_MARKS, bert, byte_pairs, gemma, t5
+from benchmarks.families.words import QWEN_MARKS, bert, byte_pairs, gemma, t5, xlm_roberta
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -273,3 +281,52 @@ def clip_sizes(words: CLIPTokenizer) -> CLIPTextConfig:
 def clip_projected(words: CLIPTokenizer) -> CLIPTextModelWithProjection:
     """Two layers and a projection."""
     return CLIPTextModelWithProjection(clip_sizes(words))
+
+
+def clip_vision() -> CLIPVisionModelWithProjection:
+    """CLIP's eye, two layers."""
+    config = CLIPVisionConfig(
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=32,
+        patch_size=16,
+        projection_dim=WIDTH,
+    )
+    return CLIPVisionModelWithProjection(config)
+
+
+def clip_pictures() -> CLIPImageProcessorPil:
+    """What `clip_vision` sees."""
+    size = {"height": 32, "width": 32}
+    return CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=size)
+
+
+def multilingual_clip() -> MultilingualCLIP:
+    """Two layers."""
+    config = MCLIPConfig(
+        transformerDimSize=WIDTH,
+        imageDimSize=WIDTH,
+        vocab_size=len(xlm_roberta()),
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=512,
+        pad_token_id=1,
+    )
+    return MultilingualCLIP(config)
+
+
+def ldm_bert() -> LDMBertModel:
+    """Two layers."""
+    config = LDMBertConfig(
+        vocab_size=len(bert()),
+        encoder_layers=2,
+        encoder_ffn_dim=2 * WIDTH,
+        encoder_attention_heads=2,
+        head_dim=WIDTH // 2,
+        d_model=WIDTH,
+    )
+    return LDMBertModel(config)

@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Tokenizer,
     T5Tokenizer,
+    XLMRobertaTokenizer,
 )
 
 from examples.shapes import models as shapes
@@ -197,3 +198,12 @@ def clip(length: int = 77) -> CLIPTokenizer:
     tokenizer = shapes.tokenizer()
     tokenizer.model_max_length = length
     return tokenizer
+
+
+def xlm_roberta() -> XLMRobertaTokenizer:
+    """Of XLM-RoBERTa: words and letters between `<s>` and `</s>`."""
+    letters = [chr(code) for code in range(33, 127)]
+    pieces = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -9.0)]
+    pieces += [(f"▁{word}", -5.0 - i / 1000) for i, word in enumerate(WORDS)]
+    pieces += [(letter, -10.0 - i / 1000) for i, letter in enumerate(letters)]
+    return XLMRobertaTokenizer(vocab=[*pieces, ("<mask>", 0.0)], model_max_length=77)
