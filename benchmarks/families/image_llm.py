@@ -224,7 +224,11 @@ SQUARE = {"height": 32, "width": 32}
 SHORT = {**SQUARE, "max_sequence_length": 48}
 
 TOYS = (
-    Toy("Flux2Pipeline", flux2, {**SQUARE, "max_sequence_length": 64, "text_encoder_out_layers": (1, 2)}),
+    Toy(
+        "Flux2Pipeline",
+        flux2,
+        {**SQUARE, "max_sequence_length": 64, "text_encoder_out_layers": (1, 2)},
+    ),
     Toy("Flux2KleinPipeline", flux2_klein, {**SHORT, "text_encoder_out_layers": (1, 2)}),
     Toy("QwenImagePipeline", qwen_image, SHORT),
     Toy("ZImagePipeline", z_image, SHORT),

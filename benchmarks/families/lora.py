@@ -25,13 +25,15 @@ def lora_tensors(
 ) -> dict[str, torch.Tensor]:
     """The two factors of each layer's change, which is about `size` of the layer."""
     generator = torch.Generator().manual_seed(seed)
+    # Older versions of transformers, with which most files were made, had all in `text_model`.
+    prefix = "text_model." if hasattr(network, "embeddings") else ""
     tensors = {}
     for name, layer in network.named_modules():
         if isinstance(layer, nn.Linear) and name.endswith(ends):
             down = torch.randn(rank, layer.in_features, generator=generator)
             up = torch.randn(layer.out_features, rank, generator=generator)
-            tensors[f"{name}.lora_A.weight"] = down / layer.in_features**0.5
-            tensors[f"{name}.lora_B.weight"] = up * size / rank**0.5
+            tensors[f"{prefix}{name}.lora_A.weight"] = down / layer.in_features**0.5
+            tensors[f"{prefix}{name}.lora_B.weight"] = up * size / rank**0.5
     return tensors
 
 

@@ -1,4 +1,4 @@
-"""Pipelines from text to video."""
+"""Text to video: Wan, LTX, HunyuanVideo, Kandinsky 5."""
 
 from __future__ import annotations
 
@@ -10,158 +10,195 @@ from diffusers import (
     Kandinsky5Transformer3DModel,
     LTXPipeline,
     LTXVideoTransformer3DModel,
+    SkyReelsV2Pipeline,
+    SkyReelsV2Transformer3DModel,
     UniPCMultistepScheduler,
     WanPipeline,
     WanTransformer3DModel,
 )
-from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
 
-from benchmarks.families.random_weights import randomise
+from benchmarks.families import clip, texts, words
 from benchmarks.families.toy import Toy
 from benchmarks.families.video_autoencoders import hunyuan_vae, ltx_vae, wan_vae
-from benchmarks.families.video_texts import (
-    LLAMA_MARKS,
-    QWEN_MARKS,
-    WIDTH,
-    chat_tokenizer,
-    clip_encoder,
-    clip_tokenizer,
-    llama,
-    qwen_vl,
-    t5_encoder,
-    t5_tokenizer,
-    umt5_encoder,
-)
+from benchmarks.families.weights import with_random_weights
 
 SMALL = {"height": 32, "width": 32, "num_frames": 5}
-"""Two latent frames."""
+"""Two latent frames of 4x4 where a pixel of the latents is 8x8 and 4 frames."""
+
+SHORT = {**SMALL, "max_sequence_length": 32}
+"""So that the prompt is not a few tokens among hundreds of empty ones."""
+
+WAN = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 12,
+    "text_dim": texts.WIDTH,
+    "freq_dim": 32,
+    "ffn_dim": 48,
+    "num_layers": 2,
+    "rope_max_seq_len": 32,
+}
+"""A transformer of Wan with two blocks."""
 
 
-def wan_transformer() -> WanTransformer3DModel:
-    """Two blocks."""
-    return WanTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=16,
-        out_channels=16,
-        text_dim=WIDTH,
-        freq_dim=32,
-        ffn_dim=48,
-        num_layers=2,
-        rope_max_seq_len=32,
+def unipc(shift: float) -> UniPCMultistepScheduler:
+    """The scheduler of Wan and its relatives."""
+    return UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift
     )
 
 
 def wan() -> WanPipeline:
-    """Wan 2.1: one transformer."""
-    vae, text_encoder, transformer = wan_vae(), umt5_encoder(), wan_transformer()
-    randomise(vae, text_encoder, transformer, seed=1)
-    return WanPipeline(
-        tokenizer=t5_tokenizer(),
-        text_encoder=text_encoder,
-        vae=vae,
-        transformer=transformer,
-        scheduler=UniPCMultistepScheduler(
-            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
-        ),
+    """Wan 2.1: one transformer, two calls per step."""
+    pipe = WanPipeline(
+        tokenizer=words.t5(),
+        text_encoder=texts.umt5_encoder(),
+        vae=wan_vae(),
+        transformer=WanTransformer3DModel(**WAN),
+        scheduler=unipc(3.0),
     )
+    return with_random_weights(pipe, 101)
 
 
-def ltx() -> LTXPipeline:
-    """LTX 0.9: the time is told to every token."""
-    transformer = LTXVideoTransformer3DModel(
+def wan_two_experts() -> WanPipeline:
+    """Wan 2.2 A14B: another transformer below a timestep of 875."""
+    pipe = WanPipeline(
+        tokenizer=words.t5(),
+        text_encoder=texts.umt5_encoder(),
+        vae=wan_vae(),
+        transformer=WanTransformer3DModel(**WAN),
+        transformer_2=WanTransformer3DModel(**WAN),
+        boundary_ratio=0.875,
+        scheduler=unipc(3.0),
+    )
+    return with_random_weights(pipe, 102)
+
+
+def wan_time_per_token() -> WanPipeline:
+    """Wan 2.2 TI2V 5B: every token is told its time."""
+    pipe = WanPipeline(
+        tokenizer=words.t5(),
+        text_encoder=texts.umt5_encoder(),
+        vae=wan_vae(),
+        transformer=WanTransformer3DModel(**WAN),
+        expand_timesteps=True,
+        scheduler=unipc(5.0),
+    )
+    return with_random_weights(pipe, 103)
+
+
+def skyreels() -> SkyReelsV2Pipeline:
+    """SkyReels V2, of Wan's parts."""
+    pipe = SkyReelsV2Pipeline(
+        tokenizer=words.t5(),
+        text_encoder=texts.umt5_encoder(),
+        vae=wan_vae(),
+        transformer=SkyReelsV2Transformer3DModel(**WAN),
+        scheduler=unipc(8.0),
+    )
+    return with_random_weights(pipe, 104)
+
+
+def ltx_transformer() -> LTXVideoTransformer3DModel:
+    """Two blocks."""
+    return LTXVideoTransformer3DModel(
         in_channels=8,
         out_channels=8,
         num_attention_heads=2,
         attention_head_dim=16,
         cross_attention_dim=32,
         num_layers=2,
-        caption_channels=WIDTH,
+        caption_channels=texts.WIDTH,
     )
-    vae, text_encoder = ltx_vae(), t5_encoder()
-    randomise(vae, text_encoder, transformer, seed=2)
-    return LTXPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(
-            use_dynamic_shifting=True,
-            base_shift=0.95,
-            max_shift=2.05,
-            base_image_seq_len=1024,
-            max_image_seq_len=4096,
-            shift_terminal=0.1,
-        ),
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=t5_tokenizer(),
-        transformer=transformer,
+
+
+def ltx_scheduler() -> FlowMatchEulerDiscreteScheduler:
+    """Shifted by the number of tokens, stretched to end at a tenth."""
+    return FlowMatchEulerDiscreteScheduler(
+        use_dynamic_shifting=True,
+        base_shift=0.95,
+        max_shift=2.05,
+        base_image_seq_len=1024,
+        max_image_seq_len=4096,
+        shift_terminal=0.1,
     )
+
+
+def ltx() -> LTXPipeline:
+    """LTX 0.9: packed latents, halves batched."""
+    pipe = LTXPipeline(
+        scheduler=ltx_scheduler(),
+        vae=ltx_vae(),
+        text_encoder=texts.t5_encoder(),
+        tokenizer=words.t5(),
+        transformer=ltx_transformer(),
+    )
+    return with_random_weights(pipe, 105)
+
+
+HUNYUAN = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 16,
+    "num_layers": 2,
+    "num_single_layers": 2,
+    "num_refiner_layers": 1,
+    "mlp_ratio": 2.0,
+    "text_embed_dim": texts.WIDTH,
+    "pooled_projection_dim": clip.WIDTH,
+    "rope_axes_dim": (4, 6, 6),
+}
+"""Two joint blocks and two single ones."""
 
 
 def hunyuan_video() -> HunyuanVideoPipeline:
-    """The scale of the guidance is embedded."""
-    words = chat_tokenizer(
-        DEFAULT_PROMPT_TEMPLATE["template"], marks=LLAMA_MARKS, begin="<|begin_of_text|>"
-    )
-    short = clip_tokenizer()
-    transformer = HunyuanVideoTransformer3DModel(
-        in_channels=4,
-        out_channels=4,
-        num_attention_heads=2,
-        attention_head_dim=16,
-        num_layers=2,
-        num_single_layers=2,
-        num_refiner_layers=1,
-        mlp_ratio=2.0,
-        text_embed_dim=WIDTH,
-        pooled_projection_dim=WIDTH,
-        rope_axes_dim=(4, 6, 6),
-    )
-    vae, text_encoder, text_encoder_2 = hunyuan_vae(), llama(words), clip_encoder(short)
-    randomise(vae, text_encoder, text_encoder_2, transformer, seed=3)
-    return HunyuanVideoPipeline(
-        text_encoder=text_encoder,
-        tokenizer=words,
-        transformer=transformer,
-        vae=vae,
+    """The scale of the guidance is told to the network; a true guidance is possible as well."""
+    pipe = HunyuanVideoPipeline(
+        text_encoder=texts.llama(4),
+        tokenizer=words.llama(),
+        transformer=HunyuanVideoTransformer3DModel(in_channels=4, out_channels=4, **HUNYUAN),
+        vae=hunyuan_vae(),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
-        text_encoder_2=text_encoder_2,
-        tokenizer_2=short,
+        text_encoder_2=clip.clip_encoder(),
+        tokenizer_2=clip.clip_tokenizer(),
     )
+    return with_random_weights(pipe, 106)
+
+
+KANDINSKY = {
+    "in_visual_dim": 4,
+    "out_visual_dim": 4,
+    "in_text_dim": texts.WIDTH,
+    "in_text_dim2": clip.WIDTH,
+    "time_dim": 32,
+    "model_dim": 32,
+    "ff_dim": 48,
+    "num_text_blocks": 1,
+    "num_visual_blocks": 2,
+    "axes_dims": (4, 6, 6),
+}
+"""Two blocks and one for the text."""
 
 
 def kandinsky5() -> Kandinsky5T2VPipeline:
-    """Channels last; five of the channels are a condition that stays zero."""
-    template = Kandinsky5T2VPipeline(*[None] * 7).prompt_template
-    words, short = chat_tokenizer(template, marks=QWEN_MARKS), clip_tokenizer()
-    transformer = Kandinsky5Transformer3DModel(
-        in_visual_dim=4,
-        out_visual_dim=4,
-        in_text_dim=WIDTH,
-        in_text_dim2=WIDTH,
-        time_dim=32,
-        model_dim=32,
-        ff_dim=48,
-        num_text_blocks=1,
-        num_visual_blocks=2,
-        axes_dims=(4, 6, 6),
-        visual_cond=True,
-    )
-    vae, text_encoder, text_encoder_2 = hunyuan_vae(), qwen_vl(words), clip_encoder(short)
-    randomise(vae, text_encoder, text_encoder_2, transformer, seed=4)
-    return Kandinsky5T2VPipeline(
-        transformer=transformer,
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=words,
-        text_encoder_2=text_encoder_2,
-        tokenizer_2=short,
+    """Channels last; five channels more are a condition that stays zero."""
+    pipe = Kandinsky5T2VPipeline(
+        transformer=Kandinsky5Transformer3DModel(**KANDINSKY, visual_cond=True),
+        vae=hunyuan_vae(),
+        text_encoder=texts.qwen25_vl(),
+        tokenizer=words.qwen(),
+        text_encoder_2=clip.clip_encoder(),
+        tokenizer_2=clip.clip_tokenizer(),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0),
     )
+    return with_random_weights(pipe, 107)
 
 
-TOYS = {
-    "wan": Toy("WanPipeline", wan, SMALL),
-    "ltx": Toy("LTXPipeline", ltx, {"height": 64, "width": 64, "num_frames": 9}),
-    "hunyuan-video": Toy("HunyuanVideoPipeline", hunyuan_video, SMALL),
-    "kandinsky5-video": Toy("Kandinsky5T2VPipeline", kandinsky5, SMALL),
-}
-"""Name -> toy."""
+TOYS = (
+    Toy("WanPipeline", wan, SHORT),
+    Toy("WanPipeline", wan_two_experts, SHORT),
+    Toy("WanPipeline", wan_time_per_token, SHORT),
+    Toy("SkyReelsV2Pipeline", skyreels, SHORT),
+    Toy("LTXPipeline", ltx, {"height": 64, "width": 64, "num_frames": 9}),
+    Toy("HunyuanVideoPipeline", hunyuan_video, SMALL),
+    Toy("Kandinsky5T2VPipeline", kandinsky5, SMALL),
+)
+"""The name of the function tells two of one class apart."""
