@@ -54,7 +54,7 @@ def flux2() -> Flux2Pipeline:
         tokenizer=words.mistral(),
         transformer=flux2_transformer(guidance=True),
     )
-    return with_random_weights(pipe, 1)
+    return with_random_weights(pipe, 1, gain=1.5)
 
 
 def flux2_klein() -> Flux2KleinPipeline:

@@ -30,7 +30,7 @@ def chroma() -> ChromaPipeline:
         tokenizer=words.t5(),
         transformer=transformer,
     )
-    return with_random_weights(pipe, 20)
+    return with_random_weights(pipe, 20, gain=1)
 
 
 SHORT = {"height": 32, "width": 32, "max_sequence_length": 24}

@@ -10,10 +10,11 @@ from diffusers import DiffusionPipeline
 P = TypeVar("P", bound=DiffusionPipeline)
 
 
-def with_random_weights(pipe: P, seed: int) -> P:
+def with_random_weights(pipe: P, seed: int, *, gain: float = 1.2) -> P:
     """Draw every weight anew, so that none is zero and text and time are seen in what comes out.
 
-    Matrices keep the scale of what they are given, factors lie around one, the rest around zero.
+    Matrices multiply the scale of what they are given by `gain`, factors lie around one, the rest
+    around zero.
     """
     generator = torch.Generator().manual_seed(seed)
     parts = {k: v for k, v in pipe.components.items() if isinstance(v, torch.nn.Module)}
@@ -21,7 +22,7 @@ def with_random_weights(pipe: P, seed: int) -> P:
         for name, weight in part.eval().named_parameters():
             noise = torch.randn(weight.shape, generator=generator)
             if weight.ndim > 1:
-                weight.data = noise / weight[0].numel() ** 0.5
+                weight.data = gain * noise / weight[0].numel() ** 0.5
             elif name.endswith("weight"):
                 weight.data = 1 + noise / 10
             else:
