@@ -64,7 +64,7 @@ def gemma3() -> Gemma3ForConditionalGeneration:
 def t5_gemma2() -> T5Gemma2Encoder:
     """Two layers that see the whole text."""
     config = T5Gemma2EncoderConfig(
-        text_config={**_gemma(), "num_hidden_layers": 2},
+        text_config={**_gemma(), "num_hidden_layers": 2, "dropout_rate": 0.0},
         vision_config={"model_type": "siglip_vision_model", **SIGHT},
         mm_tokens_per_image=4,
         boi_token_index=3,
