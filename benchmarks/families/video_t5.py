@@ -71,9 +71,7 @@ def cogvideox_rotary() -> CogVideoXPipeline:
         tokenizer=words.t5(),
         text_encoder=texts.t5_encoder(),
         vae=cogvideox_vae(),
-        transformer=CogVideoXTransformer3DModel(
-            **COGVIDEOX, use_rotary_positional_embeddings=True
-        ),
+        transformer=CogVideoXTransformer3DModel(**COGVIDEOX, use_rotary_positional_embeddings=True),
         scheduler=CogVideoXDPMScheduler(**SNR, snr_shift_scale=1.0),
     )
     return with_random_weights(pipe, 112)
