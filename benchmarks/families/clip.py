@@ -22,17 +22,17 @@ def clip_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=LENGTH)
 
 
-def clip_config() -> CLIPTextConfig:
+def clip_config(width: int = WIDTH) -> CLIPTextConfig:
     """Two layers."""
     words = clip_tokenizer()
     return CLIPTextConfig(
         vocab_size=len(words),
-        hidden_size=WIDTH,
-        intermediate_size=2 * WIDTH,
+        hidden_size=width,
+        intermediate_size=2 * width,
         num_hidden_layers=2,
         num_attention_heads=2,
         max_position_embeddings=LENGTH,
-        projection_dim=WIDTH,
+        projection_dim=width,
         bos_token_id=words.bos_token_id,
         eos_token_id=words.eos_token_id,
         pad_token_id=words.pad_token_id,
@@ -44,6 +44,6 @@ def clip_encoder() -> CLIPTextModel:
     return CLIPTextModel(clip_config())
 
 
-def clip_projected() -> CLIPTextModelWithProjection:
-    """The second of XL."""
-    return CLIPTextModelWithProjection(clip_config())
+def clip_projected(width: int = WIDTH) -> CLIPTextModelWithProjection:
+    """The second of XL, and those of Stable Diffusion 3."""
+    return CLIPTextModelWithProjection(clip_config(width))
