@@ -1,0 +1,1 @@
+"""Small pipelines with random weights, one of each class."""
