@@ -13,6 +13,7 @@ import numpy as np
 from engines.built import load_graph
 from engines.errors import EngineError, NotFiniteError
 from engines.noise import TorchNoise
+from search.core.cleaning import cleaned
 from search.core.names import GUIDANCE, IMAGE, LATENTS, PREDICTION, SAMPLE
 from search.core.placeholders import written_out
 from search.core.prompt import PromptField, PromptInput, class_number
@@ -37,7 +38,7 @@ class Result:
 
     Attributes:
         latents: final, `[B, C, H, W]` float32.
-        images: `[B, height, width, 3]` uint8.
+        images: `[B, height, width, 3]` uint8, of videos `[B, frames, height, width, 3]`.
         seconds: for the conditions (and the prologue), the loop and the decoder.
     """
 
@@ -135,7 +136,7 @@ class Runner:
         done = time.perf_counter()
         return Result(
             latents=self._buffers.host(self._latents).copy(),
-            images=np.rint(image.transpose(0, 2, 3, 1) * 255).astype(np.uint8),
+            images=np.rint(np.moveaxis(image, -3, -1) * 255).astype(np.uint8),
             seconds={
                 "condition": looping - started,
                 "loop": decoding - looping,
@@ -193,9 +194,10 @@ class Runner:
     def _encoded(self, each: PromptInput, text: str) -> tuple[str, Any]:
         """The text that is tokenised, and its tokens."""
         tokenizer = self._tokenizers[each.tokenizer]
+        text = f"{each.before}{cleaned(text, each.cleanings)}{each.after}"
         if each.placeholders:
             text = written_out(text, tokenizer)
-        return text, tokenizer.encode(text)
+        return text, tokenizer.encode(text, add_special_tokens=each.special)
 
     def call(
         self, number: int, sample: NDArray[np.float32], caches: dict[str, NDArray[np.float32]]
@@ -225,7 +227,7 @@ class Runner:
         self._buffers.write(self._latents, latents)
         self._decode()
         picture = self._buffers.host(self._image[IMAGE])
-        return picture.transpose(0, 2, 3, 1).copy()
+        return np.moveaxis(picture, -3, -1).copy()
 
     def _make(self, forms: Mapping[str, Form]) -> dict[str, Buffer]:
         return {name: self._buffers.zeros(*form) for name, form in forms.items()}

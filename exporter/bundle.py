@@ -43,20 +43,37 @@ class Shape:
         height: of the pictures, in pixels.
         width: likewise.
         images: per prompt.
+        frames: of a video; None for pictures.
     """
 
     height: int
     width: int
     images: int
+    frames: int | None = None
+
+    @staticmethod
+    def of(size: tuple[int, ...], images: int) -> Shape:
+        """Of pictures of `size`: height, width and a video's frames."""
+        height, width, *frames = size
+        return Shape(height, width, images, *frames)
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Shape:
+        """Read a variant of a manifest."""
+        frames = data.get("frames")
+        size = int(data["height"]), int(data["width"])
+        return Shape(*size, int(data["images"]), None if frames is None else int(frames))
 
     @property
     def tag(self) -> str:
         """For names of files."""
-        return f"{self.height}x{self.width}x{self.images}"
+        frames = "" if self.frames is None else f"x{self.frames}"
+        return f"{self.height}x{self.width}{frames}x{self.images}"
 
     def __str__(self) -> str:
         images = "image" if self.images == 1 else "images"
-        return f"{self.height} x {self.width} with {self.images} {images}"
+        frames = "" if self.frames is None else f" x {self.frames} frames"
+        return f"{self.height} x {self.width}{frames} with {self.images} {images}"
 
 
 @dataclass(frozen=True)
@@ -333,9 +350,7 @@ def _bundle(path: Path, data: Any, wanted: Mapping[str, int | None]) -> Bundle:
                 "its own directory; do not use this bundle"
             )
             raise ExportError(msg)
-        shapes = tuple(
-            Shape(int(v["height"]), int(v["width"]), int(v["images"])) for v in data["variants"]
-        )
+        shapes = tuple(map(Shape.from_json, data["variants"]))
         if not shapes or len(set(shapes)) < len(shapes):
             msg = "the variants, of which there are none or two alike"
             raise ValueError(msg)
@@ -347,7 +362,13 @@ def _bundle(path: Path, data: Any, wanted: Mapping[str, int | None]) -> Bundle:
             guided=data["guided"],
             guidance=float(data["guidance"]),
             prompt_inputs=tuple(
-                PromptInput(**{**each, "fill": PromptField(each["fill"])})
+                PromptInput(
+                    **{
+                        **each,
+                        "fill": PromptField(each["fill"]),
+                        "cleanings": tuple(each.get("cleanings", ())),
+                    }
+                )
                 for each in data["prompt_inputs"]
             ),
             labels=data["labels"],

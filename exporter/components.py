@@ -11,10 +11,12 @@ from onnx_ir.passes import common as passes
 from exporter.graph import convert, forget_inner_types, optimise
 from search.core.names import IMAGE, LATENTS
 from search.core.precision import precision_named
+from search.model.answers import Answers, asks_for_values
 from search.model.decoder import Decoder
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+    from torch.export import ExportedProgram
 
     from search.model.family import Conditioner
     from search.model.pipeline import Pipeline
@@ -57,11 +59,29 @@ class _Converted(torch.nn.Module):
 
 
 def decoder_graph(
-    pipeline: Pipeline, latent_shape: tuple[int, ...], size: tuple[int, int]
+    pipeline: Pipeline, latent_shape: tuple[int, ...], size: tuple[int, ...]
 ) -> Component:
     """Latents `[B, ...]` -> pictures `[B, 3, height, width]` of `size` in 0..1."""
     module = Decoder(pipeline, size)
     return _component("decode", module, (torch.zeros(latent_shape),), [LATENTS], [IMAGE])
+
+
+def _exported(module: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> ExportedProgram:
+    """The module as a program.
+
+    Where diffusers asks tensors for values that a trace does not know, they are those of a run on
+    `example`.
+    """
+    try:
+        return torch.export.export(module, example, strict=False)
+    except Exception as error:
+        if not asks_for_values(error):
+            raise
+    answers = Answers()
+    with answers.recorded():
+        module(*example)
+    with answers.repeated():
+        return torch.export.export(module, example, strict=False)
 
 
 def _component(
@@ -72,7 +92,7 @@ def _component(
     outputs: list[str],
 ) -> Component:
     with torch.no_grad():
-        program = torch.export.export(module, example, strict=False)
+        program = _exported(module, example)
         model = convert(program)
     model.graph.name = name
     for value, label in zip(model.graph.inputs, inputs, strict=True):

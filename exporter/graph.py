@@ -72,8 +72,13 @@ def optimise(model: ir.Model, parameters: Collection[str]) -> None:
     for name, value in model.graph.initializers.items():
         if name.removesuffix(TRANSPOSED) in parameters:
             keep(value, name)
-        elif name in given or _size_of(value) > INLINE_BYTES:
+        elif _size_of(value) > INLINE_BYTES or (name in given and _is_floating(value)):
             keep(value)
+
+
+def _is_floating(value: ir.Value) -> bool:
+    """Whether an initializer's tensor is one of weights, not of indices."""
+    return value.dtype is not None and value.dtype.is_floating_point()
 
 
 def _size_of(value: ir.Value) -> int:

@@ -102,7 +102,7 @@ def carve_variant(
     """
     binding = subnet.binding
     size = pipeline.size(binding.noise_shape)
-    shape = Shape(*size, images)
+    shape = Shape.of(size, images)
     table = pipeline.sampler(binding.grid, size) if subnet.fitted is None else subnet.fitted.table
     program = plan_program(subnet, images)
     report(f"{shape}: trace denoiser")

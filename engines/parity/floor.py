@@ -213,5 +213,5 @@ def _decoder_floor(reference: Reference) -> float:
     opened, latents = reference.opened, reference.gated.latents[-1]
     size = opened.size(reference.subnet.binding.noise_shape)
     with torch.no_grad(), cast_weights(_modules(opened), torch.float64):
-        pictures = Decoder(opened, size)(latents.double()).permute(0, 2, 3, 1).numpy()
+        pictures = Decoder(opened, size)(latents.double()).movedim(-3, -1).numpy()
     return _floor(pictures, images_of(reference.gated))

@@ -124,6 +124,7 @@ def _methods() -> str:
     shared.scheduler_options_option,
     shared.guidance_option,
     shared.height_option,
+    shared.frames_option,
     shared.width_option,
 )
 @shared.option_group(

@@ -102,6 +102,11 @@ height_option: Decorator = cloup.option(
 width_option: Decorator = cloup.option(
     "--width", type=AT_LEAST_1, help="Width of the image in pixels.  [default: the pipeline's]"
 )
+frames_option: Decorator = cloup.option(
+    "--frames",
+    type=AT_LEAST_1,
+    help="Frames of a video; give --height and --width too.  [default: the pipeline's]",
+)
 device_option: Decorator = cloup.option(
     "--device",
     type=click.Choice(["cpu", "cuda"]),

@@ -37,6 +37,10 @@ class PromptInput:
         classes: how many there are, for labels.
         tokenizer: file that turns the text into ids and mask.
         placeholders: whether those of several vectors are written out before.
+        cleanings: of the text, as `search.core.cleaning` knows them.
+        before: a text that the prompt stands behind, such as the head of a chat template.
+        after: a text behind the prompt.
+        special: whether the tokenizer adds its special tokens.
     """
 
     name: str
@@ -46,6 +50,15 @@ class PromptInput:
     classes: int = 0
     tokenizer: str = ""
     placeholders: bool = False
+    cleanings: tuple[str, ...] = ()
+    before: str = ""
+    after: str = ""
+    special: bool = True
+
+    @property
+    def template(self) -> tuple[str, tuple[str, ...], str]:
+        """What becomes of the prompt before it is tokenised."""
+        return self.before, self.cleanings, self.after
 
     @property
     def shape(self) -> tuple[int, ...]:

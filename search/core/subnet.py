@@ -51,6 +51,7 @@ class Binding:
         noise_shape: of the noise that one image starts from, `[C, H, W]`.
         guided: whether classifier-free guidance doubles the batch.
         scheduler_options: settings among the configuration that were changed for this SubNet.
+        picture: height and width in pixels, and the frames of a video; empty in older files.
     """
 
     denoiser: str
@@ -63,6 +64,7 @@ class Binding:
     noise_shape: tuple[int, ...]
     guided: bool
     scheduler_options: dict[str, Any] = field(default_factory=dict, hash=False)
+    picture: tuple[int, ...] = ()
 
     @property
     def inference_steps(self) -> int:
@@ -87,6 +89,7 @@ class Binding:
         shapes = {
             "latent_shape": tuple(rest["latent_shape"]),
             "noise_shape": tuple(rest.get("noise_shape", rest["latent_shape"])),
+            "picture": tuple(rest.get("picture", ())),
         }
         return Binding(**{**rest, "grid": grid, "timesteps": tuple(rest["timesteps"]), **shapes})
 
@@ -94,6 +97,8 @@ class Binding:
         """Refuse the present binding `other` if it differs from this one, which was searched for."""
         found = other._parts()
         for name, mine in self._parts().items():
+            if name == "picture" and not mine:
+                continue
             theirs = found[name]
             if mine != theirs:
                 what = WORDS.get(name, name.replace("_", " "))

@@ -37,6 +37,7 @@ class Options:
         seed: of noise and random choices.
         height: of the image in pixels, or None for the pipeline's default.
         width: likewise.
+        frames: of a video, likewise.
         pictures: to calibrate with; None is the method's default.
         iterations: of an optimiser; None is the method's default.
         reference_steps: of the sampler to come close to, or None for `steps`.
@@ -64,6 +65,7 @@ class Options:
     seed: int = 0
     height: int | None = None
     width: int | None = None
+    frames: int | None = None
     pictures: int | None = None
     iterations: int | None = None
     reference_steps: int | None = None
@@ -81,6 +83,9 @@ class Options:
         if (self.height is None) != (self.width is None):
             msg = "a size needs both --height and --width; give the other one too"
             raise SearchError(msg)
+        if self.frames is not None and self.height is None:
+            msg = "a number of frames needs a size; give --height and --width too"
+            raise SearchError(msg)
         if self.reference_steps is not None and not self.grid(1).is_plain:
             msg = (
                 "--reference-steps is for another sampler from noise to the end; leave it out, or leave "
@@ -89,9 +94,11 @@ class Options:
             raise SearchError(msg)
 
     @property
-    def size(self) -> tuple[int, int] | None:
-        """Height and width, or None for the pipeline's default."""
-        return None if self.height is None or self.width is None else (self.height, self.width)
+    def size(self) -> tuple[int, ...] | None:
+        """Height and width, a video's frames behind them; None for the pipeline's default."""
+        if self.height is None or self.width is None:
+            return None
+        return (self.height, self.width) + (() if self.frames is None else (self.frames,))
 
     def grid(self, default_steps: int) -> TimestepGrid:
         """What is asked of the full sampler; `default_steps` are the pipeline's own."""

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch.utils import _pytree as pytree
 
 from search.model.replaced import replaced
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _ASKED = ("tolist", "item", "__bool__", "__int__", "__float__", "__index__")
+_SIZED = {torch: ("zeros", "ones", "empty"), Tensor: ("view", "reshape", "expand", "new_zeros")}
+"""Functions that read sizes from tensors without a question that could be heard."""
 _ASKER = "/diffusers/"
 
 
@@ -36,7 +40,7 @@ class Answers:
     known: list[tuple[str, int, Any]] = field(default_factory=list)
 
     @contextmanager
-    def recorded(self, unless: Callable[[], bool]) -> Iterator[None]:
+    def recorded(self, unless: Callable[[], bool] = lambda: False) -> Iterator[None]:
         """While open, note what diffusers asks and is answered, except while `unless()` is true."""
         self.known.clear()
 
@@ -69,6 +73,16 @@ class Answers:
             yield
 
 
+def asks_for_values(error: BaseException) -> bool:
+    """Whether a trace failed because a tensor was asked for its value."""
+    chain: BaseException | None = error
+    while chain is not None:
+        if isinstance(chain, GuardOnDataDependentSymNode | DataDependentOutputException):
+            return True
+        chain = chain.__cause__ or chain.__context__
+    return False
+
+
 @contextmanager
 def _asked_through(handle: Callable[..., Any]) -> Iterator[None]:
     """While open, questions from diffusers go through `handle(tensor, name, line, original)`."""
@@ -82,7 +96,27 @@ def _asked_through(handle: Callable[..., Any]) -> Iterator[None]:
 
         return ask
 
+    def sized(original: Callable[..., Tensor], given: int) -> Callable[..., Tensor]:
+        """A function of sizes, `given` arguments before them, that asks tensors among these."""
+
+        def make(*args: Any, **options: Any) -> Tensor:
+            sizes = args[given:]
+            frame = sys._getframe(1)
+
+            def number(leaf: Any) -> Any:
+                if isinstance(leaf, Tensor) and _ASKER in frame.f_code.co_filename:
+                    return handle(leaf, "__index__", frame.f_lineno, Tensor.__int__)
+                return leaf
+
+            return original(*args[:given], *pytree.tree_map(number, sizes), **options)
+
+        return make
+
     with ExitStack() as stack:
+        for owner, names in _SIZED.items():
+            for name in names:
+                function = sized(getattr(owner, name), 0 if owner is torch else 1)
+                stack.enter_context(replaced(owner, name, function))
         for cls in (Tensor, FakeTensor):
             for name in _ASKED:
                 if cls is Tensor or name in vars(cls):

@@ -20,7 +20,7 @@ from torch import Tensor
 from search.core.errors import SearchError
 from search.model.answers import Answers, tensors_as_numbers
 from search.model.encoding import LABELS, Encoding, conditions_of
-from search.model.entry import latents_replaced, numbered_noise
+from search.model.entry import latents_replaced, numbered_noise, sizes_noted
 from search.model.failures import pipeline_failures
 from search.model.hollow import shapes_only
 from search.model.parts_in_place import on_vae_device, with_gradients, with_parts
@@ -56,6 +56,7 @@ class Body:
         latent_shape: of one picture, as the loop has it.
         drawn: shape of the noise that the pipeline draws, `[B, ...]`.
         scales_latents: whether it multiplies that by the scheduler's `init_noise_sigma`.
+        asked: height, width and frames, as far as the pipeline says what it prepares latents for.
         steps_latents: whether the scheduler steps the latents alone, not both halves of a batch.
     """
 
@@ -72,6 +73,7 @@ class Body:
         self.labels = pipeline.family.labels(pipeline.pipe, request)
         with (
             numbered_noise(pipeline.pipe) as drawn,
+            sizes_noted(pipeline.pipe) as self.asked,
             self._encoding.noted(),
             self._uses_noted() as uses,
             self._answers.recorded(unless=lambda: self._encoding.is_encoding),
@@ -217,7 +219,6 @@ class Scheduled(FixedScheduler):
         own = pipeline.pipe.scheduler
         super().__init__(timesteps, own.config)
         self._own = own
-        self.sigmas = timesteps.new_full((2,), 0.5)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._own, name)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from tokenizers import Tokenizer, normalizers
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from search.core.cleaning import find_cleaned
 from search.core.errors import SearchError
 from search.core.placeholders import vectors_of
 from search.core.prompt import PromptField, PromptInput
@@ -66,11 +67,8 @@ class TextConditioner(nn.Module):
         """What `inputs` says, in that order -> the conditions by name."""
         given = {each.name: tensor for each, tensor in zip(self.inputs, inputs, strict=True)}
 
-        def answer(
-            tokenizer: str, source: str, fill: PromptField, length: int, text: str
-        ) -> Tensor:
-            del length, text
-            return given[_input_name(tokenizer, source, fill)]
+        def answer(asked: Asked, field: PromptField) -> Tensor:
+            return given[asked.input_name(field)]
 
         conditions = self._conditions(self._request, answer)
         if not self._zeros:
@@ -96,38 +94,63 @@ class TextConditioner(nn.Module):
             stack.enter_context(with_parts(pipe, scheduler=self._scheduler, **stubs))
             return record_conditions(self._pipeline, request)
 
-    def _note(
-        self, tokenizer: str, source: str, fill: PromptField, length: int, text: str
-    ) -> Tensor:
-        """Add an input, and what the pipeline does to the text to its tokenizer; answer anything."""
-        name, file = _input_name(tokenizer, source, fill), f"{tokenizer}.json"
-        own = getattr(self._pipeline.pipe, tokenizer)
+    def _note(self, asked: Asked, field: PromptField) -> Tensor:
+        """Add an input, and how its tokenizer pads and cuts; answer anything."""
+        own = getattr(self._pipeline.pipe, asked.tokenizer)
+        before, cleanings, after = asked.template
         noted = PromptInput(
-            name,
-            source,
-            fill,
-            length=length,
-            tokenizer=file,
-            placeholders=(tokenizer, source) in self._written_out and _has_placeholders(own),
+            asked.input_name(field),
+            asked.source,
+            field,
+            length=asked.length,
+            tokenizer=asked.file,
+            placeholders=(asked.tokenizer, asked.source) in self._written_out
+            and _has_placeholders(own),
+            cleanings=cleanings,
+            before=before,
+            after=after,
+            special=asked.special,
         )
         if noted not in self.inputs:
             self.inputs.append(noted)
-        self.tokenizers[file] = _padded(own, length, text)
-        lengths = sorted({each.length for each in self.inputs if each.tokenizer == file})
-        if len(lengths) > 1:
-            msg = (
-                f"the pipeline pads texts of its {tokenizer} to {lengths}; one length is supported"
-            )
-            raise SearchError(msg)
+        self.tokenizers[asked.file] = _padded(own, asked.length)
         return torch.ones(noted.shape, dtype=torch.int64)
 
 
+@dataclass(frozen=True)
+class Asked:
+    """One call of a tokenizer for a text that the prompt is in.
+
+    Attributes:
+        tokenizer: its name in the pipeline.
+        source: `prompt` or `negative`.
+        length: to which it pads and cuts.
+        template: what the pipeline has made of the prompt; see `find_cleaned`.
+        special: whether special tokens are added.
+    """
+
+    tokenizer: str
+    source: str
+    length: int
+    template: tuple[str, tuple[str, ...], str]
+    special: bool
+
+    @property
+    def file(self) -> str:
+        """Of the tokenizer, in a bundle."""
+        return f"{self.tokenizer}-{self.length}.json"
+
+    def input_name(self, field: PromptField) -> str:
+        """The conditioner's input that holds the answer."""
+        return f"{self.source}_{field}{self.tokenizer.removeprefix('tokenizer')}"
+
+
 if TYPE_CHECKING:
-    _Answer = Callable[[str, str, PromptField, int, str], Tensor]
+    _Answer = Callable[[Asked, PromptField], Tensor]
 
 
 class _Tokens:
-    """Stands in for a tokenizer of a pipeline.
+    """Stands in for a tokenizer of a pipeline, or a processor with one.
 
     A pipeline that splits a text before it tokenises it looks for placeholders, to write them out: its
     name and the text's are added to `written_out`.
@@ -141,13 +164,24 @@ class _Tokens:
 
     def tokenize(self, text: str, **options: Any) -> Any:
         """The tokenizer's own."""
-        source = _source_of(text)
-        if source is not None:
-            self._written_out.add((self._name, source))
+        found = _template_of(text)
+        if found is not None:
+            self._written_out.add((self._name, found[0]))
         return self._tokenizer.tokenize(text, **options)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tokenizer, name)
+
+    def apply_chat_template(
+        self, conversation: Any, *, tokenize: bool = True, **options: Any
+    ) -> Any:
+        """The text of the template, tokenised without special tokens, which are in it."""
+        of_template = {n: v for n, v in options.items() if n not in _OF_TOKENS}
+        texts = self._tokenizer.apply_chat_template(conversation, tokenize=False, **of_template)
+        if not tokenize:
+            return texts
+        of_tokens = {name: value for name, value in options.items() if name in _OF_TOKENS}
+        return self(texts, add_special_tokens=False, **of_tokens)
 
     def __call__(
         self,
@@ -155,23 +189,37 @@ class _Tokens:
         *,
         padding: str | bool = False,
         max_length: int | None = None,
+        truncation: bool = False,
         **options: Any,
     ) -> Any:
         """Answer with inputs for our texts, and with the tokenizer's own ids for any other."""
         [one] = [text] if isinstance(text, str) else text
-        source = _source_of(one)
-        if source is None:
-            return self._tokenizer(text, padding=padding, max_length=max_length, **options)
+        found = _template_of(one)
+        if found is None:
+            return self._tokenizer(
+                text, padding=padding, max_length=max_length, truncation=truncation, **options
+            )
         if padding != "max_length":
+            if truncation:
+                msg = f"the {self._name} pads texts to no fixed length; such pipelines are not supported"
+                raise SearchError(msg)
+            # Pipelines only warn then of texts that are too long.
             return _Encoded(lambda _: torch.zeros(1, 0, dtype=torch.int64))
         length = max_length or self._tokenizer.model_max_length
         if length > LONGEST:
             msg = f"the {self._name} is to pad texts to {length:.0e} tokens"
             raise ValueError(msg)
-        return _Encoded(lambda fill: self._answer(self._name, source, fill, length, one))
+        source, template = found
+        special = options.get("add_special_tokens", True)
+        asked = Asked(self._name, source, length, template, special)
+        return _Encoded(lambda field: self._answer(asked, field))
 
 
-class _Encoded(Mapping[str, Tensor]):
+_OF_TOKENS = ("padding", "max_length", "truncation", "return_tensors", "return_dict")
+"""Options of a chat template that say how its text is tokenised."""
+
+
+class _Encoded(Mapping[str, Any]):
     """What a tokenizer returns: token ids and their mask, by key or by attribute.
 
     Without padding to a length, pipelines only warn of texts that are too long; this returns none.
@@ -193,6 +241,10 @@ class _Encoded(Mapping[str, Tensor]):
             raise AttributeError(name)
         return self[name]
 
+    def to(self, *_: Any, **__: Any) -> _Encoded:
+        """The same: what answers is where it is wanted."""
+        return self
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._FILLS)
 
@@ -200,15 +252,16 @@ class _Encoded(Mapping[str, Tensor]):
         return len(self._FILLS)
 
 
-def _source_of(text: str) -> str | None:
-    """Which of our texts the pipeline has made `text` of; None if it is another."""
+def _template_of(text: str) -> tuple[str, tuple[str, tuple[str, ...], str]] | None:
+    """Which of our texts the pipeline has made `text` of, and how; None if it is another."""
     for source, ours in TEXTS.items():
-        if text.strip().lower() == ours.strip().lower():
-            return source
+        found = find_cleaned(text, ours)
+        if found is not None:
+            return source, found
         if f"stepcarve {source}" in text.lower():
             msg = (
-                f"the pipeline does more to the {source} than to strip and lower it, it makes {text!r} of "
-                f"{ours!r}; that is not supported"
+                f"the pipeline does more to the {source} than to clean it and put it into a longer text, "
+                f"it makes {text!r} of {ours!r}; that is not supported"
             )
             raise SearchError(msg)
     return None
@@ -220,23 +273,16 @@ def _has_placeholders(tokenizer: Any) -> bool:
     return any(len(vectors_of(token, added)) > 1 for token in added)
 
 
-def _padded(tokenizer: Any, length: int, text: str) -> Tokenizer:
-    """The fast tokenizer behind one of transformers, made to pad and cut, and to do what was done to `text`."""
+def _padded(tokenizer: Any, length: int) -> Tokenizer:
+    """The fast tokenizer behind one of transformers, made to pad and cut to a length."""
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
     if not hasattr(tokenizer, "backend_tokenizer"):
         msg = (
             f"{type(tokenizer).__name__} has no fast tokenizer; save the pipeline with one that has"
         )
         raise SearchError(msg)
     copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    done: list[Any] = []
-    if text == text.strip():
-        done.append(normalizers.Strip())
-    if text == text.lower():
-        done.append(normalizers.Lowercase())
-    if done:
-        own = copy.normalizer
-        copy.normalizer = normalizers.Sequence([*done, *([] if own is None else [own])])
-    copy.enable_truncation(length)
+    copy.enable_truncation(length, direction=tokenizer.truncation_side)
     copy.enable_padding(
         direction=tokenizer.padding_side,
         length=length,
@@ -246,9 +292,5 @@ def _padded(tokenizer: Any, length: int, text: str) -> Tokenizer:
     return copy
 
 
-def _input_name(tokenizer: str, source: str, fill: PromptField) -> str:
-    return f"{source}_{fill}{tokenizer.removeprefix('tokenizer')}"
-
-
 def _is_tokenizer(part: Any) -> bool:
-    return hasattr(part, "model_max_length")
+    return hasattr(getattr(part, "tokenizer", part), "model_max_length")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Decoder(nn.Module):
     """The pipeline with no steps to make, so that it decodes the latents it is given."""
 
-    def __init__(self, pipeline: Pipeline, size: tuple[int, int]) -> None:
+    def __init__(self, pipeline: Pipeline, size: tuple[int, ...]) -> None:
         """Prepare to make pictures of `size` (height, width)."""
         super().__init__()
         pipeline.load_around()

@@ -18,6 +18,8 @@ from search.model.replaced import replaced
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+_SIZES = ("height", "width", "num_frames")
+
 
 @contextmanager
 def noise_replaced(pipe: Any, draw: Callable[..., Tensor]) -> Iterator[None]:
@@ -25,6 +27,25 @@ def noise_replaced(pipe: Any, draw: Callable[..., Tensor]) -> Iterator[None]:
     module = inspect.getmodule(inspect.unwrap(type(pipe).__call__))
     with replaced(module, "randn_tensor", draw):
         yield
+
+
+@contextmanager
+def sizes_noted(pipe: Any) -> Iterator[dict[str, int]]:
+    """While open, note for which height, width and frames the pipeline prepares its latents."""
+    found: dict[str, int] = {}
+    original = getattr(pipe, "prepare_latents", None)
+    if original is None:
+        yield found
+        return
+
+    @wraps(original)
+    def prepare(*args: Any, **kwargs: Any) -> Any:
+        given = inspect.signature(original).bind(*args, **kwargs).arguments
+        found.update({name: int(given[name]) for name in _SIZES if given.get(name) is not None})
+        return original(*args, **kwargs)
+
+    with with_parts(pipe, prepare_latents=prepare):
+        yield found
 
 
 @contextmanager

@@ -74,9 +74,12 @@ class Request:
         )
 
     @property
-    def size(self) -> tuple[int, int] | None:
-        """Height and width, or None for the pipeline's default."""
-        return None if self.height is None or self.width is None else (self.height, self.width)
+    def size(self) -> tuple[int, ...] | None:
+        """Height, width and a video's frames, or None for the pipeline's default."""
+        if self.height is None or self.width is None:
+            return None
+        frames = () if self.frames is None else (self.frames,)
+        return self.height, self.width, *frames
 
     @property
     def grid_arguments(self) -> dict[str, Any]:
@@ -89,10 +92,10 @@ class Request:
             custom["sigmas"] = list(self.sigmas)
         return custom
 
-    def sized(self, size: tuple[int, int] | None) -> Request:
-        """The same at another size (height, width); None is the pipeline's default."""
-        height, width = size or (None, None)
-        return replace(self, height=height, width=width)
+    def sized(self, size: tuple[int, ...] | None) -> Request:
+        """The same at another size (height, width, frames); None is the pipeline's default."""
+        height, width, frames, *_ = (*(size or (None, None)), None)
+        return replace(self, height=height, width=width, frames=frames)
 
 
 class Conditioner(Protocol):

@@ -38,8 +38,14 @@ def hollow(module: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
     for parameter in module.parameters():
         known[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
     copied: nn.Module = copy.deepcopy(module, known)
-    converted = set(map(id, convertible_modules(copied)))
-    for inner in copied.modules():
+    vars(copied).pop("forward", None)
+    return make_hollow(copied, dtype)
+
+
+def make_hollow(module: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
+    """The same in place."""
+    converted = set(map(id, convertible_modules(module)))
+    for inner in module.modules():
         to = dtype if id(inner) in converted else None
         for name, parameter in inner._parameters.items():
             if parameter is not None:
@@ -48,7 +54,7 @@ def hollow(module: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
         for name, buffer in inner._buffers.items():
             if buffer is not None and to is not None and buffer.is_floating_point():
                 inner._buffers[name] = buffer.to(to)
-    return copied.eval()
+    return module.eval()
 
 
 def convertible_modules(denoiser: nn.Module) -> list[nn.Module]:
@@ -92,15 +98,18 @@ def placeholder_output(module: nn.Module, args: Sequence[Any], kwargs: Mapping[s
     def plain(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return type(module).forward(module, *args, **kwargs)
 
-    with (
-        FakeTensorMode(allow_non_fake_inputs=True) as mode,
-        replaced(nn.Module, "__call__", plain),
-    ):
+    with replaced(nn.Module, "__call__", plain):
+        return shapes_of(module, args, kwargs)
+
+
+def shapes_of(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """The same with the hooks of what is in the module."""
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         fake_args, fake_kwargs = pytree.tree_map(
             lambda leaf: mode.from_tensor(leaf) if isinstance(leaf, Tensor) else leaf,
             (tuple(args), dict(kwargs)),
         )
-        output = plain(module, *fake_args, **fake_kwargs)
+        output = type(module).forward(module, *fake_args, **fake_kwargs)
     return as_placeholders(output)
 
 

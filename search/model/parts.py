@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import init_empty_weights
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import nn
 
 from search.core.errors import SearchError
 from search.model.checkpoint_files import DIFFUSERS, TRANSFORMERS, checkpoint_of
+from search.model.hollow import make_hollow, shapes_of
 from search.model.weights import quantised, require_no_lora
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 """Parts that no bundle has: they check pictures, or read some that are given. They are never loaded."""
 DTYPE = torch.float32
 """Of the weights of all parts but the denoiser, whatever their files hold."""
+_WEIGHTLESS = "_stepcarve_weightless"
 _LIBRARIES = ("diffusers", "transformers")
 
 
@@ -137,30 +139,30 @@ def _model(cls: Any, folder: Path) -> nn.Module:
 
 
 def _without_weights(cls: Any, folder: Path) -> nn.Module:
-    """A model on the meta device that answers with zeros on the CPU: only shapes can be read off it."""
+    """A model that answers with zeros: only shapes can be read off it."""
     from transformers import PreTrainedModel
 
     is_transformers = issubclass(cls, PreTrainedModel)
     checkpoint_of(folder, TRANSFORMERS if is_transformers else DIFFUSERS)
-    with init_empty_weights(include_buffers=True):
+    with init_empty_weights(include_buffers=False):
         model: nn.Module = (
             cls(cls.config_class.from_pretrained(folder))
             if is_transformers
             else cls.from_config(cls.load_config(folder))
         )
 
-    def enter(module: nn.Module, args: Any, kwargs: Any) -> Any:
-        del module
+    make_hollow(model)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
         # A mask changes no shape, and models ask for its values.
         given = {k: None if k == "attention_mask" else value for k, value in kwargs.items()}
-        return pytree.tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (args, given))
+        return shapes_of(model, args, given)
 
-    def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-        del module, args, kwargs
-        return pytree.tree_map_only(
-            Tensor, lambda tensor: torch.zeros(tensor.shape, dtype=tensor.dtype), output
-        )
+    model.forward = functools.wraps(model.forward)(run)
+    setattr(model, _WEIGHTLESS, True)
+    return model
 
-    model.register_forward_pre_hook(enter, with_kwargs=True)
-    model.register_forward_hook(leave, with_kwargs=True)
-    return model.eval()
+
+def is_weightless(model: Any) -> bool:
+    """Whether a model was loaded without its weights."""
+    return getattr(model, _WEIGHTLESS, False)

@@ -14,11 +14,12 @@ from search.core.subnet import Binding, SubNet
 from search.model.body import Body
 from search.model.families.text_to_image import call_parameters, scale_argument
 from search.model.family import Family, Request, family_of
-from search.model.parts import load_models, load_parts, require_plain
+from search.model.parts import is_weightless, load_models, load_parts, require_plain
 from search.model.recording import record_grid_settings
 from search.model.removed import build_denoiser, removed_of
 from search.model.scheduler import GridSettings, read_sampler, unused
 from search.model.scheduler_names import SHORT_NAMES, Choice, choice_of, require_options
+from search.model.sizing import Sizing
 from search.model.weights import DenoiserWeights, plain
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from search.core.timestep_grid import TimestepGrid
 
 
+Size = tuple[int, ...]
+"""Height and width of a picture in pixels, and the frames of a video."""
 _UNLISTED = frozenset({"LCMScheduler", "SASolverScheduler", "TCDScheduler"})
 """Schedulers of the same noise schedules that diffusers does not list as compatible."""
 
@@ -52,12 +55,11 @@ class Pipeline:
     index: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     _own_scheduler: list[Any] = field(default_factory=list, repr=False, compare=False)
     _changed: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
-    _grid_settings: dict[tuple[str, TimestepGrid, tuple[int, int] | None], GridSettings] = field(
+    _grid_settings: dict[tuple[str, TimestepGrid, Size | None], GridSettings] = field(
         default_factory=dict, repr=False, compare=False
     )
-    _bodies: dict[tuple[int, int] | None, Body] = field(
-        default_factory=dict, repr=False, compare=False
-    )
+    _sizes: dict[tuple[int, ...], Size] = field(default_factory=dict, repr=False, compare=False)
+    _bodies: dict[Size | None, Body] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Remember the scheduler that the pipeline came with."""
@@ -103,8 +105,10 @@ class Pipeline:
     @property
     def multiple(self) -> int:
         """What heights and widths must be multiples of, in pixels."""
-        processor = getattr(self.pipe, "image_processor", None)
-        return int(processor.config.vae_scale_factor if processor else self._factor)
+        for name in ("image_processor", "video_processor"):
+            if hasattr(self.pipe, name):
+                return int(getattr(self.pipe, name).config.vae_scale_factor)
+        return self._factor
 
     @property
     def _factor(self) -> int:
@@ -115,9 +119,7 @@ class Pipeline:
 
     def load_around(self) -> None:
         """Load the weights of all models but the denoiser, if the pipeline was opened without."""
-        models = [p for p in self.pipe.components.values() if hasattr(p, "parameters")]
-        around = [model for model in models if model is not self.denoiser]
-        if any(p.is_meta for model in around for p in model.parameters()):
+        if any(map(is_weightless, self.pipe.components.values())):
             found = load_models(self.path, self.index, but=self.family.component)
             self.pipe.register_modules(**{n: m.requires_grad_(False) for n, m in found.items()})
 
@@ -170,36 +172,40 @@ class Pipeline:
             )
             raise SearchError(msg)
 
-    def size(self, noise_shape: tuple[int, ...]) -> tuple[int, int]:
-        """Height and width of the picture that noise `[C, H, W]` becomes."""
-        return noise_shape[-2] * self._factor, noise_shape[-1] * self._factor
+    def size(self, noise_shape: tuple[int, ...]) -> Size:
+        """Height and width of the picture that noise `[C, H, W]` becomes, and a video's frames."""
+        return self._sizes.get(noise_shape) or self._sizing.size(noise_shape)
 
-    def grid_settings(
-        self, grid: TimestepGrid, size: tuple[int, int] | None = None
-    ) -> GridSettings:
+    @cached_property
+    def _sizing(self) -> Sizing:
+        """Read off any step of the loop that was looked at before, or off one of the default size."""
+        body = next(iter(self._bodies.values()), None) or self.body()
+        if not body.asked:
+            return Sizing(rows=1, factor=self._factor)
+        return Sizing.of(body.drawn[1:], body.asked)
+
+    def grid_settings(self, grid: TimestepGrid, size: Size | None = None) -> GridSettings:
         """What the pipeline asks of its present scheduler for pictures of `size` (height, width)."""
         key = (repr(self.pipe.scheduler), grid, size)
         if key not in self._grid_settings:
             self._grid_settings[key] = record_grid_settings(self, grid, size)
         return self._grid_settings[key]
 
-    def body(self, size: tuple[int, int] | None = None) -> Body:
+    def body(self, size: Size | None = None) -> Body:
         """A step of the loop, for pictures of `size` (height, width)."""
         if size not in self._bodies:
             request = Request((self.default_prompt,), 2, self.default_guidance).sized(size)
             self._bodies[size] = Body(self, request)
         return self._bodies[size]
 
-    def timesteps(
-        self, grid: TimestepGrid, size: tuple[int, int] | None = None
-    ) -> tuple[float, ...]:
+    def timesteps(self, grid: TimestepGrid, size: Size | None = None) -> tuple[float, ...]:
         """Those of the present scheduler, one per call, noisiest first."""
         scheduler = unused(self.pipe.scheduler)
         settings = self.grid_settings(grid, size)
         settings.apply(scheduler)
         return tuple(float(t) for t in settings.part(scheduler))
 
-    def sampler(self, grid: TimestepGrid, size: tuple[int, int] | None = None) -> SamplerTable:
+    def sampler(self, grid: TimestepGrid, size: Size | None = None) -> SamplerTable:
         """The present scheduler as a table for `grid` and pictures of `size`.
 
         Raises:
@@ -245,6 +251,7 @@ class Pipeline:
             latent_shape=latent_shape,
             noise_shape=noise_shape,
             guided=guided,
+            picture=self.size(noise_shape),
         )
 
 
@@ -326,6 +333,8 @@ def open_for(subnet: SubNet, path: Path, *, weights: bool, device: str = "cpu") 
     binding = subnet.binding
     pipeline = open_pipeline(path, weights=weights, device=device)
     pipeline.use_scheduler(binding.scheduler, binding.scheduler_options)
+    if binding.picture:
+        pipeline._sizes[binding.noise_shape] = binding.picture
     here = pipeline.binding(
         grid=binding.grid,
         guided=binding.guided,

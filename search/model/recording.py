@@ -146,7 +146,7 @@ def _tensors(arguments: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def record_grid_settings(
-    pipeline: OpenedPipeline, grid: TimestepGrid, size: tuple[int, int] | None
+    pipeline: OpenedPipeline, grid: TimestepGrid, size: tuple[int, ...] | None
 ) -> GridSettings:
     """What the pipeline asks of its scheduler for `grid` and pictures of `size` (height, width)."""
     _require_grid(pipeline.pipe, grid)

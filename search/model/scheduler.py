@@ -235,6 +235,8 @@ class FixedScheduler:
 
     def __init__(self, timesteps: Tensor | list[FixedTimestep], config: Any) -> None:
         self.timesteps, self.config = timesteps, config
+        # Some pipelines look at the noise levels that the scheduler will take.
+        self.sigmas = [0.5] * (len(timesteps) + 1)
 
     def set_timesteps(
         self,

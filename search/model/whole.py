@@ -24,7 +24,7 @@ def whole_subnet(
     grid: TimestepGrid,
     granularity: Granularity,
     guidance: float,
-    size: tuple[int, int] | None = None,
+    size: tuple[int, ...] | None = None,
 ) -> SubNet:
     """Every block at every step.
 
@@ -65,7 +65,7 @@ def whole_subnet(
     return skipping(whole, pipeline.removed)
 
 
-def resized(pipeline: Pipeline, subnet: SubNet, size: tuple[int, int]) -> SubNet:
+def resized(pipeline: Pipeline, subnet: SubNet, size: tuple[int, ...]) -> SubNet:
     """The same table for pictures of another size (height, width).
 
     Costs and shapes are those at that size, and so are timesteps where they depend on it.
@@ -105,7 +105,7 @@ def resized(pipeline: Pipeline, subnet: SubNet, size: tuple[int, int]) -> SubNet
 
 
 def _require_size(
-    pipeline: Pipeline, size: tuple[int, int] | None, noise_shape: tuple[int, ...]
+    pipeline: Pipeline, size: tuple[int, ...] | None, noise_shape: tuple[int, ...]
 ) -> None:
     """Refuse a size (height, width) that the pipeline has not taken."""
     made, multiple = pipeline.size(noise_shape), pipeline.multiple

@@ -103,7 +103,7 @@ class TextToImage:
         """Run diffusers' own pipeline; the pictures are `[B, H, W, 3]`, or `[B, F, H, W, 3]` of videos."""
         takes = call_parameters(pipe)
         arguments = self.arguments(pipe, request) | {"generator": generator}
-        known = {name: value for name, value in arguments.items() if name in takes}
+        known = {n: value for n, value in arguments.items() if n in takes and value is not None}
         given = request.latents
         if given is None:
             return pipe(**known)[0]

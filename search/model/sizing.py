@@ -1,0 +1,76 @@
+"""How the size of a picture follows from the shape of the noise that it begins from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from search.core.errors import SearchError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """Which dimensions of a picture's noise are its height, width and frames.
+
+    Attributes:
+        rows: the dimension of the height; that of the width follows.
+        factor: pixels per element, in each direction.
+        frames: the dimension of the frames, or None for pictures.
+        every: frames per element.
+        first: frames before the first such group: 1 where the first frame stands for itself.
+    """
+
+    rows: int
+    factor: int
+    frames: int | None = None
+    every: int = 1
+    first: int = 0
+
+    def size(self, noise_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Height and width of the picture that noise becomes, and a video's frames."""
+        height, width = noise_shape[self.rows : self.rows + 2]
+        found = (height * self.factor, width * self.factor)
+        if self.frames is None:
+            return found
+        groups = noise_shape[self.frames] - (1 if self.first else 0)
+        return (*found, self.first + groups * self.every)
+
+    @staticmethod
+    def of(noise_shape: tuple[int, ...], asked: Mapping[str, int]) -> Sizing:
+        """What noise `noise_shape` of one picture says of its size.
+
+        Args:
+            noise_shape: as drawn.
+            asked: what the pipeline prepared its latents for: `height`, `width`, `num_frames`.
+
+        Raises:
+            SearchError: the noise is not of that size.
+        """
+        height, width = asked["height"], asked["width"]
+        for rows in reversed(range(len(noise_shape) - 1)):
+            h, w = noise_shape[rows : rows + 2]
+            if height % h == 0 and height // h == width / w:
+                break
+        else:
+            msg = f"noise {noise_shape} is in no proportion to a picture of {height} x {width}"
+            raise SearchError(msg)
+        count = asked.get("num_frames")
+        if count is None:
+            return Sizing(rows, height // h)
+        return Sizing(rows, height // h, *_frames(noise_shape, rows, count))
+
+
+def _frames(noise_shape: tuple[int, ...], rows: int, count: int) -> tuple[int, int, int]:
+    """The dimension of `count` frames, how many an element stands for, and the ones before."""
+    others = [i for i in range(len(noise_shape)) if i not in (rows, rows + 1)]
+    for dim in reversed(others):
+        size = noise_shape[dim]
+        if size > 1 and (count - 1) % (size - 1) == 0 and dim < rows:
+            return dim, (count - 1) // (size - 1), 1
+        if count % size == 0 and dim < rows:
+            return dim, count // size, 0
+    msg = f"noise {noise_shape} is in no proportion to {count} frames"
+    raise SearchError(msg)
