@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from onnx_ir.passes import common as passes
 
+from exporter.errors import ExportError
 from exporter.graph import convert, forget_inner_types, optimise
 from search.core.names import IMAGE, LATENTS
 from search.core.precision import precision_named
@@ -41,7 +42,15 @@ def conditioner_graph(conditioner: Conditioner, dtype: str) -> Component:
     example = tuple(torch.ones(each.shape, dtype=torch.int64) for each in conditioner.inputs)
     with torch.no_grad():
         names = list(module(*example))
-    return _component("condition", module, example, [i.name for i in conditioner.inputs], names)
+    made = _component("condition", module, example, [i.name for i in conditioner.inputs], names)
+    loose = [v.name for v in made.model.graph.outputs if v.shape is None or not v.shape.is_static()]
+    if loose:
+        msg = (
+            f"the pipeline makes the conditions {loose} as long as its text; a graph is of one length, so "
+            "such pipelines are not supported"
+        )
+        raise ExportError(msg)
+    return made
 
 
 class _Converted(torch.nn.Module):

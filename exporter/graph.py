@@ -60,6 +60,7 @@ def optimise(model: ir.Model, parameters: Collection[str]) -> None:
     _drop_void_squeezes(model.graph)
     _cast_joined(model.graph)
     _widen_masks(model.graph)
+    _choose_by_logic(model.graph)
     decompose_argmax(model.graph)
     _transpose_weights(model.graph)
     given = set(model.graph.initializers)
@@ -154,6 +155,23 @@ def _drop_void_choices(model: ir.Model) -> None:
         ir.convenience.replace_all_uses_with(after, chosen)
         model.graph.remove(node, safe=True)
     passes.RemoveUnusedNodesPass()(model)
+
+
+def _choose_by_logic(graph: ir.Graph) -> None:
+    """Write each Where between booleans as And and Or: ONNX Runtime has no such Where."""
+    for node in list(graph):
+        after = node.outputs[0]
+        if node.op_type != "Where" or after.dtype != ir.DataType.BOOL:
+            continue
+        condition, chosen, other = node.inputs
+        both = ir.node("And", [condition, chosen])
+        neither = ir.node("Not", [condition])
+        rest = ir.node("And", [neither.outputs[0], other])
+        either = ir.node("Or", [both.outputs[0], rest.outputs[0]])
+        either.outputs[0].type, either.outputs[0].shape = after.type, after.shape
+        graph.insert_before(node, [both, neither, rest, either])
+        ir.convenience.replace_all_uses_with(after, either.outputs[0], replace_graph_outputs=True)
+        graph.remove(node, safe=True)
 
 
 def _widen_masks(graph: ir.Graph) -> None:

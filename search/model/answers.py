@@ -124,6 +124,11 @@ def _asked_through(handle: Callable[..., Any]) -> Iterator[None]:
         yield
 
 
+def numbers_among(answers: Answers) -> list[tuple[str, int, Any]]:
+    """The answers that are more than yes or no."""
+    return [each for each in answers.known if each[0] != "__bool__"]
+
+
 @contextmanager
 def tensors_as_numbers() -> Iterator[None]:
     """While open, `torch.tensor` and `torch.full` take tensors `[]` where numbers are expected.

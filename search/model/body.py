@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from search.core.errors import SearchError
-from search.model.answers import Answers, tensors_as_numbers
+from search.model.answers import Answers, numbers_among, tensors_as_numbers
 from search.model.encoding import LABELS, Encoding, conditions_of
 from search.model.entry import latents_replaced, numbered_noise, sizes_noted
 from search.model.failures import pipeline_failures
@@ -97,6 +97,11 @@ class Body:
                 "pipelines are not supported"
             )
             raise SearchError(msg)
+
+    @property
+    def numbers(self) -> list[tuple[str, int, Any]]:
+        """What the step reads from tensors as numbers; a trace has them as constants."""
+        return numbers_among(self._answers)
 
     @property
     def rows(self) -> int:

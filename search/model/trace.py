@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
@@ -12,6 +12,7 @@ from accelerate import init_empty_weights
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from search.core.errors import SearchError
 from search.core.names import GUIDANCE, SAMPLE, TIMESTEP
 from search.core.streams import block_name, stream_names
 from search.core.subnet import Granularity
@@ -37,6 +38,9 @@ from search.model.removed import (
     shortcut_of,
     tensor_arguments,
 )
+
+LONGER = "a longer text, to see whether its length counts"
+"""What is added to a prompt."""
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -94,6 +98,7 @@ def trace(
     prediction, timestep and guidance are float32 whatever the `dtype` of weights, conditions and blocks.
     """
     body = Body(pipeline, request)
+    _require_one_way(pipeline, request, body)
     family = pipeline.family
     denoiser = hollow(_built(pipeline), dtype)
     names = _block_names(family, denoiser, granularity, pipeline.removed)
@@ -124,6 +129,19 @@ def trace(
         base_outputs=emitted.outputs,
         body=body,
     )
+
+
+def _require_one_way(pipeline: Pipeline, request: Request, body: Body) -> None:
+    """Refuse a step that depends on the length of its text, which a trace would freeze."""
+    if not body.numbers or pipeline.family.labels(pipeline.pipe, request) is not None:
+        return
+    longer = replace(request, prompts=tuple(f"{p} {LONGER}" for p in request.prompts))
+    if Body(pipeline, longer).numbers != body.numbers:
+        msg = (
+            f"the {type(pipeline.denoiser).__name__} of a {pipeline.family.pipeline} computes otherwise "
+            "for texts of another length; a graph is of one length, so such pipelines are not supported"
+        )
+        raise SearchError(msg)
 
 
 def _built(pipeline: Pipeline) -> nn.Module:
