@@ -114,7 +114,8 @@ def trace(
         GUIDANCE: torch.ones(()),
     }
     with torch.no_grad():
-        program = without_complex(torch.export.export(step, (), inputs, strict=False))
+        program = torch.export.export(step, (), inputs, strict=False)
+    program = without_complex(program, inputs)
     modules = {name for each in Granularity for name in family.blocks(denoiser, each)}
     branches = {name for name in modules if family.is_branch(denoiser.get_submodule(name))}
     graph = _Graph(program, tuple(inputs))
