@@ -27,13 +27,13 @@ TOYS = (
 )
 
 NOT_BUILT = {
-    "Cosmos2TextToImagePipeline": "it refuses to be made without the package cosmos_guardrail",
-    "OmniGenPipeline": "its processor needs torchvision",
+    "Cosmos2TextToImagePipeline": "its safety checker needs the package cosmos_guardrail",
+    "OmniGenPipeline": "its processor needs the package torchvision",
     "OnnxStableDiffusionPipeline": "its parts are ONNX graphs already",
     "StableDiffusionOnnxPipeline": "its parts are ONNX graphs already",
-    "PRXPipeline": "it cleans each prompt with the package ftfy",
-    "PRXPixelPipeline": "it cleans each prompt with the package ftfy",
-    "QwenImage21Pipeline": "its processor needs torchvision",
+    "PRXPipeline": "it needs the package ftfy, and diffusers 0.42.1 cannot load its T5GemmaEncoder",
+    "PRXPixelPipeline": "it needs the package ftfy",
+    "QwenImage21Pipeline": "its processor needs the package torchvision",
     "ShapEPipeline": "it makes shapes in space, not pictures",
     "StableCascadeCombinedPipeline": "diffusers 0.42.1 saves its PaellaVQModel but cannot load it",
     "StableCascadeDecoderPipeline": "diffusers 0.42.1 saves its PaellaVQModel but cannot load it",
