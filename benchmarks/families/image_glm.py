@@ -102,4 +102,4 @@ def glm_image() -> GlmImagePipeline:
     return with_random_weights(pipe, 13)
 
 
-TOYS = (Toy("GlmImagePipeline", glm_image, {"height": 64, "width": 64}),)
+TOYS = (Toy("GlmImagePipeline", glm_image, {"height": 128, "width": 128}),)
