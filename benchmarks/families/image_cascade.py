@@ -24,7 +24,7 @@ from diffusers import (
 )
 from diffusers.pipelines.stable_diffusion import StableUnCLIPImageNormalizer
 
-from benchmarks.families import autoencoders, texts, words
+from benchmarks.families import autoencoders, encoders, texts, words
 from benchmarks.families.toy import Toy
 from benchmarks.families.weights import with_random_weights
 
@@ -53,11 +53,11 @@ def kandinsky_prior(
     tokenizer = words.clip()
     pipe = cls(
         prior=prior_transformer(),
-        image_encoder=texts.clip_vision(),
-        text_encoder=texts.clip_projected(tokenizer),
+        image_encoder=encoders.clip_vision(),
+        text_encoder=encoders.clip_projected(tokenizer),
         tokenizer=tokenizer,
         scheduler=prior_scheduler(),
-        image_processor=texts.clip_pictures(),
+        image_processor=encoders.clip_pictures(),
     )
     return with_random_weights(pipe, 100)
 
@@ -87,7 +87,7 @@ def kandinsky_unet(condition: str) -> UNet2DConditionModel:
 def kandinsky() -> KandinskyPipeline:
     """Embedding and prompt to a picture; predicts variances too."""
     pipe = KandinskyPipeline(
-        text_encoder=texts.multilingual_clip(),
+        text_encoder=encoders.multilingual_clip(),
         tokenizer=words.xlm_roberta(),
         unet=kandinsky_unet("text_image"),
         scheduler=DDIMScheduler(
@@ -99,7 +99,7 @@ def kandinsky() -> KandinskyPipeline:
         ),
         movq=autoencoders.movq(),
     )
-    return with_random_weights(pipe, 101)
+    return with_random_weights(pipe, 101, gain=1)
 
 
 def kandinsky22() -> KandinskyV22Pipeline:
@@ -147,7 +147,7 @@ def stable_cascade_prior() -> StableCascadePriorPipeline:
     )
     pipe = StableCascadePriorPipeline(
         tokenizer=tokenizer,
-        text_encoder=texts.clip_projected(tokenizer),
+        text_encoder=encoders.clip_projected(tokenizer),
         prior=prior,
         scheduler=DDPMWuerstchenScheduler(),
     )
@@ -172,13 +172,13 @@ def stable_unclip() -> StableUnCLIPPipeline:
     )
     pipe = StableUnCLIPPipeline(
         prior_tokenizer=tokenizer,
-        prior_text_encoder=texts.clip_projected(tokenizer),
+        prior_text_encoder=encoders.clip_projected(tokenizer),
         prior=prior_transformer(),
         prior_scheduler=prior_scheduler(),
         image_normalizer=StableUnCLIPImageNormalizer(embedding_dim=texts.WIDTH),
         image_noising_scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
         tokenizer=tokenizer,
-        text_encoder=texts.clip(tokenizer),
+        text_encoder=encoders.clip(tokenizer),
         unet=unet,
         scheduler=DDIMScheduler(
             beta_start=0.00085,

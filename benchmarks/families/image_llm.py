@@ -1,30 +1,48 @@
-"""Text to image, the prompt read by Mistral, GLM, Llama or SmolLM."""
+"""Text to image by current classes, the prompt read by a language model."""
 
 from __future__ import annotations
 
 from diffusers import (
-    BriaFiboPipeline,
-    BriaFiboTransformer2DModel,
+    AdaptiveProjectedMixGuidance,
     CogView4Pipeline,
     CogView4Transformer2DModel,
-    ErnieImagePipeline,
-    ErnieImageTransformer2DModel,
-    EulerDiscreteScheduler,
+    DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
     Flux2Pipeline,
-    HiDreamImagePipeline,
-    HiDreamImageTransformer2DModel,
-    KolorsPipeline,
-    UNet2DConditionModel,
+    Flux2Transformer2DModel,
+    HunyuanImagePipeline,
+    HunyuanImageTransformer2DModel,
+    Lumina2Pipeline,
+    Lumina2Transformer2DModel,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
+    SanaPipeline,
+    SanaTransformer2DModel,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
 )
 
 from benchmarks.families import autoencoders, texts, words
-from benchmarks.families.image_qwen3 import flux2_transformer
 from benchmarks.families.toy import Toy
 from benchmarks.families.weights import with_random_weights
 
 HEADS = {"num_attention_heads": 2, "attention_head_dim": 16}
 """Of a transformer 32 wide."""
+
+
+def flux2_transformer(*, guidance: bool) -> Flux2Transformer2DModel:
+    """Two joint blocks and two single ones; reads two layers of the language model."""
+    return Flux2Transformer2DModel(
+        in_channels=16,
+        num_layers=2,
+        num_single_layers=2,
+        **HEADS,
+        joint_attention_dim=2 * texts.WIDTH,
+        timestep_guidance_channels=32,
+        axes_dims_rope=(4, 4, 4, 4),
+        guidance_embeds=guidance,
+    )
 
 
 def flux2() -> Flux2Pipeline:
@@ -37,6 +55,61 @@ def flux2() -> Flux2Pipeline:
         transformer=flux2_transformer(guidance=True),
     )
     return with_random_weights(pipe, 1, gain=1.5)
+
+
+def flux2_klein() -> Flux2KleinPipeline:
+    """FLUX.2 klein base: two calls per step."""
+    pipe = Flux2KleinPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        vae=autoencoders.flux2(),
+        text_encoder=texts.qwen3(),
+        tokenizer=words.qwen(),
+        transformer=flux2_transformer(guidance=False),
+        is_distilled=False,
+    )
+    return with_random_weights(pipe, 2)
+
+
+def qwen_image() -> QwenImagePipeline:
+    """Two joint blocks, two calls per step, renormalised guidance."""
+    transformer = QwenImageTransformer2DModel(
+        in_channels=16,
+        out_channels=4,
+        num_layers=2,
+        **HEADS,
+        joint_attention_dim=texts.WIDTH,
+        axes_dims_rope=(4, 6, 6),
+    )
+    pipe = QwenImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, max_shift=0.9),
+        vae=autoencoders.qwen_image(),
+        text_encoder=texts.qwen25_vl(),
+        tokenizer=words.qwen(),
+        transformer=transformer,
+    )
+    return with_random_weights(pipe, 3)
+
+
+def z_image() -> ZImagePipeline:
+    """Two blocks after one for the picture and one for the text alone."""
+    transformer = ZImageTransformer2DModel(
+        in_channels=4,
+        dim=32,
+        n_layers=2,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=texts.WIDTH,
+        axes_dims=[4, 6, 6],
+    )
+    pipe = ZImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=autoencoders.kl(shift=0.1159),
+        text_encoder=texts.qwen3(),
+        tokenizer=words.qwen(),
+        transformer=transformer,
+    )
+    return with_random_weights(pipe, 4)
 
 
 def cogview4() -> CogView4Pipeline:
@@ -63,119 +136,89 @@ def cogview4() -> CogView4Pipeline:
     return with_random_weights(pipe, 5)
 
 
-def ernie() -> ErnieImagePipeline:
-    """Two blocks over picture and text, modulated as one; both halves of the guidance in one call."""
-    transformer = ErnieImageTransformer2DModel(
-        hidden_size=48,
-        num_attention_heads=2,
+def lumina2() -> Lumina2Pipeline:
+    """Two blocks after one for the picture and one for the text alone; two calls per step."""
+    transformer = Lumina2Transformer2DModel(
+        sample_size=8,
+        in_channels=4,
+        hidden_size=32,
         num_layers=2,
-        ffn_hidden_size=96,
-        in_channels=16,
-        out_channels=16,
-        text_in_dim=texts.WIDTH,
-        rope_axes_dim=(8, 8, 8),
+        num_refiner_layers=1,
+        num_attention_heads=2,
+        num_kv_heads=1,
+        multiple_of=16,
+        axes_dim_rope=(4, 6, 6),
+        cap_feat_dim=texts.WIDTH,
     )
-    pipe = ErnieImagePipeline(
+    pipe = Lumina2Pipeline(
         transformer=transformer,
-        vae=autoencoders.flux2(),
-        text_encoder=texts.mistral3_inner(),
-        tokenizer=words.mistral(),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0),
+        vae=autoencoders.kl(levels=4, shift=0.1159),
+        text_encoder=texts.gemma2(),
+        tokenizer=words.gemma(),
     )
-    return with_random_weights(pipe, 9)
+    return with_random_weights(pipe, 6)
 
 
-def hidream() -> HiDreamImagePipeline:
-    """Two joint blocks and two single ones with experts; four text encoders.
-
-    The class makes every picture of 128x128 latents, so a patch is 8x8 of them here.
-    """
-    words_1, words_2 = words.clip(), words.clip()
-    transformer = HiDreamImageTransformer2DModel(
-        patch_size=8,
+def sana_transformer(*, guidance: bool = False, **settings: object) -> SanaTransformer2DModel:
+    """Two blocks with linear attention."""
+    return SanaTransformer2DModel(
         in_channels=4,
         out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=16,
         num_layers=2,
-        num_single_layers=2,
-        **HEADS,
-        caption_channels=[texts.WIDTH, texts.WIDTH],
-        text_emb_dim=2 * texts.WIDTH,
-        num_routed_experts=4,
-        num_activated_experts=2,
-        axes_dims_rope=(4, 6, 6),
-        max_resolution=(128, 128),
-        llama_layers=[0, 1, 1, 1],
-    )
-    pipe = HiDreamImagePipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=autoencoders.kl(shift=0.1159),
-        text_encoder=texts.clip_projected(words_1),
-        tokenizer=words_1,
-        text_encoder_2=texts.clip_projected(words_2),
-        tokenizer_2=words_2,
-        text_encoder_3=texts.t5_encoder(),
-        tokenizer_3=words.t5(),
-        text_encoder_4=texts.llama(),
-        tokenizer_4=words.llama(),
-        transformer=transformer,
-    )
-    return with_random_weights(pipe, 10)
-
-
-def bria_fibo() -> BriaFiboPipeline:
-    """Two joint blocks and two single ones, each fed with a layer of the language model."""
-    transformer = BriaFiboTransformer2DModel(
-        in_channels=4,
-        num_layers=2,
-        num_single_layers=2,
-        **HEADS,
-        joint_attention_dim=16,
-        axes_dims_rope=[4, 6, 6],
-        text_encoder_dim=8,
-    )
-    pipe = BriaFiboPipeline(
-        transformer=transformer,
-        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
-        vae=autoencoders.wan(),
-        text_encoder=texts.smol3(),
-        tokenizer=words.llama(),
-    )
-    return with_random_weights(pipe, 11)
-
-
-def kolors() -> KolorsPipeline:
-    """A U-Net of two levels, told the size."""
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        transformer_layers_per_block=(1, 2),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=(2, 4),
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=16,
         cross_attention_dim=32,
-        encoder_hid_dim=texts.WIDTH,
-        encoder_hid_dim_type="text_proj",
-        norm_num_groups=4,
-        use_linear_projection=True,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=texts.WIDTH + 6 * 8,
+        caption_channels=texts.WIDTH,
+        sample_size=8,
+        guidance_embeds=guidance,
+        **settings,
     )
-    pipe = KolorsPipeline(
-        vae=autoencoders.kl(),
-        text_encoder=texts.chat_glm(),
-        tokenizer=words.chat_glm(),
-        unet=unet,
-        scheduler=EulerDiscreteScheduler(
-            beta_start=0.00085,
-            beta_end=0.014,
-            beta_schedule="scaled_linear",
-            num_train_timesteps=1100,
-            steps_offset=1,
+
+
+def sana() -> SanaPipeline:
+    """Both halves of the guidance in one call; a long instruction before the prompt."""
+    pipe = SanaPipeline(
+        tokenizer=words.gemma(),
+        text_encoder=texts.gemma2(),
+        vae=autoencoders.deep_compression(),
+        transformer=sana_transformer(),
+        scheduler=DPMSolverMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
         ),
     )
-    return with_random_weights(pipe, 12)
+    return with_random_weights(pipe, 7)
+
+
+def hunyuan_image() -> HunyuanImagePipeline:
+    """Two joint blocks and two single ones; a guider with memory, quoted words read as bytes."""
+    transformer = HunyuanImageTransformer2DModel(
+        in_channels=4,
+        out_channels=4,
+        **HEADS,
+        num_layers=2,
+        num_single_layers=2,
+        num_refiner_layers=1,
+        mlp_ratio=2.0,
+        text_embed_dim=texts.WIDTH,
+        text_embed_2_dim=texts.WIDTH,
+        rope_axes_dim=(8, 8),
+    )
+    pipe = HunyuanImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0),
+        vae=autoencoders.hunyuan_image(),
+        text_encoder=texts.qwen25_vl(layers=4),
+        tokenizer=words.qwen(),
+        text_encoder_2=texts.byt5_encoder(),
+        tokenizer_2=words.byt5(),
+        transformer=transformer,
+        guider=AdaptiveProjectedMixGuidance(
+            guidance_scale=3.5, adaptive_projected_guidance_start_step=1
+        ),
+    )
+    return with_random_weights(pipe, 8)
 
 
 SQUARE = {"height": 32, "width": 32}
@@ -187,9 +230,11 @@ TOYS = (
         flux2,
         {**SQUARE, "max_sequence_length": 64, "text_encoder_out_layers": (1, 2)},
     ),
+    Toy("Flux2KleinPipeline", flux2_klein, {**SHORT, "text_encoder_out_layers": (1, 2)}),
+    Toy("QwenImagePipeline", qwen_image, SHORT),
+    Toy("ZImagePipeline", z_image, SHORT),
     Toy("CogView4Pipeline", cogview4, SHORT),
-    Toy("ErnieImagePipeline", ernie, SQUARE),
-    Toy("HiDreamImagePipeline", hidream, {"height": 256, "width": 256, "max_sequence_length": 24}),
-    Toy("BriaFiboPipeline", bria_fibo, {"height": 128, "width": 128, "max_sequence_length": 32}),
-    Toy("KolorsPipeline", kolors, {"height": 16, "width": 16, "max_sequence_length": 24}),
+    Toy("Lumina2Pipeline", lumina2, {"height": 64, "width": 64, "max_sequence_length": 64}),
+    Toy("SanaPipeline", sana, {**SHORT, "use_resolution_binning": False}),
+    Toy("HunyuanImagePipeline", hunyuan_image, {"height": 16, "width": 16}),
 )

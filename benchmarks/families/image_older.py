@@ -14,7 +14,7 @@ from diffusers import (
     UNet2DModel,
 )
 
-from benchmarks.families import autoencoders, texts, words
+from benchmarks.families import autoencoders, encoders, texts, words
 from benchmarks.families.toy import Toy
 from benchmarks.families.weights import with_random_weights
 
@@ -66,7 +66,7 @@ def latent_diffusion() -> LDMTextToImagePipeline:
     )
     pipe = LDMTextToImagePipeline(
         vqvae=autoencoders.kl(levels=4),
-        bert=texts.ldm_bert(),
+        bert=encoders.ldm_bert(),
         tokenizer=words.bert(),
         unet=unet,
         scheduler=DDIMScheduler(

@@ -16,7 +16,7 @@ from diffusers import (
     StableDiffusionXLPAGPipeline,
 )
 
-from benchmarks.families import image_classic, image_gemma, image_llm, image_t5
+from benchmarks.families import image_classic, image_llm, image_llm_other, image_t5
 from benchmarks.families.toy import Toy
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ TOYS = tuple(
         (StableDiffusionXLPAGPipeline, image_classic.TOYS[1]),
         (StableDiffusion3PAGPipeline, image_classic.TOYS[2]),
         (PixArtSigmaPAGPipeline, image_classic.TOYS[5]),
-        (SanaPAGPipeline, image_gemma.TOYS[2]),
-        (KolorsPAGPipeline, image_llm.TOYS[5]),
+        (SanaPAGPipeline, image_llm.TOYS[6]),
+        (KolorsPAGPipeline, image_llm_other.TOYS[6]),
         (HunyuanDiTPAGPipeline, image_t5.TOYS[1]),
     )
 )

@@ -20,7 +20,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 
-from benchmarks.families import autoencoders, texts, words
+from benchmarks.families import autoencoders, encoders, texts, words
 from benchmarks.families.toy import Toy
 from benchmarks.families.weights import with_random_weights
 
@@ -68,7 +68,7 @@ def hunyuan_dit() -> HunyuanDiTPipeline:
     )
     pipe = HunyuanDiTPipeline(
         vae=autoencoders.kl(),
-        text_encoder=texts.bert_encoder(),
+        text_encoder=encoders.bert_encoder(),
         tokenizer=words.bert(),
         transformer=transformer,
         scheduler=DDPMScheduler(

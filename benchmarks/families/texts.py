@@ -2,23 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from diffusers.pipelines.kandinsky.text_encoder import MCLIPConfig, MultilingualCLIP
 from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig, ChatGLMModel
-from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import (
-    LDMBertConfig,
-    LDMBertModel,
-)
 from transformers import (
-    BertConfig,
-    BertModel,
-    CLIPImageProcessorPil,
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    CLIPVisionConfig,
-    CLIPVisionModelWithProjection,
     Gemma2Config,
     Gemma2Model,
     GemmaConfig,
@@ -27,6 +12,7 @@ from transformers import (
     GlmModel,
     LlamaConfig,
     LlamaForCausalLM,
+    LlamaModel,
     Mistral3Config,
     Mistral3ForConditionalGeneration,
     Mistral3Model,
@@ -46,10 +32,7 @@ from transformers import (
     UMT5EncoderModel,
 )
 
-from benchmarks.families.words import QWEN_MARKS, bert, byte_pairs, gemma, t5, xlm_roberta
-
-if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
+from benchmarks.families.words import QWEN_MARKS, byte_pairs, gemma, t5
 
 WIDTH = 32
 """Of every text encoder here but CLIP's."""
@@ -177,8 +160,13 @@ def smol3(layers: int = 2) -> SmolLM3ForCausalLM:
     return SmolLM3ForCausalLM(SmolLM3Config(**sizes, num_hidden_layers=layers))
 
 
-def llama(layers: int = 2) -> LlamaForCausalLM:
+def llama(layers: int = 2) -> LlamaModel:
     """Of Llama 3."""
+    return LlamaModel(LlamaConfig(**DECODER, num_hidden_layers=layers))
+
+
+def llama_speaking(layers: int = 2) -> LlamaForCausalLM:
+    """Of Llama 3, with its output layer."""
     return LlamaForCausalLM(LlamaConfig(**DECODER, num_hidden_layers=layers))
 
 
@@ -227,19 +215,6 @@ def gemma1(layers: int = 2) -> GemmaModel:
     return GemmaModel(GemmaConfig(**sizes, num_hidden_layers=layers))
 
 
-def bert_encoder() -> BertModel:
-    """Two layers."""
-    config = BertConfig(
-        vocab_size=len(bert()),
-        hidden_size=WIDTH,
-        intermediate_size=2 * WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=80,
-    )
-    return BertModel(config)
-
-
 def chat_glm(layers: int = 2) -> ChatGLMModel:
     """Of ChatGLM 3."""
     config = ChatGLMConfig(
@@ -255,78 +230,3 @@ def chat_glm(layers: int = 2) -> ChatGLMModel:
         original_rope=True,
     )
     return ChatGLMModel(config)
-
-
-def clip(words: CLIPTokenizer) -> CLIPTextModel:
-    """Two layers."""
-    return CLIPTextModel(clip_sizes(words))
-
-
-def clip_sizes(words: CLIPTokenizer) -> CLIPTextConfig:
-    """As long as the tokenizer's texts."""
-    return CLIPTextConfig(
-        vocab_size=len(words),
-        hidden_size=WIDTH,
-        intermediate_size=2 * WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=words.model_max_length,
-        projection_dim=WIDTH,
-        bos_token_id=words.bos_token_id,
-        eos_token_id=words.eos_token_id,
-        pad_token_id=words.pad_token_id,
-    )
-
-
-def clip_projected(words: CLIPTokenizer) -> CLIPTextModelWithProjection:
-    """Two layers and a projection."""
-    return CLIPTextModelWithProjection(clip_sizes(words))
-
-
-def clip_vision() -> CLIPVisionModelWithProjection:
-    """CLIP's eye, two layers."""
-    config = CLIPVisionConfig(
-        hidden_size=WIDTH,
-        intermediate_size=2 * WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=32,
-        patch_size=16,
-        projection_dim=WIDTH,
-    )
-    return CLIPVisionModelWithProjection(config)
-
-
-def clip_pictures() -> CLIPImageProcessorPil:
-    """What `clip_vision` sees."""
-    size = {"height": 32, "width": 32}
-    return CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=size)
-
-
-def multilingual_clip() -> MultilingualCLIP:
-    """Two layers."""
-    config = MCLIPConfig(
-        transformerDimSize=WIDTH,
-        imageDimSize=WIDTH,
-        vocab_size=len(xlm_roberta()),
-        hidden_size=WIDTH,
-        intermediate_size=2 * WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=512,
-        pad_token_id=1,
-    )
-    return MultilingualCLIP(config)
-
-
-def ldm_bert() -> LDMBertModel:
-    """Two layers."""
-    config = LDMBertConfig(
-        vocab_size=len(bert()),
-        encoder_layers=2,
-        encoder_ffn_dim=2 * WIDTH,
-        encoder_attention_heads=2,
-        head_dim=WIDTH // 2,
-        d_model=WIDTH,
-    )
-    return LDMBertModel(config)

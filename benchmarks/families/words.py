@@ -142,7 +142,8 @@ def glm() -> PreTrainedTokenizerFast:
 def gemma() -> GemmaTokenizer:
     """Of Gemma 2: a first token, spaces are part of the words."""
     vocabulary, merges = byte_pairs()
-    ours = [piece.replace("Ġ", "▁") for piece in vocabulary if piece.replace("Ġ", "").isascii()]
+    ranked = sorted(vocabulary, key=lambda piece: vocabulary[piece])
+    ours = [piece.replace("Ġ", "▁") for piece in ranked if piece.replace("Ġ", "").isascii()]
     marks = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
     pieces = [*marks, *(f"<0x{byte:02X}>" for byte in range(256)), "\n", *ours]
     return GemmaTokenizer(
