@@ -14,6 +14,7 @@ from search.core.subnet import Binding, SubNet
 from search.model.body import Body
 from search.model.families.text_to_image import call_parameters, scale_argument
 from search.model.family import Family, Request, family_of
+from search.model.padded_text import pad_texts
 from search.model.parts import is_weightless, load_models, load_parts, require_plain
 from search.model.recording import record_grid_settings
 from search.model.removed import build_denoiser, removed_of
@@ -281,6 +282,7 @@ def open_pipeline(path: Path, *, weights: bool = True, device: str = "cpu") -> P
     parts = load_parts(path, index, but=family.component, weights=weights)
     pipe = _assembled(path, index, {family.component: denoiser, **parts})
     pipe.set_progress_bar_config(disable=True)
+    pad_texts(pipe)
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):
             # Gradients go through the parts, hardly ever to their weights: who wants that says so.

@@ -130,7 +130,7 @@ class TextToImage:
         }
         if request.frames is not None:
             found["num_frames"] = request.frames
-        if request.negative or scale == SCALES[0]:
+        if request.negative or (scale == SCALES[0] and request.is_guided):
             found["negative_prompt"] = [request.negative] * len(prompts)
         return found
 
