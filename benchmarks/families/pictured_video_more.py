@@ -39,7 +39,9 @@ def ltx_from_picture() -> DiffusionPipeline:
 
 def ltx_conditions() -> DiffusionPipeline:
     """Any frames are given, each with its strength."""
-    return LTXConditionPipeline(**video.ltx().components)
+    parts = video.ltx().components
+    parts["scheduler"] = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    return LTXConditionPipeline(**parts)
 
 
 def ltx2_from_picture() -> DiffusionPipeline:
@@ -137,8 +139,10 @@ def sana_from_picture() -> DiffusionPipeline:
 def motif_from_picture() -> DiffusionPipeline:
     """The picture's latents are channels; its tokens are read with the text."""
     parts = video_llm.motif_video().components
+    settings = {k: v for k, v in parts["transformer"].config.items() if not k.startswith("_")}
+    parts["transformer"] = type(parts["transformer"])(**settings | {"image_embed_dim": 16})
     parts["feature_extractor"] = sight.siglip_pictures()
-    return MotifVideoImage2VideoPipeline(**parts)
+    return with_random_weights(MotifVideoImage2VideoPipeline(**parts), 286)
 
 
 _SMALL = {**video.SMALL, "image": picture()}
@@ -151,7 +155,12 @@ TOYS = (
     Toy(
         "LTX2ImageToVideoPipeline",
         ltx2_from_picture,
-        {**_LTX, "max_sequence_length": 32, "spatio_temporal_guidance_blocks": [1]},
+        {
+            **_LTX,
+            "max_sequence_length": 32,
+            "spatio_temporal_guidance_blocks": [1],
+            "image_crf": 0,
+        },
     ),
     Toy("CogVideoXImageToVideoPipeline", cogvideox_from_picture, _SHORT),
     Toy(
@@ -171,7 +180,8 @@ TOYS = (
         hunyuan15_from_picture,
         {"num_frames": 5, "image": picture()},
     ),
-    Toy("Kandinsky5I2VPipeline", kandinsky5_from_picture, _SMALL),
+    # The first four latent frames are normalised by those after them.
+    Toy("Kandinsky5I2VPipeline", kandinsky5_from_picture, {**_SMALL, "num_frames": 17}),
     Toy(
         "SanaImageToVideoPipeline",
         sana_from_picture,

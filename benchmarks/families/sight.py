@@ -31,9 +31,10 @@ def clip_vision() -> CLIPVisionModel:
     return CLIPVisionModel(CLIPVisionConfig(**_SIZES))
 
 
-def clip_vision_projected() -> CLIPVisionModelWithProjection:
+def clip_vision_projected(side: int = SIDE, patch: int = 14) -> CLIPVisionModelWithProjection:
     """Two layers and a projection."""
-    return CLIPVisionModelWithProjection(CLIPVisionConfig(**_SIZES, projection_dim=WIDTH))
+    sizes = {**_SIZES, "image_size": side, "patch_size": patch}
+    return CLIPVisionModelWithProjection(CLIPVisionConfig(**sizes, projection_dim=WIDTH))
 
 
 def siglip_vision() -> SiglipVisionModel:
