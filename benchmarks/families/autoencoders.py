@@ -8,6 +8,9 @@ from diffusers import (
     AutoencoderKLFlux2,
     AutoencoderKLHunyuanImage,
     AutoencoderKLQwenImage,
+    AutoencoderKLWan,
+    AutoencoderTiny,
+    VQModel,
 )
 
 
@@ -80,4 +83,43 @@ def hunyuan_image(channels: int = 4) -> AutoencoderKLHunyuanImage:
         spatial_compression_ratio=2,
         sample_size=16,
         scaling_factor=0.75289,
+    )
+
+
+def movq(channels: int = 4) -> VQModel:
+    """Of factor 8; its decoder is normalised by the latents themselves."""
+    return VQModel(
+        block_out_channels=(32, 32, 32, 32),
+        down_block_types=("DownEncoderBlock2D",) * 3 + ("AttnDownEncoderBlock2D",),
+        up_block_types=("AttnUpDecoderBlock2D",) + ("UpDecoderBlock2D",) * 3,
+        layers_per_block=1,
+        latent_channels=channels,
+        vq_embed_dim=channels,
+        num_vq_embeddings=16,
+        norm_num_groups=4,
+        norm_type="spatial",
+    )
+
+
+def tiny(channels: int = 4) -> AutoencoderTiny:
+    """Of factor 2."""
+    return AutoencoderTiny(
+        latent_channels=channels,
+        encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
+        num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1),
+    )
+
+
+def wan(channels: int = 4, *, levels: int = 5) -> AutoencoderKLWan:
+    """Of factor 2 per level after the first, over frames."""
+    return AutoencoderKLWan(
+        base_dim=8,
+        z_dim=channels,
+        dim_mult=[1] * levels,
+        num_res_blocks=1,
+        temperal_downsample=[False] * (levels - 1),
+        latents_mean=[0.1 * i for i in range(channels)],
+        latents_std=[1.0 + 0.1 * i for i in range(channels)],
     )

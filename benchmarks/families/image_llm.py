@@ -1,4 +1,4 @@
-"""Text to image, the prompt read by a language model."""
+"""Text to image by current classes, the prompt read by a language model."""
 
 from __future__ import annotations
 
@@ -165,7 +165,8 @@ def sana_transformer(*, guidance: bool = False, **settings: object) -> SanaTrans
     return SanaTransformer2DModel(
         in_channels=4,
         out_channels=4,
-        **HEADS,
+        num_attention_heads=2,
+        attention_head_dim=16,
         num_layers=2,
         num_cross_attention_heads=2,
         cross_attention_head_dim=16,

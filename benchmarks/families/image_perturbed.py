@@ -7,6 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from diffusers import (
+    HunyuanDiTPAGPipeline,
+    KolorsPAGPipeline,
     PixArtSigmaPAGPipeline,
     SanaPAGPipeline,
     StableDiffusion3PAGPipeline,
@@ -14,7 +16,7 @@ from diffusers import (
     StableDiffusionXLPAGPipeline,
 )
 
-from benchmarks.families import image_classic, image_llm
+from benchmarks.families import image_classic, image_llm, image_llm_other, image_t5
 from benchmarks.families.toy import Toy
 
 if TYPE_CHECKING:
@@ -42,5 +44,7 @@ TOYS = tuple(
         (StableDiffusion3PAGPipeline, image_classic.TOYS[2]),
         (PixArtSigmaPAGPipeline, image_classic.TOYS[5]),
         (SanaPAGPipeline, image_llm.TOYS[6]),
+        (KolorsPAGPipeline, image_llm_other.TOYS[5]),
+        (HunyuanDiTPAGPipeline, image_t5.TOYS[1]),
     )
 )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig, ChatGLMModel
 from transformers import (
-    CLIPTextModelWithProjection,
     Gemma2Config,
     Gemma2Model,
+    GemmaConfig,
+    GemmaModel,
     GlmConfig,
     GlmModel,
     LlamaConfig,
@@ -15,10 +15,17 @@ from transformers import (
     LlamaModel,
     Mistral3Config,
     Mistral3ForConditionalGeneration,
+    Mistral3Model,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3Model,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLModel,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
     T5Config,
     T5EncoderModel,
     UMT5Config,
@@ -26,9 +33,6 @@ from transformers import (
 )
 
 from benchmarks.families.words import QWEN_MARKS, byte_pairs, gemma, t5
-
-if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
 
 WIDTH = 32
 """Of every text encoder here but CLIP's."""
@@ -87,9 +91,46 @@ def qwen3(layers: int = 3) -> Qwen3ForCausalLM:
     return Qwen3ForCausalLM(Qwen3Config(**DECODER, num_hidden_layers=layers))
 
 
-def mistral3(layers: int = 3) -> Mistral3ForConditionalGeneration:
+def qwen3_inner(layers: int = 3) -> Qwen3Model:
+    """Without the output layer."""
+    return Qwen3Model(Qwen3Config(**DECODER, num_hidden_layers=layers))
+
+
+def qwen3_vl_sizes(layers: int) -> Qwen3VLConfig:
     """With an eye of one layer."""
-    config = Mistral3Config(
+    rope = {"rope_type": "default", "mrope_section": [4, 2, 2], "rope_theta": 1e6}
+    return Qwen3VLConfig(
+        text_config={**DECODER, "num_hidden_layers": layers, "rope_scaling": rope},
+        vision_config={
+            "depth": 1,
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_heads": 2,
+            "out_hidden_size": WIDTH,
+            "num_position_embeddings": 16,
+            "deepstack_visual_indexes": [0],
+        },
+        image_token_id=qwen_mark("<|image_pad|>"),
+        video_token_id=qwen_mark("<|video_pad|>"),
+        vision_start_token_id=qwen_mark("<|vision_start|>"),
+        vision_end_token_id=qwen_mark("<|vision_end|>"),
+        tie_word_embeddings=True,
+    )
+
+
+def qwen3_vl(layers: int = 3) -> Qwen3VLForConditionalGeneration:
+    """Of Qwen3-VL."""
+    return Qwen3VLForConditionalGeneration(qwen3_vl_sizes(layers))
+
+
+def qwen3_vl_inner(layers: int = 3) -> Qwen3VLModel:
+    """Without the output layer."""
+    return Qwen3VLModel(qwen3_vl_sizes(layers))
+
+
+def mistral3_sizes(layers: int) -> Mistral3Config:
+    """With an eye of one layer."""
+    return Mistral3Config(
         text_config={"model_type": "mistral", **DECODER, "num_hidden_layers": layers},
         vision_config={
             "model_type": "pixtral",
@@ -101,7 +142,22 @@ def mistral3(layers: int = 3) -> Mistral3ForConditionalGeneration:
         },
         image_token_index=VOCABULARY - 1,
     )
-    return Mistral3ForConditionalGeneration(config)
+
+
+def mistral3(layers: int = 3) -> Mistral3ForConditionalGeneration:
+    """Of Mistral Small 3."""
+    return Mistral3ForConditionalGeneration(mistral3_sizes(layers))
+
+
+def mistral3_inner(layers: int = 2) -> Mistral3Model:
+    """Without the output layer."""
+    return Mistral3Model(mistral3_sizes(layers))
+
+
+def smol3(layers: int = 2) -> SmolLM3ForCausalLM:
+    """Of SmolLM 3; the pipeline asks for token 128000, so its rows are many and short."""
+    sizes = {**DECODER, "vocab_size": 128001, "hidden_size": 8, "head_dim": 4}
+    return SmolLM3ForCausalLM(SmolLM3Config(**sizes, num_hidden_layers=layers))
 
 
 def llama(layers: int = 2) -> LlamaModel:
@@ -153,8 +209,24 @@ def byt5_encoder() -> T5EncoderModel:
     return T5EncoderModel(T5Config(**t5_sizes(384), feed_forward_proj="gated-gelu"))
 
 
-def clip_projected(words: CLIPTokenizer, width: int = WIDTH) -> CLIPTextModelWithProjection:
-    """Two layers and a projection."""
-    from tests.pipelines import clip_with_projection
+def gemma1(layers: int = 2) -> GemmaModel:
+    """Of Gemma."""
+    sizes = {**DECODER, "vocab_size": len(gemma()), "bos_token_id": 2, "eos_token_id": 1}
+    return GemmaModel(GemmaConfig(**sizes, num_hidden_layers=layers))
 
-    return clip_with_projection(words, width)
+
+def chat_glm(layers: int = 2) -> ChatGLMModel:
+    """Of ChatGLM 3."""
+    config = ChatGLMConfig(
+        num_layers=layers,
+        padded_vocab_size=320,
+        hidden_size=WIDTH,
+        ffn_hidden_size=2 * WIDTH,
+        kv_channels=WIDTH // 2,
+        num_attention_heads=2,
+        seq_length=64,
+        multi_query_attention=True,
+        add_qkv_bias=True,
+        original_rope=True,
+    )
+    return ChatGLMModel(config)

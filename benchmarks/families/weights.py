@@ -21,7 +21,7 @@ def with_random_weights(pipe: P, seed: int, *, gain: float = 1.2) -> P:
     for _, part in sorted(parts.items()):
         for name, weight in part.eval().named_parameters():
             noise = torch.randn(weight.shape, generator=generator)
-            if weight.ndim > 1:
+            if weight.ndim > 1 and weight.numel():
                 weight.data = gain * noise / weight[0].numel() ** 0.5
             elif name.endswith("weight"):
                 weight.data = 1 + noise / 10

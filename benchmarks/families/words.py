@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tempfile
 from functools import cache
 from pathlib import Path
 
+from diffusers.pipelines.kolors.tokenizer import ChatGLMTokenizer
+from sentencepiece import SentencePieceTrainer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import (
+    BertTokenizer,
     ByT5Tokenizer,
+    CLIPTokenizer,
     GemmaTokenizer,
     PreTrainedTokenizerFast,
     Qwen2Tokenizer,
     T5Tokenizer,
+    XLMRobertaTokenizer,
 )
+
+from examples.shapes import models as shapes
 
 WORDS = Path(__file__).with_name("words.txt").read_text(encoding="utf-8").split()
 """Those of the texts that pipelines put around the prompt, and of some prompts."""
@@ -133,7 +142,8 @@ def glm() -> PreTrainedTokenizerFast:
 def gemma() -> GemmaTokenizer:
     """Of Gemma 2: a first token, spaces are part of the words."""
     vocabulary, merges = byte_pairs()
-    ours = [piece.replace("Ġ", "▁") for piece in vocabulary if piece.replace("Ġ", "").isascii()]
+    ranked = sorted(vocabulary, key=lambda piece: vocabulary[piece])
+    ours = [piece.replace("Ġ", "▁") for piece in ranked if piece.replace("Ġ", "").isascii()]
     marks = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
     pieces = [*marks, *(f"<0x{byte:02X}>" for byte in range(256)), "\n", *ours]
     return GemmaTokenizer(
@@ -156,3 +166,45 @@ def t5(length: int = 2048) -> T5Tokenizer:
 def byt5() -> ByT5Tokenizer:
     """Of ByT5: bytes."""
     return ByT5Tokenizer(extra_ids=0, model_max_length=2048)
+
+
+def bert() -> BertTokenizer:
+    """Of BERT: words and letters."""
+    letters = [chr(code) for code in range(33, 127)]
+    marks = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    pieces = [*marks, *letters, *(f"##{c}" for c in letters), *(w.lower() for w in WORDS)]
+    vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
+    return BertTokenizer(vocab=vocabulary, model_max_length=77)
+
+
+def chat_glm() -> ChatGLMTokenizer:
+    """Of ChatGLM 3, padded on the left; its class reads a SentencePiece file."""
+    model = io.BytesIO()
+    SentencePieceTrainer.Train(
+        sentence_iterator=iter(WORDS * 4),
+        model_writer=model,
+        vocab_size=300,
+        model_type="unigram",
+        hard_vocab_limit=False,
+        byte_fallback=False,
+        minloglevel=2,
+    )
+    file = Path(tempfile.mkdtemp()) / "tokenizer.model"
+    file.write_bytes(model.getvalue())
+    return ChatGLMTokenizer(str(file), model_max_length=256)
+
+
+def clip(length: int = 77) -> CLIPTokenizer:
+    """Of CLIP."""
+    tokenizer = shapes.tokenizer()
+    tokenizer.model_max_length = length
+    return tokenizer
+
+
+def xlm_roberta() -> XLMRobertaTokenizer:
+    """Of XLM-RoBERTa: words and letters between `<s>` and `</s>`."""
+    letters = [chr(code) for code in range(33, 127)]
+    pieces = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -9.0)]
+    pieces += [(f"▁{word}", -5.0 - i / 1000) for i, word in enumerate(WORDS)]
+    pieces += [(letter, -10.0 - i / 1000) for i, letter in enumerate(letters)]
+    return XLMRobertaTokenizer(vocab=[*pieces, ("<mask>", 0.0)], model_max_length=77)
