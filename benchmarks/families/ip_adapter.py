@@ -8,8 +8,8 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from safetensors.torch import save_file
 
-from benchmarks.families import sight
-from benchmarks.families.pictured import parts
+from benchmarks.families import encoders
+from benchmarks.families.pictured_sd import parts
 from benchmarks.families.weights import with_random_weights
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ TOKENS = 4
 
 def seeing() -> DiffusionPipeline:
     """Stable Diffusion 1.5 with an encoder of pictures: `load_ip_adapter` puts the file into it."""
-    built = {**parts(), "feature_extractor": sight.clip_pictures()}
-    eye = sight.clip_vision_projected()
+    built = {**parts(), "feature_extractor": encoders.clip_pictures()}
+    eye = encoders.clip_vision()
     return with_random_weights(StableDiffusionPipeline(**built, image_encoder=eye), 321)
 
 
@@ -31,7 +31,7 @@ def write_ip_adapter(pipe: StableDiffusionPipeline, file: Path, *, seed: int = 0
     generator = torch.Generator().manual_seed(seed)
 
     def drawn(rows: int, columns: int) -> torch.Tensor:
-        return torch.randn(rows, columns, generator=generator) / columns**0.5
+        return torch.randn(rows, columns, generator=generator).div(columns**0.5)
 
     width = pipe.unet.config.cross_attention_dim
     tensors = {

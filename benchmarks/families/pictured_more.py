@@ -28,8 +28,8 @@ from diffusers import (
     UNet2DConditionModel,
 )
 
-from benchmarks.families import clip, sight
-from benchmarks.families.pictured import parts, parts_xl
+from benchmarks.families import encoders, texts, words
+from benchmarks.families.pictured_sd import parts, parts_xl
 from benchmarks.families.pictures import mask, picture
 from benchmarks.families.stable_diffusion import (
     SCHEDULE,
@@ -138,10 +138,8 @@ def instructed_xl() -> DiffusionPipeline:
 def variation() -> DiffusionPipeline:
     """From a picture's tokens in the place of text."""
     built = {k: v for k, v in parts().items() if k not in ("text_encoder", "tokenizer")}
-    built |= {"feature_extractor": sight.clip_pictures()}
-    pipe = StableDiffusionImageVariationPipeline(
-        **built, image_encoder=sight.clip_vision_projected()
-    )
+    built |= {"feature_extractor": encoders.clip_pictures()}
+    pipe = StableDiffusionImageVariationPipeline(**built, image_encoder=encoders.clip_vision())
     return with_random_weights(pipe, 312)
 
 
@@ -179,21 +177,21 @@ def latent_upscale() -> DiffusionPipeline:
         act_fn="gelu",
         attention_head_dim=8,
         norm_num_groups=None,
-        cross_attention_dim=clip.WIDTH,
+        cross_attention_dim=texts.WIDTH,
         down_block_types=("KDownBlock2D", *["KCrossAttnDownBlock2D"] * 3),
         up_block_types=(*["KCrossAttnUpBlock2D"] * 3, "KUpBlock2D"),
         mid_block_type=None,
         time_embedding_type="fourier",
         resnet_time_scale_shift="scale_shift",
-        time_cond_proj_dim=128 + clip.WIDTH,
+        time_cond_proj_dim=128 + texts.WIDTH,
         conv_in_kernel=1,
         conv_out_kernel=1,
         only_cross_attention=False,
     )
     pipe = StableDiffusionLatentUpscalePipeline(
         vae=picture_vae(),
-        text_encoder=clip.clip_encoder(),
-        tokenizer=clip.clip_tokenizer(),
+        text_encoder=encoders.clip(words.clip()),
+        tokenizer=words.clip(),
         unet=network,
         scheduler=EulerDiscreteScheduler(**SCHEDULE, prediction_type="sample"),
     )

@@ -21,7 +21,7 @@ from diffusers import (
 )
 from diffusers.models.unets.unet_i2vgen_xl import I2VGenXLUNet
 
-from benchmarks.families import clip, sight, video_unet
+from benchmarks.families import encoders, sight, texts, video_unet, words
 from benchmarks.families.pictures import picture, video
 from benchmarks.families.stable_diffusion import controlnet, picture_vae, strong, unet
 from benchmarks.families.toy import Toy
@@ -36,14 +36,14 @@ def stable_video() -> DiffusionPipeline:
             down_block_types=("DownEncoderBlock2D",) * 3,
             force_upcast=False,
         ),
-        image_encoder=sight.clip_vision_projected(side=224, patch=56),
+        image_encoder=sight.clip_vision_224(),
         unet=UNetSpatioTemporalConditionModel(
             sample_size=8,
             block_out_channels=(32, 32),
             layers_per_block=1,
             down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
             up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
-            cross_attention_dim=sight.WIDTH,
+            cross_attention_dim=texts.WIDTH,
             num_attention_heads=2,
             addition_time_embed_dim=8,
             projection_class_embeddings_input_dim=24,
@@ -60,7 +60,7 @@ def stable_video() -> DiffusionPipeline:
             sigma_min=0.002,
             sigma_max=700.0,
         ),
-        feature_extractor=sight.clip_pictures(),
+        feature_extractor=encoders.clip_pictures(),
     )
     return with_random_weights(pipe, 291)
 
@@ -101,7 +101,7 @@ def animate_beside_sparse_controlnet() -> DiffusionPipeline:
         block_out_channels=(16, 24),
         layers_per_block=1,
         down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"),
-        cross_attention_dim=clip.WIDTH,
+        cross_attention_dim=texts.WIDTH,
         attention_head_dim=8,
         norm_num_groups=8,
         conditioning_embedding_out_channels=(8, 8, 8),
@@ -128,10 +128,10 @@ def i2vgen_xl() -> DiffusionPipeline:
     """A U-Net of three dimensions that sees the picture's latents and tokens."""
     pipe = I2VGenXLPipeline(
         vae=picture_vae(),
-        text_encoder=clip.clip_encoder(),
-        tokenizer=clip.clip_tokenizer(),
-        image_encoder=sight.clip_vision_projected(),
-        feature_extractor=sight.clip_pictures(),
+        text_encoder=encoders.clip(words.clip()),
+        tokenizer=words.clip(),
+        image_encoder=encoders.clip_vision(),
+        feature_extractor=encoders.clip_pictures(),
         unet=I2VGenXLUNet(
             sample_size=8,
             block_out_channels=(16, 32),
@@ -139,7 +139,7 @@ def i2vgen_xl() -> DiffusionPipeline:
             down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
             up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
             attention_head_dim=8,
-            cross_attention_dim=clip.WIDTH,
+            cross_attention_dim=texts.WIDTH,
             norm_num_groups=8,
         ),
         scheduler=video_unet.ddim(),

@@ -24,7 +24,7 @@ from diffusers import (
     SanaImageToVideoPipeline,
 )
 
-from benchmarks.families import clip, sight, texts, video, video_llm, video_t5, words
+from benchmarks.families import encoders, sight, texts, video_dit, video_llm, video_t5, words
 from benchmarks.families.pictures import picture
 from benchmarks.families.pictures import video as frames
 from benchmarks.families.toy import Toy
@@ -34,12 +34,12 @@ from benchmarks.families.weights import with_random_weights
 
 def ltx_from_picture() -> DiffusionPipeline:
     """The first latent frame is the picture and is told time zero."""
-    return LTXImageToVideoPipeline(**video.ltx().components)
+    return LTXImageToVideoPipeline(**video_dit.ltx().components)
 
 
 def ltx_conditions() -> DiffusionPipeline:
     """Any frames are given, each with its strength."""
-    parts = video.ltx().components
+    parts = video_dit.ltx().components
     parts["scheduler"] = FlowMatchEulerDiscreteScheduler(shift=3.0)
     return LTXConditionPipeline(**parts)
 
@@ -79,15 +79,15 @@ def hunyuan() -> dict[str, Any]:
         "tokenizer": words.llama(),
         "vae": hunyuan_vae(),
         "scheduler": FlowMatchEulerDiscreteScheduler(shift=7.0),
-        "text_encoder_2": clip.clip_encoder(),
-        "tokenizer_2": clip.clip_tokenizer(),
+        "text_encoder_2": encoders.clip(words.clip()),
+        "tokenizer_2": words.clip(),
     }
 
 
 def hunyuan_skyreels() -> DiffusionPipeline:
     """SkyReels V1: the picture's latents are channels; halves batched."""
     transformer = HunyuanVideoTransformer3DModel(
-        **video.HUNYUAN, in_channels=8, out_channels=4, guidance_embeds=True
+        **video_dit.HUNYUAN, in_channels=8, out_channels=4, guidance_embeds=True
     )
     pipe = HunyuanSkyreelsImageToVideoPipeline(**hunyuan(), transformer=transformer)
     return with_random_weights(pipe, 283)
@@ -96,11 +96,11 @@ def hunyuan_skyreels() -> DiffusionPipeline:
 def framepack() -> DiffusionPipeline:
     """Sections from the last to the first, each with a history at three resolutions."""
     transformer = HunyuanVideoFramepackTransformer3DModel(
-        **video.HUNYUAN,
+        **video_dit.HUNYUAN,
         in_channels=4,
         out_channels=4,
         has_image_proj=True,
-        image_proj_dim=sight.WIDTH,
+        image_proj_dim=texts.WIDTH,
         has_clean_x_embedder=True,
     )
     pipe = HunyuanVideoFramepackPipeline(
@@ -116,7 +116,7 @@ def hunyuan15_from_picture() -> DiffusionPipeline:
     """The picture is seen as tokens and as the first frame."""
     parts = video_llm.hunyuan_video15().components
     settings = {k: v for k, v in parts["transformer"].config.items() if not k.startswith("_")}
-    settings |= {"image_embed_dim": sight.WIDTH, "task_type": "i2v", "target_size": 32}
+    settings |= {"image_embed_dim": texts.WIDTH, "task_type": "i2v", "target_size": 32}
     parts["transformer"] = type(parts["transformer"])(**settings)
     pipe = HunyuanVideo15ImageToVideoPipeline(
         **parts, image_encoder=sight.siglip_vision(), feature_extractor=sight.siglip_pictures()
@@ -126,7 +126,7 @@ def hunyuan15_from_picture() -> DiffusionPipeline:
 
 def kandinsky5_from_picture() -> DiffusionPipeline:
     """The first latent frame is the picture; its channels are told so."""
-    return Kandinsky5I2VPipeline(**video.kandinsky5().components)
+    return Kandinsky5I2VPipeline(**video_dit.kandinsky5().components)
 
 
 def sana_from_picture() -> DiffusionPipeline:
@@ -145,7 +145,7 @@ def motif_from_picture() -> DiffusionPipeline:
     return with_random_weights(MotifVideoImage2VideoPipeline(**parts), 286)
 
 
-_SMALL = {**video.SMALL, "image": picture()}
+_SMALL = {**video_dit.SMALL, "image": picture()}
 _SHORT = {**_SMALL, "max_sequence_length": 32}
 _LTX = {"height": 64, "width": 64, "num_frames": 9, "image": picture(64)}
 

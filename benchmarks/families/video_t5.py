@@ -20,8 +20,8 @@ from diffusers import (
 
 from benchmarks.families import autoencoders, texts, words
 from benchmarks.families.toy import Toy
-from benchmarks.families.video import SMALL
 from benchmarks.families.video_autoencoders import allegro_vae, cogvideox_vae, mochi_vae
+from benchmarks.families.video_dit import SMALL
 from benchmarks.families.weights import with_random_weights
 
 HEADS = {"num_attention_heads": 2, "attention_head_dim": 16, "num_layers": 2}
