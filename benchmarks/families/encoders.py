@@ -18,6 +18,8 @@ from transformers import (
     CLIPTextModelWithProjection,
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
+    Siglip2VisionConfig,
+    Siglip2VisionModel,
 )
 
 from benchmarks.families.texts import WIDTH
@@ -113,3 +115,16 @@ def multilingual_clip() -> MultilingualCLIP:
         pad_token_id=1,
     )
     return MultilingualCLIP(config)
+
+
+def siglip2() -> Siglip2VisionModel:
+    """SigLIP's eye, two layers."""
+    config = Siglip2VisionConfig(
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_patches=16,
+        patch_size=16,
+    )
+    return Siglip2VisionModel(config)

@@ -1,8 +1,10 @@
-"""Text to image, the prompt read by Gemma, Mistral, Llama, SmolLM or ChatGLM."""
+"""Text to image by further classes, the prompt read by other language models."""
 
 from __future__ import annotations
 
 from diffusers import (
+    BriaFibo2Pipeline,
+    BriaFibo2Transformer2DModel,
     BriaFiboPipeline,
     BriaFiboTransformer2DModel,
     ErnieImagePipeline,
@@ -142,6 +144,37 @@ def bria_fibo() -> BriaFiboPipeline:
     return with_random_weights(pipe, 11)
 
 
+def bria_fibo2() -> BriaFibo2Pipeline:
+    """Six blocks, five of them fed with three layers each of the language model.
+
+    A tokenizer stands in for the processor, which asks for torchvision.
+    """
+    transformer = BriaFibo2Transformer2DModel(
+        in_channels=4,
+        dim=32,
+        n_layers=6,
+        n_refiner_layers=1,
+        n_heads=2,
+        cap_feat_dim=3 * texts.WIDTH,
+        injection_layer_ids=(1, 2, 3, 4, 5),
+        perceiver_num_layers=1,
+        min_num_gist_tokens=8,
+        max_num_gist_tokens=16,
+        gist_step=4,
+        gist_min_text_len=8,
+        gist_max_text_len=64,
+        axes_dims=(4, 6, 6),
+    )
+    pipe = BriaFibo2Pipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        vae=autoencoders.flux2(),
+        text_encoder=texts.qwen3_vl(layers=36),
+        processor=words.qwen(),
+    )
+    return with_random_weights(pipe, 67)
+
+
 def kolors() -> KolorsPipeline:
     """A U-Net of two levels, told the size."""
     unet = UNet2DConditionModel(
@@ -194,5 +227,6 @@ TOYS = (
     Toy("ErnieImagePipeline", ernie, SQUARE),
     Toy("HiDreamImagePipeline", hidream, {"height": 256, "width": 256, "max_sequence_length": 24}),
     Toy("BriaFiboPipeline", bria_fibo, {"height": 128, "width": 128, "max_sequence_length": 32}),
+    Toy("BriaFibo2Pipeline", bria_fibo2, SQUARE),
     Toy("KolorsPipeline", kolors, {"height": 16, "width": 16, "max_sequence_length": 24}),
 )

@@ -44,7 +44,7 @@ TOYS = tuple(
         (StableDiffusion3PAGPipeline, image_classic.TOYS[2]),
         (PixArtSigmaPAGPipeline, image_classic.TOYS[5]),
         (SanaPAGPipeline, image_llm.TOYS[6]),
-        (KolorsPAGPipeline, image_llm_other.TOYS[5]),
+        (KolorsPAGPipeline, image_llm_other.TOYS[6]),
         (HunyuanDiTPAGPipeline, image_t5.TOYS[1]),
     )
 )

@@ -21,7 +21,10 @@ from diffusers import (
     NucleusMoEImageTransformer2DModel,
     OvisImagePipeline,
     OvisImageTransformer2DModel,
+    ZImageOmniPipeline,
+    ZImageTransformer2DModel,
 )
+from transformers import Siglip2ImageProcessorPil
 
 from benchmarks.families import autoencoders, encoders, texts, words
 from benchmarks.families.toy import Toy
@@ -224,6 +227,31 @@ def kandinsky5() -> Kandinsky5T2IPipeline:
     return with_random_weights(pipe, 66)
 
 
+def z_image_omni() -> ZImageOmniPipeline:
+    """Z-Image with an eye for reference pictures, which are not given here."""
+    transformer = ZImageTransformer2DModel(
+        in_channels=4,
+        dim=32,
+        n_layers=2,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=texts.WIDTH,
+        siglip_feat_dim=texts.WIDTH,
+        axes_dims=[4, 6, 6],
+    )
+    pipe = ZImageOmniPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=autoencoders.kl(shift=0.1159),
+        text_encoder=texts.qwen3(),
+        tokenizer=words.qwen(),
+        transformer=transformer,
+        siglip=encoders.siglip2(),
+        siglip_processor=Siglip2ImageProcessorPil(),
+    )
+    return with_random_weights(pipe, 68)
+
+
 SQUARE = {"height": 32, "width": 32}
 SHORT = {**SQUARE, "max_sequence_length": 48}
 
@@ -237,6 +265,7 @@ TOYS = (
         {**SQUARE, "max_sequence_length": 128, "return_index": -2},
     ),
     Toy("Ideogram4Pipeline", ideogram4, {**SHORT, "guidance_schedule": None}),
+    Toy("ZImageOmniPipeline", z_image_omni, SHORT),
     Toy("DreamLitePipeline", partial(dreamlite, DreamLitePipeline), SHORT),
     Toy("DreamLiteMobilePipeline", partial(dreamlite, DreamLiteMobilePipeline), SHORT),
     Toy(
