@@ -5,6 +5,7 @@ from __future__ import annotations
 from benchmarks.families import (
     image_cascade,
     image_classic,
+    image_glm,
     image_llm,
     image_llm_other,
     image_older,
@@ -18,6 +19,7 @@ TOYS = (
     *image_llm.TOYS,
     *image_qwen.TOYS,
     *image_llm_other.TOYS,
+    *image_glm.TOYS,
     *image_t5.TOYS,
     *image_cascade.TOYS,
     *image_perturbed.TOYS,
@@ -25,14 +27,13 @@ TOYS = (
 )
 
 NOT_BUILT = {
-    "Cosmos2TextToImagePipeline": "it refuses to be made without the package cosmos_guardrail",
-    "GlmImagePipeline": "a language model first samples the picture's tokens one by one, 257 or more",
-    "OmniGenPipeline": "its processor needs torchvision",
+    "Cosmos2TextToImagePipeline": "its safety checker needs the package cosmos_guardrail",
+    "OmniGenPipeline": "its processor needs the package torchvision",
     "OnnxStableDiffusionPipeline": "its parts are ONNX graphs already",
     "StableDiffusionOnnxPipeline": "its parts are ONNX graphs already",
-    "PRXPipeline": "it cleans each prompt with the package ftfy",
-    "PRXPixelPipeline": "it cleans each prompt with the package ftfy",
-    "QwenImage21Pipeline": "its processor needs torchvision",
+    "PRXPipeline": "it needs the package ftfy, and diffusers 0.42.1 cannot load its T5GemmaEncoder",
+    "PRXPixelPipeline": "it needs the package ftfy",
+    "QwenImage21Pipeline": "its processor needs the package torchvision",
     "ShapEPipeline": "it makes shapes in space, not pictures",
     "StableCascadeCombinedPipeline": "diffusers 0.42.1 saves its PaellaVQModel but cannot load it",
     "StableCascadeDecoderPipeline": "diffusers 0.42.1 saves its PaellaVQModel but cannot load it",
