@@ -7,6 +7,7 @@ from benchmarks.families import (
     pictured_more,
     pictured_older,
     pictured_perturbed,
+    pictured_pixels,
     pictured_sd,
     pictured_transformers,
     pictured_unet,
@@ -19,6 +20,7 @@ TOYS = (
     *pictured_more.TOYS,
     *pictured_perturbed.TOYS,
     *pictured_older.TOYS,
+    *pictured_pixels.TOYS,
     *pictured_transformers.TOYS,
     *pictured_llm.TOYS,
     *pictured_unet.TOYS,
@@ -36,6 +38,12 @@ NOT_BUILT = {
     "Cosmos2VideoToWorldPipeline": _GUARD,
     "Cosmos2_5_TransferPipeline": _GUARD,
     "CosmosVideoToWorldPipeline": _GUARD,
+    "EasyAnimateControlPipeline": (
+        "its call hands `text_encoder_index` to its own `encode_prompt`, which does not take it"
+    ),
+    "IFImg2ImgSuperResolutionPipeline": (
+        "it cannot be loaded without a safety checker and a watermarker"
+    ),
     "JoyImageEditPipeline": _PROCESSOR,
     "JoyImageEditPlusPipeline": _PROCESSOR,
     "Kandinsky5I2IPipeline": _PROCESSOR,

@@ -150,7 +150,11 @@ def upscale() -> DiffusionPipeline:
     settings |= {"num_class_embeds": 1000, "sample_size": 32}
     built = {k: v for k, v in parts().items() if k != "requires_safety_checker"}
     pipe = StableDiffusionUpscalePipeline(
-        **{**built, "unet": UNet2DConditionModel(**settings)},
+        **{
+            **built,
+            "unet": UNet2DConditionModel(**settings),
+            "vae": picture_vae(scaling_factor=0.08333),
+        },
         low_res_scheduler=EulerDiscreteScheduler(**SCHEDULE),
         max_noise_level=350,
     )

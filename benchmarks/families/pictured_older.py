@@ -68,12 +68,12 @@ def hinted() -> dict[str, Any]:
 
 def kandinsky22_control() -> DiffusionPipeline:
     """Kandinsky 2.2 with a hint."""
-    return with_random_weights(KandinskyV22ControlnetPipeline(**hinted()), 333, gain=1)
+    return with_random_weights(KandinskyV22ControlnetPipeline(**hinted()), 333)
 
 
 def kandinsky22_control_image_to_image() -> DiffusionPipeline:
     """Kandinsky 2.2 with a hint, begins from the picture with noise."""
-    return with_random_weights(KandinskyV22ControlnetImg2ImgPipeline(**hinted()), 334, gain=1)
+    return with_random_weights(KandinskyV22ControlnetImg2ImgPipeline(**hinted()), 334)
 
 
 def kandinsky3_image_to_image() -> DiffusionPipeline:

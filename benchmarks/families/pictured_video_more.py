@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from diffusers import (
     CogVideoXFunControlPipeline,
     CogVideoXImageToVideoPipeline,
     CogVideoXTransformer3DModel,
     CogVideoXVideoToVideoPipeline,
     DiffusionPipeline,
+    EasyAnimateInpaintPipeline,
     FlowMatchEulerDiscreteScheduler,
     HunyuanSkyreelsImageToVideoPipeline,
     HunyuanVideo15ImageToVideoPipeline,
     HunyuanVideoFramepackPipeline,
     HunyuanVideoFramepackTransformer3DModel,
+    HunyuanVideoImageToVideoPipeline,
     HunyuanVideoTransformer3DModel,
     Kandinsky5I2VPipeline,
     LTX2ImageToVideoPipeline,
@@ -23,12 +26,14 @@ from diffusers import (
     MotifVideoImage2VideoPipeline,
     SanaImageToVideoPipeline,
 )
+from transformers import CLIPImageProcessor
 
 from benchmarks.families import encoders, sight, texts, video_dit, video_llm, video_t5, words
 from benchmarks.families.pictures import picture
 from benchmarks.families.pictures import video as frames
 from benchmarks.families.toy import Toy
 from benchmarks.families.video_autoencoders import hunyuan_vae
+from benchmarks.families.video_texts import llava
 from benchmarks.families.weights import with_random_weights
 
 
@@ -145,8 +150,44 @@ def motif_from_picture() -> DiffusionPipeline:
     return with_random_weights(MotifVideoImage2VideoPipeline(**parts), 286)
 
 
+def easy_animate_inpaint() -> DiffusionPipeline:
+    """The latents of the masked video and of the mask are channels."""
+    parts = video_llm.easy_animate().components
+    settings = {k: v for k, v in parts["transformer"].config.items() if not k.startswith("_")}
+    # The call works this way only: the other asks for a setting that the autoencoder does not have.
+    settings |= {"in_channels": 12, "resize_inpaint_mask_directly": False}
+    parts["transformer"] = type(parts["transformer"])(**settings)
+    return with_random_weights(EasyAnimateInpaintPipeline(**parts), 288)
+
+
+def hunyuan_from_picture() -> DiffusionPipeline:
+    """The picture is read with the prompt, as 576 tokens, and its latents are channels."""
+    marks = ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<image>"]
+    tokenizer = words.byte_level(
+        ("<|begin_of_text|>",),
+        bos_token="<|begin_of_text|>",
+        extra_special_tokens=marks,
+        padding_side="right",
+    )
+    settings = {**video_dit.HUNYUAN, "in_channels": 9, "out_channels": 4}
+    parts = {
+        **hunyuan(),
+        "tokenizer": tokenizer,
+        "text_encoder": llava(tokenizer.convert_tokens_to_ids("<image>")),
+        "image_processor": CLIPImageProcessor(
+            size={"shortest_edge": 48}, crop_size={"height": 48, "width": 48}
+        ),
+        "transformer": HunyuanVideoTransformer3DModel(
+            **settings, image_condition_type="latent_concat", guidance_embeds=False
+        ),
+    }
+    return with_random_weights(HunyuanVideoImageToVideoPipeline(**parts), 289)
+
+
 _SMALL = {**video_dit.SMALL, "image": picture()}
 _SHORT = {**_SMALL, "max_sequence_length": 32}
+CLIP = torch.rand(1, 3, 5, 32, 32, generator=torch.Generator().manual_seed(5))
+"""EasyAnimate takes videos as tensors."""
 _LTX = {"height": 64, "width": 64, "num_frames": 9, "image": picture(64)}
 
 TOYS = (
@@ -194,4 +235,10 @@ TOYS = (
         },
     ),
     Toy("MotifVideoImage2VideoPipeline", motif_from_picture, _SHORT),
+    Toy("HunyuanVideoImageToVideoPipeline", hunyuan_from_picture, _SMALL),
+    Toy(
+        "EasyAnimateInpaintPipeline",
+        easy_animate_inpaint,
+        {**video_dit.SMALL, "video": CLIP, "mask_video": (CLIP[:, :1] > 0.5).float()},
+    ),
 )
