@@ -6,6 +6,7 @@ from benchmarks.families import (
     pictured_llm,
     pictured_more,
     pictured_older,
+    pictured_other,
     pictured_perturbed,
     pictured_pixels,
     pictured_sd,
@@ -20,6 +21,7 @@ TOYS = (
     *pictured_more.TOYS,
     *pictured_perturbed.TOYS,
     *pictured_older.TOYS,
+    *pictured_other.TOYS,
     *pictured_pixels.TOYS,
     *pictured_transformers.TOYS,
     *pictured_llm.TOYS,
@@ -30,8 +32,14 @@ TOYS = (
 
 _GUARD = "its constructor needs the package cosmos_guardrail, which loads models of many gigabytes"
 _PROCESSOR = "its processor is Qwen2-VL's, which needs torchvision"
+_ONNX = "its parts are ONNX graphs already"
+_NO_LOOP = "it has no loop of steps"
+_READS = "it reads a picture and makes none"
+_UNTRIED = "nobody has built it yet"
 
 NOT_BUILT = {
+    "BlipDiffusionControlNetPipeline": _UNTRIED,
+    "BriaFiboEditPipeline": _UNTRIED,
     "ChromaInpaintPipeline": (
         "its call asks for `guidance_embeds`, a setting that Chroma's transformer does not have"
     ),
@@ -41,16 +49,38 @@ NOT_BUILT = {
     "EasyAnimateControlPipeline": (
         "its call hands `text_encoder_index` to its own `encode_prompt`, which does not take it"
     ),
+    "FluxPriorReduxPipeline": _NO_LOOP,
+    "HunyuanImageRefinerPipeline": _UNTRIED,
     "IFImg2ImgSuperResolutionPipeline": (
         "it cannot be loaded without a safety checker and a watermarker"
     ),
     "JoyImageEditPipeline": _PROCESSOR,
     "JoyImageEditPlusPipeline": _PROCESSOR,
     "Kandinsky5I2IPipeline": _PROCESSOR,
+    "Kandinsky6SRPipeline": _UNTRIED,
+    "KandinskyV22PriorEmb2EmbPipeline": _UNTRIED,
+    "LDMSuperResolutionPipeline": _UNTRIED,
+    "LTX2DFRPipeline": _UNTRIED,
+    "LTX2DFRTemporalRefinePipeline": _UNTRIED,
+    "LTX2HDRPipeline": _UNTRIED,
+    "LTX2InContextPipeline": _UNTRIED,
+    "LTX2LatentUpsamplePipeline": _NO_LOOP,
+    "LTX2VideoDiffusionDecodePipeline": _NO_LOOP,
+    "LTXLatentUpsamplePipeline": _NO_LOOP,
     "LongCatImageEditPipeline": _PROCESSOR,
+    "MarigoldDepthPipeline": _READS,
+    "MarigoldIntrinsicsPipeline": _READS,
+    "MarigoldNormalsPipeline": _READS,
+    "OnnxStableDiffusionImg2ImgPipeline": _ONNX,
+    "OnnxStableDiffusionInpaintPipeline": _ONNX,
+    "OnnxStableDiffusionUpscalePipeline": _ONNX,
     "QwenImageEditInpaintPipeline": _PROCESSOR,
     "QwenImageEditPipeline": _PROCESSOR,
     "QwenImageEditPlusPipeline": _PROCESSOR,
     "QwenImageLayeredPipeline": _PROCESSOR,
+    "SanaWMPipeline": _UNTRIED,
+    "ShapEImg2ImgPipeline": "it makes shapes in space, not pictures",
+    "VisualClozeGenerationPipeline": _UNTRIED,
+    "VisualClozePipeline": _UNTRIED,
 }
-"""Class -> why there is no toy of it."""
+"""Class -> why there is no toy of it. Those that diffusers calls deprecated are left out."""

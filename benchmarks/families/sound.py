@@ -57,3 +57,19 @@ def stable_audio() -> StableAudioPipeline:
 
 
 TOYS = (Toy("StableAudioPipeline", stable_audio, {"audio_end_in_s": 1.0}),)
+
+_UNTRIED = "nobody has built it yet"
+_TEXT = "it makes text"
+
+NOT_BUILT = {
+    "AceStepPipeline": _UNTRIED,
+    "AudioLDM2Pipeline": _UNTRIED,
+    "DiffusionGemmaPipeline": _TEXT,
+    "LLaDA2Pipeline": _TEXT,
+    "LongCatAudioDiTPipeline": _UNTRIED,
+    "RFD4ProteinaPipeline": "it makes proteins",
+    "StableAudio3AudioToAudioPipeline": _UNTRIED,
+    "StableAudio3InpaintPipeline": _UNTRIED,
+    "StableAudio3Pipeline": _UNTRIED,
+}
+"""Class -> why there is no toy of it: of sound, and of what is neither seen nor heard."""
