@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.families import (
+    cosmos,
     pictured_llm,
     pictured_more,
     pictured_older,
@@ -28,9 +29,9 @@ TOYS = (
     *pictured_unet.TOYS,
     *pictured_video.TOYS,
     *pictured_video_more.TOYS,
+    *cosmos.FROM_PICTURE,
 )
 
-_GUARD = "its constructor needs the package cosmos_guardrail, which loads models of many gigabytes"
 _PROCESSOR = "its processor is Qwen2-VL's, which needs torchvision"
 _ONNX = "its parts are ONNX graphs already"
 _NO_LOOP = "it has no loop of steps"
@@ -43,9 +44,7 @@ NOT_BUILT = {
     "ChromaInpaintPipeline": (
         "its call asks for `guidance_embeds`, a setting that Chroma's transformer does not have"
     ),
-    "Cosmos2VideoToWorldPipeline": _GUARD,
-    "Cosmos2_5_TransferPipeline": _GUARD,
-    "CosmosVideoToWorldPipeline": _GUARD,
+    "Cosmos2_5_TransferPipeline": _UNTRIED,
     "EasyAnimateControlPipeline": (
         "its call hands `text_encoder_index` to its own `encode_prompt`, which does not take it"
     ),
