@@ -149,11 +149,13 @@ class Family(Protocol):
     Attributes:
         pipeline: class name of the diffusers pipeline.
         component: attribute of the pipeline that is the denoiser.
+        settings: further arguments of the pipeline's call.
         default_prompt: a prompt that any such pipeline accepts.
     """
 
     pipeline: str
     component: str
+    settings: Mapping[str, Any]
 
     @property
     def default_prompt(self) -> str:

@@ -56,6 +56,7 @@ class Pipeline:
     index: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     _own_scheduler: list[Any] = field(default_factory=list, repr=False, compare=False)
     _changed: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    _call: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     _grid_settings: dict[tuple[str, TimestepGrid, Size | None], GridSettings] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -159,6 +160,23 @@ class Pipeline:
         self._changed.clear()
         self._changed.update(changed)
 
+    def use_call(self, arguments: Mapping[str, Any]) -> None:
+        """Give the pipeline's call further arguments, such as `max_sequence_length`.
+
+        Raises:
+            SearchError: its call has no such argument.
+        """
+        takes = call_parameters(self.pipe)
+        unknown = sorted(arguments.keys() - takes.keys())
+        if unknown:
+            msg = (
+                f"{self.family.pipeline} takes no {', '.join(unknown)}; its call takes "
+                f"{', '.join(name for name in takes if name != 'self')}"
+            )
+            raise SearchError(msg)
+        self._call.update(arguments)
+        self.family.settings = {**self.family.settings, **arguments}
+
     def _require_scheduler(self, cls: str) -> None:
         """Refuse a class of schedulers with another noise schedule than the pipeline's own."""
         own: Any = self._own_scheduler[0]
@@ -253,6 +271,7 @@ class Pipeline:
             noise_shape=noise_shape,
             guided=guided,
             picture=self.size(noise_shape),
+            call=dict(self._call),
         )
 
 
@@ -335,6 +354,7 @@ def open_for(subnet: SubNet, path: Path, *, weights: bool, device: str = "cpu") 
     binding = subnet.binding
     pipeline = open_pipeline(path, weights=weights, device=device)
     pipeline.use_scheduler(binding.scheduler, binding.scheduler_options)
+    pipeline.use_call(binding.call)
     if binding.picture:
         pipeline._sizes[binding.noise_shape] = binding.picture
     here = pipeline.binding(

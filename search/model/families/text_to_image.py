@@ -46,7 +46,7 @@ class TextToImage:
     component = "transformer"
     stacks: tuple[str, ...] | None = None
     layers: frozenset[str] | None = None
-    settings: ClassVar[dict[str, Any]] = {"clean_caption": False, "use_resolution_binning": False}
+    settings: Mapping[str, Any] = {"clean_caption": False, "use_resolution_binning": False}
 
     def __init__(self, pipeline: str | None = None, component: str | None = None) -> None:
         self.pipeline = pipeline or self.pipeline
