@@ -34,7 +34,8 @@ def write(rows: Sequence[Row], not_built: Mapping[str, str]) -> None:
     others = sorted((row for row in rows if not row.is_equal), key=lambda row: row.cls)
     lines = [HEAD.format(version=version("diffusers"), count=len(equal))]
     lines += [
-        f"| {row.cls} | {row.calls} | {row.blocks} | {row.pixel * 255:.2f} / 255 |\n" for row in equal
+        f"| {row.cls} | {row.calls} | {row.blocks} | {row.pixel * 255:.2f} / 255 |\n"
+        for row in equal
     ]
     lines.append("\n## Refused\n\n| class | why |\n|---|---|\n")
     lines += [f"| {row.cls} | {_reason(row)} |\n" for row in others]
