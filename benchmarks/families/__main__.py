@@ -15,14 +15,14 @@ import time
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import click
 import numpy as np
 import torch
 
 from benchmarks import record
 from benchmarks.families import image, table, video
-from benchmarks.families.toy import Toy
 from engines.base import make_engine
 from engines.runner import Runner
 from exporter.export import export
@@ -32,7 +32,10 @@ from search.methods.registry import search
 from search.model.families.text_to_image import call_parameters, scale_argument
 from search.model.pipeline import Pipeline, open_pipeline
 
-TOYS: tuple[Toy, ...] = (*image.TOYS, *video.TOYS)
+if TYPE_CHECKING:
+    from benchmarks.families.toy import Toy
+
+TOYS = (*image.TOYS, *video.TOYS)
 NOT_BUILT = {**image.NOT_BUILT, **video.NOT_BUILT}
 STEPS, SEED = 3, 5
 PIXEL = 1 / 255
@@ -85,7 +88,7 @@ def measure(toy: Toy, folder: Path) -> Row:
         bundle = export(path, subnet, folder / "bundle")
         runner = Runner(bundle, make_engine("onnxruntime", "cpu"))
         pixel = max(_difference(runner, path, toy, *prompts) for prompts in PROMPTS)
-    except Exception as error:  # whatever it is, the table says so
+    except Exception as error:  # noqa: BLE001  whatever it is, the table says so
         kind = "" if isinstance(error, SearchError) else f"{type(error).__name__}: "
         message = " ".join(str(error).split())[:300]
         return Row(toy.cls, refused=f"{kind}{message}", seconds=time.perf_counter() - started)
@@ -139,7 +142,7 @@ def main(names: list[str]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             rows[toy.cls] = row = measure(toy, Path(folder))
         result = f"{row.pixel * 255:.2f}/255" if not row.refused else row.refused
-        print(f"{toy.cls:45} {row.seconds:5.1f} s  {result}", flush=True)
+        click.echo(f"{toy.cls:45} {row.seconds:5.1f} s  {result}")
         record.write("families", {"rows": [asdict(rows[name]) for name in sorted(rows)]})
     table.write(list(rows.values()), NOT_BUILT)
 

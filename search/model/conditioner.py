@@ -247,7 +247,7 @@ class _Tokens:
         padded.mask = self._answer(asked, PromptField.MASK)
         ids = self._answer(asked, PromptField.IDS)
         # The pipeline is to encode all of them; what is padding is said behind it.
-        every = (ids == ids).long()
+        every = (ids * 0 == 0).long()
         return _Encoded(lambda field: ids if field is PromptField.IDS else every)
 
 
