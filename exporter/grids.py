@@ -10,6 +10,7 @@ import numpy as np
 from exporter.errors import ExportError
 from exporter.scheduler import predicting_steps
 from search.core.program import distinct
+from search.model.bound_scheduler import bound_scheduler
 from search.model.noise_levels import asked_sigmas, noise_levels, require_reached, takes
 
 if TYPE_CHECKING:
@@ -83,10 +84,7 @@ def grid_text(subnet: SubNet, format_name: str, pipeline: Pipeline | None) -> st
         format_name: one of `GRIDS`.
         pipeline: that the SubNet is bound to, where `needs_pipeline`.
     """
-    import diffusers
-
     binding = subnet.binding
-    scheduler = getattr(diffusers, binding.scheduler).from_config(binding.scheduler_config)
     mu: float | None = None
     if needs_pipeline(subnet, format_name):
         if pipeline is None:
@@ -98,4 +96,4 @@ def grid_text(subnet: SubNet, format_name: str, pipeline: Pipeline | None) -> st
         mu = pipeline.grid_settings(binding.grid, pipeline.size(binding.noise_shape)).mu
     # Samplers of second order call twice at most timesteps, and find the second call themselves.
     timesteps = distinct(subnet.timesteps[step] for step in predicting_steps(subnet))
-    return GRIDS[format_name](scheduler, timesteps, mu)
+    return GRIDS[format_name](bound_scheduler(subnet), timesteps, mu)

@@ -11,11 +11,11 @@ from search.core.files import write_atomically
 from search.core.program import plan_program
 from search.core.sampler import FittedSampler
 from search.model import fitted_scheduler
-from search.model.fitted_scheduler import FittedScheduler
 
 if TYPE_CHECKING:
     from search.core.sampler import SamplerTable
     from search.core.subnet import SubNet
+    from search.model.fitted_scheduler import FittedScheduler
 
 CONFIG = "scheduler_config.json"
 
@@ -61,23 +61,6 @@ def reduced_sampler(subnet: SubNet, table: SamplerTable) -> FittedSampler:
 def _origins(subnet: SubNet) -> tuple[int, ...]:
     """Per step, the step whose noise prediction it has."""
     return plan_program(subnet, 1).origins
-
-
-def scheduler_of(subnet: SubNet, sampler: FittedSampler) -> FittedScheduler:
-    """The scheduler for `sampler`, which `reduced_sampler` made of `subnet`."""
-    table, binding = sampler.table, subnet.binding
-    is_fitted = subnet.fitted is not None
-    # The scheduler's own rows fit every size, unless it shifts its timesteps with the size.
-    is_sized = is_fitted or binding.scheduler_config.get("use_dynamic_shifting")
-    scheduler: FittedScheduler = FittedScheduler(
-        timesteps=list(sampler.timesteps),
-        inputs=[row[: call + 1].tolist() for call, row in enumerate(table.inputs)],
-        final=table.final.tolist(),
-        latent_shape=list(binding.latent_shape) if is_sized else None,
-        guidance_scale=subnet.guidance if is_fitted else None,
-        num_train_timesteps=int(binding.scheduler_config.get("num_train_timesteps", 1000)),
-    )
-    return scheduler
 
 
 def write_scheduler(scheduler: FittedScheduler, out: Path) -> None:

@@ -113,7 +113,8 @@ def _require_used(subnet: SubNet, format_name: str, *, grid_only: bool) -> None:
 
 def _write_scheduler(subnet: SubNet, opened: Pipeline | None, out: Path) -> None:
     """The SubNet's own rows, or those of the scheduler that it is bound to."""
-    from exporter.scheduler import reduced_sampler, scheduler_of, write_scheduler
+    from exporter.scheduler import reduced_sampler, write_scheduler
+    from search.model.bound_scheduler import fitted_scheduler
 
     if subnet.fitted is not None:
         table = subnet.fitted.table
@@ -126,7 +127,7 @@ def _write_scheduler(subnet: SubNet, opened: Pipeline | None, out: Path) -> None
             "its pipeline asks of it; give the pipeline with --pipeline"
         )
         raise ExportError(msg)
-    write_scheduler(scheduler_of(subnet, reduced_sampler(subnet, table)), out)
+    write_scheduler(fitted_scheduler(subnet, reduced_sampler(subnet, table)), out)
 
 
 def _write_list(subnet: SubNet, format_name: str, opened: Pipeline | None, out: Path) -> None:

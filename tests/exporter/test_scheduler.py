@@ -16,13 +16,14 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionImg2ImgPipeline
 
 from exporter.errors import ExportError
-from exporter.scheduler import not_included, reduced_sampler, scheduler_of, write_scheduler
+from exporter.scheduler import not_included, reduced_sampler, write_scheduler
 from search.core.actions import Action
 from search.core.sampler import FittedSampler, SamplerTable
 from search.core.subnet import SubNet
 from search.core.table import with_actions
 from search.methods.options import Options
 from search.methods.whole import full
+from search.model.bound_scheduler import fitted_scheduler
 from search.model.family import Request
 from search.model.fitted_scheduler import FittedScheduler
 from search.model.pipeline import Pipeline, open_pipeline
@@ -82,7 +83,7 @@ def reference(opened: Pipeline, subnet: SubNet, prompt: str) -> Any:
 
 def exported(opened: Pipeline, subnet: SubNet, out: Path) -> FittedScheduler:
     table = own_table(opened, subnet) if subnet.fitted is None else subnet.fitted.table
-    scheduler = scheduler_of(subnet, reduced_sampler(subnet, table))
+    scheduler = fitted_scheduler(subnet, reduced_sampler(subnet, table))
     write_scheduler(scheduler, out)
     return scheduler
 
