@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from diffusers.schedulers import AysSchedules
 
 from search.core.sampler import FittedSampler
 from search.core.subnet import SubNet
@@ -76,6 +77,21 @@ def test_the_times_of_a_fitted_sampler_are_exported_on_request_only(
     )
     assert "not included: the fitted coefficients" in ok(*line, "--grid-only")
     assert json.loads(out.read_text()) == [801, 601, 401, 201, 1]
+
+
+@pytest.mark.parametrize("form", ["timesteps", "sigmas"])
+def test_a_list_goes_in_and_out_again(
+    pipelines: Callable[[str], Path], tmp_path: Path, form: str
+) -> None:
+    numbers = AysSchedules[f"StableDiffusion{form.capitalize()}"]
+    source, subnet, out = (tmp_path / name for name in ("ays.json", "subnet.json", "out.json"))
+    source.write_text(json.dumps(numbers))
+    pipeline = pipelines("sdxl")
+    ok("import", source, "-o", subnet, "--format", form, "--pipeline", pipeline, "--steps", 30)
+    printed = ok("export-scheduler", subnet, "-o", out, "--format", form)
+    assert "10 calls instead of 30" in printed
+    assert "not included: how EulerDiscreteScheduler steps" in printed
+    assert json.loads(out.read_text()) == pytest.approx(numbers, rel=1e-5)
 
 
 @pytest.mark.parametrize(
