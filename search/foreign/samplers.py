@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from search.core.errors import SearchError
 from search.core.sampler import FittedSampler
 from search.core.timestep_grid import TimestepGrid
@@ -39,12 +41,21 @@ def subnet_from_sigmas(pipeline: Pipeline, sigmas: tuple[float, ...], options: O
     Raises:
         SearchError: the pipeline or its scheduler takes no custom sigmas.
     """
-    from search.model.noise_levels import asked_sigmas
+    from search.model.noise_levels import asked_sigmas, noise_levels
 
     scheduler, levels = pipeline.pipe.scheduler, sigmas[:-1]
     plain = pipeline.grid_settings(TimestepGrid(len(levels)), options.size)
     asked = asked_sigmas(scheduler, levels, plain.mu)
-    return _on_grid(pipeline, dataclasses.replace(options, sigmas=asked), "sigmas")
+    found = _on_grid(pipeline, dataclasses.replace(options, sigmas=asked), "sigmas")
+    made = noise_levels(scheduler, found.timesteps)
+    if len(made) != len(levels) or not np.allclose(made, levels, rtol=1e-3):
+        first = f"{made[0]:g} with {len(made)} calls"
+        msg = (
+            f"{type(scheduler).__name__} begins at the sigma {first} here, but the list at {levels[0]:g} "
+            f"with {len(levels)}; give a list for this kind of model, or another --scheduler"
+        )
+        raise SearchError(msg)
+    return found
 
 
 def _on_grid(pipeline: Pipeline, options: Options, what: str) -> SubNet:

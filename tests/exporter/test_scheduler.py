@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -224,6 +226,24 @@ def test_the_copied_module_stands_alone(pipelines: Callable[[str], Path], tmp_pa
     found = alone.FittedScheduler.from_pretrained(tmp_path)
     assert found.config.final == written.config.final
     assert torch.equal(found.timesteps, written.timesteps)
+
+
+def test_a_pipeline_folder_may_hold_the_export_as_its_scheduler(
+    pipelines: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, folder = open_pipeline(pipelines("three-levels")), tmp_path / "pipeline"
+    shutil.copytree(pipelines("three-levels"), folder)
+    shutil.rmtree(folder / "scheduler")
+    exported(opened, held(opened), folder / "scheduler")
+    index = json.loads((folder / "model_index.json").read_text())
+    index["scheduler"] = ["fitted_scheduler", "FittedScheduler"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    modules = str(tmp_path / "modules")
+    monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", modules)
+    monkeypatch.syspath_prepend(modules)
+    pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
+    assert type(pipe.scheduler).__module__ == "diffusers_modules.local.fitted_scheduler"
+    assert pipe.scheduler.num_inference_steps == 4
 
 
 def test_blocks_are_named_as_not_included(pipelines: Callable[[str], Path]) -> None:
