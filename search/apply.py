@@ -67,6 +67,7 @@ class Applied:
         """Leave the pipeline as it was; a second time does nothing."""
         self._gates.close()
         self._sampler.close()
+        self._gate_of.clear()  # the gates hold what the last steps kept
 
     def __enter__(self) -> Self:
         """It is in effect already."""
