@@ -63,7 +63,7 @@ def require_alike_steps(
             with_parts(pipe, scheduler=scheduler),
             encoding.noted(),
             answers.recorded(unless=lambda: encoding.is_encoding),
-            shapes_only(pipeline.denoiser, answers, remembered={}),
+            shapes_only(pipeline.denoiser, answers),
             torch.no_grad(),
         ):
             pipeline.family.call(pipe, request, None)
