@@ -18,7 +18,7 @@ from engines.commands.shared import (
 )
 from exporter.commands.shared import bundle_argument, variant_options
 from search.commands import screen, shared
-from search.commands.values import AT_LEAST_0, PATH, PromptsFile
+from search.commands.values import AT_LEAST_0, PATH, PROMPTS_FILE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     label_option,
     cloup.option(
         "--prompts",
-        type=PromptsFile(),
+        type=PROMPTS_FILE,
         help="Sample every prompt or class in this text file, one per line; the pictures are numbered.",
     ),
     negative_option,

@@ -9,7 +9,7 @@ import click
 import cloup
 
 from search.commands import screen, shared
-from search.commands.values import AT_LEAST_1, PATH, Size
+from search.commands.values import AT_LEAST_1, PATH, SIZE
 from search.core.precision import denoiser_precisions
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     cloup.option(
         "--size",
         "sizes",
-        type=Size(),
+        type=SIZE,
         multiple=True,
         help="Make variants of this size in pixels, such as 512x768; may be repeated.  [default: the "
         "SubNet's]",

@@ -9,7 +9,7 @@ import click
 import cloup
 
 from search.commands import screen, shared
-from search.commands.values import AT_LEAST_1, AT_LEAST_2, PATH, Fractions, Names, PromptsFile
+from search.commands.values import AT_LEAST_1, AT_LEAST_2, FRACTIONS, PATH, PROMPTS_FILE, Names
 from search.frontier.series import NAMES, SERIES, series_named
 from search.methods import carve
 
@@ -32,14 +32,14 @@ USERS = {option: series.name for series in SERIES for option in series.options}
     cloup.option(
         "--keep",
         "keeps",
-        type=Fractions(),
+        type=FRACTIONS,
         default="0.5,0.3,0.2",
         help="Compare at these fractions of the full cost.",
     ),
     shared.prompts_option,
     cloup.option(
         "--held-out",
-        type=PromptsFile(),
+        type=PROMPTS_FILE,
         default=(),
         show_default=False,
         help="Evaluate with the prompts in this text file, one per line.  [default: prompts that no "

@@ -16,9 +16,9 @@ from search.commands.values import (
     AT_LEAST_0,
     AT_LEAST_1,
     AT_LEAST_2,
+    FALLING,
+    FRACTIONS,
     PATH,
-    Falling,
-    Fractions,
     OneOf,
 )
 from search.core.granularity import Granularity
@@ -70,7 +70,7 @@ def _methods() -> str:
     cloup.option(
         "--keep",
         "keeps",
-        type=Fractions(),
+        type=FRACTIONS,
         default="0.5",
         help="Keep this fraction of the full cost; several, such as 0.2,0.3, write one file each.",
     ),
@@ -94,14 +94,14 @@ def _methods() -> str:
     shared.steps_option,
     cloup.option(
         "--timesteps",
-        type=Falling(),
+        type=FALLING,
         default=(),
         show_default=False,
         help="Use these timesteps instead of --steps, such as 999,749,499,249.",
     ),
     cloup.option(
         "--sigmas",
-        type=Falling(),
+        type=FALLING,
         default=(),
         show_default=False,
         help="Use these noise levels instead of --steps, as the scheduler's set_timesteps takes them.",
