@@ -65,8 +65,8 @@ def command(
     """
     screen.quiet_libraries()
     from exporter.export import export
-    from exporter.summary import summarise
     from search.core.subnet import SubNet
+    from search.core.summary import summarise
 
     with screen.status() as report:
         bundle = export(

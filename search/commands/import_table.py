@@ -67,7 +67,7 @@ def command(
 ) -> None:
     """Turn a table that another project published into a SubNet."""
     screen.quiet_libraries()
-    from exporter.summary import one_line, summarise
+    from search.core.summary import one_line, summarise
     from search.foreign.importers import read_foreign
     from search.methods.options import Options
     from search.model.pipeline import open_pipeline

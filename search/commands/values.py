@@ -10,7 +10,6 @@ import click
 
 from search.core.errors import SearchError
 from search.methods.options import assignment_of, grid_of, keeps_of, names_of, size_of
-from search.methods.prompts import read_prompts
 
 if TYPE_CHECKING:
     import enum
@@ -111,7 +110,13 @@ class Text(click.ParamType[Any]):
             self.fail(f"{error}.", param, ctx)
 
 
-PROMPTS_FILE = Text("file", lambda text: tuple(read_prompts(Path(text))))
+def _prompts(file: str) -> tuple[str, ...]:
+    from search.methods.prompts import read_prompts  # loads numpy
+
+    return tuple(read_prompts(Path(file)))
+
+
+PROMPTS_FILE = Text("file", _prompts)
 FRACTIONS = Text("fractions", keeps_of)
 FALLING = Text("numbers", grid_of)
 SIZE = Text("HEIGHTxWIDTH", size_of)

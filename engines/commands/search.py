@@ -312,7 +312,7 @@ def _print_found(
     as_json: bool,
 ) -> None:
     """Print the SubNets of a search; `shares` are fractions of the time on `engine`, if given."""
-    from exporter.summary import one_line, summarise
+    from search.core.summary import one_line, summarise
 
     summaries = [summarise(subnet) for subnet in found]
     lines = [one_line(summary) for summary in summaries]
