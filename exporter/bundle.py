@@ -284,7 +284,7 @@ class Bundle:
         except OSError as error:
             msg = f"{str(path)!r} is not a bundle ({error.strerror}: {MANIFEST}); give a directory written by stepcarve export"
             raise ExportError(msg) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             msg = f"the manifest of {str(path)!r} is damaged ({error}); export again"
             raise ExportError(msg) from error
         return _bundle(path, data, {"height": height, "width": width, "images": images})
