@@ -24,7 +24,7 @@ BAD_INPUT = 2
 
 COMMANDS = {
     "Try it": {"demo": "engines.commands.demo", "doctor": "engines.commands.doctor"},
-    "Find what need not run": {
+    "Decide what runs": {
         "search": "engines.commands.search",
         "frontier": "search.commands.frontier",
         "import": "search.commands.import_table",

@@ -27,7 +27,11 @@ if TYPE_CHECKING:
     "Running",
     shared.jobs_option,
     shared.parallel_option,
-    cloup.option("--dry-run", is_flag=True, help="Only say what would be built, with estimates."),
+    cloup.option(
+        "--dry-run",
+        is_flag=True,
+        help="Only list what would be built, with estimates of time and size.",
+    ),
 )
 @shared.output_options()
 def command(
@@ -40,10 +44,10 @@ def command(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Build the engines of a bundle ahead of time.
+    """Compile the graphs of a bundle for an engine, ahead of time.
 
-    Every graph of every variant is built that has not been. What is built stays when the command is stopped, and the next one continues from there. Engines that
-    compile in memory load every graph instead.
+    Graphs that are built already are left alone, so you can stop the command at any time and run it again. For an engine that compiles in memory, every graph is
+    loaded once instead, and nothing is written.
     """
     from engines.base import make_engine
     from engines.build import build_bundle, load_all, plan_build

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     cloup.option(
         "--prompts",
         type=PROMPTS_FILE,
-        help="Sample every prompt or class in this text file, one per line; the pictures are numbered.",
+        help="Make a picture of every prompt or class in this text file, one per line; the files are numbered.",
     ),
     negative_option,
     guidance_option,
@@ -45,13 +45,13 @@ if TYPE_CHECKING:
         "--seed",
         type=AT_LEAST_0,
         default=0,
-        help="Draw the same noise as diffusers with this seed; more runs of a prompt take the seeds that "
-        "follow.",
+        help="Seed of the noise, which is the noise that diffusers draws; further pictures of a prompt take "
+        "the seeds that follow.",
     ),
     cloup.option(
         "--latents",
         type=PATH,
-        help="Begin from the latents in this .npy file: noise, or whatever the bundle starts from.",
+        help="Begin from the latents in this .npy file: noise, or what the bundle starts from if that is not noise.",
     ),
 )
 @variant_options()

@@ -110,7 +110,7 @@ def _methods() -> str:
         "--start-step",
         type=AT_LEAST_0,
         default=0,
-        help="Begin at this step, from latents that you give to run.",
+        help="Begin at this step, from the latents that run --latents reads.",
     ),
     cloup.option(
         "--end-step", type=AT_LEAST_1, help="Stop before this step.  [default: after the last]"
@@ -118,7 +118,7 @@ def _methods() -> str:
     cloup.option(
         "--add-noise",
         is_flag=True,
-        help="Begin from clean latents that you give to run, as image-to-image does.",
+        help="Add noise to clean latents, which run --latents reads, and begin from them: image to image.",
     ),
     shared.scheduler_option,
     shared.scheduler_options_option,
@@ -132,7 +132,7 @@ def _methods() -> str:
     _for("branch", "Cache this branch; 0 is the outermost.", type=AT_LEAST_0, default=0),
     _for(
         "variant",
-        "Remove what this variant removes; keep follows the same order down to --keep.",
+        "Remove the layers that this published variant lacks; keep removes in the same order, down to --keep.",
         type=click.Choice(VARIANTS),
         default=VARIANTS[0],
     ),
@@ -147,25 +147,25 @@ def _methods() -> str:
     ),
     _for(
         "iterations",
-        "Run the optimiser this long.  "
+        "Iterations of the optimiser.  "
         + _defaults("iterations", lambda m: m.defaults["iterations"]),
         type=AT_LEAST_1,
     ),
     _for(
         "criterion",
-        "Score layers by the change of the predictions (output, the paper's), by that of the picture "
-        "they point to (picture, ours), or by a rival's score.",
+        "Score a layer by how much its removal changes the predictions (output, as in the paper) or the "
+        "picture they point to (picture, ours), or by another method's score.",
         type=OneOf(Criterion),
         default=Criterion.OUTPUT.value,
     ),
     _for(
         "rounds",
-        "Compare a choice of layers with its neighbours this often.  [default: 0, as in the paper; 2 "
+        "Rounds of search around the chosen layers.  [default: 0, as in the paper; 2 "
         "with --criterion picture]",
         type=AT_LEAST_0,
     ),
     _for(
-        "tuples", "Measure layers on this many inputs of the denoiser.", type=AT_LEAST_1, default=64
+        "tuples", "Score layers on this many inputs of the denoiser.", type=AT_LEAST_1, default=64
     ),
     cloup.option(
         "--fit-sampler", is_flag=True, help="Fit the sampler's coefficients to the full sampler."
@@ -190,7 +190,7 @@ def _methods() -> str:
         "engine_name",
         type=click.Choice(engine_names()),
         default="onnxruntime",
-        help="Measure time on this engine, with --cost latency.",
+        help="Measure the time of --cost latency on this engine.",
     ),
     cloup.option(
         "--latencies",

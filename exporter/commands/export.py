@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         "--size",
         "sizes",
         type=SIZE,
+        metavar="HEIGHTxWIDTH",
         multiple=True,
         help="Make variants of this size in pixels, such as 512x768; may be repeated.  [default: the "
         "SubNet's]",
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
         type=AT_LEAST_1,
         multiple=True,
         default=(1,),
-        show_default="1",
-        help="Make variants of this many images per prompt; may be repeated.",
+        show_default=False,
+        help="Make variants of this many images per prompt; may be repeated.  [default: 1]",
     ),
 )
 @shared.output_options(
@@ -59,9 +60,9 @@ def command(
     batches: tuple[int, ...],
     as_json: bool,
 ) -> None:
-    """Carve the graphs of a SubNet out of its pipeline.
+    """Carve the step graphs of a SubNet into a bundle.
 
-    They become a bundle, which holds a variant for every --size with every --batch; they share the weights.
+    The bundle holds a variant for every combination of --size and --batch. All variants share the weights.
     """
     screen.quiet_libraries()
     from exporter.export import export

@@ -26,8 +26,8 @@ USERS = {option: series.name for series in SERIES for option in series.options}
         "--methods",
         type=Names(NAMES),
         default=",".join(NAMES),
-        show_default="all",
-        help="Compare only these methods.",
+        show_default=False,
+        help="Compare only these methods.  [default: all]",
     ),
     cloup.option(
         "--keep",
@@ -54,7 +54,7 @@ USERS = {option: series.name for series in SERIES for option in series.options}
     cloup.option(
         "--features",
         type=FILE,
-        help="Take the Fréchet distance to these features of real pictures, a .npy file.",
+        help="Measure the Fréchet distance to the features of real pictures in this .npy file.",
     ),
     shared.seed_option,
 )
@@ -82,7 +82,7 @@ USERS = {option: series.name for series in SERIES for option in series.options}
         "--dip-go-iterations",
         type=AT_LEAST_1,
         default=100,
-        help="Iterations of dip-go, for all keeps together; its paper takes 1000.",
+        help="Iterations of dip-go, for all keeps together; its paper has 1000.",
     ),
     cloup.option(
         "--random", type=AT_LEAST_1, default=40, help="Try this many random tables per keep."
@@ -95,7 +95,7 @@ USERS = {option: series.name for series in SERIES for option in series.options}
         "--out",
         type=PATH,
         required=True,
-        help="Write page, plot and SubNets to this new directory.",
+        help="Write the page, the plot and the SubNets to this new directory.",
     )
 )
 def command(

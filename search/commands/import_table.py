@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     cloup.option(
         "--threshold",
         type=NUMBER,
-        help="Compute where the router's score is above this; for learning-to-cache.  [default: 0.1]",
+        help="Compute a layer where the router's score is above this; only for learning-to-cache.  [default: 0.1]",
     ),
 )
 @shared.option_group(
