@@ -48,8 +48,10 @@ def _nodes(node: ir.Node) -> list[ir.Node]:
         return nodes[-1].outputs[0]
 
     def mean(value: ir.Value) -> ir.Value:
+        # Two operators: OpenVINO would merge two ReduceMeans into one.
         of_rows = add("ReduceMean", value, constant([3], np.int64))
-        return add("ReduceMean", of_rows, constant([2], np.int64))
+        total = add("ReduceSum", of_rows, constant([2], np.int64))
+        return add("Div", total, constant(rows, np.float32))
 
     def per_channel(value: ir.Value | None) -> ir.Value:
         return add("Reshape", value, constant([1, -1] + [1] * (len(shape) - 2), np.int64))

