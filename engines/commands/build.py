@@ -83,8 +83,8 @@ def command(
         )
     else:
         click.echo(
-            f"{plan.folder}: {missing} graphs built in {seconds:.1f} s, {graphs - missing} were "
-            f"there; {size / 1e6:.1f} MB"
+            f"{plan.folder}: {missing} graphs built in {seconds:.1f} s, {graphs - missing} had "
+            f"been built before; {size / 1e6:.1f} MB"
         )
 
 
@@ -95,8 +95,9 @@ def _print_plan(plan: BuildPlan, engine: str, jobs: int, *, as_json: bool) -> No
         total = {"seconds": plan.seconds(jobs), "bytes": plan.bytes}
         click.echo(json.dumps({"engine": engine, **total, "graphs": items}))
     elif plan.folder is not None and plan.missing:
-        from engines.build import plan_table
+        from engines.build import plan_line, plan_table
 
-        screen.print_tables([plan_table(plan, jobs)], 100)
+        click.echo(plan_line(plan, jobs))
+        screen.print_tables([plan_table(plan)], 100)
     else:
         click.echo("nothing to build" + ("" if plan.folder else f": {engine} compiles in memory"))
