@@ -236,7 +236,7 @@ class Bundle:
         if given is None or other is not None:
             what, wrong = ("classes", "--prompt") if self.takes_labels else ("texts", "--label")
             instead = "" if other is None else f", without {wrong}"
-            msg = f"the bundle {str(self.path)!r} shows {what}; give {wanted}{instead}"
+            msg = f"the bundle {str(self.path)!r} takes {what}; give {wanted}{instead}"
             raise ExportError(msg)
         return given
 
