@@ -253,7 +253,7 @@ class Bundle:
         if given is None or other is not None:
             what, wrong = ("classes", "--prompt") if self.takes_labels else ("texts", "--label")
             instead = "" if other is None else f", without {wrong}"
-            msg = f"the bundle {str(self.path)!r} shows {what}; give {wanted}{instead}"
+            msg = f"the bundle {str(self.path)!r} takes {what}; give {wanted}{instead}"
             raise ExportError(msg)
         return given
 
@@ -301,7 +301,7 @@ class Bundle:
         except OSError as error:
             msg = f"{str(path)!r} is not a bundle ({error.strerror}: {MANIFEST}); give a directory written by stepcarve export"
             raise ExportError(msg) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             msg = f"the manifest of {str(path)!r} is damaged ({error}); export again"
             raise ExportError(msg) from error
         return _bundle(path, data, {"height": height, "width": width, "images": images})

@@ -1,4 +1,4 @@
-"""`export()`: Build side: exports a SubNet and its pipeline as a bundle."""
+"""`export()`: from a SubNet and its pipeline to a bundle, in order."""
 
 from __future__ import annotations
 
