@@ -94,9 +94,10 @@ scheduler_options_option: Decorator = cloup.option(
 call_option: Decorator = cloup.option(
     "--call",
     "call",
-    type=Assignment(),
+    type=ASSIGNMENT,
     multiple=True,
-    help="Give the pipeline's call one more argument, such as max_sequence_length=128; may be repeated.",
+    help="Give the pipeline's call one more argument, such as max_sequence_length=128; may be "
+    "repeated.",
 )
 guidance_option: Decorator = cloup.option(
     "--guidance",

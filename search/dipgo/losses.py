@@ -72,7 +72,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     """
     if a.ndim == 5:
         frames = ssim(a.flatten(0, 1), b.flatten(0, 1))
-        return frames.unflatten(0, a.shape[:2]).mean(1)
+        return frames.reshape(a.shape[:2]).mean(1)
     if min(a.shape[2:]) < WINDOW:
         msg = (
             f"SSIM needs pictures of {WINDOW} x {WINDOW} pixels or more, but these have "
