@@ -8,7 +8,6 @@ from diffusers import (
     AutoencoderKLQwenImage,
     DiffusionPipeline,
     QwenImageEditPipeline,
-    QwenImageEditPlusPipeline,
 )
 from transformers import Qwen2VLImageProcessor
 
@@ -43,14 +42,6 @@ def edit() -> DiffusionPipeline:
     return with_random_weights(QwenImageEditPipeline(**parts()), 381)
 
 
-def edit_plus() -> DiffusionPipeline:
-    """Any number of pictures."""
-    return with_random_weights(QwenImageEditPlusPipeline(**parts()), 383)
-
-
 _SIZE = {"height": 128, "width": 128, "image": picture(64)}
 
-TOYS = (
-    Toy("QwenImageEditPipeline", edit, _SIZE),
-    Toy("QwenImageEditPlusPipeline", edit_plus, {**_SIZE, "image": [picture(64), picture(64, 1)]}),
-)
+TOYS = (Toy("QwenImageEditPipeline", edit, _SIZE),)

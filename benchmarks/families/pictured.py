@@ -80,6 +80,7 @@ NOT_BUILT = {
     "OnnxStableDiffusionInpaintPipeline": _ONNX,
     "OnnxStableDiffusionUpscalePipeline": _ONNX,
     "QwenImageEditInpaintPipeline": "it works at 1024x1024 whatever size is asked for",
+    "QwenImageEditPlusPipeline": _UNTRIED,
     "QwenImageLayeredPipeline": _PROCESSOR,
     "SanaWMLTX2Refiner": _UNTRIED,
     "SanaWMPipeline": _UNTRIED,
