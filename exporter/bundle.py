@@ -108,7 +108,9 @@ class Bundle:
     Attributes:
         path: the directory.
         dtype: of the denoiser's weights and activations; what surrounds it is float32.
-        guided: whether the graphs take a guidance scale.
+        guided: whether the denoiser sees every picture with and without its prompt.
+        scaled: whether the graphs take a guidance scale: those of a guided pipeline, and of one whose
+            network has it as an input.
         guidance: the scale to use when none is given.
         prompt_inputs: what the conditioner takes.
         labels: class name -> number; empty for texts.
@@ -134,6 +136,7 @@ class Bundle:
     path: Path
     dtype: str
     guided: bool
+    scaled: bool
     guidance: float
     prompt_inputs: tuple[PromptInput, ...]
     labels: dict[str, int]
@@ -360,6 +363,7 @@ def _bundle(path: Path, data: Any, wanted: Mapping[str, int | None]) -> Bundle:
             path=path,
             dtype=data["dtype"],
             guided=data["guided"],
+            scaled=data.get("scaled", data["guided"]),
             guidance=float(data["guidance"]),
             prompt_inputs=tuple(
                 PromptInput(

@@ -100,6 +100,7 @@ def _write(pipeline: Pipeline, variants: list[Variant], stage: Staging) -> dict[
     return {
         "pipeline": str(pipeline.path),
         "guided": first.subnet.binding.guided,
+        "scaled": first.takes_scale,
         "guidance": first.subnet.guidance,
         "prompt_inputs": [vars(each) for each in first.prompts.inputs],
         "labels": getattr(pipeline.pipe, "labels", {}),
