@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import enum
     from collections.abc import Iterable
 
+    from search.core.lora import Lora
+
 PATH = click.Path(path_type=Path)
 
 
@@ -151,6 +153,17 @@ class Size(_Text):
         from search.methods.options import size_of
 
         return size_of(text)
+
+
+class LoraFile(_Text):
+    """A LoRA with its scale, such as `style.safetensors:0.8`."""
+
+    name = "FILE[:SCALE]"
+
+    def _read(self, text: str) -> Lora:
+        from search.core.lora import Lora
+
+        return Lora.parse(text)
 
 
 class Names(_Text):
