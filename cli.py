@@ -33,6 +33,7 @@ COMMANDS = {
     "Compile it": {
         "inspect": "exporter.commands.inspect",
         "export": "exporter.commands.export",
+        "export-scheduler": "exporter.commands.export_scheduler",
         "build": "engines.commands.build",
     },
     "Prove and use it": {

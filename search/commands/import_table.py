@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     cloup.option(
         "--steps",
         type=AT_LEAST_1,
-        help="Inference steps.  [default: as many as SOURCE has, or the pipeline's own]",
+        help="Inference steps; for timesteps and sigmas, of the sampler that they replace.  [default: as "
+        "many as SOURCE has, or the pipeline's own]",
     ),
     shared.scheduler_option,
     shared.scheduler_options_option,
@@ -65,7 +66,10 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Turn a table that another project published into a SubNet."""
+    """Turn a table or list that another project published into a SubNet.
+
+    docs/formats.md says what each format looks like and where it was found.
+    """
     screen.quiet_libraries()
     from exporter.summary import one_line, summarise
     from search.foreign.importers import read_foreign

@@ -122,6 +122,7 @@ def _methods() -> str:
     ),
     shared.scheduler_option,
     shared.scheduler_options_option,
+    shared.call_option,
     shared.guidance_option,
     shared.height_option,
     shared.frames_option,
@@ -209,6 +210,7 @@ def command(
     cost: str | None,
     scheduler: str | None,
     scheduler_options: tuple[tuple[str, Any], ...],
+    call: tuple[tuple[str, Any], ...],
     engine_name: str,
     latencies: Path | None,
     folder: Path | None,
@@ -239,6 +241,7 @@ def command(
         opened = open_pipeline(pipeline, weights=needs_weights(name, options), device=device)
         if scheduler is not None or scheduler_options:
             opened.use_scheduler(scheduler, dict(scheduler_options))
+        opened.use_call(dict(call))
         whole = partial(full, opened, options)
         with _price(cost, engine, pipeline, whole, latencies, report) as price:
             report(f"search: {name}")

@@ -91,6 +91,13 @@ scheduler_options_option: Decorator = cloup.option(
     multiple=True,
     help="Change one setting of the scheduler, such as clip_sample=false; may be repeated.",
 )
+call_option: Decorator = cloup.option(
+    "--call",
+    "call",
+    type=Assignment(),
+    multiple=True,
+    help="Give the pipeline's call one more argument, such as max_sequence_length=128; may be repeated.",
+)
 guidance_option: Decorator = cloup.option(
     "--guidance",
     type=NUMBER,

@@ -67,7 +67,8 @@ class Body:
             SearchError: the pipeline fails, or its loop is none that a sampler table can drive.
         """
         guidance = torch.tensor(float(request.guidance))
-        self.pipeline, self.request = pipeline, replace(request, latents=None, guidance=guidance)
+        self.pipeline = pipeline
+        self.request = replace(request, latents=None, guidance=guidance, guides=request.is_guided)
         self.pictures = len(request.prompts) * request.images
         self._answers, self._encoding = Answers(), Encoding(pipeline.pipe)
         self.labels = pipeline.family.labels(pipeline.pipe, request)

@@ -47,6 +47,7 @@ class Request:
         timesteps: a custom grid; empty leaves it to the scheduler.
         sigmas: a custom grid as noise levels; likewise.
         frames: of a video; None is the pipeline's default.
+        guides: whether `guidance` is a scale above 1; only a tensor does not say so itself.
         labels: class numbers `[B]` that take the place of those that `prompts` name.
     """
 
@@ -63,6 +64,12 @@ class Request:
     sigmas: tuple[float, ...] = ()
     frames: int | None = None
     labels: Tensor | None = None
+    guides: bool | None = None
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether the scale is above 1."""
+        return self.guidance > 1 if self.guides is None else self.guides  # type: ignore[return-value]
 
     def on(self, grid: TimestepGrid) -> Request:
         """The same on another grid."""
@@ -142,11 +149,13 @@ class Family(Protocol):
     Attributes:
         pipeline: class name of the diffusers pipeline.
         component: attribute of the pipeline that is the denoiser.
+        settings: further arguments of the pipeline's call.
         default_prompt: a prompt that any such pipeline accepts.
     """
 
     pipeline: str
     component: str
+    settings: Mapping[str, Any]
 
     @property
     def default_prompt(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -46,7 +46,7 @@ class TextToImage:
     component = "transformer"
     stacks: tuple[str, ...] | None = None
     layers: frozenset[str] | None = None
-    settings: ClassVar[dict[str, Any]] = {"clean_caption": False, "use_resolution_binning": False}
+    settings: Mapping[str, Any] = {"clean_caption": False, "use_resolution_binning": False}
 
     def __init__(self, pipeline: str | None = None, component: str | None = None) -> None:
         self.pipeline = pipeline or self.pipeline
@@ -130,7 +130,7 @@ class TextToImage:
         }
         if request.frames is not None:
             found["num_frames"] = request.frames
-        if request.negative or scale == SCALES[0]:
+        if request.negative or (scale == SCALES[0] and request.is_guided):
             found["negative_prompt"] = [request.negative] * len(prompts)
         return found
 
