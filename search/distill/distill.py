@@ -65,7 +65,7 @@ class Distilled:
     """
 
     removed: tuple[str, ...]
-    params: tuple[int, int]
+    params: tuple[int, ...]
     iterations: int
     seconds: float
     last: DistillProgress
@@ -157,7 +157,7 @@ def _identity(
 def _encoded(
     pipeline: Pipeline,
     data: Captioned,
-    size: tuple[int, int],
+    size: tuple[int, ...],
     noise_shape: tuple[int, ...],
     folder: DistillRun,
     report: Report,

@@ -229,7 +229,14 @@ class Scheduled(FixedScheduler):
     def __getattr__(self, name: str) -> Any:
         return getattr(self._own, name)
 
-    def step(self, model_output: Tensor, timestep: Any, sample: Tensor, **_: Any) -> Any:
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: Any,
+        sample: Tensor,
+        return_dict: bool = True,
+        **others: Any,
+    ) -> Any:
         """End the call."""
-        del timestep
+        del timestep, return_dict, others
         raise StoppedError(model_output, sample)

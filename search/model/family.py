@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from search.core.timestep_grid import TimestepGrid
 
 
-FAMILIES: dict[str, str] = {}
+FAMILIES: dict[str, str] = {
+    "AuraFlowPipeline": "search.model.families.aura_flow:AuraFlow",
+}
 """Pipeline class -> module and class of its family, for those that are unlike others."""
 ENTRY_POINTS = "stepcarve.families"
 """Group in which other packages name theirs: pipeline class = module:class."""
@@ -101,8 +103,10 @@ class Request:
 
     def sized(self, size: tuple[int, ...] | None) -> Request:
         """The same at another size (height, width, frames); None is the pipeline's default."""
-        height, width, frames, *_ = (*(size or (None, None)), None)
-        return replace(self, height=height, width=width, frames=frames)
+        if size is None:
+            return replace(self, height=None, width=None, frames=None)
+        height, width, *frames = size
+        return replace(self, height=height, width=width, frames=frames[0] if frames else None)
 
 
 class Conditioner(Protocol):
@@ -113,8 +117,13 @@ class Conditioner(Protocol):
         tokenizers: the files that turn texts into these, by name.
     """
 
-    inputs: Sequence[PromptInput]
-    tokenizers: Mapping[str, Tokenizer]
+    @property
+    def inputs(self) -> Sequence[PromptInput]:
+        """See the attributes."""
+
+    @property
+    def tokenizers(self) -> Mapping[str, Tokenizer]:
+        """See the attributes."""
 
     def eval(self) -> nn.Module:
         """The module, `forward(*inputs) -> {name: [batch, ...]}`."""

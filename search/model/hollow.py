@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from contextlib import contextmanager
 from functools import wraps
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -79,14 +80,25 @@ def shapes_only(module: nn.Module, answers: Answers) -> Iterator[None]:
     @wraps(forward)
     def run(_: nn.Module, *args: Any, **kwargs: Any) -> Any:
         before = len(answers.known)
+        args, kwargs = _in_dtype(empty, (args, kwargs))
         try:
             return placeholder_output(empty, args, kwargs)
         except (DataDependentOutputException, DynamicOutputShapeException):
             del answers.known[before:]
             return as_placeholders(forward(empty, *args, **kwargs))
 
-    with replaced(module, "forward", run.__get__(module)):
+    with replaced(module, "forward", MethodType(run, module)):
         yield
+
+
+def _in_dtype(module: nn.Module, given: Any) -> Any:
+    """Arguments of a denoiser in its dtype, but for vectors such as the timestep."""
+    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+
+    def cast(leaf: Tensor) -> Tensor:
+        return leaf.to(dtype) if leaf.is_floating_point() and leaf.ndim > 1 else leaf
+
+    return pytree.tree_map_only(Tensor, cast, given)
 
 
 def placeholder_output(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

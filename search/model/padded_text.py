@@ -70,7 +70,8 @@ def pad_texts(pipe: Any) -> None:
 
 def padded_text_of(pipe: Any) -> PaddedText | None:
     """What pads the texts of a pipeline; None if it pads them itself."""
-    return vars(pipe).get(_PLACE)
+    found: PaddedText | None = vars(pipe).get(_PLACE)
+    return found
 
 
 _PLACE = "_stepcarve_padded_text"

@@ -121,7 +121,8 @@ class Pipeline:
 
     def load_around(self) -> None:
         """Load the weights of all models but the denoiser, if the pipeline was opened without."""
-        if any(map(is_weightless, self.pipe.components.values())):
+        parts = [part for part in self.pipe.components.values() if part is not self.denoiser]
+        if any(map(is_weightless, parts)):
             found = load_models(self.path, self.index, but=self.family.component)
             self.pipe.register_modules(**{n: m.requires_grad_(False) for n, m in found.items()})
 

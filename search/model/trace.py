@@ -44,7 +44,7 @@ LONGER = "a longer text, to see whether its length counts"
 """What is added to a prompt."""
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
     from torch.export import ExportedProgram
@@ -217,7 +217,9 @@ class _Step(nn.Module):
         self.parts = nn.ModuleDict(body.parts_around)
         # In functions, because export undoes what a module writes to its own attributes.
         self.body, self.report = body.__call__, found.update
-        self.watch = lambda: _Watch(denoiser, modules, stream_names(len(body.uses)), dtype)
+        self.watch: Callable[[], _Watch] = lambda: _Watch(
+            denoiser, modules, stream_names(len(body.uses)), dtype
+        )
 
     def forward(self, **inputs: Tensor) -> tuple[Tensor, ...]:
         """Return the prediction and every distinct tensor that a block emits or is given."""

@@ -40,12 +40,14 @@ class TextToImage:
         stacks: the denoiser's lists of blocks; None finds them.
         layers: classes of the modules inside that are blocks too at layer granularity; None finds them.
         settings: further arguments of the pipeline's call.
+        unset: arguments that are None where nothing is asked for, whatever their default is.
     """
 
     pipeline = "DiffusionPipeline"
     component = "transformer"
     stacks: tuple[str, ...] | None = None
     layers: frozenset[str] | None = None
+    unset: tuple[str, ...] = ()
     settings: Mapping[str, Any] = {"clean_caption": False, "use_resolution_binning": False}
 
     def __init__(self, pipeline: str | None = None, component: str | None = None) -> None:
@@ -103,7 +105,11 @@ class TextToImage:
         """Run diffusers' own pipeline; the pictures are `[B, H, W, 3]`, or `[B, F, H, W, 3]` of videos."""
         takes = call_parameters(pipe)
         arguments = self.arguments(pipe, request) | {"generator": generator}
-        known = {n: value for n, value in arguments.items() if n in takes and value is not None}
+        known = {
+            name: value
+            for name, value in arguments.items()
+            if name in takes and (value is not None or name in self.unset)
+        }
         given = request.latents
         if given is None:
             return pipe(**known)[0]
