@@ -229,3 +229,16 @@ def test_a_pipeline_that_takes_none_is_refused(
     subnet = search(open_pipeline(path, weights=False), "full", Options(steps=2))
     with pytest.raises(SearchError, match="diffusers loads no LoRA into a DiTPipeline"):
         export(path, subnet, tmp_path / "out", loras=[Lora.open(made.files[0])])
+
+
+def test_without_peft_it_says_what_to_install(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.model.lora.find_spec", lambda _: None)
+    with pytest.raises(SearchError, match=r"peft, which is not installed; pip install peft"):
+        export(
+            made.pipeline,
+            SubNet.load(made.subnet),
+            tmp_path / "out",
+            loras=[Lora.open(made.files[0])],
+        )
