@@ -206,7 +206,7 @@ def _not_a_number(made: Made, file: Path) -> None:
     [
         (_for_another_pipeline, "has weights for nothing in this StableDiffusionXLPipeline"),
         (_of_another_width, "does not fit this StableDiffusionXLPipeline"),
-        (_of_other_layers, "this StableDiffusionXLPipeline"),
+        (_of_other_layers, "does not fit this StableDiffusionXLPipeline"),
         (_damaged, "does not fit this StableDiffusionXLPipeline"),
         (_not_a_number, "does not fit this StableDiffusionXLPipeline"),
     ],
