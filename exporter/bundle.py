@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporter.errors import ExportError
+from search.core.lora import Lora, placed
 from search.core.precision import denoiser_precisions
 from search.core.program import distinct
 from search.core.prompt import PromptField, PromptInput
@@ -115,6 +116,7 @@ class Bundle:
         prompt_inputs: what the conditioner takes.
         labels: class name -> number; empty for texts.
         pipeline: directory of the pipeline it was exported from, as it was given.
+        loras: that were fused into the pipeline's weights, in this order.
         shapes: of all variants, the default first.
         files: file -> SHA-256, of all variants.
         shape: of this variant, as is everything below.
@@ -141,6 +143,7 @@ class Bundle:
     prompt_inputs: tuple[PromptInput, ...]
     labels: dict[str, int]
     pipeline: str
+    loras: tuple[Lora, ...]
     shapes: tuple[Shape, ...]
     files: dict[str, str]
     shape: Shape
@@ -270,6 +273,14 @@ class Bundle:
             raise ExportError(msg)
         return Path(self.pipeline) if given is None else given
 
+    def with_loras(self, given: Sequence[Path]) -> Bundle:
+        """The same bundle, which knows the places of the LoRA files that are `given`.
+
+        Raises:
+            SearchError: one of them is no LoRA that it was exported with.
+        """
+        return replace(self, loras=placed(self.loras, given))
+
     def check(self) -> None:
         """Check every file of this variant."""
         for name in sorted(self.needed):
@@ -377,6 +388,7 @@ def _bundle(path: Path, data: Any, wanted: Mapping[str, int | None]) -> Bundle:
             ),
             labels=data["labels"],
             pipeline=data["pipeline"],
+            loras=tuple(map(Lora.from_json, data.get("loras", ()))),
             shapes=shapes,
             files=data["files"],
             shape=shapes[number],

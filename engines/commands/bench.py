@@ -8,7 +8,7 @@ import click
 import cloup
 
 from engines.bench.records import Against
-from engines.commands.shared import pipeline_option, threads_option
+from engines.commands.shared import lora_option, pipeline_option, threads_option
 from engines.kinds import engine_names
 from exporter.commands.shared import bundle_argument, variant_options
 from search.commands import screen, shared
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         "torch.compile (compile).",
     ),
     pipeline_option,
+    lora_option,
     cloup.option(
         "--full",
         type=PATH,
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
 def command(
     bundle: Path,
     pipeline: Path | None,
+    loras: tuple[Path, ...],
     against: tuple[str, ...],
     out: Path,
     as_json: bool,
@@ -99,7 +101,7 @@ def command(
         unused = dict.fromkeys(("interval", "branch"), "with --against deepcache")
         shared.refuse_unused(shared.given_options(), unused)
     settings = BenchSettings(against=tuple(map(Against, against)), **options)
-    opened = Bundle.open(bundle, height=height, width=width, images=images)
+    opened = Bundle.open(bundle, height=height, width=width, images=images).with_loras(loras)
     with screen.status() as report:
         found = bench(opened, opened.find_pipeline(pipeline), settings, out=out, report=report)
     write_bench(found, out)

@@ -16,7 +16,14 @@ from search.commands.shared import (
     device_option,
     option_group,
 )
-from search.commands.values import AT_LEAST_0, AT_LEAST_1, NUMBER, PipelineDirectory, Whole
+from search.commands.values import (
+    AT_LEAST_0,
+    AT_LEAST_1,
+    NUMBER,
+    PATH,
+    PipelineDirectory,
+    Whole,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +39,13 @@ pipeline_option: Decorator = cloup.option(
     "--pipeline",
     type=PipelineDirectory(),
     help="The pipeline that the bundle was made from.  [default: the path it was exported from]",
+)
+lora_option: Decorator = cloup.option(
+    "--lora",
+    "loras",
+    type=PATH,
+    multiple=True,
+    help="A LoRA file that the bundle was made with; may be repeated.  [default: where it was then]",
 )
 prompt_option: Decorator = cloup.option(
     "--prompt", help="The prompt; for a class-conditional pipeline, the name or number of a class."

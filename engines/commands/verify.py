@@ -14,6 +14,7 @@ from engines.commands.shared import (
     engine_options,
     guidance_option,
     label_option,
+    lora_option,
     negative_option,
     pipeline_option,
     prompt_option,
@@ -44,6 +45,7 @@ _engines_option = cloup.option(
 @shared.option_group(
     "Comparison",
     pipeline_option,
+    lora_option,
     prompt_option,
     label_option,
     negative_option,

@@ -9,11 +9,13 @@ import click
 import cloup
 
 from search.commands import screen, shared
-from search.commands.values import AT_LEAST_1, PATH, SIZE
+from search.commands.values import AT_LEAST_1, LORA_FILE, PATH, SIZE
 from search.core.precision import denoiser_precisions
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from search.core.lora import Lora
 
 
 @shared.command("export")
@@ -45,6 +47,14 @@ if TYPE_CHECKING:
         show_default=False,
         help="Make variants of this many images per prompt; may be repeated.  [default: 1]",
     ),
+    cloup.option(
+        "--lora",
+        "loras",
+        type=LORA_FILE,
+        multiple=True,
+        help="Fuse this LoRA into the weights, with its changes scaled; may be repeated.  [default "
+        "scale: 1]",
+    ),
 )
 @shared.output_options(
     cloup.option(
@@ -58,6 +68,7 @@ def command(
     dtype: str,
     sizes: tuple[tuple[int, int], ...],
     batches: tuple[int, ...],
+    loras: tuple[Lora, ...],
     as_json: bool,
 ) -> None:
     """Carve the step graphs of a SubNet into a bundle.
@@ -77,16 +88,19 @@ def command(
             sizes=sizes,
             batches=batches,
             dtype=dtype,
+            loras=loras,
             report=report,
         )
     size = sum(file.stat().st_size for file in bundle.path.iterdir())
     if as_json:
         summary = summarise(bundle.subnet, bundle.shape.images, dtype)
         variants = [vars(shape) for shape in bundle.shapes]
-        click.echo(json.dumps({"bundle": str(out), "bytes": size, "variants": variants, **summary}))
+        fused = [each.to_json() for each in loras]
+        made = {"bundle": str(out), "bytes": size, "variants": variants, "loras": fused}
+        click.echo(json.dumps({**made, **summary}))
     else:
-        count, made = len(bundle.graphs), ", ".join(map(str, bundle.shapes))
+        count, shapes = len(bundle.graphs), ", ".join(map(str, bundle.shapes))
         graphs = "step graph" if count == 1 else "step graphs"
         click.echo(
-            f"{out}: {made}; {len(bundle.calls)} calls, {count} {graphs}, {size / 1e6:.1f} MB"
+            f"{out}: {shapes}; {len(bundle.calls)} calls, {count} {graphs}, {size / 1e6:.1f} MB"
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from search.core.errors import SearchError
+from search.core.lora import Lora
 from search.methods.options import assignment_of, grid_of, keeps_of, names_of, size_of
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ FRACTIONS = Text("fractions", keeps_of)
 FALLING = Text("numbers", grid_of)
 SIZE = Text("HEIGHTxWIDTH", size_of)
 ASSIGNMENT = Text("NAME=VALUE", assignment_of)
+LORA_FILE = Text("FILE[:SCALE]", Lora.parse)
 
 
 class Names(Text):
