@@ -374,7 +374,7 @@ def _bundle(path: Path, data: Any, wanted: Mapping[str, int | None]) -> Bundle:
             path=path,
             dtype=data["dtype"],
             guided=data["guided"],
-            scaled=data.get("scaled", data["guided"]),
+            scaled=bool(data.get("scaled", data["guided"])),
             guidance=float(data["guidance"]),
             prompt_inputs=tuple(
                 PromptInput(
