@@ -66,6 +66,15 @@ class Shape:
         return Shape(*size, int(data["images"]), None if frames is None else int(frames))
 
     @property
+    def asked(self) -> dict[str, int]:
+        """What `Bundle.open` finds it by."""
+        return {"height": self.height, "width": self.width, "images": self.images}
+
+    def to_json(self) -> dict[str, int]:
+        """As plain JSON values; pictures have no frames."""
+        return self.asked | ({} if self.frames is None else {"frames": self.frames})
+
+    @property
     def tag(self) -> str:
         """For names of files."""
         frames = "" if self.frames is None else f"x{self.frames}"

@@ -77,7 +77,7 @@ class Variant:
         """As plain JSON values, but for the files."""
         images, binding = self.shape.images, self.subnet.binding
         return {
-            **vars(self.shape),
+            **self.shape.to_json(),
             "latent_shape": [images, *binding.latent_shape],
             "noise_shape": [images, *binding.noise_shape],
             "rows": [] if self.prologue is None else list(self.prologue.rows),

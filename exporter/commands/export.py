@@ -94,7 +94,7 @@ def command(
     size = sum(file.stat().st_size for file in bundle.path.iterdir())
     if as_json:
         summary = summarise(bundle.subnet, bundle.shape.images, dtype)
-        variants = [vars(shape) for shape in bundle.shapes]
+        variants = [shape.to_json() for shape in bundle.shapes]
         fused = [each.to_json() for each in loras]
         made = {"bundle": str(out), "bytes": size, "variants": variants, "loras": fused}
         click.echo(json.dumps({**made, **summary}))
