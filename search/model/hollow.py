@@ -38,7 +38,11 @@ def hollow(module: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
     """
     known: dict[int, Any] = {}
     for parameter in module.parameters():
-        known[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
+        there = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
+        known[id(parameter)] = nn.Parameter(there, requires_grad=False)
+    for buffer in module.buffers():
+        if type(buffer) is not Tensor:  # of a subclass that cannot be copied deeply
+            known[id(buffer)] = buffer.clone()
     copied: nn.Module = copy.deepcopy(module, known)
     vars(copied).pop("forward", None)
     return make_hollow(copied, dtype)
