@@ -38,14 +38,9 @@ def whole_subnet(
     Raises:
         SearchError: the pipeline cannot sample so.
     """
-    pipeline.sampler(grid, size)  # refuses what could never be exported
-    request = Request(
-        prompts=(pipeline.default_prompt,),
-        steps=grid.inference_steps,
-        guidance=guidance,
-    ).sized(size)
-    traced = tracing.trace(pipeline, granularity, request)
-    _require_size(pipeline, size, traced.noise_shape)
+    traced = whole_trace(
+        pipeline, grid=grid, granularity=granularity, guidance=guidance, size=size
+    )
     binding = pipeline.binding(
         grid=grid,
         guided=traced.body.guided,
@@ -63,6 +58,26 @@ def whole_subnet(
         method="full",
     )
     return skipping(whole, pipeline.removed)
+
+
+def whole_trace(
+    pipeline: Pipeline,
+    *,
+    grid: TimestepGrid,
+    granularity: Granularity,
+    guidance: float,
+    size: tuple[int, ...] | None = None,
+) -> tracing.Trace:
+    """The trace that the full sampler is made of; see `whole_subnet`."""
+    pipeline.sampler(grid, size)  # refuses what could never be exported
+    request = Request(
+        prompts=(pipeline.default_prompt,),
+        steps=grid.inference_steps,
+        guidance=guidance,
+    ).sized(size)
+    traced = tracing.trace(pipeline, granularity, request)
+    _require_size(pipeline, size, traced.noise_shape)
+    return traced
 
 
 def resized(pipeline: Pipeline, subnet: SubNet, size: tuple[int, ...]) -> SubNet:
