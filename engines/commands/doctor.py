@@ -30,7 +30,12 @@ _FAILED = 1
 )
 @shared.output_options()
 def command(
-    pipeline: Path | None, call: tuple[tuple[str, Any], ...], as_json: bool, **size: int | None
+    pipeline: Path | None,
+    height: int | None,
+    width: int | None,
+    frames: int | None,
+    call: tuple[tuple[str, Any], ...],
+    as_json: bool,
 ) -> None:
     """List what is installed, what works and what to install.
 
@@ -46,10 +51,10 @@ def command(
     from exporter.diagnosis import diagnose
     from search.methods.options import Options
 
-    asked = Options(**size).size
+    size = Options(height=height, width=width, frames=frames).size
     with screen.status() as report:
         report("look at the pipeline")
-        found = diagnose(pipeline, asked, dict(call))
+        found = diagnose(pipeline, size, dict(call))
     if as_json:
         click.echo(json.dumps(found.to_json()))
     else:
@@ -116,25 +121,20 @@ def _of_step(step: Step) -> list[tuple[str, str]]:
 
 
 def _of_memory(parts: Parts, step: Step) -> list[tuple[str, str]]:
-    export = parts.export
     weights = step.search_memory - step.libraries - step.activations
-    return [
-        (
-            "export",
-            f"about {_gigabytes(export.memory)} of memory and {_gigabytes(export.disk)} of disk, with "
-            "--dtype float32",
-        ),
-        (
-            "search",
-            f"about {_gigabytes(step.search_memory)} of memory: {_gigabytes(weights)} weights in float32 + "
-            f"{_gigabytes(step.activations)} activations of a step for one picture, every block's output "
-            f"kept + {_gigabytes(step.libraries)} libraries; gradients (dip-go, distill) take more",
-        ),
-    ]
+    export = (
+        f"about {_bytes(parts.export.memory)} of memory and {_bytes(parts.export.disk)} of disk"
+    )
+    search = (
+        f"about {_bytes(step.search_memory)} of memory: {_bytes(weights)} weights + "
+        f"{_bytes(step.activations)} activations of a step for one picture, every block's output kept + "
+        f"{_bytes(step.libraries)} libraries; gradients (dip-go, distill) take more"
+    )
+    return [("export in float32", export), ("search in float32", search)]
 
 
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.1f} GB"
+def _bytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _short(count: int) -> str:

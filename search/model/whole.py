@@ -38,9 +38,7 @@ def whole_subnet(
     Raises:
         SearchError: the pipeline cannot sample so.
     """
-    traced = whole_trace(
-        pipeline, grid=grid, granularity=granularity, guidance=guidance, size=size
-    )
+    traced = whole_trace(pipeline, grid=grid, granularity=granularity, guidance=guidance, size=size)
     binding = pipeline.binding(
         grid=grid,
         guided=traced.body.guided,
