@@ -93,7 +93,7 @@ def measure(name: str) -> dict[str, Any]:
         command = [sys.executable, "-m", "cli", "doctor", folder, "--json", *options]
         start = time.perf_counter()
         with tempfile.TemporaryFile("w+") as answer:
-            process = subprocess.Popen(command, stdout=answer, stderr=subprocess.DEVNULL)
+            process = subprocess.Popen(command, stdout=answer)
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
             answer.seek(0)
@@ -109,5 +109,7 @@ def measure(name: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    names = sys.argv[1:] or [*PIPELINES]
-    record.write("doctor", {name: measure(name) for name in names})
+    measured: dict[str, Any] = {}
+    for each in sys.argv[1:] or [*PIPELINES]:
+        measured[each] = measure(each)
+        record.write("doctor", measured)

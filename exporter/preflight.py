@@ -38,18 +38,20 @@ class Needs:
     disk: int
 
 
-def needs_of(pipeline: Pipeline, dtype: str, variants: int = 1) -> Needs:
+def needs_of(pipeline: Pipeline, dtype: str, variants: int = 1, *, fused: bool = False) -> Needs:
     """Estimate from the number of parameters.
 
     Args:
         pipeline: opened without the denoiser's weights.
         dtype: of the denoiser in the bundle.
         variants: of the bundle; all their graphs are in memory before any is written.
+        fused: whether LoRAs are fused into the weights, which is done in memory.
     """
     own, others = parameters_of(pipeline)
     denoiser, around = own * precision_named(dtype).bytes, others * DTYPE.itemsize
+    loaded = own * DTYPE.itemsize if fused else 0
     graphs = VARIANT_MEMORY * (variants - 1)
-    return Needs(memory=BASE_MEMORY + graphs + around, disk=denoiser + around)
+    return Needs(memory=BASE_MEMORY + graphs + around + loaded, disk=denoiser + around)
 
 
 def parameters_of(pipeline: Pipeline) -> tuple[int, int]:
@@ -63,13 +65,15 @@ def parameters_of(pipeline: Pipeline) -> tuple[int, int]:
     return denoiser, sum(p.numel() for module in modules for p in module.parameters())
 
 
-def require_room(pipeline: Pipeline, out: Path, dtype: str, variants: int = 1) -> str:
+def require_room(
+    pipeline: Pipeline, out: Path, dtype: str, variants: int = 1, *, fused: bool = False
+) -> str:
     """One line that says what the export will need.
 
     Raises:
         ExportError: there is not that much memory or disk.
     """
-    needs = needs_of(pipeline, dtype, variants)
+    needs = needs_of(pipeline, dtype, variants, fused=fused)
     folder = next(parent for parent in out.absolute().parents if parent.exists())
     free = {"memory": psutil.virtual_memory().available, "disk": shutil.disk_usage(folder).free}
     for what, needed in vars(needs).items():

@@ -37,7 +37,7 @@ def command(
     call: tuple[tuple[str, Any], ...],
     as_json: bool,
 ) -> None:
-    """List what is installed, what works and what to install.
+    """Say which engines work here, and how to install others.
 
     Of a PIPELINE: whether it can be compiled, its blocks, cost and memory, without reading its weights. The
     exit code is 1 if it cannot be compiled.

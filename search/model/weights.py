@@ -59,6 +59,7 @@ class DenoiserWeights:
         self.folder = folder
         self.checkpoint = checkpoint or checkpoint_of(folder, DIFFUSERS)
         self._entries: dict[str, _Entry] = {}
+        self._replaced: dict[str, torch.Tensor] = {}
         for path in self.checkpoint.files:
             try:
                 with _opened(path) as file:
@@ -74,10 +75,16 @@ class DenoiserWeights:
         return name in self._entries
 
     def tensor(self, name: str) -> torch.Tensor:
-        """Read one tensor by its state-dict name."""
+        """Read one tensor by its state-dict name, or take what replaces it."""
+        if name in self._replaced:
+            return self._replaced[name]
         with _opened(self._entries[name].file) as file:
             tensor: torch.Tensor = file.get_tensor(name)
         return tensor
+
+    def replace(self, name: str, tensor: torch.Tensor) -> None:
+        """Let `tensor` take the place of one on disk; the fingerprint stays that of the files."""
+        self._replaced[name] = tensor
 
     def require_fit(self, denoiser: torch.nn.Module) -> None:
         """Refuse weights that are not exactly those of `denoiser`, whose parameters may be on the meta device.
