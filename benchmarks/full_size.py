@@ -54,8 +54,13 @@ def sd15(folder: Path, channels: tuple[int, ...] = SD15_CHANNELS) -> None:
 
 def sdxl(folder: Path) -> None:
     """SDXL's U-Net, 2.6 B, float16."""
+    behind_two_texts(_filled(sdxl_unet(), torch.float16)).save_pretrained(folder)
+
+
+def sdxl_unet() -> UNet2DConditionModel:
+    """On the meta device."""
     with torch.device("meta"):
-        unet = UNet2DConditionModel(
+        return UNet2DConditionModel(
             sample_size=128,
             block_out_channels=(320, 640, 1280),
             transformer_layers_per_block=(1, 2, 10),
@@ -68,20 +73,24 @@ def sdxl(folder: Path) -> None:
             addition_time_embed_dim=256,
             projection_class_embeddings_input_dim=1280 + 6 * 256,
         )
+
+
+def behind_two_texts(unet: UNet2DConditionModel) -> StableDiffusionXLPipeline:
+    """A pipeline around `unet` with the interfaces of SDXL."""
     words = _words()
     scheduler = EulerDiscreteScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
     )
-    StableDiffusionXLPipeline(
+    return StableDiffusionXLPipeline(
         vae=_vae(4),
         text_encoder=CLIPTextModel(_clip(words, 768)).eval(),
         text_encoder_2=CLIPTextModelWithProjection(_clip(words, 1280)).eval(),
         tokenizer=words,
         tokenizer_2=words,
-        unet=_filled(unet, torch.float16),
+        unet=unet,
         scheduler=scheduler,
         add_watermarker=False,
-    ).save_pretrained(folder)
+    )
 
 
 def flux(folder: Path) -> None:

@@ -47,17 +47,22 @@ def needs_of(pipeline: Pipeline, dtype: str, variants: int = 1, *, fused: bool =
         variants: of the bundle; all their graphs are in memory before any is written.
         fused: whether LoRAs are fused into the weights, which is done in memory.
     """
-    parameters = sum(p.numel() for p in pipeline.denoiser.parameters())
-    denoiser = parameters * precision_named(dtype).bytes
-    loaded = parameters * DTYPE.itemsize if fused else 0
+    own, others = parameters_of(pipeline)
+    denoiser, around = own * precision_named(dtype).bytes, others * DTYPE.itemsize
+    loaded = own * DTYPE.itemsize if fused else 0
+    graphs = VARIANT_MEMORY * (variants - 1)
+    return Needs(memory=BASE_MEMORY + graphs + around + loaded, disk=denoiser + around)
+
+
+def parameters_of(pipeline: Pipeline) -> tuple[int, int]:
+    """How many the denoiser has, and the other models together."""
     modules = [
         module
         for name, module in pipeline.pipe.components.items()
         if name != pipeline.family.component and hasattr(module, "parameters")
     ]
-    around = DTYPE.itemsize * sum(p.numel() for module in modules for p in module.parameters())
-    graphs = VARIANT_MEMORY * (variants - 1)
-    return Needs(memory=BASE_MEMORY + graphs + around + loaded, disk=denoiser + around)
+    denoiser = sum(p.numel() for p in pipeline.denoiser.parameters())
+    return denoiser, sum(p.numel() for module in modules for p in module.parameters())
 
 
 def require_room(

@@ -11,7 +11,7 @@ from accelerate import init_empty_weights
 from torch import nn
 
 from search.core.errors import SearchError
-from search.model.checkpoint_files import DIFFUSERS, TRANSFORMERS, checkpoint_of
+from search.model.checkpoint_files import DIFFUSERS, TRANSFORMERS, WeightFiles, checkpoint_of
 from search.model.hollow import make_hollow, shapes_of
 from search.model.weights import quantised, require_no_lora
 
@@ -26,7 +26,9 @@ DTYPE = torch.float32
 _LIBRARIES = ("diffusers", "transformers")
 
 
-def load_parts(path: Path, index: Mapping[str, Any], *, but: str, weights: bool) -> dict[str, Any]:
+def load_parts(
+    path: Path, index: Mapping[str, Any], *, but: str, weights: bool, files: bool = True
+) -> dict[str, Any]:
     """Every part that `index` names, by its name, but for one; None where there is none.
 
     Args:
@@ -34,6 +36,7 @@ def load_parts(path: Path, index: Mapping[str, Any], *, but: str, weights: bool)
         index: its model_index.json.
         but: the part to leave out, the denoiser.
         weights: load them; without, models have their architecture, and emit zeros.
+        files: require that there are weights to load, if they are not loaded.
 
     Raises:
         SearchError: a part cannot be loaded.
@@ -43,7 +46,7 @@ def load_parts(path: Path, index: Mapping[str, Any], *, but: str, weights: bool)
         if name in UNUSED or cls is None:
             parts[name] = None
         elif name != but:
-            parts[name] = _load(cls, name, path / name, weights=weights)
+            parts[name] = _load(cls, name, path / name, weights=weights, files=files)
     return parts
 
 
@@ -88,7 +91,7 @@ def _classes(index: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield name, found
 
 
-def _load(cls: Any, name: str, folder: Path, *, weights: bool) -> Any:
+def _load(cls: Any, name: str, folder: Path, *, weights: bool, files: bool = True) -> Any:
     """One part, or a sentence that names it."""
     if not folder.is_dir():
         msg = (
@@ -102,7 +105,11 @@ def _load(cls: Any, name: str, folder: Path, *, weights: bool) -> Any:
     try:
         if not is_model:
             return cls.from_pretrained(folder, local_files_only=True)
-        return _model(cls, folder) if weights else _without_weights(cls, folder)
+        if weights:
+            return _model(cls, folder)
+        if files:
+            weight_files(cls, folder)
+        return _without_weights(cls, folder)
     except SearchError:
         raise
     except Exception as error:  # the libraries have no common class for a damaged part
@@ -115,7 +122,7 @@ def _model(cls: Any, folder: Path) -> nn.Module:
     from transformers import PreTrainedModel
 
     is_transformers = issubclass(cls, PreTrainedModel)
-    found = checkpoint_of(folder, TRANSFORMERS if is_transformers else DIFFUSERS)
+    found = weight_files(cls, folder)
     dtype = {"dtype" if is_transformers else "torch_dtype": DTYPE}
     model, report = cls.from_pretrained(
         folder,
@@ -142,7 +149,6 @@ def _without_weights(cls: Any, folder: Path) -> nn.Module:
     from transformers import PreTrainedModel
 
     is_transformers = issubclass(cls, PreTrainedModel)
-    checkpoint_of(folder, TRANSFORMERS if is_transformers else DIFFUSERS)
 
     def build() -> nn.Module:
         with init_empty_weights(include_buffers=False):
@@ -165,6 +171,13 @@ def _without_weights(cls: Any, folder: Path) -> nn.Module:
     model = build()
     model.forward = functools.wraps(model.forward)(run)
     return model
+
+
+def weight_files(cls: type, folder: Path) -> WeightFiles:
+    """The files that a model of this class loads; see `checkpoint_of`."""
+    from transformers import PreTrainedModel
+
+    return checkpoint_of(folder, TRANSFORMERS if issubclass(cls, PreTrainedModel) else DIFFUSERS)
 
 
 def is_weightless(model: Any) -> bool:

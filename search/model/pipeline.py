@@ -12,6 +12,7 @@ from search.core.errors import SearchError
 from search.core.files import require_pipeline
 from search.core.subnet import Binding, SubNet
 from search.model.body import Body
+from search.model.checkpoint_files import WeightFiles
 from search.model.families.text_to_image import call_parameters, scale_argument
 from search.model.family import Family, Request, family_of
 from search.model.padded_text import pad_texts
@@ -276,7 +277,9 @@ class Pipeline:
         )
 
 
-def open_pipeline(path: Path, *, weights: bool = True, device: str = "cpu") -> Pipeline:
+def open_pipeline(
+    path: Path, *, weights: bool = True, device: str = "cpu", files: bool = True
+) -> Pipeline:
     """Open a directory written by `save_pretrained`.
 
     Args:
@@ -284,6 +287,8 @@ def open_pipeline(path: Path, *, weights: bool = True, device: str = "cpu") -> P
         weights: load them; without, models have their architecture only, and `Pipeline.load_around`
             loads all but the denoiser's.
         device: where to put the pipeline.
+        files: without `weights`, require weight files that fit; else the configuration alone is read,
+            and whatever needs a weight fails.
 
     Raises:
         SearchError: it is no pipeline, of an unknown kind, or damaged.
@@ -291,15 +296,20 @@ def open_pipeline(path: Path, *, weights: bool = True, device: str = "cpu") -> P
     import torch
     from diffusers.utils import logging
 
-    index = _index(path)
+    index = read_index(path)
     family = family_of(index["_class_name"], index)
     require_device(device)
     require_plain(path / family.component)
-    files = DenoiserWeights(path / family.component)
+    none = None if weights or files else WeightFiles((), None)
+    found = DenoiserWeights(path / family.component, none)
     logging.disable_progress_bar()
     # First the denoiser: what it lacks is known before anything large is loaded.
-    denoiser = _denoiser(path, family, index, files, weights=weights)
-    parts = load_parts(path, index, but=family.component, weights=weights)
+    denoiser = _denoiser(path, family, index)
+    if none is None:
+        found.require_fit(denoiser)
+    if weights:
+        denoiser = _with_weights(denoiser, found)
+    parts = load_parts(path, index, but=family.component, weights=weights, files=files)
     pipe = _assembled(path, index, {family.component: denoiser, **parts})
     pipe.set_progress_bar_config(disable=True)
     pad_texts(pipe)
@@ -307,7 +317,7 @@ def open_pipeline(path: Path, *, weights: bool = True, device: str = "cpu") -> P
         if isinstance(part, torch.nn.Module):
             # Gradients go through the parts, hardly ever to their weights: who wants that says so.
             part.requires_grad_(False)
-    return Pipeline(path, pipe.to(device) if weights else pipe, family, files, index)
+    return Pipeline(path, pipe.to(device) if weights else pipe, family, found, index)
 
 
 def _assembled(path: Path, index: dict[str, Any], parts: dict[str, Any]) -> Any:
@@ -368,7 +378,8 @@ def open_for(subnet: SubNet, path: Path, *, weights: bool, device: str = "cpu") 
     return pipeline
 
 
-def _index(path: Path) -> dict[str, Any]:
+def read_index(path: Path) -> dict[str, Any]:
+    """The model_index.json of a pipeline's directory; its `_class_name` is a text."""
     file = require_pipeline(path)
     try:
         index = json.loads(file.read_text(encoding="utf-8"))
@@ -383,12 +394,9 @@ def _index(path: Path) -> dict[str, Any]:
     return result
 
 
-def _denoiser(
-    path: Path, family: Family, index: dict[str, Any], files: DenoiserWeights, *, weights: bool
-) -> Any:
-    """The denoiser, checked against its files; without `weights`, its parameters are on the meta device."""
+def _denoiser(path: Path, family: Family, index: dict[str, Any]) -> Any:
+    """The denoiser with its parameters on the meta device."""
     import diffusers
-    import torch
     from accelerate import init_empty_weights
 
     try:
@@ -399,20 +407,23 @@ def _denoiser(
     try:
         config = cls.load_config(path / family.component)
         with init_empty_weights(include_buffers=False):
-            denoiser = build_denoiser(cls, config, family)
+            return build_denoiser(cls, config, family)
     except (OSError, ValueError, TypeError, KeyError) as error:
         msg = f"cannot make the {family.component} of {str(path)!r} from its config.json: {' '.join(str(error).split())[:300]}"
         raise SearchError(msg) from error
-    files.require_fit(denoiser)
-    if not weights:
-        return denoiser
-    if removed_of(config):
+
+
+def _with_weights(denoiser: Any, files: DenoiserWeights) -> Any:
+    """The denoiser with the weights of these files."""
+    import torch
+
+    if removed_of(denoiser.config):
         denoiser.load_state_dict(
             {name: files.tensor(name).float() for name in denoiser.state_dict()}, assign=True
         )
         return denoiser
-    return cls.from_pretrained(
-        path / family.component,
+    return type(denoiser).from_pretrained(
+        files.folder,
         variant=files.checkpoint.variant,
         use_safetensors=True,
         local_files_only=True,

@@ -54,9 +54,10 @@ class DenoiserWeights:
         SearchError: there are none, or one of them is damaged.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, checkpoint: WeightFiles | None = None) -> None:
+        """Read the headers of the files in `folder`, or of `checkpoint` alone."""
         self.folder = folder
-        self.checkpoint: WeightFiles = checkpoint_of(folder, DIFFUSERS)
+        self.checkpoint = checkpoint or checkpoint_of(folder, DIFFUSERS)
         self._entries: dict[str, _Entry] = {}
         self._replaced: dict[str, torch.Tensor] = {}
         for path in self.checkpoint.files:

@@ -39,15 +39,7 @@ def whole_subnet(
     Raises:
         SearchError: the pipeline cannot sample so.
     """
-    pipeline.sampler(grid, size)  # refuses what could never be exported
-    request = Request(
-        prompts=(pipeline.default_prompt,),
-        steps=grid.inference_steps,
-        guidance=guidance,
-    ).sized(size)
-    require_alike_steps(pipeline, request, pipeline.timesteps(grid, size))
-    traced = tracing.trace(pipeline, granularity, request)
-    _require_size(pipeline, size, traced.noise_shape)
+    traced = whole_trace(pipeline, grid=grid, granularity=granularity, guidance=guidance, size=size)
     binding = pipeline.binding(
         grid=grid,
         guided=traced.body.guided,
@@ -65,6 +57,27 @@ def whole_subnet(
         method="full",
     )
     return skipping(whole, pipeline.removed)
+
+
+def whole_trace(
+    pipeline: Pipeline,
+    *,
+    grid: TimestepGrid,
+    granularity: Granularity,
+    guidance: float,
+    size: tuple[int, ...] | None = None,
+) -> tracing.Trace:
+    """The trace that the full sampler is made of; see `whole_subnet`."""
+    pipeline.sampler(grid, size)  # refuses what could never be exported
+    request = Request(
+        prompts=(pipeline.default_prompt,),
+        steps=grid.inference_steps,
+        guidance=guidance,
+    ).sized(size)
+    require_alike_steps(pipeline, request, pipeline.timesteps(grid, size))
+    traced = tracing.trace(pipeline, granularity, request)
+    _require_size(pipeline, size, traced.noise_shape)
+    return traced
 
 
 def resized(pipeline: Pipeline, subnet: SubNet, size: tuple[int, ...]) -> SubNet:
