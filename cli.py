@@ -24,8 +24,8 @@ BAD_INPUT = 2
 
 COMMANDS = {
     "Try it": {"demo": "engines.commands.demo", "doctor": "engines.commands.doctor"},
-    "Find what need not run": {
-        "search": "search.commands.search",
+    "Decide what runs": {
+        "search": "engines.commands.search",
         "frontier": "search.commands.frontier",
         "import": "search.commands.import_table",
         "distill": "search.commands.distill",

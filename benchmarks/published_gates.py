@@ -25,7 +25,7 @@ from engines.base import make_engine
 from engines.parity import relative_l2
 from engines.runner import Runner
 from exporter.export import export
-from exporter.summary import summarise
+from search.core.summary import summarise
 from search.foreign.gate_file import read_gates
 from search.foreign.tables import subnet_from_gates
 from search.methods.options import Options

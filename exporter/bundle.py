@@ -66,6 +66,15 @@ class Shape:
         return Shape(*size, int(data["images"]), None if frames is None else int(frames))
 
     @property
+    def asked(self) -> dict[str, int]:
+        """What `Bundle.open` finds it by."""
+        return {"height": self.height, "width": self.width, "images": self.images}
+
+    def to_json(self) -> dict[str, int]:
+        """As plain JSON values; pictures have no frames."""
+        return self.asked | ({} if self.frames is None else {"frames": self.frames})
+
+    @property
     def tag(self) -> str:
         """For names of files."""
         frames = "" if self.frames is None else f"x{self.frames}"
@@ -109,7 +118,9 @@ class Bundle:
     Attributes:
         path: the directory.
         dtype: of the denoiser's weights and activations; what surrounds it is float32.
-        guided: whether the graphs take a guidance scale.
+        guided: whether the denoiser sees every picture with and without its prompt.
+        scaled: whether the graphs take a guidance scale: those of a guided pipeline, and of one whose
+            network has it as an input.
         guidance: the scale to use when none is given.
         prompt_inputs: what the conditioner takes.
         labels: class name -> number; empty for texts.
@@ -136,6 +147,7 @@ class Bundle:
     path: Path
     dtype: str
     guided: bool
+    scaled: bool
     guidance: float
     prompt_inputs: tuple[PromptInput, ...]
     labels: dict[str, int]
@@ -256,7 +268,7 @@ class Bundle:
         if given is None or other is not None:
             what, wrong = ("classes", "--prompt") if self.takes_labels else ("texts", "--label")
             instead = "" if other is None else f", without {wrong}"
-            msg = f"the bundle {str(self.path)!r} shows {what}; give {wanted}{instead}"
+            msg = f"the bundle {str(self.path)!r} takes {what}; give {wanted}{instead}"
             raise ExportError(msg)
         return given
 
@@ -312,7 +324,7 @@ class Bundle:
         except OSError as error:
             msg = f"{str(path)!r} is not a bundle ({error.strerror}: {MANIFEST}); give a directory written by stepcarve export"
             raise ExportError(msg) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             msg = f"the manifest of {str(path)!r} is damaged ({error}); export again"
             raise ExportError(msg) from error
         return _bundle(path, data, {"height": height, "width": width, "images": images})
@@ -371,6 +383,7 @@ def _bundle(path: Path, data: Any, wanted: Mapping[str, int | None]) -> Bundle:
             path=path,
             dtype=data["dtype"],
             guided=data["guided"],
+            scaled=bool(data.get("scaled", data["guided"])),
             guidance=float(data["guidance"]),
             prompt_inputs=tuple(
                 PromptInput(

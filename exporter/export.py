@@ -1,4 +1,4 @@
-"""`export()`: Build side: exports a SubNet and its pipeline as a bundle."""
+"""`export()`: from a SubNet and its pipeline to a bundle, in order."""
 
 from __future__ import annotations
 
@@ -109,6 +109,7 @@ def _write(pipeline: Pipeline, variants: list[Variant], stage: Staging) -> dict[
     return {
         "pipeline": str(pipeline.path),
         "guided": first.subnet.binding.guided,
+        "scaled": first.takes_scale,
         "guidance": first.subnet.guidance,
         "prompt_inputs": [vars(each) for each in first.prompts.inputs],
         "labels": getattr(pipeline.pipe, "labels", {}),

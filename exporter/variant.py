@@ -67,11 +67,17 @@ class Variant:
         prologue = () if self.prologue is None else (self.prologue.model,)
         return (self.condition, *prologue, *self.steps, self.decode)
 
+    @property
+    def takes_scale(self) -> bool:
+        """Whether some graph takes the guidance scale."""
+        inputs = (value.name for model in self.models for value in model.graph.inputs)
+        return GUIDANCE in inputs
+
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values, but for the files."""
         images, binding = self.shape.images, self.subnet.binding
         return {
-            **vars(self.shape),
+            **self.shape.to_json(),
             "latent_shape": [images, *binding.latent_shape],
             "noise_shape": [images, *binding.noise_shape],
             "rows": [] if self.prologue is None else list(self.prologue.rows),

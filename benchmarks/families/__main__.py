@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,8 @@ NOT_BUILT = {**image.NOT_BUILT, **video.NOT_BUILT}
 STEPS, SEED = 3, 5
 PIXEL = 1 / 255
 PROMPTS = (("a red circle on a blue field", ""), ("dog", "blurry, low quality"))
-SIZES = ("height", "width", "num_frames")
+OWN = ("height", "width", "num_frames", "class_labels")
+"""Arguments of a call that are options of ours."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def measure(toy: Toy, folder: Path) -> Row:
     toy.build().save_pretrained(path)
     try:
         opened = open_pipeline(path, weights=False)
-        extra = {name: value for name, value in toy.call.items() if name not in SIZES}
+        extra = {name: value for name, value in toy.call.items() if name not in OWN}
         opened.use_call(extra)
         options = Options(
             steps=STEPS,
@@ -113,11 +114,11 @@ def _arguments(opened: Pipeline, toy: Toy, prompt: str, negative: str) -> dict[s
     """Of diffusers' own call."""
     takes, scale = call_parameters(opened.pipe), scale_argument(opened.pipe)
     wanted: dict[str, Any] = {
-        "prompt": prompt,
-        "class_labels": [3],
         "clean_caption": False,
         "use_resolution_binning": False,
         **toy.call,
+        "prompt": prompt,
+        "class_labels": [3],
         scale: toy.guidance,
         "num_inference_steps": STEPS,
         "output_type": "np",
@@ -133,17 +134,19 @@ def main(names: list[str]) -> None:
     """Measure the named classes, or all; earlier rows of the others are kept."""
     warnings.filterwarnings("ignore")
     path = record.RESULTS / "families.json"
-    rows = {}
+    rows, seen = {}, set[str]()
     if names and path.exists():
         rows = {each["cls"]: Row(**each) for each in json.loads(path.read_text())["rows"]}
     for toy in TOYS:
         if names and toy.cls not in names:
             continue
+        name = f"{toy.cls}, {toy.build.__name__}" if toy.cls in seen else toy.cls
+        seen.add(toy.cls)
         with tempfile.TemporaryDirectory() as folder:
-            rows[toy.cls] = row = measure(toy, Path(folder))
+            rows[name] = row = replace(measure(toy, Path(folder)), cls=name)
         result = f"{row.pixel * 255:.2f}/255" if not row.refused else row.refused
-        click.echo(f"{toy.cls:45} {row.seconds:5.1f} s  {result}")
-        record.write("families", {"rows": [asdict(rows[name]) for name in sorted(rows)]})
+        click.echo(f"{name:45} {row.seconds:5.1f} s  {result}")
+        record.write("families", {"rows": [asdict(rows[each]) for each in sorted(rows)]})
     table.write(list(rows.values()), NOT_BUILT)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks.families import (
     cosmos,
+    edited,
     pictured_llm,
     pictured_more,
     pictured_older,
@@ -30,9 +31,12 @@ TOYS = (
     *pictured_video.TOYS,
     *pictured_video_more.TOYS,
     *cosmos.FROM_PICTURE,
+    *edited.TOYS,
 )
 
-_PROCESSOR = "its processor is Qwen2-VL's, which needs torchvision"
+_PROCESSOR = (
+    "its processor is Qwen2-VL's, which needs torchvision; nobody has tried the stand-in yet"
+)
 _ONNX = "its parts are ONNX graphs already"
 _NO_LOOP = "it has no loop of steps"
 _READS = "it reads a picture and makes none"
@@ -75,9 +79,8 @@ NOT_BUILT = {
     "OnnxStableDiffusionImg2ImgPipeline": _ONNX,
     "OnnxStableDiffusionInpaintPipeline": _ONNX,
     "OnnxStableDiffusionUpscalePipeline": _ONNX,
-    "QwenImageEditInpaintPipeline": _PROCESSOR,
-    "QwenImageEditPipeline": _PROCESSOR,
-    "QwenImageEditPlusPipeline": _PROCESSOR,
+    "QwenImageEditInpaintPipeline": "it works at 1024x1024 whatever size is asked for",
+    "QwenImageEditPlusPipeline": _UNTRIED,
     "QwenImageLayeredPipeline": _PROCESSOR,
     "SanaWMLTX2Refiner": _UNTRIED,
     "SanaWMPipeline": _UNTRIED,

@@ -60,7 +60,7 @@ def full_bundle(
             loras=bundle.loras,
             report=lambda text, *_: report(f"export the full sampler: {text}"),
         )
-    found = Bundle.open(place, **vars(bundle.shape))
+    found = Bundle.open(place, **bundle.shape.asked)
     _require(bundle, found)
     return found
 

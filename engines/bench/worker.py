@@ -59,7 +59,7 @@ def measure(contender: Contender) -> Sample:
 @cache
 def opened(contender: Contender) -> Runnable:
     """The contender, opened once per process."""
-    bundle = Bundle.open(contender.bundle, **vars(contender.shape)).with_loras(contender.loras)
+    bundle = Bundle.open(contender.bundle, **contender.shape.asked).with_loras(contender.loras)
     if contender.kind is ContenderKind.ENGINE:
         return OnEngine(bundle, contender)
     return InTorch(bundle, contender)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         "--against",
         type=Names(Against, may_be_empty=True),
         default="eager,deepcache",
-        help="Compare with PyTorch, full and gated (eager), the DeepCache package (deepcache), or "
+        help="Compare with PyTorch, full and gated (eager), with the DeepCache package (deepcache), or with "
         "torch.compile (compile).",
     ),
     pipeline_option,
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     cloup.option(
         "--full",
         type=PATH,
-        help="Take this bundle for the full sampler.  [default: export one to OUT/full]",
+        help="Use this bundle as the full sampler.  [default: export one to OUT/full]",
     ),
     cloup.option(
         "--interval",
@@ -60,13 +60,20 @@ if TYPE_CHECKING:
     ),
     cloup.option("--repeats", type=AT_LEAST_1, default=5, help="Measure this many rounds."),
     cloup.option(
-        "--warmup", type=AT_LEAST_1, default=1, help="Run this many rounds before, unmeasured."
+        "--warmup",
+        type=AT_LEAST_1,
+        default=1,
+        help="Run this many rounds first, without measuring them.",
     ),
 )
 @variant_options()
 @shared.output_options(
     cloup.option(
-        "-o", "--out", type=PATH, required=True, help="Write figures and plot to this directory."
+        "-o",
+        "--out",
+        type=PATH,
+        required=True,
+        help="Write the figures and a plot to this directory.",
     )
 )
 def command(
@@ -81,9 +88,9 @@ def command(
     images: int | None,
     **options: Any,
 ) -> None:
-    """Measure seconds and memory beside PyTorch.
+    """Measure a bundle's time and memory beside PyTorch's.
 
-    All rows take turns in one run.
+    Each row of the table runs in its own process, and the rows take turns.
     """
     screen.quiet_libraries()
     from engines.bench.run import BenchSettings, bench

@@ -9,7 +9,7 @@ import click
 import cloup
 
 from search.commands import screen, shared
-from search.commands.values import AT_LEAST_1, PATH, LoraFile, Size
+from search.commands.values import AT_LEAST_1, LORA_FILE, PATH, SIZE
 from search.core.precision import denoiser_precisions
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     cloup.option(
         "--size",
         "sizes",
-        type=Size(),
+        type=SIZE,
+        metavar="HEIGHTxWIDTH",
         multiple=True,
         help="Make variants of this size in pixels, such as 512x768; may be repeated.  [default: the "
         "SubNet's]",
@@ -43,13 +44,13 @@ if TYPE_CHECKING:
         type=AT_LEAST_1,
         multiple=True,
         default=(1,),
-        show_default="1",
-        help="Make variants of this many images per prompt; may be repeated.",
+        show_default=False,
+        help="Make variants of this many images per prompt; may be repeated.  [default: 1]",
     ),
     cloup.option(
         "--lora",
         "loras",
-        type=LoraFile(),
+        type=LORA_FILE,
         multiple=True,
         help="Fuse this LoRA into the weights, with its changes scaled; may be repeated.  [default "
         "scale: 1]",
@@ -70,14 +71,14 @@ def command(
     loras: tuple[Lora, ...],
     as_json: bool,
 ) -> None:
-    """Carve the graphs of a SubNet out of its pipeline.
+    """Carve the step graphs of a SubNet into a bundle.
 
-    They become a bundle, which holds a variant for every --size with every --batch; they share the weights.
+    The bundle holds a variant for every combination of --size and --batch. All variants share the weights.
     """
     screen.quiet_libraries()
     from exporter.export import export
-    from exporter.summary import summarise
     from search.core.subnet import SubNet
+    from search.core.summary import summarise
 
     with screen.status() as report:
         bundle = export(
@@ -93,7 +94,7 @@ def command(
     size = sum(file.stat().st_size for file in bundle.path.iterdir())
     if as_json:
         summary = summarise(bundle.subnet, bundle.shape.images, dtype)
-        variants = [vars(shape) for shape in bundle.shapes]
+        variants = [shape.to_json() for shape in bundle.shapes]
         fused = [each.to_json() for each in loras]
         made = {"bundle": str(out), "bytes": size, "variants": variants, "loras": fused}
         click.echo(json.dumps({**made, **summary}))

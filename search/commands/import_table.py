@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     cloup.option(
         "--threshold",
         type=NUMBER,
-        help="Compute where the router's score is above this; for learning-to-cache.  [default: 0.1]",
+        help="Compute a layer where the router's score is above this; only for learning-to-cache.  [default: 0.1]",
     ),
 )
 @shared.option_group(
@@ -71,7 +71,7 @@ def command(
     docs/formats.md says what each format looks like and where it was found.
     """
     screen.quiet_libraries()
-    from exporter.summary import one_line, summarise
+    from search.core.summary import one_line, summarise
     from search.foreign.importers import read_foreign
     from search.methods.options import Options
     from search.model.pipeline import open_pipeline

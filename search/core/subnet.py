@@ -302,7 +302,7 @@ class SubNet:
         except OSError as error:
             msg = f"cannot read the SubNet {str(path)!r}: {error.strerror}; give a file written by stepcarve search"
             raise SearchError(msg) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             msg = f"{str(path)!r} is not JSON ({error}); give a file written by stepcarve search"
             raise SearchError(msg) from error
         return SubNet.from_json(data, str(path))

@@ -83,6 +83,12 @@ class Body:
         ):
             stopped = self._run(Scheduled(torch.tensor([1.0]), pipeline), self.request)
         self.conditions = conditions_of(self._encoding, self.labels)
+        if not uses:
+            msg = (
+                f"a {type(pipeline.pipe).__name__} does not call its {pipeline.family.component} at the last "
+                "steps; such pipelines are not supported"
+            )
+            raise SearchError(msg)
         self.uses = tuple(uses)
         prepared = stopped.sample
         self.drawn = drawn[0] if drawn else tuple(prepared.shape)
@@ -227,6 +233,8 @@ class Scheduled(FixedScheduler):
         self._own = own
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
         return getattr(self._own, name)
 
     def step(

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from search.model.padded_text import PaddedText
 
 TEXTS = {
-    name: f" Stepcarve {name}:  \u201c\u00c9&amp;\u00df\u201d,\t<br>http://a.b  \n"
+    name: f" Stepcarve {name}:  \u201c\u00c9&amp;\u00df\u201d &lt;&amp;amp;,\t<br>http://a.b  \n"
     for name in ("prompt", "negative")
 }
 """What stands for the texts while the pipeline runs; blanks, capitals and signs show what it does to them."""

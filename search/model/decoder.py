@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from search.model.failures import pipeline_failures
@@ -28,7 +29,10 @@ class Decoder(nn.Module):
         self._pipeline = pipeline
         self._scheduler = FixedScheduler([], pipeline.pipe.scheduler.config)
         self._request = Request((pipeline.default_prompt,), 1, 1.0, output="pt").sized(size)
-        self._encoding = record_encoding(pipeline, self._request)
+        # The loop may run only once here, for which some schedulers have no timesteps.
+        one = FixedScheduler(torch.ones(1), pipeline.pipe.scheduler.config)
+        with with_parts(pipeline.pipe, scheduler=one):
+            self._encoding = record_encoding(pipeline, self._request)
 
     def forward(self, latents: Tensor) -> Tensor:
         """Latents `[B, ...]` -> pictures `[B, 3, height, width]` in 0..1, or frames `[B, F, 3, ...]`."""

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import wraps
 from types import MethodType
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +65,26 @@ def convertible_modules(denoiser: nn.Module) -> list[nn.Module]:
     return [module for name, module in denoiser.named_modules() if not kept & set(name.split("."))]
 
 
+class _Shapes:
+    """A denoiser run on fake tensors, always by the same copy and in the same mode.
+
+    Modules may remember what they compute once; what they remember must not reach a real run.
+
+    Attributes:
+        copy: hollow.
+        mode: of its fake tensors.
+        known: what it gave for arguments of some shapes, where no value was asked for.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.copy = hollow(module)
+        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self.known: dict[Any, Any] = {}
+
+
+_SHAPES: WeakKeyDictionary[nn.Module, _Shapes] = WeakKeyDictionary()
+
+
 @contextmanager
 def shapes_only(module: nn.Module, answers: Answers) -> Iterator[None]:
     """While open, calling `module` gives zeros of the right shapes and computes nothing.
@@ -75,20 +96,36 @@ def shapes_only(module: nn.Module, answers: Answers) -> Iterator[None]:
         answers: in which its questions are noted.
     """
     forward = type(module).forward
-    empty = hollow(module) if any(p.is_meta for p in module.parameters()) else module
+    if module not in _SHAPES:
+        _SHAPES[module] = _Shapes(module)
+    shapes = _SHAPES[module]
 
     @wraps(forward)
     def run(_: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        key = _key(args, kwargs)
+        if key in shapes.known:
+            return shapes.known[key]
         before = len(answers.known)
-        args, kwargs = _in_dtype(empty, (args, kwargs))
+        given, named = _in_dtype(shapes.copy, (args, kwargs))
         try:
-            return placeholder_output(empty, args, kwargs)
+            output = placeholder_output(shapes.copy, given, named, shapes.mode)
         except (DataDependentOutputException, DynamicOutputShapeException):
             del answers.known[before:]
-            return as_placeholders(forward(empty, *args, **kwargs))
+            return as_placeholders(forward(hollow(module), *given, **named))
+        if len(answers.known) == before:
+            shapes.known[key] = output
+        return output
 
     with replaced(module, "forward", MethodType(run, module)):
         yield
+
+
+def _key(args: Any, kwargs: Any) -> tuple[Any, ...]:
+    """What decides the shapes that a call gives."""
+    leaves, structure = pytree.tree_flatten((args, kwargs))
+    return structure, *(
+        (leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else repr(leaf) for leaf in leaves
+    )
 
 
 def _in_dtype(module: nn.Module, given: Any) -> Any:
@@ -101,7 +138,12 @@ def _in_dtype(module: nn.Module, given: Any) -> Any:
     return pytree.tree_map_only(Tensor, cast, given)
 
 
-def placeholder_output(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def placeholder_output(
+    module: nn.Module,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    mode: FakeTensorMode | None = None,
+) -> Any:
     """A placeholder of a module's output: its structure, shapes and dtypes.
 
     It runs on fake tensors, so nothing is computed; hooks and gates in it are not called.
@@ -111,14 +153,19 @@ def placeholder_output(module: nn.Module, args: Sequence[Any], kwargs: Mapping[s
         return type(module).forward(module, *args, **kwargs)
 
     with replaced(nn.Module, "__call__", plain):
-        return shapes_of(module, args, kwargs)
+        return shapes_of(module, args, kwargs, mode)
 
 
-def shapes_of(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def shapes_of(
+    module: nn.Module,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    mode: FakeTensorMode | None = None,
+) -> Any:
     """The same with the hooks of what is in the module."""
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+    with mode or FakeTensorMode(allow_non_fake_inputs=True) as opened:
         fake_args, fake_kwargs = pytree.tree_map(
-            lambda leaf: mode.from_tensor(leaf) if isinstance(leaf, Tensor) else leaf,
+            lambda leaf: opened.from_tensor(leaf) if isinstance(leaf, Tensor) else leaf,
             (tuple(args), dict(kwargs)),
         )
         output = type(module).forward(module, *fake_args, **fake_kwargs)
