@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import torch
+    from PIL.Image import Image
     from tokenizers import Tokenizer
     from torch import Tensor, nn
 
@@ -48,6 +49,8 @@ class Request:
         sigmas: a custom grid as noise levels; likewise.
         frames: of a video; None is the pipeline's default.
         labels: class numbers `[B]` that take the place of those that `prompts` name.
+        seed: of the noise that autoencoders draw; None leaves it to torch.
+        pictures: `image` and `mask`, of PIL, as far as the pipeline needs them; None takes examples.
     """
 
     prompts: tuple[str, ...]
@@ -63,6 +66,8 @@ class Request:
     sigmas: tuple[float, ...] = ()
     frames: int | None = None
     labels: Tensor | None = None
+    seed: int | None = None
+    pictures: Mapping[str, Image] | None = None
 
     def on(self, grid: TimestepGrid) -> Request:
         """The same on another grid."""

@@ -12,6 +12,7 @@ from search.core.errors import SearchError
 from search.core.files import require_pipeline
 from search.core.subnet import Binding, SubNet
 from search.model.body import Body
+from search.model.encoder import text_to_image_of
 from search.model.families.text_to_image import call_parameters, scale_argument
 from search.model.family import Family, Request, family_of
 from search.model.parts import is_weightless, load_models, load_parts, require_plain
@@ -356,7 +357,7 @@ def _index(path: Path) -> dict[str, Any]:
     if not isinstance(name, str):
         msg = f"{str(path)!r} is a custom pipeline ({name}); stepcarve knows those of diffusers itself"
         raise SearchError(msg)
-    result: dict[str, Any] = index
+    result: dict[str, Any] = {**index, "_class_name": text_to_image_of(name)}
     return result
 
 
