@@ -55,9 +55,15 @@ def require_pictures(
         if has_latents and "image" in given:
             msg = "the run begins from a picture or from latents; leave --image or --latents out"
             raise EngineError(msg)
+        if not has_latents and "image" not in given:
+            begins = bundle.subnet.binding.grid.begins
+            msg = f"the bundle {begins}, so it needs these; give a picture with --image, or them with --latents"
+            raise EngineError(msg)
         taken = taken if has_latents else taken | {"image"}
     for source in sorted(taken - given.keys()):
-        msg = f"the bundle {str(bundle.path)!r} needs a picture as its {source}; give --{source} FILE"
+        msg = (
+            f"the bundle {str(bundle.path)!r} needs a picture as its {source}; give --{source} FILE"
+        )
         raise EngineError(msg)
     for source in sorted(given.keys() - taken):
         msg = f"the bundle {str(bundle.path)!r} takes no {source}; leave --{source} out"
@@ -72,7 +78,11 @@ def values_of(picture: Image, source: str, shape: tuple[int, ...]) -> NDArray[np
     _, channels, height, width = shape
     if picture.size != (width, height):
         logger.warning(
-            "the %s is %d x %d; it is resized to %d x %d", source, *picture.size[::-1], height, width
+            "the %s is %d x %d; it is resized to %d x %d",
+            source,
+            *picture.size[::-1],
+            height,
+            width,
         )
         picture = picture.resize((width, height), Resampling.LANCZOS)
     pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"), np.float32) / 255

@@ -203,7 +203,6 @@ class Body:
         finally:
             handle.remove()
 
-
     @contextmanager
     def _parts_noted(self) -> Iterator[dict[str, torch.nn.Module]]:
         """While open, note which modules the loop calls beside the denoiser."""
@@ -289,7 +288,11 @@ class _Twice(Scheduled):
         if self.returned is not None:
             super().step(model_output, timestep, sample)
         self.returned = torch.full_like(sample, 0.5)
-        return (self.returned,) if options.get("return_dict") is False else SchedulerOutput(self.returned)
+        return (
+            (self.returned,)
+            if options.get("return_dict") is False
+            else SchedulerOutput(self.returned)
+        )
 
     def add_noise(self, original_samples: Tensor, *_: Any, **__: Any) -> Tensor:
         """None."""

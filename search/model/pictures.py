@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +15,7 @@ from search.core.errors import SearchError
 from search.core.pictures import example_picture
 from search.core.prompt import Drawn, PromptField, PromptInput
 from search.model.entry import noise_replaced
+from search.model.parts_in_place import with_parts
 from search.model.replaced import replaced
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def require_no_pictures(pipe: Any, who: str) -> None:
     if sources_of(pipe):
         msg = (
             f"{who} samples with the pipeline, and a {type(pipe).__name__} needs pictures for that, which are "
-            "not given here; choose a method that samples nothing: deepcache, fewer-steps, random or full"
+            "not given here; use search --method deepcache, fewer-steps, random or full, which sample nothing"
         )
         raise SearchError(msg)
 
@@ -122,7 +123,11 @@ def pictures_and_noise(
         name = f"noise_{next(count)}"
         return read(PromptInput(name, "seed", PromptField.NOISE, dims=tuple(shape), drawn=drawn))
 
+    part = getattr(pipe, "vae", None)
+    # It has its dtype, and a trace cannot change it.
+    still = nullcontext() if part is None else with_parts(part, to=lambda *_, **__: part)
     with (
+        still,
         noise_replaced(pipe, initial),
         replaced(vae, "randn_tensor", noise),
         _pictures_read(request.pictures or {}, picture),
