@@ -17,7 +17,7 @@ from search.core.placeholders import vectors_of
 from search.core.prompt import PromptField, PromptInput
 from search.model.failures import LONGEST
 from search.model.parts_in_place import with_gradients, with_parts
-from search.model.pictures import example_pictures, pictures_and_noise
+from search.model.pictures import example_pictures, pictures_and_noise, sources_of
 from search.model.recording import record_conditions
 from search.model.scheduler import FixedScheduler, FixedTimestep
 
@@ -51,7 +51,9 @@ class TextConditioner(nn.Module):
         for name, part in pipe.components.items():
             if isinstance(part, nn.Module) and part is not pipeline.denoiser:
                 self.add_module(name, part)
-        self._scheduler = FixedScheduler([FixedTimestep(1)], pipe.scheduler.config)
+        # With pictures, pipelines look for the timestep to begin at.
+        timesteps = torch.ones(1) if sources_of(pipe) else [FixedTimestep(1)]
+        self._scheduler = FixedScheduler(timesteps, pipe.scheduler.config)
         self._request = replace(
             request,
             prompts=(TEXTS["prompt"],),

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from search.model.failures import pipeline_failures
 from search.model.family import Request
 from search.model.parts_in_place import on_vae_device, with_gradients, with_parts
+from search.model.pictures import sources_of
 from search.model.recording import record_encoding
 from search.model.scheduler import FixedScheduler
 
@@ -26,7 +28,9 @@ class Decoder(nn.Module):
         pipeline.load_around()
         self.vae = pipeline.pipe.vae.eval()
         self._pipeline = pipeline
-        self._scheduler = FixedScheduler([], pipeline.pipe.scheduler.config)
+        # With pictures, pipelines look for the timestep to begin at.
+        timesteps = torch.ones(0) if sources_of(pipeline.pipe) else []
+        self._scheduler = FixedScheduler(timesteps, pipeline.pipe.scheduler.config)
         self._request = Request((pipeline.default_prompt,), 1, 1.0, output="pt").sized(size)
         self._encoding = record_encoding(pipeline, self._request)
 

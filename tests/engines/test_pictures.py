@@ -24,8 +24,8 @@ from search.core.errors import SearchError
 from search.methods.options import Options
 from search.methods.registry import search
 from search.model.encoder import image_to_image_of, text_to_image_of
-from search.model.pipeline import open_pipeline
 from search.model.pictures import sources_of
+from search.model.pipeline import open_pipeline
 
 STEPS, SEED, PROMPT, GUIDANCE = 3, 5, "a red circle on a blue field", 4.0
 SIZE = {"height": 32, "width": 32}
@@ -199,5 +199,5 @@ def test_a_file_that_is_no_picture_is_refused(tmp_path: Path) -> None:
     for name, content in (("absent.png", None), ("text.png", b"no picture")):
         if content is not None:
             (tmp_path / name).write_bytes(content)
-        with pytest.raises(EngineError, match="cannot read the picture .* give a PNG or JPEG file"):
+        with pytest.raises(EngineError, match=r"cannot read the picture .* give a PNG or JPEG file"):
             load_picture(tmp_path / name)
