@@ -24,8 +24,8 @@ BAD_INPUT = 2
 
 COMMANDS = {
     "Try it": {"demo": "engines.commands.demo", "doctor": "engines.commands.doctor"},
-    "Find what need not run": {
-        "search": "search.commands.search",
+    "Decide what runs": {
+        "search": "engines.commands.search",
         "frontier": "search.commands.frontier",
         "import": "search.commands.import_table",
         "distill": "search.commands.distill",
@@ -33,6 +33,7 @@ COMMANDS = {
     "Compile it": {
         "inspect": "exporter.commands.inspect",
         "export": "exporter.commands.export",
+        "export-scheduler": "exporter.commands.export_scheduler",
         "build": "engines.commands.build",
     },
     "Prove and use it": {

@@ -25,8 +25,8 @@ from search.distill.records import DistillRun
 from search.distill.skipped import skipped_blocks
 from search.frontier.judge import Judge, frechet_distance
 from search.model.family import Request
+from search.model.parts_in_place import with_parts
 from search.model.pipeline import Pipeline, open_pipeline
-from search.model.recording import with_parts
 from search.model.reference import sample
 
 if TYPE_CHECKING:

@@ -85,10 +85,10 @@ def plain(path: Path, out: Path) -> dict[str, Any]:
 
     pipeline = open_pipeline(path)
     request = Request(prompts=("a",), steps=2, guidance=GUIDANCE)
-    call, family = record_call(pipeline, request), pipeline.family
+    call = record_call(pipeline, request)
     arguments = dict(call.arguments)
-    arguments[family.sample] = call.sample
-    arguments[family.timestep] = call.model_timestep(torch.tensor(1.0))
+    arguments[call.names[0]] = call.sample
+    arguments[call.names[1]] = call.model_timestep(torch.tensor(1.0))
     out.mkdir()
     began = time.perf_counter()
     program = torch.onnx.export(

@@ -25,9 +25,9 @@ from engines.base import make_engine
 from engines.parity import relative_l2
 from engines.runner import Runner
 from exporter.export import export
-from exporter.summary import summarise
+from search.core.summary import summarise
 from search.foreign.gate_file import read_gates
-from search.foreign.importers import subnet_from_gates
+from search.foreign.tables import subnet_from_gates
 from search.methods.options import Options
 from search.model.family import Request
 from search.model.pipeline import open_pipeline

@@ -19,7 +19,7 @@ from benchmarks.record import write
 from engines.onnxruntime import OnnxRuntime, OnnxRuntimeSession
 from engines.runner import Runner
 from exporter.export import export
-from exporter.summary import summarise
+from search.core.summary import summarise
 from search.methods.options import Options
 from search.methods.registry import search
 from search.model.family import Request

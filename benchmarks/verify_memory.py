@@ -94,6 +94,7 @@ def measure(folder: Path) -> dict[str, Any]:
     parity, _ = verify(bundle, [engine], folder / PIPELINE, prompt=PROMPT, report=report)
     return {
         "verdict": verdict(parity),
+        "failures": list(parity.failures),
         "calls": len(bundle.calls),
         "cache_bytes": sum(4 * math.prod(shape) for shape in bundle.slots),
         "seconds": round(time.perf_counter() - began),

@@ -1,1 +1,1 @@
-"""Run side: builds, runs, verifies and measures bundles."""
+"""The run side: builds, runs, verifies and measures bundles."""

@@ -49,8 +49,12 @@ class EngineOptions:
         str,
         "Build for GPUs of this compute capability, such as 8.9.  [default: this machine's]",
     )
-    optimization_level: int | None = _option(None, int, "Let the builder try this hard.")
-    workspace: int | None = _option(None, int, "Let the builder use this much memory, in MiB.")
+    optimization_level: int | None = _option(
+        None,
+        int,
+        "Optimisation level of the builder: a higher one takes longer and may find faster kernels.",
+    )
+    workspace: int | None = _option(None, int, "Limit the builder's workspace to this many MiB.")
     strip_weights: bool = _option(
         False, bool, "Leave the weights out of plans and read them from the bundle."
     )

@@ -222,16 +222,19 @@ def _estimate(bundle: Bundle, engine: str, graph: str) -> tuple[float, int]:
     return seconds, int(rates.growth * weights) + model.ByteSize()
 
 
-def plan_table(plan: BuildPlan, jobs: int) -> Table:
+def plan_line(plan: BuildPlan, jobs: int) -> str:
+    """What is missing, in figures."""
+    return (
+        f"to build: {len(plan.missing)} of {len(plan.items)} graphs, about "
+        f"{plan.seconds(jobs):.0f} s and {plan.bytes / 1e6:.1f} MB"
+    )
+
+
+def plan_table(plan: BuildPlan) -> Table:
     """What is missing, a row per graph, for a terminal."""
     from rich.table import Table
 
-    total = f"{plan.seconds(jobs):.0f} s, {plan.bytes / 1e6:.1f} MB"
-    there = len(plan.items) - len(plan.missing)
-    title = (
-        f"to build: {len(plan.missing)} of {len(plan.items)} graphs, about {total} ({there} there)"
-    )
-    table = Table(title=title, title_justify="left")
+    table = Table()
     for name in ("graph", "seconds", "MB", "from"):
         table.add_column(name, justify="left" if name in ("graph", "from") else "right")
     for item in plan.missing:

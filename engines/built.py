@@ -90,7 +90,7 @@ def read_record(path: Path) -> Record | None:
             return None
         built, size, seconds = content["built"], content["bytes"], content["seconds"]
         return Record(source, file, str(built), int(size), float(seconds))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

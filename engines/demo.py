@@ -18,8 +18,8 @@ from engines.report import write_report
 from engines.runner import Runner
 from exporter.export import export
 from exporter.picture import draw_grid, save_figure
-from exporter.summary import summarise
 from search.core.files import require_free, write_atomically
+from search.core.summary import summarise
 from search.frontier.judge import Judge
 from search.methods.options import Options
 from search.methods.registry import search

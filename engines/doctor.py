@@ -1,4 +1,4 @@
-"""What is installed, what works and what to install."""
+"""What is installed, which engines work, and how to install the others."""
 
 from __future__ import annotations
 

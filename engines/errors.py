@@ -1,4 +1,4 @@
-"""The error a user of an engine sees: one sentence with what, where and what to do."""
+"""The error a user of an engine sees: one sentence that says what is wrong, where, and what to do."""
 
 
 class EngineError(RuntimeError):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines.errors import EngineError
-from engines.pictures import Generation, save_latents_to, save_picture
+from engines.pictures import Generation, save_latents_to, save_picture, save_video
 from exporter.bundle import Bundle
 from exporter.errors import ExportError
 from search.core.versions import version_of
@@ -142,7 +142,8 @@ def generate(
         paths = [_numbered(out, number * batch + each, len(runs) * batch) for each in range(batch)]
         for each, path in enumerate(paths):
             about = _generation(bundle, order, prompt, seed, each)
-            save_picture(result.images[each], path, about)
+            save = save_picture if bundle.shape.frames is None else save_video
+            save(result.images[each], path, about)
         if save_latents is not None:
             save_latents_to(result.latents, _numbered(save_latents, number, len(runs)))
         made.append(Made(prompt, seed, tuple(paths), result.seconds, calls))

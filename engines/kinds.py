@@ -1,4 +1,4 @@
-"""The engines there are: one record each. No engine is imported."""
+"""The engines, one record each. None of them is imported here."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class Setting:
             if mine != theirs:
                 msg = (
                     f"the latencies in {source!r} were measured with {field.name.replace('_', ' ')} "
-                    f"{mine!r}, but here it is {theirs!r}; give another file, and they are measured here"
+                    f"{mine!r}, but here it is {theirs!r}; give the name of a new file, and the times are measured here"
                 )
                 raise EngineError(msg)
 
@@ -172,16 +172,16 @@ def read_seconds(path: Path, here: Setting) -> dict[Signature, float]:
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        msg = f"{str(path)!r} is not JSON ({error}); give another file, and it is made"
+    except (ValueError, RecursionError) as error:
+        msg = f"{str(path)!r} is not JSON ({error}); give the name of a new file"
         raise EngineError(msg) from error
     if not isinstance(data, dict) or data.get("kind") != KIND:
-        msg = f"{str(path)!r} is not a table of latencies; give another file, and it is made"
+        msg = f"{str(path)!r} is not a table of latencies; give the name of a new file"
         raise EngineError(msg)
     if data.get("schema") != SCHEMA:
         msg = (
             f"{str(path)!r} has schema {data.get('schema')!r}, but this stepcarve reads {SCHEMA}; "
-            "give another file, and they are measured again"
+            "give the name of a new file, and the times are measured again"
         )
         raise EngineError(msg)
     try:
@@ -189,7 +189,7 @@ def read_seconds(path: Path, here: Setting) -> dict[Signature, float]:
         Setting(**setting).require(here, str(path))
         return dict(_read_call(call) for call in data["calls"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        msg = f"{str(path)!r} lacks or garbles {error}; give another file, and it is made"
+        msg = f"{str(path)!r} lacks or garbles {error}; give the name of a new file"
         raise EngineError(msg) from error
 
 

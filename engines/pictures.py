@@ -118,6 +118,13 @@ class Generation:
         return f"{self.prompt}\n{negative}{listed}"
 
 
+def save_video(frames: NDArray[np.uint8], path: Path, about: Generation) -> None:
+    """Write each of the frames `[F, height, width, 3]` beside `path`, and all as one sheet to it."""
+    for number, frame in enumerate(frames):
+        save_picture(frame, path.with_stem(f"{path.stem}-frame-{number:03d}"), about)
+    save_sheet(frames, path)
+
+
 def save_picture(pixels: NDArray[np.uint8], path: Path, about: Generation) -> None:
     """Write `[height, width, 3]` as PNG with two texts in it.
 

@@ -1,6 +1,6 @@
-"""From an ONNX file to a TensorRT plan; one code for TensorRT 10.14+ and 11 and for TensorRT-RTX.
+"""From an ONNX file to a TensorRT plan, for TensorRT 10.14+ and 11 and for TensorRT-RTX.
 
-In this file `trt` is the module of either library, and every function is given it.
+`trt` is the module of either library, passed to every function.
 """
 
 from __future__ import annotations

@@ -443,7 +443,7 @@ def guidance_of(bundle: Bundle, guidance: float | None, negative: str) -> float:
             "search and export with --guidance 1, or give a scale above 1"
         )
         raise EngineError(msg)
-    if not bundle.guided and max(scale, bundle.guidance) > 1 and scale != bundle.guidance:
+    if not bundle.scaled and max(scale, bundle.guidance) > 1 and scale != bundle.guidance:
         how = f"for {bundle.guidance:g} alone" if bundle.guidance > 1 else "without guidance"
         msg = (
             f"guidance {scale:g} was requested, but the bundle was exported {how}; "

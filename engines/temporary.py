@@ -1,4 +1,4 @@
-"""Temporary files named after their process, so that a later one can remove what a killed one left behind."""
+"""Temporary files named after their process, so that a later process can remove those of a killed one."""
 
 from __future__ import annotations
 

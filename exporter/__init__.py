@@ -1,1 +1,1 @@
-"""Build side: exports a SubNet and its pipeline as a bundle."""
+"""The build side: from a SubNet and its pipeline to a bundle."""

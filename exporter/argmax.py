@@ -1,7 +1,7 @@
 """Integer ArgMax, with which CLIP finds the end of its text, written with operations that GPUs have.
 
-ONNX Runtime's CUDA provider has kernels of ArgMax for floating-point numbers alone, so that the graph
-would be refused there. It has those of the operations below for int64.
+ONNX Runtime's CUDA provider has ArgMax kernels for floating-point numbers only, and would refuse the
+graph. It has int64 kernels of the operations used here.
 """
 
 from __future__ import annotations

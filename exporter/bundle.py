@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporter.errors import ExportError
+from search.core.lora import Lora, placed
 from search.core.pictures import example_picture
 from search.core.precision import denoiser_precisions
 from search.core.program import distinct
@@ -111,12 +112,15 @@ class Bundle:
     Attributes:
         path: the directory.
         dtype: of the denoiser's weights and activations; what surrounds it is float32.
-        guided: whether the graphs take a guidance scale.
+        guided: whether the denoiser sees every picture with and without its prompt.
+        scaled: whether the graphs take a guidance scale: those of a guided pipeline, and of one whose
+            network has it as an input.
         guidance: the scale to use when none is given.
         prompt_inputs: what the conditioner takes.
         encoder_inputs: what the encoder takes.
         labels: class name -> number; empty for texts.
         pipeline: directory of the pipeline it was exported from, as it was given.
+        loras: that were fused into the pipeline's weights, in this order.
         shapes: of all variants, the default first.
         files: file -> SHA-256, of all variants.
         shape: of this variant, as is everything below.
@@ -139,11 +143,13 @@ class Bundle:
     path: Path
     dtype: str
     guided: bool
+    scaled: bool
     guidance: float
     prompt_inputs: tuple[PromptInput, ...]
     encoder_inputs: tuple[PromptInput, ...]
     labels: dict[str, int]
     pipeline: str
+    loras: tuple[Lora, ...]
     shapes: tuple[Shape, ...]
     files: dict[str, str]
     shape: Shape
@@ -273,7 +279,7 @@ class Bundle:
         if given is None or other is not None:
             what, wrong = ("classes", "--prompt") if self.takes_labels else ("texts", "--label")
             instead = "" if other is None else f", without {wrong}"
-            msg = f"the bundle {str(self.path)!r} shows {what}; give {wanted}{instead}"
+            msg = f"the bundle {str(self.path)!r} takes {what}; give {wanted}{instead}"
             raise ExportError(msg)
         return given
 
@@ -286,6 +292,14 @@ class Bundle:
             )
             raise ExportError(msg)
         return Path(self.pipeline) if given is None else given
+
+    def with_loras(self, given: Sequence[Path]) -> Bundle:
+        """The same bundle, which knows the places of the LoRA files that are `given`.
+
+        Raises:
+            SearchError: one of them is no LoRA that it was exported with.
+        """
+        return replace(self, loras=placed(self.loras, given))
 
     def check(self) -> None:
         """Check every file of this variant."""
@@ -321,7 +335,7 @@ class Bundle:
         except OSError as error:
             msg = f"{str(path)!r} is not a bundle ({error.strerror}: {MANIFEST}); give a directory written by stepcarve export"
             raise ExportError(msg) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             msg = f"the manifest of {str(path)!r} is damaged ({error}); export again"
             raise ExportError(msg) from error
         return _bundle(path, data, {"height": height, "width": width, "images": images})
@@ -380,11 +394,13 @@ def _bundle(path: Path, data: Any, wanted: Mapping[str, int | None]) -> Bundle:
             path=path,
             dtype=data["dtype"],
             guided=data["guided"],
+            scaled=bool(data.get("scaled", data["guided"])),
             guidance=float(data["guidance"]),
             prompt_inputs=tuple(map(_input, data["prompt_inputs"])),
             encoder_inputs=tuple(map(_input, data.get("encoder_inputs", ()))),
             labels=data["labels"],
             pipeline=data["pipeline"],
+            loras=tuple(map(Lora.from_json, data.get("loras", ()))),
             shapes=shapes,
             files=data["files"],
             shape=shapes[number],

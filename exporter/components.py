@@ -10,6 +10,7 @@ from onnx_ir.passes import common as passes
 
 from exporter.errors import ExportError
 from exporter.graph import convert, forget_inner_types, optimise
+from exporter.group_norm import decompose_group_norms
 from search.core.names import IMAGE, LATENTS
 from search.core.precision import precision_named
 from search.model.answers import Answers, asks_for_values
@@ -120,6 +121,7 @@ def _component(
     model.graph.name = name
     for value, label in zip(model.graph.inputs, inputs, strict=True):
         value.name = label
+    decompose_group_norms(model.graph)
     passes.CommonSubexpressionEliminationPass()(model)
     optimise(model, program.state_dict)
     forget_inner_types(model.graph)

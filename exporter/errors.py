@@ -1,4 +1,4 @@
-"""The error a user of the exporter sees: one sentence with what, where and what to do."""
+"""The error a user of the exporter sees: one sentence that says what is wrong, where, and what to do."""
 
 
 class ExportError(RuntimeError):

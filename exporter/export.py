@@ -1,4 +1,4 @@
-"""`export()`: Build side: exports a SubNet and its pipeline as a bundle."""
+"""`export()`: from a SubNet and its pipeline to a bundle, in order."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from exporter.variant import Variant, carve_variant
 from exporter.weights import refer, write_weights
 from search.core.files import require_free
 from search.core.versions import versions_of
+from search.model.lora import take_fused
 from search.model.pipeline import Pipeline, open_for
 from search.model.whole import resized
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from tokenizers import Tokenizer
 
+    from search.core.lora import Lora
     from search.core.subnet import SubNet
 
 PACKAGES = (
@@ -51,6 +53,7 @@ def export(
     sizes: Sequence[tuple[int, int]] = (),
     batches: Sequence[int] = (1,),
     dtype: str = "float32",
+    loras: Sequence[Lora] = (),
     report: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
     """Compile `subnet` of the pipeline at `path` into the bundle `out`.
@@ -63,10 +66,12 @@ def export(
         batches: images per prompt. There is one variant for each size and each of these; the first
             is what the bundle is opened at by default.
         dtype: of the denoiser's weights and activations, one of `denoiser_precisions`.
+        loras: to fuse into the weights, in this order; `subnet` was searched without them.
         report: called with a short progress message.
 
     Raises:
-        SearchError: the SubNet is for another pipeline, or cannot be used at one of the `sizes`, or `out` exists.
+        SearchError: the SubNet is for another pipeline, or cannot be used at one of the `sizes`, a LoRA
+            does not fit, or `out` exists.
         ExportError: unknown `dtype`, too little memory or disk, or something cannot be exported.
     """
     require_dtype(dtype)
@@ -79,12 +84,16 @@ def export(
     own = pipeline.size(subnet.binding.noise_shape)
     subnets = [resized(pipeline, subnet, size) for size in dict.fromkeys(sizes or (own,))]
     shapes = list(product(subnets, dict.fromkeys(batches)))
-    report(require_room(pipeline, out, dtype, len(shapes)))
+    report(require_room(pipeline, out, dtype, len(shapes), fused=bool(loras)))
+    if loras:
+        report(f"fuse {', '.join(each.file.name for each in loras)}")
+        take_fused(pipeline, loras)
     pipeline.load_around()
-    with staging(out, _key(pipeline, shapes, dtype)) as stage:
+    with staging(out, _key(pipeline, shapes, dtype, loras)) as stage:
         variants = [carve_variant(pipeline, each, batch, dtype, report) for each, batch in shapes]
         report("write")
-        stage.commit({"dtype": dtype, **_write(pipeline, variants, stage)})
+        made = {"loras": [each.to_json() for each in loras], **_write(pipeline, variants, stage)}
+        stage.commit({"dtype": dtype, **made})
     return Bundle.open(out)
 
 
@@ -100,6 +109,7 @@ def _write(pipeline: Pipeline, variants: list[Variant], stage: Staging) -> dict[
     return {
         "pipeline": str(pipeline.path),
         "guided": first.subnet.binding.guided,
+        "scaled": first.takes_scale,
         "guidance": first.subnet.guidance,
         "prompt_inputs": [vars(each) for each in first.prompts.inputs],
         "encoder_inputs": [vars(each) for each in first.encoder_inputs],
@@ -143,7 +153,9 @@ def _save_layout(layout: tuple[int, ...], file: Path) -> None:
         np.save(stream, np.array(layout, np.int32))
 
 
-def _key(pipeline: Pipeline, shapes: list[tuple[SubNet, int]], dtype: str) -> str:
+def _key(
+    pipeline: Pipeline, shapes: list[tuple[SubNet, int]], dtype: str, loras: Sequence[Lora]
+) -> str:
     """Everything that decides the content of the bundle.
 
     The denoiser is in the SubNet's fingerprint; of the other parts that are used, every file counts.
@@ -158,5 +170,6 @@ def _key(pipeline: Pipeline, shapes: list[tuple[SubNet, int]], dtype: str) -> st
     }
     around["model_index.json"] = sha256(pipeline.path / "model_index.json")
     made = [(subnet.to_json(), batch) for subnet, batch in shapes]
-    content = json.dumps([made, dtype, versions_of(PACKAGES), around], sort_keys=True)
+    fused = [(each.sha256, each.scale) for each in loras]
+    content = json.dumps([made, dtype, fused, versions_of(PACKAGES), around], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()

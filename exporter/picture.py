@@ -8,11 +8,11 @@ import string
 from typing import TYPE_CHECKING
 
 from exporter.errors import ExportError
-from exporter.summary import cells
 from search.core.actions import ACTIONS, Action
 from search.core.files import write_atomically
 from search.core.liveness import unroll
 from search.core.program import plan_program
+from search.core.summary import cells
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

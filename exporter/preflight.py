@@ -38,15 +38,18 @@ class Needs:
     disk: int
 
 
-def needs_of(pipeline: Pipeline, dtype: str, variants: int = 1) -> Needs:
+def needs_of(pipeline: Pipeline, dtype: str, variants: int = 1, *, fused: bool = False) -> Needs:
     """Estimate from the number of parameters.
 
     Args:
         pipeline: opened without the denoiser's weights.
         dtype: of the denoiser in the bundle.
         variants: of the bundle; all their graphs are in memory before any is written.
+        fused: whether LoRAs are fused into the weights, which is done in memory.
     """
-    denoiser = sum(p.numel() for p in pipeline.denoiser.parameters()) * precision_named(dtype).bytes
+    parameters = sum(p.numel() for p in pipeline.denoiser.parameters())
+    denoiser = parameters * precision_named(dtype).bytes
+    loaded = parameters * DTYPE.itemsize if fused else 0
     modules = [
         module
         for name, module in pipeline.pipe.components.items()
@@ -54,16 +57,18 @@ def needs_of(pipeline: Pipeline, dtype: str, variants: int = 1) -> Needs:
     ]
     around = DTYPE.itemsize * sum(p.numel() for module in modules for p in module.parameters())
     graphs = VARIANT_MEMORY * (variants - 1)
-    return Needs(memory=BASE_MEMORY + graphs + around, disk=denoiser + around)
+    return Needs(memory=BASE_MEMORY + graphs + around + loaded, disk=denoiser + around)
 
 
-def require_room(pipeline: Pipeline, out: Path, dtype: str, variants: int = 1) -> str:
+def require_room(
+    pipeline: Pipeline, out: Path, dtype: str, variants: int = 1, *, fused: bool = False
+) -> str:
     """One line that says what the export will need.
 
     Raises:
         ExportError: there is not that much memory or disk.
     """
-    needs = needs_of(pipeline, dtype, variants)
+    needs = needs_of(pipeline, dtype, variants, fused=fused)
     folder = next(parent for parent in out.absolute().parents if parent.exists())
     free = {"memory": psutil.virtual_memory().available, "disk": shutil.disk_usage(folder).free}
     for what, needed in vars(needs).items():

@@ -103,7 +103,8 @@ def _mark(graph: ir.Graph, value: ir.Value, name: str) -> ir.Value:
     if producer is None:
         msg = f"the block output {name!r} is an input of the denoiser, so it cannot be a block"
         raise ExportError(msg)
-    boundary = ir.node(BOUNDARY, [value], domain=DOMAIN, version=1)
+    # The attribute keeps apart what two streams compute alike, as long as no prompt has entered.
+    boundary = ir.node(BOUNDARY, [value], {"port": name}, domain=DOMAIN, version=1)
     result = boundary.outputs[0]
     result.name, result.shape, result.type = name, value.shape, value.type
     ir.convenience.replace_all_uses_with(value, result, replace_graph_outputs=True)
@@ -115,7 +116,7 @@ def _mark(graph: ir.Graph, value: ir.Value, name: str) -> ir.Value:
 def _mark_base(graph: ir.Graph, base: ir.Value, name: str) -> ir.Value:
     """Give a base a boundary of its own, apart from that of a block which hands it on."""
     # Without an attribute, the optimiser would take a removed block for its base.
-    boundary = ir.node(BOUNDARY, [base], {"alone": 1}, domain=DOMAIN, version=1)
+    boundary = ir.node(BOUNDARY, [base], {"alone": name}, domain=DOMAIN, version=1)
     result = boundary.outputs[0]
     result.name, result.shape, result.type = name, base.shape, base.type
     graph.append(boundary)

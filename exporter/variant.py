@@ -74,6 +74,12 @@ class Variant:
         encode = () if self.encode is None else (self.encode,)
         return (self.condition, *prologue, *self.steps, self.decode, *encode)
 
+    @property
+    def takes_scale(self) -> bool:
+        """Whether some graph takes the guidance scale."""
+        inputs = (value.name for model in self.models for value in model.graph.inputs)
+        return GUIDANCE in inputs
+
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values, but for the files."""
         images, binding = self.shape.images, self.subnet.binding

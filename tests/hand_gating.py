@@ -35,14 +35,16 @@ def bases(
 @contextmanager
 def gated_by_hand(denoiser: nn.Module, subnet: SubNet, family: Family) -> Iterator[None]:
     """Compute every block at every step and replace what a gated one returns. No liveness."""
+    calls, streams = -1, streams_of(subnet)
     step = -1
     kept: dict[str, list[Tensor]] = {}
     ran: dict[str, list[list[Tensor]]] = {}
     residual: dict[str, list[Tensor]] = {}
 
     def count(*_: Any) -> None:
-        nonlocal step
-        step += 1
+        nonlocal calls, step
+        calls += 1
+        step = calls // len(streams)
 
     def emitted(block: int, name: str, fresh: list[Tensor], below: list[Tensor]) -> list[Tensor]:
         action = subnet.actions[step][block]
@@ -61,7 +63,11 @@ def gated_by_hand(denoiser: nn.Module, subnet: SubNet, family: Family) -> Iterat
         return [a + b for a, b in zip(below, residual[name], strict=True)]
 
     def gate(block: int, name: str) -> Callable[..., Any]:
+        stream = name.partition("/")[0] if len(streams) > 1 else ""
+
         def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+            if streams[calls % len(streams)] != stream:
+                return None
             fresh = [part for part in flat(output) if isinstance(part, torch.Tensor)]
             is_based = block in subnet.topology.based
             below = bases(module, family, args, kwargs, fresh) if is_based else []
@@ -72,13 +78,20 @@ def gated_by_hand(denoiser: nn.Module, subnet: SubNet, family: Family) -> Iterat
 
     handles = [denoiser.register_forward_pre_hook(count)]
     for block, name in enumerate(subnet.topology.blocks):
-        module = denoiser.get_submodule(name)
+        module = denoiser.get_submodule(name.partition("/")[2] if len(streams) > 1 else name)
         handles.append(module.register_forward_hook(gate(block, name), with_kwargs=True))
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def streams_of(subnet: SubNet) -> list[str]:
+    """The calls of the denoiser within a step, in the order in which the pipeline makes them."""
+    return list(dict.fromkeys(n.partition("/")[0] for n in subnet.topology.blocks if "/" in n)) or [
+        ""
+    ]
 
 
 def flat(output: Any) -> list[Any]:

@@ -43,6 +43,7 @@ from transformers import (
     UMT5EncoderModel,
 )
 
+from examples import clip_text
 from examples.shapes import models
 
 SHIPPED = Path(__file__).parent.parent / "examples" / "shapes"
@@ -187,7 +188,7 @@ def clip_with_projection(words: CLIPTokenizer, width: int) -> CLIPTextModelWithP
         intermediate_size=width,
         num_hidden_layers=2,
         num_attention_heads=2,
-        max_position_embeddings=models.TEXT_LENGTH,
+        max_position_embeddings=clip_text.LENGTH,
         projection_dim=width,
         eos_token_id=words.eos_token_id,
     )

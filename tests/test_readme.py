@@ -19,7 +19,7 @@ TARGETS = re.findall(r"^make (\w+)$", README, re.MULTILINE)
 @pytest.mark.parametrize(
     ("blocks", "made", "proofs"),
     [
-        ((0, 4), {"subnet.png", "bundle", "report", "cross.png", "fewer.json"}, 1),
+        ((0, 4), {"subnet.png", "bundle", "report", "cross.png", "fewer.json", "sampler"}, 1),
         pytest.param(
             (1, 2), {"triangle.png", "fast-0.5.json", "fast.png"}, 2, marks=pytest.mark.slow
         ),

@@ -27,7 +27,7 @@ from diffusers import (
     StableDiffusion3InpaintPipeline,
 )
 
-from benchmarks.families import clip, texts, words
+from benchmarks.families import encoders, image_classic, texts, words
 from benchmarks.families.pictures import mask, picture
 from benchmarks.families.stable_diffusion import picture_vae, strong
 from benchmarks.families.toy import Toy
@@ -39,7 +39,7 @@ FLUX = {
     "attention_head_dim": 16,
     "num_attention_heads": 2,
     "joint_attention_dim": texts.WIDTH,
-    "pooled_projection_dim": clip.WIDTH,
+    "pooled_projection_dim": texts.WIDTH,
     "axes_dims_rope": (4, 6, 6),
 }
 """Two joint blocks and two single ones."""
@@ -50,8 +50,8 @@ def flux(channels: int = 16) -> dict[str, Any]:
     return {
         "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
         "vae": picture_vae(shift_factor=0.1159, scaling_factor=0.3611),
-        "text_encoder": clip.clip_encoder(),
-        "tokenizer": clip.clip_tokenizer(),
+        "text_encoder": encoders.clip(words.clip()),
+        "tokenizer": words.clip(),
         "text_encoder_2": texts.t5_encoder(),
         "tokenizer_2": words.t5(),
         "transformer": FluxTransformer2DModel(
@@ -130,28 +130,20 @@ SD3 = {
     "num_layers": 2,
     "attention_head_dim": 8,
     "num_attention_heads": 4,
-    "joint_attention_dim": texts.WIDTH,
+    "joint_attention_dim": 64,
     "caption_projection_dim": 32,
-    "pooled_projection_dim": clip.WIDTH,
+    "pooled_projection_dim": 48,
     "pos_embed_max_size": 8,
 }
 """Two joint blocks."""
 
 
 def sd3() -> dict[str, Any]:
-    """The parts of Stable Diffusion 3."""
-    half = clip.WIDTH // 2
-    return {
-        "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0),
-        "vae": picture_vae(16, shift_factor=0.0609, scaling_factor=1.5305),
-        "text_encoder": clip.clip_projected(half),
-        "tokenizer": clip.clip_tokenizer(),
-        "text_encoder_2": clip.clip_projected(half),
-        "tokenizer_2": clip.clip_tokenizer(),
-        "text_encoder_3": texts.t5_encoder(),
-        "tokenizer_3": words.t5(),
-        "transformer": SD3Transformer2DModel(**SD3, out_channels=16),
-    }
+    """The parts of Stable Diffusion 3, with the 16 channels that its inpainting asks for."""
+    parts: dict[str, Any] = image_classic.stable_diffusion_3().components
+    parts["vae"] = picture_vae(16, shift_factor=0.0609, scaling_factor=1.5305)
+    parts["transformer"] = SD3Transformer2DModel(**SD3, out_channels=16)
+    return parts
 
 
 def sd3_image_to_image() -> DiffusionPipeline:

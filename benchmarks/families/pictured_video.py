@@ -22,14 +22,14 @@ from diffusers import (
     WanVideoToVideoPipeline,
 )
 
-from benchmarks.families import sight, texts, words
+from benchmarks.families import encoders, sight, texts, words
 from benchmarks.families.pictures import mask, picture, video
 from benchmarks.families.toy import Toy
-from benchmarks.families.video import SHORT, WAN, unipc
 from benchmarks.families.video_autoencoders import wan_vae
+from benchmarks.families.video_wan import SHORT, WAN, unipc
 from benchmarks.families.weights import with_random_weights
 
-SEEING = {"image_dim": sight.WIDTH, "added_kv_proj_dim": 24}
+SEEING = {"image_dim": texts.WIDTH, "added_kv_proj_dim": 24}
 """A transformer of Wan that attends to a picture's tokens too."""
 
 
@@ -45,7 +45,7 @@ def parts(shift: float = 5.0) -> dict[str, Any]:
 
 def eye() -> dict[str, Any]:
     """An encoder of pictures with what prepares them."""
-    return {"image_encoder": sight.clip_vision(), "image_processor": sight.clip_pictures()}
+    return {"image_encoder": sight.clip_vision(), "image_processor": encoders.clip_pictures()}
 
 
 def wan_from_picture() -> DiffusionPipeline:
@@ -114,7 +114,7 @@ def wan_animate() -> DiffusionPipeline:
 def skyreels_from_picture() -> DiffusionPipeline:
     """Channels for mask and first frame, and a picture's tokens in cross attention."""
     transformer = SkyReelsV2Transformer3DModel(**WAN, **SEEING, in_channels=36)
-    eyes = {**eye(), "image_encoder": sight.clip_vision_projected()}
+    eyes = {**eye(), "image_encoder": encoders.clip_vision()}
     pipe = SkyReelsV2ImageToVideoPipeline(**parts(), **eyes, transformer=transformer)
     return with_random_weights(pipe, 267)
 

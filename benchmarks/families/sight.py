@@ -1,9 +1,8 @@
-"""Encoders that look at pictures."""
+"""Encoders of pictures, beside the one in `encoders`."""
 
 from __future__ import annotations
 
 from transformers import (
-    CLIPImageProcessor,
     CLIPVisionConfig,
     CLIPVisionModel,
     CLIPVisionModelWithProjection,
@@ -12,8 +11,9 @@ from transformers import (
     SiglipVisionModel,
 )
 
-WIDTH = 32
-SIDE = 28
+from benchmarks.families.texts import WIDTH
+
+SIDE = 32
 """Pixels that an encoder sees: four patches."""
 
 _SIZES = {
@@ -22,7 +22,7 @@ _SIZES = {
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "image_size": SIDE,
-    "patch_size": 14,
+    "patch_size": 16,
 }
 
 
@@ -31,21 +31,15 @@ def clip_vision() -> CLIPVisionModel:
     return CLIPVisionModel(CLIPVisionConfig(**_SIZES))
 
 
-def clip_vision_projected() -> CLIPVisionModelWithProjection:
-    """Two layers and a projection."""
-    return CLIPVisionModelWithProjection(CLIPVisionConfig(**_SIZES, projection_dim=WIDTH))
+def clip_vision_224() -> CLIPVisionModelWithProjection:
+    """Two layers and a projection, for pictures of 224 pixels."""
+    sizes = {**_SIZES, "image_size": 224, "patch_size": 56}
+    return CLIPVisionModelWithProjection(CLIPVisionConfig(**sizes, projection_dim=WIDTH))
 
 
 def siglip_vision() -> SiglipVisionModel:
     """Two layers."""
     return SiglipVisionModel(SiglipVisionConfig(**_SIZES))
-
-
-def clip_pictures() -> CLIPImageProcessor:
-    """Resizes and normalises."""
-    return CLIPImageProcessor(
-        size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}
-    )
 
 
 def siglip_pictures() -> SiglipImageProcessor:

@@ -11,7 +11,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 
-from benchmarks.families.clip import WIDTH
+from benchmarks.families.texts import WIDTH
 
 P = TypeVar("P", bound=DiffusionPipeline)
 

@@ -23,9 +23,8 @@ from diffusers import (
 )
 from diffusers.pipelines.ltx2 import LTX2TextConnectors, LTX2Vocoder
 
-from benchmarks.families import clip, texts, words
+from benchmarks.families import encoders, texts, words
 from benchmarks.families.toy import Toy
-from benchmarks.families.video import KANDINSKY, SMALL, ltx_scheduler
 from benchmarks.families.video_autoencoders import (
     hunyuan15_vae,
     hunyuan_vae,
@@ -33,6 +32,7 @@ from benchmarks.families.video_autoencoders import (
     magvit_vae,
     wan_vae,
 )
+from benchmarks.families.video_dit import KANDINSKY, SMALL, ltx_scheduler
 from benchmarks.families.video_texts import gemma3, qwen2_vl, qwen25_text, t5_gemma2
 from benchmarks.families.weights import with_random_weights
 
@@ -141,8 +141,8 @@ def kandinsky6() -> Kandinsky6TI2VAPipeline:
         vae=hunyuan_vae(),
         text_encoder=texts.qwen25_vl(),
         tokenizer=words.qwen(),
-        text_encoder_2=clip.clip_encoder(),
-        tokenizer_2=clip.clip_tokenizer(),
+        text_encoder_2=encoders.clip(words.clip()),
+        tokenizer_2=words.clip(),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0),
     )
     return with_random_weights(pipe, 125)

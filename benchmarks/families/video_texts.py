@@ -5,6 +5,8 @@ from __future__ import annotations
 from transformers import (
     Gemma3Config,
     Gemma3ForConditionalGeneration,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
     Qwen2_5_VLTextConfig,
     Qwen2_5_VLTextModel,
     Qwen2VLConfig,
@@ -72,6 +74,23 @@ def t5_gemma2() -> T5Gemma2Encoder:
         image_token_index=4,
     )
     return T5Gemma2Encoder(config, eoi_token_index=4)
+
+
+def llava(image_token: int) -> LlavaForConditionalGeneration:
+    """Four layers of Llama and an eye that makes 576 tokens of a picture."""
+    config = LlavaConfig(
+        text_config={"model_type": "llama", **texts.DECODER, "num_hidden_layers": 4},
+        vision_config={
+            "model_type": "clip_vision_model",
+            **SIGHT,
+            "num_hidden_layers": 2,
+            "image_size": 48,
+            "patch_size": 2,
+        },
+        image_token_index=image_token,
+        pad_token_id=0,
+    )
+    return LlavaForConditionalGeneration(config)
 
 
 def _gemma() -> dict[str, object]:

@@ -13,8 +13,8 @@ from diffusers import (
     UNet3DConditionModel,
 )
 
-from benchmarks.families import clip
-from benchmarks.families.pictured import parts, parts_xl
+from benchmarks.families import encoders, texts, words
+from benchmarks.families.pictured_sd import parts, parts_xl
 from benchmarks.families.stable_diffusion import SCHEDULE, picture_vae
 from benchmarks.families.toy import Toy
 from benchmarks.families.weights import with_random_weights
@@ -62,8 +62,8 @@ def text_to_video() -> TextToVideoSDPipeline:
     """ModelScope: a U-Net of three dimensions."""
     pipe = TextToVideoSDPipeline(
         vae=picture_vae(),
-        text_encoder=clip.clip_encoder(),
-        tokenizer=clip.clip_tokenizer(),
+        text_encoder=encoders.clip(words.clip()),
+        tokenizer=words.clip(),
         unet=UNet3DConditionModel(
             sample_size=8,
             block_out_channels=(16, 32),
@@ -71,7 +71,7 @@ def text_to_video() -> TextToVideoSDPipeline:
             down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
             up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
             attention_head_dim=8,
-            cross_attention_dim=clip.WIDTH,
+            cross_attention_dim=texts.WIDTH,
             norm_num_groups=8,
         ),
         scheduler=DPMSolverMultistepScheduler(**SCHEDULE, steps_offset=1),

@@ -1,4 +1,4 @@
-"""Text to video by relatives of Wan that make the video in pieces or in leaps."""
+"""Text to video: Wan, and relatives that make the video in pieces or in leaps."""
 
 from __future__ import annotations
 
@@ -13,14 +13,90 @@ from diffusers import (
     HeliosScheduler,
     HeliosTransformer3DModel,
     SkyReelsV2DiffusionForcingPipeline,
+    SkyReelsV2Pipeline,
     SkyReelsV2Transformer3DModel,
+    UniPCMultistepScheduler,
+    WanPipeline,
+    WanTransformer3DModel,
 )
 
 from benchmarks.families import texts, words
 from benchmarks.families.toy import Toy
-from benchmarks.families.video import SHORT, WAN, unipc
 from benchmarks.families.video_autoencoders import wan_vae
+from benchmarks.families.video_dit import SMALL
 from benchmarks.families.weights import with_random_weights
+
+SHORT = {**SMALL, "max_sequence_length": 32}
+"""So that the prompt is not a few tokens among hundreds of empty ones."""
+
+WAN = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 12,
+    "text_dim": texts.WIDTH,
+    "freq_dim": 32,
+    "ffn_dim": 48,
+    "num_layers": 2,
+    "rope_max_seq_len": 32,
+}
+"""A transformer of Wan with two blocks."""
+
+
+def unipc(shift: float) -> UniPCMultistepScheduler:
+    """The scheduler of Wan and its relatives."""
+    return UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift
+    )
+
+
+def wan() -> WanPipeline:
+    """Wan 2.1: one transformer, two calls per step."""
+    pipe = WanPipeline(
+        tokenizer=words.t5(),
+        text_encoder=texts.umt5_encoder(),
+        vae=wan_vae(),
+        transformer=WanTransformer3DModel(**WAN),
+        scheduler=unipc(3.0),
+    )
+    return with_random_weights(pipe, 101)
+
+
+def wan_two_experts() -> WanPipeline:
+    """Wan 2.2 A14B: another transformer below a timestep of 875."""
+    pipe = WanPipeline(
+        tokenizer=words.t5(),
+        text_encoder=texts.umt5_encoder(),
+        vae=wan_vae(),
+        transformer=WanTransformer3DModel(**WAN),
+        transformer_2=WanTransformer3DModel(**WAN),
+        boundary_ratio=0.875,
+        scheduler=unipc(3.0),
+    )
+    return with_random_weights(pipe, 102)
+
+
+def wan_time_per_token() -> WanPipeline:
+    """Wan 2.2 TI2V 5B: every token is told its time."""
+    pipe = WanPipeline(
+        tokenizer=words.t5(),
+        text_encoder=texts.umt5_encoder(),
+        vae=wan_vae(),
+        transformer=WanTransformer3DModel(**WAN),
+        expand_timesteps=True,
+        scheduler=unipc(5.0),
+    )
+    return with_random_weights(pipe, 103)
+
+
+def skyreels() -> SkyReelsV2Pipeline:
+    """SkyReels V2, of Wan's parts."""
+    pipe = SkyReelsV2Pipeline(
+        tokenizer=words.t5(),
+        text_encoder=texts.umt5_encoder(),
+        vae=wan_vae(),
+        transformer=SkyReelsV2Transformer3DModel(**WAN),
+        scheduler=unipc(8.0),
+    )
+    return with_random_weights(pipe, 104)
 
 
 def forcing() -> SkyReelsV2DiffusionForcingPipeline:
@@ -95,9 +171,14 @@ _PIECES = {**SHORT, "num_latent_frames_per_chunk": 2}
 _PYRAMID = {"height": 64, "width": 64, "pyramid_num_inference_steps_list": [1, 1, 1]}
 
 TOYS = (
+    Toy("WanPipeline", wan, SHORT),
+    Toy("WanPipeline", wan_two_experts, SHORT),
+    Toy("WanPipeline", wan_time_per_token, SHORT),
+    Toy("SkyReelsV2Pipeline", skyreels, SHORT),
     Toy("SkyReelsV2DiffusionForcingPipeline", forcing, SHORT),
     Toy("AnyFlowPipeline", any_flow, SHORT),
     Toy("AnyFlowFARPipeline", any_flow_far, SHORT),
     Toy("HeliosPipeline", helios, _PIECES),
     Toy("HeliosPyramidPipeline", helios_pyramid, {**_PIECES, **_PYRAMID}),
 )
+"""The name of the function tells two of one class apart."""

@@ -40,6 +40,7 @@ def contenders(
     full: Bundle,
     *,
     pipeline: Path,
+    loras: Sequence[Path] = (),
     engines: Sequence[str],
     device: str,
     against: Sequence[Against],
@@ -61,6 +62,7 @@ def contenders(
             is_full=which is full and kind is not ContenderKind.DEEPCACHE,
             device=device,
             pipeline=pipeline,
+            loras=tuple(loras),
             dtype=bundle.dtype if kind is ContenderKind.ENGINE else in_torch,
             threads=threads,
             **more,  # type: ignore[arg-type]

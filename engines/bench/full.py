@@ -57,6 +57,7 @@ def full_bundle(
             sizes=(size,),
             batches=(bundle.shape.images,),
             dtype=bundle.dtype,
+            loras=bundle.loras,
             report=lambda text, *_: report(f"export the full sampler: {text}"),
         )
     found = Bundle.open(place, **vars(bundle.shape))
@@ -109,6 +110,11 @@ def _longer(subnet: SubNet, pipeline: Path) -> SubNet:
     return found
 
 
+def _fused(bundle: Bundle) -> list[tuple[str, float]]:
+    """Its LoRAs, by checksum and scale."""
+    return [(each.sha256[:12], each.scale) for each in bundle.loras]
+
+
 def _require(bundle: Bundle, full: Bundle) -> None:
     """Refuse a `full` that is not the full sampler of `bundle`."""
     mine, theirs = bundle.subnet, full.subnet
@@ -117,6 +123,7 @@ def _require(bundle: Bundle, full: Bundle) -> None:
         "scheduler": (mine.binding.scheduler, theirs.binding.scheduler),
         "number of calls": (mine.full_calls, theirs.full_calls),
         "dtype": (bundle.dtype, full.dtype),
+        "LoRAs": (_fused(bundle), _fused(full)),
         "guidance": (mine.guidance, theirs.guidance),
         "keep": (1.0, keep_of(theirs)),
     }

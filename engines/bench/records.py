@@ -50,6 +50,7 @@ class Contender:
         is_full: whether every block runs at every step.
         device: where it runs.
         pipeline: directory of the pipeline; an engine does not look at it.
+        loras: files that were fused into it and may not be where they were; likewise.
         dtype: that the denoiser computes in: PyTorch's pipelines are made so, an engine's bundle is.
         engine: its name; empty for PyTorch.
         interval: of full steps, for the DeepCache package.
@@ -71,6 +72,7 @@ class Contender:
     branch: int = 0
     threads: int | None = None
     calls: int | None = None
+    loras: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def measure(contender: Contender) -> Sample:
 @cache
 def opened(contender: Contender) -> Runnable:
     """The contender, opened once per process."""
-    bundle = Bundle.open(contender.bundle, **vars(contender.shape))
+    bundle = Bundle.open(contender.bundle, **vars(contender.shape)).with_loras(contender.loras)
     if contender.kind is ContenderKind.ENGINE:
         return OnEngine(bundle, contender)
     return InTorch(bundle, contender)
@@ -122,12 +122,14 @@ class InTorch:
         import torch
 
         from search.model.family import Request
+        from search.model.lora import fuse
         from search.model.pipeline import open_for
 
         if contender.threads is not None:
             torch.set_num_threads(contender.threads)
         subnet = bundle.subnet
         self._opened = open_for(subnet, contender.pipeline, weights=True, device=contender.device)
+        fuse(self._opened.pipe, bundle.loras)
         if contender.dtype != "float32":
             self._opened.pipe.to(getattr(torch, precision_named(contender.dtype).torch))
         latents = given_latents(bundle, SEED)

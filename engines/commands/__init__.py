@@ -1,1 +1,1 @@
-"""The commands that build, verify, run and measure bundles."""
+"""Commands that use an engine: `search`, which may time calls on one, and those that run bundles."""

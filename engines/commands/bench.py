@@ -8,7 +8,7 @@ import click
 import cloup
 
 from engines.bench.records import Against
-from engines.commands.shared import pipeline_option, threads_option
+from engines.commands.shared import lora_option, pipeline_option, threads_option
 from engines.kinds import engine_names
 from exporter.commands.shared import bundle_argument, variant_options
 from search.commands import screen, shared
@@ -38,14 +38,15 @@ if TYPE_CHECKING:
         "--against",
         type=Names(Against, may_be_empty=True),
         default="eager,deepcache",
-        help="Compare with PyTorch, full and gated (eager), the DeepCache package (deepcache), or "
+        help="Compare with PyTorch, full and gated (eager), with the DeepCache package (deepcache), or with "
         "torch.compile (compile).",
     ),
     pipeline_option,
+    lora_option,
     cloup.option(
         "--full",
         type=PATH,
-        help="Take this bundle for the full sampler.  [default: export one to OUT/full]",
+        help="Use this bundle as the full sampler.  [default: export one to OUT/full]",
     ),
     cloup.option(
         "--interval",
@@ -59,18 +60,26 @@ if TYPE_CHECKING:
     ),
     cloup.option("--repeats", type=AT_LEAST_1, default=5, help="Measure this many rounds."),
     cloup.option(
-        "--warmup", type=AT_LEAST_1, default=1, help="Run this many rounds before, unmeasured."
+        "--warmup",
+        type=AT_LEAST_1,
+        default=1,
+        help="Run this many rounds first, without measuring them.",
     ),
 )
 @variant_options()
 @shared.output_options(
     cloup.option(
-        "-o", "--out", type=PATH, required=True, help="Write figures and plot to this directory."
+        "-o",
+        "--out",
+        type=PATH,
+        required=True,
+        help="Write the figures and a plot to this directory.",
     )
 )
 def command(
     bundle: Path,
     pipeline: Path | None,
+    loras: tuple[Path, ...],
     against: tuple[str, ...],
     out: Path,
     as_json: bool,
@@ -79,9 +88,9 @@ def command(
     images: int | None,
     **options: Any,
 ) -> None:
-    """Measure seconds and memory beside PyTorch.
+    """Measure a bundle's time and memory beside PyTorch's.
 
-    All rows take turns in one run.
+    Each row of the table runs in its own process, and the rows take turns.
     """
     screen.quiet_libraries()
     from engines.bench.run import BenchSettings, bench
@@ -92,7 +101,7 @@ def command(
         unused = dict.fromkeys(("interval", "branch"), "with --against deepcache")
         shared.refuse_unused(shared.given_options(), unused)
     settings = BenchSettings(against=tuple(map(Against, against)), **options)
-    opened = Bundle.open(bundle, height=height, width=width, images=images)
+    opened = Bundle.open(bundle, height=height, width=width, images=images).with_loras(loras)
     with screen.status() as report:
         found = bench(opened, opened.find_pipeline(pipeline), settings, out=out, report=report)
     write_bench(found, out)

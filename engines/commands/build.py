@@ -27,7 +27,11 @@ if TYPE_CHECKING:
     "Running",
     shared.jobs_option,
     shared.parallel_option,
-    cloup.option("--dry-run", is_flag=True, help="Only say what would be built, with estimates."),
+    cloup.option(
+        "--dry-run",
+        is_flag=True,
+        help="Only list what would be built, with estimates of time and size.",
+    ),
 )
 @shared.output_options()
 def command(
@@ -40,10 +44,10 @@ def command(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Build the engines of a bundle ahead of time.
+    """Compile the graphs of a bundle for an engine, ahead of time.
 
-    Every graph of every variant is built that has not been. What is built stays when the command is stopped, and the next one continues from there. Engines that
-    compile in memory load every graph instead.
+    Graphs that are built already are left alone, so you can stop the command at any time and run it again. For an engine that compiles in memory, every graph is
+    loaded once instead, and nothing is written.
     """
     from engines.base import make_engine
     from engines.build import build_bundle, load_all, plan_build
@@ -79,8 +83,8 @@ def command(
         )
     else:
         click.echo(
-            f"{plan.folder}: {missing} graphs built in {seconds:.1f} s, {graphs - missing} were "
-            f"there; {size / 1e6:.1f} MB"
+            f"{plan.folder}: {missing} graphs built in {seconds:.1f} s, {graphs - missing} had "
+            f"been built before; {size / 1e6:.1f} MB"
         )
 
 
@@ -91,8 +95,9 @@ def _print_plan(plan: BuildPlan, engine: str, jobs: int, *, as_json: bool) -> No
         total = {"seconds": plan.seconds(jobs), "bytes": plan.bytes}
         click.echo(json.dumps({"engine": engine, **total, "graphs": items}))
     elif plan.folder is not None and plan.missing:
-        from engines.build import plan_table
+        from engines.build import plan_line, plan_table
 
-        screen.print_tables([plan_table(plan, jobs)], 100)
+        click.echo(plan_line(plan, jobs))
+        screen.print_tables([plan_table(plan)], 100)
     else:
         click.echo("nothing to build" + ("" if plan.folder else f": {engine} compiles in memory"))

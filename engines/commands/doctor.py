@@ -1,4 +1,4 @@
-"""`stepcarve doctor`: what is installed and works."""
+"""`stepcarve doctor`: what is installed, and which engines work."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from search.commands import shared
 @shared.command("doctor")
 @shared.output_options()
 def command(as_json: bool) -> None:
-    """List what is installed, what works and what to install."""
+    """Say which engines work here, and how to install others."""
     from engines.doctor import examine
 
     findings = examine()

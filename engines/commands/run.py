@@ -18,7 +18,7 @@ from engines.commands.shared import (
 )
 from exporter.commands.shared import bundle_argument, variant_options
 from search.commands import screen, shared
-from search.commands.values import AT_LEAST_0, PATH, PromptsFile
+from search.commands.values import AT_LEAST_0, PATH, PROMPTS_FILE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     label_option,
     cloup.option(
         "--prompts",
-        type=PromptsFile(),
-        help="Sample every prompt or class in this text file, one per line; the pictures are numbered.",
+        type=PROMPTS_FILE,
+        help="Make a picture of every prompt or class in this text file, one per line; the files are numbered.",
     ),
     negative_option,
     guidance_option,
@@ -45,13 +45,13 @@ if TYPE_CHECKING:
         "--seed",
         type=AT_LEAST_0,
         default=0,
-        help="Draw the same noise as diffusers with this seed; more runs of a prompt take the seeds that "
-        "follow.",
+        help="Seed of the noise, which is the noise that diffusers draws; further pictures of a prompt take "
+        "the seeds that follow.",
     ),
     cloup.option(
         "--latents",
         type=PATH,
-        help="Begin from the latents in this .npy file: noise, or whatever the bundle starts from.",
+        help="Begin from the latents in this .npy file: noise, or what the bundle starts from if that is not noise.",
     ),
     cloup.option(
         "--image",

@@ -16,7 +16,14 @@ from search.commands.shared import (
     device_option,
     option_group,
 )
-from search.commands.values import AT_LEAST_0, AT_LEAST_1, NUMBER, PipelineDirectory, Whole
+from search.commands.values import (
+    AT_LEAST_0,
+    AT_LEAST_1,
+    NUMBER,
+    PATH,
+    PipelineDirectory,
+    Whole,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,17 +38,26 @@ engine_option: Decorator = cloup.option(
 pipeline_option: Decorator = cloup.option(
     "--pipeline",
     type=PipelineDirectory(),
-    help="The pipeline that the bundle was made from.  [default: where it was then]",
+    help="The pipeline that the bundle was made from.  [default: the path it was exported from]",
+)
+lora_option: Decorator = cloup.option(
+    "--lora",
+    "loras",
+    type=PATH,
+    multiple=True,
+    help="A LoRA file that the bundle was made with; may be repeated.  [default: where it was then]",
 )
 prompt_option: Decorator = cloup.option(
-    "--prompt", help="Sample this text, or this class by its name or number."
+    "--prompt", help="The prompt; for a class-conditional pipeline, the name or number of a class."
 )
-label_option: Decorator = cloup.option("--label", help="Sample this class, by its number or name.")
+label_option: Decorator = cloup.option(
+    "--label", help="The class of a class-conditional pipeline, by name or number."
+)
 negative_option: Decorator = cloup.option(
-    "--negative", default="", show_default=False, help="Guide away from this text."
+    "--negative", default="", show_default=False, help="The negative prompt."
 )
 guidance_option: Decorator = cloup.option(
-    "--guidance", type=NUMBER, help="Guidance scale.  [default: the bundle's]"
+    "--guidance", type=NUMBER, help="The guidance scale.  [default: the bundle's]"
 )
 _TYPES: dict[str, click.ParamType[Any]] = {
     "threads": AT_LEAST_1,

@@ -14,6 +14,7 @@ from engines.commands.shared import (
     engine_options,
     guidance_option,
     label_option,
+    lora_option,
     negative_option,
     pipeline_option,
     prompt_option,
@@ -33,8 +34,8 @@ _engines_option = cloup.option(
     type=Names(engine_names()),
     multiple=True,
     default=("onnxruntime",),
-    show_default="onnxruntime",
-    help="Run the graphs on these engines.",
+    show_default=False,
+    help="Run the graphs on these engines.  [default: onnxruntime]",
 )
 
 
@@ -44,6 +45,7 @@ _engines_option = cloup.option(
 @shared.option_group(
     "Comparison",
     pipeline_option,
+    lora_option,
     prompt_option,
     label_option,
     negative_option,
@@ -53,14 +55,20 @@ _engines_option = cloup.option(
         "--k",
         type=ABOVE_0,
         default=5.0,
-        help="Allow differences of this many times what rounding alone makes.",
+        help="Allow differences up to this many times the error that rounding alone makes.",
     ),
     cloup.option(
-        "--bisect", is_flag=True, help="If a call differs, name the first block that does."
+        "--bisect",
+        is_flag=True,
+        help="If a call differs, find the first block whose output differs.",
     ),
 )
 @variant_options(
-    cloup.option("--all-variants", is_flag=True, help="Verify every variant that fits.")
+    cloup.option(
+        "--all-variants",
+        is_flag=True,
+        help="Verify every variant that fits the options above, not only the first.",
+    )
 )
 @shared.option_group("Running", shared.jobs_option, shared.parallel_option)
 @shared.output_options(

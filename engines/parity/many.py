@@ -33,6 +33,7 @@ class VerifyPlan:
         shape: height, width and images per prompt of the variants; None may be anything.
         all_variants: every variant that fits, or the first of each bundle.
         pipeline: directory of the pipeline; None is where a bundle was exported from.
+        loras: files of LoRAs that are not where they were when a bundle was exported.
         prompt: what to sample; None is anything that the bundle can show.
         label: likewise, of a bundle that shows classes.
         negative: the negative prompt; empty for none.
@@ -51,6 +52,7 @@ class VerifyPlan:
     shape: tuple[int | None, int | None, int | None] = (None, None, None)
     all_variants: bool = False
     pipeline: Path | None = None
+    loras: tuple[Path, ...] = ()
     prompt: str | None = None
     label: str | None = None
     negative: str = ""
@@ -161,7 +163,8 @@ def verify_many(
 def verify_one(check: Check, report: Report = lambda *_: None) -> Verified:
     """Verify one variant, and write its report if it is to have one."""
     plan, shape = check.plan, check.shape
-    bundle = Bundle.open(check.bundle, height=shape.height, width=shape.width, images=shape.images)
+    opened = Bundle.open(check.bundle, height=shape.height, width=shape.width, images=shape.images)
+    bundle = opened.with_loras(plan.loras)
     prompt = bundle.default_prompt if plan.prompt is None else plan.prompt
     if plan.label is not None:
         prompt = bundle.require_prompt(prompt=plan.prompt, label=plan.label)

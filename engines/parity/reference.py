@@ -17,6 +17,7 @@ from search.core.liveness import Unrolled, unroll
 from search.core.table import always
 from search.core.topology import PREDICTION
 from search.model.family import Request
+from search.model.lora import fuse
 from search.model.pipeline import Pipeline, open_for
 from search.model.reference import Trajectory, forward_replaced, gated, sample
 
@@ -125,10 +126,11 @@ def run_reference(
         probes: the steps at which the gates are compared with no gates.
 
     Raises:
-        SearchError: the pipeline is not the one the bundle was exported from.
+        SearchError: the pipeline is not the one the bundle was exported from, or a LoRA is missing.
     """
     subnet = bundle.subnet
     opened = open_for(subnet, path, weights=True)
+    fuse(opened.pipe, bundle.loras)
     request = Request(
         prompts=(inputs.prompt,) * bundle.latent_shape[0],
         steps=subnet.binding.inference_steps,

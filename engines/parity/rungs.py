@@ -1,4 +1,4 @@
-"""The ladder: its rungs, from the manifest up to the engines, and what each compares."""
+"""The ladder: its rungs from the manifest up to the engines, and what each compares."""
 
 from __future__ import annotations
 

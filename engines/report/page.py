@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup
 
 from exporter.picture import draw_grid
-from exporter.summary import summarise
+from search.core.summary import summarise
 from search.core.template import render
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -13,13 +12,13 @@ import numpy as np
 import torch
 from diffusers import StableDiffusion3Pipeline
 from diffusers.utils import logging
-from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from engines.pictures import save_sheet
 from examples.emoji.artwork import DEFAULT_PACKAGES, SIZE, read_artwork
 from examples.emoji.pictures import captions, compose, held_out_items
 from examples.emoji.retrieval import retrieve
+from examples.losses import draw_losses
 from search.frontier.judge import Judge, frechet_distance
 
 if TYPE_CHECKING:
@@ -133,18 +132,6 @@ def _wrapped(text: str, width: int) -> str:
             lines[-1] = f"{lines[-1][: width - 4]} ..."
             break
     return "\n".join(lines)
-
-
-def draw_losses(folder: Path) -> None:
-    """All loss logs in one figure, `loss.png`."""
-    logs = sorted(folder.glob("loss-*.csv"))
-    figure = Figure(figsize=(3.2 * len(logs), 2.6), layout="constrained")
-    for axes, log in zip(figure.subplots(1, len(logs), squeeze=False)[0], logs, strict=True):
-        with log.open() as file:
-            rows = list(csv.DictReader(file))
-        axes.plot([int(r["step"]) for r in rows], [float(r["loss"]) for r in rows], color="#1f6f8b")
-        axes.set(yscale="log", title=rows[0]["stage"], xlabel="step")
-    figure.savefig(folder / "loss.png", dpi=110)
 
 
 @click.command()

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
-import tokenizers
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
-from tokenizers import Tokenizer, pre_tokenizers, trainers
 from torch import nn
 from transformers import (
-    CLIPTextConfig,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
     T5Config,
@@ -20,14 +15,11 @@ from transformers import (
     T5Tokenizer,
 )
 
+from examples.clip_text import encoder_config
 from examples.emoji.artwork import SIZE
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 LATENT_CHANNELS = 8
 LATENT_SIZE = SIZE // 4
-TEXT_LENGTH = 16
 T5_LENGTH = 256
 TEXT_WIDTH = 128
 SHIFT = 2.0
@@ -75,40 +67,10 @@ class JudgeNet(nn.Module):
         return {"features": features, **{k: head(features) for k, head in self.heads.items()}}
 
 
-def tokenizer(words: Iterable[str]) -> CLIPTokenizer:
-    """A CLIP tokenizer in which each of these words is one token, and each digit."""
-    backend = Tokenizer(tokenizers.models.BPE(end_of_word_suffix="</w>"))
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=20_000,
-        initial_alphabet=alphabet,
-        end_of_word_suffix="</w>",
-        show_progress=False,
-    )
-    backend.train_from_iterator(sorted(set(words)), trainer)
-    merges = [tuple(m) for m in json.loads(backend.to_str())["model"]["merges"]]
-    pieces = [*alphabet, *(f"{c}</w>" for c in alphabet), *("".join(m) for m in merges)]
-    pieces += ["<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=TEXT_LENGTH)
-
-
 def text_encoder(words: CLIPTokenizer) -> CLIPTextModelWithProjection:
     """A small CLIP text encoder; the pipeline reads its last layer but one, and its projection."""
     return CLIPTextModelWithProjection(
-        CLIPTextConfig(
-            vocab_size=len(words),
-            hidden_size=TEXT_WIDTH,
-            intermediate_size=4 * TEXT_WIDTH,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            max_position_embeddings=TEXT_LENGTH,
-            projection_dim=TEXT_WIDTH,
-            bos_token_id=words.bos_token_id,
-            eos_token_id=words.eos_token_id,
-            pad_token_id=words.pad_token_id,
-        )
+        encoder_config(words, width=TEXT_WIDTH, layers=3, feed_forward=4 * TEXT_WIDTH)
     )
 
 

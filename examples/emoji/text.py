@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from examples.clip_text import LENGTH, tokenizer
 from examples.emoji import models
 from examples.emoji.artwork import LONGEST, SIZE, STYLES, Artwork, name_pieces
 from examples.emoji.pictures import BACKGROUNDS, Items, caption, compose, trained_items
@@ -29,7 +30,7 @@ COURSE = Course(rate=2e-3, steps=1200, cooldown=400, average=0.99, weight_decay=
 def make_tokenizer(artwork: Artwork) -> CLIPTokenizer:
     """The tokenizer of both text encoders; knows every word of every caption."""
     names = [*artwork.names, *artwork.others, *artwork.kinds, *STYLES, *BACKGROUNDS, "on"]
-    return models.tokenizer(piece for name in names for piece in name_pieces(name))
+    return tokenizer(piece for name in names for piece in name_pieces(name))
 
 
 def caption_ids(artwork: Artwork, items: Items, tokens: CLIPTokenizer) -> Tensor:
@@ -81,7 +82,7 @@ class Sketch(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         pixels, width = 3 * THUMBNAIL**2, 2 * models.TEXT_WIDTH
-        self.from_features = nn.Linear(models.TEXT_LENGTH * width, pixels)
+        self.from_features = nn.Linear(LENGTH * width, pixels)
         self.from_pooled = nn.Linear(width, pixels)
 
     def forward(self, features: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:

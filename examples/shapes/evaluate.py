@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,9 +10,9 @@ import click
 import numpy as np
 import torch
 from diffusers import DDIMScheduler
-from matplotlib.figure import Figure
 
 from engines.pictures import save_sheet
+from examples.losses import draw_losses
 from examples.shapes.pictures import ATTRIBUTES, Pictures, class_names, draw
 from search.frontier.judge import Judge, frechet_distance
 from search.model.family import Request
@@ -77,18 +76,6 @@ def evaluate(name: str, folder: Path, judge: Judge, count: int) -> dict[str, Any
         if guidance == RECOMMENDED[name]:
             save_sheet(images[:64], folder / "training" / f"samples-{name}.png")
     return results
-
-
-def draw_losses(folder: Path) -> None:
-    """All loss logs in one figure, `loss.png`."""
-    logs = sorted(folder.glob("loss-*.csv"))
-    figure = Figure(figsize=(3.2 * len(logs), 2.6), layout="constrained")
-    for axes, log in zip(figure.subplots(1, len(logs)), logs, strict=True):
-        with log.open() as file:
-            rows = list(csv.DictReader(file))
-        axes.plot([int(r["step"]) for r in rows], [float(r["loss"]) for r in rows], color="#1f6f8b")
-        axes.set(yscale="log", title=rows[0]["stage"], xlabel="step")
-    figure.savefig(folder / "loss.png", dpi=110)
 
 
 @click.command()

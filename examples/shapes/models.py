@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from itertools import pairwise
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiTTransformer2DModel, UNet2DConditionModel
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
+from examples import clip_text
 from examples.shapes.pictures import ATTRIBUTES, SIZE, caption
 
 LATENT_CHANNELS = 4
 LATENT_SIZE = SIZE // 4
-TEXT_LENGTH = 16
 TEXT_WIDTH = 64
 # DiTPipeline asks for class 1000 when it wants no class, so the table needs 1000 rows and one more.
 DIT_CLASSES = 1000
@@ -107,44 +105,16 @@ def transformer() -> DiTTransformer2DModel:
 
 
 def tokenizer() -> CLIPTokenizer:
-    """A CLIP tokenizer whose merges are learned from the words of our captions."""
-    backend = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=2000,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        end_of_word_suffix="</w>",
-        show_progress=False,
-    )
+    """A CLIP tokenizer in which each word of our captions is one token."""
     attributes = [ATTRIBUTES[k] for k in ("size", "colour", "shape", "place", "background")]
     words = {w for options in attributes for w in options}
-    words |= set(caption(*("" for _ in attributes)).split())
-    backend.train_from_iterator(sorted(words), trainer)
-    learned = backend.get_vocab()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    merges = [tuple(m) for m in json.loads(backend.to_str())["model"]["merges"]]
-    pieces = [*alphabet, *(f"{c}</w>" for c in alphabet), *("".join(m) for m in merges)]
-    assert set(learned) <= set(pieces)
-    pieces += ["<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=TEXT_LENGTH)
+    return clip_text.tokenizer(words | set(caption(*("" for _ in attributes)).split()))
 
 
 def text_encoder(words: CLIPTokenizer) -> CLIPTextModel:
     """A two-layer CLIP text encoder, trained together with the U-Net."""
     return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(words),
-            hidden_size=TEXT_WIDTH,
-            intermediate_size=2 * TEXT_WIDTH,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=TEXT_LENGTH,
-            projection_dim=TEXT_WIDTH,
-            bos_token_id=words.bos_token_id,
-            eos_token_id=words.eos_token_id,
-            pad_token_id=words.pad_token_id,
-        )
+        clip_text.encoder_config(words, width=TEXT_WIDTH, layers=2, feed_forward=2 * TEXT_WIDTH)
     )
 
 

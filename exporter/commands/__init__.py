@@ -1,1 +1,1 @@
-"""The commands that look into SubNets and make bundles."""
+"""Commands that show SubNets and make bundles."""

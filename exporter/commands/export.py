@@ -9,11 +9,13 @@ import click
 import cloup
 
 from search.commands import screen, shared
-from search.commands.values import AT_LEAST_1, PATH, Size
+from search.commands.values import AT_LEAST_1, LORA_FILE, PATH, SIZE
 from search.core.precision import denoiser_precisions
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from search.core.lora import Lora
 
 
 @shared.command("export")
@@ -30,7 +32,8 @@ if TYPE_CHECKING:
     cloup.option(
         "--size",
         "sizes",
-        type=Size(),
+        type=SIZE,
+        metavar="HEIGHTxWIDTH",
         multiple=True,
         help="Make variants of this size in pixels, such as 512x768; may be repeated.  [default: the "
         "SubNet's]",
@@ -41,8 +44,16 @@ if TYPE_CHECKING:
         type=AT_LEAST_1,
         multiple=True,
         default=(1,),
-        show_default="1",
-        help="Make variants of this many images per prompt; may be repeated.",
+        show_default=False,
+        help="Make variants of this many images per prompt; may be repeated.  [default: 1]",
+    ),
+    cloup.option(
+        "--lora",
+        "loras",
+        type=LORA_FILE,
+        multiple=True,
+        help="Fuse this LoRA into the weights, with its changes scaled; may be repeated.  [default "
+        "scale: 1]",
     ),
 )
 @shared.output_options(
@@ -57,16 +68,17 @@ def command(
     dtype: str,
     sizes: tuple[tuple[int, int], ...],
     batches: tuple[int, ...],
+    loras: tuple[Lora, ...],
     as_json: bool,
 ) -> None:
-    """Carve the graphs of a SubNet out of its pipeline.
+    """Carve the step graphs of a SubNet into a bundle.
 
-    They become a bundle, which holds a variant for every --size with every --batch; they share the weights.
+    The bundle holds a variant for every combination of --size and --batch. All variants share the weights.
     """
     screen.quiet_libraries()
     from exporter.export import export
-    from exporter.summary import summarise
     from search.core.subnet import SubNet
+    from search.core.summary import summarise
 
     with screen.status() as report:
         bundle = export(
@@ -76,16 +88,19 @@ def command(
             sizes=sizes,
             batches=batches,
             dtype=dtype,
+            loras=loras,
             report=report,
         )
     size = sum(file.stat().st_size for file in bundle.path.iterdir())
     if as_json:
         summary = summarise(bundle.subnet, bundle.shape.images, dtype)
         variants = [vars(shape) for shape in bundle.shapes]
-        click.echo(json.dumps({"bundle": str(out), "bytes": size, "variants": variants, **summary}))
+        fused = [each.to_json() for each in loras]
+        made = {"bundle": str(out), "bytes": size, "variants": variants, "loras": fused}
+        click.echo(json.dumps({**made, **summary}))
     else:
-        count, made = len(bundle.graphs), ", ".join(map(str, bundle.shapes))
+        count, shapes = len(bundle.graphs), ", ".join(map(str, bundle.shapes))
         graphs = "step graph" if count == 1 else "step graphs"
         click.echo(
-            f"{out}: {made}; {len(bundle.calls)} calls, {count} {graphs}, {size / 1e6:.1f} MB"
+            f"{out}: {shapes}; {len(bundle.calls)} calls, {count} {graphs}, {size / 1e6:.1f} MB"
         )

@@ -26,8 +26,8 @@ def command(source: Path, image: Path | None, as_json: bool, **shape: int | None
     """Show what a SubNet or bundle does at each step."""
     from exporter.bundle import Bundle
     from exporter.picture import draw_grid, grid_lines, save_figure
-    from exporter.summary import call_times, one_line, summarise
     from search.core.subnet import SubNet
+    from search.core.summary import call_times, one_line, summarise
 
     if source.is_dir():
         bundle = Bundle.open(source, **shape)

@@ -17,18 +17,18 @@ def variant_options(*more: Decorator) -> Decorator:
         cloup.option(
             "--height",
             type=AT_LEAST_1,
-            help="Take a variant of this picture height in pixels.  [default: the first one's]",
+            help="Use a variant with this picture height in pixels.  [default: the first variant's]",
         ),
         cloup.option(
             "--width",
             type=AT_LEAST_1,
-            help="Take a variant of this picture width in pixels.  [default: the first one's]",
+            help="Use a variant with this picture width in pixels.  [default: the first variant's]",
         ),
         cloup.option(
             "--num-images",
             "images",
             type=AT_LEAST_1,
-            help="Take a variant that makes this many images per prompt.  [default: the first one's]",
+            help="Use a variant with this many images per prompt.  [default: the first variant's]",
         ),
         *more,
     )

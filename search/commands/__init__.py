@@ -1,1 +1,1 @@
-"""The commands that make SubNets, and what the commands of all packages share."""
+"""Commands that make SubNets, and what the commands of all packages share."""

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
         help="Train on the pictures and captions in this folder; docs/distill.md says how it is laid out.",
     ),
     cloup.option(
-        "--drop", type=SHARE, default=0.1, help="Train this share of pictures without a caption."
+        "--drop",
+        type=SHARE,
+        default=0.1,
+        help="Train on this share of the pictures without their captions.",
     ),
     cloup.option("--batch", type=AT_LEAST_1, default=32, help="Pictures per batch and process."),
 )
@@ -70,7 +73,9 @@ if TYPE_CHECKING:
     "Optimiser",
     cloup.option("--iterations", type=AT_LEAST_1, default=2000, help="Steps of the optimiser."),
     cloup.option(
-        "--minutes", type=ABOVE_0, help="Make only as many iterations as fit in this time."
+        "--minutes",
+        type=ABOVE_0,
+        help="Make only as many iterations as fit into this many minutes.",
     ),
     cloup.option("--accumulate", type=AT_LEAST_1, default=1, help="Batches per iteration."),
     cloup.option("--learning-rate", type=ABOVE_0, default=5e-4, help="Highest learning rate."),

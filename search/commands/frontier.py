@@ -9,7 +9,7 @@ import click
 import cloup
 
 from search.commands import screen, shared
-from search.commands.values import AT_LEAST_1, AT_LEAST_2, PATH, Fractions, Names, PromptsFile
+from search.commands.values import AT_LEAST_1, AT_LEAST_2, FRACTIONS, PATH, PROMPTS_FILE, Names
 from search.frontier.series import NAMES, SERIES, series_named
 from search.methods import carve
 
@@ -26,20 +26,20 @@ USERS = {option: series.name for series in SERIES for option in series.options}
         "--methods",
         type=Names(NAMES),
         default=",".join(NAMES),
-        show_default="all",
-        help="Compare only these methods.",
+        show_default=False,
+        help="Compare only these methods.  [default: all]",
     ),
     cloup.option(
         "--keep",
         "keeps",
-        type=Fractions(),
+        type=FRACTIONS,
         default="0.5,0.3,0.2",
         help="Compare at these fractions of the full cost.",
     ),
     shared.prompts_option,
     cloup.option(
         "--held-out",
-        type=PromptsFile(),
+        type=PROMPTS_FILE,
         default=(),
         show_default=False,
         help="Evaluate with the prompts in this text file, one per line.  [default: prompts that no "
@@ -54,7 +54,7 @@ USERS = {option: series.name for series in SERIES for option in series.options}
     cloup.option(
         "--features",
         type=FILE,
-        help="Take the Fréchet distance to these features of real pictures, a .npy file.",
+        help="Measure the Fréchet distance to the features of real pictures in this .npy file.",
     ),
     shared.seed_option,
 )
@@ -82,7 +82,7 @@ USERS = {option: series.name for series in SERIES for option in series.options}
         "--dip-go-iterations",
         type=AT_LEAST_1,
         default=100,
-        help="Iterations of dip-go, for all keeps together; its paper takes 1000.",
+        help="Iterations of dip-go, for all keeps together; its paper has 1000.",
     ),
     cloup.option(
         "--random", type=AT_LEAST_1, default=40, help="Try this many random tables per keep."
@@ -95,7 +95,7 @@ USERS = {option: series.name for series in SERIES for option in series.options}
         "--out",
         type=PATH,
         required=True,
-        help="Write page, plot and SubNets to this new directory.",
+        help="Write the page, the plot and the SubNets to this new directory.",
     )
 )
 def command(

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     cloup.option(
         "--threshold",
         type=NUMBER,
-        help="Compute where the router's score is above this; for learning-to-cache.  [default: 0.1]",
+        help="Compute a layer where the router's score is above this; only for learning-to-cache.  [default: 0.1]",
     ),
 )
 @shared.option_group(
@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     cloup.option(
         "--steps",
         type=AT_LEAST_1,
-        help="Inference steps.  [default: as many as SOURCE has, or the pipeline's own]",
+        help="Inference steps; for timesteps and sigmas, of the sampler that they replace.  [default: as "
+        "many as SOURCE has, or the pipeline's own]",
     ),
     shared.scheduler_option,
     shared.scheduler_options_option,
@@ -65,9 +66,12 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Turn a table that another project published into a SubNet."""
+    """Turn a table or list that another project published into a SubNet.
+
+    docs/formats.md says what each format looks like and where it was found.
+    """
     screen.quiet_libraries()
-    from exporter.summary import one_line, summarise
+    from search.core.summary import one_line, summarise
     from search.foreign.importers import read_foreign
     from search.methods.options import Options
     from search.model.pipeline import open_pipeline

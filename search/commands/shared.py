@@ -9,14 +9,14 @@ import click
 import cloup
 
 from search.commands.values import (
+    ASSIGNMENT,
     AT_LEAST_0,
     AT_LEAST_1,
     NUMBER,
     PATH,
-    Assignment,
+    PROMPTS_FILE,
     OneOf,
     PipelineDirectory,
-    PromptsFile,
     SubNetFile,
 )
 from search.core.errors import SearchError
@@ -87,9 +87,17 @@ scheduler_option: Decorator = cloup.option(
 scheduler_options_option: Decorator = cloup.option(
     "--scheduler-option",
     "scheduler_options",
-    type=Assignment(),
+    type=ASSIGNMENT,
     multiple=True,
     help="Change one setting of the scheduler, such as clip_sample=false; may be repeated.",
+)
+call_option: Decorator = cloup.option(
+    "--call",
+    "call",
+    type=ASSIGNMENT,
+    multiple=True,
+    help="Give the pipeline's call one more argument, such as max_sequence_length=128; may be "
+    "repeated.",
 )
 guidance_option: Decorator = cloup.option(
     "--guidance",
@@ -118,7 +126,7 @@ seed_option: Decorator = cloup.option(
 )
 prompts_option: Decorator = cloup.option(
     "--prompts",
-    type=PromptsFile(),
+    type=PROMPTS_FILE,
     default=(),
     show_default=False,
     help="Search with the prompts in this text file, one per line.  [default: the pipeline's "

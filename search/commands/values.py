@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from search.core.errors import SearchError
+from search.core.lora import Lora
+from search.methods.options import assignment_of, grid_of, keeps_of, names_of, size_of
 
 if TYPE_CHECKING:
     import enum
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 PATH = click.Path(path_type=Path)
 
@@ -93,91 +95,47 @@ class SubNetFile(click.Path):
         return Path(value)
 
 
-class _Text(click.ParamType[Any]):
-    """A parameter type read from a text; `_read` raises a `SearchError`."""
+class Text(click.ParamType[Any]):
+    """A text that `read` turns into a value; `read` raises a `SearchError` if it cannot."""
 
-    def _read(self, text: str) -> Any:
-        raise NotImplementedError
+    def __init__(self, name: str, read: Callable[[str], Any]) -> None:
+        self.name, self.read = name, read
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """What `value` stands for."""
+        """The value that the text stands for; a default is one already."""
         if not isinstance(value, str):
             return value
         try:
-            return self._read(value)
+            return self.read(value)
         except SearchError as error:
             self.fail(f"{error}.", param, ctx)
 
 
-class PromptsFile(_Text):
-    """A text file with a prompt per line."""
+def _prompts(file: str) -> tuple[str, ...]:
+    from search.methods.prompts import read_prompts  # loads numpy
 
-    name = "file"
-
-    def _read(self, text: str) -> tuple[str, ...]:
-        from search.methods.prompts import read_prompts
-
-        return tuple(read_prompts(Path(text)))
+    return tuple(read_prompts(Path(file)))
 
 
-class Fractions(_Text):
-    """Fractions in a list such as `0.2,0.3,0.5`."""
-
-    name = "fractions"
-
-    def _read(self, text: str) -> tuple[float, ...]:
-        from search.methods.options import keeps_of
-
-        return keeps_of(text)
+PROMPTS_FILE = Text("file", _prompts)
+FRACTIONS = Text("fractions", keeps_of)
+FALLING = Text("numbers", grid_of)
+SIZE = Text("HEIGHTxWIDTH", size_of)
+ASSIGNMENT = Text("NAME=VALUE", assignment_of)
+LORA_FILE = Text("FILE[:SCALE]", Lora.parse)
 
 
-class Falling(_Text):
-    """Numbers in a list such as `999,749,499,249`, each below the one before."""
-
-    name = "numbers"
-
-    def _read(self, text: str) -> tuple[float, ...]:
-        from search.methods.options import grid_of
-
-        return grid_of(text)
-
-
-class Size(_Text):
-    """Height and width in pixels, such as `512x768`."""
-
-    name = "HEIGHTxWIDTH"
-
-    def _read(self, text: str) -> tuple[int, int]:
-        from search.methods.options import size_of
-
-        return size_of(text)
-
-
-class Names(_Text):
+class Names(Text):
     """Some of a set of names, in a list such as `a,b`."""
-
-    name = "names"
 
     def __init__(self, choices: Iterable[str], *, may_be_empty: bool = False) -> None:
         self.choices, self.may_be_empty = tuple(choices), may_be_empty
+        super().__init__("names", self._names)
 
-    def _read(self, text: str) -> tuple[str, ...]:
-        from search.methods.options import names_of
-
+    def _names(self, text: str) -> tuple[str, ...]:
         return () if self.may_be_empty and not text else names_of(text, self.choices)
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         """The names, for the help."""
         del param, ctx
         return f"[{','.join(self.choices)}]"
-
-
-class Assignment(_Text):
-    """NAME=VALUE; the value is read as JSON, or else as a text."""
-
-    name = "NAME=VALUE"
-
-    def _read(self, text: str) -> tuple[str, Any]:
-        from search.methods.options import assignment_of
-
-        return assignment_of(text)

@@ -1,4 +1,4 @@
-"""Actions of a block at a step: each is a row of coefficients over the tensors it may emit."""
+"""The actions of a block at a step, each a row of coefficients over the tensors it is summed from."""
 
 from __future__ import annotations
 

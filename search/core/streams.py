@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from search.core.errors import SearchError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -38,6 +40,21 @@ def module_of(block: str, streams: Iterable[str]) -> str:
     """The module of a block; `` is the whole denoiser."""
     stream = stream_of(block, streams)
     return block.removeprefix(stream).removeprefix(_SEPARATOR) if stream else block
+
+
+def require_one_call(streams: Iterable[str], what: str) -> None:
+    """Refuse what works on one call of the denoiser per step.
+
+    Raises:
+        SearchError: there are several.
+    """
+    found = [stream for stream in streams if stream]
+    if found:
+        msg = (
+            f"{what} is for pipelines that call their denoiser once per step, and this one makes the calls "
+            f"{', '.join(found)}; choose another method, such as carve or dip-go"
+        )
+        raise SearchError(msg)
 
 
 def is_inside(inner: str, outer: str) -> bool:

@@ -52,6 +52,7 @@ class Binding:
         guided: whether classifier-free guidance doubles the batch.
         scheduler_options: settings among the configuration that were changed for this SubNet.
         picture: height and width in pixels, and the frames of a video; empty in older files.
+        call: further arguments of the pipeline's call, such as `max_sequence_length`.
     """
 
     denoiser: str
@@ -65,6 +66,7 @@ class Binding:
     guided: bool
     scheduler_options: dict[str, Any] = field(default_factory=dict, hash=False)
     picture: tuple[int, ...] = ()
+    call: dict[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def inference_steps(self) -> int:
@@ -74,8 +76,9 @@ class Binding:
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
         found = {**vars(self), "grid": vars(self.grid)}
-        if not self.scheduler_options:
-            del found["scheduler_options"]
+        for name in ("scheduler_options", "call", "picture"):
+            if not found[name]:
+                del found[name]
         return found
 
     @staticmethod
@@ -299,7 +302,7 @@ class SubNet:
         except OSError as error:
             msg = f"cannot read the SubNet {str(path)!r}: {error.strerror}; give a file written by stepcarve search"
             raise SearchError(msg) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             msg = f"{str(path)!r} is not JSON ({error}); give a file written by stepcarve search"
             raise SearchError(msg) from error
         return SubNet.from_json(data, str(path))

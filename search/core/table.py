@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from search.core.actions import RECORDS, Action
 from search.core.liveness import unroll
+from search.core.streams import module_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -65,7 +66,8 @@ def skipping(subnet: SubNet, removed: Sequence[str]) -> SubNet:
     """
     if not removed:
         return subnet
-    gone = [name in removed for name in subnet.topology.blocks]
+    streams = subnet.topology.streams
+    gone = [module_of(name, streams) in removed for name in subnet.topology.blocks]
     rows = tuple(
         tuple(
             Action.SKIP if out and action is not Action.REUSE else action

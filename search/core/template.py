@@ -1,4 +1,4 @@
-"""HTML pages from the Jinja2 templates that lie beside the modules that fill them."""
+"""HTML pages, from Jinja2 templates beside the modules that fill them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The topologies of SubNet files of schemas 1 to 4, as those of schema 5."""
+"""Topologies in SubNet files of schemas 1 to 4, read as those of schema 5."""
 
 from __future__ import annotations
 

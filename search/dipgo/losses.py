@@ -70,6 +70,9 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     Wang et al. 2004, equation 13, with C1 = 0.01^2 and C2 = 0.03^2, averaged over channels and over
     the places where the whole window fits.
     """
+    if a.ndim == 5:
+        frames = ssim(a.flatten(0, 1), b.flatten(0, 1))
+        return frames.reshape(a.shape[:2]).mean(1)
     if min(a.shape[2:]) < WINDOW:
         msg = (
             f"SSIM needs pictures of {WINDOW} x {WINDOW} pixels or more, but these have "

@@ -105,7 +105,7 @@ def _text(file: Path) -> str:
         raise SearchError(msg) from error
 
 
-def load_picture(file: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
+def load_picture(file: Path, size: tuple[int, ...]) -> NDArray[np.uint8]:
     """A picture as `[height, width, 3]` of `size`, upright, cropped to its centre.
 
     Raises:
@@ -116,7 +116,7 @@ def load_picture(file: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
     try:
         with Image.open(file) as image:
             upright = ImageOps.exif_transpose(image).convert("RGB")
-            return np.asarray(ImageOps.fit(upright, size[::-1], Image.Resampling.LANCZOS))
+            return np.asarray(ImageOps.fit(upright, (size[1], size[0]), Image.Resampling.LANCZOS))
     except (OSError, Image.DecompressionBombError) as error:
         msg = f"{str(file)!r} holds no picture ({error}); remove it"
         raise SearchError(msg) from error
@@ -161,7 +161,7 @@ def _scaling(vae: Any) -> tuple[float, float]:
 class Conditions:
     """What the denoiser is given beside latents and timestep, per caption."""
 
-    def __init__(self, pipeline: Pipeline, size: tuple[int, int]) -> None:
+    def __init__(self, pipeline: Pipeline, size: tuple[int, ...]) -> None:
         self._pipeline, self._size = pipeline, size
         prompt = pipeline.default_prompt
         self._call = self._record((prompt,), 1.0)
@@ -246,7 +246,7 @@ class Draws:
         pipeline: Pipeline,
         latents: NDArray[np.float32],
         captions: Sequence[str],
-        size: tuple[int, int],
+        size: tuple[int, ...],
     ) -> None:
         """Prepare.
 

@@ -66,7 +66,7 @@ class Distilled:
     """
 
     removed: tuple[str, ...]
-    params: tuple[int, int]
+    params: tuple[int, ...]
     iterations: int
     seconds: float
     last: DistillProgress
@@ -159,7 +159,7 @@ def _identity(
 def _encoded(
     pipeline: Pipeline,
     data: Captioned,
-    size: tuple[int, int],
+    size: tuple[int, ...],
     noise_shape: tuple[int, ...],
     folder: DistillRun,
     report: Report,

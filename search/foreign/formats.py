@@ -1,3 +1,16 @@
 """The formats that other projects publish tables in. No framework."""
 
-FORMATS = ("dip-go-gates", "deepcache", "learning-to-cache", "cache-dit-mask")
+FORMATS = (
+    "dip-go-gates",
+    "deepcache",
+    "learning-to-cache",
+    "smoothcache",
+    "cache-dit-mask",
+    "lemica",
+    "budcache",
+    "meancache",
+    "openvino-taylorseer",
+    "diffusers-taylorseer",
+    "timesteps",
+    "sigmas",
+)

@@ -1,36 +1,43 @@
-"""Files of other projects that say which blocks run when, as SubNets."""
+"""Files of other projects, by their format: read, checked, and turned into SubNets."""
 
 from __future__ import annotations
 
-import dataclasses
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from search.core.actions import Action
 from search.core.errors import SearchError
-from search.core.subnet import Granularity
-from search.core.table import with_actions
-from search.core.timestep_grid import TimestepGrid
 from search.foreign.deepcache_file import read_deepcache
 from search.foreign.formats import FORMATS
-from search.foreign.gate_file import Gate, read_gates
+from search.foreign.gate_file import read_gates
+from search.foreign.grid_file import read_falling
 from search.foreign.mask_file import read_mask
 from search.foreign.router_file import THRESHOLD, read_routers
-from search.methods.schedules import deepcache
+from search.foreign.samplers import (
+    subnet_from_lite,
+    subnet_from_meancache,
+    subnet_from_sigmas,
+    subnet_from_timesteps,
+)
+from search.foreign.smoothcache_file import read_smoothcache
+from search.foreign.step_file import read_budcache, read_lemica, read_meancache
+from search.foreign.tables import (
+    subnet_from_deepcache,
+    subnet_from_gates,
+    subnet_from_layers,
+    subnet_from_mask,
+    subnet_from_routers,
+    subnet_from_steps,
+    subnet_from_taylorseer,
+)
+from search.foreign.taylorseer_file import read_diffusers_taylorseer, read_openvino_taylorseer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable
     from pathlib import Path
 
     from search.core.subnet import SubNet
-    from search.foreign.deepcache_file import DeepCacheParameters
-    from search.foreign.mask_file import StepMask
-    from search.foreign.router_file import Routers
     from search.methods.options import Options
     from search.model.pipeline import Pipeline
-
-_STAGE = re.compile(r"(down|up)_blocks\.(\d+)|(mid)_block")
 
 
 def require_format(name: str) -> None:
@@ -68,174 +75,79 @@ def read_foreign(path: Path, format_name: str, threshold: float | None = None) -
     if threshold is not None and format_name != "learning-to-cache":
         msg = f"--threshold is for learning-to-cache, not for {format_name}; leave it out"
         raise SearchError(msg)
-    if format_name == "deepcache":
-        parameters = read_deepcache(path)
-        return Foreign(None, lambda p, o: subnet_from_deepcache(p, parameters, o))
     if format_name == "learning-to-cache":
         routers = read_routers(path, THRESHOLD if threshold is None else threshold)
         return Foreign(len(routers.logits), lambda p, o: subnet_from_routers(p, routers, o))
-    if format_name == "cache-dit-mask":
-        mask = read_mask(path)
-        return Foreign(len(mask.computes), lambda p, o: subnet_from_mask(p, mask, o))
+    return READERS[format_name](path)
+
+
+def _read_gates(path: Path) -> Foreign:
     gates = read_gates(path)
     return Foreign(len(gates), lambda p, o: subnet_from_gates(p, gates, o))
 
 
-def subnet_from_deepcache(
-    pipeline: Pipeline, parameters: DeepCacheParameters, options: Options
-) -> SubNet:
-    """The SubNet that does what the DeepCache package does with these parameters.
-
-    Raises:
-        SearchError: the denoiser is no U-Net, or has no such branch.
-    """
-    whole = _full(pipeline, options, Granularity.BRANCH)
-    return deepcache(whole, interval=parameters.cache_interval, branch=parameters.cache_branch_id)
+def _read_deepcache(path: Path) -> Foreign:
+    parameters = read_deepcache(path)
+    return Foreign(None, lambda p, o: subnet_from_deepcache(p, parameters, o))
 
 
-def subnet_from_routers(pipeline: Pipeline, routers: Routers, options: Options) -> SubNet:
-    """The SubNet that reuses the attentions and feed-forwards that the routers of a DiT skip.
-
-    Raises:
-        SearchError: the routers are for another sampler or another denoiser.
-    """
-    _require_steps(len(routers.logits), pipeline, options.steps or pipeline.default_steps)
-    whole = _full(pipeline, options, Granularity.LAYER)
-    outer = pipeline.family.blocks(pipeline.denoiser, Granularity.BRANCH)
-    units = [f"{name}.{part}" for name in outer for part in ("attn1", "ff")]
-    if not set(units) <= set(whole.topology.blocks) or len(units) != len(routers.logits[0]):
-        msg = (
-            f"the routers have {len(routers.logits[0])} units, but this {whole.binding.denoiser} has "
-            f"{len(set(units) & set(whole.topology.blocks))} attentions and feed-forwards (attn1, ff) in "
-            f"its {len(outer)} blocks; give the DiT that the routers were learned on"
-        )
-        raise SearchError(msg)
-    number = {name: unit for unit, name in enumerate(units)}
-
-    def action(step: int, block: int) -> Action:
-        unit = number.get(whole.topology.blocks[block])
-        return Action.RUN if unit is None or routers.computes(step, unit) else Action.REUSE
-
-    return with_actions(whole, action, method=f"learning-to-cache threshold {routers.threshold:g}")
+def _read_smoothcache(path: Path) -> Foreign:
+    schedule = read_smoothcache(path)
+    return Foreign(schedule.steps, lambda p, o: subnet_from_layers(p, schedule, o))
 
 
-def subnet_from_mask(pipeline: Pipeline, mask: StepMask, options: Options) -> SubNet:
-    """The SubNet that adds the cached residuals of the middle blocks at the steps that a mask caches.
-
-    Cache-DiT caches one residual over all of these blocks; it is the sum of theirs.
-
-    Raises:
-        SearchError: the mask is for another sampler, or leaves no block to cache.
-    """
-    _require_steps(len(mask.computes), pipeline, options.steps or pipeline.default_steps)
-    whole = _full(pipeline, options, Granularity.BRANCH)
-    blocks = whole.topology.blocks
-    middle = range(mask.first, len(blocks) - mask.last)
-    if not middle:
-        msg = (
-            f"the first {mask.first} and the last {mask.last} of {len(blocks)} blocks are always "
-            "computed, so no block is left to cache; lower Fn_compute_blocks or Bn_compute_blocks"
-        )
-        raise SearchError(msg)
-    _require_residuals(whole, middle)
-    return with_actions(
-        whole,
-        lambda step, block: (
-            Action.DELTA if block in middle and not mask.computes[step] else Action.RUN
-        ),
-        method=f"cache-dit static mask F{mask.first}B{mask.last}",
-    )
+def _read_mask(path: Path) -> Foreign:
+    mask = read_mask(path)
+    return Foreign(len(mask.computes), lambda p, o: subnet_from_mask(p, mask, o))
 
 
-def _require_residuals(whole: SubNet, span: range) -> None:
-    """Refuse blocks to whose input nothing can be added: DELTA needs it of every block of the span."""
-    names = whole.topology.blocks
-    without = [names[block] for block in span if block not in whole.topology.based]
-    if without:
-        msg = (
-            f"Cache-DiT adds one cached residual over the {len(span)} blocks from {names[span[0]]!r} to "
-            f"{names[span[-1]]!r}, but {without} do not emit what can be added to their input; give a "
-            "pipeline with a transformer"
-        )
-        raise SearchError(msg)
+def _read_lemica(path: Path) -> Foreign:
+    steps = read_lemica(path)
+    return Foreign(steps.numbers[-1] + 1, lambda p, o: subnet_from_steps(p, steps, o, "lemica"))
 
 
-def _full(pipeline: Pipeline, options: Options, granularity: Granularity) -> SubNet:
-    from search.methods.whole import full
-
-    return full(pipeline, dataclasses.replace(options, granularity=granularity))
-
-
-def subnet_from_gates(
-    pipeline: Pipeline, gates: Sequence[Mapping[Gate, bool]], options: Options
-) -> SubNet:
-    """The SubNet for `pipeline` that a DiP-GO gate file describes.
-
-    Args:
-        pipeline: with a U-Net.
-        gates: per step, whether a gate keeps its block; see `search.foreign.gate_file`.
-        options: steps, guidance and size.
-
-    Raises:
-        SearchError: the gates are for another sampler or another U-Net, or step 0 reuses a block.
-    """
-    _require_steps(len(gates), pipeline, options.steps or pipeline.default_steps)
-    stages = pipeline.family.blocks(pipeline.denoiser, Granularity.STAGE)
-    gate_of = gates_of_stages(stages)
-    for step, row in enumerate(gates):
-        _require_gates(step, row, set(gate_of.values()))
-    early = [str(gate) for gate, keeps in gates[0].items() if not keeps]
-    if early:
-        msg = (
-            f"the gates {early} reuse their blocks at step 0, when there is nothing to reuse yet; "
-            "the first step must keep every block"
-        )
-        raise SearchError(msg)
-    whole = _full(pipeline, options, Granularity.STAGE)
-    # A removed block that is no stage has no gate.
-    order = [gate_of.get(name) for name in whole.topology.blocks]
-
-    def action(step: int, block: int) -> Action:
-        gate = order[block]
-        return Action.RUN if gate is None or gates[step][gate] else Action.REUSE
-
-    return with_actions(whole, action, method="dip-go-gates")
+def _read_budcache(path: Path) -> Foreign:
+    steps = read_budcache(path)
+    return Foreign(None, lambda p, o: subnet_from_steps(p, steps, o, "budcache"))
 
 
-def gates_of_stages(stages: Sequence[str]) -> dict[str, Gate]:
-    """The gate of each stage of a U-Net; up blocks are counted from the last one."""
-    ups = sum(name.startswith("up_") for name in stages)
-    found = {}
-    for name in stages:
-        match = _STAGE.fullmatch(name)
-        if match is None:
-            msg = (
-                f"DiP-GO's gate files are for U-Nets with down, middle and up blocks, but this "
-                f"denoiser has {name!r}; give a pipeline with a U-Net"
-            )
-            raise SearchError(msg)
-        kind, number = match[1] or match[3], int(match[2] or 0)
-        found[name] = Gate(kind, ups - 1 - number if kind == "up" else number)
-    return found
+def _read_meancache(path: Path) -> Foreign:
+    mean = read_meancache(path)
+    return Foreign(mean.steps.numbers[-1] + 1, lambda p, o: subnet_from_meancache(p, mean, o))
 
 
-def _require_steps(steps: int, pipeline: Pipeline, inference_steps: int) -> None:
-    calls = len(pipeline.sampler(TimestepGrid(inference_steps)).inputs)
-    if steps != calls:
-        msg = (
-            f"the file has {steps} steps, but {type(pipeline.pipe.scheduler).__name__} with "
-            f"--steps {inference_steps} makes {calls} calls; choose --steps or --scheduler so that "
-            "both are equal"
-        )
-        raise SearchError(msg)
+def _read_openvino(path: Path) -> Foreign:
+    settings = read_openvino_taylorseer(path)
+    return Foreign(None, lambda p, o: subnet_from_lite(p, settings, o))
 
 
-def _require_gates(step: int, row: Mapping[Gate, bool], expected: set[Gate]) -> None:
-    missing = [str(gate) for gate in sorted(expected - row.keys())]
-    extra = [str(gate) for gate in sorted(row.keys() - expected)]
-    if missing or extra:
-        msg = (
-            f"step {step} of the gate file lacks {missing or 'no gate'} and has {extra or 'no gate'} "
-            "beyond those of this U-Net; give the pipeline that the gates were made for"
-        )
-        raise SearchError(msg)
+def _read_diffusers(path: Path) -> Foreign:
+    settings = read_diffusers_taylorseer(path)
+    make = subnet_from_taylorseer if settings.modules else subnet_from_lite
+    return Foreign(None, lambda p, o: make(p, settings, o))
+
+
+def _read_timesteps(path: Path) -> Foreign:
+    numbers = read_falling(path, "timesteps")
+    return Foreign(None, lambda p, o: subnet_from_timesteps(p, numbers, o))
+
+
+def _read_sigmas(path: Path) -> Foreign:
+    numbers = read_falling(path, "sigmas")
+    return Foreign(None, lambda p, o: subnet_from_sigmas(p, numbers, o))
+
+
+READERS: dict[str, Callable[[Path], Foreign]] = {
+    "dip-go-gates": _read_gates,
+    "deepcache": _read_deepcache,
+    "smoothcache": _read_smoothcache,
+    "cache-dit-mask": _read_mask,
+    "lemica": _read_lemica,
+    "budcache": _read_budcache,
+    "meancache": _read_meancache,
+    "openvino-taylorseer": _read_openvino,
+    "diffusers-taylorseer": _read_diffusers,
+    "timesteps": _read_timesteps,
+    "sigmas": _read_sigmas,
+}
+"""Format -> its reader; `learning-to-cache`, which takes a threshold, has one of its own."""

@@ -211,7 +211,7 @@ def decode(pipeline: Pipeline, runs: Sequence[Trajectories], finals: Sequence[Te
 
 def as_bytes(pictures: Tensor) -> NDArray[np.uint8]:
     """`[B, 3, height, width]` in 0..1 -> `[B, height, width, 3]`."""
-    scaled = (pictures * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+    scaled = (pictures * 255).round().to(torch.uint8).movedim(-3, -1)
     found: NDArray[np.uint8] = scaled.numpy(force=True)
     return found
 

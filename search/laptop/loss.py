@@ -87,7 +87,8 @@ class Predictions:
     def _predict(self, arguments: dict[str, object]) -> Tensor:
         """`[halves * B, ...]`."""
         raw = self.pipeline.denoiser(**arguments)[0]
-        return raw[:, : self.latents.shape[1]]  # learned variances follow
+        prediction: Tensor = raw[:, : self.latents.shape[1]]  # learned variances follow
+        return prediction
 
     def _rows(self, removed: Sequence[AbstractSet[int]]) -> SubNet:
         """Everything, then each of these sets, as the steps of one SubNet."""

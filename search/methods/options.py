@@ -113,9 +113,9 @@ class Options:
 
 
 def require_run(folder: Path | None, *, resume: bool) -> None:
-    """Refuse to go on with a search that no directory was given of."""
+    """Refuse to continue a search whose directory was not given."""
     if resume and folder is None:
-        msg = "--resume goes on from what is in --run; give --run too, the directory of the earlier search"
+        msg = "--resume continues the search in --run, which is not given; give --run, the directory of the earlier search"
         raise SearchError(msg)
 
 
@@ -123,7 +123,7 @@ def require_one_grid(given: Iterable[str]) -> None:
     """Refuse more than one of the options that say which grid of timesteps to take."""
     found = [f"--{name}" for name in ("steps", "timesteps", "sigmas") if name in given]
     if len(found) > 1:
-        msg = f"{' and '.join(found)} are both the sampler's grid; give one of them"
+        msg = f"{' and '.join(found)} each set the sampler's timestep grid; give one of them"
         raise SearchError(msg)
 
 
@@ -133,7 +133,9 @@ def names_of(text: str, choices: Sequence[str]) -> tuple[str, ...]:
     unknown = sorted(set(names) - set(choices))
     if unknown or not names:
         what = (
-            f"{', '.join(map(repr, unknown))} is none of these" if unknown else "nothing is named"
+            f"{', '.join(map(repr, unknown))} is not one of the choices"
+            if unknown
+            else "nothing is named"
         )
         msg = f"{what}; choose from {', '.join(choices)}"
         raise SearchError(msg)
@@ -157,7 +159,7 @@ def grid_of(text: str) -> tuple[float, ...]:
         grid = ()
     falls = sorted(set(grid), reverse=True) == [*grid]
     if not grid or not all(map(math.isfinite, grid)) or not falls or grid[-1] < 0:
-        msg = f"{text!r} is no falling list of numbers; give some, none below 0, such as 999,749,499,249"
+        msg = f"{text!r} is not a list of falling numbers; give numbers from high to low, none below 0, such as 999,749,499,249"
         raise SearchError(msg)
     return grid
 
@@ -169,7 +171,7 @@ def keeps_of(text: str) -> tuple[float, ...]:
     except ValueError:
         keeps = ()
     if not keeps or not all(0 < keep <= 1 for keep in keeps) or len(set(keeps)) < len(keeps):
-        msg = f"{text!r} is no list of fractions; give some above 0 and at most 1, such as 0.2,0.3,0.5"
+        msg = f"{text!r} is not a list of fractions; give different numbers above 0 and at most 1, such as 0.2,0.3,0.5"
         raise SearchError(msg)
     return keeps
 

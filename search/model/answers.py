@@ -138,6 +138,8 @@ def tensors_as_numbers() -> Iterator[None]:
     tensor, full = torch.tensor, torch.full
 
     def make_tensor(data: Any, **options: Any) -> Tensor:
+        if isinstance(data, Tensor):
+            return data.clone()
         if isinstance(data, list) and any(isinstance(each, Tensor) for each in data):
             return torch.stack([torch.as_tensor(each) for each in data]).to(
                 device=options.get("device"), dtype=options.get("dtype")

@@ -70,7 +70,8 @@ class Body:
             SearchError: the pipeline fails, or its loop is none that a sampler table can drive.
         """
         guidance = torch.tensor(float(request.guidance))
-        self.pipeline, self.request = pipeline, replace(request, latents=None, guidance=guidance)
+        self.pipeline = pipeline
+        self.request = replace(request, latents=None, guidance=guidance, guides=request.is_guided)
         self.pictures = len(request.prompts) * request.images
         self._answers, self._encoding = Answers(), Encoding(pipeline.pipe)
         self.labels = pipeline.family.labels(pipeline.pipe, request)
@@ -87,6 +88,12 @@ class Body:
             stopped = self._run(Scheduled(torch.tensor([1.0]), pipeline), self.request)
         self._require_untouched()
         self.conditions = conditions_of(self._encoding, self.labels)
+        if not uses:
+            msg = (
+                f"a {type(pipeline.pipe).__name__} does not call its {pipeline.family.component} at the last "
+                "steps; such pipelines are not supported"
+            )
+            raise SearchError(msg)
         self.uses = tuple(uses)
         prepared = stopped.sample
         self.drawn = drawn[0] if drawn else tuple(prepared.shape)
@@ -266,11 +273,20 @@ class Scheduled(FixedScheduler):
         self._own = own
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
         return getattr(self._own, name)
 
-    def step(self, model_output: Tensor, timestep: Any, sample: Tensor, **_: Any) -> Any:
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: Any,
+        sample: Tensor,
+        return_dict: bool = True,
+        **others: Any,
+    ) -> Any:
         """End the call."""
-        del timestep
+        del timestep, return_dict, others
         raise StoppedError(model_output, sample)
 
 

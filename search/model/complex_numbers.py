@@ -79,17 +79,25 @@ class _Pair(NamedTuple):
 
 
 class _Pairs(torch.fx.Interpreter):
-    """Runs a graph with pairs."""
+    """Runs a graph with pairs; its complex constants are made into these beforehand."""
+
+    def __init__(self, module: torch.fx.GraphModule) -> None:
+        super().__init__(module)
+        self._constants: dict[str, _Pair] = {}
+        for node in module.graph.nodes:
+            if node.op == "get_attr":
+                value = self.fetch_attr(node.target)
+                if isinstance(value, Tensor) and value.is_complex():
+                    parts = _Pair(value.real.clone(), value.imag.clone())
+                    self._constants[node.target] = parts
 
     def run_node(self, n: Node) -> Any:
         with annotate({_MADE_OF: n.name}):
             return self._run_node(n)
 
     def _run_node(self, n: Node) -> Any:
-        if n.op == "get_attr":
-            value = super().run_node(n)
-            is_complex = isinstance(value, Tensor) and value.is_complex()
-            return _Pair(value.real.clone(), value.imag.clone()) if is_complex else value
+        if n.op == "get_attr" and n.target in self._constants:
+            return self._constants[str(n.target)]
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         given = pytree.tree_leaves((args, kwargs), is_leaf=_is_pair)
         if n.target is operator.getitem:

@@ -16,6 +16,7 @@ from search.core.errors import SearchError
 from search.core.placeholders import vectors_of
 from search.core.prompt import PromptField, PromptInput
 from search.model.failures import LONGEST
+from search.model.padded_text import padded_text_of
 from search.model.parts_in_place import with_gradients, with_parts
 from search.model.pictures import example_pictures, pictures_and_noise, sources_of
 from search.model.recording import record_conditions
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from search.model.family import OpenedPipeline, Request
+    from search.model.padded_text import PaddedText
 
 TEXTS = {
     name: f" Stepcarve {name}:  \u201c\u00c9&amp;\u00df\u201d,\t<br>http://a.b  \n"
@@ -63,6 +65,10 @@ class TextConditioner(nn.Module):
         self.inputs: list[PromptInput] = []
         self.tokenizers: dict[str, Tokenizer] = {}
         self._written_out: set[tuple[str, str]] = set()
+        self._padded = padded_text_of(pipe)
+        if self._padded is not None:
+            # How long its template is shows when a text is encoded as it is.
+            self._conditions(self._request, self._note, self._note_other)
         self._conditions(self._request, self._note, self._note_other)
         # Such a pipeline takes no negative prompt for another thing than an empty one.
         self._zeros = pipe.config.get("force_zeros_for_empty_prompt", False) and any(
@@ -99,10 +105,12 @@ class TextConditioner(nn.Module):
         """Run the pipeline with its tokenizers answering by `answer`; pictures and noise are `read`."""
         pipe = self._pipeline.pipe
         stubs = {
-            name: _Tokens(name, getattr(pipe, name), answer, self._written_out)
+            name: _Tokens(name, getattr(pipe, name), answer, self._written_out, self._padded)
             for name in self._names
         }
         with ExitStack() as stack:
+            if self._padded is not None:
+                stack.callback(self._padded.forget)
             stack.enter_context(with_gradients(pipe))
             stack.enter_context(with_parts(pipe, scheduler=self._scheduler, **stubs))
             stack.enter_context(pictures_and_noise(pipe, request, read))
@@ -165,6 +173,8 @@ class Asked:
         return f"{self.source}_{field}{self.tokenizer.removeprefix('tokenizer')}"
 
 
+_Found = tuple[str, tuple[str, tuple[str, ...], str]]
+"""A source, and what the pipeline has made of its text."""
 if TYPE_CHECKING:
     _Answer = Callable[[Asked, PromptField], Tensor]
 
@@ -177,10 +187,15 @@ class _Tokens:
     """
 
     def __init__(
-        self, name: str, tokenizer: Any, answer: _Answer, written_out: set[tuple[str, str]]
+        self,
+        name: str,
+        tokenizer: Any,
+        answer: _Answer,
+        written_out: set[tuple[str, str]],
+        padded: PaddedText | None,
     ) -> None:
         self._name, self._tokenizer, self._answer = name, tokenizer, answer
-        self._written_out = written_out
+        self._written_out, self._padded = written_out, padded
 
     def tokenize(self, text: str, **options: Any) -> Any:
         """The tokenizer's own."""
@@ -221,8 +236,7 @@ class _Tokens:
             )
         if padding != "max_length":
             if truncation:
-                msg = f"the {self._name} pads texts to no fixed length; such pipelines are not supported"
-                raise SearchError(msg)
+                return self._of_any_length(one, found, options)
             # Pipelines only warn then of texts that are too long.
             return _Encoded(lambda _: torch.zeros(1, 0, dtype=torch.int64))
         length = max_length or self._tokenizer.model_max_length
@@ -233,6 +247,28 @@ class _Tokens:
         special = options.get("add_special_tokens", True)
         asked = Asked(self._name, source, length, template, special)
         return _Encoded(lambda field: self._answer(asked, field))
+
+    def _of_any_length(self, text: str, found: _Found, options: dict[str, Any]) -> Any:
+        """Answer where the pipeline takes the text as long as it is: with as many tokens as fit."""
+        padded = self._padded
+        if padded is None:
+            msg = (
+                f"the {self._name} pads texts to no fixed length; such pipelines are not supported"
+            )
+            raise SearchError(msg)
+        if not padded.template:
+            made = self._tokenizer(text, **options)
+            padded.tokens = made.input_ids.shape[-1]
+            return made
+        source, template = found
+        length = padded.template + padded.length
+        special = options.get("add_special_tokens", True)
+        asked = Asked(self._name, source, length, template, special)
+        padded.mask = self._answer(asked, PromptField.MASK)
+        ids = self._answer(asked, PromptField.IDS)
+        # The pipeline is to encode all of them; what is padding is said behind it.
+        every = (ids * 0 == 0).long()
+        return _Encoded(lambda field: ids if field is PromptField.IDS else every)
 
 
 _OF_TOKENS = ("padding", "max_length", "truncation", "return_tensors", "return_dict")
@@ -272,7 +308,7 @@ class _Encoded(Mapping[str, Any]):
         return len(self._FILLS)
 
 
-def _template_of(text: str) -> tuple[str, tuple[str, tuple[str, ...], str]] | None:
+def _template_of(text: str) -> _Found | None:
     """Which of our texts the pipeline has made `text` of, and how; None if it is another."""
     for source, ours in TEXTS.items():
         found = find_cleaned(text, ours)

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from search.core.timestep_grid import TimestepGrid
 
 
-FAMILIES: dict[str, str] = {}
+FAMILIES: dict[str, str] = {
+    "AuraFlowPipeline": "search.model.families.aura_flow:AuraFlow",
+}
 """Pipeline class -> module and class of its family, for those that are unlike others."""
 ENTRY_POINTS = "stepcarve.families"
 """Group in which other packages name theirs: pipeline class = module:class."""
@@ -48,6 +50,7 @@ class Request:
         timesteps: a custom grid; empty leaves it to the scheduler.
         sigmas: a custom grid as noise levels; likewise.
         frames: of a video; None is the pipeline's default.
+        guides: whether `guidance` is a scale above 1; only a tensor does not say so itself.
         labels: class numbers `[B]` that take the place of those that `prompts` name.
         seed: of the noise that autoencoders draw; None leaves it to torch.
         pictures: `image` and `mask`, of PIL, as far as the pipeline needs them; None takes examples.
@@ -68,6 +71,12 @@ class Request:
     labels: Tensor | None = None
     seed: int | None = None
     pictures: Mapping[str, Image] | None = None
+    guides: bool | None = None
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether the scale is above 1."""
+        return self.guidance > 1 if self.guides is None else self.guides  # type: ignore[return-value]
 
     def on(self, grid: TimestepGrid) -> Request:
         """The same on another grid."""
@@ -99,8 +108,10 @@ class Request:
 
     def sized(self, size: tuple[int, ...] | None) -> Request:
         """The same at another size (height, width, frames); None is the pipeline's default."""
-        height, width, frames, *_ = (*(size or (None, None)), None)
-        return replace(self, height=height, width=width, frames=frames)
+        if size is None:
+            return replace(self, height=None, width=None, frames=None)
+        height, width, *frames = size
+        return replace(self, height=height, width=width, frames=frames[0] if frames else None)
 
 
 class Conditioner(Protocol):
@@ -111,8 +122,13 @@ class Conditioner(Protocol):
         tokenizers: the files that turn texts into these, by name.
     """
 
-    inputs: Sequence[PromptInput]
-    tokenizers: Mapping[str, Tokenizer]
+    @property
+    def inputs(self) -> Sequence[PromptInput]:
+        """See the attributes."""
+
+    @property
+    def tokenizers(self) -> Mapping[str, Tokenizer]:
+        """See the attributes."""
 
     def eval(self) -> nn.Module:
         """The module, `forward(*inputs) -> {name: [batch, ...]}`."""
@@ -147,11 +163,13 @@ class Family(Protocol):
     Attributes:
         pipeline: class name of the diffusers pipeline.
         component: attribute of the pipeline that is the denoiser.
+        settings: further arguments of the pipeline's call.
         default_prompt: a prompt that any such pipeline accepts.
     """
 
     pipeline: str
     component: str
+    settings: Mapping[str, Any]
 
     @property
     def default_prompt(self) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 from contextlib import contextmanager
-from functools import wraps
+from functools import cache, wraps
+from types import MethodType
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +65,10 @@ def convertible_modules(denoiser: nn.Module) -> list[nn.Module]:
     return [module for name, module in denoiser.named_modules() if not kept & set(name.split("."))]
 
 
+_SHAPES: WeakKeyDictionary[nn.Module, dict[Any, Any]] = WeakKeyDictionary()
+"""What denoisers gave for arguments of some shapes, where no value was asked for."""
+
+
 @contextmanager
 def shapes_only(module: nn.Module, answers: Answers) -> Iterator[None]:
     """While open, calling `module` gives zeros of the right shapes and computes nothing.
@@ -74,19 +80,49 @@ def shapes_only(module: nn.Module, answers: Answers) -> Iterator[None]:
         answers: in which its questions are noted.
     """
     forward = type(module).forward
-    empty = hollow(module) if any(p.is_meta for p in module.parameters()) else module
+    known = _SHAPES.setdefault(module, {})
+    is_meta = any(p.is_meta for p in module.parameters())
+
+    @cache
+    def empty() -> nn.Module:
+        return hollow(module) if is_meta else module
 
     @wraps(forward)
     def run(_: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        key = _key(args, kwargs)
+        if key in known:
+            return known[key]
         before = len(answers.known)
+        given, named = _in_dtype(empty(), (args, kwargs))
         try:
-            return placeholder_output(empty, args, kwargs)
+            output = placeholder_output(empty(), given, named)
         except (DataDependentOutputException, DynamicOutputShapeException):
             del answers.known[before:]
-            return as_placeholders(forward(empty, *args, **kwargs))
+            return as_placeholders(forward(empty(), *given, **named))
+        if len(answers.known) == before:
+            known[key] = output
+        return output
 
-    with replaced(module, "forward", run.__get__(module)):
+    with replaced(module, "forward", MethodType(run, module)):
         yield
+
+
+def _key(args: Any, kwargs: Any) -> tuple[Any, ...]:
+    """What decides the shapes that a call gives."""
+    leaves, structure = pytree.tree_flatten((args, kwargs))
+    return structure, *(
+        (leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else repr(leaf) for leaf in leaves
+    )
+
+
+def _in_dtype(module: nn.Module, given: Any) -> Any:
+    """Arguments of a denoiser in its dtype, but for vectors such as the timestep."""
+    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+
+    def cast(leaf: Tensor) -> Tensor:
+        return leaf.to(dtype) if leaf.is_floating_point() and leaf.ndim > 1 else leaf
+
+    return pytree.tree_map_only(Tensor, cast, given)
 
 
 def placeholder_output(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

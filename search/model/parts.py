@@ -23,7 +23,6 @@ UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 """Parts that no bundle has: they check pictures, or read some that are given. They are never loaded."""
 DTYPE = torch.float32
 """Of the weights of all parts but the denoiser, whatever their files hold."""
-_WEIGHTLESS = "_stepcarve_weightless"
 _LIBRARIES = ("diffusers", "transformers")
 
 
@@ -139,30 +138,35 @@ def _model(cls: Any, folder: Path) -> nn.Module:
 
 
 def _without_weights(cls: Any, folder: Path) -> nn.Module:
-    """A model that answers with zeros: only shapes can be read off it."""
+    """A model on the meta device that answers with zeros on the CPU: only shapes can be read off it."""
     from transformers import PreTrainedModel
 
     is_transformers = issubclass(cls, PreTrainedModel)
     checkpoint_of(folder, TRANSFORMERS if is_transformers else DIFFUSERS)
-    with init_empty_weights(include_buffers=False):
-        model: nn.Module = (
-            cls(cls.config_class.from_pretrained(folder))
-            if is_transformers
-            else cls.from_config(cls.load_config(folder))
-        )
 
-    make_hollow(model)
+    def build() -> nn.Module:
+        with init_empty_weights(include_buffers=False):
+            model: nn.Module = (
+                cls(cls.config_class.from_pretrained(folder))
+                if is_transformers
+                else cls.from_config(cls.load_config(folder))
+            )
+        return model.eval()
+
+    @functools.cache
+    def room() -> nn.Module:
+        return make_hollow(build())
 
     def run(*args: Any, **kwargs: Any) -> Any:
         # A mask changes no shape, and models ask for its values.
         given = {k: None if k == "attention_mask" else value for k, value in kwargs.items()}
-        return shapes_of(model, args, given)
+        return shapes_of(room(), args, given)
 
+    model = build()
     model.forward = functools.wraps(model.forward)(run)
-    setattr(model, _WEIGHTLESS, True)
     return model
 
 
 def is_weightless(model: Any) -> bool:
     """Whether a model was loaded without its weights."""
-    return getattr(model, _WEIGHTLESS, False)
+    return isinstance(model, nn.Module) and any(p.is_meta for p in model.parameters())

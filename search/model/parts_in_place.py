@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 def on_vae_device(pipe: Any) -> Iterator[None]:
     """While open, the pipeline works on its VAE's device, or the CPU: models may be on the meta device."""
     part = getattr(pipe, "vae", None)
-    is_real = part is not None and part.device.type != "meta"
-    on = part.device if is_real else torch.device("cpu")
+    on = torch.device("cpu") if part is None or part.device.type == "meta" else part.device
     device = property(lambda _: on)
     with replaced(type(pipe), "_execution_device", device):
         yield

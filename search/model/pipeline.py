@@ -15,6 +15,7 @@ from search.model.body import Body
 from search.model.encoder import text_to_image_of
 from search.model.families.text_to_image import call_parameters, scale_argument
 from search.model.family import Family, Request, family_of
+from search.model.padded_text import pad_texts
 from search.model.parts import is_weightless, load_models, load_parts, require_plain
 from search.model.recording import record_grid_settings
 from search.model.removed import build_denoiser, removed_of
@@ -56,6 +57,7 @@ class Pipeline:
     index: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     _own_scheduler: list[Any] = field(default_factory=list, repr=False, compare=False)
     _changed: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    _call: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     _grid_settings: dict[tuple[str, TimestepGrid, Size | None], GridSettings] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -120,7 +122,8 @@ class Pipeline:
 
     def load_around(self) -> None:
         """Load the weights of all models but the denoiser, if the pipeline was opened without."""
-        if any(map(is_weightless, self.pipe.components.values())):
+        parts = [part for part in self.pipe.components.values() if part is not self.denoiser]
+        if any(map(is_weightless, parts)):
             found = load_models(self.path, self.index, but=self.family.component)
             self.pipe.register_modules(**{n: m.requires_grad_(False) for n, m in found.items()})
 
@@ -158,6 +161,23 @@ class Pipeline:
             raise SearchError(msg) from error
         self._changed.clear()
         self._changed.update(changed)
+
+    def use_call(self, arguments: Mapping[str, Any]) -> None:
+        """Give the pipeline's call further arguments, such as `max_sequence_length`.
+
+        Raises:
+            SearchError: its call has no such argument.
+        """
+        takes = call_parameters(self.pipe)
+        unknown = sorted(arguments.keys() - takes.keys())
+        if unknown:
+            msg = (
+                f"{self.family.pipeline} takes no {', '.join(unknown)}; its call takes "
+                f"{', '.join(name for name in takes if name != 'self')}"
+            )
+            raise SearchError(msg)
+        self._call.update(arguments)
+        self.family.settings = {**self.family.settings, **arguments}
 
     def _require_scheduler(self, cls: str) -> None:
         """Refuse a class of schedulers with another noise schedule than the pipeline's own."""
@@ -253,6 +273,7 @@ class Pipeline:
             noise_shape=noise_shape,
             guided=guided,
             picture=self.size(noise_shape),
+            call=dict(self._call),
         )
 
 
@@ -282,6 +303,7 @@ def open_pipeline(path: Path, *, weights: bool = True, device: str = "cpu") -> P
     parts = load_parts(path, index, but=family.component, weights=weights)
     pipe = _assembled(path, index, {family.component: denoiser, **parts})
     pipe.set_progress_bar_config(disable=True)
+    pad_texts(pipe)
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):
             # Gradients go through the parts, hardly ever to their weights: who wants that says so.
@@ -334,6 +356,7 @@ def open_for(subnet: SubNet, path: Path, *, weights: bool, device: str = "cpu") 
     binding = subnet.binding
     pipeline = open_pipeline(path, weights=weights, device=device)
     pipeline.use_scheduler(binding.scheduler, binding.scheduler_options)
+    pipeline.use_call(binding.call)
     if binding.picture:
         pipeline._sizes[binding.noise_shape] = binding.picture
     here = pipeline.binding(

@@ -245,9 +245,10 @@ class FixedScheduler:
         timesteps: Any = None,
         sigmas: Any = None,
         mu: float | None = None,
+        **others: Any,
     ) -> None:
         """Begin a run; the arguments do not change the timesteps."""
-        del num_inference_steps, timesteps, sigmas, mu
+        del num_inference_steps, timesteps, sigmas, mu, others
         self._begin(device)
 
     def _begin(self, device: Any) -> None:

@@ -50,17 +50,26 @@ class Sizing:
             SearchError: the noise is not of that size.
         """
         height, width = asked["height"], asked["width"]
-        for rows in reversed(range(len(noise_shape) - 1)):
-            h, w = noise_shape[rows : rows + 2]
-            if height % h == 0 and height // h == width / w:
-                break
-        else:
-            msg = f"noise {noise_shape} is in no proportion to a picture of {height} x {width}"
-            raise SearchError(msg)
-        count = asked.get("num_frames")
+        rows = _rows(noise_shape, height, width)
+        factor, count = height // noise_shape[rows], asked.get("num_frames")
         if count is None:
-            return Sizing(rows, height // h)
-        return Sizing(rows, height // h, *_frames(noise_shape, rows, count))
+            return Sizing(rows, factor)
+        return Sizing(rows, factor, *_frames(noise_shape, rows, count))
+
+
+def _rows(noise_shape: tuple[int, ...], height: int, width: int) -> int:
+    """The dimension of the height. A pipeline may have rounded the size that it was asked for."""
+    places = list(reversed(range(len(noise_shape) - 1)))
+    exact = [
+        p
+        for p in places
+        if height * noise_shape[p + 1] == width * noise_shape[p] and not height % noise_shape[p]
+    ]
+    rounded = [p for p in places if height // noise_shape[p] == width // noise_shape[p + 1] > 0]
+    if not exact + rounded:
+        msg = f"noise {noise_shape} is in no proportion to a picture of {height} x {width}"
+        raise SearchError(msg)
+    return (exact + rounded)[0]
 
 
 def _frames(noise_shape: tuple[int, ...], rows: int, count: int) -> tuple[int, int, int]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
+from torch.export.graph_signature import TensorArgument
 from torch.utils import _pytree as pytree
 
 from search.core.errors import SearchError
@@ -43,7 +44,7 @@ LONGER = "a longer text, to see whether its length counts"
 """What is added to a prompt."""
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
     from torch.export import ExportedProgram
@@ -115,7 +116,7 @@ def trace(
         GUIDANCE: torch.ones(()),
     }
     with torch.no_grad():
-        program = torch.export.export(step, (), inputs, strict=False)
+        program = without_aliases(torch.export.export(step, (), inputs, strict=False))
     program = without_complex(program, inputs)
     modules = {name for each in Granularity for name in family.blocks(denoiser, each)}
     branches = {name for name in modules if family.is_branch(denoiser.get_submodule(name))}
@@ -144,6 +145,21 @@ def _require_one_way(pipeline: Pipeline, request: Request, body: Body) -> None:
             "for texts of another length; a graph is of one length, so such pipelines are not supported"
         )
         raise SearchError(msg)
+
+
+def without_aliases(program: ExportedProgram) -> ExportedProgram:
+    """The program with what its outputs are aliases of in their place."""
+    output = program.graph.output_node()
+    specs = program.graph_signature.output_specs
+    results = list(output.args[0])
+    for place, node in enumerate(results):
+        if node.target is torch.ops.aten.alias.default:
+            results[place] = node.args[0]
+            specs[place].arg = TensorArgument(name=node.args[0].name)
+    output.args = (tuple(results),)
+    program.graph.eliminate_dead_code()
+    program.graph_module.recompile()
+    return program
 
 
 def _built(pipeline: Pipeline) -> nn.Module:
@@ -203,7 +219,7 @@ class _Step(nn.Module):
         self.parts = nn.ModuleDict(parts)
         # In functions, because export undoes what a module writes to its own attributes.
         self.body, self.report = body.__call__, found.update
-        self.watch = lambda: _Watch(
+        self.watch: Callable[[], _Watch] = lambda: _Watch(
             denoiser, list(parts.values()), modules, stream_names(len(body.uses)), dtype
         )
 
@@ -237,7 +253,7 @@ class _Step(nn.Module):
                 place = 1 + list(distinct).index(id(tensor))
                 found[_Output(name, index, is_given=True)] = place
         self.report(found)
-        return prediction, *distinct.values()
+        return prediction, *(watch.held[each] for each in distinct)
 
 
 class _Watch(ExitStack):
@@ -250,6 +266,8 @@ class _Watch(ExitStack):
     Attributes:
         emitted: the tensors by block, in order of execution.
         given: likewise.
+        held: per tensor's id, an alias of it. An operation that changes nothing, such as a cast to its
+            own dtype, gives back the tensor itself as its result; of the alias nobody makes anything.
     """
 
     def __init__(
@@ -263,6 +281,8 @@ class _Watch(ExitStack):
         super().__init__()
         self.emitted: dict[str, list[Tensor]] = {}
         self.given: dict[str, list[Tensor]] = {}
+        self.held: dict[int, Tensor] = {}
+        self._tensors: list[Tensor] = []
         self._streams, self._dtype, self._call = streams, dtype, -1
         enter = denoiser.register_forward_pre_hook(self._enter, with_kwargs=True)
         leave = denoiser.register_forward_hook(self._leave)
@@ -295,24 +315,36 @@ class _Watch(ExitStack):
             Tensor, lambda t: t.to(torch.float32) if t.is_floating_point() else t, output
         )
 
+    def _hold(self, tensors: list[Tensor]) -> None:
+        for tensor in tensors:
+            if id(tensor) not in self.held:
+                self.held[id(tensor)] = torch.ops.aten.alias.default(tensor)
+                self._tensors.append(tensor)
+
     def _watch(self, name: str, module: nn.Module) -> None:
         shortcut = shortcut_of(module)
-        through: list[Tensor] = []
 
         def keep_shortcut(module: nn.Module, args: Any, output: Tensor) -> None:
             del module, args
-            through[:] = [output]
+            self.given[block_name(self._streams[self._call], name)][0] = output
+            self._hold([output])
+
+        def keep_given(module: nn.Module, args: Any, kwargs: Any) -> None:
+            given = tensor_arguments(module, args, kwargs)
+            self.given[block_name(self._streams[self._call], name)] = given
+            self._hold(given)
 
         def keep(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+            del args, kwargs
             block = block_name(self._streams[self._call], name)
             self.emitted[block] = tensors_of(output)
-            given = tensor_arguments(module, args, kwargs)
-            self.given[block] = [*through, *given[len(through) :]]
+            self._hold(self.emitted[block])
             if not is_removed(module):
                 return None
             # What a block around it hands on is that block's own.
             return pytree.tree_map_only(Tensor, lambda tensor: tensor.view_as(tensor), output)
 
+        self.callback(module.register_forward_pre_hook(keep_given, with_kwargs=True).remove)
         self.callback(module.register_forward_hook(keep, with_kwargs=True).remove)
         if shortcut is not None:
             self.callback(shortcut.register_forward_hook(keep_shortcut).remove)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,14 @@ if TYPE_CHECKING:
 # them, and reading only these keeps the check instant for models of many gigabytes.
 _SAMPLED_BYTES = 4096
 _LORA = re.compile(r"\.lora_|\.base_layer\.|_lora\.")
+_TYPES = {
+    "torch.float32": "F32",
+    "torch.float16": "F16",
+    "torch.bfloat16": "BF16",
+    "torch.float64": "F64",
+    "torch.int64": "I64",
+}
+"""What safetensors calls the types of a denoiser's tensors."""
 _NAMED = 3
 """Tensors that a message names."""
 
@@ -49,6 +58,7 @@ class DenoiserWeights:
         self.folder = folder
         self.checkpoint: WeightFiles = checkpoint_of(folder, DIFFUSERS)
         self._entries: dict[str, _Entry] = {}
+        self._replaced: dict[str, torch.Tensor] = {}
         for path in self.checkpoint.files:
             try:
                 with _opened(path) as file:
@@ -64,10 +74,16 @@ class DenoiserWeights:
         return name in self._entries
 
     def tensor(self, name: str) -> torch.Tensor:
-        """Read one tensor by its state-dict name."""
+        """Read one tensor by its state-dict name, or take what replaces it."""
+        if name in self._replaced:
+            return self._replaced[name]
         with _opened(self._entries[name].file) as file:
             tensor: torch.Tensor = file.get_tensor(name)
         return tensor
+
+    def replace(self, name: str, tensor: torch.Tensor) -> None:
+        """Let `tensor` take the place of one on disk; the fingerprint stays that of the files."""
+        self._replaced[name] = tensor
 
     def require_fit(self, denoiser: torch.nn.Module) -> None:
         """Refuse weights that are not exactly those of `denoiser`, whose parameters may be on the meta device.
@@ -107,17 +123,58 @@ class DenoiserWeights:
 
     def fingerprint(self, config: Mapping[str, Any]) -> str:
         """SHA-256 over `config` and each tensor's name, type, shape and first 4096 bytes."""
-        import torch
+        return _digest(
+            config,
+            (
+                (name, entry.dtype, entry.shape, self.head(name))
+                for name, entry in sorted(self._entries.items())
+            ),
+        )
 
-        digest = hashlib.sha256(json.dumps(plain(config), sort_keys=True).encode())
-        for name in sorted(self._entries):
-            piece = _opened(self._entries[name].file).get_slice(name)
-            shape = piece.get_shape()
-            digest.update(f"{name} {piece.get_dtype()} {shape}".encode())
-            head = piece[: max(1, _rows(shape))] if shape else self.tensor(name)
-            flat = head.contiguous().flatten()
-            digest.update(flat.view(torch.uint8)[:_SAMPLED_BYTES].numpy().tobytes())
-        return digest.hexdigest()
+    def head(self, name: str) -> torch.Tensor:
+        """The leading rows of a tensor that the fingerprint reads."""
+        shape = self._entries[name].shape
+        if not shape:
+            return self.tensor(name)
+        with _opened(self._entries[name].file) as file:
+            head: torch.Tensor = file.get_slice(name)[: _rows(shape)]
+        return head
+
+
+def loaded_fingerprint(denoiser: torch.nn.Module, config: Mapping[str, Any]) -> str:
+    """The same of a denoiser in memory; equal if its weights have the type of the files."""
+    return _digest(
+        config,
+        (
+            (
+                name,
+                _TYPES.get(str(tensor.dtype), str(tensor.dtype)),
+                tuple(tensor.shape),
+                loaded_head(tensor),
+            )
+            for name, tensor in sorted(denoiser.state_dict().items())
+        ),
+    )
+
+
+def loaded_head(tensor: torch.Tensor) -> torch.Tensor:
+    """The leading rows of a tensor in memory that the fingerprint reads, on the CPU."""
+    head = tensor[: _rows(tuple(tensor.shape))] if tensor.dim() else tensor
+    return head.detach().cpu()
+
+
+def _digest(
+    config: Mapping[str, Any],
+    heads: Iterable[tuple[str, str, tuple[int, ...], torch.Tensor]],
+) -> str:
+    import torch
+
+    digest = hashlib.sha256(json.dumps(plain(config), sort_keys=True).encode())
+    for name, dtype, shape, head in heads:
+        digest.update(f"{name} {dtype} {list(shape)}".encode())
+        flat = head.contiguous().flatten()
+        digest.update(flat.view(torch.uint8)[:_SAMPLED_BYTES].numpy().tobytes())
+    return digest.hexdigest()
 
 
 def require_no_lora(names: Iterable[str], folder: Path) -> None:
@@ -158,9 +215,7 @@ def _listed(verb: str, names: list[str]) -> str:
     return f"they {verb} {sorted(names)[:_NAMED]}{more}"
 
 
-def _rows(shape: list[int]) -> int:
-    """How many leading rows hold the sampled bytes, for elements of at least one byte."""
-    row = 1
-    for size in shape[1:]:
-        row *= size
-    return min(shape[0], -(-_SAMPLED_BYTES // max(1, row)))
+def _rows(shape: tuple[int, ...]) -> int:
+    """How many leading rows hold the sampled bytes, for elements of at least one byte; at least one."""
+    row = math.prod(shape[1:])
+    return max(1, min(shape[0], -(-_SAMPLED_BYTES // max(1, row))))

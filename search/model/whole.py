@@ -10,6 +10,7 @@ from search.core.errors import SearchError
 from search.core.subnet import SubNet
 from search.core.table import skipping
 from search.model import trace as tracing
+from search.model.alike import require_alike_steps
 from search.model.family import Request
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def whole_subnet(
         steps=grid.inference_steps,
         guidance=guidance,
     ).sized(size)
+    require_alike_steps(pipeline, request, pipeline.timesteps(grid, size))
     traced = tracing.trace(pipeline, granularity, request)
     _require_size(pipeline, size, traced.noise_shape)
     binding = pipeline.binding(

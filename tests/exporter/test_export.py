@@ -20,10 +20,10 @@ import pytest
 from exporter.bundle import Bundle
 from exporter.errors import ExportError
 from exporter.export import export
-from exporter.summary import summarise
 from search.core.actions import Action
 from search.core.errors import SearchError
 from search.core.subnet import Granularity, SubNet
+from search.core.summary import summarise
 from search.core.table import with_actions
 from search.methods.options import Options
 from search.methods.registry import search

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -41,13 +41,15 @@ class TextToImage:
         stacks: the denoiser's lists of blocks; None finds them.
         layers: classes of the modules inside that are blocks too at layer granularity; None finds them.
         settings: further arguments of the pipeline's call.
+        unset: arguments that are None where nothing is asked for, whatever their default is.
     """
 
     pipeline = "DiffusionPipeline"
     component = "transformer"
     stacks: tuple[str, ...] | None = None
     layers: frozenset[str] | None = None
-    settings: ClassVar[dict[str, Any]] = {"clean_caption": False, "use_resolution_binning": False}
+    unset: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = {"clean_caption": False, "use_resolution_binning": False}
 
     def __init__(self, pipeline: str | None = None, component: str | None = None) -> None:
         self.pipeline = pipeline or self.pipeline
@@ -104,7 +106,11 @@ class TextToImage:
         """Run diffusers' own pipeline; the pictures are `[B, H, W, 3]`, or `[B, F, H, W, 3]` of videos."""
         takes = call_parameters(pipe)
         arguments = self.arguments(pipe, request) | {"generator": generator}
-        known = {n: value for n, value in arguments.items() if n in takes and value is not None}
+        known = {
+            name: value
+            for name, value in arguments.items()
+            if name in takes and (value is not None or name in self.unset)
+        }
         given = request.latents
         if given is None:
             return pipe(**known)[0]
@@ -132,7 +138,7 @@ class TextToImage:
         }
         if request.frames is not None:
             found["num_frames"] = request.frames
-        if request.negative or scale == SCALES[0]:
+        if request.negative or (scale == SCALES[0] and request.is_guided):
             found["negative_prompt"] = [request.negative] * len(prompts)
         return found
 

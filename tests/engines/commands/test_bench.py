@@ -12,7 +12,7 @@ from tests.command_line import Places, require_refused
     [
     ("bench {bundle} -o {out} --repeats 0", "0 is not in the range x>=1"),
     ("bench {bundle} -o {out} --engine ,", "nothing is named; choose from onnxruntime"),
-    ("bench {bundle} -o {out} --against jax", "'jax' is none of these; choose from eager, deepcache, compile"),
+    ("bench {bundle} -o {out} --against jax", "'jax' is not one of the choices; choose from eager, deepcache, compile"),
         (
             "bench {bundle} -o {out} --against eager --interval 3",
             "nothing uses --interval (with --against deepcache) here",

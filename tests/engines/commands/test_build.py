@@ -33,7 +33,7 @@ def test_build_says_what_it_would_do_and_does_only_that(made: Path, tmp_path: Pa
     assert "estimate" in ok(*line, "--dry-run")
     done = json.loads(ok(*line, "--json"))
     assert done["built"] == done["graphs"] == len(planned["graphs"])
-    assert f"0 graphs built in 0.0 s, {done['graphs']} were there" in ok(*line)
+    assert f"0 graphs built in 0.0 s, {done['graphs']} had been built" in ok(*line)
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def test_run_makes_pictures_of_every_prompt_of_a_file(made: Path, tmp_path: Path
         "run {bundle} --engine magic --prompt x -o {out}.png",
         "'magic' is not one of 'onnxruntime', 'openvino'",
     ),
-    ("run {bundle} --label 3 -o {out}.png", "shows texts; give --prompt, without --label"),
+    ("run {bundle} --label 3 -o {out}.png", "takes texts; give --prompt, without --label"),
     (
         "run {bundle} --prompt x --latents {tmp}/notes.npy -o {out}.png",
         "is not a .npy file of numbers",

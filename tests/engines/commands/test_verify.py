@@ -40,7 +40,7 @@ def test_verify_exits_1_when_parity_fails(made: Path, tmp_path: Path) -> None:
     [
     ("verify {bundle} {no}", "is not a bundle"),
     ("verify {bundle} {classes} --junit {tmp}/x.xml", "but 2 variants are to be verified"),
-    ("verify {bundle} --engine magic", "'magic' is none of these; choose from onnxruntime"),
+    ("verify {bundle} --engine magic", "'magic' is not one of the choices; choose from onnxruntime"),
     ("verify {bundle} --engine ,", "nothing is named; choose from onnxruntime"),
     ("verify {bundle} --pipeline {no}", "there is no directory"),
     ],

@@ -15,7 +15,9 @@ from click.testing import CliRunner, Result
 
 from cli import main
 from search.core.subnet import SubNet
+from search.foreign.formats import FORMATS
 from search.foreign.gate_file import SIZE_LIMIT
+from search.foreign.importers import READERS
 from tests import gate_files
 
 UP, DOWN = ("up", "block", 0, 0), ("down", "block", 0, 0)
@@ -203,10 +205,11 @@ def test_the_format_is_checked_first(tmp_path: Path) -> None:
         tmp_path / "none.pkl", "-o", tmp_path / "out", "--format", "magic", "--pipeline", tmp_path
     )
     assert result.exit_code == 2
-    assert (
-        "'magic' is not one of 'dip-go-gates', 'deepcache', 'learning-to-cache', 'cache-dit-mask'"
-        in result.stderr
-    )
+    assert f"'magic' is not one of {', '.join(map(repr, FORMATS))}" in result.stderr
+
+
+def test_every_format_has_a_reader() -> None:
+    assert {*READERS, "learning-to-cache"} == set(FORMATS)
 
 
 def test_parameters_without_steps_are_for_fifty(

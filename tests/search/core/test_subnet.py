@@ -154,6 +154,7 @@ def test_a_saved_subnet_is_read_back_equal(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("not json", "is not JSON"),
+        ("[" * 100_000, "is not JSON (maximum recursion depth exceeded"),
         ("[]", "is not a SubNet; give a file written by stepcarve search"),
         (
             '{"kind": "stepcarve-subnet", "schema": 99}',

@@ -96,7 +96,9 @@ def test_options_make_a_grid() -> None:
 def test_a_grid_is_a_list_of_falling_numbers() -> None:
     assert grid_of("999, 499.5,0") == (999.0, 499.5, 0.0)
     for text in ("", "9,x", "9,9", "1,2", "inf,2", "9,-1"):
-        with pytest.raises(SearchError, match=f"{text!r} is no falling list of numbers"):
+        with pytest.raises(SearchError, match=f"{text!r} is not a list of falling numbers"):
             grid_of(text)
-    with pytest.raises(SearchError, match="--steps and --sigmas are both the sampler's grid"):
+    with pytest.raises(
+        SearchError, match="--steps and --sigmas each set the sampler's timestep grid"
+    ):
         require_one_grid(["steps", "sigmas", "seed"])

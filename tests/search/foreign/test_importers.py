@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from exporter.summary import summarise
 from search.core.actions import Action
 from search.core.errors import SearchError
+from search.core.summary import summarise
 from search.foreign.gate_file import Gate, read_gates
-from search.foreign.importers import gates_of_stages, subnet_from_gates
+from search.foreign.tables import gates_of_stages, subnet_from_gates
 from search.methods.options import Options
 from search.model.family import family_of
 from search.model.pipeline import Pipeline, open_pipeline

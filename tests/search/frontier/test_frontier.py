@@ -161,8 +161,8 @@ def test_a_judge_adds_accuracy_and_frechet_distance(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--keep", "2"), "'2' is no list of fractions"),
-        (("--methods", "carve,magic"), "'magic' is none of these; choose from carve, dip-go"),
+        (("--keep", "2"), "'2' is not a list of fractions"),
+        (("--methods", "carve,magic"), "'magic' is not one of the choices; choose from carve, dip-go"),
         (("--count", "1"), "1 is not in the range x>=2"),
         (("--random", "0"), "0 is not in the range x>=1"),
         (("--dip-go-iterations", "0"), "0 is not in the range x>=1"),

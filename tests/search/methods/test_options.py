@@ -14,7 +14,10 @@ def test_names_in_a_list_come_once_each() -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(" , ", "nothing is named; choose from a, b"), ("a,x", "'x' is none of these; choose from")],
+    [
+        (" , ", "nothing is named; choose from a, b"),
+        ("a,x", "'x' is not one of the choices; choose from"),
+    ],
 )
 def test_names_that_are_not_there_are_refused(text: str, message: str) -> None:
     with pytest.raises(SearchError, match=message):

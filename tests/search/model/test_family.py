@@ -27,10 +27,31 @@ def test_another_package_adds_a_family_by_entry_point(monkeypatch: pytest.Monkey
         metadata, "entry_points", lambda *, group: [point] if group == ENTRY_POINTS else []
     )
     assert isinstance(family_of("ElsewherePipeline"), Elsewhere)
-    with pytest.raises(SearchError, match=r"knows .*, ElsewherePipeline, FluxPipeline"):
-        family_of("NowherePipeline")
 
 
-def test_an_unknown_pipeline_is_told_how_to_add_a_family() -> None:
-    with pytest.raises(SearchError, match=r"'NowherePipeline'.* docs/add-a-family\.md says how"):
+def test_any_class_of_diffusers_has_a_family() -> None:
+    assert family_of("FluxPipeline").component == "transformer"
+    assert family_of("StableDiffusionPipeline").component == "unet"
+    assert family_of("DiTPipeline").default_prompt == "0"
+
+
+def test_a_denoiser_of_any_name_is_found_among_the_parts() -> None:
+    parts = {
+        "_class_name": "MyPipeline",
+        "vae": ["diffusers", "AutoencoderKL"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "dit": ["my_models", "MyTransformerModel"],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+    }
+    assert family_of("MyPipeline", parts).component == "dit"
+
+
+def test_a_pipeline_whose_denoiser_cannot_be_told_is_told_how_to_name_it() -> None:
+    parts = {"vae": ["diffusers", "AutoencoderKL"]}
+    with pytest.raises(SearchError, match=r"'?none'? could be its denoiser; .*add-a-family\.md"):
+        family_of("MyPipeline", parts)
+
+
+def test_an_unknown_class_is_refused_by_name() -> None:
+    with pytest.raises(SearchError, match=r"'NowherePipeline'; update it, .*add-a-family\.md"):
         family_of("NowherePipeline")

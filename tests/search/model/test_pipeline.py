@@ -38,14 +38,11 @@ def test_a_directory_that_is_no_pipeline_is_refused(tmp_path: Path) -> None:
         open_pipeline(tmp_path)
 
 
-def test_a_pipeline_of_an_unknown_class_is_refused_with_the_known_ones(copy: Path) -> None:
+def test_a_pipeline_whose_class_needs_other_parts_is_refused(copy: Path) -> None:
     index = copy / "model_index.json"
     data = json.loads(index.read_text()) | {"_class_name": "AudioLDMPipeline"}
     index.write_text(json.dumps(data))
-    with pytest.raises(
-        SearchError,
-        match=r"'AudioLDMPipeline'; stepcarve knows AuraFlowPipeline, DiTPipeline, Flux",
-    ):
+    with pytest.raises(SearchError, match=r"cannot load the pipeline .*AudioLDMPipeline.*expected"):
         open_pipeline(copy)
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from exporter.summary import cells
 from search.core.actions import Action
 from search.core.blocks import skipped
 from search.core.errors import SearchError
 from search.core.subnet import Granularity, SubNet
+from search.core.summary import cells
 from search.core.table import keep_of, with_actions
 from search.dipgo.paper import run_paper
 from search.dipgo.recipe import PAPER

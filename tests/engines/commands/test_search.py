@@ -91,15 +91,15 @@ search {dit} -o {out} --method deepcache: DeepCache needs a U-Net at branch gran
 search {sd} -o {out} --method deepcache --branch -1: -1 is not in the range x>=0
 search {sd} -o {out} --method deepcache --branch 99: there is no DeepCache branch 99
 search {sd} -o {out} --method deepcache --granularity stage: cannot use --granularity stage; choose branch
-search {sd} -o {out} --method full --steps 4 --sigmas 9,1: --steps and --sigmas are both
-search {sd} -o {out} --method full --timesteps 9,10: '9,10' is no falling list of numbers
+search {sd} -o {out} --method full --steps 4 --sigmas 9,1: --steps and --sigmas each set
+search {sd} -o {out} --method full --timesteps 9,10: '9,10' is not a list of falling numbers
 search {sd} -o {out} --method full --timesteps 9,1: DDIMScheduler takes no custom timeste
 search {sd} -o {out} --method full --start-step 50: steps 50 to 50 were requested
-search {sd} -o {out} --keep 0.3,0.3: '0.3,0.3' is no list of fractions
-search {sd} -o {out} --keep 2: '2' is no list of fractions; give some above 0
+search {sd} -o {out} --keep 0.3,0.3: '0.3,0.3' is not a list of fractions
+search {sd} -o {out} --keep 2: '2' is not a list of fractions; give different numbers above 0
 search {sd} -o {out} --pictures 1: 1 is not in the range x>=2
 search {sd} -o {out} --iterations 0: 0 is not in the range x>=1
-search {sd} -o {out} --resume: is in --run; give --run too
+search {sd} -o {out} --resume: which is not given; give --run
 search {sd} -o {out} --prompts /no/file: cannot read prompts from '/no/file'
 search {sd} -o {out} --method full --device tpu: 'tpu' is not one of 'cpu', 'cuda'
 search {sd} -o {out} --method random --cost time: 'time' is not one of 'macs', 'params', 'latency'

@@ -1,4 +1,4 @@
-"""Figures and pictures of a SubNet."""
+"""A SubNet in figures."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exporter.picture import LOOKS, draw_grid, grid_lines
-from exporter.summary import call_times, cells, summarise
 from search.core.actions import Action
 from search.core.sampler import FittedSampler, SamplerTable
 from search.core.subnet import Granularity, SubNet
+from search.core.summary import call_times, cells, summarise
 from search.core.table import with_actions
 from search.core.topology import port_of
 from search.methods.options import Options
@@ -41,14 +40,6 @@ def test_a_delta_that_nobody_reads_is_gone() -> None:
     assert cells(subnet(chain(), "RRR", "RdR", "RRR", "Rdc"))[3] == [None] * 3
 
 
-def test_the_grid_says_which_graph_a_step_calls_and_what_it_costs() -> None:
-    lines = grid_lines(subnet(chain(), "RRR", "RcR", "ccc", "RRR"))
-    by_name = {line.split()[0]: line.split(maxsplit=1)[1] for line in lines[:-1]}
-    assert by_name["graph"] == "01·0"
-    assert by_name["MACs"][0] == "█"
-    assert by_name["MACs"][1] in "▁▂▃▄▅▆▇"
-
-
 def test_a_cache_is_alive_until_it_is_read_for_the_last_time() -> None:
     found = summarise(subnet(chain(), "RRR", "RRR", "RcR", "RcR", "RRR"), batch=2, dtype="float16")
     one = found["cache_bytes_per_step"][1]
@@ -63,21 +54,6 @@ def test_a_sampler_of_its_own_is_told_by_the_times_of_its_calls() -> None:
     found = summarise(dataclasses.replace(table, fitted=fitted))
     assert found["call_timesteps"] == [900.0, 17.0]
     assert call_times(found) == "fitted sampler, calls at timesteps 900, 17"
-
-
-def test_the_grid_names_every_kind_of_cell() -> None:
-    lines = grid_lines(subnet(chain(), "RRR", "RdR", "RsR"))
-    assert lines[1].strip() == "b █+-"
-    assert all(f"{symbol} {meaning}" in lines[-1] for symbol, _, meaning in LOOKS.values())
-    for looks in zip(*LOOKS.values(), strict=True):
-        assert len(set(looks)) == len(Action) + 1, "one for what is gone"
-
-
-def test_the_figure_names_every_kind_of_cell() -> None:
-    legend = draw_grid(subnet(chain(), "RRR", "RdR")).axes[0].get_legend()
-    assert [text.get_text() for text in legend.get_texts()] == [
-        meaning for *_, meaning in LOOKS.values()
-    ]
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ from search.commands.values import (
     AT_LEAST_0,
     AT_LEAST_1,
     AT_LEAST_2,
+    FALLING,
+    FRACTIONS,
     PATH,
-    Falling,
-    Fractions,
     OneOf,
 )
 from search.core.granularity import Granularity
@@ -70,7 +70,7 @@ def _methods() -> str:
     cloup.option(
         "--keep",
         "keeps",
-        type=Fractions(),
+        type=FRACTIONS,
         default="0.5",
         help="Keep this fraction of the full cost; several, such as 0.2,0.3, write one file each.",
     ),
@@ -94,14 +94,14 @@ def _methods() -> str:
     shared.steps_option,
     cloup.option(
         "--timesteps",
-        type=Falling(),
+        type=FALLING,
         default=(),
         show_default=False,
         help="Use these timesteps instead of --steps, such as 999,749,499,249.",
     ),
     cloup.option(
         "--sigmas",
-        type=Falling(),
+        type=FALLING,
         default=(),
         show_default=False,
         help="Use these noise levels instead of --steps, as the scheduler's set_timesteps takes them.",
@@ -110,7 +110,7 @@ def _methods() -> str:
         "--start-step",
         type=AT_LEAST_0,
         default=0,
-        help="Begin at this step, from latents that you give to run.",
+        help="Begin at this step, from the latents that run --latents reads.",
     ),
     cloup.option(
         "--end-step", type=AT_LEAST_1, help="Stop before this step.  [default: after the last]"
@@ -118,10 +118,11 @@ def _methods() -> str:
     cloup.option(
         "--add-noise",
         is_flag=True,
-        help="Begin from clean latents that you give to run, as image-to-image does.",
+        help="Add noise to clean latents, which run --latents reads, and begin from them: image to image.",
     ),
     shared.scheduler_option,
     shared.scheduler_options_option,
+    shared.call_option,
     shared.guidance_option,
     shared.height_option,
     shared.frames_option,
@@ -133,7 +134,7 @@ def _methods() -> str:
     _for("branch", "Cache this branch; 0 is the outermost.", type=AT_LEAST_0, default=0),
     _for(
         "variant",
-        "Remove what this variant removes; keep follows the same order down to --keep.",
+        "Remove the layers that this published variant lacks; keep removes in the same order, down to --keep.",
         type=click.Choice(VARIANTS),
         default=VARIANTS[0],
     ),
@@ -148,25 +149,25 @@ def _methods() -> str:
     ),
     _for(
         "iterations",
-        "Run the optimiser this long.  "
+        "Iterations of the optimiser.  "
         + _defaults("iterations", lambda m: m.defaults["iterations"]),
         type=AT_LEAST_1,
     ),
     _for(
         "criterion",
-        "Score layers by the change of the predictions (output, the paper's), by that of the picture "
-        "they point to (picture, ours), or by a rival's score.",
+        "Score a layer by how much its removal changes the predictions (output, as in the paper) or the "
+        "picture they point to (picture, ours), or by another method's score.",
         type=OneOf(Criterion),
         default=Criterion.OUTPUT.value,
     ),
     _for(
         "rounds",
-        "Compare a choice of layers with its neighbours this often.  [default: 0, as in the paper; 2 "
+        "Rounds of search around the chosen layers.  [default: 0, as in the paper; 2 "
         "with --criterion picture]",
         type=AT_LEAST_0,
     ),
     _for(
-        "tuples", "Measure layers on this many inputs of the denoiser.", type=AT_LEAST_1, default=64
+        "tuples", "Score layers on this many inputs of the denoiser.", type=AT_LEAST_1, default=64
     ),
     cloup.option(
         "--fit-sampler", is_flag=True, help="Fit the sampler's coefficients to the full sampler."
@@ -191,7 +192,7 @@ def _methods() -> str:
         "engine_name",
         type=click.Choice(engine_names()),
         default="onnxruntime",
-        help="Measure time on this engine, with --cost latency.",
+        help="Measure the time of --cost latency on this engine.",
     ),
     cloup.option(
         "--latencies",
@@ -209,6 +210,7 @@ def command(
     cost: str | None,
     scheduler: str | None,
     scheduler_options: tuple[tuple[str, Any], ...],
+    call: tuple[tuple[str, Any], ...],
     engine_name: str,
     latencies: Path | None,
     folder: Path | None,
@@ -239,6 +241,7 @@ def command(
         opened = open_pipeline(pipeline, weights=needs_weights(name, options), device=device)
         if scheduler is not None or scheduler_options:
             opened.use_scheduler(scheduler, dict(scheduler_options))
+        opened.use_call(dict(call))
         whole = partial(full, opened, options)
         with _price(cost, engine, pipeline, whole, latencies, report) as price:
             report(f"search: {name}")
@@ -313,7 +316,7 @@ def _print_found(
     as_json: bool,
 ) -> None:
     """Print the SubNets of a search; `shares` are fractions of the time on `engine`, if given."""
-    from exporter.summary import one_line, summarise
+    from search.core.summary import one_line, summarise
 
     summaries = [summarise(subnet) for subnet in found]
     lines = [one_line(summary) for summary in summaries]

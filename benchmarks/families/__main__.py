@@ -1,0 +1,151 @@
+"""Compile every class of pipelines that has a toy and compare its pictures with diffusers' own.
+
+    python -m benchmarks.families [CLASS ...]
+
+Each toy is searched (`full`), exported and run without PyTorch, for two prompts of unlike length and a
+negative one. The table goes to docs/models.md, the figures to results/families.json.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+import torch
+
+from benchmarks import record
+from benchmarks.families import image, table, video
+from engines.base import make_engine
+from engines.runner import Runner
+from exporter.export import export
+from search.core.errors import SearchError
+from search.methods.options import Options
+from search.methods.registry import search
+from search.model.families.text_to_image import call_parameters, scale_argument
+from search.model.pipeline import Pipeline, open_pipeline
+
+if TYPE_CHECKING:
+    from benchmarks.families.toy import Toy
+
+TOYS = (*image.TOYS, *video.TOYS)
+NOT_BUILT = {**image.NOT_BUILT, **video.NOT_BUILT}
+STEPS, SEED = 3, 5
+PIXEL = 1 / 255
+PROMPTS = (("a red circle on a blue field", ""), ("dog", "blurry, low quality"))
+SIZES = ("height", "width", "num_frames")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of one class.
+
+    Attributes:
+        cls: of pipelines.
+        calls: of the denoiser per step.
+        blocks: of a step.
+        pixel: largest difference of a picture to diffusers', of 1.
+        seconds: that search, export and runs took.
+        refused: why it was not compiled; empty if it was.
+    """
+
+    cls: str
+    calls: int = 0
+    blocks: int = 0
+    pixel: float = 0.0
+    seconds: float = 0.0
+    refused: str = ""
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether the pictures are diffusers'."""
+        return not self.refused and self.pixel <= PIXEL
+
+
+def measure(toy: Toy, folder: Path) -> Row:
+    """Compile one toy and compare it."""
+    path, started = folder / "pipeline", time.perf_counter()
+    toy.build().save_pretrained(path)
+    try:
+        opened = open_pipeline(path, weights=False)
+        extra = {name: value for name, value in toy.call.items() if name not in SIZES}
+        opened.use_call(extra)
+        options = Options(
+            steps=STEPS,
+            guidance=toy.guidance,
+            height=toy.call.get("height"),
+            width=toy.call.get("width"),
+            frames=toy.call.get("num_frames"),
+        )
+        subnet = search(opened, "full", options)
+        bundle = export(path, subnet, folder / "bundle")
+        runner = Runner(bundle, make_engine("onnxruntime", "cpu"))
+        pixel = max(_difference(runner, path, toy, *prompts) for prompts in PROMPTS)
+    except Exception as error:  # noqa: BLE001  whatever it is, the table says so
+        kind = "" if isinstance(error, SearchError) else f"{type(error).__name__}: "
+        message = " ".join(str(error).split())[:300]
+        return Row(toy.cls, refused=f"{kind}{message}", seconds=time.perf_counter() - started)
+    topology = subnet.topology
+    seconds = round(time.perf_counter() - started, 1)
+    return Row(toy.cls, len(topology.streams), len(topology.blocks), pixel, seconds)
+
+
+def _difference(runner: Runner, path: Path, toy: Toy, prompt: str, negative: str) -> float:
+    """The largest difference of any pixel to diffusers' own picture."""
+    opened = open_pipeline(path)
+    negative = negative if runner.bundle.takes_negative else ""
+    if runner.bundle.takes_labels:
+        prompt = "3"
+    with torch.no_grad():
+        wanted = opened.pipe(**_arguments(opened, toy, prompt, negative))[0]
+    found = runner.run(prompt, seed=SEED, negative=negative).images / 255
+    return float(np.abs(found.reshape(-1) - np.asarray(wanted).reshape(-1)).max())
+
+
+def _arguments(opened: Pipeline, toy: Toy, prompt: str, negative: str) -> dict[str, Any]:
+    """Of diffusers' own call."""
+    takes, scale = call_parameters(opened.pipe), scale_argument(opened.pipe)
+    wanted: dict[str, Any] = {
+        "prompt": prompt,
+        "class_labels": [3],
+        "clean_caption": False,
+        "use_resolution_binning": False,
+        **toy.call,
+        scale: toy.guidance,
+        "num_inference_steps": STEPS,
+        "output_type": "np",
+        "return_dict": False,
+        "generator": torch.Generator().manual_seed(SEED),
+    }
+    if negative or scale == "true_cfg_scale":
+        wanted["negative_prompt"] = negative
+    return {name: value for name, value in wanted.items() if name in takes}
+
+
+def main(names: list[str]) -> None:
+    """Measure the named classes, or all; earlier rows of the others are kept."""
+    warnings.filterwarnings("ignore")
+    path = record.RESULTS / "families.json"
+    rows = {}
+    if names and path.exists():
+        rows = {each["cls"]: Row(**each) for each in json.loads(path.read_text())["rows"]}
+    for toy in TOYS:
+        if names and toy.cls not in names:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            rows[toy.cls] = row = measure(toy, Path(folder))
+        result = f"{row.pixel * 255:.2f}/255" if not row.refused else row.refused
+        click.echo(f"{toy.cls:45} {row.seconds:5.1f} s  {result}")
+        record.write("families", {"rows": [asdict(rows[name]) for name in sorted(rows)]})
+    table.write(list(rows.values()), NOT_BUILT)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,106 @@
+"""LoRAs: files of small changes to a pipeline's weights, each with its scale."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from search.core.errors import SearchError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A LoRA that is fused into the weights.
+
+    Attributes:
+        file: as it was given.
+        scale: of its changes.
+        sha256: of the file.
+    """
+
+    file: Path
+    scale: float
+    sha256: str
+
+    @staticmethod
+    def open(file: Path, scale: float = 1.0) -> Lora:
+        """The LoRA in `file`.
+
+        Raises:
+            SearchError: there is no such file, or it is of another format.
+        """
+        if not file.is_file():
+            msg = f"there is no LoRA file {str(file)!r}; give FILE, or FILE:SCALE as in style.safetensors:0.8"
+            raise SearchError(msg)
+        if file.suffix != SUFFIX:
+            msg = f"the LoRA {str(file)!r} is no {SUFFIX} file; save or download it as one"
+            raise SearchError(msg)
+        if not math.isfinite(scale):
+            msg = f"the LoRA {str(file)!r} has the scale {scale}; give a finite number"
+            raise SearchError(msg)
+        return Lora(file, scale, _sha256(file))
+
+    @staticmethod
+    def parse(text: str) -> Lora:
+        """Read `FILE` or `FILE:SCALE`."""
+        name, colon, scale = text.rpartition(":")
+        if not colon or Path(text).is_file():
+            return Lora.open(Path(text))
+        try:
+            return Lora.open(Path(name), float(scale))
+        except ValueError:
+            return Lora.open(Path(text))
+
+    def require(self) -> None:
+        """Refuse a file that is not there, or not the same any more."""
+        if not self.file.is_file():
+            msg = f"the LoRA {str(self.file)!r} is not there; say where it is with --lora"
+            raise SearchError(msg)
+        found = _sha256(self.file)
+        if found != self.sha256:
+            msg = (
+                f"the LoRA {str(self.file)!r} has the SHA-256 {found[:12]}..., but the one with "
+                f"{self.sha256[:12]}... is wanted; say where that is with --lora"
+            )
+            raise SearchError(msg)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {"file": str(self.file), "sha256": self.sha256, "scale": self.scale}
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Lora:
+        """Read what `to_json` wrote; the file need not be there."""
+        return Lora(Path(data["file"]), float(data["scale"]), str(data["sha256"]))
+
+
+def placed(loras: Sequence[Lora], given: Sequence[Path]) -> tuple[Lora, ...]:
+    """The same `loras`, those whose files are `given` there: a file is known by its SHA-256.
+
+    Raises:
+        SearchError: a given file is none of them.
+    """
+    places = {Lora.open(file).sha256: file for file in given}
+    known = {each.sha256 for each in loras}
+    for digest, file in places.items():
+        if digest not in known:
+            names = ", ".join(repr(each.file.name) for each in loras) or "none"
+            msg = (
+                f"{str(file)!r} is, by its SHA-256, no LoRA that the bundle was made with ({names}); give "
+                "those files, or leave out --lora"
+            )
+            raise SearchError(msg)
+    return tuple(replace(each, file=places.get(each.sha256, each.file)) for each in loras)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
