@@ -54,7 +54,9 @@ class TextConditioner(nn.Module):
             if isinstance(part, nn.Module) and part is not pipeline.denoiser:
                 self.add_module(name, part)
         # With pictures, pipelines look for the timestep to begin at.
-        timesteps = torch.ones(1) if sources_of(pipe) else [FixedTimestep(1)]
+        timesteps: Tensor | list[FixedTimestep] = (
+            torch.ones(1) if sources_of(pipe) else [FixedTimestep(1)]
+        )
         self._scheduler = FixedScheduler(timesteps, pipe.scheduler.config)
         self._request = replace(
             request,

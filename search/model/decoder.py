@@ -13,7 +13,7 @@ from search.model.family import Request
 from search.model.parts_in_place import on_vae_device, with_gradients, with_parts
 from search.model.pictures import sources_of
 from search.model.recording import record_encoding
-from search.model.scheduler import FixedScheduler
+from search.model.scheduler import FixedScheduler, FixedTimestep
 
 if TYPE_CHECKING:
     from search.model.pipeline import Pipeline
@@ -29,7 +29,7 @@ class Decoder(nn.Module):
         self.vae = pipeline.pipe.vae.eval()
         self._pipeline = pipeline
         # With pictures, pipelines look for the timestep to begin at.
-        timesteps = torch.ones(0) if sources_of(pipeline.pipe) else []
+        timesteps: Tensor | list[FixedTimestep] = torch.ones(0) if sources_of(pipeline.pipe) else []
         self._scheduler = FixedScheduler(timesteps, pipeline.pipe.scheduler.config)
         self._request = Request((pipeline.default_prompt,), 1, 1.0, output="pt").sized(size)
         self._encoding = record_encoding(pipeline, self._request)

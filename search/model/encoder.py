@@ -36,7 +36,7 @@ def text_to_image_of(cls: str) -> str:
     if any(each.__name__ == cls for each in from_text.values()):
         return cls
     keys = [key for key, each in from_image.items() if each.__name__ == cls and key in from_text]
-    return from_text[keys[0]].__name__ if keys else cls
+    return str(from_text[keys[0]].__name__) if keys else cls
 
 
 def image_to_image_of(cls: str) -> Any:
