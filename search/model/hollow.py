@@ -138,14 +138,16 @@ def placeholder_output(module: nn.Module, args: Sequence[Any], kwargs: Mapping[s
         return shapes_of(module, args, kwargs)
 
 
-def shapes_of(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """The same with the hooks of what is in the module."""
+def shapes_of(
+    module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], method: str = "forward"
+) -> Any:
+    """The same with the hooks of what is in the module, of any of its methods."""
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         fake_args, fake_kwargs = pytree.tree_map(
             lambda leaf: mode.from_tensor(leaf) if isinstance(leaf, Tensor) else leaf,
             (tuple(args), dict(kwargs)),
         )
-        output = type(module).forward(module, *fake_args, **fake_kwargs)
+        output = getattr(type(module), method)(module, *fake_args, **fake_kwargs)
     return as_placeholders(output)
 
 
