@@ -58,11 +58,14 @@ class TextConditioner(nn.Module):
             torch.ones(1) if sources_of(pipe) else [FixedTimestep(1)]
         )
         self._scheduler = FixedScheduler(timesteps, pipe.scheduler.config)
+        pictures = example_pictures(pipe, request)
         self._request = replace(
             request,
+            # What is drawn before and after the initial noise shows where that is drawn.
+            latents=None if pictures else request.latents,
             prompts=(TEXTS["prompt"],),
             negative=TEXTS["negative"],
-            pictures=example_pictures(pipe, request),
+            pictures=pictures,
         )
         self.inputs: list[PromptInput] = []
         self.tokenizers: dict[str, Tokenizer] = {}
