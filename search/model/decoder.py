@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from search.model.failures import pipeline_failures
 from search.model.family import Request
 from search.model.parts_in_place import on_vae_device, with_gradients, with_parts
+from search.model.pictures import sources_of
 from search.model.recording import record_encoding
-from search.model.scheduler import FixedScheduler
+from search.model.scheduler import FixedScheduler, FixedTimestep
 
 if TYPE_CHECKING:
     from search.model.pipeline import Pipeline
@@ -27,7 +28,9 @@ class Decoder(nn.Module):
         pipeline.load_around()
         self.vae = pipeline.pipe.vae.eval()
         self._pipeline = pipeline
-        self._scheduler = FixedScheduler([], pipeline.pipe.scheduler.config)
+        # With pictures, pipelines look for the timestep to begin at.
+        timesteps: Tensor | list[FixedTimestep] = torch.ones(0) if sources_of(pipeline.pipe) else []
+        self._scheduler = FixedScheduler(timesteps, pipeline.pipe.scheduler.config)
         self._request = Request((pipeline.default_prompt,), 1, 1.0, output="pt").sized(size)
         # The loop may run only once here, for which some schedulers have no timesteps.
         one = FixedScheduler(torch.ones(1), pipeline.pipe.scheduler.config)

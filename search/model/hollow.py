@@ -165,14 +165,15 @@ def shapes_of(
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
     mode: FakeTensorMode | None = None,
+    method: str = "forward",
 ) -> Any:
-    """The same with the hooks of what is in the module."""
+    """The same with the hooks of what is in the module, of any of its methods."""
     with mode or FakeTensorMode(allow_non_fake_inputs=True) as opened:
         fake_args, fake_kwargs = pytree.tree_map(
             lambda leaf: opened.from_tensor(leaf) if isinstance(leaf, Tensor) else leaf,
             (tuple(args), dict(kwargs)),
         )
-        output = type(module).forward(module, *fake_args, **fake_kwargs)
+        output = getattr(type(module), method)(module, *fake_args, **fake_kwargs)
     return as_placeholders(output)
 
 
