@@ -85,5 +85,6 @@ def values_of(picture: Image, source: str, shape: tuple[int, ...]) -> NDArray[np
             width,
         )
         picture = picture.resize((width, height), Resampling.LANCZOS)
-    pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"), np.float32) / 255
+    pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"), np.float32)
+    pixels = pixels / np.float32(255)
     return pixels.reshape(height, width, channels).transpose(2, 0, 1)[None]

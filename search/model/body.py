@@ -299,16 +299,19 @@ class _Twice(Scheduled):
 
     returned: Tensor | None = None
 
-    def step(self, model_output: Tensor, timestep: Any, sample: Tensor, **options: Any) -> Any:
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: Any,
+        sample: Tensor,
+        return_dict: bool = True,  # noqa: FBT001, FBT002 - as diffusers calls it
+        **_: Any,
+    ) -> Any:
         """The first returns, the second ends the call."""
         if self.returned is not None:
             super().step(model_output, timestep, sample)
         self.returned = torch.full_like(sample, 0.5)
-        return (
-            (self.returned,)
-            if options.get("return_dict") is False
-            else SchedulerOutput(self.returned)
-        )
+        return SchedulerOutput(self.returned) if return_dict else (self.returned,)
 
     def add_noise(self, original_samples: Tensor, *_: Any, **__: Any) -> Tensor:
         """None."""

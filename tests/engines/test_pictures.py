@@ -200,5 +200,7 @@ def test_a_file_that_is_no_picture_is_refused(tmp_path: Path) -> None:
     for name, content in (("absent.png", None), ("text.png", b"no picture")):
         if content is not None:
             (tmp_path / name).write_bytes(content)
-        with pytest.raises(EngineError, match=r"cannot read the picture .* give a PNG or JPEG file"):
+        with pytest.raises(
+            EngineError, match=r"cannot read the picture .* give a PNG or JPEG file"
+        ):
             load_picture(tmp_path / name)
