@@ -304,7 +304,7 @@ class _Twice(Scheduled):
         model_output: Tensor,
         timestep: Any,
         sample: Tensor,
-        return_dict: bool = True,  # noqa: FBT001, FBT002 - as diffusers calls it
+        return_dict: bool = True,
         **_: Any,
     ) -> Any:
         """The first returns, the second ends the call."""
