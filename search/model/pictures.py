@@ -146,7 +146,7 @@ def _pictures_read(
     """
     original = VaeImageProcessor.preprocess
 
-    def preprocess(processor: Any, image: Any, *args: Any, **options: Any) -> Tensor:
+    def preprocess(processor: Any, image: Any, *args: Any, **options: Any) -> Any:
         given = inspect.signature(original).bind(processor, image, *args, **options).arguments
         one = image[0] if isinstance(image, list) and len(image) == 1 else image
         source = next((name for name, known in pictures.items() if known is one), None)
@@ -157,7 +157,7 @@ def _pictures_read(
         size = processor.get_default_height_width(one, given.get("height"), given.get("width"))
         return cast("Tensor", original(processor, read(source, channels, *size), *size))
 
-    def binarize(_: Any, image: Tensor) -> Tensor:
+    def binarize(_: Any, image: Tensor) -> Any:
         return (image >= 0.5).to(image)
 
     with (

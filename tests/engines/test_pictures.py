@@ -179,7 +179,7 @@ def test_pictures_are_needed_where_the_call_cannot_do_without(
 
 
 def test_pictures_are_resized_as_diffusers_does(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "picture.png"
     picture(48).save(file)
@@ -187,7 +187,7 @@ def test_pictures_are_resized_as_diffusers_does(
     expected = processor.preprocess(diffusers.utils.load_image(str(file)), height=32, width=40)
     found = values_of(load_picture(file), "image", (1, 3, 32, 40))
     np.testing.assert_array_equal(found, expected.numpy())
-    assert "the image is 48 x 48; it is resized to 32 x 40" in caplog.text
+    assert "the image is 48 x 48; it is resized to 32 x 40" in capsys.readouterr().err
     grey = diffusers.image_processor.VaeImageProcessor(
         do_normalize=False, do_convert_grayscale=True
     )
