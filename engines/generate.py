@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +15,11 @@ from exporter.errors import ExportError
 from search.core.versions import version_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
+    from PIL.Image import Image
 
     from engines.runner import Result, Runner
 
@@ -34,6 +35,7 @@ class Order:
         negative: what to guide away from.
         guidance: scale; None is the bundle's.
         latents: what every run begins from, or None.
+        pictures: `image` and `mask`, as far as the bundle takes them.
     """
 
     prompts: tuple[str, ...]
@@ -42,6 +44,7 @@ class Order:
     negative: str = ""
     guidance: float | None = None
     latents: NDArray[np.float32] | None = None
+    pictures: Mapping[str, Image] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -173,6 +176,7 @@ def _timed(
         seed=seed,
         negative=order.negative,
         guidance=order.guidance,
+        pictures=order.pictures,
         on_call=tell if runner.on_host else None,
     )
     starts = [began + result.seconds["condition"], *ends]

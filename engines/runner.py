@@ -12,16 +12,18 @@ import numpy as np
 
 from engines.built import load_graph
 from engines.errors import EngineError, NotFiniteError
+from engines.given import require_pictures, values_of
 from engines.noise import TorchNoise
 from search.core.cleaning import cleaned
 from search.core.names import GUIDANCE, IMAGE, LATENTS, PREDICTION, SAMPLE
 from search.core.placeholders import written_out
-from search.core.prompt import PromptField, PromptInput, class_number
+from search.core.prompt import Drawn, PromptField, PromptInput, class_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
+    from PIL.Image import Image
 
     from engines.base import Engine, Form
     from engines.buffers import Buffer
@@ -47,6 +49,21 @@ class Result:
     seconds: dict[str, float]
 
 
+@dataclass(frozen=True)
+class _Drawn:
+    """What a seed gives before the loop.
+
+    Attributes:
+        noises: for the conditioner, by its input.
+        initial: the latents that it makes; None if they are given.
+        source: of what the loop draws.
+    """
+
+    noises: dict[str, NDArray[np.float32]]
+    initial: NDArray[np.float32] | None
+    source: TorchNoise
+
+
 class Runner:
     """A bundle loaded on an engine at its shape, ready to run again and again.
 
@@ -68,6 +85,7 @@ class Runner:
             GUIDANCE: self._buffers.zeros((), float32),
         }
         conditioner = self._sessions[bundle.conditioner]
+        self._forms = dict(conditioner.inputs)
         self._prompt = self._make(conditioner.inputs)
         self._inputs |= self._make(conditioner.outputs)
         self._slots = self._make_slots()
@@ -75,6 +93,7 @@ class Runner:
         decoder = self._sessions[bundle.decoder]
         self._image = self._make(decoder.outputs)
         self._condition = conditioner.bind(self._prompt, self._inputs)
+        self._encode, self._encoded_from, self._clean = self._bind_encoder()
         self._decode = decoder.bind({LATENTS: self._latents}, self._image)
         self._prologue, self._invariants = self._bind_prologue()
         self._rows = {n: self._buffers.rows(self._invariants[n]) for n in bundle.rows}
@@ -97,6 +116,7 @@ class Runner:
         seed: int = 0,
         negative: str = "",
         guidance: float | None = None,
+        pictures: Mapping[str, Image] | None = None,
         on_call: OnCall | None = None,
     ) -> Result:
         """Sample pictures for one prompt (or class name or number).
@@ -108,6 +128,7 @@ class Runner:
             seed: of the noises; the same picture as diffusers makes with that seed on the CPU.
             negative: what to guide away from.
             guidance: scale; None takes the bundle's.
+            pictures: `image` and `mask`, those that the bundle takes; others sizes are resized.
             on_call: called after each call with its number, the denoiser's input and the noise prediction
                 (None if it made none); the arrays are the runner's own and change with the next call.
 
@@ -115,8 +136,10 @@ class Runner:
             EngineError: wrong prompt, shape or scale, or a value that is not finite.
         """
         started = time.perf_counter()
-        self.prepare(prompt, negative=negative, guidance=guidance)
-        self._draw(latents, seed)
+        given = require_pictures(self.bundle, pictures or {}, has_latents=latents is not None)
+        drawn = self._drawn(seed, latents)
+        self._prepare(prompt, negative, guidance, given, drawn)
+        self._begin(latents, given, drawn)
         self._buffers.wait()
         looping = time.perf_counter()
         if on_call is None and not self._buffers.on_host:
@@ -144,18 +167,48 @@ class Runner:
             },
         )
 
-    def prepare(self, prompt: str, *, negative: str = "", guidance: float | None = None) -> None:
+    def prepare(
+        self,
+        prompt: str,
+        *,
+        negative: str = "",
+        guidance: float | None = None,
+        pictures: Mapping[str, Image] | None = None,
+        latents: NDArray[np.float32] | None = None,
+        seed: int = 0,
+    ) -> None:
         """Set what all calls of a run share: the conditions and the guidance scale."""
+        self._prepare(prompt, negative, guidance, pictures or {}, self._drawn(seed, latents))
+
+    def _prepare(
+        self,
+        prompt: str,
+        negative: str,
+        guidance: float | None,
+        pictures: Mapping[str, Image],
+        drawn: _Drawn,
+    ) -> None:
         write = self._buffers.write
         write(self._inputs[GUIDANCE], guidance_of(self.bundle, guidance, negative))
         texts = {"prompt": prompt, "negative": negative}
         for each in self.bundle.prompt_inputs:
-            write(self._prompt[each.name], self._filling(each, texts[each.source]))
+            if each.fill in (PromptField.PICTURE, PromptField.NOISE):
+                write(self._prompt[each.name], self._seen(each, pictures, drawn))
+            else:
+                write(self._prompt[each.name], self._filling(each, texts[each.source]))
         self._condition()
         self._prologue()
         for name, rows in self._rows.items():
             if rows is not self._invariants[name]:
                 write(rows, self._invariants[name])
+
+    def _seen(
+        self, each: PromptInput, pictures: Mapping[str, Image], drawn: _Drawn
+    ) -> NDArray[np.float32]:
+        """A picture or a noise, as an input."""
+        if each.fill is PromptField.NOISE:
+            return drawn.noises[each.name]
+        return values_of(pictures[each.source], each.source, self._forms[each.name][0])
 
     def _walk(self, look: Callable[[int], None] = lambda _: None) -> None:
         """All calls, and the sums before and after; `look` is called with the number of each finished one."""
@@ -190,6 +243,7 @@ class Runner:
                 return tokens.ids
             case PromptField.MASK:
                 return self._encoded(each, text)[1].attention_mask
+        raise AssertionError(each.fill)
 
     def _encoded(self, each: PromptInput, text: str) -> tuple[str, Any]:
         """The text that is tokenised, and its tokens."""
@@ -245,6 +299,16 @@ class Runner:
         prediction = self.bundle.calls[number].prediction
         return None if prediction is None else self._predictions[prediction]
 
+    def _bind_encoder(self) -> tuple[Callable[[], None], dict[str, Buffer], Buffer]:
+        """What makes the latents that a loop begins from, what it takes, and where it puts them."""
+        clean = self._buffers.zeros(self.bundle.latent_shape, np.dtype(np.float32))
+        if self.bundle.encoder is None:
+            return (lambda: None), {}, clean
+        session = self._sessions[self.bundle.encoder]
+        self._forms |= session.inputs
+        inputs = self._make(session.inputs)
+        return session.bind(inputs, {LATENTS: clean}), inputs, clean
+
     def _bind_prologue(self) -> tuple[Callable[[], None], dict[str, Buffer]]:
         """What computes the loop invariants, and the buffers that it fills."""
         file = self.bundle.prologue
@@ -288,20 +352,47 @@ class Runner:
         weights = np.trim_zeros(row, "b").astype(np.float32)
         return self._buffers.combination(weights, self._stack, out)
 
-    def _draw(self, latents: NDArray[np.float32] | None, seed: int) -> None:
-        """Fill what is known, in the order in which diffusers draws it; it does not draw what is given."""
-        bundle, source, values = self.bundle, TorchNoise(seed), iter(self._known)
+    def _drawn(self, seed: int, latents: NDArray[np.float32] | None) -> _Drawn:
+        """What a seed gives before the loop, in the order in which diffusers draws it.
+
+        It does not draw the latents that are given.
+        """
+        source, noises = TorchNoise(seed), {}
+        begun = self.bundle.encoder_inputs if latents is None else ()
+
+        def draw(when: Drawn, source: TorchNoise) -> None:
+            for each in (*self.bundle.prompt_inputs, *begun):
+                if each.fill is PromptField.NOISE and each.drawn is when:
+                    noises[each.name] = source.randn(self._forms[each.name][0])
+
+        draw(Drawn.BEFORE, source)
+        is_drawn = latents is None or self.bundle.subnet.binding.grid.adds_noise
+        initial = initial_noise(self.bundle, source) if is_drawn else None
+        draw(Drawn.AFTER, source)
+        draw(Drawn.APART, TorchNoise(seed))
+        return _Drawn(noises, initial, source)
+
+    def _begin(
+        self, latents: NDArray[np.float32] | None, pictures: Mapping[str, Image], drawn: _Drawn
+    ) -> None:
+        """Fill what is known before the loop: latents, and noises in the order of diffusers."""
+        bundle, values = self.bundle, iter(self._known)
         write = self._buffers.write
         if latents is not None:
             write(next(values), self._checked(latents))
+        elif bundle.encoder is not None:
+            for each in bundle.encoder_inputs:
+                write(self._encoded_from[each.name], self._seen(each, pictures, drawn))
+            self._encode()
+            write(next(values), self._clean)
         elif bundle.sampler.given:
             begins = bundle.subnet.binding.grid.begins
             msg = f"the bundle {begins}, so it needs these; give them with --latents"
             raise EngineError(msg)
-        if latents is None or bundle.subnet.binding.grid.adds_noise:
-            write(next(values), initial_noise(bundle, source))
+        if drawn.initial is not None:
+            write(next(values), drawn.initial)
         for value in values:
-            write(value, source.randn(bundle.latent_shape))
+            write(value, drawn.source.randn(bundle.latent_shape))
 
     def _checked(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
         shape = self.bundle.latent_shape

@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from exporter.errors import ExportError
 from search.core.lora import Lora, placed
+from search.core.pictures import example_picture
 from search.core.precision import denoiser_precisions
 from search.core.program import distinct
-from search.core.prompt import PromptField, PromptInput
+from search.core.prompt import Drawn, PromptField, PromptInput
 from search.core.sampler import SamplerTable
 from search.core.subnet import SubNet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from PIL.Image import Image
 
 SCHEMA = 5
 READABLE = (4, 5)
@@ -123,6 +126,7 @@ class Bundle:
             network has it as an input.
         guidance: the scale to use when none is given.
         prompt_inputs: what the conditioner takes.
+        encoder_inputs: what the encoder takes.
         labels: class name -> number; empty for texts.
         pipeline: directory of the pipeline it was exported from, as it was given.
         loras: that were fused into the pipeline's weights, in this order.
@@ -135,6 +139,7 @@ class Bundle:
         conditioner: file of the graph from prompt inputs to conditions.
         prologue: file of the graph that computes loop invariants, or None.
         decoder: file of the graph from latents to pictures.
+        encoder: file of the graph from a picture to the latents that the loop begins from, or None.
         layout: file that says, per element of the latents, which element of the drawn noise it is;
             None: its own.
         rows: outputs of the prologue that have one row per timestep.
@@ -150,6 +155,7 @@ class Bundle:
     scaled: bool
     guidance: float
     prompt_inputs: tuple[PromptInput, ...]
+    encoder_inputs: tuple[PromptInput, ...]
     labels: dict[str, int]
     pipeline: str
     loras: tuple[Lora, ...]
@@ -162,6 +168,7 @@ class Bundle:
     conditioner: str
     prologue: str | None
     decoder: str
+    encoder: str | None
     layout: str | None
     rows: tuple[str, ...]
     graphs: tuple[str, ...]
@@ -203,7 +210,8 @@ class Bundle:
     def models(self) -> tuple[str, ...]:
         """Files of all graphs of this variant."""
         prologue = () if self.prologue is None else (self.prologue,)
-        return (self.conditioner, self.decoder, *self.graphs, *prologue)
+        encoder = () if self.encoder is None else (self.encoder,)
+        return (self.conditioner, self.decoder, *self.graphs, *prologue, *encoder)
 
     @property
     def needed(self) -> frozenset[str]:
@@ -254,6 +262,18 @@ class Bundle:
     def takes_negative(self) -> bool:
         """Whether there is a negative prompt."""
         return any(each.source == "negative" for each in self.prompt_inputs)
+
+    @property
+    def pictures(self) -> frozenset[str]:
+        """Those that a run needs beside what it begins from: `image`, `mask`."""
+        inputs = [each for each in self.prompt_inputs if each.fill is PromptField.PICTURE]
+        return frozenset(each.source for each in inputs)
+
+    @property
+    def example_pictures(self) -> dict[str, Image]:
+        """One for each of these."""
+        size = self.shape.height, self.shape.width
+        return {source: example_picture(*size, source) for source in self.pictures}
 
     @property
     def default_prompt(self) -> str:
@@ -385,16 +405,8 @@ def _bundle(path: Path, data: Any, wanted: Mapping[str, int | None]) -> Bundle:
             guided=data["guided"],
             scaled=bool(data.get("scaled", data["guided"])),
             guidance=float(data["guidance"]),
-            prompt_inputs=tuple(
-                PromptInput(
-                    **{
-                        **each,
-                        "fill": PromptField(each["fill"]),
-                        "cleanings": tuple(each.get("cleanings", ())),
-                    }
-                )
-                for each in data["prompt_inputs"]
-            ),
+            prompt_inputs=tuple(map(_input, data["prompt_inputs"])),
+            encoder_inputs=tuple(map(_input, data.get("encoder_inputs", ()))),
             labels=data["labels"],
             pipeline=data["pipeline"],
             loras=tuple(map(Lora.from_json, data.get("loras", ()))),
@@ -407,6 +419,7 @@ def _bundle(path: Path, data: Any, wanted: Mapping[str, int | None]) -> Bundle:
             conditioner=variant["conditioner"],
             prologue=variant["prologue"],
             decoder=variant["decoder"],
+            encoder=variant.get("encoder"),
             layout=variant["layout"],
             rows=tuple(variant["rows"]),
             graphs=tuple(variant["graphs"]),
@@ -417,6 +430,19 @@ def _bundle(path: Path, data: Any, wanted: Mapping[str, int | None]) -> Bundle:
     except (KeyError, TypeError, ValueError) as error:
         msg = f"the manifest of {str(path)!r} lacks or garbles {error}; export again"
         raise ExportError(msg) from error
+
+
+def _input(data: dict[str, Any]) -> PromptInput:
+    """An input of the conditioner or the encoder."""
+    return PromptInput(
+        **{
+            **data,
+            "fill": PromptField(data["fill"]),
+            "cleanings": tuple(data.get("cleanings", ())),
+            "dims": tuple(data.get("dims", ())),
+            "drawn": Drawn(data.get("drawn", Drawn.BEFORE)),
+        }
+    )
 
 
 def sha256(path: Path) -> str:

@@ -15,11 +15,13 @@ from search.core.names import IMAGE, LATENTS
 from search.core.precision import precision_named
 from search.model.answers import Answers, asks_for_values
 from search.model.decoder import Decoder
+from search.model.encoder import Encoder
 
 if TYPE_CHECKING:
     import onnx_ir as ir
     from torch.export import ExportedProgram
 
+    from search.core.prompt import PromptInput
     from search.model.family import Conditioner
     from search.model.pipeline import Pipeline
 
@@ -40,7 +42,9 @@ class Component:
 def conditioner_graph(conditioner: Conditioner, dtype: str) -> Component:
     """Prompt inputs -> the denoiser's conditions in `dtype`, under the names the step graphs know."""
     module = _Converted(conditioner.eval(), getattr(torch, precision_named(dtype).torch)).eval()
-    example = tuple(torch.ones(each.shape, dtype=torch.int64) for each in conditioner.inputs)
+    example = tuple(
+        torch.ones(each.shape, dtype=getattr(torch, each.dtype)) for each in conditioner.inputs
+    )
     with torch.no_grad():
         names = list(module(*example))
     made = _component("condition", module, example, [i.name for i in conditioner.inputs], names)
@@ -74,6 +78,16 @@ def decoder_graph(
     """Latents `[B, ...]` -> pictures `[B, 3, height, width]` of `size` in 0..1."""
     module = Decoder(pipeline, size)
     return _component("decode", module, (torch.zeros(latent_shape),), [LATENTS], [IMAGE])
+
+
+def encoder_graph(
+    pipeline: Pipeline, size: tuple[int, ...], images: int
+) -> tuple[Component, tuple[PromptInput, ...]]:
+    """A picture and noises -> clean latents `[images, ...]`, and what the graph takes."""
+    module = Encoder(pipeline, size, images)
+    example = tuple(torch.ones(each.shape) for each in module.inputs)
+    names = [each.name for each in module.inputs]
+    return _component("encode", module, example, names, [LATENTS]), tuple(module.inputs)
 
 
 def _exported(module: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> ExportedProgram:

@@ -112,6 +112,7 @@ def _write(pipeline: Pipeline, variants: list[Variant], stage: Staging) -> dict[
         "scaled": first.takes_scale,
         "guidance": first.subnet.guidance,
         "prompt_inputs": [vars(each) for each in first.prompts.inputs],
+        "encoder_inputs": [vars(each) for each in first.encoder_inputs],
         "labels": getattr(pipeline.pipe, "labels", {}),
         "variants": [
             each.to_json()
@@ -133,6 +134,7 @@ def _write_variant(variant: Variant, tag: str, stage: Staging) -> dict[str, Any]
         "conditioner": save(variant.condition),
         "prologue": None if prologue is None else save(prologue.model),
         "decoder": save(variant.decode),
+        "encoder": None if variant.encode is None else save(variant.encode),
         "graphs": [save(model) for model in variant.steps],
         "layout": None
         if layout is None

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from search.model.trace import Trace
 
 PREDICTION = "noise_prediction"
+PARTS = "parts."
+"""Before the names of tensors of parts around the denoiser."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,9 @@ def _reader(pipeline: Pipeline, trace: Trace, name: str) -> Callable[[], torch.T
     key = name.removeprefix("denoiser.")
     if key in pipeline.weights:
         return lambda: pipeline.weights.tensor(key)
+    part, _, inner = name.removeprefix(PARTS).partition(".")
+    if name.startswith(PARTS) and inner in (held := getattr(pipeline.pipe, part).state_dict()):
+        return lambda: held[inner]
     computed = {**trace.program.state_dict, **trace.program.constants}
     if name in computed:
         return lambda: computed[name]

@@ -9,13 +9,14 @@ import torch
 
 from exporter.bundle import Shape
 from exporter.carve import carve
-from exporter.components import Component, conditioner_graph, decoder_graph
+from exporter.components import Component, conditioner_graph, decoder_graph, encoder_graph
 from exporter.errors import ExportError
 from exporter.prologue import Prologue, make_prologue
 from exporter.trace import Master, trace_master
 from search.core.names import GUIDANCE, SAMPLE, TIMESTEP
 from search.core.precision import precision_named
 from search.core.program import Program, plan_program
+from search.model.encoder import image_to_image_of
 from search.model.family import Request
 from search.model.trace import trace
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
+    from search.core.prompt import PromptInput
     from search.core.sampler import SamplerTable
     from search.core.subnet import SubNet
     from search.model.family import Conditioner
@@ -48,6 +50,8 @@ class Variant:
         steps: per signature of the program, its graph.
         decode: the graph of the decoder.
         layout: per element of the latents, which element of the drawn noise it is; None: its own.
+        encode: the graph from a picture to the latents that the loop begins from, or None.
+        encoder_inputs: what it takes.
     """
 
     shape: Shape
@@ -60,12 +64,15 @@ class Variant:
     steps: tuple[ir.Model, ...]
     decode: ir.Model
     layout: tuple[int, ...] | None
+    encode: ir.Model | None
+    encoder_inputs: tuple[PromptInput, ...]
 
     @property
     def models(self) -> tuple[ir.Model, ...]:
         """All graphs."""
         prologue = () if self.prologue is None else (self.prologue.model,)
-        return (self.condition, *prologue, *self.steps, self.decode)
+        encode = () if self.encode is None else (self.encode,)
+        return (self.condition, *prologue, *self.steps, self.decode, *encode)
 
     @property
     def takes_scale(self) -> bool:
@@ -117,6 +124,7 @@ def carve_variant(
     prompts = pipeline.family.conditioner(pipeline, _conditioning(pipeline, subnet, images))
     condition = conditioner_graph(prompts, dtype)
     decoder = decoder_graph(pipeline, (images, *binding.latent_shape), size)
+    encoder, encoder_inputs = _encoder(pipeline, subnet, size, images)
     _check_conditions(condition, master)
     report(f"{shape}: carve {len(program.signatures)} step graphs")
     steps = tuple(
@@ -135,7 +143,20 @@ def carve_variant(
         steps=steps,
         decode=decoder.model,
         layout=master.layout,
+        encode=encoder,
+        encoder_inputs=encoder_inputs,
     )
+
+
+def _encoder(
+    pipeline: Pipeline, subnet: SubNet, size: tuple[int, ...], images: int
+) -> tuple[ir.Model | None, tuple[PromptInput, ...]]:
+    """The graph from a picture to clean latents and what it takes; None where none can be made."""
+    cls = type(pipeline.pipe).__name__
+    if not subnet.binding.grid.adds_noise or image_to_image_of(cls) is None:
+        return None, ()
+    made, inputs = encoder_graph(pipeline, size, images)
+    return made.model, inputs
 
 
 def _conditioning(pipeline: Pipeline, subnet: SubNet, batch: int) -> Request:

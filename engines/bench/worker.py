@@ -105,7 +105,13 @@ class OnEngine:
         return Sample(total, result.seconds["loop"], calls)
 
     def _once(self, on_call: Callable[..., None] | None) -> Result:
-        return self._runner.run(self._prompt, latents=self._latents, seed=SEED, on_call=on_call)
+        return self._runner.run(
+            self._prompt,
+            latents=self._latents,
+            seed=SEED,
+            pictures=self._runner.bundle.example_pictures,
+            on_call=on_call,
+        )
 
 
 class InTorch:

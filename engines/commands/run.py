@@ -53,6 +53,15 @@ if TYPE_CHECKING:
         type=PATH,
         help="Begin from the latents in this .npy file: noise, or what the bundle starts from if that is not noise.",
     ),
+    cloup.option(
+        "--image",
+        type=PATH,
+        help="Take this picture: to begin from, to paint in, or to be led by, as the bundle does. Another "
+        "size than the bundle's is resized.",
+    ),
+    cloup.option(
+        "--mask", type=PATH, help="Paint where this picture is white; for bundles that take a mask."
+    ),
 )
 @variant_options()
 @shared.output_options(
@@ -73,6 +82,8 @@ def command(
     guidance: float | None,
     seed: int,
     latents: Path | None,
+    image: Path | None,
+    mask: Path | None,
     save_latents: Path | None,
     out: Path,
     as_json: bool,
@@ -83,11 +94,15 @@ def command(
     """Make pictures with a bundle, without PyTorch."""
     from engines.base import make_engine
     from engines.generate import Order, generate, open_for, prompts_for
+    from engines.given import load_picture, require_pictures
     from engines.pictures import load_latents, require_png
     from engines.runner import Runner
 
     require_png(out)
     opened = open_for(bundle, height=height, width=width, images=images)
+    files = {"image": image, "mask": mask}
+    pictures = {name: load_picture(file) for name, file in files.items() if file is not None}
+    require_pictures(opened, pictures, has_latents=latents is not None)
     order = Order(
         prompts=prompts_for(opened, prompt=prompt, label=label, listed=prompts),
         images=images or opened.shape.images,
@@ -95,6 +110,7 @@ def command(
         negative=negative,
         guidance=guidance,
         latents=None if latents is None else load_latents(latents),
+        pictures=pictures,
     )
     engine = make_engine(engine_name, device, options)
     began = time.perf_counter()

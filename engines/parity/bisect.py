@@ -85,7 +85,14 @@ def _block_outputs(
     inner = [name for name in given.made if name != PREDICTION]
     with _exposed(reference.bundle, given.number, inner) as opened:
         runner = Runner(opened, engine)
-        runner.prepare(inputs.prompt, negative=inputs.negative, guidance=inputs.guidance)
+        runner.prepare(
+            inputs.prompt,
+            negative=inputs.negative,
+            guidance=inputs.guidance,
+            pictures=opened.example_pictures,
+            latents=inputs.latents,
+            seed=inputs.seed,
+        )
         return dict(runner.call(given.number, given.sample, given.reads))
 
 

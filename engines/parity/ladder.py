@@ -178,6 +178,7 @@ class _Climber:
                 guidance=given.guidance,
                 latents=given.latents,
                 seed=given.seed,
+                pictures=self.runner.bundle.example_pictures,
                 on_call=keep,
             )
         except NotFiniteError as error:
@@ -187,7 +188,14 @@ class _Climber:
     def forced(self) -> list[_Forced]:
         """Every call on the reference's inputs and caches, in PyTorch's order."""
         given = self.reference.inputs
-        self.runner.prepare(given.prompt, negative=given.negative, guidance=given.guidance)
+        self.runner.prepare(
+            given.prompt,
+            negative=given.negative,
+            guidance=given.guidance,
+            pictures=self.runner.bundle.example_pictures,
+            latents=given.latents,
+            seed=given.seed,
+        )
         return [self._forced(call) for call in replay(self.reference)]
 
     def _forced(self, call: Replayed) -> _Forced:

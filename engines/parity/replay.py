@@ -156,4 +156,5 @@ def predictor_of(reference: Reference) -> Predictor:
         guidance=inputs.guidance,
         negative=inputs.negative,
         noise_shape=reference.subnet.binding.noise_shape,
+        seed=inputs.seed,
     )

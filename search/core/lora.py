@@ -55,9 +55,10 @@ class Lora:
         if not colon or Path(text).is_file():
             return Lora.open(Path(text))
         try:
-            return Lora.open(Path(name), float(scale))
+            number = float(scale)
         except ValueError:
             return Lora.open(Path(text))
+        return Lora.open(Path(name), number)
 
     def require(self) -> None:
         """Refuse a file that is not there, or not the same any more."""

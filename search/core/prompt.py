@@ -23,6 +23,21 @@ class PromptField(enum.StrEnum):
     """1 if there is such a text and 0 if not, `[1]`."""
     LABEL = "label"
     """A class number `[1]`."""
+    PICTURE = "picture"
+    """A picture in 0..1, `[1, 3, height, width]`; a mask has one channel."""
+    NOISE = "noise"
+    """Numbers drawn from the seed."""
+
+
+class Drawn(enum.StrEnum):
+    """When the numbers of a noise are drawn from the seed."""
+
+    BEFORE = "before"
+    """The initial noise of the latents."""
+    AFTER = "after"
+    """That noise."""
+    APART = "apart"
+    """By torch's own generator, which has the same seed."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +46,7 @@ class PromptInput:
 
     Attributes:
         name: of the input.
-        source: `prompt` or `negative`.
+        source: `prompt` or `negative`; of pictures `image` or `mask`.
         fill: its content, made from that text.
         length: of token ids and masks.
         classes: how many there are, for labels.
@@ -41,6 +56,8 @@ class PromptInput:
         before: a text that the prompt stands behind, such as the head of a chat template.
         after: a text behind the prompt.
         special: whether the tokenizer adds its special tokens.
+        dims: shape of pictures and noise, at the bundle's first size.
+        drawn: of noise, when.
     """
 
     name: str
@@ -54,6 +71,8 @@ class PromptInput:
     before: str = ""
     after: str = ""
     special: bool = True
+    dims: tuple[int, ...] = ()
+    drawn: Drawn = Drawn.BEFORE
 
     @property
     def template(self) -> tuple[str, tuple[str, ...], str]:
@@ -62,8 +81,13 @@ class PromptInput:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the input, which is int64."""
-        return (1, self.length) if self.length else (1,)
+        """Of the input."""
+        return self.dims or ((1, self.length) if self.length else (1,))
+
+    @property
+    def dtype(self) -> str:
+        """Of the input."""
+        return "float32" if self.dims else "int64"
 
 
 def class_number(prompt: str, labels: Mapping[str, int], classes: int) -> int:

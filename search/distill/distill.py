@@ -32,6 +32,7 @@ from search.distill.recipe import Loss
 from search.distill.records import DistillProgress, DistillRun
 from search.distill.skipped import skipped_blocks
 from search.laptop.noising import Noising
+from search.model.pictures import require_no_pictures
 from search.model.pipeline import Pipeline, open_for
 from search.model.removed import KEY, remove_blocks
 from search.runs.checkpoints import Checkpoint
@@ -119,6 +120,7 @@ def distill(
     names = skipped_blocks(subnet)
     report("open pipeline")
     pipeline = open_for(subnet, path, weights=True, device=device)
+    require_no_pictures(pipeline.pipe, "distill")
     Noising.of(pipeline.pipe.scheduler)  # refuses what could never be trained on
     size = pipeline.size(subnet.binding.noise_shape)
     run_folder, state = DistillRun(folder), PartialState(cpu=device == "cpu")

@@ -11,6 +11,7 @@ from search.frontier.candidates import fitted, make_plain, prepare, scheduler
 from search.frontier.points import Frontier, Point
 from search.frontier.quality import sample_held_out
 from search.methods.prompts import split_prompts
+from search.model.pictures import require_no_pictures
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +40,7 @@ def run_frontier(
     Raises:
         SearchError: settings that do not fit the pipeline, or no method that can be used with it.
     """
+    require_no_pictures(pipeline.pipe, "frontier")
     prompts = split_prompts(
         pipeline,
         search=settings.prompts,

@@ -94,6 +94,10 @@ def search_keeps(
     method = method_of(name)
     require_choice("granularity", options.granularity, method.granularities, method)
     require_fit(options, method)
+    if needs_weights(name, options):
+        from search.model.pictures import require_no_pictures
+
+        require_no_pictures(pipeline.pipe, f"--method {name}")
     task = Task(
         pipeline=pipeline,
         options=method.resolved(options),

@@ -125,4 +125,4 @@ class _Walk(FixedScheduler):
         self._calls.clear()
         if len(self.done) == len(self.timesteps):
             raise _WalkedError
-        return SchedulerOutput(prev_sample=sample) if return_dict else (sample,)
+        return SchedulerOutput(prev_sample=sample) if return_dict else (sample, sample)

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import inspect
 import math
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
 from search.core.errors import SearchError
@@ -24,10 +25,11 @@ from search.model.entry import latents_replaced, numbered_noise, sizes_noted
 from search.model.failures import pipeline_failures
 from search.model.hollow import shapes_only
 from search.model.parts_in_place import on_vae_device, with_gradients, with_parts
+from search.model.pictures import sources_of
 from search.model.scheduler import FixedScheduler
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from search.model.family import OpenedPipeline, Request
 
@@ -58,6 +60,7 @@ class Body:
         scales_latents: whether it multiplies that by the scheduler's `init_noise_sigma`.
         asked: height, width and frames, as far as the pipeline says what it prepares latents for.
         steps_latents: whether the scheduler steps the latents alone, not both halves of a batch.
+        parts_around: the modules other than the denoiser that a step calls, by name.
     """
 
     def __init__(self, pipeline: OpenedPipeline, request: Request) -> None:
@@ -77,11 +80,13 @@ class Body:
             sizes_noted(pipeline.pipe) as self.asked,
             self._encoding.noted(),
             self._uses_noted() as uses,
+            self._parts_noted() as self.parts_around,
             self._answers.recorded(unless=lambda: self._encoding.is_encoding),
             shapes_only(pipeline.denoiser, self._answers),
             torch.no_grad(),
         ):
             stopped = self._run(Scheduled(torch.tensor([1.0]), pipeline), self.request)
+        self._require_untouched()
         self.conditions = conditions_of(self._encoding, self.labels)
         if not uses:
             msg = (
@@ -116,11 +121,6 @@ class Body:
         return self.uses[0].rows
 
     @property
-    def parts_around(self) -> dict[str, torch.nn.Module]:
-        """The modules other than the denoiser that a step calls, by name."""
-        return {}
-
-    @property
     def guided(self) -> bool:
         """Whether the denoiser sees every picture with and without its prompt."""
         return sum(use.rows for use in self.uses) > self.pictures
@@ -150,6 +150,7 @@ class Body:
         guidance: float | Tensor | None = None,
         conditions: Mapping[str, Tensor] | None = None,
         denoiser: Any = None,
+        parts: Mapping[str, Any] | None = None,
     ) -> Tensor:
         """The prediction `[B, ...]` that the scheduler would get; can be traced and differentiated.
 
@@ -159,14 +160,15 @@ class Body:
             guidance: scale; None is the request's.
             conditions: take the place of the recorded ones.
             denoiser: takes the place of the pipeline's.
+            parts: take the place of those around it.
         """
         given = self.conditions if conditions is None else conditions
         pipe = self.pipeline.pipe
         scale = self.request.guidance if guidance is None else guidance
         request = replace(self.request, guidance=scale, labels=given.get(LABELS))
-        parts = {} if denoiser is None else {self.pipeline.family.component: denoiser}
+        own = {} if denoiser is None else {self.pipeline.family.component: denoiser}
         with (
-            with_parts(pipe, **parts),
+            with_parts(pipe, **own, **(parts or {})),
             self._encoding.answering(given),
             latents_replaced(pipe, lambda _: latents),
             self._answers.repeated(),
@@ -186,7 +188,7 @@ class Body:
                 tensors_as_numbers(),
                 with_parts(pipe, scheduler=scheduler),
             ):
-                self.pipeline.family.call(pipe, request, None)
+                self.pipeline.family.call(pipe, request, _generator(request))
         except StoppedError as stopped:
             return stopped
         msg = f"{type(pipe).__name__} makes no step of its scheduler; such pipelines are not supported"
@@ -207,6 +209,44 @@ class Body:
             yield uses
         finally:
             handle.remove()
+
+    @contextmanager
+    def _parts_noted(self) -> Iterator[dict[str, torch.nn.Module]]:
+        """While open, note which modules the loop calls beside the denoiser."""
+        found: dict[str, torch.nn.Module] = {}
+        denoiser = self.pipeline.denoiser
+
+        def noting(name: str) -> Callable[..., None]:
+            def note(module: torch.nn.Module, _: Any) -> None:
+                if not self._encoding.is_encoding:
+                    found[name] = module
+
+            return note
+
+        with ExitStack() as stack:
+            for name, part in self.pipeline.pipe.components.items():
+                if isinstance(part, torch.nn.Module) and part is not denoiser:
+                    stack.callback(part.register_forward_pre_hook(noting(name)).remove)
+            yield found
+
+    def _require_untouched(self) -> None:
+        """Refuse a loop that changes what its scheduler returns, as painting with a mask can."""
+        if not sources_of(self.pipeline.pipe):
+            return
+        twice = _Twice(torch.tensor([2.0, 1.0]), self.pipeline)
+        with shapes_only(self.pipeline.denoiser, Answers()), torch.no_grad():
+            stopped = self._run(twice, self.request)
+        if twice.returned is None or not torch.equal(stopped.sample, twice.returned):
+            msg = (
+                f"{type(self.pipeline.pipe).__name__} changes its latents behind each step, as to put back "
+                "what a mask leaves out; that is not supported: take a pipeline whose network is given "
+                "picture and mask, with 9 channels or more"
+            )
+            raise SearchError(msg)
+
+
+def _generator(request: Request) -> torch.Generator | None:
+    return None if request.seed is None else torch.Generator().manual_seed(request.seed)
 
 
 class StoppedError(Exception):
@@ -248,3 +288,36 @@ class Scheduled(FixedScheduler):
         """End the call."""
         del timestep, return_dict, others
         raise StoppedError(model_output, sample)
+
+
+class _Twice(Scheduled):
+    """Likewise with two timesteps: its first step returns latents of one value.
+
+    Attributes:
+        returned: these.
+    """
+
+    returned: Tensor | None = None
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: Any,
+        sample: Tensor,
+        return_dict: bool = True,
+        **others: Any,
+    ) -> Any:
+        """The first returns, the second ends the call."""
+        del others
+        if self.returned is not None:
+            super().step(model_output, timestep, sample)
+        self.returned = torch.full_like(sample, 0.5)
+        return SchedulerOutput(self.returned) if return_dict else (self.returned,)
+
+    def add_noise(self, original_samples: Tensor, *_: Any, **__: Any) -> Tensor:
+        """None."""
+        return original_samples
+
+    def scale_noise(self, sample: Tensor, *_: Any, **__: Any) -> Tensor:
+        """None."""
+        return sample

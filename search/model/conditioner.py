@@ -18,6 +18,7 @@ from search.core.prompt import PromptField, PromptInput
 from search.model.failures import LONGEST
 from search.model.padded_text import padded_text_of
 from search.model.parts_in_place import with_gradients, with_parts
+from search.model.pictures import example_pictures, pictures_and_noise, sources_of
 from search.model.recording import record_conditions
 from search.model.scheduler import FixedScheduler, FixedTimestep
 
@@ -52,16 +53,28 @@ class TextConditioner(nn.Module):
         for name, part in pipe.components.items():
             if isinstance(part, nn.Module) and part is not pipeline.denoiser:
                 self.add_module(name, part)
-        self._scheduler = FixedScheduler([FixedTimestep(1)], pipe.scheduler.config)
-        self._request = replace(request, prompts=(TEXTS["prompt"],), negative=TEXTS["negative"])
+        # With pictures, pipelines look for the timestep to begin at.
+        timesteps: Tensor | list[FixedTimestep] = (
+            torch.ones(1) if sources_of(pipe) else [FixedTimestep(1)]
+        )
+        self._scheduler = FixedScheduler(timesteps, pipe.scheduler.config)
+        pictures = example_pictures(pipe, request)
+        self._request = replace(
+            request,
+            # What is drawn before and after the initial noise shows where that is drawn.
+            latents=None if pictures else request.latents,
+            prompts=(TEXTS["prompt"],),
+            negative=TEXTS["negative"],
+            pictures=pictures,
+        )
         self.inputs: list[PromptInput] = []
         self.tokenizers: dict[str, Tokenizer] = {}
         self._written_out: set[tuple[str, str]] = set()
         self._padded = padded_text_of(pipe)
         if self._padded is not None:
             # How long its template is shows when a text is encoded as it is.
-            self._conditions(self._request, self._note)
-        self._conditions(self._request, self._note)
+            self._conditions(self._request, self._note, self._note_other)
+        self._conditions(self._request, self._note, self._note_other)
         # Such a pipeline takes no negative prompt for another thing than an empty one.
         self._zeros = pipe.config.get("force_zeros_for_empty_prompt", False) and any(
             each.source == "negative" for each in self.inputs
@@ -76,10 +89,13 @@ class TextConditioner(nn.Module):
         def answer(asked: Asked, field: PromptField) -> Tensor:
             return given[asked.input_name(field)]
 
-        conditions = self._conditions(self._request, answer)
+        def read(noted: PromptInput) -> Tensor:
+            return given[noted.name]
+
+        conditions = self._conditions(self._request, answer, read)
         if not self._zeros:
             return conditions
-        plain = self._conditions(replace(self._request, negative=""), answer)
+        plain = self._conditions(replace(self._request, negative=""), answer, read)
         has_negative = given[GIVEN].bool()
         return {
             name: torch.where(has_negative, tensor, plain[name])
@@ -88,8 +104,10 @@ class TextConditioner(nn.Module):
             for name, tensor in conditions.items()
         }
 
-    def _conditions(self, request: Request, answer: _Answer) -> dict[str, Tensor]:
-        """Run the pipeline with its tokenizers answering by `answer`."""
+    def _conditions(
+        self, request: Request, answer: _Answer, read: Callable[[PromptInput], Tensor]
+    ) -> dict[str, Tensor]:
+        """Run the pipeline with its tokenizers answering by `answer`; pictures and noise are `read`."""
         pipe = self._pipeline.pipe
         stubs = {
             name: _Tokens(name, getattr(pipe, name), answer, self._written_out, self._padded)
@@ -100,7 +118,14 @@ class TextConditioner(nn.Module):
                 stack.callback(self._padded.forget)
             stack.enter_context(with_gradients(pipe))
             stack.enter_context(with_parts(pipe, scheduler=self._scheduler, **stubs))
-            return record_conditions(self._pipeline, request)
+            stack.enter_context(pictures_and_noise(pipe, request, read))
+            return record_conditions(self._pipeline, request, torch.Generator())
+
+    def _note_other(self, noted: PromptInput) -> Tensor:
+        """Add a picture or a noise as input; answer anything."""
+        if noted not in self.inputs:
+            self.inputs.append(noted)
+        return torch.ones(noted.shape)
 
     def _note(self, asked: Asked, field: PromptField) -> Tensor:
         """Add an input, and how its tokenizer pads and cuts; answer anything."""

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import re
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
+import torch
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from search.model.parts_in_place import with_parts
+from search.model.replaced import replaced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 _ENCODERS = re.compile(r"(encode|prepare)_(?!latents$|extra_step_kwargs$)")
 """Methods of a pipeline that make conditions of texts and pictures."""
+_POSTERIOR = frozenset({"sample", "mode"})
+_READERS = (
+    (VaeImageProcessor, "preprocess"),
+    *((DiagonalGaussianDistribution, method) for method in sorted(_POSTERIOR)),
+)
+"""Classes and their methods that make conditions of pictures outside of these."""
 LABELS = "class_labels"
 """The condition of pipelines that are told a class and no text."""
 
@@ -60,7 +71,11 @@ class Encoding:
 
         names = [name for name in dir(type(self._pipe)) if _ENCODERS.match(name)]
         own = {name: noting(name, getattr(self._pipe, name)) for name in names}
-        with with_parts(self._pipe, **own):
+        with ExitStack() as stack:
+            stack.enter_context(with_parts(self._pipe, **own))
+            for owner, method in _READERS:
+                around = noting(method, getattr(owner, method))
+                stack.enter_context(replaced(owner, method, around))
             yield
 
     def _note(self, method: str, made: Any) -> None:
@@ -87,8 +102,22 @@ class Encoding:
                 next(returned)[1],
             )
 
-        with with_parts(self._pipe, **{method: answer for method, _ in self._returned}):
+        methods = {method for method, _ in self._returned}
+        with ExitStack() as stack:
+            if methods & _POSTERIOR:
+                stack.enter_context(with_parts(self._pipe.vae, encode=_encoded))
+            for owner, method in _READERS:
+                if method in methods:
+                    stack.enter_context(replaced(owner, method, answer))
+            own = methods - {method for _, method in _READERS}
+            stack.enter_context(with_parts(self._pipe, **dict.fromkeys(own, answer)))
             yield
+
+
+def _encoded(*_: Any, return_dict: bool = True, **__: Any) -> Any:
+    """What an autoencoder makes of a picture, without values: what is sampled of it is known."""
+    posterior = DiagonalGaussianDistribution(torch.zeros(1, 2, 1, 1))
+    return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
 
 @dataclass(frozen=True)

@@ -53,8 +53,12 @@ def numbered_noise(pipe: Any) -> Iterator[list[tuple[int, ...]]]:
     """While open, what the pipeline draws is numbered element by element; gives the shapes."""
     shapes: list[tuple[int, ...]] = []
 
-    def number(shape: tuple[int, ...], *_: Any, device: Any = None, **__: Any) -> Tensor:
+    def number(
+        shape: tuple[int, ...], generator: Any = None, device: Any = None, **_: Any
+    ) -> Tensor:
         shapes.append(tuple(shape))
+        if generator is not None:
+            torch.randn(tuple(shape), generator=generator)  # so that the next noise is the same
         numbers = torch.arange(math.prod(shape), dtype=torch.float32, device=device)
         return numbers.reshape(tuple(shape))
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import torch
+    from PIL.Image import Image
     from tokenizers import Tokenizer
     from torch import Tensor, nn
 
@@ -51,6 +52,8 @@ class Request:
         frames: of a video; None is the pipeline's default.
         guides: whether `guidance` is a scale above 1; only a tensor does not say so itself.
         labels: class numbers `[B]` that take the place of those that `prompts` name.
+        seed: of the noise that autoencoders draw; None leaves it to torch.
+        pictures: `image` and `mask`, of PIL, as far as the pipeline needs them; None takes examples.
     """
 
     prompts: tuple[str, ...]
@@ -66,6 +69,8 @@ class Request:
     sigmas: tuple[float, ...] = ()
     frames: int | None = None
     labels: Tensor | None = None
+    seed: int | None = None
+    pictures: Mapping[str, Image] | None = None
     guides: bool | None = None
 
     @property

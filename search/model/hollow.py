@@ -38,7 +38,11 @@ def hollow(module: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
     """
     known: dict[int, Any] = {}
     for parameter in module.parameters():
-        known[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
+        there = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
+        known[id(parameter)] = nn.Parameter(there, requires_grad=False)
+    for buffer in module.buffers():
+        if type(buffer) is not Tensor:  # of a subclass that cannot be copied deeply
+            known[id(buffer)] = buffer.clone()
     copied: nn.Module = copy.deepcopy(module, known)
     vars(copied).pop("forward", None)
     return make_hollow(copied, dtype)
@@ -161,14 +165,15 @@ def shapes_of(
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
     mode: FakeTensorMode | None = None,
+    method: str = "forward",
 ) -> Any:
-    """The same with the hooks of what is in the module."""
+    """The same with the hooks of what is in the module, of any of its methods."""
     with mode or FakeTensorMode(allow_non_fake_inputs=True) as opened:
         fake_args, fake_kwargs = pytree.tree_map(
             lambda leaf: opened.from_tensor(leaf) if isinstance(leaf, Tensor) else leaf,
             (tuple(args), dict(kwargs)),
         )
-        output = type(module).forward(module, *fake_args, **fake_kwargs)
+        output = getattr(type(module), method)(module, *fake_args, **fake_kwargs)
     return as_placeholders(output)
 
 

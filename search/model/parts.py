@@ -8,6 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import init_empty_weights
+from diffusers.models.autoencoders.vae import (
+    AutoencoderMixin,
+    DiagonalGaussianDistribution,
+    EncoderOutput,
+)
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from torch import nn
 
 from search.core.errors import SearchError
@@ -168,8 +174,17 @@ def _without_weights(cls: Any, folder: Path) -> nn.Module:
         given = {k: None if k == "attention_mask" else value for k, value in kwargs.items()}
         return shapes_of(room(), args, given)
 
+    def encode(*args: Any, return_dict: bool = True, **kwargs: Any) -> Any:
+        [made] = shapes_of(room(), args, {**kwargs, "return_dict": False}, method="encode")
+        if not isinstance(made, DiagonalGaussianDistribution):
+            return EncoderOutput(made) if return_dict else (made,)
+        posterior = DiagonalGaussianDistribution(torch.zeros(made.parameters.shape))
+        return AutoencoderKLOutput(posterior) if return_dict else (posterior,)
+
     model = build()
     model.forward = functools.wraps(model.forward)(run)
+    if isinstance(model, AutoencoderMixin):
+        vars(model)["encode"] = encode
     return model
 
 

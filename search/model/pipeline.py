@@ -13,6 +13,7 @@ from search.core.files import require_pipeline
 from search.core.subnet import Binding, SubNet
 from search.model.body import Body
 from search.model.checkpoint_files import WeightFiles
+from search.model.encoder import text_to_image_of
 from search.model.families.text_to_image import call_parameters, scale_argument
 from search.model.family import Family, Request, family_of
 from search.model.padded_text import pad_texts
@@ -390,7 +391,7 @@ def read_index(path: Path) -> dict[str, Any]:
     if not isinstance(name, str):
         msg = f"{str(path)!r} is a custom pipeline ({name}); stepcarve knows those of diffusers itself"
         raise SearchError(msg)
-    result: dict[str, Any] = index
+    result: dict[str, Any] = {**index, "_class_name": text_to_image_of(name)}
     return result
 
 

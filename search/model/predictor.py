@@ -30,6 +30,7 @@ class Predictor:
         noise_shape: tuple[int, ...],
         negative: str = "",
         chunk: int | None = None,
+        seed: int | None = None,
     ) -> None:
         """Encode the prompts.
 
@@ -40,6 +41,7 @@ class Predictor:
             noise_shape: `[C, H, W]` of one picture.
             negative: prompt, the same for all pictures; empty for none.
             chunk: pictures per call of the denoiser; None puts all into one.
+            seed: of the noise that autoencoders draw; None leaves it to torch.
         """
         self.pipeline, self.prompts, self.guidance = pipeline, tuple(prompts), guidance
         self.negative = negative
@@ -52,6 +54,7 @@ class Predictor:
                     steps=2,
                     guidance=guidance,
                     negative=negative,
+                    seed=seed,
                 ).sized(pipeline.size(noise_shape)),
             )
             for start in range(0, len(prompts), size)

@@ -103,13 +103,17 @@ def record_call(pipeline: OpenedPipeline, request: Request) -> DenoiserCall:
     )
 
 
-def record_conditions(pipeline: OpenedPipeline, request: Request) -> dict[str, Tensor]:
+def record_conditions(
+    pipeline: OpenedPipeline, request: Request, generator: torch.Generator | None = None
+) -> dict[str, Tensor]:
     """The conditions of a request: what the pipeline's encoders return. Can be traced."""
-    encoding = record_encoding(pipeline, request)
+    encoding = record_encoding(pipeline, request, generator)
     return conditions_of(encoding, pipeline.family.labels(pipeline.pipe, request))
 
 
-def record_encoding(pipeline: OpenedPipeline, request: Request) -> Encoding:
+def record_encoding(
+    pipeline: OpenedPipeline, request: Request, generator: torch.Generator | None = None
+) -> Encoding:
     """Run diffusers' pipeline up to its first call of the denoiser."""
     encoding = Encoding(pipeline.pipe)
 
@@ -117,7 +121,7 @@ def record_encoding(pipeline: OpenedPipeline, request: Request) -> Encoding:
         raise _RecordedError
 
     with encoding.noted(), replaced(pipeline.denoiser, "forward", stop):
-        _run(pipeline, request)
+        _run(pipeline, request, generator)
     return encoding
 
 
@@ -200,10 +204,12 @@ def _eta(pipe: Any) -> float | None:
     return float(given.default) if given is not None and taken else None
 
 
-def _run(pipeline: OpenedPipeline, request: Request) -> None:
+def _run(
+    pipeline: OpenedPipeline, request: Request, generator: torch.Generator | None = None
+) -> None:
     """Run diffusers' pipeline until something is recorded."""
     try:
         with pipeline_failures(pipeline.pipe), on_vae_device(pipeline.pipe), torch.no_grad():
-            pipeline.family.call(pipeline.pipe, request, None)
+            pipeline.family.call(pipeline.pipe, request, generator)
     except _RecordedError:
         pass

@@ -268,10 +268,13 @@ class FixedScheduler:
         timestep: Any,
         sample: Tensor,
         return_dict: bool = True,
-    ) -> SchedulerOutput | tuple[Tensor]:
-        """Leave the latents as they are; pipelines also look at the arguments it takes."""
+    ) -> SchedulerOutput | tuple[Tensor, Tensor]:
+        """Leave the latents as they are; pipelines also look at the arguments it takes.
+
+        Some schedulers return the clean latents that they expect too, and some pipelines decode those.
+        """
         del model_output, timestep
-        return SchedulerOutput(prev_sample=sample) if return_dict else (sample,)
+        return SchedulerOutput(prev_sample=sample) if return_dict else (sample, sample)
 
 
 class TableScheduler(FixedScheduler):
@@ -297,7 +300,7 @@ class TableScheduler(FixedScheduler):
         timestep: Any,
         sample: Tensor,
         return_dict: bool = True,
-    ) -> SchedulerOutput | tuple[Tensor]:
+    ) -> SchedulerOutput | tuple[Tensor, Tensor]:
         """Keep the prediction; return the next input, or the final latents."""
         del timestep
         if not self._values:
@@ -306,7 +309,7 @@ class TableScheduler(FixedScheduler):
         made, table = len(self._values) - 1, self.table
         row = table.final if made == len(table.inputs) else table.inputs[made]
         latents = combine(row, self._values)
-        return SchedulerOutput(prev_sample=latents) if return_dict else (latents,)
+        return SchedulerOutput(prev_sample=latents) if return_dict else (latents, latents)
 
 
 def combine(row: Sequence[float] | np.ndarray | Tensor, values: Sequence[Tensor]) -> Tensor:

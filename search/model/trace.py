@@ -104,7 +104,8 @@ def trace(
     denoiser = hollow(_built(pipeline), dtype)
     names = _block_names(family, denoiser, granularity, pipeline.removed)
     outputs: dict[_Output, int] = {}
-    step = _Step(body, denoiser, names, outputs, dtype)
+    parts = {name: hollow(part, dtype) for name, part in body.parts_around.items()}
+    step = _Step(body, denoiser, parts, names, outputs, dtype)
     inputs = {
         SAMPLE: torch.zeros(body.pictures, *body.latent_shape),
         TIMESTEP: torch.ones(()),
@@ -208,17 +209,18 @@ class _Step(nn.Module):
         self,
         body: Body,
         denoiser: nn.Module,
+        parts: dict[str, nn.Module],
         modules: list[str],
         found: dict[_Output, int],
         dtype: torch.dtype,
     ) -> None:
         super().__init__()
         self.denoiser = denoiser
-        self.parts = nn.ModuleDict(body.parts_around)
+        self.parts = nn.ModuleDict(parts)
         # In functions, because export undoes what a module writes to its own attributes.
         self.body, self.report = body.__call__, found.update
         self.watch: Callable[[], _Watch] = lambda: _Watch(
-            denoiser, modules, stream_names(len(body.uses)), dtype
+            denoiser, list(parts.values()), modules, stream_names(len(body.uses)), dtype
         )
 
     def forward(self, **inputs: Tensor) -> tuple[Tensor, ...]:
@@ -227,7 +229,12 @@ class _Step(nn.Module):
         sample, timestep, guidance = (given.pop(name) for name in (SAMPLE, TIMESTEP, GUIDANCE))
         with self.watch() as watch:
             prediction = self.body(
-                sample, timestep, guidance=guidance, conditions=given, denoiser=self.denoiser
+                sample,
+                timestep,
+                guidance=guidance,
+                conditions=given,
+                denoiser=self.denoiser,
+                parts=dict(self.parts.items()),
             ).to(sample.dtype)
         # Two blocks may hand on the same tensor; it belongs to the one that made it.
         distinct: dict[int, Tensor] = {}
@@ -252,7 +259,8 @@ class _Step(nn.Module):
 class _Watch(ExitStack):
     """While open, keeps what blocks emit, and those of their arguments that they could hand on.
 
-    It also lets the denoiser compute in its own dtype: arguments are cast to it, and the output back.
+    It also lets the denoiser and the parts around it compute in their own dtype: arguments are cast to
+    it, and the output back.
     A vector, such as the timestep, stays as it is.
 
     Attributes:
@@ -263,7 +271,12 @@ class _Watch(ExitStack):
     """
 
     def __init__(
-        self, denoiser: nn.Module, modules: list[str], streams: Sequence[str], dtype: torch.dtype
+        self,
+        denoiser: nn.Module,
+        parts: list[nn.Module],
+        modules: list[str],
+        streams: Sequence[str],
+        dtype: torch.dtype,
     ) -> None:
         super().__init__()
         self.emitted: dict[str, list[Tensor]] = {}
@@ -280,10 +293,16 @@ class _Watch(ExitStack):
         for name, module in watched.items():
             self._watch(name, module)
         self.callback(leave.remove)
+        for part in parts:
+            self.callback(part.register_forward_pre_hook(self._given, with_kwargs=True).remove)
+            self.callback(part.register_forward_hook(self._leave).remove)
 
     def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
-        del module
         self._call += 1
+        return self._given(module, args, kwargs)
+
+    def _given(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        del module
         return pytree.tree_map_only(Tensor, self._cast, (args, kwargs))
 
     def _cast(self, tensor: Tensor) -> Tensor:

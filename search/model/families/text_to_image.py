@@ -14,6 +14,7 @@ from search.core.subnet import Granularity
 from search.model.encoding import LABELS
 from search.model.entry import latents_replaced
 from search.model.families.unet import UNET_LAYERS, is_unet, unet_blocks
+from search.model.pictures import picture_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -124,6 +125,7 @@ class TextToImage:
         found: dict[str, Any] = {
             **self.settings,
             **request.grid_arguments,
+            **picture_arguments(pipe, request),
             scale: request.guidance,
             "prompt": prompts,
             LABELS: self._class_labels(pipe, request),
