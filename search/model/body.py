@@ -312,7 +312,7 @@ class _Twice(Scheduled):
         if self.returned is not None:
             super().step(model_output, timestep, sample)
         self.returned = torch.full_like(sample, 0.5)
-        return SchedulerOutput(self.returned) if return_dict else (self.returned,)
+        return SchedulerOutput(self.returned) if return_dict else (self.returned, self.returned)
 
     def add_noise(self, original_samples: Tensor, *_: Any, **__: Any) -> Tensor:
         """None."""
