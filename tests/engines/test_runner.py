@@ -153,6 +153,7 @@ def test_full_equals_diffusers_picture_for_picture(
     assert np.abs(found.images / 255 - expected).max() <= 1.5 / 255
 
 
+@pytest.mark.slow
 def test_deepcache_equals_the_package(
     pipelines: Callable[[str], Path], make_bundle: MakeBundle
 ) -> None:

@@ -189,7 +189,7 @@ def linked(bundle: Path, blobs: Path, snapshot: Path) -> Path:
     """The bundle as a snapshot of a hub's cache: every file a link to a blob."""
     blobs.mkdir(parents=True)
     snapshot.mkdir(parents=True)
-    for number, file in enumerate(sorted(bundle.iterdir())):
+    for number, file in enumerate(sorted(f for f in bundle.iterdir() if f.is_file())):
         blob = shutil.copy(file, blobs / f"{number:040x}")
         (snapshot / file.name).symlink_to(os.path.relpath(blob, snapshot))
     return snapshot

@@ -47,6 +47,7 @@ def test_blocks_that_nobody_reads_are_reused_in_the_paper() -> None:
     )
 
 
+@pytest.mark.slow
 def test_shares_are_those_of_stable_diffusion(
     pipelines: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

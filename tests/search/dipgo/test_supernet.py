@@ -42,7 +42,9 @@ def request_of(net: SuperNet, case: Case) -> Request:
     return Request(prompts, steps, net.full.guidance, latents=case.noise)
 
 
-@pytest.mark.parametrize("name", [*NAMES, "shapes-sd"])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) for name in NAMES] + ["shapes-sd"]
+)
 def test_with_all_gates_on_run_it_is_diffusers_pipeline(pipelines: Find, name: str) -> None:
     pipeline, whole = opened(pipelines(name), steps=6)
     with supernet(pipeline, whole) as net:
@@ -70,7 +72,14 @@ def test_a_fitted_sampler_is_used_with_its_own_timesteps(pipelines: Find, name: 
     assert difference(found.latents[-1], sample(pipeline, request_of(net, case)).latents[-1]) > 0.01
 
 
-@pytest.mark.parametrize("granularity", Granularity)
+@pytest.mark.parametrize(
+    "granularity",
+    [
+        pytest.param(Granularity.STAGE, marks=pytest.mark.slow),
+        Granularity.BRANCH,
+        Granularity.LAYER,
+    ],
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_with_hard_gates_it_is_the_gated_reference(
     pipelines: Find, name: str, granularity: Granularity
@@ -89,7 +98,14 @@ def test_with_hard_gates_it_is_the_gated_reference(
         assert difference(found.latents[-1], plain.latents[-1]) > 1e-4, "the gates do something"
 
 
-@pytest.mark.parametrize("granularity", Granularity)
+@pytest.mark.parametrize(
+    "granularity",
+    [
+        pytest.param(Granularity.STAGE, marks=pytest.mark.slow),
+        Granularity.BRANCH,
+        Granularity.LAYER,
+    ],
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_with_hard_gates_delta_is_that_of_blocks_gated_by_hand(
     pipelines: Find, name: str, granularity: Granularity
