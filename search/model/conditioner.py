@@ -33,6 +33,7 @@ TEXTS = {
     for name in ("prompt", "negative")
 }
 """What stands for the texts while the pipeline runs; blanks, capitals and signs show what it does to them."""
+SHORT = "a"
 GIVEN = "negative_given"
 
 
@@ -72,8 +73,9 @@ class TextConditioner(nn.Module):
         self._written_out: set[tuple[str, str]] = set()
         self._padded = padded_text_of(pipe)
         if self._padded is not None:
-            # How long its template is shows when a text is encoded as it is.
-            self._conditions(self._request, self._note, self._note_other)
+            # How long its template is shows when a short text is encoded as it is.
+            short = replace(self._request, prompts=(SHORT,), negative=SHORT)
+            self._conditions(short, self._note, self._note_other)
         self._conditions(self._request, self._note, self._note_other)
         # Such a pipeline takes no negative prompt for another thing than an empty one.
         self._zeros = pipe.config.get("force_zeros_for_empty_prompt", False) and any(
@@ -236,12 +238,15 @@ class _Tokens:
         [one] = [text] if isinstance(text, str) else text
         found = _template_of(one)
         if found is None:
-            return self._tokenizer(
+            made = self._tokenizer(
                 text, padding=padding, max_length=max_length, truncation=truncation, **options
             )
+            if self._padded is not None:
+                self._padded.tokens = len(made["input_ids"][0])
+            return made
         if padding != "max_length":
             if truncation:
-                return self._of_any_length(one, found, options)
+                return self._of_any_length(found, options)
             # Pipelines only warn then of texts that are too long.
             return _Encoded(lambda _: torch.zeros(1, 0, dtype=torch.int64))
         length = max_length or self._tokenizer.model_max_length
@@ -253,7 +258,7 @@ class _Tokens:
         asked = Asked(self._name, source, length, template, special)
         return _Encoded(lambda field: self._answer(asked, field))
 
-    def _of_any_length(self, text: str, found: _Found, options: dict[str, Any]) -> Any:
+    def _of_any_length(self, found: _Found, options: dict[str, Any]) -> Any:
         """Answer where the pipeline takes the text as long as it is: with as many tokens as fit."""
         padded = self._padded
         if padded is None:
@@ -261,10 +266,6 @@ class _Tokens:
                 f"the {self._name} pads texts to no fixed length; such pipelines are not supported"
             )
             raise SearchError(msg)
-        if not padded.template:
-            made = self._tokenizer(text, **options)
-            padded.tokens = made.input_ids.shape[-1]
-            return made
         source, template = found
         length = padded.template + padded.length
         special = options.get("add_special_tokens", True)
@@ -272,7 +273,7 @@ class _Tokens:
         padded.mask = self._answer(asked, PromptField.MASK)
         ids = self._answer(asked, PromptField.IDS)
         # The pipeline is to encode all of them; what is padding is said behind it.
-        every = (ids * 0 == 0).long()
+        every = (ids >= 0).long()
         return _Encoded(lambda field: ids if field is PromptField.IDS else every)
 
 

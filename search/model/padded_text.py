@@ -29,7 +29,7 @@ class PaddedText:
 
     Attributes:
         length: of the encoded texts, in tokens; 0 until one was encoded.
-        tokens: of the last text, counted by whoever tokenised it; set before it is encoded.
+        tokens: of the text that is encoded next, if whoever tokenised it has counted them.
         template: tokens of the template that are dropped from the encoded text.
         mask: in a trace, of the tokens `[1, template + length]`, which are as many as fit; None outside.
     """
@@ -40,19 +40,20 @@ class PaddedText:
         self.mask: Tensor | None = None
 
     def encode(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Embeddings `[B, length, D]`, zeros behind each text, and their mask `[B, length]`."""
+        """Embeddings `[B, length, D]`, zeros behind each text, and their bool mask `[B, length]`."""
         embeds, mask = self._encode(*args, **kwargs)
         self.length = min(LIMIT, kwargs.get("max_sequence_length") or LIMIT)
         if self.mask is not None:
-            mask = self.mask[:, self.template :].expand(len(embeds), -1)
+            mask = self.mask[:, self.template :].bool().expand(len(embeds), -1)
             return embeds * mask[..., None].to(embeds), mask
         count = embeds.shape[1]
-        self.template = max(self.tokens - count, 0)
+        if self.tokens:
+            self.template, self.tokens = max(self.tokens - count, 0), 0
         if mask is None:
-            mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
+            mask = torch.ones(embeds.shape[:2], device=embeds.device)
         missing = max(self.length - count, 0)
         padded = functional.pad(embeds[:, : self.length], (0, 0, 0, missing))
-        return padded, functional.pad(mask[:, : self.length].long(), (0, missing))
+        return padded, functional.pad(mask[:, : self.length].bool(), (0, missing))
 
     def forget(self) -> None:
         """End a trace."""
