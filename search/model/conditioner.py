@@ -77,6 +77,12 @@ class TextConditioner(nn.Module):
             short = replace(self._request, prompts=(SHORT,), negative=SHORT)
             self._conditions(short, self._note, self._note_other)
         self._conditions(self._request, self._note, self._note_other)
+        if not any(each.source == "prompt" for each in self.inputs):
+            msg = (
+                f"a {type(pipe).__name__} reads its prompt in another way than through its tokenizers, so no "
+                "graph can take one; such pipelines are not supported"
+            )
+            raise SearchError(msg)
         # Such a pipeline takes no negative prompt for another thing than an empty one.
         self._zeros = pipe.config.get("force_zeros_for_empty_prompt", False) and any(
             each.source == "negative" for each in self.inputs
@@ -355,4 +361,6 @@ def _padded(tokenizer: Any, length: int) -> Tokenizer:
 
 
 def _is_tokenizer(part: Any) -> bool:
-    return hasattr(getattr(part, "tokenizer", part), "model_max_length")
+    return any(
+        hasattr(each, "model_max_length") for each in (part, getattr(part, "tokenizer", part))
+    )

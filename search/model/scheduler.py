@@ -212,9 +212,25 @@ class GridScheduler:
 
 
 class FixedTimestep(float):
-    """A timestep as a float, for tracing: a traced tensor has no value to read."""
+    """A timestep as a float, for tracing: a traced tensor has no value to read.
+
+    What pipelines compute of it is one too.
+    """
 
     __slots__ = ()
+
+    def __truediv__(self, other: float) -> FixedTimestep:
+        return FixedTimestep(float(self) / other)
+
+    def __mul__(self, other: float) -> FixedTimestep:
+        return FixedTimestep(float(self) * other)
+
+    def __rsub__(self, other: float) -> FixedTimestep:
+        return FixedTimestep(other - float(self))
+
+    def to(self, *_: Any, **__: Any) -> FixedTimestep:
+        """Itself, whatever the dtype."""
+        return self
 
     def expand(self, *shape: int) -> Tensor:
         """As a tensor of that shape."""

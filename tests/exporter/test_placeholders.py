@@ -128,3 +128,19 @@ def test_what_a_pipeline_makes_of_its_texts_is_part_of_the_input(
     monkeypatch.setattr(type(opened.pipe), "maybe_convert_prompt", convert)
     made = TextConditioner(opened, Request(("",), steps=1, guidance=3))
     assert {each.template for each in made.inputs} == {template}
+
+
+def test_a_prompt_that_no_tokenizer_reads_is_refused(
+    pipelines: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = open_pipeline(pipelines("three-levels"))
+    pipe: Any = opened.pipe
+    ids = pipe.tokenizer("fixed", padding="max_length", return_tensors="pt")
+
+    def encode(*_: Any, **__: Any) -> Any:
+        embeds = pipe.text_encoder(ids.input_ids)[0]
+        return embeds, embeds
+
+    monkeypatch.setattr(type(pipe), "encode_prompt", encode)
+    with pytest.raises(SearchError, match="reads its prompt in another way"):
+        TextConditioner(opened, Request(("",), steps=1, guidance=3))
