@@ -71,6 +71,7 @@ class TextConditioner(nn.Module):
         self.inputs: list[PromptInput] = []
         self.tokenizers: dict[str, Tokenizer] = {}
         self._written_out: set[tuple[str, str]] = set()
+        self._texts: list[str] = []
         self._padded = padded_text_of(pipe)
         if self._padded is not None:
             # How long its template is shows when a short text is encoded as it is.
@@ -83,12 +84,17 @@ class TextConditioner(nn.Module):
                 "graph can take one; such pipelines are not supported"
             )
             raise SearchError(msg)
-        # Such a pipeline takes no negative prompt for another thing than an empty one.
-        self._zeros = pipe.config.get("force_zeros_for_empty_prompt", False) and any(
-            each.source == "negative" for each in self.inputs
-        )
+        self._zeros = self._ignores_empty()
         if self._zeros:
             self.inputs.append(PromptInput(GIVEN, "negative", PromptField.GIVEN))
+
+    def _ignores_empty(self) -> bool:
+        """Whether no negative prompt is another thing than an empty one: zeros, and no text is read."""
+        if not any(each.source == "negative" for each in self.inputs):
+            return False
+        read = len(self._texts)
+        self._conditions(replace(self._request, negative=""), self._note, self._note_other)
+        return len(self._texts) < read
 
     def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
         """What `inputs` says, in that order -> the conditions by name."""
@@ -117,8 +123,11 @@ class TextConditioner(nn.Module):
     ) -> dict[str, Tensor]:
         """Run the pipeline with its tokenizers answering by `answer`; pictures and noise are `read`."""
         pipe = self._pipeline.pipe
+        self._texts.clear()
         stubs = {
-            name: _Tokens(name, getattr(pipe, name), answer, self._written_out, self._padded)
+            name: _Tokens(
+                name, getattr(pipe, name), answer, self._written_out, self._texts, self._padded
+            )
             for name in self._names
         }
         with ExitStack() as stack:
@@ -196,7 +205,7 @@ class _Tokens:
     """Stands in for a tokenizer of a pipeline, or a processor with one.
 
     A pipeline that splits a text before it tokenises it looks for placeholders, to write them out: its
-    name and the text's are added to `written_out`.
+    name and the text's are added to `written_out`. Every text that is tokenised is added to `texts`.
     """
 
     def __init__(
@@ -205,10 +214,11 @@ class _Tokens:
         tokenizer: Any,
         answer: _Answer,
         written_out: set[tuple[str, str]],
+        texts: list[str],
         padded: PaddedText | None,
     ) -> None:
         self._name, self._tokenizer, self._answer = name, tokenizer, answer
-        self._written_out, self._padded = written_out, padded
+        self._written_out, self._texts, self._padded = written_out, texts, padded
 
     def tokenize(self, text: str, **options: Any) -> Any:
         """The tokenizer's own."""
@@ -242,6 +252,7 @@ class _Tokens:
     ) -> Any:
         """Answer with inputs for our texts, and with the tokenizer's own ids for any other."""
         [one] = [text] if isinstance(text, str) else text
+        self._texts.append(one)
         found = _template_of(one)
         if found is None:
             made = self._tokenizer(

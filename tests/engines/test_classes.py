@@ -40,6 +40,8 @@ CLASSES = (
     "WanPipeline",
     "LTXPipeline",
     "HunyuanVideoPipeline",
+    "Krea2Pipeline",
+    "CogView3PlusPipeline",
 )
 """Those of 2025 and 2026 that compile."""
 STEPS = 4
