@@ -32,7 +32,14 @@ class Decoder(nn.Module):
         """Prepare to make pictures of `size` (height, width)."""
         super().__init__()
         pipeline.load_around()
-        self.vae = pipeline.pipe.vae.eval()
+        vae = getattr(pipeline.pipe, "vae", None)
+        if vae is None:
+            msg = (
+                f"a {type(pipeline.pipe).__name__} has no part named vae that makes pictures of its latents; "
+                "such pipelines are not supported"
+            )
+            raise SearchError(msg)
+        self.vae = vae.eval()
         self._pipeline = pipeline
         # With pictures, pipelines look for the timestep to begin at.
         timesteps: Tensor | list[FixedTimestep] = torch.ones(0) if sources_of(pipeline.pipe) else []

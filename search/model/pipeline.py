@@ -118,8 +118,11 @@ class Pipeline:
     def _factor(self) -> int:
         """Pixels per element of the noise, in each direction."""
         # Not every pipeline says it; those that do compute it so too.
-        levels = len(self.pipe.vae.config.block_out_channels)
-        return int(getattr(self.pipe, "vae_scale_factor", 2 ** (levels - 1)))
+        said = getattr(self.pipe, "vae_scale_factor", None)
+        if said is not None:
+            return int(said)
+        config = getattr(getattr(self.pipe, "vae", None), "config", {})
+        return int(2 ** (len(config.get("block_out_channels", "1")) - 1))
 
     def load_around(self) -> None:
         """Load the weights of all models but the denoiser, if the pipeline was opened without."""

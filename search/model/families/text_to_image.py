@@ -163,7 +163,8 @@ class TextToImage:
         if not _takes_labels(type(pipe)):
             return 0
         config = getattr(pipe, self.component).config
-        return min(int(config.num_embeds_ada_norm), NO_CLASS)
+        named = (config.get(name) for name in ("num_embeds_ada_norm", "num_class_embeds"))
+        return min(int(next(filter(None, named), 0)), NO_CLASS)
 
     def conditioner(self, pipeline: OpenedPipeline, request: Request) -> Conditioner:
         """The pipeline up to its first call of the denoiser."""
