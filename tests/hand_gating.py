@@ -26,7 +26,10 @@ def bases(
     if len(outputs) == len(STREAMS):
         names = type(module).forward.__code__.co_varnames[1:]
         given = dict(zip(names, args, strict=False)) | kwargs
-        return [given[name] for name in STREAMS]
+        streams = [given[name] for name in STREAMS]
+        # CogView returns the picture's first.
+        alike = all(a.shape == b.shape for a, b in zip(streams, outputs, strict=True))
+        return streams if alike else streams[::-1]
     entered: Tensor = (*args, *kwargs.values())[0]
     shortcut = getattr(module, "conv_shortcut", None)
     return [entered if shortcut is None else shortcut(entered)]

@@ -259,7 +259,7 @@ class _Tokens:
                 text, padding=padding, max_length=max_length, truncation=truncation, **options
             )
             if self._padded is not None:
-                self._padded.tokens = len(made["input_ids"][0])
+                self._padded.tokens, self._padded.mask = len(made["input_ids"][0]), None
             return made
         if padding != "max_length":
             if truncation:
