@@ -9,6 +9,7 @@ negative one. The table goes to docs/models.md, the figures to results/families.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tempfile
 import time
@@ -91,7 +92,8 @@ def measure(toy: Toy, folder: Path) -> Row:
         pixel = max(_difference(runner, path, toy, *prompts) for prompts in PROMPTS)
     except Exception as error:  # noqa: BLE001  whatever it is, the table says so
         kind = "" if isinstance(error, SearchError) else f"{type(error).__name__}: "
-        message = " ".join(str(error).split())[:300]
+        message = " ".join(str(error).split()).partition(" While executing")[0]
+        message = re.sub(r"'[^' ]*/[^' ]*'", "a directory", message)[:300]
         return Row(toy.cls, refused=f"{kind}{message}", seconds=time.perf_counter() - started)
     topology = subnet.topology
     seconds = round(time.perf_counter() - started, 1)
