@@ -21,7 +21,7 @@ diffusers' own call, pixel by pixel. `python -m benchmarks.families` writes this
 
 A class that is not listed may work all the same: nothing here is written for a class.
 
-## Equal to diffusers: {count} classes
+## Equal to diffusers: {count} pipelines
 
 | class | denoiser calls per step | blocks | largest difference of a pixel |
 |---|---|---|---|

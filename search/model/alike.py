@@ -14,7 +14,7 @@ from search.model.encoding import Encoding
 from search.model.failures import pipeline_failures
 from search.model.hollow import shapes_only
 from search.model.parts_in_place import on_vae_device, with_gradients, with_parts
-from search.model.scheduler import FixedScheduler
+from search.model.scheduler import StandIn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +46,7 @@ def require_alike_steps(
     """
     pipe = pipeline.pipe
     answers, calls = Answers(), list[tuple[int, ...]]()
-    scheduler = _Walk(timesteps, pipeline, answers, calls)
+    scheduler = _Walk(timesteps, pipe.scheduler, answers, calls)
 
     def count(module: Any, args: Any, kwargs: Any) -> None:
         del module
@@ -89,25 +89,19 @@ class _WalkedError(Exception):
     """Ends the pipeline's call behind its last step."""
 
 
-class _Walk(FixedScheduler):
+class _Walk(StandIn):
     """A stand-in for a scheduler that leaves the latents alone and notes what is done between its steps."""
 
     def __init__(
         self,
         timesteps: Sequence[float],
-        pipeline: OpenedPipeline,
+        own: Any,
         answers: Answers,
         calls: list[tuple[int, ...]],
     ) -> None:
-        own = pipeline.pipe.scheduler
-        super().__init__(torch.tensor(timesteps), own.config)
-        self._own, self._answers, self._calls = own, answers, calls
+        super().__init__(torch.tensor(timesteps), own)
+        self._answers, self._calls = answers, calls
         self.done: list[Done] = []
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self._own, name)
 
     def step(
         self,

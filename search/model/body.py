@@ -26,7 +26,7 @@ from search.model.failures import pipeline_failures
 from search.model.hollow import shapes_only
 from search.model.parts_in_place import on_vae_device, with_gradients, with_parts
 from search.model.pictures import sources_of
-from search.model.scheduler import FixedScheduler
+from search.model.scheduler import StandIn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -85,7 +85,9 @@ class Body:
             shapes_only(pipeline.denoiser, self._answers),
             torch.no_grad(),
         ):
-            stopped = self._run(Scheduled(torch.tensor([1.0]), pipeline), self.request)
+            stopped = self._run(
+                Scheduled(torch.tensor([1.0]), pipeline.pipe.scheduler), self.request
+            )
         self._require_untouched()
         self.conditions = conditions_of(self._encoding, self.labels)
         if not uses:
@@ -173,7 +175,7 @@ class Body:
             latents_replaced(pipe, lambda _: latents),
             self._answers.repeated(),
         ):
-            scheduler = Scheduled(timestep.reshape(1), self.pipeline)
+            scheduler = Scheduled(timestep.reshape(1), pipe.scheduler)
             prediction = self._run(scheduler, request).prediction
         return prediction[: len(latents)]
 
@@ -233,7 +235,7 @@ class Body:
         """Refuse a loop that changes what its scheduler returns, as painting with a mask can."""
         if not sources_of(self.pipeline.pipe):
             return
-        twice = _Twice(torch.tensor([2.0, 1.0]), self.pipeline)
+        twice = _Twice(torch.tensor([2.0, 1.0]), self.pipeline.pipe.scheduler)
         with shapes_only(self.pipeline.denoiser, Answers()), torch.no_grad():
             stopped = self._run(twice, self.request)
         if twice.returned is None or not torch.equal(stopped.sample, twice.returned):
@@ -262,20 +264,10 @@ class StoppedError(Exception):
         self.prediction, self.sample = prediction, sample
 
 
-class Scheduled(FixedScheduler):
+class Scheduled(StandIn):
     """A stand-in for a pipeline's scheduler with one timestep, which ends the call at its step."""
 
     init_noise_sigma = _SCALE
-
-    def __init__(self, timesteps: Tensor, pipeline: OpenedPipeline) -> None:
-        own = pipeline.pipe.scheduler
-        super().__init__(timesteps, own.config)
-        self._own = own
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self._own, name)
 
     def step(
         self,

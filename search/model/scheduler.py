@@ -293,6 +293,19 @@ class FixedScheduler:
         return SchedulerOutput(prev_sample=sample) if return_dict else (sample, sample)
 
 
+class StandIn(FixedScheduler):
+    """The same with all that its steps do not need taken from the scheduler whose place it takes."""
+
+    def __init__(self, timesteps: Tensor, own: Any) -> None:
+        super().__init__(timesteps, own.config)
+        self._own = own
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._own, name)
+
+
 class TableScheduler(FixedScheduler):
     """A fitted sampler in the place of a diffusers scheduler, for the pipelines of diffusers.
 
