@@ -126,7 +126,12 @@ def save_video(frames: NDArray[np.uint8], path: Path, about: Generation) -> None
 
 
 def save_picture(pixels: NDArray[np.uint8], path: Path, about: Generation) -> None:
-    """Write `[height, width, 3]` as PNG with two texts in it.
+    """Write `[height, width, 3]` as PNG, see `png_of`."""
+    write_atomically(path, png_of(pixels, about))
+
+
+def png_of(pixels: NDArray[np.uint8], about: Generation) -> bytes:
+    """`[height, width, 3]` as PNG with two texts in it.
 
     `parameters` is for other programs that show pictures, `stepcarve` is JSON with all of `about`.
     """
@@ -139,4 +144,4 @@ def save_picture(pixels: NDArray[np.uint8], path: Path, about: Generation) -> No
     texts.add_text(SETTINGS, json.dumps(vars(about)))
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", pnginfo=texts)
-    write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from exporter.bundle import WEIGHTS, Bundle, require_dtype, sha256
 from exporter.errors import ExportError
 from exporter.preflight import require_room
+from exporter.preview import fit_preview
 from exporter.staging import Staging, staging
 from exporter.variant import Variant, carve_variant
 from exporter.weights import refer, write_weights
@@ -91,8 +92,13 @@ def export(
     pipeline.load_around()
     with staging(out, _key(pipeline, shapes, dtype, loras)) as stage:
         variants = [carve_variant(pipeline, each, batch, dtype, report) for each, batch in shapes]
+        report("fit preview")
+        made = {
+            "loras": [each.to_json() for each in loras],
+            "preview": fit_preview(pipeline, variants[0].subnet, variants[0].layout, report),
+        }
         report("write")
-        made = {"loras": [each.to_json() for each in loras], **_write(pipeline, variants, stage)}
+        made |= _write(pipeline, variants, stage)
         stage.commit({"dtype": dtype, **made})
     return Bundle.open(out)
 
