@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,30 @@ class Made:
         return {**vars(self), "images": [str(path) for path in self.images]}
 
 
+@dataclass(frozen=True)
+class Progress:
+    """A call that has been made, as a callback is told.
+
+    Attributes:
+        prompt: what the run shows.
+        seed: of its noises.
+        run: its number.
+        runs: how many there are.
+        call: the number of the call in its run.
+        calls: how many a run has.
+        preview: makes approximate pictures `[B, height, width, 3]` of what the run will make; None where
+            nothing was predicted yet, or where the bundle has no previews. Only valid during the callback.
+    """
+
+    prompt: str
+    seed: int
+    run: int
+    runs: int
+    call: int
+    calls: int
+    preview: Callable[[], NDArray[np.uint8] | None]
+
+
 def open_for(path: Path, *, height: int | None, width: int | None, images: int | None) -> Bundle:
     """The variant of a bundle for `images` per prompt: in one run if it can, else in several.
 
@@ -112,6 +137,7 @@ def generate(
     *,
     save_latents: Path | None = None,
     report: Callable[..., None] = lambda _text, _share=None: None,
+    callback: Callable[[Progress], None] | None = None,
 ) -> list[Made]:
     """Make every picture of `order` and write it to `out`, with a number if there are several.
 
@@ -123,6 +149,8 @@ def generate(
         out: a PNG file.
         save_latents: also write the final latents of every run to this .npy file, likewise.
         report: called with a progress message and the completed fraction.
+        callback: called after each call of the denoiser; what it raises ends everything, and the pictures
+            that are done stay. On a GPU, calls are not recorded as one piece then, which is slower.
 
     Raises:
         EngineError: wrong prompt, shape or scale, or a value that is not finite.
@@ -138,7 +166,8 @@ def generate(
     runs = list(product(order.prompts, range(order.seed, order.seed + order.images // batch)))
     made: list[Made] = []
     for number, (prompt, seed) in enumerate(runs):
-        result, calls = _timed(runner, order, prompt, seed, (number, len(runs)), report)
+        place = number, len(runs)
+        result, calls = _timed(runner, order, prompt, seed, place, report, callback)
         paths = [_numbered(out, number * batch + each, len(runs) * batch) for each in range(batch)]
         for each, path in enumerate(paths):
             about = _generation(bundle, order, prompt, seed, each)
@@ -157,6 +186,7 @@ def _timed(
     seed: int,
     place: tuple[int, int],
     report: Callable[..., None],
+    callback: Callable[[Progress], None] | None,
 ) -> tuple[Result, tuple[float, ...]]:
     """One run, and the seconds of its calls; `place` is its number and how many there are."""
     number, runs = place
@@ -167,6 +197,9 @@ def _timed(
     def tell(call: int, *_: object) -> None:
         ends.append(time.perf_counter())
         report(f"{which}call {call + 1} of {count}", (number + (call + 1) / count) / runs)
+        if callback is not None:
+            preview = partial(runner.preview, call)
+            callback(Progress(prompt, seed, number, runs, call, count, preview))
 
     report(f"{which}{count} calls", number / runs)
     began = time.perf_counter()
@@ -177,7 +210,7 @@ def _timed(
         negative=order.negative,
         guidance=order.guidance,
         pictures=order.pictures,
-        on_call=tell if runner.on_host else None,
+        on_call=tell if runner.on_host or callback is not None else None,
     )
     starts = [began + result.seconds["condition"], *ends]
     return result, tuple(end - start for start, end in zip(starts, ends, strict=False))

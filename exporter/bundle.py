@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -194,11 +195,9 @@ class Bundle:
         if not self.calls or len(self.sampler.inputs) != len(self.calls):
             msg = f"the sampler, {len(self.sampler.inputs)} rows for {len(self.calls)} calls"
             raise ValueError(msg)
-        if (
-            self.preview is not None
-            and [len(row) - 1 for row in self.preview] != [self.noise_shape[1]] * 3
-        ):
-            msg = f"the preview, which is not 3 rows of {self.noise_shape[1] + 1} numbers"
+        channels = math.prod(self.noise_shape[1:-2])
+        if self.preview is not None and [len(row) for row in self.preview] != [channels + 1] * 3:
+            msg = f"the preview, which is not 3 rows of {channels + 1} numbers"
             raise ValueError(msg)
         for number, call in enumerate(self.calls):
             slots = {*call.reads.values(), *call.writes.values()}

@@ -93,9 +93,11 @@ def export(
     with staging(out, _key(pipeline, shapes, dtype, loras)) as stage:
         variants = [carve_variant(pipeline, each, batch, dtype, report) for each, batch in shapes]
         report("fit preview")
+        first, binding = variants[0], variants[0].subnet.binding
+        shapes_of_one = binding.noise_shape, binding.latent_shape
         made = {
             "loras": [each.to_json() for each in loras],
-            "preview": fit_preview(pipeline, variants[0].subnet, variants[0].layout, report),
+            "preview": fit_preview(pipeline, *shapes_of_one, first.layout, report),
         }
         report("write")
         made |= _write(pipeline, variants, stage)

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from search.core.subnet import SubNet
     from search.model.pipeline import Pipeline
 
 PICTURES = 8
@@ -35,7 +34,8 @@ class _NoPreviewError(Exception):
 
 def fit_preview(
     pipeline: Pipeline,
-    subnet: SubNet,
+    noise_shape: tuple[int, ...],
+    latent_shape: tuple[int, ...],
     layout: tuple[int, ...] | None,
     report: Callable[[str], None] = lambda _: None,
 ) -> list[list[float]] | None:
@@ -47,7 +47,8 @@ def fit_preview(
 
     Args:
         pipeline: with its autoencoder loaded.
-        subnet: bound to the size to encode at.
+        noise_shape: of the noise of one picture, `[C, H, W]`, or with an axis of 1 more.
+        latent_shape: of its latents, as the pipeline packs them.
         layout: per element of the latents, which element of the drawn noise it is; None: its own.
         report: called with the reason if there is no such matrix.
 
@@ -55,10 +56,10 @@ def fit_preview(
         None for videos, and where latents are no affine map of what the autoencoder makes of the same place.
     """
     try:
-        size = pipeline.size(subnet.binding.noise_shape)
-        cell = _cell(size, subnet.binding.noise_shape)
+        size = pipeline.size(noise_shape)
+        cell = _cell(size, noise_shape)
         decoder = Decoder(pipeline, size)
-        decoded, to_latents = _to_latents(decoder, subnet, layout)
+        decoded, to_latents = _to_latents(decoder, noise_shape, latent_shape, layout)
         pictures = _pictures(max(1, min(SIDE, *size) // cell) * cell)
         encoded = _encoded(pipeline.pipe, pictures, like=decoded)
         places = _places(encoded, pictures.shape[-1] // cell)
@@ -72,28 +73,33 @@ def fit_preview(
 
 def _cell(size: tuple[int, ...], noise_shape: tuple[int, ...]) -> int:
     """The side in pixels of the square that one place of the latents stands for."""
-    if len(size) != 2 or len(noise_shape) != 3:
+    if len(size) != 2 or len(noise_shape) < 3:
         msg = "the latents are not those of one picture"
         raise _NoPreviewError(msg)
-    cell = size[0] // noise_shape[1]
-    if (noise_shape[1] * cell, noise_shape[2] * cell) != size:
-        msg = f"latents of {noise_shape[1]} x {noise_shape[2]} do not divide a picture of {size}"
+    height, width = noise_shape[-2:]
+    cell = size[0] // height
+    if (height * cell, width * cell) != size:
+        msg = f"latents of {height} x {width} do not divide a picture of {size[0]} x {size[1]}"
         raise _NoPreviewError(msg)
     return cell
 
 
 def _to_latents(
-    decoder: Decoder, subnet: SubNet, layout: tuple[int, ...] | None
+    decoder: Decoder,
+    shape: tuple[int, ...],
+    latent_shape: tuple[int, ...],
+    layout: tuple[int, ...] | None,
 ) -> tuple[Tensor, NDArray[np.float32]]:
     """What the autoencoder is given for random latents, and the affine map from there to latents."""
-    shape = subnet.binding.noise_shape
     drawn = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     latents = drawn if layout is None else drawn.flatten()[list(layout)]
-    decoded = decoder.given(latents.reshape(1, *subnet.binding.latent_shape))
+    decoded = decoder.given(latents.reshape(1, *latent_shape))
     if decoded is None or not hasattr(decoder.vae, "encode"):
         msg = "the pipeline has no autoencoder that both encodes and decodes"
         raise _NoPreviewError(msg)
-    matrix, error = _fitted(_places(decoded, shape[1]), drawn.flatten(1).T.numpy())
+    matrix, error = _fitted(
+        _places(decoded, shape[-2]), drawn.reshape(-1, shape[-2] * shape[-1]).T.numpy()
+    )
     if error > EXACT:
         msg = f"the latents are no affine map of the autoencoder's (relative error {error:.1g})"
         raise _NoPreviewError(msg)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import click
@@ -69,6 +70,12 @@ if TYPE_CHECKING:
         "-o", "--out", type=PATH, required=True, help="Write the picture to this PNG file."
     ),
     cloup.option("--save-latents", type=PATH, help="Write the final latents to this .npy file."),
+    cloup.option(
+        "--preview",
+        is_flag=True,
+        help="Every few calls, write an approximation of the picture beside it, to OUT-preview.png, which is "
+        "removed in the end.",
+    ),
 )
 def command(
     bundle: Path,
@@ -86,6 +93,7 @@ def command(
     mask: Path | None,
     save_latents: Path | None,
     out: Path,
+    preview: bool,
     as_json: bool,
     height: int | None,
     width: int | None,
@@ -96,6 +104,7 @@ def command(
     from engines.generate import Order, generate, open_for, prompts_for
     from engines.given import load_picture, require_pictures
     from engines.pictures import load_latents, require_png
+    from engines.preview import preview_file, require_preview
     from engines.runner import Runner
 
     require_png(out)
@@ -112,13 +121,20 @@ def command(
         latents=None if latents is None else load_latents(latents),
         pictures=pictures,
     )
+    if preview:
+        require_preview(opened)
     engine = make_engine(engine_name, device, options)
     began = time.perf_counter()
-    with screen.status() as report:
+    with ExitStack() as stack:
+        report = stack.enter_context(screen.status())
         report("load graphs")
         runner = Runner(opened, engine)
         loaded = time.perf_counter() - began
-        made = generate(runner, order, out, save_latents=save_latents, report=report)
+        file = preview_file(out.with_stem(f"{out.stem}-preview"))
+        callback = stack.enter_context(file) if preview else None
+        made = generate(
+            runner, order, out, save_latents=save_latents, report=report, callback=callback
+        )
     _print_made(made, len(opened.calls), loaded, as_json=as_json)
 
 

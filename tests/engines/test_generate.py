@@ -13,7 +13,7 @@ from PIL import Image
 
 from engines.base import make_engine
 from engines.errors import EngineError
-from engines.generate import Order, generate, open_for, prompts_for
+from engines.generate import Order, Progress, generate, open_for, prompts_for
 from engines.pictures import Generation
 from engines.runner import Runner
 from exporter.bundle import Bundle
@@ -88,6 +88,39 @@ def test_further_runs_take_the_seeds_that_follow(runner: Runner, tmp_path: Path)
     np.testing.assert_array_equal(np.load(tmp_path / "x-3.npy"), expected.latents)
     with Image.open(tmp_path / "x-7.png") as image:
         np.testing.assert_array_equal(np.asarray(image), expected.images[1])
+
+
+def test_a_callback_is_told_of_each_call_and_can_stop(runner: Runner, tmp_path: Path) -> None:
+    seen: list[tuple[str, int, int, int]] = []
+    shapes: list[tuple[int, ...]] = []
+
+    def callback(progress: Progress) -> None:
+        seen.append((progress.prompt, progress.seed, progress.run, progress.call))
+        preview = progress.preview()
+        assert preview is not None
+        shapes.append(preview.shape)
+        if progress.run == 1:
+            raise KeyboardInterrupt
+
+    order = Order(("red", "blue"), images=2, seed=3)
+    with pytest.raises(KeyboardInterrupt):
+        generate(runner, order, tmp_path / "x.png", callback=callback)
+    assert seen == [("red", 3, 0, 0), ("red", 3, 0, 1), ("blue", 3, 1, 0)]
+    assert shapes == [(2, 24, 24, 3)] * 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x-0.png", "x-1.png"]
+    again = generate(runner, order, tmp_path / "y.png")
+    assert len(again) == 2, "the runner still works"
+    assert (tmp_path / "y-0.png").read_bytes() == (tmp_path / "x-0.png").read_bytes()
+
+
+def test_a_picture_of_a_batch_can_have_a_seed_of_its_own(runner: Runner, bundle: Bundle) -> None:
+    """As diffusers does with a list of generators."""
+    found = runner.run("red", seed=(5, 9)).latents
+    alone = Runner(bundle, make_engine("onnxruntime", "cpu"))
+    for latents, seed in zip(found, (5, 9), strict=True):
+        np.testing.assert_allclose(latents, alone.run("red", seed=seed).latents[0], atol=1e-4)
+    with pytest.raises(EngineError, match="1 seeds are given, but a noise of shape"):
+        runner.run("red", seed=(5,))
 
 
 def test_numbers_have_as_many_digits_as_the_last(runner: Runner, tmp_path: Path) -> None:
