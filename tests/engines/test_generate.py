@@ -11,17 +11,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engines.base import make_engine
+from engines.base import EngineOptions, make_engine
 from engines.errors import EngineError
-from engines.generate import Order, Progress, generate, open_for, prompts_for
+from engines.generate import Made, Order, Progress, generate, open_for, prompts_for
 from engines.pictures import Generation
 from engines.runner import Runner
+from engines.spread import Loaded, generate_spread
 from exporter.bundle import Bundle
 from exporter.errors import ExportError
 from exporter.export import export
 from search.methods.options import Options
 from search.methods.registry import search
 from search.model.pipeline import open_pipeline
+from search.runs.parallel import Where
 
 ABOUT = Generation(
     prompt="a café, red",
@@ -151,6 +153,70 @@ def test_the_text_has_the_layout_of_other_programs() -> None:
     alone = replace(ABOUT, negative="", images=1, image=0)
     assert "Negative" not in alone.parameters(64, 32)
     assert "Batch" not in alone.parameters(64, 32)
+
+
+def test_resuming_makes_what_is_missing_or_was_made_in_another_way(
+    runner: Runner, tmp_path: Path
+) -> None:
+    order = Order(("red", "blue"), images=4, seed=7)
+    out, latents = tmp_path / "x.png", tmp_path / "x.npy"
+    generate(runner, order, out, save_latents=latents)
+    assert generate(runner, order, out, save_latents=latents, resume=True) == []
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    (tmp_path / "x-1.png").unlink()
+    (tmp_path / "x-2.png").write_bytes(b"half a picture")
+    (tmp_path / "x-2.npy").unlink()
+    Image.new("RGB", (24, 24)).save(tmp_path / "x-7.png")
+    made = generate(runner, order, out, save_latents=latents, resume=True)
+    assert [(each.prompt, each.seed) for each in made] == [
+        ("red", 7), ("red", 8), ("blue", 7), ("blue", 8),
+    ]  # fmt: skip
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    (tmp_path / "x-7.png").unlink()
+    (last,) = generate(runner, order, out, save_latents=latents, resume=True)
+    assert (last.prompt, last.seed, last.images[1].name) == ("blue", 8, "x-7.png")
+    other = replace(order, guidance=2.5)
+    assert len(generate(runner, other, out, resume=True)) == 4, "made with another scale"
+    given = replace(order, images=2, latents=np.zeros(runner.bundle.latent_shape, np.float32))
+    with pytest.raises(EngineError, match="from which latents or pictures they were made"):
+        generate(runner, given, out, resume=True)
+
+
+def spread(bundle: Bundle, out: Path, where: Where, *, resume: bool) -> list[Made]:
+    order = Order(("red", "blue", "green"), images=2, seed=7)
+    loaded = Loaded(bundle.path, bundle.shape, "onnxruntime", "cpu", EngineOptions())
+    told: list[str] = []
+    made = generate_spread(
+        loaded, order, out, save_latents=None, resume=resume, jobs=2, where=where,
+        report=lambda text, _share: told.append(text),
+    )  # fmt: skip
+    assert len(told) == len(made)
+    return made
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        pytest.param(Where.LOCAL, marks=pytest.mark.slow),
+        pytest.param(Where.RAY, marks=pytest.mark.slow),
+    ],
+)
+def test_several_processes_make_the_same_and_resume(
+    runner: Runner, tmp_path: Path, where: Where
+) -> None:
+    if where is Where.RAY:
+        pytest.importorskip("ray")
+    order = Order(("red", "blue", "green"), images=2, seed=7)
+    generate(runner, order, tmp_path / "alone.png")
+    made = spread(runner.bundle, tmp_path / "x.png", where, resume=False)
+    assert [(each.prompt, each.seed) for each in made] == [("red", 7), ("blue", 7), ("green", 7)]
+    for number in range(6):
+        alone, other = (tmp_path / f"{name}-{number}.png" for name in ("alone", "x"))
+        assert alone.read_bytes() == other.read_bytes()
+    (tmp_path / "x-3.png").unlink()
+    (again,) = spread(runner.bundle, tmp_path / "x.png", where, resume=True)
+    assert again.prompt == "blue"
+    assert spread(runner.bundle, tmp_path / "x.png", where, resume=True) == []
 
 
 def test_given_latents_begin_one_run(runner: Runner, tmp_path: Path) -> None:
