@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -14,6 +14,7 @@ import pytest
 
 from engines.errors import NotFiniteError
 from engines.runner import Runner
+from engines.serve.served import Served
 from tests.engines.serve.gate import Gate, Running, pixels, until
 
 Start = Callable[..., Running]
@@ -31,9 +32,9 @@ def hang_up(running: Running, **fields: object) -> socket.socket:
 
 
 @pytest.fixture
-def pool() -> ThreadPoolExecutor:
+def pool() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(8) as made:
-        yield made  # type: ignore[misc]
+        yield made
 
 
 def test_equal_requests_share_a_run(
@@ -57,12 +58,26 @@ def test_equal_requests_share_a_run(
     first.result()
     found = [pixels(other.result().data[0].b64_json) for other in others]  # type: ignore[index]
     for image, (prompt, seed) in zip(found, [("red", 1), ("blue", 2), ("red", 3)], strict=True):
-        assert np.abs(image.astype(int) - alone(prompt, seed, on_call=print_nothing)).max() <= 1
+        assert np.abs(image.astype(int) - alone(prompt, seed, on_call=ignore)).max() <= 1
     assert running.metric("stepcarve_run_seconds_count") == 3, "red 1 and red 3 share one"
 
 
-def print_nothing(*_: object) -> None:
+def ignore(*_: object) -> None:
     """The gate wants something to call."""
+
+
+def test_a_bundle_of_pairs_makes_one_picture_too(
+    start: Start,
+    served: Served,
+    monkeypatch: pytest.MonkeyPatch,
+    alone: Callable[..., np.ndarray],
+) -> None:
+    expected = alone("red", 4)
+    monkeypatch.setattr(served, "runners", {(24, 24): {2: served.runners[24, 24][2]}})
+    made = start().client.images.generate(prompt="red", extra_body={"seed": 4})
+    assert made.data
+    difference = pixels(made.data[0].b64_json).astype(int) - expected
+    assert np.abs(difference).max() <= 1
 
 
 def test_a_full_queue_says_when_to_come_again(
