@@ -10,6 +10,7 @@ from __future__ import annotations
 import http.client
 import itertools
 import json
+import os
 import random
 import re
 import socket
@@ -193,25 +194,38 @@ def storm(served: Served, prompts: Iterator[str], count: int) -> dict[str, Any]:
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--many",
+    type=click.Path(path_type=Path),
+    help="Another bundle for the test of many at once.  [default: the same]",
+)
 @click.option("--blocks", default=10, help=f"Turns of {BLOCK} pictures each.")
 @click.option("--requests", default=1000, help="In the test of many at once.")
-def main(bundle: Path, blocks: int, requests: int) -> None:
+def main(bundle: Path, many: Path | None, blocks: int, requests: int) -> None:
     """Measure, and write results/serve.json."""
-    opened = Bundle.open(bundle)
+    opened, other = Bundle.open(bundle), Bundle.open(many or bundle)
     runner = Runner(opened, make_engine("onnxruntime", "cpu"))
-    prompts = (f"{opened.default_prompt} {number}" for number in itertools.count())
     with serving(bundle) as served:
-        one = throughput(served, runner, prompts, blocks)
-        click.echo(json.dumps(one))
-        many = storm(served, prompts, requests)
-        click.echo(json.dumps(many))
-    about = {
-        "denoiser": opened.subnet.binding.denoiser,
-        "method": opened.subnet.method,
-        "calls": len(opened.calls),
-        "shapes": [str(shape) for shape in opened.shapes],
+        one = throughput(served, runner, _prompts(opened), blocks)
+    click.echo(json.dumps(one))
+    with serving(other.path) as served:
+        at_once = storm(served, _prompts(other), requests)
+    click.echo(json.dumps(at_once))
+    result = {"one_picture": _about(opened) | one, "many_at_once": _about(other) | at_once}
+    write("serve", {"load_average": os.getloadavg()[1], **result})
+
+
+def _prompts(bundle: Bundle) -> Iterator[str]:
+    return (f"{bundle.default_prompt} {number}" for number in itertools.count())
+
+
+def _about(bundle: Bundle) -> dict[str, Any]:
+    return {
+        "denoiser": bundle.subnet.binding.denoiser,
+        "method": bundle.subnet.method,
+        "calls": len(bundle.calls),
+        "shapes": [str(shape) for shape in bundle.shapes],
     }
-    write("serve", {"bundle": about, "one_picture": one, "many_at_once": many})
 
 
 if __name__ == "__main__":
