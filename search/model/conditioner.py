@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -15,6 +16,8 @@ from search.core.cleaning import find_cleaned
 from search.core.errors import SearchError
 from search.core.placeholders import vectors_of
 from search.core.prompt import PromptField, PromptInput
+from search.core.quotation import probe, read_quotation
+from search.model.byte_tokenizer import byte_tokenizer
 from search.model.failures import LONGEST
 from search.model.padded_text import padded_text_of
 from search.model.parts_in_place import with_gradients, with_parts
@@ -25,16 +28,20 @@ from search.model.scheduler import FixedScheduler, FixedTimestep
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from search.core.quotation import Quotation
     from search.model.family import OpenedPipeline, Request
     from search.model.padded_text import PaddedText
 
 TEXTS = {
-    name: f" Stepcarve {name}:  \u201c\u00c9&amp;\u00df\u201d &lt;&amp;amp;,\t<br>http://a.b  \n"
+    name: f" Stepcarve {name}:  \u201c{name} \u00c9&amp;\u00df\u201d &lt;&amp;amp;,\t<br>http://a.b  \n"
     for name in ("prompt", "negative")
 }
 """What stands for the texts while the pipeline runs; blanks, capitals and signs show what it does to them."""
+UNQUOTED = {name: re.sub("[\u201c\u201d]", "", text) for name, text in TEXTS.items()}
+"""The same, for pipelines that read words in quotes apart."""
 SHORT = "a"
 GIVEN = "negative_given"
+QUOTED = "_quoted"
 
 
 class TextConditioner(nn.Module):
@@ -50,7 +57,7 @@ class TextConditioner(nn.Module):
         pipeline.load_around()
         pipe = pipeline.pipe
         self._pipeline = pipeline
-        self._names = [name for name, part in pipe.components.items() if _is_tokenizer(part)]
+        self._own = {name: part for name, part in pipe.components.items() if _is_tokenizer(part)}
         for name, part in pipe.components.items():
             if isinstance(part, nn.Module) and part is not pipeline.denoiser:
                 self.add_module(name, part)
@@ -72,12 +79,23 @@ class TextConditioner(nn.Module):
         self.tokenizers: dict[str, Tokenizer] = {}
         self._written_out: set[tuple[str, str]] = set()
         self._texts: list[str] = []
+        self._quotation: Quotation | None = None
+        self._quoted: dict[str, set[str]] = {}
         self._padded = padded_text_of(pipe)
         if self._padded is not None:
             # How long its template is shows when a short text is encoded as it is.
             short = replace(self._request, prompts=(SHORT,), negative=SHORT)
             self._conditions(short, self._note, self._note_other)
-        self._conditions(self._request, self._note, self._note_other)
+        try:
+            self._conditions(self._request, self._note, self._note_other)
+        except QuotedError:
+            self._quotation = self._read_quotation()
+            self._quoted = self._conditions_of_quoted()
+            names = [f"{source}{QUOTED}" for source in self._quoted]
+            self.inputs += [
+                PromptInput(name, source, PromptField.QUOTED, quotation=self._quotation)
+                for name, source in zip(names, self._quoted, strict=True)
+            ]
         if not any(each.source == "prompt" for each in self.inputs):
             msg = (
                 f"a {type(pipe).__name__} reads its prompt in another way than through its tokenizers, so no "
@@ -94,7 +112,58 @@ class TextConditioner(nn.Module):
             return False
         read = len(self._texts)
         self._conditions(replace(self._request, negative=""), self._note, self._note_other)
+        self.inputs = [self._with_empty(each) for each in self.inputs]
         return len(self._texts) < read
+
+    def _with_empty(self, each: PromptInput) -> PromptInput:
+        """An input that knows what its pipeline reads for an empty text."""
+        if not each.tokenizer or each.quotation is not None or each.written("") in self._texts:
+            return each
+        size = len(each.before) + len(each.after)
+        found = {
+            text[len(each.before) : len(text) - len(each.after)]
+            for text in self._texts
+            if len(text) > size and text.startswith(each.before) and text.endswith(each.after)
+        } - {TEXTS["prompt"], UNQUOTED["prompt"]}
+        blank = [text for text in found if not text.strip()]
+        return replace(each, empty=blank[0]) if blank else each
+
+    def _read_quotation(self) -> Quotation:
+        """How the pipeline makes a text of words in quotes."""
+        request = replace(self._request, prompts=(probe("prompt"),), negative=probe("negative"))
+        self._conditions(request, self._note, self._note_other)
+        found = {read_quotation(source, text) for source in TEXTS for text in self._texts} - {None}
+        if len(found) != 1:
+            msg = (
+                f"a {type(self._pipeline.pipe).__name__} reads words in quotes in a way of its own; such "
+                "pipelines are not supported"
+            )
+            raise SearchError(msg)
+        [quotation] = found
+        assert quotation is not None
+        return quotation
+
+    def _conditions_of_quoted(self) -> dict[str, set[str]]:
+        """Per source, the conditions that its quoted words are in; goes on with texts without any."""
+        quoted = self._request
+        plain = replace(quoted, prompts=(UNQUOTED["prompt"],), negative=UNQUOTED["negative"])
+        self._request = plain
+        self.inputs.clear()
+        made = [
+            self._conditions(request, self._note, self._note_other)
+            for request in (plain, replace(plain, prompts=quoted.prompts), quoted)
+        ]
+        found = {
+            source: {n for n, tensor in before.items() if not torch.equal(tensor, after[n])}
+            for source, before, after in zip(TEXTS, made, made[1:], strict=False)
+        }
+        if found["prompt"] & found["negative"]:
+            msg = (
+                f"a {type(self._pipeline.pipe).__name__} encodes the words in quotes of two texts together; "
+                "such pipelines are not supported"
+            )
+            raise SearchError(msg)
+        return {source: names for source, names in found.items() if names}
 
     def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
         """What `inputs` says, in that order -> the conditions by name."""
@@ -106,10 +175,24 @@ class TextConditioner(nn.Module):
         def read(noted: PromptInput) -> Tensor:
             return given[noted.name]
 
-        conditions = self._conditions(self._request, answer, read)
+        def encoded(request: Request) -> dict[str, Tensor]:
+            conditions = self._conditions(request, answer, read)
+            if not self._quoted:
+                return conditions
+            negative = request.negative and TEXTS["negative"]
+            request = replace(request, prompts=(TEXTS["prompt"],), negative=negative)
+            others = self._conditions(request, answer, read)
+            for source, names in self._quoted.items():
+                is_quoted = given[f"{source}{QUOTED}"].bool()
+                conditions |= {
+                    n: torch.where(is_quoted, others[n], conditions[n]) for n in sorted(names)
+                }
+            return conditions
+
+        conditions = encoded(self._request)
         if not self._zeros:
             return conditions
-        plain = self._conditions(replace(self._request, negative=""), answer, read)
+        plain = encoded(replace(self._request, negative=""))
         has_negative = given[GIVEN].bool()
         return {
             name: torch.where(has_negative, tensor, plain[name])
@@ -126,9 +209,15 @@ class TextConditioner(nn.Module):
         self._texts.clear()
         stubs = {
             name: _Tokens(
-                name, getattr(pipe, name), answer, self._written_out, self._texts, self._padded
+                name,
+                tokenizer,
+                answer,
+                self._written_out,
+                self._texts,
+                self._padded,
+                self._quotation,
             )
-            for name in self._names
+            for name, tokenizer in self._own.items()
         }
         with ExitStack() as stack:
             if self._padded is not None:
@@ -146,7 +235,7 @@ class TextConditioner(nn.Module):
 
     def _note(self, asked: Asked, field: PromptField) -> Tensor:
         """Add an input, and how its tokenizer pads and cuts; answer anything."""
-        own = getattr(self._pipeline.pipe, asked.tokenizer)
+        own = self._own[asked.tokenizer]
         before, cleanings, after = asked.template
         noted = PromptInput(
             asked.input_name(field),
@@ -160,6 +249,7 @@ class TextConditioner(nn.Module):
             before=before,
             after=after,
             special=asked.special,
+            quotation=asked.quotation,
         )
         if noted not in self.inputs:
             self.inputs.append(noted)
@@ -177,6 +267,7 @@ class Asked:
         length: to which it pads and cuts.
         template: what the pipeline has made of the prompt; see `find_cleaned`.
         special: whether special tokens are added.
+        quotation: how the text is made of the quoted words of the prompt, if it is.
     """
 
     tokenizer: str
@@ -184,6 +275,7 @@ class Asked:
     length: int
     template: tuple[str, tuple[str, ...], str]
     special: bool
+    quotation: Quotation | None = None
 
     @property
     def file(self) -> str:
@@ -201,6 +293,15 @@ if TYPE_CHECKING:
     _Answer = Callable[[Asked, PromptField], Tensor]
 
 
+class QuotedError(SearchError):
+    """A pipeline reads words in quotes apart."""
+
+    def __init__(self, tokenizer: str) -> None:
+        super().__init__(
+            f"the {tokenizer} reads words in quotes in a way of its own; such pipelines are not supported"
+        )
+
+
 class _Tokens:
     """Stands in for a tokenizer of a pipeline, or a processor with one.
 
@@ -216,7 +317,9 @@ class _Tokens:
         written_out: set[tuple[str, str]],
         texts: list[str],
         padded: PaddedText | None,
+        quotation: Quotation | None,
     ) -> None:
+        self._quotation = quotation
         self._name, self._tokenizer, self._answer = name, tokenizer, answer
         self._written_out, self._texts, self._padded = written_out, texts, padded
 
@@ -253,7 +356,9 @@ class _Tokens:
         """Answer with inputs for our texts, and with the tokenizer's own ids for any other."""
         [one] = [text] if isinstance(text, str) else text
         self._texts.append(one)
-        found = _template_of(one)
+        found, quotation = _template_of(one), None
+        if found is None:
+            found, quotation = self._of_quoted(one)
         if found is None:
             made = self._tokenizer(
                 text, padding=padding, max_length=max_length, truncation=truncation, **options
@@ -272,8 +377,17 @@ class _Tokens:
             raise ValueError(msg)
         source, template = found
         special = options.get("add_special_tokens", True)
-        asked = Asked(self._name, source, length, template, special)
+        asked = Asked(self._name, source, length, template, special, quotation)
         return _Encoded(lambda field: self._answer(asked, field))
+
+    def _of_quoted(self, text: str) -> tuple[_Found | None, Quotation | None]:
+        """Of which text `text` has the quoted words, and how it is made of them."""
+        for source, ours in TEXTS.items():
+            if self._quotation is not None and self._quotation.text(ours) == text:
+                return (source, ("", (), "")), self._quotation
+            if f"{source} \u00e9" in text.lower():
+                raise QuotedError(self._name)
+        return None, None
 
     def _of_any_length(self, found: _Found, options: dict[str, Any]) -> Any:
         """Answer where the pipeline takes the text as long as it is: with as many tokens as fit."""
@@ -333,14 +447,15 @@ class _Encoded(Mapping[str, Any]):
 
 def _template_of(text: str) -> _Found | None:
     """Which of our texts the pipeline has made `text` of, and how; None if it is another."""
-    for source, ours in TEXTS.items():
-        found = find_cleaned(text, ours)
-        if found is not None:
-            return source, found
+    for source in TEXTS:
+        for ours in (TEXTS[source], UNQUOTED[source]):
+            found = find_cleaned(text, ours)
+            if found is not None:
+                return source, found
         if f"stepcarve {source}" in text.lower():
             msg = (
                 f"the pipeline does more to the {source} than to clean it and put it into a longer text, "
-                f"it makes {text!r} of {ours!r}; that is not supported"
+                f"it makes {text!r} of {TEXTS[source]!r}; that is not supported"
             )
             raise SearchError(msg)
     return None
@@ -355,20 +470,24 @@ def _has_placeholders(tokenizer: Any) -> bool:
 def _padded(tokenizer: Any, length: int) -> Tokenizer:
     """The fast tokenizer behind one of transformers, made to pad and cut to a length."""
     tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
-    if not hasattr(tokenizer, "backend_tokenizer"):
+    fast = (
+        Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        if hasattr(tokenizer, "backend_tokenizer")
+        else byte_tokenizer(tokenizer)
+    )
+    if fast is None:
         msg = (
             f"{type(tokenizer).__name__} has no fast tokenizer; save the pipeline with one that has"
         )
         raise SearchError(msg)
-    copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    copy.enable_truncation(length, direction=tokenizer.truncation_side)
-    copy.enable_padding(
+    fast.enable_truncation(length, direction=tokenizer.truncation_side)
+    fast.enable_padding(
         direction=tokenizer.padding_side,
         length=length,
         pad_id=tokenizer.pad_token_id,
         pad_token=tokenizer.pad_token,
     )
-    return copy
+    return fast
 
 
 def _is_tokenizer(part: Any) -> bool:
