@@ -58,6 +58,8 @@ class PromptInput:
         special: whether the tokenizer adds its special tokens.
         dims: shape of pictures and noise, at the bundle's first size.
         drawn: of noise, when.
+        multiple: to one of it the tokenizer fills up a text of any length, with tokens that are read; they
+            are followed by padding up to `length`. 0 for texts that the tokenizer pads to `length`.
     """
 
     name: str
@@ -73,6 +75,7 @@ class PromptInput:
     special: bool = True
     dims: tuple[int, ...] = ()
     drawn: Drawn = Drawn.BEFORE
+    multiple: int = 0
 
     @property
     def template(self) -> tuple[str, tuple[str, ...], str]:
