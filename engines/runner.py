@@ -241,9 +241,10 @@ class Runner:
             case PromptField.IDS:
                 text, tokens = self._encoded(each, text)
                 _warn_truncated(each, text, tokens)
-                return tokens.ids
+                return _padded(each, tokens.ids)
             case PromptField.MASK:
-                return self._encoded(each, text)[1].attention_mask
+                tokens = self._encoded(each, text)[1]
+                return _padded(each, [1] * len(tokens) if each.multiple else tokens.attention_mask)
         raise AssertionError(each.fill)
 
     def _encoded(self, each: PromptInput, text: str) -> tuple[str, Any]:
@@ -452,6 +453,11 @@ def guidance_of(bundle: Bundle, guidance: float | None, negative: str) -> float:
         )
         raise EngineError(msg)
     return scale
+
+
+def _padded(each: PromptInput, tokens: list[int]) -> list[int]:
+    """Tokens or their mask as long as the input is."""
+    return tokens + [0] * (each.length - len(tokens))
 
 
 def _warn_truncated(each: PromptInput, text: str, tokens: Any) -> None:

@@ -65,6 +65,8 @@ class PromptInput:
         quotation: makes the text that is tokenised of the quoted words of the prompt.
         dims: shape of pictures and noise, at the bundle's first size.
         drawn: of noise, when.
+        multiple: to one of it the tokenizer fills up a text of any length, with tokens that are read; they
+            are followed by padding up to `length`. 0 for texts that the tokenizer pads to `length`.
     """
 
     name: str
@@ -82,6 +84,7 @@ class PromptInput:
     quotation: Quotation | None = None
     dims: tuple[int, ...] = ()
     drawn: Drawn = Drawn.BEFORE
+    multiple: int = 0
 
     @property
     def template(self) -> tuple[str, tuple[str, ...], str]:

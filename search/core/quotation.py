@@ -32,7 +32,7 @@ class Quotation:
 
     def words(self, text: str) -> list[str]:
         """The quoted words of a text."""
-        patterns = [f"{re.escape(first)}(.*?){re.escape(last)}" for first, last in self.marks]
+        patterns = [f"{re.escape(mark[0])}(.*?){re.escape(mark[1])}" for mark in self.marks]
         if self.by_mark:
             found = [word for pattern in patterns for word in re.findall(pattern, text)]
         else:
@@ -53,7 +53,9 @@ def probe(source: str) -> str:
     """
     quoted = [f"{mark[0]}{_word(source, number)}{mark[1]}" for number, mark in enumerate(MARKS)]
     again = f"{MARKS[1][0]}{_word(source, 1)}{MARKS[1][1]}"
-    other = [f"{mark[0]}{_word(source, number)}{mark[1]}" for number, mark in enumerate(MARKS[:2], 4)]
+    other = [
+        f"{mark[0]}{_word(source, number)}{mark[1]}" for number, mark in enumerate(MARKS[:2], 4)
+    ]
     return " and ".join([*reversed(quoted), again, *other])
 
 

@@ -94,12 +94,7 @@ class SelectedRows:
         """What the functions of torch make of it."""
         del types
         if func not in _RULES:
-            name = getattr(func, "__name__", str(func))
-            msg = (
-                f"the denoiser takes as many rows of a tensor as a mask says, and does with them what has no "
-                f"fixed shape ({name}); such pipelines are not supported"
-            )
-            raise SearchError(msg)
+            raise _unknown(getattr(func, "__name__", str(func)))
         return _RULES[func](*args, **(kwargs or {}))
 
 
@@ -149,6 +144,13 @@ class RowsSelected(TorchFunctionMode):
         return SelectedRows(whole[rest], dim, index[dim].mask)
 
 
+def _unknown(name: str) -> SearchError:
+    return SearchError(
+        "the denoiser takes as many rows of a tensor as a mask says, and does with them what has no fixed "
+        f"shape ({name}); such pipelines are not supported"
+    )
+
+
 _INVERTING = frozenset(
     [
         Tensor.__invert__,
@@ -166,8 +168,7 @@ def _joined(tensors: Sequence[Any], dim: int = 0) -> SelectedRows:
     place = dim % first.whole.ndim
     parts = [each if isinstance(each, SelectedRows) else _all(each, place) for each in tensors]
     if any(each.dim != place for each in parts):
-        msg = "the denoiser joins tensors of whose rows a mask takes some, in another dimension; such pipelines are not supported"
-        raise SearchError(msg)
+        raise _unknown("cat")
     mask = Mask(
         torch.cat([each.mask.keep for each in parts]),
         tuple(part for each in parts for part in each.mask.parts),
@@ -189,11 +190,7 @@ def _stacked(tensors: Sequence[SelectedRows], dim: int = 0) -> Tensor:
 def _fixed(selected: SelectedRows) -> Tensor:
     count = selected.mask.count
     if count is None:
-        msg = (
-            "the denoiser takes as many rows of a tensor as a mask says, and fills them up to no fixed "
-            "length; such pipelines are not supported"
-        )
-        raise SearchError(msg)
+        raise _unknown("stack")
     return selected.moved().narrow(selected.dim, 0, count)
 
 
@@ -203,18 +200,19 @@ def _filled_up(
     """The rows that are taken, and others of one value behind them."""
     behind = 2 * (selected.whole.ndim - 1 - selected.dim)
     if mode != "constant" or any(pad[:behind]) or any(pad[behind + 2 :]) or pad[behind]:
-        return SelectedRows.__torch_function__(functional.pad, ())
+        raise _unknown("pad")
     moved = functional.pad(selected.moved(), pad, value=value or 0)
     place = torch.arange(moved.shape[selected.dim], device=moved.device)
     shape = [-1 if dim == selected.dim else 1 for dim in range(moved.ndim)]
     is_taken = (place < selected.mask.keep.sum()).reshape(shape)
-    return torch.where(is_taken, moved, torch.full((), value or 0, dtype=moved.dtype))
+    filled: Tensor = torch.where(is_taken, moved, torch.full((), value or 0, dtype=moved.dtype))
+    return filled
 
 
 def _attended(query: Any, key: Any, value: Any, *args: Any, **settings: Any) -> Any:
     """Attention to the keys that are taken, of rows of queries."""
     if args or settings.pop("attn_mask", None) is not None or settings.get("is_causal"):
-        return SelectedRows.__torch_function__(functional.scaled_dot_product_attention, ())
+        raise _unknown("scaled_dot_product_attention")
     keys, values = (each.whole if isinstance(each, SelectedRows) else each for each in (key, value))
     mask = key.mask.keep[None] if isinstance(key, SelectedRows) else None
     rows = query.whole if isinstance(query, SelectedRows) else query
