@@ -14,9 +14,11 @@ from engines.built import load_graph
 from engines.errors import EngineError, NotFiniteError
 from engines.given import require_pictures, values_of
 from engines.noise import TorchNoise
+from engines.spelled import spelled
 from search.core.names import GUIDANCE, IMAGE, LATENTS, PREDICTION, SAMPLE
 from search.core.placeholders import written_out
 from search.core.prompt import Drawn, PromptField, PromptInput, class_number
+from search.core.quotation import pieces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -253,6 +255,9 @@ class Runner:
         text = each.written(text)
         if each.placeholders:
             text = written_out(text, tokenizer)
+        if each.spelled:
+            apart = pieces(text, each.spelled)
+            return text, spelled(tokenizer, apart, special=each.special)
         return text, tokenizer.encode(text, add_special_tokens=each.special)
 
     def call(

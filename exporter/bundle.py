@@ -14,8 +14,8 @@ from search.core.lora import Lora, placed
 from search.core.pictures import example_picture
 from search.core.precision import denoiser_precisions
 from search.core.program import distinct
-from search.core.quotation import Quotation
 from search.core.prompt import Drawn, PromptField, PromptInput
+from search.core.quotation import Quotation
 from search.core.sampler import SamplerTable
 from search.core.subnet import SubNet
 
@@ -440,6 +440,7 @@ def _input(data: dict[str, Any]) -> PromptInput:
             **data,
             "fill": PromptField(data["fill"]),
             "cleanings": tuple(data.get("cleanings", ())),
+            "spelled": tuple(data.get("spelled", ())),
             "dims": tuple(data.get("dims", ())),
             "drawn": Drawn(data.get("drawn", Drawn.BEFORE)),
             "quotation": _quotation(data.get("quotation")),

@@ -73,6 +73,8 @@ def optimise(model: ir.Model, parameters: Collection[str]) -> None:
     _drop_void_choices(model)
     passes.ClearMetadataAndDocStringPass()(model)
     for name, value in model.graph.initializers.items():
+        if not _size_of(value):
+            continue  # onnxruntime reads no empty tensor from a file
         if name.removesuffix(TRANSPOSED) in parameters:
             keep(value, name)
         elif _size_of(value) > INLINE_BYTES or (name in given and _is_floating(value)):

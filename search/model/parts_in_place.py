@@ -20,7 +20,10 @@ def on_vae_device(pipe: Any) -> Iterator[None]:
     part = getattr(pipe, "vae", None)
     on = torch.device("cpu") if part is None or part.device.type == "meta" else part.device
     device = property(lambda _: on)
-    with replaced(type(pipe), "_execution_device", device):
+    with (
+        replaced(type(pipe), "_execution_device", device),
+        replaced(type(pipe), "device", device),
+    ):
         yield
 
 
