@@ -14,7 +14,6 @@ from engines.built import load_graph
 from engines.errors import EngineError, NotFiniteError
 from engines.given import require_pictures, values_of
 from engines.noise import TorchNoise
-from search.core.cleaning import cleaned
 from search.core.names import GUIDANCE, IMAGE, LATENTS, PREDICTION, SAMPLE
 from search.core.placeholders import written_out
 from search.core.prompt import Drawn, PromptField, PromptInput, class_number
@@ -237,6 +236,8 @@ class Runner:
                 return class_number(text, self.bundle.labels, each.classes)
             case PromptField.GIVEN:
                 return bool(text)
+            case PromptField.QUOTED:
+                return each.quotation is not None and bool(each.quotation.words(text))
             case PromptField.IDS:
                 text, tokens = self._encoded(each, text)
                 _warn_truncated(each, text, tokens)
@@ -249,7 +250,7 @@ class Runner:
     def _encoded(self, each: PromptInput, text: str) -> tuple[str, Any]:
         """The text that is tokenised, and its tokens."""
         tokenizer = self._tokenizers[each.tokenizer]
-        text = f"{each.before}{cleaned(text, each.cleanings)}{each.after}"
+        text = each.written(text)
         if each.placeholders:
             text = written_out(text, tokenizer)
         return text, tokenizer.encode(text, add_special_tokens=each.special)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -16,11 +17,13 @@ from search.core.errors import SearchError
 from search.core.placeholders import vectors_of
 from search.core.prompt import PromptField, PromptInput
 from search.model.answers import tensors_as_numbers
+from search.model.byte_tokenizer import byte_tokenizer
 from search.model.failures import LONGEST
 from search.model.fixed_texts import NEGATIVE, encoders_told, padding_name
 from search.model.padded_text import padded_text_of
 from search.model.parts_in_place import with_gradients, with_parts
 from search.model.pictures import example_pictures, pictures_and_noise, sources_of
+from search.model.quoted_words import TEXTS, UNQUOTED, QuotedError, QuotedWords
 from search.model.recording import record_conditions
 from search.model.scheduler import FixedScheduler, FixedTimestep
 from search.model.text_lengths import fixed_texts_of
@@ -29,15 +32,11 @@ from search.model.tokens import TokenizerStandIn, tokenizers_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from search.core.quotation import Quotation
     from search.model.family import OpenedPipeline, Request
     from search.model.fixed_texts import FixedTexts
     from search.model.padded_text import PaddedText
 
-TEXTS = {
-    name: f" Stepcarve {name}:  \u201c\u00c9&amp;\u00df\u201d &lt;&amp;amp;,\t<br>http://a.b  \n"
-    for name in ("prompt", "negative")
-}
-"""What stands for the texts while the pipeline runs; blanks, capitals and signs show what it does to them."""
 SHORT = "a"
 GIVEN = "negative_given"
 
@@ -79,8 +78,14 @@ class TextConditioner(nn.Module):
         if self._reading.padded is not None:
             # How long its template is shows when a short text is encoded as it is.
             short = replace(self._request, prompts=(SHORT,), negative=SHORT)
-            self._conditions(short, self._note, self._note_other)
-        self._conditions(self._request, self._note, self._note_other)
+            self._noted(short)
+        try:
+            self._noted(self._request)
+        except QuotedError:
+            self.inputs.clear()
+            quoted, texts = self._reading.quoted, self._reading.texts
+            self._request = quoted.read(self._noted, texts, self._request)
+            self.inputs += quoted.inputs
         if not any(each.source == "prompt" for each in self.inputs):
             msg = (
                 f"a {type(pipe).__name__} reads its prompt in another way than through its tokenizers, so no "
@@ -96,8 +101,13 @@ class TextConditioner(nn.Module):
         if not any(each.source == "negative" for each in self.inputs):
             return False
         read = len(self._reading.texts)
-        self._conditions(replace(self._request, negative=""), self._note, self._note_other)
+        self._noted(replace(self._request, negative=""))
+        self.inputs = [_with_empty(each, self._reading.texts) for each in self.inputs]
         return len(self._reading.texts) < read
+
+    def _noted(self, request: Request) -> dict[str, Tensor]:
+        """The conditions of a request, whose inputs are noted."""
+        return self._conditions(request, self._note, self._note_other)
 
     def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
         """What `inputs` says, in that order -> the conditions by name."""
@@ -109,10 +119,14 @@ class TextConditioner(nn.Module):
         def read(noted: PromptInput) -> Tensor:
             return given[noted.name]
 
-        conditions = self._conditions(self._request, answer, read)
+        def encoded(request: Request) -> dict[str, Tensor]:
+            run = partial(self._conditions, answer=answer, read=read)
+            return self._reading.quoted.encoded(run, request, given)
+
+        conditions = encoded(self._request)
         if not self._zeros:
             return conditions
-        plain = self._conditions(replace(self._request, negative=""), answer, read)
+        plain = encoded(replace(self._request, negative=""))
         has_negative = given[GIVEN].bool()
         return {
             name: torch.where(has_negative, tensor, plain[name])
@@ -165,6 +179,7 @@ class TextConditioner(nn.Module):
     def _note(self, asked: Asked, field: PromptField) -> Tensor:
         """Add an input, and how its tokenizer pads and cuts; answer anything."""
         own = getattr(self._pipeline.pipe, asked.tokenizer)
+        own = own.tokenizer if isinstance(own, _Tokens) else own
         before, cleanings, after = asked.template
         noted = PromptInput(
             asked.input_name(field),
@@ -179,6 +194,7 @@ class TextConditioner(nn.Module):
             after=after,
             special=asked.special,
             multiple=asked.multiple,
+            quotation=asked.quotation,
         )
         if noted not in self.inputs:
             self.inputs.append(noted)
@@ -198,6 +214,7 @@ class Asked:
         special: whether special tokens are added.
         most: tokens that are read, the template's with them.
         multiple: see `PromptInput`.
+        quotation: likewise.
     """
 
     tokenizer: str
@@ -207,6 +224,7 @@ class Asked:
     special: bool
     most: int
     multiple: int = 0
+    quotation: Quotation | None = None
 
     @property
     def file(self) -> str:
@@ -235,6 +253,7 @@ class _Reading:
         texts: all that are tokenised.
         masks: of texts of a fixed length, by source, `[1, T]`: 1 where there is a token.
         new: that of the text whose encoder is called next.
+        quoted: what is done with words in quotes.
     """
 
     fixed: FixedTexts | None
@@ -243,6 +262,7 @@ class _Reading:
     texts: list[str] = field(default_factory=list)
     masks: dict[str, Tensor] = field(default_factory=dict)
     new: Tensor | None = None
+    quoted: QuotedWords = field(default_factory=QuotedWords)
 
     def told(self, ids: Tensor) -> Tensor | None:
         """The mask of the text that was tokenised last, if these are its tokens."""
@@ -280,7 +300,11 @@ class _Tokens(TokenizerStandIn):
         [one] = [text] if isinstance(text, str) else text
         reading = self._reading
         reading.texts.append(one)
-        found = _template_of(one)
+        found, quotation = _template_of(one), None
+        if found is None:
+            source = reading.quoted.source_of(one, self.name)
+            if source is not None:
+                found, quotation = (source, ("", (), "")), reading.quoted.quotation
         special = options.get("add_special_tokens", True)
         longest = max_length or self.tokenizer.model_max_length
         if reading.fixed is not None and reading.fixed.takes(padding, truncation=truncation):
@@ -303,7 +327,7 @@ class _Tokens(TokenizerStandIn):
             msg = f"the {self.name} is to pad texts to {longest:.0e} tokens"
             raise ValueError(msg)
         source, template = found
-        asked = Asked(self.name, source, longest, template, special, longest)
+        asked = Asked(self.name, source, longest, template, special, longest, quotation=quotation)
         return _Encoded(lambda field: self._answer(asked, field))
 
     def _of_fixed_length(
@@ -380,17 +404,31 @@ class _Encoded(Mapping[str, Any]):
 
 def _template_of(text: str) -> _Found | None:
     """Which of our texts the pipeline has made `text` of, and how; None if it is another."""
-    for source, ours in TEXTS.items():
-        found = find_cleaned(text, ours)
-        if found is not None:
-            return source, found
+    for source in TEXTS:
+        for ours in (TEXTS[source], UNQUOTED[source]):
+            found = find_cleaned(text, ours)
+            if found is not None:
+                return source, found
         if f"stepcarve {source}" in text.lower():
             msg = (
                 f"the pipeline does more to the {source} than to clean it and put it into a longer text, "
-                f"it makes {text!r} of {ours!r}; that is not supported"
+                f"it makes {text!r} of {TEXTS[source]!r}; that is not supported"
             )
             raise SearchError(msg)
     return None
+
+
+def _with_empty(each: PromptInput, texts: list[str]) -> PromptInput:
+    """An input that knows what its pipeline reads in the place of an empty text; `texts` it has read."""
+    if not each.tokenizer or each.quotation is not None or each.written("") in texts:
+        return each
+    size = len(each.before) + len(each.after)
+    inner = [
+        text[len(each.before) : len(text) - len(each.after)]
+        for text in texts
+        if len(text) > size and text.startswith(each.before) and text.endswith(each.after)
+    ]
+    return replace(each, empty=next((text for text in inner if not text.strip()), ""))
 
 
 def _has_placeholders(tokenizer: Any) -> bool:
@@ -402,29 +440,33 @@ def _has_placeholders(tokenizer: Any) -> bool:
 def _padded(tokenizer: Any, asked: Asked, fixed: FixedTexts | None) -> Tokenizer:
     """The fast tokenizer behind one of transformers, made to pad and cut to what is asked."""
     tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
-    if not hasattr(tokenizer, "backend_tokenizer"):
+    fast = (
+        Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        if hasattr(tokenizer, "backend_tokenizer")
+        else byte_tokenizer(tokenizer)
+    )
+    if fast is None:
         msg = (
             f"{type(tokenizer).__name__} has no fast tokenizer; save the pipeline with one that has"
         )
         raise SearchError(msg)
-    copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    copy.enable_truncation(asked.most, direction=tokenizer.truncation_side)
-    copy.no_padding()
+    fast.enable_truncation(asked.most, direction=tokenizer.truncation_side)
+    fast.no_padding()
     if not asked.multiple:
-        copy.enable_padding(
+        fast.enable_padding(
             direction=tokenizer.padding_side,
             length=asked.length,
             pad_id=tokenizer.pad_token_id,
             pad_token=tokenizer.pad_token,
         )
     elif fixed is not None and fixed.filler is not None:
-        copy.enable_padding(
+        fast.enable_padding(
             direction="left" if fixed.leads else "right",
             pad_to_multiple_of=asked.multiple,
             pad_id=fixed.filler,
             pad_token=tokenizer.convert_ids_to_tokens(fixed.filler),
         )
-    return copy
+    return fast
 
 
 def _without_padding(mask: Tensor, encoded: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from search.model.checkpoint_files import WeightFiles
 from search.model.encoder import text_to_image_of
 from search.model.families.text_to_image import call_parameters, scale_argument
 from search.model.family import Family, Request, family_of
+from search.model.guiders import guider_scale
 from search.model.padded_text import pad_texts
 from search.model.parts import is_weightless, load_models, load_parts, require_plain
 from search.model.recording import record_grid_settings
@@ -91,8 +92,11 @@ class Pipeline:
 
     @property
     def default_guidance(self) -> float:
-        """The guidance scale of diffusers' own call; 1, which is none, for a pipeline that takes no scale."""
-        return float(self._default_of(scale_argument(self.pipe), 1.0))
+        """The guidance scale of diffusers' own call; 1, which is none, for a pipeline without any."""
+        name = scale_argument(self.pipe)
+        if name not in call_parameters(self.pipe):
+            return guider_scale(self.pipe)
+        return float(self._default_of(name, 1.0))
 
     @property
     def default_steps(self) -> int:

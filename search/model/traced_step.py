@@ -17,6 +17,7 @@ from search.model.removed import (
     shortcut_of,
     tensor_arguments,
 )
+from search.model.selected_rows import RowsSelected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -67,7 +68,7 @@ class TracedStep(nn.Module):
         """Return the prediction and every distinct tensor that a block emits or is given."""
         given = dict(inputs)
         sample, timestep, guidance = (given.pop(name) for name in (SAMPLE, TIMESTEP, GUIDANCE))
-        with self.watch() as watch:
+        with self.watch() as watch, RowsSelected():
             prediction = self.body(
                 sample,
                 timestep,
