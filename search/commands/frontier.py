@@ -88,6 +88,7 @@ USERS = {option: series.name for series in SERIES for option in series.options}
         "--random", type=AT_LEAST_1, default=40, help="Try this many random tables per keep."
     ),
     shared.device_option,
+    shared.dtype_option,
 )
 @shared.output_options(
     cloup.option(
@@ -103,6 +104,7 @@ def command(
     out: Path,
     methods: tuple[str, ...],
     device: str,
+    dtype: str,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -123,7 +125,8 @@ def command(
     require_device(device)
     with screen.status() as report:
         report("open pipeline")
-        found = run_frontier(open_pipeline(pipeline, device=device), settings, report=report)
+        opened = open_pipeline(pipeline, device=device, dtype=dtype)
+        found = run_frontier(opened, settings, report=report)
         report("write")
         write_frontier(found, out)
     if as_json:

@@ -115,7 +115,8 @@ def place_calls(
     counts = [_calls(keep, full.full_calls) for keep in keeps]
     run = None
     if folder is not None:
-        run = CarveRun(folder, _identity(full, prompts, effort, reference_steps, seed))
+        identity = _identity(full, prompts, effort, reference_steps, seed)
+        run = CarveRun(folder, {**identity, "dtype": pipeline.dtype})
         run.start(resume=resume)
     done = {count: run.finished(count) if run is not None else None for count in set(counts)}
     made = {count: subnet for count, subnet in done.items() if subnet is not None}
