@@ -30,6 +30,7 @@ from exporter.export import export
 from search.core.errors import SearchError
 from search.methods.options import Options
 from search.methods.registry import search
+from search.model.entry import FRAMES
 from search.model.families.text_to_image import call_parameters, scale_argument
 from search.model.pipeline import Pipeline, open_pipeline
 
@@ -41,7 +42,7 @@ NOT_BUILT = {**image.NOT_BUILT, **video.NOT_BUILT}
 STEPS, SEED = 3, 5
 PIXEL = 1 / 255
 PROMPTS = (("a red circle on a blue field", ""), ("dog", "blurry, low quality"))
-OWN = ("height", "width", "num_frames", "class_labels")
+OWN = ("height", "width", *FRAMES, "class_labels")
 """Arguments of a call that are options of ours."""
 
 
@@ -84,7 +85,7 @@ def measure(toy: Toy, folder: Path) -> Row:
             guidance=toy.guidance,
             height=toy.call.get("height"),
             width=toy.call.get("width"),
-            frames=toy.call.get("num_frames"),
+            frames=next((toy.call[name] for name in FRAMES if name in toy.call), None),
         )
         subnet = search(opened, "full", options)
         bundle = export(path, subnet, folder / "bundle")

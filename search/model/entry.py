@@ -18,7 +18,10 @@ from search.model.replaced import replaced
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_SIZES = ("height", "width", "num_frames")
+FRAMES = ("num_frames", "video_length", "frames")
+"""Names of the argument of a pipeline's call that says how many frames a video has."""
+_SIZES = {"height": "height", "width": "width"} | dict.fromkeys(FRAMES, FRAMES[0])
+"""What pipelines call the size that they prepare latents for, and what it is called here."""
 
 
 @contextmanager
@@ -41,7 +44,7 @@ def sizes_noted(pipe: Any) -> Iterator[dict[str, int]]:
     @wraps(original)
     def prepare(*args: Any, **kwargs: Any) -> Any:
         given = inspect.signature(original).bind(*args, **kwargs).arguments
-        found.update({name: int(given[name]) for name in _SIZES if given.get(name) is not None})
+        found.update({to: int(given[name]) for name, to in _SIZES.items() if given.get(name)})
         return original(*args, **kwargs)
 
     with with_parts(pipe, prepare_latents=prepare):

@@ -12,7 +12,7 @@ from torch import nn
 from search.core.prompt import class_number
 from search.core.subnet import Granularity
 from search.model.encoding import LABELS
-from search.model.entry import latents_replaced
+from search.model.entry import FRAMES, latents_replaced
 from search.model.families.unet import UNET_LAYERS, is_unet, unet_blocks
 from search.model.pictures import picture_arguments
 
@@ -137,7 +137,7 @@ class TextToImage:
             "return_dict": False,
         }
         if request.frames is not None:
-            found["num_frames"] = request.frames
+            found.update(dict.fromkeys(FRAMES, request.frames))
         if request.negative or (scale == SCALES[0] and request.is_guided):
             found["negative_prompt"] = [request.negative] * len(prompts)
         return found
