@@ -57,6 +57,7 @@ class Row:
         pixel: largest difference of a picture to diffusers', of 1.
         seconds: that search, export and runs took.
         refused: why it was not compiled; empty if it was.
+        options: that it was searched with.
     """
 
     cls: str
@@ -65,6 +66,7 @@ class Row:
     pixel: float = 0.0
     seconds: float = 0.0
     refused: str = ""
+    options: str = ""
 
     @property
     def is_equal(self) -> bool:
@@ -80,6 +82,7 @@ def measure(toy: Toy, folder: Path) -> Row:
         opened = open_pipeline(path, weights=False)
         extra = {name: value for name, value in toy.call.items() if name not in OWN}
         opened.use_call(extra)
+        opened.use_scheduler(None, toy.scheduler)
         options = Options(
             steps=STEPS,
             guidance=toy.guidance,
@@ -104,6 +107,7 @@ def measure(toy: Toy, folder: Path) -> Row:
 def _difference(runner: Runner, path: Path, toy: Toy, prompt: str, negative: str) -> float:
     """The largest difference of any pixel to diffusers' own picture."""
     opened = open_pipeline(path)
+    opened.use_scheduler(None, toy.scheduler)
     negative = negative if runner.bundle.takes_negative else ""
     if runner.bundle.takes_labels:
         prompt = "3"
@@ -133,6 +137,17 @@ def _arguments(opened: Pipeline, toy: Toy, prompt: str, negative: str) -> dict[s
     return {name: value for name, value in wanted.items() if name in takes}
 
 
+def _options(toy: Toy) -> str:
+    """What a toy is searched with beside its size, as `stepcarve search` takes it."""
+    given = [("scheduler-option", *each) for each in toy.scheduler.items()]
+    given += [("call", *each) for each in toy.call.items() if each[0] not in OWN]
+    return " ".join(
+        f"--{option} {name}={json.dumps(value)}"
+        for option, name, value in given
+        if not isinstance(value, torch.Tensor)
+    )
+
+
 def main(names: list[str]) -> None:
     """Measure the named classes, or all; earlier rows of the others are kept."""
     warnings.filterwarnings("ignore")
@@ -146,7 +161,7 @@ def main(names: list[str]) -> None:
         name = f"{toy.cls}, {toy.build.__name__}" if toy.cls in seen else toy.cls
         seen.add(toy.cls)
         with tempfile.TemporaryDirectory() as folder:
-            rows[name] = row = replace(measure(toy, Path(folder)), cls=name)
+            rows[name] = row = replace(measure(toy, Path(folder)), cls=name, options=_options(toy))
         result = f"{row.pixel * 255:.2f}/255" if not row.refused else row.refused
         click.echo(f"{name:45} {row.seconds:5.1f} s  {result}")
         record.write("families", {"rows": [asdict(rows[each]) for each in sorted(rows)]})

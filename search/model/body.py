@@ -88,6 +88,8 @@ class Body:
             stopped = self._run(
                 Scheduled(torch.tensor([1.0]), pipeline.pipe.scheduler), self.request
             )
+        for name in self._encoding.parts:
+            self.parts_around.pop(name, None)
         self._require_untouched()
         self.conditions = conditions_of(self._encoding, self.labels)
         if not uses:
@@ -104,13 +106,7 @@ class Body:
         self.latent_shape = tuple(latents.shape[1:])
         self._order = latents.flatten()
         self.scales_latents = bool(self._order.max() > math.prod(self.drawn) - 1)
-        if stopped.prediction[: self.pictures].shape != latents.shape:
-            msg = (
-                f"{type(pipeline.pipe).__name__} gives its scheduler a prediction "
-                f"{tuple(stopped.prediction.shape)} for latents {tuple(latents.shape)}; such "
-                "pipelines are not supported"
-            )
-            raise SearchError(msg)
+        _require_prediction(pipeline.pipe, stopped.prediction[: self.pictures], latents)
 
     @property
     def numbers(self) -> list[tuple[str, int, Any]]:
@@ -245,6 +241,26 @@ class Body:
                 "picture and mask, with 9 channels or more"
             )
             raise SearchError(msg)
+
+
+def _require_prediction(pipe: Any, prediction: Tensor, latents: Tensor) -> None:
+    """Refuse a prediction that is more than one of the latents."""
+    if prediction.shape == latents.shape:
+        return
+    given = (
+        f"{type(pipe).__name__} gives its scheduler a prediction {tuple(prediction.shape)} for latents "
+        f"{tuple(latents.shape)}"
+    )
+    kind = str(getattr(pipe.scheduler.config, "variance_type", ""))
+    if kind.startswith("learned"):
+        msg = (
+            f"{given}: half of it is the variance of the noise that the scheduler draws, so that is no "
+            "affine map; draw noise of the usual variance with --scheduler-option "
+            "variance_type=fixed_small"
+        )
+    else:
+        msg = f"{given}, which is of another shape; such pipelines are not supported"
+    raise SearchError(msg)
 
 
 def _generator(request: Request) -> torch.Generator | None:
