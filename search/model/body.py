@@ -23,6 +23,7 @@ from search.model.answers import Answers, numbers_among, tensors_as_numbers
 from search.model.encoding import LABELS, Encoding, conditions_of
 from search.model.entry import latents_replaced, numbered_noise, sizes_noted
 from search.model.failures import pipeline_failures
+from search.model.folding import folding_of
 from search.model.hollow import shapes_only
 from search.model.parts_in_place import on_vae_device, with_gradients, with_parts
 from search.model.pictures import sources_of
@@ -99,14 +100,15 @@ class Body:
             )
             raise SearchError(msg)
         self.uses = tuple(uses)
-        prepared = stopped.sample
-        self.drawn = drawn[0] if drawn else tuple(prepared.shape)
-        self.steps_latents = len(prepared) == self.pictures
-        latents = prepared[: self.pictures]
+        self.drawn = drawn[0] if drawn else tuple(stopped.sample.shape)
+        self.steps_latents = len(stopped.sample) == self.pictures
+        self._folding = folding_of(stopped.sample, self.drawn, self.pictures)
+        latents = self._in_loop(stopped.sample)[: self.pictures]
         self.latent_shape = tuple(latents.shape[1:])
         self._order = latents.flatten()
         self.scales_latents = bool(self._order.max() > math.prod(self.drawn) - 1)
-        _require_prediction(pipeline.pipe, stopped.prediction[: self.pictures], latents)
+        prediction = self._in_loop(stopped.prediction)[: self.pictures]
+        _require_prediction(pipeline.pipe, prediction, latents)
 
     @property
     def numbers(self) -> list[tuple[str, int, Any]]:
@@ -172,8 +174,12 @@ class Body:
             self._answers.repeated(),
         ):
             scheduler = Scheduled(timestep.reshape(1), pipe.scheduler)
-            prediction = self._run(scheduler, request).prediction
+            prediction = self._in_loop(self._run(scheduler, request).prediction)
         return prediction[: len(latents)]
+
+    def _in_loop(self, handed: Tensor) -> Tensor:
+        """What the scheduler is handed, in the shape of the loop's latents."""
+        return handed if self._folding is None else self._folding.undone(handed)
 
     def _run(self, scheduler: Any, request: Request) -> StoppedError:
         """The pipeline's call up to the first step of `scheduler`."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from transformers import PreTrainedModel
 
+from search.model.entry import preparation_of
 from search.model.parts_in_place import with_parts
 from search.model.replaced import replaced
 
@@ -76,7 +77,8 @@ class Encoding:
 
             return note
 
-        names = [name for name in dir(type(self._pipe)) if _ENCODERS.match(name)]
+        names = {name for name in dir(type(self._pipe)) if _ENCODERS.match(name)}
+        names.discard(preparation_of(self._pipe) or "")
         own = {name: noting(name, getattr(self._pipe, name)) for name in names}
         with ExitStack() as stack:
             stack.enter_context(with_parts(self._pipe, **own))
