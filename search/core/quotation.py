@@ -71,7 +71,7 @@ def read_quotation(source: str, made: str) -> Quotation | None:
     """
     word = re.compile("|".join(re.escape(_word(source, number)) for number in range(len(_NAMES))))
     matches = list(word.finditer(made))
-    if len(matches) < 3:  # noqa: PLR2004 - fewer do not show their order
+    if len(matches) < 3:
         return None
     found = [match.group() for match in matches]
     numbers = [_NAMES.index(each[-1]) for each in found]

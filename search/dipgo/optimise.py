@@ -134,7 +134,7 @@ class _Search:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents to pictures, in the type of the latents."""
-        pictures: Tensor = self.decoder(latents.to(self.decoder.vae.dtype))
+        pictures: Tensor = self.decoder(latents.to(self.decoder.dtype))
         return pictures.to(latents.dtype)
 
     def iterate(self, iteration: int) -> DipGoProgress:

@@ -21,6 +21,7 @@ from search.model.family import Family, Request, family_of
 from search.model.guiders import guider_scale
 from search.model.padded_text import pad_texts
 from search.model.parts import is_weightless, load_models, load_parts, require_plain
+from search.model.parts_in_place import decoders_of
 from search.model.recording import record_grid_settings
 from search.model.removed import build_denoiser, removed_of
 from search.model.scheduler import GridSettings, read_sampler, unused
@@ -138,8 +139,9 @@ class Pipeline:
         said = getattr(self.pipe, "vae_scale_factor", None)
         if said is not None:
             return int(said)
-        config = getattr(getattr(self.pipe, "vae", None), "config", {})
-        return int(2 ** (len(config.get("block_out_channels", "1")) - 1))
+        for part in decoders_of(self.pipe).values():
+            return int(2 ** (len(part.config.get("block_out_channels", "1")) - 1))
+        return 1
 
     def load_around(self) -> None:
         """Load the weights of all models but the denoiser, if the pipeline was opened without."""

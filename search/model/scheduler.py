@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 # Relative difference of a probed table to the scheduler's own float32 arithmetic on random vectors.
 _AFFINE_TOLERANCE = 1e-4
-_NONLINEAR = ("clip_sample", "thresholding")
+_NONLINEAR = ("clip_sample", "clip_denoised", "thresholding")
 """Settings with which a scheduler does more than to add up."""
 
 
@@ -290,12 +290,13 @@ class FixedScheduler:
         timestep: Any,
         sample: Tensor,
         return_dict: bool = True,
+        **others: Any,
     ) -> SchedulerOutput | tuple[Tensor, Tensor]:
         """Leave the latents as they are; pipelines also look at the arguments it takes.
 
         Some schedulers return the clean latents that they expect too, and some pipelines decode those.
         """
-        del model_output, timestep
+        del model_output, timestep, others
         return SchedulerOutput(prev_sample=sample) if return_dict else (sample, sample)
 
 
@@ -335,9 +336,10 @@ class TableScheduler(FixedScheduler):
         timestep: Any,
         sample: Tensor,
         return_dict: bool = True,
+        **others: Any,
     ) -> SchedulerOutput | tuple[Tensor, Tensor]:
         """Keep the prediction; return the next input, or the final latents."""
-        del timestep
+        del timestep, others
         if not self._values:
             self._values.append(sample / self.init_noise_sigma)
         self._values.append(model_output)
