@@ -260,6 +260,11 @@ class Bundle:
         return any(each.fill is PromptField.LABEL for each in self.prompt_inputs)
 
     @property
+    def takes_prompt(self) -> bool:
+        """Whether it is told what to show."""
+        return any(each.source == "prompt" for each in self.prompt_inputs)
+
+    @property
     def takes_negative(self) -> bool:
         """Whether there is a negative prompt."""
         return any(each.source == "negative" for each in self.prompt_inputs)
@@ -279,10 +284,17 @@ class Bundle:
     @property
     def default_prompt(self) -> str:
         """A prompt or class that suits any bundle."""
+        if not self.takes_prompt:
+            return ""
         return next(iter(self.labels), "0") if self.takes_labels else "a photo of a red bicycle"
 
     def require_prompt(self, *, prompt: str | None, label: str | None) -> str:
-        """The prompt or the label, whichever this bundle takes."""
+        """The prompt or the label, whichever this bundle takes; nothing where it takes neither."""
+        if not self.takes_prompt:
+            if prompt or label is not None:
+                msg = f"the bundle {str(self.path)!r} takes no prompt; leave it out"
+                raise ExportError(msg)
+            return ""
         wanted, given, other = (
             ("--label", label, prompt) if self.takes_labels else ("--prompt", prompt, label)
         )

@@ -89,6 +89,7 @@ class QuotedWords:
         plain = replace(request, prompts=(UNQUOTED["prompt"],), negative=UNQUOTED["negative"])
         self.spelled = read_marks("prompt", texts) or ()
         if self.spelled:
+            run(plain)
             return plain
         found = {read_quotation(source, text) for source in TEXTS for text in texts} - {None}
         if len(found) != 1:

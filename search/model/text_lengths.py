@@ -35,8 +35,7 @@ from search.model.stand_in_weights import QuickLinear, with_stand_in_weights
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from search.model.family import Request
-    from search.model.pipeline import Pipeline
+    from search.model.family import OpenedPipeline, Request
 
 SHORT = {PROMPT: "stepcarve", NEGATIVE: "other"}
 """Texts that are not part of each other."""
@@ -48,7 +47,7 @@ _CLOSE = 2e-3
 _PLACE = "_stepcarve_fixed_texts"
 
 
-def fixed_texts_of(pipeline: Pipeline, request: Request) -> FixedTexts | None:
+def fixed_texts_of(pipeline: OpenedPipeline, request: Request) -> FixedTexts | None:
     """How the texts of a pipeline are made as long as the longest; None if it pads them itself.
 
     Raises:
@@ -62,7 +61,7 @@ def fixed_texts_of(pipeline: Pipeline, request: Request) -> FixedTexts | None:
     return known[key]
 
 
-def _find(pipeline: Pipeline, request: Request) -> FixedTexts | None:
+def _find(pipeline: OpenedPipeline, request: Request) -> FixedTexts | None:
     if padded_text_of(pipeline.pipe) is not None or pipeline.family.classes(pipeline.pipe):
         return None
     negative = SHORT[NEGATIVE] if request.is_guided else ""
@@ -82,7 +81,7 @@ def _find(pipeline: Pipeline, request: Request) -> FixedTexts | None:
     return finder.tried(replace(texts, axes=axes)) if axes else texts
 
 
-def built(pipeline: Pipeline) -> nn.Module:
+def built(pipeline: OpenedPipeline) -> nn.Module:
     """The denoiser of a pipeline without any weights."""
     if any(p.is_meta for p in pipeline.denoiser.parameters()):
         return cast("nn.Module", pipeline.denoiser)
@@ -94,7 +93,7 @@ def built(pipeline: Pipeline) -> nn.Module:
 class _Finder:
     """Looks at a pipeline with short texts."""
 
-    def __init__(self, pipeline: Pipeline, request: Request) -> None:
+    def __init__(self, pipeline: OpenedPipeline, request: Request) -> None:
         self._pipeline, self._request = pipeline, request
 
     @property
@@ -213,7 +212,7 @@ class _Finder:
 class _Trial:
     """Predicts with texts as they are, and padded."""
 
-    def __init__(self, pipeline: Pipeline, request: Request, texts: FixedTexts) -> None:
+    def __init__(self, pipeline: OpenedPipeline, request: Request, texts: FixedTexts) -> None:
         self._pipeline, self._request, self._count = pipeline, request, texts.multiple
         self._denoiser = with_stand_in_weights(built(pipeline))
         body = Body(pipeline, request, replace(texts, cut=_all(self._count)))
