@@ -21,7 +21,7 @@ from torch import Tensor
 from search.core.errors import SearchError
 from search.model.answers import Answers, numbers_among, tensors_as_numbers
 from search.model.encoding import LABELS, Encoding, conditions_of
-from search.model.entry import latents_replaced, numbered_noise, sizes_noted
+from search.model.entry import in_latents, latents_replaced, numbered_noise, sizes_noted
 from search.model.failures import pipeline_failures
 from search.model.folding import folding_of
 from search.model.hidden_keys import hiding_padding
@@ -184,7 +184,7 @@ class Body:
             with_parts(pipe, **own, **(parts or {})),
             self._encoding.answering(given),
             nullcontext() if self._texts is None else hiding_padding(self._texts, given),
-            latents_replaced(pipe, lambda _: latents),
+            latents_replaced(pipe, lambda made: in_latents(made, latents)),
             self._answers.repeated(),
         ):
             scheduler = Scheduled(timestep.reshape(1), pipe.scheduler)

@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 SHORT = {PROMPT: "stepcarve", NEGATIVE: "other"}
 """Texts that are not part of each other."""
 LONGER = "stepcarve with a longer text, to see whether its length counts"
-_BUCKET = 64
-"""To a multiple of no more than that a pipeline may fill up its texts."""
 _CLOSE = 2e-3
 """How much predictions may differ, relatively: rotary positions in half precision are rounded."""
 _PLACE = "_stepcarve_fixed_texts"
@@ -61,12 +59,16 @@ def fixed_texts_of(pipeline: OpenedPipeline, request: Request) -> FixedTexts | N
     return known[key]
 
 
+def with_short_texts(request: Request) -> Request:
+    """The same of texts that no pipeline takes for none."""
+    negative = SHORT[NEGATIVE] if request.is_guided else ""
+    return replace(request, prompts=(SHORT[PROMPT],) * len(request.prompts), negative=negative)
+
+
 def _find(pipeline: OpenedPipeline, request: Request) -> FixedTexts | None:
     if padded_text_of(pipeline.pipe) is not None or pipeline.family.classes(pipeline.pipe):
         return None
-    negative = SHORT[NEGATIVE] if request.is_guided else ""
-    short = replace(request, prompts=(SHORT[PROMPT],) * len(request.prompts), negative=negative)
-    finder = _Finder(pipeline, short)
+    finder = _Finder(pipeline, with_short_texts(request))
     texts = FixedTexts()
     finder.encode(texts)
     if finder.length_is_read(texts):
@@ -135,9 +137,10 @@ class _Finder:
 
     def filled_up(self, texts: FixedTexts) -> FixedTexts:
         """The same, with the multiple of tokens that the pipeline fills up a text to."""
-        if not self._growth(texts, _BUCKET):
+        most = min(texts.lengths.values()) // 2
+        if not self._shrinks(texts, most):
             return texts
-        multiple = next(filter(None, (self._growth(texts, n) for n in range(1, _BUCKET))), 1)
+        multiple = next(filter(None, (self._shrinks(texts, n) for n in range(1, most))), 1)
         if multiple == 1:
             return texts
         texts = replace(texts, multiple=multiple, lengths={})
@@ -145,15 +148,15 @@ class _Finder:
         filler, leads = self._filler(replace(texts, cut=_all(1)))
         return replace(texts, filler=filler, leads=leads)
 
-    def _growth(self, texts: FixedTexts, more: int) -> int:
-        """By how much the conditions become longer if texts do by `more` tokens."""
-        before, after = self.encode(texts), self.encode(replace(texts, cut=_all(-more)))
+    def _shrinks(self, texts: FixedTexts, cut: int) -> int:
+        """By how much the conditions become shorter if texts do by `cut` tokens."""
+        before, after = self.encode(texts), self.encode(replace(texts, cut=_all(cut)))
         sizes = [
             (size, after[name].shape[axis])
             for name, condition in before.items()
             for axis, size in enumerate(condition.shape)
         ]
-        return min((new - size for size, new in sizes if new != size), default=0)
+        return min((size - new for size, new in sizes if new != size), default=0)
 
     def _filler(self, texts: FixedTexts) -> tuple[int, bool]:
         """The token that fills up a text that is one token short, and whether it stands before it."""

@@ -15,7 +15,7 @@ from search.core.subnet import Granularity
 from search.model.body import Body
 from search.model.complex_numbers import without_complex
 from search.model.hollow import hollow
-from search.model.text_lengths import built, fixed_texts_of
+from search.model.text_lengths import built, fixed_texts_of, with_short_texts
 from search.model.traced_graph import TracedGraph, emitted_by, read_topology
 from search.model.traced_step import Output, TracedStep
 
@@ -76,7 +76,7 @@ def trace(
     prediction, timestep and guidance are float32 whatever the `dtype` of weights, conditions and blocks.
     """
     texts = fixed_texts_of(pipeline, request)
-    body = Body(pipeline, request, texts)
+    body = Body(pipeline, request if texts is None else with_short_texts(request), texts)
     family = pipeline.family
     denoiser = hollow(built(pipeline), dtype)
     names = _block_names(family, denoiser, granularity, pipeline.removed)

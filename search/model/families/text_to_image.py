@@ -12,7 +12,7 @@ from torch import nn
 from search.core.prompt import class_number
 from search.core.subnet import Granularity
 from search.model.encoding import LABELS
-from search.model.entry import FRAMES, latents_replaced
+from search.model.entry import FRAMES, in_latents, latents_replaced
 from search.model.families.unet import UNET_LAYERS, is_unet, unet_blocks
 from search.model.pictures import picture_arguments
 
@@ -114,8 +114,13 @@ class TextToImage:
         given = request.latents
         if given is None:
             return pipe(**known)[0]
-        # What the pipeline prepares of ones is what it multiplies its noise by.
-        with latents_replaced(pipe, lambda made: given.to(made.device) * made.to(given)):
+
+        def entered(made: Tensor) -> Tensor:
+            # What the pipeline prepares of ones is what it multiplies its noise by.
+            ones = made[tuple(map(slice, given.shape))] if made.ndim == given.ndim else made
+            return in_latents(made, given.to(made.device) * ones.to(given))
+
+        with latents_replaced(pipe, entered):
             return pipe(**known)[0]
 
     def arguments(self, pipe: Any, request: Request) -> dict[str, Any]:
