@@ -249,7 +249,7 @@ class Runner:
     def _encoded(self, each: PromptInput, text: str) -> tuple[str, Any]:
         """The text that is tokenised, and its tokens."""
         tokenizer = self._tokenizers[each.tokenizer]
-        text = f"{each.before}{cleaned(text, each.cleanings)}{each.after}"
+        text = f"{each.before}{cleaned(text or each.default, each.cleanings)}{each.after}"
         if each.placeholders:
             text = written_out(text, tokenizer)
         return text, tokenizer.encode(text, add_special_tokens=each.special)

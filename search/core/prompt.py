@@ -60,6 +60,7 @@ class PromptInput:
         drawn: of noise, when.
         multiple: to one of it the tokenizer fills up a text of any length, with tokens that are read; they
             are followed by padding up to `length`. 0 for texts that the tokenizer pads to `length`.
+        default: the text that is read where none is given.
     """
 
     name: str
@@ -76,6 +77,7 @@ class PromptInput:
     dims: tuple[int, ...] = ()
     drawn: Drawn = Drawn.BEFORE
     multiple: int = 0
+    default: str = ""
 
     @property
     def template(self) -> tuple[str, tuple[str, ...], str]:

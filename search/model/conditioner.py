@@ -92,12 +92,34 @@ class TextConditioner(nn.Module):
             self.inputs.append(PromptInput(GIVEN, "negative", PromptField.GIVEN))
 
     def _ignores_empty(self) -> bool:
-        """Whether no negative prompt is another thing than an empty one: zeros, and no text is read."""
-        if not any(each.source == "negative" for each in self.inputs):
+        """Whether no negative prompt is another thing than an empty one: zeros, and no text is read.
+
+        Where another text is read instead, it becomes the default of the inputs.
+        """
+        if not any(each.source == NEGATIVE for each in self.inputs):
             return False
-        read = len(self._reading.texts)
+        given = list(self._reading.texts)
         self._conditions(replace(self._request, negative=""), self._note, self._note_other)
-        return len(self._reading.texts) < read
+        plain = self._reading.texts
+        if len(plain) < len(given):
+            return True
+        for one, other in zip(given, plain, strict=False):
+            found = _template_of(one)
+            if found is not None and found[0] == NEGATIVE:
+                self._note_default(found[1], other)
+        return False
+
+    def _note_default(self, template: tuple[str, tuple[str, ...], str], plain: str) -> None:
+        """Note what a pipeline reads for no negative prompt, in such a template."""
+        before, _, after = template
+        inside = plain.startswith(before) and plain.endswith(after)
+        default = plain[len(before) : len(plain) - len(after)] if inside else ""
+        self.inputs = [
+            replace(each, default=default)
+            if each.source == NEGATIVE and each.template == template
+            else each
+            for each in self.inputs
+        ]
 
     def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
         """What `inputs` says, in that order -> the conditions by name."""
