@@ -45,7 +45,7 @@ def _extracted(master: Master, signature: Signature) -> ir.Graph:
     """What leads to the prediction, ports and bases that the signature needs, cut at what is there."""
     mixed = {target.port for target in signature.mixes}
     cut = mixed | {tensor.port for tensor in signature.reads if tensor.kind is TargetKind.PORT}
-    wanted = [master.prediction] if signature.predicts else []
+    wanted = [master.predictions[signature.group]] if signature.predicts else []
     wanted += [master.ports[t.port] for t in signature.writes if t.port not in cut]
     wanted += [
         master.bases[t.base]
@@ -77,7 +77,11 @@ def _put_mixes_in_place(graph: ir.Graph, master: Master, signature: Signature) -
 def _give(graph: ir.Graph, master: Master, signature: Signature) -> None:
     """Make the graph's outputs those of the signature."""
     values, topology = _values(graph), master.topology
-    outputs = [values[master.prediction.name]] if signature.predicts else []
+    outputs = []
+    if signature.predicts:
+        prediction = values[master.predictions[signature.group].name]
+        prediction.name = master.predictions[0].name
+        outputs.append(prediction)
     for tensor in signature.writes:
         value = values[topology.name(port_of(tensor.port))]
         if tensor.kind is TargetKind.RESIDUAL:

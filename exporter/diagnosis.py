@@ -207,7 +207,7 @@ def _step(pipeline: Pipeline, size: tuple[int, ...] | None) -> Step:
         streams=stream_names(len(traced.body.uses)),
         rows=tuple(use.rows for use in traced.body.uses),
         picture=picture,
-        macs=traced.topology.macs,
+        macs=round(traced.topology.macs),
         activations=activations,
         libraries=BASE_MEMORY,
         search_memory=BASE_MEMORY + _weights(pipeline) + activations,
@@ -227,13 +227,18 @@ class _Weightless:
     pipe: Any
     family: Family
     denoiser: Any
+    networks: dict[str, Any]
     default_prompt: str
 
     @staticmethod
     def of(pipeline: Pipeline) -> _Weightless:
         """The same pipeline."""
         return _Weightless(
-            pipeline.pipe, pipeline.family, pipeline.denoiser, pipeline.default_prompt
+            pipeline.pipe,
+            pipeline.family,
+            pipeline.denoiser,
+            pipeline.networks,
+            pipeline.default_prompt,
         )
 
     def load_around(self) -> None:

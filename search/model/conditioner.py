@@ -52,7 +52,7 @@ class TextConditioner(nn.Module):
         self._pipeline = pipeline
         self._names = [name for name, part in pipe.components.items() if _is_tokenizer(part)]
         for name, part in pipe.components.items():
-            if isinstance(part, nn.Module) and part is not pipeline.denoiser:
+            if isinstance(part, nn.Module) and name not in pipeline.networks:
                 self.add_module(name, part)
         # With pictures, pipelines look for the timestep to begin at.
         timesteps: Tensor | list[FixedTimestep] = (

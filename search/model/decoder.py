@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -75,13 +76,19 @@ class Decoder(nn.Module):
         pipe = self._pipeline.pipe
         prompts = self._request.prompts * len(latents)
         request = replace(self._request, prompts=prompts, latents=latents)
-        with (
-            pipeline_failures(pipe),
-            on_vae_device(pipe),
-            with_gradients(pipe),
-            with_parts(pipe, scheduler=self._scheduler),
-            replaced(self._pipeline.denoiser, "forward", lambda *_, **__: (latents,)),
-            self._encoding.answering(self._encoding.conditions),
-        ):
+        networks = self._pipeline.networks.values()
+        with ExitStack() as stack:
+            for context in (
+                pipeline_failures(pipe),
+                on_vae_device(pipe),
+                with_gradients(pipe),
+                with_parts(pipe, scheduler=self._scheduler),
+                *(
+                    replaced(network, "forward", lambda *_, **__: (latents,))
+                    for network in networks
+                ),
+                self._encoding.answering(self._encoding.conditions),
+            ):
+                stack.enter_context(context)
             pictures: Tensor = self._pipeline.family.call(pipe, request, None)
         return pictures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 from dataclasses import dataclass, field
@@ -64,6 +65,9 @@ class Pipeline:
     )
     _sizes: dict[tuple[int, ...], Size] = field(default_factory=dict, repr=False, compare=False)
     _bodies: dict[Size | None, Body] = field(default_factory=dict, repr=False, compare=False)
+    _other_weights: dict[str, DenoiserWeights] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         """Remember the scheduler that the pipeline came with."""
@@ -71,8 +75,23 @@ class Pipeline:
 
     @property
     def denoiser(self) -> Any:
-        """The U-Net or transformer called at every step, a diffusers `ModelMixin`."""
+        """The U-Net or transformer that is called at the steps, a diffusers `ModelMixin`."""
         return getattr(self.pipe, self.family.component)
+
+    @property
+    def networks(self) -> dict[str, Any]:
+        """The denoiser, and other parts of its class, which may take its place at some steps or calls."""
+        own = {self.family.component: self.denoiser}
+        others = self.pipe.components.items()
+        return own | {n: part for n, part in others if type(part) is type(self.denoiser)}
+
+    def weights_of(self, network: str) -> DenoiserWeights:
+        """Those of a network on disk."""
+        if network == self.family.component:
+            return self.weights
+        if network not in self._other_weights:
+            self._other_weights[network] = DenoiserWeights(self.path / network)
+        return self._other_weights[network]
 
     @property
     def default_prompt(self) -> str:
@@ -86,8 +105,9 @@ class Pipeline:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the denoiser's configuration and weights."""
-        return self.weights.fingerprint(self.denoiser.config)
+        """Of the denoiser's configuration and weights, and of those of other networks."""
+        each = [self.weights_of(name).fingerprint(n.config) for name, n in self.networks.items()]
+        return each[0] if len(each) == 1 else hashlib.sha256(" ".join(each).encode()).hexdigest()
 
     @property
     def default_guidance(self) -> float:
@@ -126,9 +146,10 @@ class Pipeline:
 
     def load_around(self) -> None:
         """Load the weights of all models but the denoiser, if the pipeline was opened without."""
-        parts = [part for part in self.pipe.components.values() if part is not self.denoiser]
+        networks = self.networks
+        parts = [part for name, part in self.pipe.components.items() if name not in networks]
         if any(map(is_weightless, parts)):
-            found = load_models(self.path, self.index, but=self.family.component)
+            found = load_models(self.path, self.index, but=networks)
             self.pipe.register_modules(**{n: m.requires_grad_(False) for n, m in found.items()})
 
     @property
