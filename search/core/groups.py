@@ -124,6 +124,6 @@ def require_one_group(groups: Groups | None, what: str) -> None:
         )
         msg = (
             f"{what} is for pipelines whose steps all do the same with one network, and here {where}; "
-            "choose another method, such as random or full"
+            "choose another method, such as dip-go or random"
         )
         raise SearchError(msg)

@@ -234,8 +234,12 @@ class Topology:
             found.append(tuple(sorted(seen)))
         return tuple(found)
 
+    def ports_of_group(self, group: int) -> tuple[int, ...]:
+        """The ports that the steps of a group have, in order."""
+        return self._group_ports[group]
+
     def ports_at(self, step: int) -> tuple[int, ...]:
-        """The ports that there are at a step, in order."""
+        """The ports that a step has, in order."""
         return self._group_ports[self.group_of(step)]
 
     @cached_property
@@ -318,13 +322,20 @@ class Topology:
 
     def mean(self, cost: Callable[[Segment], int]) -> float:
         """What one full step costs if each segment costs `cost`; of groups of steps their mean."""
+        whole = [self._whole(group, cost) for group in range(self.group_count)]
+        if self.groups is None:
+            return whole[0]
+        return sum(whole[group] for group in self.groups.of_steps) / len(self.groups.of_steps)
+
+    def group_macs(self, group: int) -> int:
+        """Multiply-accumulates of one full step of a group for one sample."""
+        return self._whole(group, lambda segment: segment.macs)
+
+    def _whole(self, group: int, cost: Callable[[Segment], int]) -> int:
         if self.groups is None:
             return sum(map(cost, self.segments))
-        whole = [
-            sum(map(cost, self.needed({*map(port_of, ports), prediction_of(group)})))
-            for group, ports in enumerate(self._group_ports)
-        ]
-        return sum(whole[group] for group in self.groups.of_steps) / len(self.groups.of_steps)
+        ports = map(port_of, self._group_ports[group])
+        return sum(map(cost, self.needed({*ports, prediction_of(group)})))
 
     @cached_property
     def params(self) -> int:

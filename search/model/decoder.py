@@ -45,7 +45,8 @@ class Decoder(nn.Module):
         # With pictures, pipelines look for the timestep to begin at.
         timesteps: Tensor | list[FixedTimestep] = torch.ones(0) if sources_of(pipeline.pipe) else []
         self._scheduler = FixedScheduler(timesteps, pipeline.pipe.scheduler.config)
-        self._request = Request((pipeline.default_prompt,), 1, 1.0, output="pt").sized(size)
+        prompts, steps = (pipeline.default_prompt,), pipeline.some_steps
+        self._request = Request(prompts, steps, 1.0, output="pt").sized(size)
         # The loop may run only once here, for which some schedulers have no timesteps.
         one = FixedScheduler(torch.ones(1), pipeline.pipe.scheduler.config)
         with with_parts(pipeline.pipe, scheduler=one):

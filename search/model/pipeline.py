@@ -58,6 +58,7 @@ class Pipeline:
     weights: DenoiserWeights
     index: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     _own_scheduler: list[Any] = field(default_factory=list, repr=False, compare=False)
+    _steps: list[int] = field(default_factory=list, repr=False, compare=False)
     _changed: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     _call: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     _grid_settings: dict[tuple[str, TimestepGrid, Size | None], GridSettings] = field(
@@ -113,6 +114,11 @@ class Pipeline:
     def default_guidance(self) -> float:
         """The guidance scale of diffusers' own call; 1, which is none, for a pipeline that takes no scale."""
         return float(self._default_of(scale_argument(self.pipe), 1.0))
+
+    @property
+    def some_steps(self) -> int:
+        """A number of steps that the pipeline's call takes, as that of a list with a value for each."""
+        return self._steps[0] if self._steps else 2
 
     @property
     def default_steps(self) -> int:
@@ -232,6 +238,7 @@ class Pipeline:
 
     def grid_settings(self, grid: TimestepGrid, size: Size | None = None) -> GridSettings:
         """What the pipeline asks of its present scheduler for pictures of `size` (height, width)."""
+        self._steps[:] = [grid.inference_steps]
         key = (repr(self.pipe.scheduler), grid, size)
         if key not in self._grid_settings:
             self._grid_settings[key] = record_grid_settings(self, grid, size)
@@ -240,7 +247,8 @@ class Pipeline:
     def body(self, size: Size | None = None) -> Body:
         """A step of the loop, for pictures of `size` (height, width)."""
         if size not in self._bodies:
-            request = Request((self.default_prompt,), 2, self.default_guidance).sized(size)
+            prompts = (self.default_prompt,)
+            request = Request(prompts, self.some_steps, self.default_guidance).sized(size)
             self._bodies[size] = Body(self, request)
         return self._bodies[size]
 

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from search.model.family import OpenedPipeline, Request
 
 
+MOST = 8
+"""Calls that differ, in all steps together."""
+
+
 def groups_of_steps(
     pipeline: OpenedPipeline, request: Request, timesteps: Sequence[float]
 ) -> Groups | None:
@@ -47,7 +51,15 @@ def groups_of_steps(
     groups = list(dict.fromkeys(walk.predictions))
     of_steps = [groups.index(each) for each in walk.predictions]
     calls = [walk.calls[of_steps.index(group)] for group in range(len(groups))]
-    networks = {kind.network for group in calls for kind in group}
+    kinds = {kind for group in calls for kind in group}
+    networks = {kind.network for kind in kinds}
+    if len(kinds) > MOST:
+        msg = (
+            f"a {type(pipeline.pipe).__name__} calls {', '.join(sorted(networks))} in {len(kinds)} ways at "
+            f"{len(of_steps)} steps, as it does where it reads the timestep as a number, and each needs a "
+            f"graph of its own; up to {MOST} are supported"
+        )
+        raise SearchError(msg)
     if len(groups) == 1 and networks <= {pipeline.family.component}:
         return None
     return grouped(of_steps, calls)

@@ -123,10 +123,10 @@ class TextToImage:
         scale = scale_argument(pipe)
         prompts = list(request.prompts)
         found: dict[str, Any] = {
+            scale: request.guidance,
             **self.settings,
             **request.grid_arguments,
             **picture_arguments(pipe, request),
-            scale: request.guidance,
             "prompt": prompts,
             LABELS: self._class_labels(pipe, request),
             "num_images_per_prompt": request.images,
