@@ -18,7 +18,7 @@ from search.dipgo.postprocess import Scores, subnet_of
 from search.dipgo.pruner import Pruner, straight_through
 from search.dipgo.recipe import PAPER
 from search.dipgo.records import DipGoProgress, DipGoRun
-from search.dipgo.shares import step_costs, reuse_unread
+from search.dipgo.shares import reuse_unread, step_costs
 from search.model.decoder import Decoder
 from search.runs.checkpoints import Checkpoint
 from search.runs.rates import warmup_cosine

@@ -100,7 +100,10 @@ def _free(full: SubNet) -> NDArray[np.bool_]:
     has, first = full.topology.has, full.topology.first_step
     return np.array(
         [
-            [has(step, block) and step != first(block) for block in range(len(full.topology.blocks))]
+            [
+                has(step, block) and step != first(block)
+                for block in range(len(full.topology.blocks))
+            ]
             for step in range(full.steps)
         ]
     )

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from search.core.actions import Action
 from search.core.errors import SearchError
-from search.core.liveness import unroll
 from search.core.groups import require_one_group
+from search.core.liveness import unroll
 from search.core.streams import require_one_call
 from search.core.subnet import SubNet
 from search.core.table import with_actions

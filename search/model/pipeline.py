@@ -266,6 +266,7 @@ class Pipeline:
             SearchError: no table says what it does, or this pipeline cannot use it.
         """
         scheduler: Any = self.pipe.scheduler
+        settings = self.grid_settings(grid, size)
         body = self.body(size)
         if not body.scales_latents and getattr(scheduler, "init_noise_sigma", 1) != 1:
             msg = (
@@ -273,7 +274,7 @@ class Pipeline:
                 "scaled; choose one that does not, such as DDIMScheduler or UniPCMultistepScheduler"
             )
             raise SearchError(msg)
-        table = read_sampler(scheduler, self.grid_settings(grid, size))
+        table = read_sampler(scheduler, settings)
         draws = table.noises > (grid.adds_noise or not grid.takes_latents)
         if draws and not body.steps_latents:
             msg = (

@@ -109,7 +109,7 @@ class TextToImage:
         known = {
             name: value
             for name, value in arguments.items()
-            if name in takes and (value is not None or name in self.unset)
+            if name in takes and (value is not None or name in (*self.unset, *self.settings))
         }
         given = request.latents
         if given is None:
