@@ -159,10 +159,10 @@ class SuperNet:
             steps=binding.inference_steps,
             guidance=self.full.guidance,
             negative=negative,
-            latents=noise.to(self.pipeline.denoiser.dtype),
+            latents=noise,
         ).sized(self.pipeline.size(binding.noise_shape))
         places = places_of(self.full)
-        return Case(tuple(Body(self.pipeline, request, place) for place in places), noise)
+        return Case(tuple(Body(self.pipeline, request, place=place) for place in places), noise)
 
     def full_gates(self) -> Tensor:
         """Gates of a SuperNet that runs everything, `[T, N, A]`."""
@@ -213,13 +213,12 @@ class SuperNet:
 
     def call(self, number: int, sample: Tensor, case: Case, now: GatedStep) -> tuple[Tensor, Carry]:
         """One step, gated by `now`: the prediction `[B, ...]`, the next carry."""
-        latents = sample.to(self.pipeline.denoiser.dtype)
         time = self.full.timesteps[number]
         exact = torch.int64 if time.is_integer() else torch.float32
         self._now, self._streams = now, iter(self.topology.calls_of(number))
         self._body = case.bodies[self.topology.group_of(number)]
         try:
-            prediction = self._body(latents, torch.tensor(time, dtype=exact, device=latents.device))
+            prediction = self._body(sample, torch.tensor(time, dtype=exact, device=sample.device))
         finally:
             self._now = None
         return prediction.to(sample.dtype), now.carry(len(self.topology.ports))

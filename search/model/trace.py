@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from accelerate import init_empty_weights
 from torch import nn
 from torch.export.graph_signature import TensorArgument
 
-from search.core.errors import SearchError
 from search.core.names import GUIDANCE, SAMPLE, TIMESTEP
 from search.core.streams import block_name, stream_names
 from search.core.subnet import Granularity
 from search.model.body import Body, Place
 from search.model.complex_numbers import without_complex
 from search.model.hollow import hollow
-from search.model.removed import (
-    build_denoiser,
-)
+from search.model.text_lengths import built, fixed_texts_of
 from search.model.traced_graph import TracedGraph, Units, emitted_by, read_topology
 from search.model.traced_step import Output, TracedCalls, TracedStep
 
 DENOISER = "denoiser"
 NETWORKS = "networks."
 """Where the networks are in the module that is traced: the denoiser, and before the names of others."""
-LONGER = "a longer text, to see whether its length counts"
-"""What is added to a prompt."""
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -104,11 +98,10 @@ def trace(
     """
     bodies = _bodies(pipeline, request, groups, timesteps)
     body = bodies[0]
-    _require_one_way(pipeline, request, body)
     family, calls = pipeline.family, _calls(pipeline, bodies, groups)
     used = {pipeline.family.component, *calls.networks.values()}
     networks = {
-        name: hollow(_built(pipeline, name), dtype) for name in pipeline.networks if name in used
+        name: hollow(built(pipeline, name), dtype) for name in pipeline.networks if name in used
     }
     modules = {
         name: _block_names(family, network, granularity, pipeline.removed)
@@ -163,12 +156,12 @@ def _bodies(
     pipeline: Pipeline, request: Request, groups: Groups | None, timesteps: Sequence[float]
 ) -> tuple[Body, ...]:
     """One per group, at its first step."""
+    texts = fixed_texts_of(pipeline, request)
     if groups is None:
-        return (Body(pipeline, request),)
-    return tuple(
-        Body(pipeline, request, Place(groups.first_step(group), tuple(timesteps), request.steps))
-        for group in range(len(groups.calls))
-    )
+        return (Body(pipeline, request, texts),)
+    steps = map(groups.first_step, range(len(groups.calls)))
+    places = [Place(step, tuple(timesteps), request.steps) for step in steps]
+    return tuple(Body(pipeline, request, texts, place) for place in places)
 
 
 def _calls(pipeline: Pipeline, bodies: Sequence[Body], groups: Groups | None) -> TracedCalls:
@@ -181,19 +174,6 @@ def _calls(pipeline: Pipeline, bodies: Sequence[Body], groups: Groups | None) ->
 def module_path(network: str, pipeline: Pipeline) -> str:
     """Where a network is in the module that is traced."""
     return DENOISER if network == pipeline.family.component else f"{NETWORKS}{network}"
-
-
-def _require_one_way(pipeline: Pipeline, request: Request, body: Body) -> None:
-    """Refuse a step that depends on the length of its text, which a trace would freeze."""
-    if not body.numbers or pipeline.family.labels(pipeline.pipe, request) is not None:
-        return
-    longer = replace(request, prompts=tuple(f"{p} {LONGER}" for p in request.prompts))
-    if Body(pipeline, longer).numbers != body.numbers:
-        msg = (
-            f"the {type(pipeline.denoiser).__name__} of a {pipeline.family.pipeline} computes otherwise "
-            "for texts of another length; a graph is of one length, so such pipelines are not supported"
-        )
-        raise SearchError(msg)
 
 
 def without_aliases(program: ExportedProgram) -> ExportedProgram:
@@ -209,16 +189,6 @@ def without_aliases(program: ExportedProgram) -> ExportedProgram:
     program.graph.eliminate_dead_code()
     program.graph_module.recompile()
     return program
-
-
-def _built(pipeline: Pipeline, name: str) -> nn.Module:
-    """A network of a pipeline without any weights."""
-    network = pipeline.networks[name]
-    if any(p.is_meta for p in network.parameters()):
-        return cast("nn.Module", network)
-    cls, config = type(network), network.config
-    with init_empty_weights(include_buffers=False):
-        return build_denoiser(cls, config, pipeline.family)
 
 
 def _block_names(
