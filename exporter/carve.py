@@ -10,6 +10,7 @@ from onnx_ir.passes import common as passes
 from exporter.graph import BOUNDARY, DOMAIN, forget_inner_types, sort_initializers
 from exporter.mix import add_mix, residual
 from exporter.zeros import fold_zeros
+from search.core.names import PREDICTION
 from search.core.topology import TargetKind, port_of
 
 if TYPE_CHECKING:
@@ -79,8 +80,10 @@ def _give(graph: ir.Graph, master: Master, signature: Signature) -> None:
     values, topology = _values(graph), master.topology
     outputs = []
     if signature.predicts:
-        prediction = values[master.predictions[signature.group].name]
-        prediction.name = master.predictions[0].name
+        prediction, name = values[master.predictions[signature.group].name], PREDICTION
+        if (inner := values.get(name)) not in (None, prediction):
+            inner.name = f"{name}/inner"  # that of another group is on the way to it
+        prediction.name = name
         outputs.append(prediction)
     for tensor in signature.writes:
         value = values[topology.name(port_of(tensor.port))]

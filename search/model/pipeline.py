@@ -173,11 +173,15 @@ class Pipeline:
 
     def load_around(self) -> None:
         """Load the weights of all models but the denoiser, if the pipeline was opened without."""
-        networks = self.networks
-        parts = [part for name, part in self.pipe.components.items() if name not in networks]
-        if any(map(is_weightless, parts)):
-            found = load_models(self.path, self.index, but=networks)
+        if self._lacks_weights:
+            found = load_models(self.path, self.index, but=self.networks)
             self.pipe.register_modules(**{n: m.requires_grad_(False) for n, m in found.items()})
+
+    @property
+    def _lacks_weights(self) -> bool:
+        """Whether a model other than the networks has none."""
+        parts = self.pipe.components.items()
+        return any(is_weightless(part) for name, part in parts if name not in self.networks)
 
     @property
     def scheduler_choice(self) -> Choice:
@@ -262,7 +266,14 @@ class Pipeline:
         self._steps[:] = [grid.inference_steps]
         key = (repr(self.pipe.scheduler), grid, size)
         if key not in self._grid_settings:
-            self._grid_settings[key] = record_grid_settings(self, grid, size)
+            try:
+                self._grid_settings[key] = record_grid_settings(self, grid, size)
+            except SearchError as error:
+                # The call reaches into a model that has no weights and answers as a whole only.
+                if "meta" not in str(error.__cause__) or not self._lacks_weights:
+                    raise
+                self.load_around()
+                self._grid_settings[key] = record_grid_settings(self, grid, size)
         return self._grid_settings[key]
 
     def body(self, size: Size | None = None) -> Body:
