@@ -165,7 +165,7 @@ def _key(
     around = {
         str(path.relative_to(pipeline.path)): sha256(path)
         for name in used
-        if name != pipeline.family.component
+        if name not in pipeline.networks
         for path in sorted((pipeline.path / name).rglob("*"))
         if path.is_file()
     }

@@ -197,7 +197,12 @@ def trace_denoiser(
         guidance=subnet.guidance,
     ).sized(pipeline.size(binding.noise_shape))
     traced = trace(
-        pipeline, subnet.granularity, request, getattr(torch, precision_named(dtype).torch)
+        pipeline,
+        subnet.granularity,
+        request,
+        getattr(torch, precision_named(dtype).torch),
+        groups=subnet.topology.groups,
+        timesteps=subnet.timesteps,
     )
     if not subnet.topology.has_blocks_of(traced.topology):
         msg = (

@@ -8,7 +8,7 @@ their last bit.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from engines.errors import EngineError
 from engines.parity.casting import cast_weights
 from engines.parity.measure import relative_l2
 from engines.parity.reference import images_of
-from engines.parity.replay import TorchDenoiser, predictor_of, replay
+from engines.parity.replay import TorchDenoiser, predictors_of, replay
 from search.core.names import PREDICTION
 from search.core.precision import precision_named
 from search.core.program import plan_program
@@ -144,7 +144,7 @@ def _free_floors(precise: TorchDenoiser) -> tuple[tuple[float, ...], float]:
         return tensor + sum((b * d for b, d in zip(row[rows.known :], changes, strict=False)), 0.0)
 
     steps = [call.step for call in program.calls]
-    with gated(reference.opened.denoiser, reference.subnet, steps=steps):
+    with gated(reference.opened.networks, reference.subnet, steps=steps):
         for call, row in zip(program.calls, rows.inputs, strict=True):
             given = reference.sample(call.step).astype(np.float64)
             sample = moved(row, given)
@@ -161,20 +161,25 @@ def _denoiser_for(reference: Reference, precision: str) -> TorchDenoiser:
     if precision == "float32":
         dtype = torch.float64
         with cast_weights(_modules(reference.opened), dtype):
-            predictor = predictor_of(reference)
+            predictors = predictors_of(reference)
     else:
-        predictor, dtype = predictor_of(reference), getattr(torch, precision_named(precision).torch)
-    return TorchDenoiser(reference, predictor, dtype, torch.float64)
+        predictors, dtype = (
+            predictors_of(reference),
+            getattr(torch, precision_named(precision).torch),
+        )
+    return TorchDenoiser(reference, predictors, dtype, torch.float64)
 
 
 @contextmanager
 def _casting(precise: TorchDenoiser) -> Iterator[None]:
-    """While open, the pipeline's denoiser takes any dtype and computes in that of `precise`."""
-    opened, dtype = precise.reference.opened, precise.dtype
-    denoiser: nn.Module = opened.denoiser
-    modules = denoiser.modules() if dtype is torch.float64 else convertible_modules(denoiser)
-    forward = _forward_in(dtype, denoiser.forward)
-    with cast_weights(modules, dtype), forward_replaced(denoiser, forward):
+    """While open, the pipeline's networks take any dtype and compute in that of `precise`."""
+    dtype = precise.dtype
+    with ExitStack() as stack:
+        for each in precise.reference.opened.networks.values():
+            modules = each.modules() if dtype is torch.float64 else convertible_modules(each)
+            forward = _forward_in(dtype, each.forward)
+            stack.enter_context(cast_weights(modules, dtype))
+            stack.enter_context(forward_replaced(each, forward))
         yield
 
 

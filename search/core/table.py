@@ -42,7 +42,15 @@ def with_actions(full: SubNet, action: Callable[[int, int], Action], method: str
 
 
 def with_rows(subnet: SubNet, rows: Sequence[Sequence[Action]]) -> SubNet:
-    """`subnet` with another table; a cell keeps its coefficients or gets its action's default ones."""
+    """`subnet` with another table; a cell keeps its coefficients or gets its action's default ones.
+
+    Cells of blocks that a step does not have are RUN, which says nothing there.
+    """
+    has = subnet.topology.has
+    rows = [
+        [action if has(step, block) else Action.RUN for block, action in enumerate(row)]
+        for step, row in enumerate(rows)
+    ]
     known = {(step, block): weights for step, block, weights in subnet.coefficients}
     coefficients = tuple(
         (step, block, known.get((step, block), RECORDS[action].default))

@@ -56,7 +56,7 @@ class TextConditioner(nn.Module):
         self._pipeline = pipeline
         self._names = tokenizers_of(pipe)
         for name, part in pipe.components.items():
-            if isinstance(part, nn.Module) and part is not pipeline.denoiser:
+            if isinstance(part, nn.Module) and name not in pipeline.networks:
                 self.add_module(name, part)
         # With pictures, pipelines look for the timestep to begin at.
         timesteps: Tensor | list[FixedTimestep] = (

@@ -51,8 +51,8 @@ class Decoder(nn.Module):
         timesteps: Tensor | list[FixedTimestep] = torch.ones(0) if sources_of(pipeline.pipe) else []
         self._scheduler = FixedScheduler(timesteps, pipeline.pipe.scheduler.config)
         output = "np" if self._is_raw else "pt"
-        # Some pipelines divide by one step less.
-        self._request = Request((pipeline.default_prompt,), 2, 1.0, output=output).sized(size)
+        prompts, steps = (pipeline.default_prompt,), pipeline.some_steps
+        self._request = Request(prompts, steps, 1.0, output=output).sized(size)
         # The loop may run only once here, for which some schedulers have no timesteps.
         one = FixedScheduler(torch.ones(1), pipeline.pipe.scheduler.config)
         with with_parts(pipeline.pipe, scheduler=one):
@@ -94,15 +94,21 @@ class Decoder(nn.Module):
         pipe = self._pipeline.pipe
         prompts = self._request.prompts * len(latents)
         request = replace(self._request, prompts=prompts, latents=latents)
-        with (
-            pipeline_failures(pipe),
-            on_vae_device(pipe),
-            with_gradients(pipe),
-            with_parts(pipe, scheduler=self._scheduler),
-            replaced(self._pipeline.denoiser, "forward", lambda *_, **__: (latents,)),
-            self._encoding.answering(self._encoding.conditions),
-            replaced(Tensor, "numpy", _itself) if self._is_raw else nullcontext(),
-        ):
+        networks = self._pipeline.networks.values()
+        with ExitStack() as stack:
+            for context in (
+                pipeline_failures(pipe),
+                on_vae_device(pipe),
+                with_gradients(pipe),
+                with_parts(pipe, scheduler=self._scheduler),
+                *(
+                    replaced(network, "forward", lambda *_, **__: (latents,))
+                    for network in networks
+                ),
+                self._encoding.answering(self._encoding.conditions),
+                replaced(Tensor, "numpy", _itself) if self._is_raw else nullcontext(),
+            ):
+                stack.enter_context(context)
             pictures: Tensor = self._pipeline.family.call(pipe, request, None)
         return pictures.movedim(-1, -3) if self._is_raw else pictures
 

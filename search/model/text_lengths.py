@@ -84,11 +84,12 @@ def _find(pipeline: OpenedPipeline, request: Request) -> FixedTexts | None:
     return finder.tried(replace(texts, axes=axes)) if axes else texts
 
 
-def built(pipeline: OpenedPipeline) -> nn.Module:
-    """The denoiser of a pipeline without any weights."""
-    if any(p.is_meta for p in pipeline.denoiser.parameters()):
-        return cast("nn.Module", pipeline.denoiser)
-    cls, config = type(pipeline.denoiser), pipeline.denoiser.config
+def built(pipeline: OpenedPipeline, name: str) -> nn.Module:
+    """A network of a pipeline without any weights."""
+    network = pipeline.networks[name]
+    if any(p.is_meta for p in network.parameters()):
+        return cast("nn.Module", network)
+    cls, config = type(network), network.config
     with init_empty_weights(include_buffers=False):
         return build_denoiser(cls, config, pipeline.family)
 
@@ -218,7 +219,7 @@ class _Trial:
 
     def __init__(self, pipeline: OpenedPipeline, request: Request, texts: FixedTexts) -> None:
         self._pipeline, self._request, self._count = pipeline, request, texts.multiple
-        self._denoiser = with_stand_in_weights(built(pipeline))
+        self._networks = {n: with_stand_in_weights(built(pipeline, n)) for n in pipeline.networks}
         body = Body(pipeline, request, replace(texts, cut=_all(self._count)))
         self._parts = {n: with_stand_in_weights(part) for n, part in body.parts_around.items()}
         generator = torch.Generator().manual_seed(0)
@@ -318,7 +319,7 @@ class _Trial:
                 self._latents,
                 torch.tensor(500.0),
                 conditions={**body.conditions, **conditions},
-                denoiser=self._denoiser,
+                networks=self._networks,
                 parts=self._parts,
             )
 

@@ -10,8 +10,8 @@ from search.core.errors import SearchError
 from search.core.subnet import SubNet
 from search.core.table import skipping
 from search.model import trace as tracing
-from search.model.alike import require_alike_steps
 from search.model.family import Request
+from search.model.steps import groups_of_steps
 
 if TYPE_CHECKING:
     from search.core.granularity import Granularity
@@ -42,7 +42,7 @@ def whole_subnet(
     traced = whole_trace(pipeline, grid=grid, granularity=granularity, guidance=guidance, size=size)
     binding = pipeline.binding(
         grid=grid,
-        guided=traced.body.guided,
+        guided=any(body.guided for body in traced.bodies),
         latent_shape=traced.latent_shape,
         noise_shape=traced.noise_shape,
     )
@@ -74,8 +74,9 @@ def whole_trace(
         steps=grid.inference_steps,
         guidance=guidance,
     ).sized(size)
-    require_alike_steps(pipeline, request, pipeline.timesteps(grid, size))
-    traced = tracing.trace(pipeline, granularity, request)
+    timesteps = pipeline.timesteps(grid, size)
+    groups = groups_of_steps(pipeline, request, timesteps)
+    traced = tracing.trace(pipeline, granularity, request, groups=groups, timesteps=timesteps)
     _require_size(pipeline, size, traced.noise_shape)
     return traced
 

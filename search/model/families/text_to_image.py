@@ -109,7 +109,7 @@ class TextToImage:
         known = {
             name: value
             for name, value in arguments.items()
-            if name in takes and (value is not None or name in self.unset)
+            if name in takes and (value is not None or name in (*self.unset, *self.settings))
         }
         given = request.latents
         if given is None:
@@ -128,10 +128,10 @@ class TextToImage:
         scale = scale_argument(pipe)
         prompts = list(request.prompts)
         found: dict[str, Any] = {
+            scale: request.guidance,
             **self.settings,
             **request.grid_arguments,
             **picture_arguments(pipe, request),
-            scale: request.guidance,
             "prompt": prompts,
             LABELS: self._class_labels(pipe, request),
             "num_images_per_prompt": request.images,
