@@ -71,6 +71,12 @@ def require_alike_steps(
         pass
     finally:
         handle.remove()
+    if not scheduler.done:
+        msg = (
+            f"a {type(pipe).__name__} does not step the scheduler that it has, but copies of it (as for "
+            "frames that are not all as far); such pipelines are not supported"
+        )
+        raise SearchError(msg)
     first, *others = scheduler.done
     # What comes before the loop is asked before the first step too.
     ways = first.ways[len(first.ways) - len(others[0].ways) :] if others else first.ways

@@ -36,6 +36,10 @@ _NONLINEAR = ("clip_sample", "clip_denoised", "thresholding")
 """Settings with which a scheduler does more than to add up."""
 
 
+_REMEMBERED = ("old_pred_original_sample", "timestep_back")
+"""What a step can be given of the one before: its second result, and its timestep."""
+
+
 @dataclass(frozen=True)
 class GridSettings:
     """What a pipeline asks of its scheduler.
@@ -391,14 +395,23 @@ def _walk(
     elif not settings.grid.takes_latents:
         latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
     scale = getattr(scheduler, "scale_model_input", lambda sample, _: sample)
-    options = {} if settings.eta is None else {"eta": settings.eta}
+    given = {} if settings.eta is None else {"eta": settings.eta}
+    takes = inspect.signature(scheduler.step).parameters
+    # Some schedulers keep no memory of their own: pipelines give them what the last step returned.
+    memory = {name: None for name in _REMEMBERED if name in takes}
     inputs = []
     with noise_drawn_by(scheduler, lambda shape: next(values).reshape(shape)):
         for timestep, prediction in zip(settings.part(scheduler), predictions, strict=True):
             inputs.append(scale(latents, timestep).flatten())
-            latents = scheduler.step(
-                prediction.reshape(latents.shape), timestep, latents, **options, return_dict=False
-            )[0]
+            latents, *further = scheduler.step(
+                model_output=prediction.reshape(latents.shape),
+                timestep=timestep,
+                sample=latents,
+                **given,
+                **memory,
+                return_dict=False,
+            )
+            memory = dict(zip(memory, (*further, timestep), strict=False))
     return inputs, latents.flatten()
 
 

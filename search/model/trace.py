@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 from accelerate import init_empty_weights
-from torch import nn
+from torch import Tensor, nn
 from torch.export.graph_signature import TensorArgument
 
 from search.core.errors import SearchError
@@ -20,6 +20,7 @@ from search.model.hollow import hollow
 from search.model.removed import (
     build_denoiser,
 )
+from search.model.replaced import replaced
 from search.model.traced_graph import TracedGraph, emitted_by, read_topology
 from search.model.traced_step import Output, TracedStep
 
@@ -99,7 +100,7 @@ def trace(
         },
         GUIDANCE: torch.ones(()),
     }
-    with torch.no_grad():
+    with torch.no_grad(), replaced(Tensor, "fill_diagonal_", _fill_diagonal):
         program = without_aliases(torch.export.export(step, (), inputs, strict=False))
     program = without_complex(program, inputs)
     modules = {name for each in Granularity for name in family.blocks(denoiser, each)}
@@ -144,6 +145,15 @@ def without_aliases(program: ExportedProgram) -> ExportedProgram:
     program.graph.eliminate_dead_code()
     program.graph_module.recompile()
     return program
+
+
+def _fill_diagonal(tensor: Tensor, value: float, wrap: bool = False) -> Tensor:
+    """The same as torch's own, which writes through strides and so cannot be exported to ONNX."""
+    if wrap or tensor.ndim != 2:
+        msg = f"the diagonal of a tensor {tuple(tensor.shape)} cannot be filled in a trace"
+        raise NotImplementedError(msg)
+    on = torch.eye(*tensor.shape, dtype=torch.bool, device=tensor.device)
+    return tensor.copy_(tensor.masked_fill(on, value))
 
 
 def _built(pipeline: Pipeline) -> nn.Module:
