@@ -14,6 +14,7 @@ from search.core.lora import Lora, placed
 from search.core.pictures import example_picture
 from search.core.precision import denoiser_precisions
 from search.core.program import distinct
+from search.core.quotation import Quotation
 from search.core.prompt import Drawn, PromptField, PromptInput
 from search.core.sampler import SamplerTable
 from search.core.subnet import SubNet
@@ -453,8 +454,14 @@ def _input(data: dict[str, Any]) -> PromptInput:
             "cleanings": tuple(data.get("cleanings", ())),
             "dims": tuple(data.get("dims", ())),
             "drawn": Drawn(data.get("drawn", Drawn.BEFORE)),
+            "quotation": _quotation(data.get("quotation")),
         }
     )
+
+
+def _quotation(data: dict[str, Any] | None) -> Quotation | None:
+    """How a text is made of quoted words."""
+    return None if data is None else Quotation(**{**data, "marks": tuple(data["marks"])})
 
 
 def sha256(path: Path) -> str:

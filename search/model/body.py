@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from search.model.encoding import LABELS, Encoding, conditions_of
 from search.model.entry import latents_replaced, numbered_noise, sizes_noted
 from search.model.failures import pipeline_failures
 from search.model.folding import folding_of
+from search.model.hidden_keys import hiding_padding
 from search.model.hollow import shapes_only
 from search.model.parts_in_place import on_vae_device, with_gradients, with_parts
 from search.model.pictures import sources_of
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from search.model.family import OpenedPipeline, Request
+    from search.model.fixed_texts import FixedTexts
 
 _SCALE = 2.0
 """What the stand-in for a scheduler calls its `init_noise_sigma`, to see who multiplies by it."""
@@ -64,19 +66,28 @@ class Body:
         parts_around: the modules other than the denoiser that a step calls, by name.
     """
 
-    def __init__(self, pipeline: OpenedPipeline, request: Request) -> None:
+    def __init__(
+        self, pipeline: OpenedPipeline, request: Request, texts: FixedTexts | None = None
+    ) -> None:
         """Run the pipeline's encoders and one step of its loop, and note what it does.
+
+        Args:
+            pipeline: whose step.
+            request: what to sample.
+            texts: how its texts are made as long as the longest; None leaves them as they are.
 
         Raises:
             SearchError: the pipeline fails, or its loop is none that a sampler table can drive.
         """
         guidance = torch.tensor(float(request.guidance))
-        self.pipeline = pipeline
+        self.pipeline, self._texts = pipeline, texts
+        fixed = nullcontext() if texts is None else texts.answered(pipeline.pipe, request)
         self.request = replace(request, latents=None, guidance=guidance, guides=request.is_guided)
         self.pictures = len(request.prompts) * request.images
         self._answers, self._encoding = Answers(), Encoding(pipeline.pipe)
         self.labels = pipeline.family.labels(pipeline.pipe, request)
         with (
+            fixed,
             numbered_noise(pipeline.pipe) as drawn,
             sizes_noted(pipeline.pipe) as self.asked,
             self._encoding.noted(),
@@ -93,6 +104,8 @@ class Body:
             self.parts_around.pop(name, None)
         self._require_untouched()
         self.conditions = conditions_of(self._encoding, self.labels)
+        if texts is not None:
+            self.conditions = {**self.conditions, **texts.inputs}
         if not uses:
             msg = (
                 f"a {type(pipeline.pipe).__name__} does not call its {pipeline.family.component} at the last "
@@ -170,6 +183,7 @@ class Body:
         with (
             with_parts(pipe, **own, **(parts or {})),
             self._encoding.answering(given),
+            nullcontext() if self._texts is None else hiding_padding(self._texts, given),
             latents_replaced(pipe, lambda _: latents),
             self._answers.repeated(),
         ):

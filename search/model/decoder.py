@@ -51,7 +51,8 @@ class Decoder(nn.Module):
         timesteps: Tensor | list[FixedTimestep] = torch.ones(0) if sources_of(pipeline.pipe) else []
         self._scheduler = FixedScheduler(timesteps, pipeline.pipe.scheduler.config)
         output = "np" if self._is_raw else "pt"
-        self._request = Request((pipeline.default_prompt,), 1, 1.0, output=output).sized(size)
+        # Some pipelines divide by one step less.
+        self._request = Request((pipeline.default_prompt,), 2, 1.0, output=output).sized(size)
         # The loop may run only once here, for which some schedulers have no timesteps.
         one = FixedScheduler(torch.ones(1), pipeline.pipe.scheduler.config)
         with with_parts(pipeline.pipe, scheduler=one):

@@ -240,6 +240,12 @@ class FixedTimestep(float):
         """As a tensor of that shape."""
         return torch.full(shape, float(self))
 
+    def __getattr__(self, name: str) -> Any:
+        """What else pipelines do with it, a tensor does."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(torch.tensor(float(self)), name)
+
 
 class FixedScheduler:
     """A stand-in for a diffusers scheduler with fixed timesteps; its steps return the latents unchanged.
