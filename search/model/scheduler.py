@@ -62,7 +62,9 @@ class GridSettings:
         """Set the scheduler's timesteps, and where it begins."""
         settings = {"timesteps": self.timesteps, "sigmas": self.sigmas, "mu": self.mu}
         given: dict[str, Any] = {k: value for k, value in settings.items() if value is not None}
-        if self.timesteps is None and self.sigmas is None:
+        count = inspect.signature(scheduler.set_timesteps).parameters.get("num_inference_steps")
+        is_needed = count is not None and count.default is inspect.Parameter.empty
+        if is_needed or (self.timesteps is None and self.sigmas is None):
             given["num_inference_steps"] = self.grid.inference_steps
         with _blaming_scheduler(scheduler, self.grid):
             scheduler.set_timesteps(**given)
@@ -116,11 +118,13 @@ def _blaming_scheduler(scheduler: Any, grid: TimestepGrid) -> Iterator[None]:
         raise
     except Exception as error:  # each scheduler raises whatever its code runs into
         message = " ".join(str(error).split()).rstrip(".")
-        does = "refuses" if isinstance(error, ValueError) else "fails with"
-        kind = "" if isinstance(error, ValueError) else f" ({type(error).__name__})"
-        msg = (
-            f"{name} {does} {_named(grid)}{kind}: {message}; choose others, or another --scheduler"
-        )
+        if isinstance(error, ValueError):
+            msg = f"{name} refuses {_named(grid)}: {message}; choose others, or another --scheduler"
+        else:
+            msg = (
+                f"{name} cannot be stepped from a prediction, a timestep and latents alone, as a table of "
+                f"its steps needs it ({type(error).__name__}: {message}); choose another --scheduler"
+            )
         raise SearchError(msg) from error
 
 
@@ -267,13 +271,25 @@ class FixedScheduler:
     def set_timesteps(
         self,
         num_inference_steps: int | None = None,
+        *stage: Any,
         device: Any = None,
         timesteps: Any = None,
         sigmas: Any = None,
         mu: float | None = None,
         **others: Any,
     ) -> None:
-        """Begin a run; the arguments do not change the timesteps."""
+        """Begin a run; the arguments do not change the timesteps.
+
+        Raises:
+            SearchError: it is a run of one of several stages.
+        """
+        if stage and device is not None:
+            msg = (
+                f"the pipeline gives its scheduler a stage ({stage[0]!r}), so it samples in several loops one "
+                "behind the other; such pipelines are not supported"
+            )
+            raise SearchError(msg)
+        device = next(iter(stage), device)
         del num_inference_steps, timesteps, sigmas, mu, others
         self._begin(device)
 
