@@ -167,9 +167,9 @@ class Pipeline:
         said = getattr(self.pipe, "vae_scale_factor", None)
         if said is not None:
             return int(said)
-        for part in decoders_of(self.pipe).values():
-            return int(2 ** (len(part.config.get("block_out_channels", "1")) - 1))
-        return 1
+        decoder: Any = next(iter(decoders_of(self.pipe).values()), None)
+        config = getattr(decoder, "config", {})
+        return int(2 ** (len(config.get("block_out_channels", "1")) - 1))
 
     def load_around(self) -> None:
         """Load the weights of all models but the denoiser, if the pipeline was opened without."""

@@ -118,6 +118,12 @@ class _Walk:
                     self._watch(stack, name, part)
             with suppress(_WalkedError):
                 self._pipeline.family.call(self._pipe, self._request, None)
+        if not self.predictions:
+            msg = (
+                f"a {type(self._pipe).__name__} does not step the scheduler that it has, but copies of it (as "
+                "for frames that are not all as far); such pipelines are not supported"
+            )
+            raise SearchError(msg)
 
     def step(self, prediction: Tensor, sample: Tensor) -> Tensor:
         """End a step; the latents that the next one begins with."""

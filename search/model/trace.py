@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export.graph_signature import TensorArgument
 
 from search.core.names import GUIDANCE, SAMPLE, TIMESTEP
@@ -15,6 +15,7 @@ from search.core.subnet import Granularity
 from search.model.body import Body, Place
 from search.model.complex_numbers import without_complex
 from search.model.hollow import hollow
+from search.model.replaced import replaced
 from search.model.text_lengths import built, fixed_texts_of, with_short_texts
 from search.model.traced_graph import TracedGraph, Units, emitted_by, read_topology
 from search.model.traced_step import Output, TracedCalls, TracedStep
@@ -121,7 +122,7 @@ def trace(
         },
         GUIDANCE: torch.ones(()),
     }
-    with torch.no_grad():
+    with torch.no_grad(), replaced(Tensor, "fill_diagonal_", _fill_diagonal):
         program = without_aliases(torch.export.export(step, (), inputs, strict=False))
     program = without_complex(program, inputs)
     units = {
@@ -190,6 +191,15 @@ def without_aliases(program: ExportedProgram) -> ExportedProgram:
     program.graph.eliminate_dead_code()
     program.graph_module.recompile()
     return program
+
+
+def _fill_diagonal(tensor: Tensor, value: float, wrap: bool = False) -> Tensor:
+    """The same as torch's own, which writes through strides and so cannot be exported to ONNX."""
+    if wrap or tensor.ndim != 2:
+        msg = f"the diagonal of a tensor {tuple(tensor.shape)} cannot be filled in a trace"
+        raise NotImplementedError(msg)
+    on = torch.eye(*tensor.shape, dtype=torch.bool, device=tensor.device)
+    return tensor.copy_(tensor.masked_fill(on, value))
 
 
 def _block_names(
