@@ -21,7 +21,7 @@ from engines.optimize.page import page_of
 from engines.optimize.work import Work
 from engines.parity.many import VerifyPlan, verify_many
 from exporter.bundle import Bundle
-from exporter.export import export
+from exporter.exporting import export
 from search.core.files import whole_directory, write_atomically
 from search.core.subnet import SubNet
 from search.runs.parallel import Where
