@@ -141,7 +141,6 @@ def command(
     from engines.optimize.run import optimize
     from engines.optimize.settings import Goal, OptimizeSettings, tier_named
     from search.methods.options import Options
-    from search.model.pipeline import require_device
 
     wanted = {name: values.pop(name) for name in GOALS}
     if all(value is None for value in wanted.values()):
@@ -161,7 +160,6 @@ def command(
         threads=threads,
         compute_capability=compute_capability,
     )
-    require_device(device)
     with screen.status() as report:
         result = optimize(settings, out, report=report, note=_note)
     if as_json:

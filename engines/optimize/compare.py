@@ -141,6 +141,7 @@ def _write_pictures(work: Work, shown: Mapping[str, Point], place: Path) -> None
     }
     record = {
         "prompts": list(as_texts(work.pipeline, texts[:count])),
+        "classes": bool(work.pipeline.family.classes(work.pipeline.pipe)),
         "psnr": likeness,
         "points": {name: point.to_json() for name, point in shown.items()},
     }

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from engines.machine import describe
 from engines.report import PACKAGES
-from exporter.bundle import Bundle
 from search.core.subnet import SubNet
 from search.core.summary import summarise
 from search.core.versions import versions_of
@@ -56,7 +55,7 @@ def outcome_of(folder: OptimizeFolder, settings: OptimizeSettings) -> dict[str, 
         "taken": taken,
         "measured": rows,
         "parity_failures": failed,
-        "run": None if taken is None else run_command(folder, taken, shown["prompts"][0]),
+        "run": None if taken is None else run_command(taken, shown),
         "not_done": {**engines["left_out"], **_not_done(settings)},
         "times": folder.times(),
         "environment": {"machine": describe(settings.device), **versions_of(PACKAGES)},
@@ -108,13 +107,12 @@ def _failures(
     ]
 
 
-def run_command(folder: OptimizeFolder, taken: dict[str, Any], prompt: str) -> str:
+def run_command(taken: dict[str, Any], shown: dict[str, Any]) -> str:
     """The line that makes a picture."""
-    takes_labels = Bundle.open(folder.bundle(taken["dtype"])).takes_labels
     words = ["stepcarve", "run", taken["bundle"], "--engine", taken["engine"]]
     words += [] if taken["device"] == "cpu" else ["--device", taken["device"]]
-    words += ["--label" if takes_labels else "--prompt", prompt, "--seed", "1", "-o", "picture.png"]
-    return shlex.join(words)
+    words += ["--label" if shown["classes"] else "--prompt", shown["prompts"][0]]
+    return shlex.join([*words, "--seed", "1", "-o", "picture.png"])
 
 
 def verdict(record: dict[str, Any], settings: OptimizeSettings) -> str:
