@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from engines.optimize.choose import searched
@@ -53,7 +54,7 @@ def compare(work: Work, folder: OptimizeFolder) -> None:
         points.append(_point(work, *point))
     frontier = Frontier(
         pipeline=str(work.settings.pipeline),
-        settings=work.comparison,
+        settings=replace(work.comparison, keeps=tuple(keep for _, _, keep, _ in mine if keep)),
         whole=work.whole,
         prompts=work.prompts,
         reference=None,
@@ -84,7 +85,8 @@ def _mine(
 
 def _equal(work: Work, taken: SubNet) -> SubNet:
     """Fewer steps of the full sampler at the cost of the SubNet that is taken, or a little below."""
-    return fewer_steps(work.pipeline, work.whole, keep_of(taken))
+    least = 1 / work.whole.full_calls
+    return fewer_steps(work.pipeline, work.whole, max(keep_of(taken), least))
 
 
 def _rivals(

@@ -156,9 +156,10 @@ def _not_done(settings: OptimizeSettings) -> dict[str, str]:
         "pictures that no search has seen; nobody has looked at them",
         "other sizes and batches": "one size, one picture per run; stepcarve export --size --batch adds others",
     }
-    if settings.tier.effort < 1:
+    tier = settings.tier
+    if tier.iterations < 1:
         found["the whole search"] = (
-            f"--quality {settings.tier.name} spends {settings.tier.effort:.0%} of the method's usual "
-            "effort; --quality good finds better SubNets"
+            f"--quality {tier.name} takes {tier.pictures:.0%} of the method's usual pictures and "
+            f"{tier.iterations:.0%} of its iterations; --quality good finds better SubNets"
         )
     return found

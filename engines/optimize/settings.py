@@ -29,22 +29,24 @@ class Tier:
 
     Attributes:
         name: on the command line.
-        effort: of the search, times what its method does by default.
+        pictures: to search with, times what the method takes by default.
+        iterations: of its optimiser, likewise.
         held_out: pictures to compare with.
         rounds: of the measurement of seconds.
     """
 
     name: str
-    effort: float
+    pictures: float
+    iterations: float
     held_out: int
     rounds: int
 
-    def scaled(self, usual: int | None, least: int) -> int | None:
-        """A number of pictures or iterations at this effort; None for a method that has none."""
-        return None if usual is None else max(least, round(self.effort * usual))
 
-
-TIERS = (Tier("quick", 0.25, 8, 3), Tier("good", 1, 32, 5), Tier("best", 4, 64, 9))
+TIERS = (
+    Tier("quick", pictures=0.25, iterations=0.25, held_out=8, rounds=3),
+    Tier("good", pictures=1, iterations=1, held_out=32, rounds=5),
+    Tier("best", pictures=2, iterations=4, held_out=64, rounds=9),
+)
 """The second is the default."""
 
 

@@ -64,13 +64,13 @@ class Work:
     def options(self) -> Options:
         """Of the search, at this run's effort."""
         method, tier = method_of(self.settings.method), self.settings.tier
-        pictures, iterations = map(method.defaults.get, ("pictures", "iterations"))
+        usual = method.defaults
         return replace(
             self.settings.options,
             granularity=method.granularity,
             prompts=self.prompts[0],
-            pictures=tier.scaled(pictures, LEAST_PICTURES),
-            iterations=tier.scaled(iterations, LEAST_ITERATIONS),
+            pictures=scaled(usual.get("pictures"), tier.pictures, LEAST_PICTURES),
+            iterations=scaled(usual.get("iterations"), tier.iterations, LEAST_ITERATIONS),
         )
 
     @cached_property
@@ -131,3 +131,8 @@ class Work:
     def quality(self, subnet: SubNet) -> Quality:
         """Its distance from the full sampler on the held-out pictures."""
         return self.held_out.examine(subnet, self.table(subnet))
+
+
+def scaled(usual: int | None, share: float, least: int) -> int | None:
+    """A share of a number, but not too little; None for a method that has no such number."""
+    return None if usual is None else max(least, round(share * usual))
