@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engines.optimize.choose import searched
 from engines.parity import psnr
@@ -14,10 +14,13 @@ from search.core.files import whole_directory, write_atomically
 from search.core.liveness import unroll
 from search.core.subnet import SubNet
 from search.core.table import keep_of
+from search.frontier.distance import Statistic, Target
 from search.frontier.plot import draw
 from search.frontier.points import Frontier, Point
-from search.frontier.quality import as_bytes, as_texts
-from search.frontier.series import DEEPCACHE, FEWER_STEPS, series_named
+from search.frontier.quality import as_bytes, as_texts, fine_steps
+from search.frontier.registry import series_named
+from search.frontier.rivals.layers import DEEPCACHE
+from search.frontier.rivals.solvers import FEWER_STEPS
 from search.frontier.write import write_frontier
 from search.methods.fewer_steps import fewer_steps
 from search.methods.schedules import deepcache
@@ -54,8 +57,9 @@ def compare(work: Work, folder: OptimizeFolder) -> None:
         points.append(_point(work, *point))
     frontier = Frontier(
         pipeline=str(work.settings.pipeline),
-        settings=replace(work.comparison, keeps=tuple(keep for _, _, keep, _ in mine if keep)),
+        settings=replace(work.comparison, keeps=tuple(keep for _, _, keep, _ in mine)),
         whole=work.whole,
+        fine_steps=fine_steps(work.pipeline, work.whole, work.comparison),
         prompts=work.prompts,
         reference=None,
         full=work.held_out.examine_full(),
@@ -71,7 +75,7 @@ def compare(work: Work, folder: OptimizeFolder) -> None:
 
 def _mine(
     work: Work, folder: OptimizeFolder, taken: SubNet
-) -> list[tuple[Series, str, float | None, SubNet]]:
+) -> list[tuple[Series, str, float, SubNet]]:
     """The SubNet that is taken, and those of the other costs that were searched."""
     series = series_named(work.settings.method)
     files = {keep: searched(folder.searches, keep) for keep in work.settings.goal.keeps}
@@ -91,7 +95,7 @@ def _equal(work: Work, taken: SubNet) -> SubNet:
 
 def _rivals(
     work: Work, equal: SubNet
-) -> tuple[list[tuple[Series, str, float | None, SubNet]], tuple[str, ...]]:
+) -> tuple[list[tuple[Series, str, float, SubNet]], tuple[str, ...]]:
     """What it is compared with, and what cannot be."""
     calls = work.whole.full_calls
     found: dict[int, SubNet] = {equal.steps: equal}
@@ -99,21 +103,21 @@ def _rivals(
         if keep * calls >= 1:
             subnet = fewer_steps(work.pipeline, work.whole, keep)
             found.setdefault(subnet.steps, subnet)
-    rivals: list[tuple[Series, str, float | None, SubNet]] = [
-        (FEWER_STEPS, f"{steps} calls", None, subnet) for steps, subnet in sorted(found.items())
+    rivals: list[tuple[Series, str, float, SubNet]] = [
+        (FEWER_STEPS, f"{steps} steps", keep_of(subnet), subnet)
+        for steps, subnet in sorted(found.items())
     ]
     try:
-        rivals += [
-            (DEEPCACHE, f"interval {each}", None, deepcache(work.whole, interval=each, branch=0))
-            for each in INTERVALS
-            if each < calls
-        ]
+        for interval in INTERVALS:
+            if interval < calls:
+                cached = deepcache(work.whole, interval=interval, branch=0)
+                rivals.append((DEEPCACHE, f"interval {interval}", keep_of(cached), cached))
     except SearchError as error:
         return rivals, (f"{DEEPCACHE} is left out: {error}",)
     return rivals, ()
 
 
-def _point(work: Work, method: Series, label: str, keep: float | None, subnet: SubNet) -> Point:
+def _point(work: Work, method: Series, label: str, keep: float, subnet: SubNet) -> Point:
     return Point(
         method=method,
         label=label,
@@ -145,9 +149,17 @@ def _write_pictures(work: Work, shown: Mapping[str, Point], place: Path) -> None
         "prompts": list(as_texts(work.pipeline, texts[:count])),
         "classes": bool(work.pipeline.family.classes(work.pipeline.pipe)),
         "psnr": likeness,
-        "points": {name: point.to_json() for name, point in shown.items()},
+        "points": {name: _record(point) for name, point in shown.items()},
+        "told_apart": shown[OURS]
+        .quality.distances[Target.FULL]
+        .is_apart(shown[FEWER].quality.distances[Target.FULL], Statistic.MEAN),
     }
     write_atomically(place / "pictures.json", json.dumps(record, indent=1) + "\n")
+
+
+def _record(point: Point) -> dict[str, Any]:
+    """As plain JSON values, with the distance to the full sampler on its own."""
+    return {**point.to_json(), "error": point.quality.error}
 
 
 def _pixels(pictures: Tensor, work: Work) -> NDArray[np.uint8]:

@@ -52,6 +52,7 @@ def outcome_of(folder: OptimizeFolder, settings: OptimizeSettings) -> dict[str, 
         "macs_ratio": summary["macs_full"] / summary["macs_kept"],
         "quality": quality,
         "fewer_steps": shown["points"]["fewer"],
+        "told_apart": shown["told_apart"],
         "taken": taken,
         "measured": rows,
         "parity_failures": failed,
@@ -129,7 +130,8 @@ def verdict(record: dict[str, Any], settings: OptimizeSettings) -> str:
     )
     likeness = (
         f"Its pictures are at {_decibels(quality['psnr'])} PSNR from the full sampler's; those of fewer "
-        f"steps, at {fewer['cost'] / quality['cost']:.0%} of its cost, at {_decibels(fewer['psnr'])}."
+        f"steps, at {fewer['cost'] / quality['cost']:.0%} of its cost, at {_decibels(fewer['psnr'])}"
+        f"{'' if record['told_apart'] else '; the difference may be chance'}."
     )
     parity = (
         f"Parity FAILS for {failed}, which was not taken."

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from engines.errors import EngineError
 from search.core.versions import version_of
-from search.frontier.series import NAMES as SERIES_NAMES
+from search.frontier.registry import NAMES as SERIES_NAMES
 from search.methods.options import Options
 from search.methods.registry import METHODS
 
@@ -32,6 +32,7 @@ class Tier:
         pictures: to search with, times what the method takes by default.
         iterations: of its optimiser, likewise.
         held_out: pictures to compare with.
+        finer: steps of the fine reference that they are compared with too, times the full sampler's.
         rounds: of the measurement of seconds.
     """
 
@@ -39,13 +40,14 @@ class Tier:
     pictures: float
     iterations: float
     held_out: int
+    finer: int
     rounds: int
 
 
 TIERS = (
-    Tier("quick", pictures=0.25, iterations=0.25, held_out=8, rounds=3),
-    Tier("good", pictures=1, iterations=1, held_out=32, rounds=5),
-    Tier("best", pictures=2, iterations=4, held_out=64, rounds=9),
+    Tier("quick", pictures=0.25, iterations=0.25, held_out=8, finer=2, rounds=3),
+    Tier("good", pictures=1, iterations=1, held_out=32, finer=4, rounds=5),
+    Tier("best", pictures=2, iterations=4, held_out=64, finer=10, rounds=9),
 )
 """The second is the default."""
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from search.core.granularity import Granularity
 from search.frontier.quality import sample_held_out
-from search.frontier.series import DEEPCACHE, FEWER_STEPS, series_named
+from search.frontier.registry import series_named
+from search.frontier.rivals.layers import DEEPCACHE
+from search.frontier.rivals.solvers import FEWER_STEPS
 from search.frontier.settings import FrontierSettings
 from search.methods.prompts import split_prompts
 from search.methods.registry import method_of, search_keeps
@@ -94,6 +96,7 @@ class Work:
             prompts=self.prompts[0],
             held_out=self.prompts[1],
             count=mine.tier.held_out,
+            fine_steps=mine.tier.finer * self.whole.binding.inference_steps,
             pictures=options.pictures,
             iterations=options.iterations,
             seed=options.seed,

@@ -47,6 +47,7 @@ def write_all(
             "classes": False,
             "psnr": {"ours": [41.0, 42.0], "fewer": [30.0, 30.5]},
             "points": {"ours": POINT, "fewer": fewer},
+            "told_apart": True,
         },
     )
     for number, name in enumerate(("full", "ours", "fewer")):
