@@ -70,7 +70,7 @@ def compare(work: Work, folder: OptimizeFolder) -> None:
         write_frontier(frontier, place / "frontier")
         write_atomically(place / "plot.png", draw(frontier, marked=points[0]))
         fewer = next(point for point in points if point.subnet is equal)
-        _write_pictures(work, {OURS: points[0], FEWER: fewer}, place)
+        _write_pictures(work, {OURS: points[0], FEWER: fewer}, {OURS: taken, FEWER: equal}, place)
 
 
 def _mine(
@@ -130,12 +130,14 @@ def _point(work: Work, method: Series, label: str, keep: float, subnet: SubNet) 
     )
 
 
-def _write_pictures(work: Work, shown: Mapping[str, Point], place: Path) -> None:
+def _write_pictures(
+    work: Work, shown: Mapping[str, Point], subnets: Mapping[str, SubNet], place: Path
+) -> None:
     """One PNG per picture and way, and `pictures.json`, which says what they show."""
     held_out = work.held_out
     sets = {FULL: _pixels(held_out.pictures, work)}
-    for name, point in shown.items():
-        sets[name] = _pixels(held_out.pictures_of(point.subnet, work.table(point.subnet)), work)
+    for name, subnet in subnets.items():
+        sets[name] = _pixels(held_out.pictures_of(subnet, work.table(subnet)), work)
     texts = [prompt for runs in held_out.runs for prompt in runs.predictor.prompts]
     count = min(SHOWN, len(texts))
     for name, pictures in sets.items():
