@@ -45,7 +45,7 @@ class Tier:
 
 
 TIERS = (
-    Tier("quick", pictures=0.25, iterations=0.25, held_out=8, finer=2, rounds=3),
+    Tier("quick", pictures=1 / 6, iterations=1 / 4, held_out=8, finer=2, rounds=3),
     Tier("good", pictures=1, iterations=1, held_out=32, finer=4, rounds=5),
     Tier("best", pictures=2, iterations=4, held_out=64, finer=10, rounds=9),
 )

@@ -35,28 +35,42 @@ def checked(out: Path, calls: int) -> dict[str, object]:
     return result
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["three-levels", "learned-variance", "sd3"])
-def test_one_command_makes_a_bundle_and_its_page(
-    name: str, pipelines: Callable[[str], Path], tmp_path: Path
-) -> None:
-    """Texts, classes, and two streams of tokens."""
-    out = tmp_path / "out"
-    line = ("optimize", pipelines(name), "-o", out, *OPTIONS)
-    done = stepcarve(*line)
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[object], Path]:
+    """The command for a tiny pipeline, and the folder of a run that nothing disturbed."""
+    root = tmp_path_factory.mktemp("straight")
+    RANDOM["three-levels"]().save_pretrained(root / "pipeline")
+    line = ["optimize", root / "pipeline", *OPTIONS]
+    done = stepcarve(*line, "-o", root / "out")
     assert done.exit_code == 0, done.output
-    result = checked(out, 3)
     assert "to search and about" in done.stderr, "the minutes are said beforehand"
-    command = str(result["run"]).split(" -o ")[0].split()[1:]
-    assert ("--label" in command) is (name == "learned-variance")
+    return line, root / "out"
+
+
+@pytest.mark.slow
+def test_a_finished_folder_is_told_again_and_not_touched(
+    straight: tuple[list[object], Path],
+) -> None:
+    line, out = straight
+    result = checked(out, 3)
     times = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
-    again = stepcarve(*line, "--json")
+    again = stepcarve(*line, "-o", out, "--json")
     assert json.loads(again.stdout) == result
     changed = {p.name for p, t in times.items() if p.stat().st_mtime_ns != t}
-    assert changed <= {"settings.json", ".lock"}, "the second time, nothing is made"
-    refused = stepcarve(*line, "--seed", 1)
+    assert changed <= {"settings.json", ".lock"}
+    refused = stepcarve(*line, "-o", out, "--seed", 1)
     assert refused.exit_code == 2
     assert "holds a run with another seed" in refused.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "option"), [("learned-variance", "--label"), ("sd3", "--prompt")])
+def test_classes_and_two_streams_of_tokens(
+    name: str, option: str, pipelines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    done = stepcarve("optimize", pipelines(name), "-o", tmp_path / "out", *OPTIONS)
+    assert done.exit_code == 0, done.output
+    assert option in str(checked(tmp_path / "out", 3)["run"]).split()
 
 
 KILLED_WHEN: dict[str, Callable[[Path], bool]] = {
@@ -72,32 +86,28 @@ KILLED_WHEN: dict[str, Callable[[Path], bool]] = {
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_in_every_stage_ends_like_one_that_is_not(tmp_path: Path) -> None:
-    pipeline, out = tmp_path / "pipeline", tmp_path / "out"
-    RANDOM["three-levels"]().save_pretrained(pipeline)
-    line = [sys.executable, "-m", "cli", "optimize", str(pipeline), *OPTIONS]
+def test_a_run_that_is_killed_in_every_stage_ends_like_one_that_is_not(
+    straight: tuple[list[object], Path], tmp_path: Path
+) -> None:
+    line, undisturbed = straight
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "cli", *map(str, line), "-o", str(out)]
+    made: dict[Path, int] = {}
     for has_begun in KILLED_WHEN.values():
-        killed(line, out, has_begun)
-        finished = {
-            p: p.stat().st_mtime_ns for p in (out / "subnet.json", out / "quality") if p.exists()
-        }
-    done = subprocess.run([*line, "-o", str(out)], capture_output=True, text=True, check=False)
+        killed(command, out, has_begun)
+        assert {path: path.stat().st_mtime_ns for path in made} == made, "nothing is made again"
+        places = (out / "subnet.json", out / "quality", out / "bundles" / "float32")
+        made = {path: path.stat().st_mtime_ns for path in places if path.exists()}
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     checked(out, 3)
-    assert {p: p.stat().st_mtime_ns for p in finished} == finished, (
-        "what was there was not made again"
-    )
-    straight = tmp_path / "straight"
-    subprocess.run([*line, "-o", str(straight)], capture_output=True, check=True)
     for file in ("subnet.json", "quality/pictures.json", "bundles/float32/manifest.json"):
-        assert (out / file).read_bytes() == (straight / file).read_bytes(), file
+        assert (out / file).read_bytes() == (undisturbed / file).read_bytes(), file
 
 
-def killed(line: list[str], out: Path, has_begun: Callable[[Path], bool]) -> None:
+def killed(command: list[str], out: Path, has_begun: Callable[[Path], bool]) -> None:
     """Run until a stage has begun, then SIGKILL; the processes that it started end too."""
-    process = subprocess.Popen(
-        [*line, "-o", str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not has_begun(out):
         assert process.poll() is None, "it ended before it could be killed"
         time.sleep(0.005)
