@@ -150,6 +150,7 @@ def _write_pictures(
     record = {
         "prompts": list(as_texts(work.pipeline, texts[:count])),
         "classes": bool(work.pipeline.family.classes(work.pipeline.pipe)),
+        "full_timesteps": list(work.whole.timesteps),
         "psnr": likeness,
         "points": {name: _record(point) for name, point in shown.items()},
         "told_apart": shown[OURS]

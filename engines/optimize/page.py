@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from engines.optimize.folder import OptimizeFolder
 
+FULL, OURS = "#99a3a4", "#1f6f8b"
 NAMES = {"full": "full sampler", "ours": "this bundle's SubNet", "fewer": "fewer steps, equal cost"}
 
 
@@ -38,6 +39,7 @@ def page_of(folder: OptimizeFolder, result: dict[str, Any]) -> str:
         plot=_address(folder.quality / "plot.png"),
         qualities=_qualities(result),
         measured=[_measured(row, result["taken"]) for row in result["measured"]],
+        times_called=_svg(_draw_times(folder, summary)),
         grid=_svg(draw_grid(subnet)),
         summary=one_line(summary),
         calls=call_times(summary) if summary["fitted"] else "",
@@ -122,6 +124,26 @@ def _measured(row: dict[str, Any], taken: dict[str, Any] | None) -> dict[str, An
             "-" if over is None else f"{over:.2f} x",
         ),
     }
+
+
+def _draw_times(folder: OptimizeFolder, summary: dict[str, Any]) -> Figure:
+    """When the full sampler calls the denoiser, and when the SubNet does."""
+    from matplotlib.figure import Figure
+
+    full = folder.read(folder.quality / "pictures.json")["full_timesteps"]
+    figure = Figure(figsize=(9, 1.3), layout="constrained")
+    axes = figure.subplots()
+    for height, (times, colour) in enumerate(((summary["call_timesteps"], OURS), (full, FULL))):
+        axes.plot(times, [height] * len(times), "|", color=colour, markersize=14, markeredgewidth=2)
+    axes.set_yticks(
+        (0, 1), (f"this SubNet: {summary['calls']}", f"full sampler: {len(full)}"), fontsize=8
+    )
+    axes.set_ylim(-0.6, 1.6)
+    axes.invert_xaxis()
+    axes.set_xlabel("timestep of each call of the denoiser", fontsize=8)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    return figure
 
 
 def _parity(folder: OptimizeFolder) -> list[dict[str, Any]]:

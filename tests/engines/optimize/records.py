@@ -45,6 +45,7 @@ def write_all(
         {
             "prompts": ["a red cross", 'a "blue" <disc>'],
             "classes": False,
+            "full_timesteps": [999, 749, 499, 249],
             "psnr": {"ours": [41.0, 42.0], "fewer": [30.0, 30.5]},
             "points": {"ours": POINT, "fewer": fewer},
             "told_apart": True,
