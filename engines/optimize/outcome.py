@@ -98,7 +98,8 @@ def _rows(
 def _speedup(ours: dict[str, Any], other: dict[str, Any]) -> float:
     """Median over the rounds, in each of which whatever else the machine does hits both alike."""
     pairs = zip(other["samples"], ours["samples"], strict=True)
-    return statistics.median(theirs["seconds"] / mine["seconds"] for theirs, mine in pairs)
+    ratios: list[float] = [theirs["seconds"] / mine["seconds"] for theirs, mine in pairs]
+    return statistics.median(ratios)
 
 
 def _failures(
