@@ -46,7 +46,7 @@ def full_bundle(
         return bundle
     place = folder if given is None else given
     if given is None and not (folder / MANIFEST).exists():
-        from exporter.export import export
+        from exporter.exporting import export
 
         wanted = full_subnet(bundle.subnet, pipeline)
         size = (bundle.shape.height, bundle.shape.width)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import threading
 import time
 import warnings
 from contextlib import ExitStack, suppress
@@ -34,9 +36,17 @@ class Runnable(Protocol):
 
 
 def start() -> None:
-    """Keep the libraries' output apart from the parent's."""
+    """Keep the libraries' output apart from the parent's, and end when that is killed."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     os.dup2(2, 1)
     warnings.simplefilter("ignore")
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def load(contender: Contender) -> float:

@@ -76,7 +76,7 @@ def command(
     The bundle holds a variant for every combination of --size and --batch. All variants share the weights.
     """
     screen.quiet_libraries()
-    from exporter.export import export
+    from exporter.exporting import export
     from search.core.subnet import SubNet
     from search.core.summary import summarise
 

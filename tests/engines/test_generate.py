@@ -18,7 +18,7 @@ from engines.pictures import Generation
 from engines.runner import Runner
 from exporter.bundle import Bundle
 from exporter.errors import ExportError
-from exporter.export import export
+from exporter.exporting import export
 from search.methods.options import Options
 from search.methods.registry import search
 from search.model.pipeline import open_pipeline

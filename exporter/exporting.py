@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict
 from functools import partial
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +27,6 @@ from search.model.whole import resized
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from tokenizers import Tokenizer
 
@@ -47,9 +47,9 @@ PACKAGES = (
 
 
 def export(
-    path: Path,
+    path: Path | str,
     subnet: SubNet,
-    out: Path,
+    out: Path | str,
     *,
     sizes: Sequence[tuple[int, int]] = (),
     batches: Sequence[int] = (1,),
@@ -75,6 +75,7 @@ def export(
             does not fit, or `out` exists.
         ExportError: unknown `dtype`, too little memory or disk, or something cannot be exported.
     """
+    path, out = Path(path), Path(out)
     require_dtype(dtype)
     if not batches or min(batches) < 1:
         msg = f"the batch is {min(batches, default=0)}; give 1 or more"
