@@ -31,7 +31,7 @@ from search.frontier.write import write_frontier
 from tests.toys import chain, subnet
 
 JUDGE = Path(__file__).parents[3] / "examples" / "shapes" / "judge.onnx"
-BASELINES = ("dip-go", "deepcache", "fewer-steps", "hold", "dpcache", "step-mask", "random")
+BASELINES = ("fewer-steps", "hold", "step-mask")
 METHODS = ("carve", "bns", *BASELINES, "guidance-interval", "fora")
 
 
@@ -47,7 +47,7 @@ def made(pipelines: Callable[[str], Path], tmp_path_factory: pytest.TempPathFact
     (root / "judge.txt").write_text("a green cross\n")
     result = frontier(
         pipelines("three-levels"), "-o", root / "out", "--steps", 6, "--guidance", 3,
-        "--keep", "0.5", "--count", 3, "--iterations", 1, "--pictures", 6, "--dip-go-iterations", 1, "--random", 2,
+        "--keep", "0.5", "--count", 3, "--iterations", 1, "--pictures", 4, "--random", 2,
         "--methods", ",".join(METHODS), "--fine-steps", 12,
         "--prompts", root / "search.txt", "--held-out", root / "judge.txt",
     )  # fmt: skip
@@ -95,7 +95,7 @@ def test_the_record_says_what_was_done(made: Path, record: dict[str, dict[str, o
     assert record["kind"] == "stepcarve-frontier"
     assert record["settings"]["prompts"] == ["a red circle", "a blue square"]
     assert record["settings"]["held_out"] == ["a green cross"]
-    assert record["settings"]["dip_go_iterations"] == 1
+    assert record["settings"]["random"] == 2
     assert record["settings"]["fine_steps"] == 12
     assert record["full"]["distances"]["full"]["mean"] == 0
     assert record["full"]["distances"]["fine"]["mean"] > 0

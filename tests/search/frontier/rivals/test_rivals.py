@@ -54,6 +54,8 @@ RIVALS = tuple(
     each for each in SERIES if each not in (CARVE, DIP_GO, DEEPCACHE, EXTRAPOLATED_GUIDANCE)
 )
 """All that a transformer with both predictions in one call can have."""
+LONG = frozenset({"unipc", "dpm-solver", "hold-spaced", "guidance-interval", "taylorseer", "bns"})
+"""They try many settings, or take gradients."""
 
 
 def silent(text: str, share: float | None = None) -> None:
@@ -72,7 +74,13 @@ def steps_of(calibration: Calibration, subnet: SubNet) -> list[int]:
     return [timesteps.index(timestep) for timestep in subnet.timesteps]
 
 
-@pytest.mark.parametrize("series", RIVALS, ids=str)
+@pytest.mark.parametrize(
+    "series",
+    [
+        pytest.param(each, marks=[pytest.mark.slow] if each.name in LONG else [], id=each.name)
+        for each in RIVALS
+    ],
+)
 def test_a_rival_makes_subnets_that_cost_no_more_than_asked(
     calibration: Calibration, series: Series
 ) -> None:
@@ -140,6 +148,7 @@ def test_oss_follows_states_that_holding_reaches(calibration: Calibration) -> No
     assert ours < np.median(others)
 
 
+@pytest.mark.slow
 def test_bns_begins_at_the_schedulers_own_steps_and_never_ends_worse(
     calibration: Calibration,
 ) -> None:
@@ -317,15 +326,14 @@ def answering(denoiser: Any, computes: list[bool], *, is_line: bool) -> Iterator
         handle.remove()
 
 
+@pytest.mark.slow
 def test_guidance_of_two_streams_is_extrapolated_at_the_end(tmp_path: Path) -> None:
     """Against the denoiser's second call answered by hand."""
     toy = {each.cls: each for each in video.TOYS}["WanPipeline"]
     toy.build().save_pretrained(tmp_path)
     pipeline = open_pipeline(tmp_path)
-    size = {"height": 16, "width": 16} | {
-        name: toy.call[name] for name in ("height", "width") if name in toy.call
-    }
-    options = Options(steps=6, guidance=3.0, frames=toy.call.get("num_frames"), **size)
+    size = {name: toy.call[name] for name in ("height", "width")}
+    options = Options(steps=6, guidance=3.0, frames=toy.call["num_frames"], **size)
     whole = search(pipeline, "full", options)
     runs = sample_both(
         pipeline,
