@@ -28,6 +28,7 @@ from search.core.program import plan_program
 from search.model.decoder import Decoder
 from search.model.hollow import convertible_modules
 from search.model.reference import forward_replaced, gated
+from search.quantise.rounded import plan_of_all, quantised
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,6 +43,10 @@ if TYPE_CHECKING:
 
 ROUNDING = 2.0**-24
 """Rounding of float32, in which samplers accumulate in any precision: the least floor."""
+QUANTISED = 1.5
+"""How much further from PyTorch than rounded PyTorch an engine may be: flipped roundings cascade."""
+LEAST = 16 * ROUNDING
+"""Floor of the inputs of quantised calls: those of the first are not rounded to a grid yet."""
 FEW = 16
 """Most numbers per sample of a timestep, scale or size argument."""
 
@@ -56,6 +61,7 @@ class Floor:
         free: per call, for the denoiser's input when the trajectory is followed in that precision.
         latents: likewise, for the final latents.
         decoder: for the picture decoded from given latents, in float32.
+        most: how many of these floors the denoiser's results may be off; None: as many as is asked for.
     """
 
     precision: str
@@ -63,6 +69,7 @@ class Floor:
     free: tuple[float, ...]
     latents: float
     decoder: float
+    most: float | None = None
 
     def of(self, number: int, graphs: Sequence[int], name: str) -> float:
         """The floor of output `name` of call `number`, interpolated between the probed calls of its graph."""
@@ -82,14 +89,18 @@ def measure_floor(reference: Reference, precision: str, probes: Sequence[int]) -
     """
     decoder = _decoder_floor(reference)
     precise = _denoiser_for(reference, precision)
+    is_quantised = reference.bundle.plan is not None
     with _casting(precise), torch.no_grad():
         free, latents = _free_floors(precise)
+    if is_quantised:
+        free = tuple(max(each, LEAST) for each in free)
     forced = {}
     for call in replay(reference, inner=probes):
         if call.number in probes:
             forced[call.number] = floors = _forced_floors(precise, call)
-            _require_digits(precision, call.number, floors)
-    return Floor(precision, forced, free, latents, decoder)
+            if not is_quantised:
+                _require_digits(precision, call.number, floors)
+    return Floor(precision, forced, free, latents, decoder, QUANTISED if is_quantised else None)
 
 
 def block_floors(reference: Reference, precision: str, call: Replayed) -> dict[str, float]:
@@ -158,6 +169,9 @@ def _free_floors(precise: TorchDenoiser) -> tuple[tuple[float, ...], float]:
 
 def _denoiser_for(reference: Reference, precision: str) -> TorchDenoiser:
     """The denoiser in what `precision` is measured by; it computes so within `_casting`."""
+    if reference.bundle.plan is not None:
+        predictor, dtype = predictor_of(reference), torch.float32
+        return TorchDenoiser(reference, predictor, dtype, torch.float32)
     if precision == "float32":
         dtype = torch.float64
         with cast_weights(_modules(reference.opened), dtype):
@@ -169,8 +183,16 @@ def _denoiser_for(reference: Reference, precision: str) -> TorchDenoiser:
 
 @contextmanager
 def _casting(precise: TorchDenoiser) -> Iterator[None]:
-    """While open, the pipeline's denoiser takes any dtype and computes in that of `precise`."""
+    """While open, the pipeline's denoiser takes any dtype and computes in that of `precise`.
+
+    That of a quantised bundle rounds as its plan says.
+    """
     opened, dtype = precise.reference.opened, precise.dtype
+    plan = precise.reference.bundle.plan
+    if plan is not None:
+        with quantised(opened.denoiser, plan_of_all(opened.denoiser, plan)):
+            yield
+        return
     denoiser: nn.Module = opened.denoiser
     modules = denoiser.modules() if dtype is torch.float64 else convertible_modules(denoiser)
     forward = _forward_in(dtype, denoiser.forward)
