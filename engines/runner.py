@@ -14,7 +14,6 @@ from engines.built import load_graph
 from engines.errors import EngineError, NotFiniteError
 from engines.given import require_pictures, values_of
 from engines.noise import TorchNoise
-from search.core.cleaning import cleaned
 from search.core.names import GUIDANCE, IMAGE, LATENTS, PREDICTION, SAMPLE
 from search.core.placeholders import written_out
 from search.core.prompt import Drawn, PromptField, PromptInput, class_number
@@ -237,18 +236,21 @@ class Runner:
                 return class_number(text, self.bundle.labels, each.classes)
             case PromptField.GIVEN:
                 return bool(text)
+            case PromptField.QUOTED:
+                return each.quotation is not None and bool(each.quotation.words(text))
             case PromptField.IDS:
                 text, tokens = self._encoded(each, text)
                 _warn_truncated(each, text, tokens)
-                return tokens.ids
+                return _padded(each, tokens.ids)
             case PromptField.MASK:
-                return self._encoded(each, text)[1].attention_mask
+                tokens = self._encoded(each, text)[1]
+                return _padded(each, [1] * len(tokens) if each.multiple else tokens.attention_mask)
         raise AssertionError(each.fill)
 
     def _encoded(self, each: PromptInput, text: str) -> tuple[str, Any]:
         """The text that is tokenised, and its tokens."""
         tokenizer = self._tokenizers[each.tokenizer]
-        text = f"{each.before}{cleaned(text, each.cleanings)}{each.after}"
+        text = each.written(text)
         if each.placeholders:
             text = written_out(text, tokenizer)
         return text, tokenizer.encode(text, add_special_tokens=each.special)
@@ -451,6 +453,11 @@ def guidance_of(bundle: Bundle, guidance: float | None, negative: str) -> float:
         )
         raise EngineError(msg)
     return scale
+
+
+def _padded(each: PromptInput, tokens: list[int]) -> list[int]:
+    """Tokens or their mask as long as the input is."""
+    return tokens + [0] * (each.length - len(tokens))
 
 
 def _warn_truncated(each: PromptInput, text: str, tokens: Any) -> None:

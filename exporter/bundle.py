@@ -14,6 +14,7 @@ from search.core.lora import Lora, placed
 from search.core.pictures import example_picture
 from search.core.precision import denoiser_precisions
 from search.core.program import distinct
+from search.core.quotation import Quotation
 from search.core.prompt import Drawn, PromptField, PromptInput
 from search.core.quantisation import Quantisation
 from search.core.sampler import SamplerTable
@@ -276,6 +277,11 @@ class Bundle:
         return any(each.fill is PromptField.LABEL for each in self.prompt_inputs)
 
     @property
+    def takes_prompt(self) -> bool:
+        """Whether it is told what to show."""
+        return any(each.source == "prompt" for each in self.prompt_inputs)
+
+    @property
     def takes_negative(self) -> bool:
         """Whether there is a negative prompt."""
         return any(each.source == "negative" for each in self.prompt_inputs)
@@ -295,10 +301,17 @@ class Bundle:
     @property
     def default_prompt(self) -> str:
         """A prompt or class that suits any bundle."""
+        if not self.takes_prompt:
+            return ""
         return next(iter(self.labels), "0") if self.takes_labels else "a photo of a red bicycle"
 
     def require_prompt(self, *, prompt: str | None, label: str | None) -> str:
-        """The prompt or the label, whichever this bundle takes."""
+        """The prompt or the label, whichever this bundle takes; nothing where it takes neither."""
+        if not self.takes_prompt:
+            if prompt or label is not None:
+                msg = f"the bundle {str(self.path)!r} takes no prompt; leave it out"
+                raise ExportError(msg)
+            return ""
         wanted, given, other = (
             ("--label", label, prompt) if self.takes_labels else ("--prompt", prompt, label)
         )
@@ -459,8 +472,14 @@ def _input(data: dict[str, Any]) -> PromptInput:
             "cleanings": tuple(data.get("cleanings", ())),
             "dims": tuple(data.get("dims", ())),
             "drawn": Drawn(data.get("drawn", Drawn.BEFORE)),
+            "quotation": _quotation(data.get("quotation")),
         }
     )
+
+
+def _quotation(data: dict[str, Any] | None) -> Quotation | None:
+    """How a text is made of quoted words."""
+    return None if data is None else Quotation(**{**data, "marks": tuple(data["marks"])})
 
 
 def sha256(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict
 from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -120,8 +121,8 @@ def _write(pipeline: Pipeline, variants: list[Variant], stage: Staging) -> dict[
         "guided": first.subnet.binding.guided,
         "scaled": first.takes_scale,
         "guidance": first.subnet.guidance,
-        "prompt_inputs": [vars(each) for each in first.prompts.inputs],
-        "encoder_inputs": [vars(each) for each in first.encoder_inputs],
+        "prompt_inputs": [asdict(each) for each in first.prompts.inputs],
+        "encoder_inputs": [asdict(each) for each in first.encoder_inputs],
         "labels": getattr(pipeline.pipe, "labels", {}),
         "variants": [
             each.to_json()

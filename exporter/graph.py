@@ -14,6 +14,7 @@ from onnx_ir.passes import common as passes
 from onnxscript import optimizer, rewriter
 
 from exporter.argmax import decompose_argmax
+from exporter.attention import with_heads
 from exporter.rules import RULES
 from exporter.weights import keep
 
@@ -38,6 +39,7 @@ ROUNDS = 2
 
 def convert(program: ExportedProgram) -> ir.Model:
     """The program as an unoptimised ONNX model; weights are not read."""
+    with_heads(program)
     with _quiet():
         converted = torch.onnx.export(
             program, dynamo=True, optimize=False, opset_version=OPSET, verbose=False

@@ -25,8 +25,8 @@ from engines.parity.replay import TorchDenoiser, predictor_of, replay
 from search.core.names import PREDICTION
 from search.core.precision import precision_named
 from search.core.program import plan_program
+from search.model.computing import convertible_modules
 from search.model.decoder import Decoder
-from search.model.hollow import convertible_modules
 from search.model.reference import forward_replaced, gated
 from search.quantise.rounded import plan_of_all, quantised
 

@@ -134,7 +134,7 @@ class _Search:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents to pictures, in the type of the latents."""
-        pictures: Tensor = self.decoder(latents.to(self.decoder.vae.dtype))
+        pictures: Tensor = self.decoder(latents.to(self.decoder.dtype))
         return pictures.to(latents.dtype)
 
     def iterate(self, iteration: int) -> DipGoProgress:
@@ -205,6 +205,7 @@ class _Search:
             "guidance": full.guidance,
             "blocks": full.topology.blocks,
             "processes": self.workers.count,
+            "dtype": self.net.pipeline.dtype,
         }
 
     def _drawn(self, iteration: int) -> tuple[tuple[int, int], ...]:
@@ -240,7 +241,7 @@ class _Search:
     def _require_finite(self, iteration: int, norm: Tensor) -> None:
         if not torch.isfinite(norm):
             msg = (
-                f"the gradient of iteration {iteration} is not finite; use float32 or bfloat16, or "
-                "check the pipeline's weights and the guidance scale"
+                f"the gradient of iteration {iteration} is not finite; search with --dtype float32 or "
+                "bfloat16, or check the pipeline's weights and the guidance scale"
             )
             raise SearchError(msg)

@@ -156,7 +156,7 @@ class SuperNet:
             steps=binding.inference_steps,
             guidance=self.full.guidance,
             negative=negative,
-            latents=noise.to(self.pipeline.denoiser.dtype),
+            latents=noise,
         ).sized(self.pipeline.size(binding.noise_shape))
         return Case(Body(self.pipeline, request), noise)
 
@@ -209,12 +209,11 @@ class SuperNet:
 
     def call(self, number: int, sample: Tensor, case: Case, now: GatedStep) -> tuple[Tensor, Carry]:
         """One step, gated by `now`: the prediction `[B, ...]`, the next carry."""
-        latents = sample.to(self.pipeline.denoiser.dtype)
         time = self.full.timesteps[number]
         exact = torch.int64 if time.is_integer() else torch.float32
         self._now, self._call = now, -1
         try:
-            prediction = case.body(latents, torch.tensor(time, dtype=exact, device=latents.device))
+            prediction = case.body(sample, torch.tensor(time, dtype=exact, device=sample.device))
         finally:
             self._now = None
         return prediction.to(sample.dtype), now.carry(len(self.topology.ports))

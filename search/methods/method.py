@@ -24,6 +24,8 @@ FITTING = ("prompts", "seed", "reference-steps")
 """Options of whatever fits a sampler, with `--fit-sampler`."""
 MEASURING = ("engine", "latencies")
 """Options of what measures calls, with `--cost latency`."""
+WITH_WEIGHTS = ("device", "dtype")
+"""Options of what calls the denoiser."""
 CONDITIONS = dict.fromkeys(FITTING, "--fit-sampler") | dict.fromkeys(MEASURING, "--cost latency")
 
 
@@ -116,7 +118,7 @@ class Method:
     def own(self) -> tuple[str, ...]:
         """All options that only some methods use and this one does."""
         costs = ("cost",) if self.costs else ()
-        weights = ("device",) if self.needs_weights else ()
+        weights = WITH_WEIGHTS if self.needs_weights else ()
         fit = () if self.fits_itself else ("fit-sampler",)
         return (*self.options, *costs, *fit, *weights)
 
@@ -124,7 +126,7 @@ class Method:
         """The same with those that other options bring into use, without those that they put out of it."""
         used = set(self.own) - set(self.idle(options))
         if options.fit_sampler:
-            used |= {*FITTING, "device"}
+            used |= {*FITTING, *WITH_WEIGHTS}
         if cost == "latency":
             used |= {*MEASURING, "device"}
         return used

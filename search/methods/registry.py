@@ -139,10 +139,12 @@ def _fitted(task: Task, found: Sequence[SubNet]) -> list[SubNet]:
 def _origin(method: Method, task: Task, keep: float) -> Origin:
     """The record of the search in its SubNet."""
     used = method.used(task.options, method.cost)
+    dtype = task.pipeline.dtype
+    computed = {"dtype": dtype} if "dtype" in used and dtype != "float32" else {}
     return Origin(
         method=method.name,
         keep=keep if "keep" in used else None,
         seed=task.options.seed if "seed" in used else None,
-        options=method.recorded(task.options),
+        options=method.recorded(task.options) | computed,
         version=version_of("stepcarve"),
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,8 @@ from search.model.answers import Answers, numbers_among, tensors_as_numbers
 from search.model.encoding import LABELS, Encoding, conditions_of
 from search.model.entry import latents_replaced, numbered_noise, sizes_noted
 from search.model.failures import pipeline_failures
+from search.model.folding import folding_of
+from search.model.hidden_keys import hiding_padding
 from search.model.hollow import shapes_only
 from search.model.parts_in_place import on_vae_device, with_gradients, with_parts
 from search.model.pictures import sources_of
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from search.model.family import OpenedPipeline, Request
+    from search.model.fixed_texts import FixedTexts
 
 _SCALE = 2.0
 """What the stand-in for a scheduler calls its `init_noise_sigma`, to see who multiplies by it."""
@@ -63,19 +66,28 @@ class Body:
         parts_around: the modules other than the denoiser that a step calls, by name.
     """
 
-    def __init__(self, pipeline: OpenedPipeline, request: Request) -> None:
+    def __init__(
+        self, pipeline: OpenedPipeline, request: Request, texts: FixedTexts | None = None
+    ) -> None:
         """Run the pipeline's encoders and one step of its loop, and note what it does.
+
+        Args:
+            pipeline: whose step.
+            request: what to sample.
+            texts: how its texts are made as long as the longest; None leaves them as they are.
 
         Raises:
             SearchError: the pipeline fails, or its loop is none that a sampler table can drive.
         """
         guidance = torch.tensor(float(request.guidance))
-        self.pipeline = pipeline
+        self.pipeline, self._texts = pipeline, texts
+        fixed = nullcontext() if texts is None else texts.answered(pipeline.pipe, request)
         self.request = replace(request, latents=None, guidance=guidance, guides=request.is_guided)
         self.pictures = len(request.prompts) * request.images
         self._answers, self._encoding = Answers(), Encoding(pipeline.pipe)
         self.labels = pipeline.family.labels(pipeline.pipe, request)
         with (
+            fixed,
             numbered_noise(pipeline.pipe) as drawn,
             sizes_noted(pipeline.pipe) as self.asked,
             self._encoding.noted(),
@@ -88,8 +100,12 @@ class Body:
             stopped = self._run(
                 Scheduled(torch.tensor([1.0]), pipeline.pipe.scheduler), self.request
             )
+        for name in self._encoding.parts:
+            self.parts_around.pop(name, None)
         self._require_untouched()
         self.conditions = conditions_of(self._encoding, self.labels)
+        if texts is not None:
+            self.conditions = {**self.conditions, **texts.inputs}
         if not uses:
             msg = (
                 f"a {type(pipeline.pipe).__name__} does not call its {pipeline.family.component} at the last "
@@ -97,20 +113,15 @@ class Body:
             )
             raise SearchError(msg)
         self.uses = tuple(uses)
-        prepared = stopped.sample
-        self.drawn = drawn[0] if drawn else tuple(prepared.shape)
-        self.steps_latents = len(prepared) == self.pictures
-        latents = prepared[: self.pictures]
+        self.drawn = drawn[0] if drawn else tuple(stopped.sample.shape)
+        self.steps_latents = len(stopped.sample) == self.pictures
+        self._folding = folding_of(stopped.sample, self.drawn, self.pictures)
+        latents = self._in_loop(stopped.sample)[: self.pictures]
         self.latent_shape = tuple(latents.shape[1:])
         self._order = latents.flatten()
         self.scales_latents = bool(self._order.max() > math.prod(self.drawn) - 1)
-        if stopped.prediction[: self.pictures].shape != latents.shape:
-            msg = (
-                f"{type(pipeline.pipe).__name__} gives its scheduler a prediction "
-                f"{tuple(stopped.prediction.shape)} for latents {tuple(latents.shape)}; such "
-                "pipelines are not supported"
-            )
-            raise SearchError(msg)
+        prediction = self._in_loop(stopped.prediction)[: self.pictures]
+        _require_prediction(pipeline.pipe, prediction, latents)
 
     @property
     def numbers(self) -> list[tuple[str, int, Any]]:
@@ -172,12 +183,17 @@ class Body:
         with (
             with_parts(pipe, **own, **(parts or {})),
             self._encoding.answering(given),
+            nullcontext() if self._texts is None else hiding_padding(self._texts, given),
             latents_replaced(pipe, lambda _: latents),
             self._answers.repeated(),
         ):
             scheduler = Scheduled(timestep.reshape(1), pipe.scheduler)
-            prediction = self._run(scheduler, request).prediction
+            prediction = self._in_loop(self._run(scheduler, request).prediction)
         return prediction[: len(latents)]
+
+    def _in_loop(self, handed: Tensor) -> Tensor:
+        """What the scheduler is handed, in the shape of the loop's latents."""
+        return handed if self._folding is None else self._folding.undone(handed)
 
     def _run(self, scheduler: Any, request: Request) -> StoppedError:
         """The pipeline's call up to the first step of `scheduler`."""
@@ -245,6 +261,26 @@ class Body:
                 "picture and mask, with 9 channels or more"
             )
             raise SearchError(msg)
+
+
+def _require_prediction(pipe: Any, prediction: Tensor, latents: Tensor) -> None:
+    """Refuse a prediction that is more than one of the latents."""
+    if prediction.shape == latents.shape:
+        return
+    given = (
+        f"{type(pipe).__name__} gives its scheduler a prediction {tuple(prediction.shape)} for latents "
+        f"{tuple(latents.shape)}"
+    )
+    kind = str(getattr(pipe.scheduler.config, "variance_type", ""))
+    if kind.startswith("learned"):
+        msg = (
+            f"{given}: half of it is the variance of the noise that the scheduler draws, so that is no "
+            "affine map; draw noise of the usual variance with --scheduler-option "
+            "variance_type=fixed_small"
+        )
+    else:
+        msg = f"{given}, which is of another shape; such pipelines are not supported"
+    raise SearchError(msg)
 
 
 def _generator(request: Request) -> torch.Generator | None:

@@ -172,6 +172,13 @@ _PARTWISE = frozenset(
         "pad",
         "unbind",
         "lift_fresh_copy",
+        "gather",
+        "zeros",
+        "new_zeros",
+        "zeros_like",
+        "copy_",
+        "slice_scatter",
+        "select_scatter",
     ]
 )
 """Operations that do to both parts what they do to the whole."""

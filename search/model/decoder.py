@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,12 @@ from torch import Tensor, nn
 from search.core.errors import SearchError
 from search.model.failures import pipeline_failures
 from search.model.family import Request
-from search.model.parts_in_place import on_vae_device, with_gradients, with_parts
+from search.model.parts_in_place import (
+    decoders_of,
+    on_vae_device,
+    with_gradients,
+    with_parts,
+)
 from search.model.pictures import sources_of
 from search.model.recording import record_encoding
 from search.model.replaced import replaced
@@ -19,6 +25,9 @@ from search.model.scheduler import FixedScheduler, FixedTimestep
 
 if TYPE_CHECKING:
     from search.model.pipeline import Pipeline
+
+
+_PROCESSORS = ("image_processor", "video_processor")
 
 
 class _DecodedError(Exception):
@@ -32,19 +41,18 @@ class Decoder(nn.Module):
         """Prepare to make pictures of `size` (height, width)."""
         super().__init__()
         pipeline.load_around()
-        vae = getattr(pipeline.pipe, "vae", None)
-        if vae is None:
-            msg = (
-                f"a {type(pipeline.pipe).__name__} has no part named vae that makes pictures of its latents; "
-                "such pipelines are not supported"
-            )
-            raise SearchError(msg)
-        self.vae = vae.eval()
+        for name, part in decoders_of(pipeline.pipe).items():
+            self.add_module(name, part.eval())
         self._pipeline = pipeline
+        # The processors of diffusers give the same picture in every form; without one, only that of
+        # `np` is in 0..1.
+        self._is_raw = not any(hasattr(pipeline.pipe, name) for name in _PROCESSORS)
         # With pictures, pipelines look for the timestep to begin at.
         timesteps: Tensor | list[FixedTimestep] = torch.ones(0) if sources_of(pipeline.pipe) else []
         self._scheduler = FixedScheduler(timesteps, pipeline.pipe.scheduler.config)
-        self._request = Request((pipeline.default_prompt,), 1, 1.0, output="pt").sized(size)
+        output = "np" if self._is_raw else "pt"
+        # Some pipelines divide by one step less.
+        self._request = Request((pipeline.default_prompt,), 2, 1.0, output=output).sized(size)
         # The loop may run only once here, for which some schedulers have no timesteps.
         one = FixedScheduler(torch.ones(1), pipeline.pipe.scheduler.config)
         with with_parts(pipeline.pipe, scheduler=one):
@@ -60,8 +68,10 @@ class Decoder(nn.Module):
 
         size = self._pipeline.body(self._request.size).latent_shape
         try:
-            with replaced(self.vae, "decode", stop), torch.no_grad():
-                self(torch.zeros(1, *size, device=self.vae.device))
+            with ExitStack() as stack, torch.no_grad():
+                for part in self.children():
+                    stack.enter_context(replaced(part, "decode", stop))
+                self(torch.zeros(1, *size, device=self._device))
         except _DecodedError:
             return False
         except SearchError as error:
@@ -69,6 +79,15 @@ class Decoder(nn.Module):
                 return True
             raise
         return False
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the latents that it decodes."""
+        return next((part.dtype for part in self.parameters()), torch.float32)
+
+    @property
+    def _device(self) -> torch.device:
+        return next((part.device for part in self.parameters()), torch.device("cpu"))
 
     def forward(self, latents: Tensor) -> Tensor:
         """Latents `[B, ...]` -> pictures `[B, 3, height, width]` in 0..1, or frames `[B, F, 3, ...]`."""
@@ -82,6 +101,12 @@ class Decoder(nn.Module):
             with_parts(pipe, scheduler=self._scheduler),
             replaced(self._pipeline.denoiser, "forward", lambda *_, **__: (latents,)),
             self._encoding.answering(self._encoding.conditions),
+            replaced(Tensor, "numpy", _itself) if self._is_raw else nullcontext(),
         ):
             pictures: Tensor = self._pipeline.family.call(pipe, request, None)
-        return pictures
+        return pictures.movedim(-1, -3) if self._is_raw else pictures
+
+
+def _itself(tensor: Tensor, *_: Any, **__: Any) -> Tensor:
+    """In the place of a tensor's conversion to numpy."""
+    return tensor

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from search.model.replaced import replaced
 
@@ -14,10 +15,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
+def decoders_of(pipe: Any) -> dict[str, nn.Module]:
+    """The parts of a pipeline that can decode latents, by name; a pipeline of pixels has none."""
+    return {
+        name: part
+        for name, part in pipe.components.items()
+        if isinstance(part, nn.Module) and hasattr(part, "decode")
+    }
+
+
 @contextmanager
 def on_vae_device(pipe: Any) -> Iterator[None]:
-    """While open, the pipeline works on its VAE's device, or the CPU: models may be on the meta device."""
-    part = getattr(pipe, "vae", None)
+    """While open, the pipeline works on its decoder's device, or the CPU: models may be on the meta device."""
+    part: Any = next(iter(decoders_of(pipe).values()), None)
     on = torch.device("cpu") if part is None or part.device.type == "meta" else part.device
     device = property(lambda _: on)
     with replaced(type(pipe), "_execution_device", device):

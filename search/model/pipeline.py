@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from search.core.errors import SearchError
 from search.core.files import require_pipeline
+from search.core.precision import precision_named
 from search.core.subnet import Binding, SubNet
 from search.model.body import Body
 from search.model.checkpoint_files import WeightFiles
+from search.model.computing import compute_in
 from search.model.encoder import text_to_image_of
 from search.model.families.text_to_image import call_parameters, scale_argument
 from search.model.family import Family, Request, family_of
+from search.model.guiders import guider_scale
 from search.model.padded_text import pad_texts
 from search.model.parts import is_weightless, load_models, load_parts, require_plain
+from search.model.parts_in_place import decoders_of
 from search.model.recording import record_grid_settings
 from search.model.removed import build_denoiser, removed_of
 from search.model.scheduler import GridSettings, read_sampler, unused
@@ -28,6 +32,8 @@ from search.model.weights import DenoiserWeights, plain
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    import torch
 
     from search.core.sampler import SamplerTable
     from search.core.timestep_grid import TimestepGrid
@@ -75,6 +81,15 @@ class Pipeline:
         return getattr(self.pipe, self.family.component)
 
     @property
+    def dtype(self) -> str:
+        """Of the denoiser's weights and activations, one of `denoiser_precisions`."""
+        return str(self.denoiser.dtype).removeprefix("torch.")
+
+    def read_denoiser(self) -> Any:
+        """The denoiser again, with its weights in float32."""
+        return _with_weights(_denoiser(self.path, self.family, self.index), self.weights)
+
+    @property
     def default_prompt(self) -> str:
         """A prompt that the pipeline accepts."""
         return self.family.default_prompt
@@ -91,8 +106,11 @@ class Pipeline:
 
     @property
     def default_guidance(self) -> float:
-        """The guidance scale of diffusers' own call; 1, which is none, for a pipeline that takes no scale."""
-        return float(self._default_of(scale_argument(self.pipe), 1.0))
+        """The guidance scale of diffusers' own call; 1, which is none, for a pipeline without any."""
+        name = scale_argument(self.pipe)
+        if name not in call_parameters(self.pipe):
+            return guider_scale(self.pipe)
+        return float(self._default_of(name, 1.0))
 
     @property
     def default_steps(self) -> int:
@@ -121,8 +139,9 @@ class Pipeline:
         said = getattr(self.pipe, "vae_scale_factor", None)
         if said is not None:
             return int(said)
-        config = getattr(getattr(self.pipe, "vae", None), "config", {})
-        return int(2 ** (len(config.get("block_out_channels", "1")) - 1))
+        for part in decoders_of(self.pipe).values():
+            return int(2 ** (len(part.config.get("block_out_channels", "1")) - 1))
+        return 1
 
     def load_around(self) -> None:
         """Load the weights of all models but the denoiser, if the pipeline was opened without."""
@@ -282,7 +301,12 @@ class Pipeline:
 
 
 def open_pipeline(
-    path: Path, *, weights: bool = True, device: str = "cpu", files: bool = True
+    path: Path,
+    *,
+    weights: bool = True,
+    device: str = "cpu",
+    files: bool = True,
+    dtype: str = "float32",
 ) -> Pipeline:
     """Open a directory written by `save_pretrained`.
 
@@ -293,6 +317,8 @@ def open_pipeline(
         device: where to put the pipeline.
         files: without `weights`, require weight files that fit; else the configuration alone is read,
             and whatever needs a weight fails.
+        dtype: of the denoiser's weights and activations, one of `denoiser_precisions`; what is around
+            it is float32. Without `weights` it makes no difference.
 
     Raises:
         SearchError: it is no pipeline, of an unknown kind, or damaged.
@@ -312,7 +338,7 @@ def open_pipeline(
     if none is None:
         found.require_fit(denoiser)
     if weights:
-        denoiser = _with_weights(denoiser, found)
+        denoiser = _with_weights(denoiser, found, getattr(torch, precision_named(dtype).torch))
     parts = load_parts(path, index, but=family.component, weights=weights, files=files)
     pipe = _assembled(path, index, {family.component: denoiser, **parts})
     pipe.set_progress_bar_config(disable=True)
@@ -360,14 +386,16 @@ def require_device(device: str) -> None:
         raise SearchError(msg)
 
 
-def open_for(subnet: SubNet, path: Path, *, weights: bool, device: str = "cpu") -> Pipeline:
+def open_for(
+    subnet: SubNet, path: Path, *, weights: bool, device: str = "cpu", dtype: str = "float32"
+) -> Pipeline:
     """Open the pipeline that `subnet` is for, with the sampler it is bound to.
 
     Raises:
         SearchError: the pipeline is not the one the SubNet was made for.
     """
     binding = subnet.binding
-    pipeline = open_pipeline(path, weights=weights, device=device)
+    pipeline = open_pipeline(path, weights=weights, device=device, dtype=dtype)
     pipeline.use_scheduler(binding.scheduler, binding.scheduler_options)
     pipeline.use_call(binding.call)
     if binding.picture:
@@ -417,19 +445,23 @@ def _denoiser(path: Path, family: Family, index: dict[str, Any]) -> Any:
         raise SearchError(msg) from error
 
 
-def _with_weights(denoiser: Any, files: DenoiserWeights) -> Any:
-    """The denoiser with the weights of these files."""
+def _with_weights(denoiser: Any, files: DenoiserWeights, dtype: torch.dtype | None = None) -> Any:
+    """The denoiser with the weights of these files, computing in `dtype`; None is float32."""
     import torch
 
+    dtype = dtype or torch.float32
     if removed_of(denoiser.config):
         denoiser.load_state_dict(
             {name: files.tensor(name).float() for name in denoiser.state_dict()}, assign=True
         )
-        return denoiser
-    return type(denoiser).from_pretrained(
-        files.folder,
-        variant=files.checkpoint.variant,
-        use_safetensors=True,
-        local_files_only=True,
-        torch_dtype=torch.float32,
-    )
+    else:
+        denoiser = type(denoiser).from_pretrained(
+            files.folder,
+            variant=files.checkpoint.variant,
+            use_safetensors=True,
+            local_files_only=True,
+            torch_dtype=dtype,
+        )
+    if dtype is not torch.float32:
+        compute_in(denoiser, dtype)
+    return denoiser

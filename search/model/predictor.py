@@ -89,9 +89,22 @@ class Predictor:
         )
         return part
 
-    def __call__(self, sample: Tensor, timestep: Tensor) -> Tensor:
-        """The denoiser's input `[S, C, H, W]` and a timestep `[]` -> noise predictions `[S, C, H, W]`."""
+    def __call__(
+        self, sample: Tensor, timestep: Tensor, *, guidance: float | None = None
+    ) -> Tensor:
+        """The denoiser's input `[S, C, H, W]` and a timestep `[]` -> noise predictions `[S, C, H, W]`.
+
+        Another `guidance` scale than the predictor's own is for calls without gradients.
+        """
         parts: tuple[Tensor, ...] = torch.split(sample, self._size)
+        if guidance is not None:
+            asked = [torch.tensor(guidance), timestep.to(torch.float32)]
+            return torch.cat(
+                [
+                    body(part, asked[1], guidance=asked[0])
+                    for part, body in zip(parts, self._calls, strict=True)
+                ]
+            )
         is_felt = torch.is_grad_enabled() and (sample.requires_grad or timestep.requires_grad)
         run = self._checkpointed if is_felt else self._predict
         pairs = zip(parts, self._calls, strict=True)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 # Relative difference of a probed table to the scheduler's own float32 arithmetic on random vectors.
 _AFFINE_TOLERANCE = 1e-4
-_NONLINEAR = ("clip_sample", "thresholding")
+_NONLINEAR = ("clip_sample", "clip_denoised", "thresholding")
 """Settings with which a scheduler does more than to add up."""
 
 
@@ -236,6 +236,12 @@ class FixedTimestep(float):
         """As a tensor of that shape."""
         return torch.full(shape, float(self))
 
+    def __getattr__(self, name: str) -> Any:
+        """What else pipelines do with it, a tensor does."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(torch.tensor(float(self)), name)
+
 
 class FixedScheduler:
     """A stand-in for a diffusers scheduler with fixed timesteps; its steps return the latents unchanged.
@@ -284,12 +290,13 @@ class FixedScheduler:
         timestep: Any,
         sample: Tensor,
         return_dict: bool = True,
+        **others: Any,
     ) -> SchedulerOutput | tuple[Tensor, Tensor]:
         """Leave the latents as they are; pipelines also look at the arguments it takes.
 
         Some schedulers return the clean latents that they expect too, and some pipelines decode those.
         """
-        del model_output, timestep
+        del model_output, timestep, others
         return SchedulerOutput(prev_sample=sample) if return_dict else (sample, sample)
 
 
@@ -329,9 +336,10 @@ class TableScheduler(FixedScheduler):
         timestep: Any,
         sample: Tensor,
         return_dict: bool = True,
+        **others: Any,
     ) -> SchedulerOutput | tuple[Tensor, Tensor]:
         """Keep the prediction; return the next input, or the final latents."""
-        del timestep
+        del timestep, others
         if not self._values:
             self._values.append(sample / self.init_noise_sigma)
         self._values.append(model_output)

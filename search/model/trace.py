@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from accelerate import init_empty_weights
 from torch import nn
 from torch.export.graph_signature import TensorArgument
 
-from search.core.errors import SearchError
 from search.core.names import GUIDANCE, SAMPLE, TIMESTEP
 from search.core.streams import block_name, stream_names
 from search.core.subnet import Granularity
 from search.model.body import Body
 from search.model.complex_numbers import without_complex
 from search.model.hollow import hollow
-from search.model.removed import (
-    build_denoiser,
-)
+from search.model.text_lengths import built, fixed_texts_of
 from search.model.traced_graph import TracedGraph, emitted_by, read_topology
 from search.model.traced_step import Output, TracedStep
-
-LONGER = "a longer text, to see whether its length counts"
-"""What is added to a prompt."""
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -82,10 +75,10 @@ def trace(
     The weights are never touched: a copy of the denoiser is built from its configuration. Sample,
     prediction, timestep and guidance are float32 whatever the `dtype` of weights, conditions and blocks.
     """
-    body = Body(pipeline, request)
-    _require_one_way(pipeline, request, body)
+    texts = fixed_texts_of(pipeline, request)
+    body = Body(pipeline, request, texts)
     family = pipeline.family
-    denoiser = hollow(_built(pipeline), dtype)
+    denoiser = hollow(built(pipeline), dtype)
     names = _block_names(family, denoiser, granularity, pipeline.removed)
     outputs: dict[Output, int] = {}
     parts = {name: hollow(part, dtype) for name, part in body.parts_around.items()}
@@ -118,19 +111,6 @@ def trace(
     )
 
 
-def _require_one_way(pipeline: Pipeline, request: Request, body: Body) -> None:
-    """Refuse a step that depends on the length of its text, which a trace would freeze."""
-    if not body.numbers or pipeline.family.labels(pipeline.pipe, request) is not None:
-        return
-    longer = replace(request, prompts=tuple(f"{p} {LONGER}" for p in request.prompts))
-    if Body(pipeline, longer).numbers != body.numbers:
-        msg = (
-            f"the {type(pipeline.denoiser).__name__} of a {pipeline.family.pipeline} computes otherwise "
-            "for texts of another length; a graph is of one length, so such pipelines are not supported"
-        )
-        raise SearchError(msg)
-
-
 def without_aliases(program: ExportedProgram) -> ExportedProgram:
     """The program with what its outputs are aliases of in their place."""
     output = program.graph.output_node()
@@ -144,15 +124,6 @@ def without_aliases(program: ExportedProgram) -> ExportedProgram:
     program.graph.eliminate_dead_code()
     program.graph_module.recompile()
     return program
-
-
-def _built(pipeline: Pipeline) -> nn.Module:
-    """The denoiser of a pipeline without any weights."""
-    if any(p.is_meta for p in pipeline.denoiser.parameters()):
-        return cast("nn.Module", pipeline.denoiser)
-    cls, config = type(pipeline.denoiser), pipeline.denoiser.config
-    with init_empty_weights(include_buffers=False):
-        return build_denoiser(cls, config, pipeline.family)
 
 
 def _block_names(

@@ -11,12 +11,14 @@ from torch.utils import _pytree as pytree
 
 from search.core.names import GUIDANCE, SAMPLE, TIMESTEP
 from search.core.streams import block_name, stream_names
+from search.model.computing import arguments_in, results_in
 from search.model.hollow import tensors_of
 from search.model.removed import (
     is_removed,
     shortcut_of,
     tensor_arguments,
 )
+from search.model.selected_rows import RowsSelected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -67,7 +69,7 @@ class TracedStep(nn.Module):
         """Return the prediction and every distinct tensor that a block emits or is given."""
         given = dict(inputs)
         sample, timestep, guidance = (given.pop(name) for name in (SAMPLE, TIMESTEP, GUIDANCE))
-        with self.watch() as watch:
+        with self.watch() as watch, RowsSelected():
             prediction = self.body(
                 sample,
                 timestep,
@@ -99,9 +101,7 @@ class TracedStep(nn.Module):
 class _Watch(ExitStack):
     """While open, keeps what blocks emit, and those of their arguments that they could hand on.
 
-    It also lets the denoiser and the parts around it compute in their own dtype: arguments are cast to
-    it, and the output back.
-    A vector, such as the timestep, stays as it is.
+    It also lets the denoiser and the parts around it compute in their own dtype: see `arguments_in`.
 
     Attributes:
         emitted: the tensors by block, in order of execution.
@@ -143,17 +143,11 @@ class _Watch(ExitStack):
 
     def _given(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         del module
-        return pytree.tree_map_only(Tensor, self._cast, (args, kwargs))
-
-    def _cast(self, tensor: Tensor) -> Tensor:
-        is_value = tensor.is_floating_point() and tensor.ndim > 1
-        return tensor.to(self._dtype) if is_value else tensor
+        return arguments_in(self._dtype, (args, kwargs))
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> Any:
         del module, args
-        return pytree.tree_map_only(
-            Tensor, lambda t: t.to(torch.float32) if t.is_floating_point() else t, output
-        )
+        return results_in(torch.float32, output)
 
     def _hold(self, tensors: list[Tensor]) -> None:
         for tensor in tensors:

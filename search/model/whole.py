@@ -122,14 +122,21 @@ def resized(pipeline: Pipeline, subnet: SubNet, size: tuple[int, ...]) -> SubNet
 def _require_size(
     pipeline: Pipeline, size: tuple[int, ...] | None, noise_shape: tuple[int, ...]
 ) -> None:
-    """Refuse a size (height, width) that the pipeline has not taken."""
+    """Refuse a size (height, width, frames) that the pipeline has not taken."""
     made, multiple = pipeline.size(noise_shape), pipeline.multiple
-    if size not in (None, made):
+    if size is None or size == made[: len(size)]:
+        return
+    if size[:2] == made[:2] and len(made) > 2:
+        msg = (
+            f"{pipeline.family.pipeline} makes videos of {made[2]} frames here, not of {size[2]}; "
+            f"leave the frames out, or choose {made[2]}"
+        )
+    else:
         msg = (
             f"{pipeline.family.pipeline} makes pictures of {made[0]} x {made[1]} here, not of "
             f"{size[0]} x {size[1]}; leave the size out, or choose multiples of {multiple}"
         )
-        raise SearchError(msg)
+    raise SearchError(msg)
 
 
 def full_of(pipeline: Pipeline, subnet: SubNet) -> SubNet:

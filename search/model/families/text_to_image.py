@@ -12,7 +12,7 @@ from torch import nn
 from search.core.prompt import class_number
 from search.core.subnet import Granularity
 from search.model.encoding import LABELS
-from search.model.entry import latents_replaced
+from search.model.entry import FRAMES, latents_replaced
 from search.model.families.unet import UNET_LAYERS, is_unet, unet_blocks
 from search.model.pictures import picture_arguments
 
@@ -136,8 +136,10 @@ class TextToImage:
             "output_type": request.output,
             "return_dict": False,
         }
+        if not _takes_texts(pipe):
+            found["batch_size"] = len(prompts) * request.images
         if request.frames is not None:
-            found["num_frames"] = request.frames
+            found.update(dict.fromkeys(FRAMES, request.frames))
         if request.negative or (scale == SCALES[0] and request.is_guided):
             found["negative_prompt"] = [request.negative] * len(prompts)
         return found
@@ -169,11 +171,13 @@ class TextToImage:
     def conditioner(self, pipeline: OpenedPipeline, request: Request) -> Conditioner:
         """The pipeline up to its first call of the denoiser."""
         from search.model.conditioner import TextConditioner
-        from search.model.labels import LabelConditioner
+        from search.model.labels import LabelConditioner, NoConditioner
 
         classes = self.classes(pipeline.pipe)
         if classes:
             return LabelConditioner(classes, images=request.images)
+        if not _takes_texts(pipeline.pipe):
+            return NoConditioner()
         return TextConditioner(pipeline, request)
 
 
@@ -200,6 +204,11 @@ def call_parameters(pipe: Any) -> Mapping[str, inspect.Parameter]:
 def _takes_labels(cls: type) -> bool:
     """Whether a class of pipelines is told the class of its pictures."""
     return LABELS in inspect.signature(inspect.unwrap(cls.__call__)).parameters
+
+
+def _takes_texts(pipe: Any) -> bool:
+    """Whether a pipeline's call takes a prompt."""
+    return "prompt" in call_parameters(pipe)
 
 
 def scale_argument(pipe: Any) -> str:
