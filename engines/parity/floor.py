@@ -9,7 +9,7 @@ their last bit.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from engines.errors import EngineError
 from engines.parity.casting import cast_weights
 from engines.parity.measure import relative_l2
+from engines.parity.record import K
 from engines.parity.reference import images_of
 from engines.parity.replay import TorchDenoiser, predictor_of, replay
 from search.core.names import PREDICTION
@@ -45,8 +46,6 @@ ROUNDING = 2.0**-24
 """Rounding of float32, in which samplers accumulate in any precision: the least floor."""
 QUANTISED = 1.5
 """How much further from PyTorch than rounded PyTorch an engine may be: flipped roundings cascade."""
-LEAST = 16 * ROUNDING
-"""Floor of the inputs of quantised calls: those of the first are not rounded to a grid yet."""
 FEW = 16
 """Most numbers per sample of a timestep, scale or size argument."""
 
@@ -87,20 +86,44 @@ def measure_floor(reference: Reference, precision: str, probes: Sequence[int]) -
     Raises:
         EngineError: PyTorch's own results in that precision are not finite, or noise.
     """
+    if reference.bundle.plan is None:
+        return _measured(reference, precision, probes)
+    bundle = replace(reference.bundle, quantisation=None)
+    plain = _measured(replace(reference, bundle=bundle), bundle.dtype, probes)
+    return _at_least(_measured(reference, precision, probes), plain)
+
+
+def _measured(reference: Reference, precision: str, probes: Sequence[int]) -> Floor:
     decoder = _decoder_floor(reference)
     precise = _denoiser_for(reference, precision)
-    is_quantised = reference.bundle.plan is not None
     with _casting(precise), torch.no_grad():
         free, latents = _free_floors(precise)
-    if is_quantised:
-        free = tuple(max(each, LEAST) for each in free)
     forced = {}
     for call in replay(reference, inner=probes):
         if call.number in probes:
             forced[call.number] = floors = _forced_floors(precise, call)
-            if not is_quantised:
+            if reference.bundle.plan is None:
                 _require_digits(precision, call.number, floors)
-    return Floor(precision, forced, free, latents, decoder, QUANTISED if is_quantised else None)
+    return Floor(precision, forced, free, latents, decoder)
+
+
+def _at_least(rounded: Floor, plain: Floor) -> Floor:
+    """The floors of a quantised bundle: where nothing is rounded to a grid, those of its dtype."""
+    share = K / QUANTISED
+
+    def least(floor: float, other: float) -> float:
+        return max(floor, share * other)
+
+    return replace(
+        rounded,
+        forced={
+            number: {name: least(each, plain.forced[number][name]) for name, each in floors.items()}
+            for number, floors in rounded.forced.items()
+        },
+        free=tuple(map(least, rounded.free, plain.free)),
+        latents=least(rounded.latents, plain.latents),
+        most=QUANTISED,
+    )
 
 
 def block_floors(reference: Reference, precision: str, call: Replayed) -> dict[str, float]:

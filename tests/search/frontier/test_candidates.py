@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from search.frontier.candidates import Calibration, fitted, holding, make_plain, prepare, scheduler
 
 from search.core.actions import Action
 from search.core.errors import SearchError
 from search.core.liveness import unroll
 from search.core.table import keep_of
 from search.fitting.fit import final_latents
-from search.frontier.candidates import Calibration, fitted, holding, make_plain, prepare, scheduler
 from search.frontier.series import (
     DEEPCACHE,
     DIP_GO,
