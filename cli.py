@@ -30,6 +30,7 @@ COMMANDS = {
         "frontier": "search.commands.frontier",
         "import": "search.commands.import_table",
         "distill": "search.commands.distill",
+        "quantise": "search.commands.quantise",
     },
     "Compile it": {
         "inspect": "exporter.commands.inspect",

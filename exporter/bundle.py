@@ -15,6 +15,7 @@ from search.core.pictures import example_picture
 from search.core.precision import denoiser_precisions
 from search.core.program import distinct
 from search.core.prompt import Drawn, PromptField, PromptInput
+from search.core.quantisation import Quantisation
 from search.core.quotation import Quotation
 from search.core.sampler import SamplerTable
 from search.core.subnet import SubNet
@@ -30,6 +31,7 @@ READABLE = (4, 5)
 KIND = "stepcarve-bundle"
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.bin"
+QUANTISATION = "quantisation.json"
 
 
 def require_dtype(name: str) -> None:
@@ -131,6 +133,7 @@ class Bundle:
         labels: class name -> number; empty for texts.
         pipeline: directory of the pipeline it was exported from, as it was given.
         loras: that were fused into the pipeline's weights, in this order.
+        quantisation: file of the plan by which its layers were quantised, or None.
         shapes: of all variants, the default first.
         files: file -> SHA-256, of all variants.
         shape: of this variant, as is everything below.
@@ -160,6 +163,7 @@ class Bundle:
     labels: dict[str, int]
     pipeline: str
     loras: tuple[Lora, ...]
+    quantisation: str | None
     shapes: tuple[Shape, ...]
     files: dict[str, str]
     shape: Shape
@@ -207,6 +211,18 @@ class Bundle:
         """The SubNet it was exported from."""
         return SubNet.load(self.file(self.subnet_file))
 
+    @cached_property
+    def plan(self) -> Quantisation | None:
+        """By which its layers were quantised, or None."""
+        if self.quantisation is None:
+            return None
+        return Quantisation.load(self.file(self.quantisation))
+
+    @property
+    def precision(self) -> str:
+        """What the denoiser multiplies in: the scheme of its quantisation, or its dtype."""
+        return self.dtype if self.plan is None else self.plan.scheme.name
+
     @property
     def models(self) -> tuple[str, ...]:
         """Files of all graphs of this variant."""
@@ -219,7 +235,8 @@ class Bundle:
         """All files of this variant."""
         tokenizers = {each.tokenizer for each in self.prompt_inputs if each.length}
         layout = set() if self.layout is None else {self.layout}
-        return frozenset({self.subnet_file, WEIGHTS, *self.models, *tokenizers, *layout})
+        plan = set() if self.quantisation is None else {self.quantisation}
+        return frozenset({self.subnet_file, WEIGHTS, *self.models, *tokenizers, *layout, *plan})
 
     @cached_property
     def timesteps(self) -> tuple[float, ...]:
@@ -423,6 +440,7 @@ def _bundle(path: Path, data: Any, wanted: Mapping[str, int | None]) -> Bundle:
             labels=data["labels"],
             pipeline=data["pipeline"],
             loras=tuple(map(Lora.from_json, data.get("loras", ()))),
+            quantisation=data.get("quantisation"),
             shapes=shapes,
             files=data["files"],
             shape=shapes[number],

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from exporter.bundle import WEIGHTS, Bundle, require_dtype, sha256
+from exporter.bundle import QUANTISATION, WEIGHTS, Bundle, require_dtype, sha256
 from exporter.errors import ExportError
 from exporter.preflight import require_room
 from exporter.staging import Staging, staging
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from search.core.lora import Lora
+    from search.core.quantisation import Quantisation
     from search.core.subnet import SubNet
 
 PACKAGES = (
@@ -55,6 +56,7 @@ def export(
     batches: Sequence[int] = (1,),
     dtype: str = "float32",
     loras: Sequence[Lora] = (),
+    plan: Quantisation | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
     """Compile `subnet` of the pipeline at `path` into the bundle `out`.
@@ -68,10 +70,11 @@ def export(
             is what the bundle is opened at by default.
         dtype: of the denoiser's weights and activations, one of `denoiser_precisions`.
         loras: to fuse into the weights, in this order; `subnet` was searched without them.
+        plan: which layers to store and multiply in few bits; None: none.
         report: called with a short progress message.
 
     Raises:
-        SearchError: the SubNet is for another pipeline, or cannot be used at one of the `sizes`, a LoRA
+        SearchError: the SubNet is for another pipeline, or the plan for another SubNet, or cannot be used at one of the `sizes`, a LoRA
             does not fit, or `out` exists.
         ExportError: unknown `dtype`, too little memory or disk, or something cannot be exported.
     """
@@ -81,6 +84,8 @@ def export(
         msg = f"the batch is {min(batches, default=0)}; give 1 or more"
         raise ExportError(msg)
     require_free(out)
+    if plan is not None:
+        plan.require_for(subnet)
     report("open pipeline")
     pipeline = open_for(subnet, path, weights=False)
     own = pipeline.size(subnet.binding.noise_shape)
@@ -91,10 +96,14 @@ def export(
         report(f"fuse {', '.join(each.file.name for each in loras)}")
         take_fused(pipeline, loras)
     pipeline.load_around()
-    with staging(out, _key(pipeline, shapes, dtype, loras)) as stage:
-        variants = [carve_variant(pipeline, each, batch, dtype, report) for each, batch in shapes]
+    with staging(out, _key(pipeline, shapes, dtype, loras, plan)) as stage:
+        variants = [
+            carve_variant(pipeline, each, batch, dtype, plan, report) for each, batch in shapes
+        ]
         report("write")
         made = {"loras": [each.to_json() for each in loras], **_write(pipeline, variants, stage)}
+        if plan is not None:
+            made["quantisation"] = stage.share(QUANTISATION, plan.save)
         stage.commit({"dtype": dtype, **made})
     return Bundle.open(out)
 
@@ -156,7 +165,11 @@ def _save_layout(layout: tuple[int, ...], file: Path) -> None:
 
 
 def _key(
-    pipeline: Pipeline, shapes: list[tuple[SubNet, int]], dtype: str, loras: Sequence[Lora]
+    pipeline: Pipeline,
+    shapes: list[tuple[SubNet, int]],
+    dtype: str,
+    loras: Sequence[Lora],
+    plan: Quantisation | None,
 ) -> str:
     """Everything that decides the content of the bundle.
 
@@ -173,5 +186,8 @@ def _key(
     around["model_index.json"] = sha256(pipeline.path / "model_index.json")
     made = [(subnet.to_json(), batch) for subnet, batch in shapes]
     fused = [(each.sha256, each.scale) for each in loras]
-    content = json.dumps([made, dtype, fused, versions_of(PACKAGES), around], sort_keys=True)
+    rounded = None if plan is None else plan.to_json()
+    content = json.dumps(
+        [made, dtype, fused, rounded, versions_of(PACKAGES), around], sort_keys=True
+    )
     return hashlib.sha256(content.encode()).hexdigest()
