@@ -41,6 +41,7 @@ COMMANDS = {
     "Prove and use it": {
         "verify": "engines.commands.verify",
         "run": "engines.commands.run",
+        "serve": "engines.commands.serve",
         "bench": "engines.commands.bench",
     },
 }

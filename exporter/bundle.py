@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -134,6 +135,8 @@ class Bundle:
         pipeline: directory of the pipeline it was exported from, as it was given.
         loras: that were fused into the pipeline's weights, in this order.
         quantisation: file of the plan by which its layers were quantised, or None.
+        preview: matrix `[3, C + 1]` from the latents at a place, and 1, to its colour in 0..1, for
+            approximate pictures; None where none was fitted.
         shapes: of all variants, the default first.
         files: file -> SHA-256, of all variants.
         shape: of this variant, as is everything below.
@@ -164,6 +167,7 @@ class Bundle:
     pipeline: str
     loras: tuple[Lora, ...]
     quantisation: str | None
+    preview: tuple[tuple[float, ...], ...] | None
     shapes: tuple[Shape, ...]
     files: dict[str, str]
     shape: Shape
@@ -195,6 +199,10 @@ class Bundle:
             raise ValueError(msg)
         if not self.calls or len(self.sampler.inputs) != len(self.calls):
             msg = f"the sampler, {len(self.sampler.inputs)} rows for {len(self.calls)} calls"
+            raise ValueError(msg)
+        channels = math.prod(self.noise_shape[1:-2])
+        if self.preview is not None and [len(row) for row in self.preview] != [channels + 1] * 3:
+            msg = f"the preview, which is not 3 rows of {channels + 1} numbers"
             raise ValueError(msg)
         for number, call in enumerate(self.calls):
             slots = {*call.reads.values(), *call.writes.values()}
@@ -441,6 +449,7 @@ def _bundle(path: Path, data: Any, wanted: Mapping[str, int | None]) -> Bundle:
             pipeline=data["pipeline"],
             loras=tuple(map(Lora.from_json, data.get("loras", ()))),
             quantisation=data.get("quantisation"),
+            preview=_matrix(data.get("preview")),
             shapes=shapes,
             files=data["files"],
             shape=shapes[number],
@@ -461,6 +470,11 @@ def _bundle(path: Path, data: Any, wanted: Mapping[str, int | None]) -> Bundle:
     except (KeyError, TypeError, ValueError) as error:
         msg = f"the manifest of {str(path)!r} lacks or garbles {error}; export again"
         raise ExportError(msg) from error
+
+
+def _matrix(rows: Sequence[Sequence[float]] | None) -> tuple[tuple[float, ...], ...] | None:
+    """Rows of numbers; None stays None."""
+    return None if rows is None else tuple(tuple(map(float, row)) for row in rows)
 
 
 def _input(data: dict[str, Any]) -> PromptInput:

@@ -16,6 +16,7 @@ import onnx_ir as ir
 from exporter.bundle import QUANTISATION, WEIGHTS, Bundle, require_dtype, sha256
 from exporter.errors import ExportError
 from exporter.preflight import require_room
+from exporter.preview import fit_preview
 from exporter.staging import Staging, staging
 from exporter.variant import Variant, carve_variant
 from exporter.weights import refer, write_weights
@@ -100,8 +101,15 @@ def export(
         variants = [
             carve_variant(pipeline, each, batch, dtype, plan, report) for each, batch in shapes
         ]
+        report("fit preview")
+        first, binding = variants[0], variants[0].subnet.binding
+        shapes_of_one = binding.noise_shape, binding.latent_shape
+        made = {
+            "loras": [each.to_json() for each in loras],
+            "preview": fit_preview(pipeline, *shapes_of_one, first.layout, report),
+        }
         report("write")
-        made = {"loras": [each.to_json() for each in loras], **_write(pipeline, variants, stage)}
+        made |= _write(pipeline, variants, stage)
         if plan is not None:
             made["quantisation"] = stage.share(QUANTISATION, plan.save)
         stage.commit({"dtype": dtype, **made})

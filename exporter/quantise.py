@@ -8,10 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.errors import ExportError
-from exporter.graph import TRANSPOSED
 from exporter.hoist import Varies, variation
 from exporter.weights import keep
-from search.core.names import DENOISER
+from search.core.names import DENOISER, TRANSPOSED
 from search.core.precision import precision_named
 from search.core.quantisation import Layer
 

@@ -8,8 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from exporter.graph import TRANSPOSED
-from search.core.names import DENOISER
+from search.core.names import DENOISER, TRANSPOSED
 from search.model.family import Request
 from search.model.reference import sample
 from search.quantise.layers import layers_of, watched

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -62,18 +62,9 @@ class Decoder(nn.Module):
 
     def _needs_step(self) -> bool:
         """Whether the pipeline decodes what only a step of its loop gives it."""
-
-        def stop(*_: Any, **__: Any) -> None:
-            raise _DecodedError
-
         size = self._pipeline.body(self._request.size).latent_shape
         try:
-            with ExitStack() as stack, torch.no_grad():
-                for part in self.children():
-                    stack.enter_context(replaced(part, "decode", stop))
-                self(torch.zeros(1, *size, device=self._device))
-        except _DecodedError:
-            return False
+            self.given(torch.zeros(1, *size, device=self._device))
         except SearchError as error:
             if isinstance(error.__cause__, UnboundLocalError):
                 return True
@@ -88,6 +79,21 @@ class Decoder(nn.Module):
     @property
     def _device(self) -> torch.device:
         return next((part.device for part in self.parameters()), torch.device("cpu"))
+
+    def given(self, latents: Tensor) -> Tensor | None:
+        """What the autoencoder is given to decode for `latents`; None if it is given nothing."""
+
+        def stop(given: Tensor, *_: Any, **__: Any) -> None:
+            raise _DecodedError(given)
+
+        try:
+            with ExitStack() as stack, torch.no_grad():
+                for part in self.children():
+                    stack.enter_context(replaced(part, "decode", stop))
+                self(latents)
+        except _DecodedError as decoded:
+            return cast("Tensor", decoded.args[0])
+        return None
 
     def forward(self, latents: Tensor) -> Tensor:
         """Latents `[B, ...]` -> pictures `[B, 3, height, width]` in 0..1, or frames `[B, F, 3, ...]`."""
