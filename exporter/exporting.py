@@ -104,7 +104,7 @@ def export(
         report("fit preview")
         first, binding = variants[0], variants[0].subnet.binding
         shapes_of_one = binding.noise_shape, binding.latent_shape
-        made = {
+        made: dict[str, Any] = {
             "loras": [each.to_json() for each in loras],
             "preview": fit_preview(pipeline, *shapes_of_one, first.layout, report),
         }

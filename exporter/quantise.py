@@ -166,8 +166,9 @@ class StoredWeights:
             axis: of the output channels.
             scheme: of the numbers; blocks only where they divide a matrix, else whole channels.
         """
-        tensor, shape = weights.const_value, tuple(int(n) for n in weights.shape or ())
+        tensor = weights.const_value
         assert tensor is not None
+        shape = tuple(tensor.shape.numpy())
         assert weights.dtype is not None
         numbers, name = weights.dtype, f"{weights.name}.{scheme.name}"
         block = (

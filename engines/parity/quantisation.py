@@ -36,7 +36,8 @@ def check_quantisation(reference: Reference) -> tuple[str, ...]:
     bundle = reference.bundle
     plan = bundle.plan
     assert plan is not None
-    weights = {name: m.weight.detach() for name, m in layers_of(reference.opened.denoiser).items()}
+    modules: dict[str, Any] = layers_of(reference.opened.denoiser)
+    weights = {name: module.weight.detach() for name, module in modules.items()}
     found = dict.fromkeys(
         fault for file in bundle.graphs for fault in _graph_faults(bundle, file, plan, weights)
     )
