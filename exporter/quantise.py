@@ -10,7 +10,7 @@ import onnx_ir as ir
 from exporter.errors import ExportError
 from exporter.hoist import Varies, variation
 from exporter.weights import keep
-from search.core.names import DENOISER, TRANSPOSED
+from search.core.names import layer_of
 from search.core.precision import precision_named
 from search.core.quantisation import Layer
 
@@ -67,7 +67,7 @@ def weights_of(node: ir.Node) -> str:
     weights = node.inputs[1]
     if weights is None or not weights.is_initializer() or weights.const_value is None:
         return ""
-    return (weights.name or "").removeprefix(DENOISER).removesuffix(TRANSPOSED)
+    return layer_of(weights.name or "")
 
 
 class _Pass:

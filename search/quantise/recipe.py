@@ -165,7 +165,7 @@ def quantise(
     )
     report("fit the sampler to the quantised denoiser" if refit else "held-out errors")
     own = measure(held_out)
-    with quantised(pipeline.denoiser, plan):
+    with quantised(pipeline, plan):
         off = measure(held_out)
         made = subnet
         if refit:
@@ -209,7 +209,7 @@ def _table_of(pipeline: Pipeline, subnet: SubNet) -> SamplerTable:
 
 def _calibrated(measure: _Measure, runs: Trajectories, ranges: Ranges) -> dict[str, Layer]:
     """The layers in the loop that the SubNet calls."""
-    layers = layers_of(measure.pipeline.denoiser)
+    layers = layers_of(measure.pipeline)
     inside = layers_in_loop(runs.first_pictures(1).predictor, layers, float(runs.timesteps[0]))
     found = calibrate(layers, inside, lambda: measure(runs), ranges)
     if not found:
@@ -229,7 +229,7 @@ def _probed(
     report: Callable[..., None],
 ) -> dict[str, Layer]:
     """The layers with the error that each of them makes alone."""
-    modules, own = layers_of(measure.pipeline.denoiser), measure(runs)
+    modules, own = layers_of(measure.pipeline), measure(runs)
     found = {}
     for number, (name, layer) in enumerate(layers.items()):
         report(f"layer {number + 1} of {len(layers)} alone", number / len(layers))
