@@ -23,8 +23,12 @@ from search.model.answers import Answers, numbers_among, tensors_as_numbers
 from search.model.encoding import LABELS, Encoding, conditions_of
 from search.model.entry import in_latents, latents_replaced, numbered_noise, sizes_noted
 from search.model.failures import pipeline_failures
+<<<<<<< HEAD
 from search.model.folding import folding_of
 from search.model.hidden_keys import hiding_padding
+=======
+from search.model.hidden_keys import without_padding
+>>>>>>> textlen
 from search.model.hollow import shapes_only
 from search.model.parts_in_place import on_vae_device, with_gradients, with_parts
 from search.model.pictures import sources_of
@@ -183,7 +187,7 @@ class Body:
         with (
             with_parts(pipe, **own, **(parts or {})),
             self._encoding.answering(given),
-            nullcontext() if self._texts is None else hiding_padding(self._texts, given),
+            nullcontext() if self._texts is None else without_padding(self._texts, given),
             latents_replaced(pipe, lambda made: in_latents(made, latents)),
             self._answers.repeated(),
         ):

@@ -22,11 +22,12 @@ from search.model.fixed_texts import (
     PROMPT,
     SOURCES,
     FixedTexts,
+    Length,
     Padding,
     TextAxis,
     encoders_told,
 )
-from search.model.hidden_keys import HiddenKeys
+from search.model.hidden_keys import HiddenKeys, counts_changed
 from search.model.padded_text import padded_text_of
 from search.model.recording import record_encoding
 from search.model.removed import build_denoiser
@@ -227,10 +228,40 @@ class _Trial:
             for name in texts.axes
         }
         self._wanted = self._predicted(body, self._conditions)
+        self._counts = self._lengths(texts)
+
+    def _lengths(self, texts: FixedTexts) -> tuple[Length, ...]:
+        """The lengths of texts that a step makes tensors of: those that are less if a text is cut."""
+        full = self._made(texts)
+        return tuple(
+            Length(number, place, source)
+            for source in (SOURCES if full else ())
+            for number, (whole, cut) in enumerate(
+                zip(full, self._made(replace(texts, cut={source: self._count})), strict=False)
+            )
+            if whole.shape == cut.shape
+            for place, less in enumerate((whole - cut).flatten().tolist())
+            if less == self._count
+        )
+
+    def _made(self, texts: FixedTexts) -> list[Tensor]:
+        """The tensors that a step makes of whole numbers."""
+        made: list[Tensor] = []
+
+        def note(number: int, tensor: Tensor) -> Tensor:
+            del number
+            made.append(tensor)
+            return tensor
+
+        body = Body(self._pipeline, self._request, texts)
+        with counts_changed(note):
+            self._predicted(body, {})
+        return made
 
     def of(self, texts: FixedTexts) -> FixedTexts | None:
         """The same with the keys that attention must not see; None if the prediction is another."""
         cut = _all(self._count) if texts.told else {}
+        texts = replace(texts, counts=() if texts.told else self._counts)
         body = Body(self._pipeline, self._request, replace(texts, cut=cut))
         try:
             keys = () if texts.told else self._keys(body, texts)
