@@ -252,10 +252,7 @@ class Runner:
     def _encoded(self, each: PromptInput, text: str) -> tuple[str, Any]:
         """The text that is tokenised, and its tokens."""
         tokenizer = self._tokenizers[each.tokenizer]
-<<<<<<< HEAD
         text = each.written(text)
-=======
->>>>>>> textlen
         if each.placeholders:
             text = written_out(text, tokenizer)
         if each.spelled:

@@ -23,12 +23,8 @@ from search.model.answers import Answers, numbers_among, tensors_as_numbers
 from search.model.encoding import LABELS, Encoding, conditions_of
 from search.model.entry import in_latents, latents_replaced, numbered_noise, sizes_noted
 from search.model.failures import pipeline_failures
-<<<<<<< HEAD
 from search.model.folding import folding_of
-from search.model.hidden_keys import hiding_padding
-=======
 from search.model.hidden_keys import without_padding
->>>>>>> textlen
 from search.model.hollow import shapes_only
 from search.model.parts_in_place import on_vae_device, with_gradients, with_parts
 from search.model.pictures import sources_of
