@@ -26,6 +26,7 @@ from search.model.pictures import example_pictures, pictures_and_noise, sources_
 from search.model.quoted_words import TEXTS, UNQUOTED, QuotedError, QuotedWords
 from search.model.recording import record_conditions
 from search.model.scheduler import FixedScheduler, FixedTimestep
+from search.model.selected_rows import AllRowsSelected
 from search.model.text_lengths import fixed_texts_of
 from search.model.tokens import TokenizerStandIn, tokenizers_of
 
@@ -173,6 +174,8 @@ class TextConditioner(nn.Module):
             if reading.fixed is not None:
                 denoiser = self._pipeline.denoiser
                 stack.enter_context(encoders_told(pipe, denoiser, reading.told, _without_padding))
+                if not reading.fixed.told:
+                    stack.enter_context(AllRowsSelected())
             conditions = record_conditions(self._pipeline, request, torch.Generator())
         return conditions if reading.fixed is None else self._placed(reading.fixed, conditions)
 
