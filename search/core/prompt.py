@@ -61,13 +61,13 @@ class PromptInput:
         before: a text that the prompt stands behind, such as the head of a chat template.
         after: a text behind the prompt.
         special: whether the tokenizer adds its special tokens.
+        default: the text that is read where none is given.
         quotation: makes the text that is tokenised of the quoted words of the prompt.
         spelled: pairs of quotes, such as `""`, in which words are tokenised letter by letter.
         dims: shape of pictures and noise, at the bundle's first size.
         drawn: of noise, when.
         multiple: to one of it the tokenizer fills up a text of any length, with tokens that are read; they
             are followed by padding up to `length`. 0 for texts that the tokenizer pads to `length`.
-        default: the text that is read where none is given.
     """
 
     name: str
@@ -81,12 +81,12 @@ class PromptInput:
     before: str = ""
     after: str = ""
     special: bool = True
+    default: str = ""
     quotation: Quotation | None = None
     spelled: tuple[str, ...] = ()
     dims: tuple[int, ...] = ()
     drawn: Drawn = Drawn.BEFORE
     multiple: int = 0
-    default: str = ""
 
     @property
     def template(self) -> tuple[str, tuple[str, ...], str]:

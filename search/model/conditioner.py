@@ -23,6 +23,7 @@ from search.model.fixed_texts import NEGATIVE, encoders_told, padding_name
 from search.model.padded_text import padded_text_of
 from search.model.parts_in_place import with_gradients, with_parts
 from search.model.pictures import example_pictures, pictures_and_noise, sources_of
+from search.model.piece_tokenizer import piece_tokenizer
 from search.model.quoted_words import TEXTS, UNQUOTED, QuotedError, QuotedWords
 from search.model.recording import record_conditions
 from search.model.scheduler import FixedScheduler, FixedTimestep
@@ -57,7 +58,7 @@ class TextConditioner(nn.Module):
         self._pipeline = pipeline
         self._names = tokenizers_of(pipe)
         for name, part in pipe.components.items():
-            if isinstance(part, nn.Module) and part is not pipeline.denoiser:
+            if isinstance(part, nn.Module) and name not in pipeline.networks:
                 self.add_module(name, part)
         # With pictures, pipelines look for the timestep to begin at.
         timesteps: Tensor | list[FixedTimestep] = (
@@ -98,11 +99,8 @@ class TextConditioner(nn.Module):
             self.inputs.append(PromptInput(GIVEN, "negative", PromptField.GIVEN))
 
     def _ignores_empty(self) -> bool:
-        """Whether no negative prompt is another thing than an empty one: zeros, and no text is read.
-
-        Where another text is read instead, it becomes the default of the inputs.
-        """
-        if not any(each.source == NEGATIVE for each in self.inputs):
+        """Whether no negative prompt is another thing than an empty one: zeros, and no text is read."""
+        if not any(each.source == "negative" for each in self.inputs):
             return False
         given = list(self._reading.texts)
         self._noted(replace(self._request, negative=""))
@@ -435,6 +433,9 @@ class _Hole(int):
         self.source, self.template, self.special = source, template, special
 
 
+_POSITIONS = "position_ids"
+
+
 class _Encoded(Mapping[str, Any]):
     """What a tokenizer returns: token ids and their mask, by key or by attribute.
 
@@ -450,10 +451,13 @@ class _Encoded(Mapping[str, Any]):
         self._find = find
 
     def __getitem__(self, name: str) -> Tensor:
+        if name == _POSITIONS:
+            # Those of the tokens; padding, which some tokenizers put before them, has the first.
+            return (self._find(PromptField.MASK).cumsum(1) - 1).clamp(min=0)
         return self._find(self._FILLS[name])
 
     def __getattr__(self, name: str) -> Tensor:
-        if name not in self._FILLS:
+        if name not in (*self._FILLS, _POSITIONS):
             raise AttributeError(name)
         return self[name]
 
@@ -494,11 +498,12 @@ def _has_placeholders(tokenizer: Any) -> bool:
 
 def _padded(tokenizer: Any, asked: Asked, fixed: FixedTexts | None) -> Tokenizer:
     """The fast tokenizer behind one of transformers, made to pad and cut to what is asked."""
-    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+    inner = getattr(tokenizer, "tokenizer", None)
+    tokenizer = inner if hasattr(inner, "model_max_length") else tokenizer
     fast = (
         Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         if hasattr(tokenizer, "backend_tokenizer")
-        else byte_tokenizer(tokenizer)
+        else byte_tokenizer(tokenizer) or piece_tokenizer(tokenizer)
     )
     if fast is None:
         msg = (

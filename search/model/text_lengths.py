@@ -87,11 +87,12 @@ def _find(pipeline: OpenedPipeline, request: Request) -> FixedTexts | None:
     return finder.tried(replace(texts, axes=axes)) if axes else texts
 
 
-def built(pipeline: OpenedPipeline) -> nn.Module:
-    """The denoiser of a pipeline without any weights."""
-    if any(p.is_meta for p in pipeline.denoiser.parameters()):
-        return cast("nn.Module", pipeline.denoiser)
-    cls, config = type(pipeline.denoiser), pipeline.denoiser.config
+def built(pipeline: OpenedPipeline, name: str) -> nn.Module:
+    """A network of a pipeline without any weights."""
+    network = pipeline.networks[name]
+    if any(p.is_meta for p in network.parameters()):
+        return cast("nn.Module", network)
+    cls, config = type(network), network.config
     with init_empty_weights(include_buffers=False):
         return build_denoiser(cls, config, pipeline.family)
 
@@ -151,11 +152,12 @@ class _Finder:
 
     def filled_by_network(self, texts: FixedTexts) -> FixedTexts:
         """The same, with the multiple of tokens that the network fills up a text to with its own."""
-        denoiser = with_stand_in_weights(built(self._pipeline))
-        whole = self._keys(texts, denoiser, 0)
+        pipeline = self._pipeline
+        networks = {n: with_stand_in_weights(built(pipeline, n)) for n in pipeline.networks}
+        whole = self._keys(texts, networks, 0)
 
         def fewer(cut: int) -> int:
-            keys = self._keys(texts, denoiser, cut)
+            keys = self._keys(texts, networks, cut)
             return min((n - m for n, m in zip(whole, keys, strict=True) if n != m), default=0)
 
         few, many = 1, min(texts.lengths.values()) * 3 // 4
@@ -171,7 +173,7 @@ class _Finder:
         self.encode(texts)
         return texts
 
-    def _keys(self, texts: FixedTexts, denoiser: nn.Module, cut: int) -> list[int]:
+    def _keys(self, texts: FixedTexts, networks: Mapping[str, nn.Module], cut: int) -> list[int]:
         """How many keys each attention of a step has, with shorter texts."""
         lengths: list[int] = []
 
@@ -182,7 +184,7 @@ class _Finder:
         latents = torch.zeros(body.pictures, *body.latent_shape)
         parts = {n: with_stand_in_weights(part) for n, part in body.parts_around.items()}
         with torch.no_grad(), QuickLinear(), HiddenKeys(note):
-            body(latents, torch.tensor(500.0), denoiser=denoiser, parts=parts)
+            body(latents, torch.tensor(500.0), networks=networks, parts=parts)
         return lengths
 
     def filled_up(self, texts: FixedTexts) -> FixedTexts:
@@ -270,7 +272,7 @@ class _Trial:
         self._count = texts.multiple * texts.filled
         # Of these, the network fills in some more.
         self._filled = texts.filled // 3
-        self._denoiser = with_stand_in_weights(built(pipeline))
+        self._networks = {n: with_stand_in_weights(built(pipeline, n)) for n in pipeline.networks}
         body = Body(pipeline, request, replace(texts, cut=_all(self._count + self._filled)))
         self._parts = {n: with_stand_in_weights(part) for n, part in body.parts_around.items()}
         generator = torch.Generator().manual_seed(0)
@@ -406,7 +408,7 @@ class _Trial:
                 self._latents,
                 torch.tensor(500.0),
                 conditions={**body.conditions, **conditions},
-                denoiser=self._denoiser,
+                networks=self._networks,
                 parts=self._parts,
             )
 

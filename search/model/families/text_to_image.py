@@ -109,11 +109,11 @@ class TextToImage:
         known = {
             name: value
             for name, value in arguments.items()
-            if name in takes and (value is not None or name in self.unset)
+            if name in takes and (value is not None or name in (*self.unset, *self.settings))
         }
         given = request.latents
         if given is None:
-            return pipe(**known)[0]
+            return _called(pipe, known)
 
         def entered(made: Tensor) -> Tensor:
             # What the pipeline prepares of ones is what it multiplies its noise by.
@@ -121,17 +121,17 @@ class TextToImage:
             return in_latents(made, given.to(made.device) * ones.to(given))
 
         with latents_replaced(pipe, entered):
-            return pipe(**known)[0]
+            return _called(pipe, known)
 
     def arguments(self, pipe: Any, request: Request) -> dict[str, Any]:
         """What the pipeline's call may be given; it takes some of it."""
         scale = scale_argument(pipe)
         prompts = list(request.prompts)
         found: dict[str, Any] = {
+            scale: request.guidance,
             **self.settings,
             **request.grid_arguments,
             **picture_arguments(pipe, request),
-            scale: request.guidance,
             "prompt": prompts,
             LABELS: self._class_labels(pipe, request),
             "num_images_per_prompt": request.images,
@@ -209,6 +209,18 @@ def call_parameters(pipe: Any) -> Mapping[str, inspect.Parameter]:
 def _takes_labels(cls: type) -> bool:
     """Whether a class of pipelines is told the class of its pictures."""
     return LABELS in inspect.signature(inspect.unwrap(cls.__call__)).parameters
+
+
+def _called(pipe: Any, arguments: Mapping[str, Any]) -> Any:
+    """The first result of a pipeline's call; an empty negative prompt if it cannot do without one."""
+    try:
+        return pipe(**arguments)[0]
+    except TypeError as error:
+        takes = "negative_prompt" in call_parameters(pipe)
+        if not takes or arguments.get("negative_prompt") or "NoneType" not in str(error):
+            raise
+        empty = [""] * len(arguments["prompt"])
+    return pipe(**arguments, negative_prompt=empty)[0]
 
 
 def _takes_texts(pipe: Any) -> bool:
