@@ -36,6 +36,7 @@ class Order:
         guidance: scale; None is the bundle's.
         latents: what every run begins from, or None.
         pictures: `image` and `mask`, as far as the bundle takes them.
+        lora_scales: of LoRAs beside the weights, by name; the others have the bundle's.
     """
 
     prompts: tuple[str, ...]
@@ -45,6 +46,7 @@ class Order:
     guidance: float | None = None
     latents: NDArray[np.float32] | None = None
     pictures: Mapping[str, Image] = field(default_factory=dict)
+    lora_scales: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,7 @@ def _timed(
         negative=order.negative,
         guidance=order.guidance,
         pictures=order.pictures,
+        lora_scales=order.lora_scales,
         on_call=tell if runner.on_host else None,
     )
     starts = [began + result.seconds["condition"], *ends]

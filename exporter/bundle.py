@@ -120,7 +120,10 @@ class Bundle:
 
     Attributes:
         path: the directory.
-        dtype: of the denoiser's weights and activations; what surrounds it is float32.
+        dtype: of the denoiser's weights and activations.
+        text_dtype: that was asked for the text encoders.
+        vae_dtype: likewise for the autoencoder.
+        parts: the precision of each of these, where another than float32 was asked for.
         guided: whether the denoiser sees every picture with and without its prompt.
         scaled: whether the graphs take a guidance scale: those of a guided pipeline, and of one whose
             network has it as an input.
@@ -130,6 +133,7 @@ class Bundle:
         labels: class name -> number; empty for texts.
         pipeline: directory of the pipeline it was exported from, as it was given.
         loras: that were fused into the pipeline's weights, in this order.
+        live_loras: beside these weights, whose scales a run moves.
         shapes: of all variants, the default first.
         files: file -> SHA-256, of all variants.
         shape: of this variant, as is everything below.
@@ -151,6 +155,9 @@ class Bundle:
 
     path: Path
     dtype: str
+    text_dtype: str
+    vae_dtype: str
+    parts: dict[str, str]
     guided: bool
     scaled: bool
     guidance: float
@@ -159,6 +166,7 @@ class Bundle:
     labels: dict[str, int]
     pipeline: str
     loras: tuple[Lora, ...]
+    live_loras: tuple[Lora, ...]
     shapes: tuple[Shape, ...]
     files: dict[str, str]
     shape: Shape
@@ -178,9 +186,11 @@ class Bundle:
 
     def __post_init__(self) -> None:
         """Check that every part refers to what is there; every problem is a `ValueError`."""
-        if self.dtype not in [each.name for each in denoiser_precisions()]:
-            msg = f"dtype {self.dtype!r}"
-            raise ValueError(msg)
+        known = [each.name for each in denoiser_precisions()]
+        for dtype in (self.dtype, self.text_dtype, self.vae_dtype, *self.parts.values()):
+            if dtype not in known:
+                msg = f"dtype {dtype!r}"
+                raise ValueError(msg)
         if self.rows and self.prologue is None:
             msg = f"the prologue, which should give {self.rows}"
             raise ValueError(msg)
@@ -308,7 +318,9 @@ class Bundle:
         Raises:
             SearchError: one of them is no LoRA that it was exported with.
         """
-        return replace(self, loras=placed(self.loras, given))
+        both = placed((*self.loras, *self.live_loras), given)
+        count = len(self.loras)
+        return replace(self, loras=both[:count], live_loras=both[count:])
 
     def check(self) -> None:
         """Check every file of this variant."""
@@ -402,6 +414,9 @@ def _bundle(path: Path, data: Any, wanted: Mapping[str, int | None]) -> Bundle:
         return Bundle(
             path=path,
             dtype=data["dtype"],
+            text_dtype=data.get("text_dtype", "float32"),
+            vae_dtype=data.get("vae_dtype", "float32"),
+            parts=dict(data.get("parts", {})),
             guided=data["guided"],
             scaled=bool(data.get("scaled", data["guided"])),
             guidance=float(data["guidance"]),
@@ -410,6 +425,7 @@ def _bundle(path: Path, data: Any, wanted: Mapping[str, int | None]) -> Bundle:
             labels=data["labels"],
             pipeline=data["pipeline"],
             loras=tuple(map(Lora.from_json, data.get("loras", ()))),
+            live_loras=tuple(map(Lora.from_json, data.get("live_loras", ()))),
             shapes=shapes,
             files=data["files"],
             shape=shapes[number],

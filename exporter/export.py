@@ -13,13 +13,14 @@ import onnx_ir as ir
 
 from exporter.bundle import WEIGHTS, Bundle, require_dtype, sha256
 from exporter.errors import ExportError
+from exporter.part_precision import lower_parts
 from exporter.preflight import require_room
 from exporter.staging import Staging, staging
 from exporter.variant import Variant, carve_variant
 from exporter.weights import refer, write_weights
 from search.core.files import require_free
 from search.core.versions import versions_of
-from search.model.lora import take_fused
+from search.model.lora import take_loras
 from search.model.pipeline import Pipeline, open_for
 from search.model.whole import resized
 
@@ -54,7 +55,11 @@ def export(
     batches: Sequence[int] = (1,),
     dtype: str = "float32",
     loras: Sequence[Lora] = (),
+    live_loras: Sequence[Lora] = (),
+    text_dtype: str = "float32",
+    vae_dtype: str = "float32",
     report: Callable[[str], None] = lambda _: None,
+    note: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
     """Compile `subnet` of the pipeline at `path` into the bundle `out`.
 
@@ -67,14 +72,20 @@ def export(
             is what the bundle is opened at by default.
         dtype: of the denoiser's weights and activations, one of `denoiser_precisions`.
         loras: to fuse into the weights, in this order; `subnet` was searched without them.
+        live_loras: to keep beside the weights, with their scales as inputs; with names.
+        text_dtype: likewise of the text encoders.
+        vae_dtype: likewise of the autoencoder. Parts whose results are not close to those in float32
+            stay float32.
         report: called with a short progress message.
+        note: called with a sentence for each part that stays float32.
 
     Raises:
         SearchError: the SubNet is for another pipeline, or cannot be used at one of the `sizes`, a LoRA
             does not fit, or `out` exists.
         ExportError: unknown `dtype`, too little memory or disk, or something cannot be exported.
     """
-    require_dtype(dtype)
+    for each in (dtype, text_dtype, vae_dtype):
+        require_dtype(each)
     if not batches or min(batches) < 1:
         msg = f"the batch is {min(batches, default=0)}; give 1 or more"
         raise ExportError(msg)
@@ -84,16 +95,23 @@ def export(
     own = pipeline.size(subnet.binding.noise_shape)
     subnets = [resized(pipeline, subnet, size) for size in dict.fromkeys(sizes or (own,))]
     shapes = list(product(subnets, dict.fromkeys(batches)))
-    report(require_room(pipeline, out, dtype, len(shapes), fused=bool(loras)))
-    if loras:
-        report(f"fuse {', '.join(each.file.name for each in loras)}")
-        take_fused(pipeline, loras)
+    changed = (*loras, *live_loras)
+    report(require_room(pipeline, out, dtype, len(shapes), fused=bool(changed)))
+    if changed:
+        report(f"load {', '.join(each.file.name for each in changed)}")
+        take_loras(pipeline, loras, live_loras)
     pipeline.load_around()
-    with staging(out, _key(pipeline, shapes, dtype, loras)) as stage:
+    parts = lower_parts(pipeline, subnets[0], text=text_dtype, vae=vae_dtype, note=note)
+    with staging(out, _key(pipeline, shapes, (dtype, text_dtype, vae_dtype), changed)) as stage:
         variants = [carve_variant(pipeline, each, batch, dtype, report) for each, batch in shapes]
         report("write")
-        made = {"loras": [each.to_json() for each in loras], **_write(pipeline, variants, stage)}
-        stage.commit({"dtype": dtype, **made})
+        made = {
+            "loras": [each.to_json() for each in loras],
+            "live_loras": [each.to_json() for each in live_loras],
+            **_write(pipeline, variants, stage),
+        }
+        around = {"text_dtype": text_dtype, "vae_dtype": vae_dtype, "parts": parts}
+        stage.commit({"dtype": dtype, **around, **made})
     return Bundle.open(out)
 
 
@@ -154,7 +172,10 @@ def _save_layout(layout: tuple[int, ...], file: Path) -> None:
 
 
 def _key(
-    pipeline: Pipeline, shapes: list[tuple[SubNet, int]], dtype: str, loras: Sequence[Lora]
+    pipeline: Pipeline,
+    shapes: list[tuple[SubNet, int]],
+    dtypes: tuple[str, ...],
+    loras: Sequence[Lora],
 ) -> str:
     """Everything that decides the content of the bundle.
 
@@ -170,6 +191,6 @@ def _key(
     }
     around["model_index.json"] = sha256(pipeline.path / "model_index.json")
     made = [(subnet.to_json(), batch) for subnet, batch in shapes]
-    fused = [(each.sha256, each.scale) for each in loras]
-    content = json.dumps([made, dtype, fused, versions_of(PACKAGES), around], sort_keys=True)
+    fused = [(each.sha256, each.scale, each.name) for each in loras]
+    content = json.dumps([made, dtypes, fused, versions_of(PACKAGES), around], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()

@@ -11,6 +11,7 @@ from exporter.errors import ExportError
 from exporter.graph import BOUNDARY, DOMAIN, convert, lazy_tensor, optimise
 from exporter.hoist import hoist
 from search.core.topology import port_of
+from search.model.weights import on_disk_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -125,7 +126,7 @@ def _mark_base(graph: ir.Graph, base: ir.Value, name: str) -> ir.Value:
 
 def _reader(pipeline: Pipeline, trace: Trace, name: str) -> Callable[[], torch.Tensor]:
     """How to read the tensor of an initializer: from the weights on disk, or a computed buffer."""
-    key = name.removeprefix("denoiser.")
+    key = on_disk_name(name.removeprefix("denoiser."))
     if key in pipeline.weights:
         return lambda: pipeline.weights.tensor(key)
     part, _, inner = name.removeprefix(PARTS).partition(".")

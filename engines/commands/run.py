@@ -18,7 +18,7 @@ from engines.commands.shared import (
 )
 from exporter.commands.shared import bundle_argument, variant_options
 from search.commands import screen, shared
-from search.commands.values import AT_LEAST_0, PATH, PROMPTS_FILE
+from search.commands.values import AT_LEAST_0, LORA_SCALE, PATH, PROMPTS_FILE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,6 +62,13 @@ if TYPE_CHECKING:
     cloup.option(
         "--mask", type=PATH, help="Paint where this picture is white; for bundles that take a mask."
     ),
+    cloup.option(
+        "--lora-scale",
+        "lora_scales",
+        type=LORA_SCALE,
+        multiple=True,
+        help="Scale the changes of this LoRA of export --lora-live; may be repeated.  [default: as exported]",
+    ),
 )
 @variant_options()
 @shared.output_options(
@@ -84,6 +91,7 @@ def command(
     latents: Path | None,
     image: Path | None,
     mask: Path | None,
+    lora_scales: tuple[tuple[str, float], ...],
     save_latents: Path | None,
     out: Path,
     as_json: bool,
@@ -111,6 +119,7 @@ def command(
         guidance=guidance,
         latents=None if latents is None else load_latents(latents),
         pictures=pictures,
+        lora_scales=dict(lora_scales),
     )
     engine = make_engine(engine_name, device, options)
     began = time.perf_counter()

@@ -30,6 +30,19 @@ if TYPE_CHECKING:
         help="Store and compute the denoiser in this type.",
     ),
     cloup.option(
+        "--text-dtype",
+        type=click.Choice([each.name for each in denoiser_precisions()]),
+        default="float32",
+        help="Store and compute the text encoders in this type; those whose results are then not close to "
+        "float32's stay float32, which is said.",
+    ),
+    cloup.option(
+        "--vae-dtype",
+        type=click.Choice([each.name for each in denoiser_precisions()]),
+        default="float32",
+        help="Likewise the autoencoder.",
+    ),
+    cloup.option(
         "--size",
         "sizes",
         type=SIZE,
@@ -55,6 +68,14 @@ if TYPE_CHECKING:
         help="Fuse this LoRA into the weights, with its changes scaled; may be repeated.  [default "
         "scale: 1]",
     ),
+    cloup.option(
+        "--lora-live",
+        "live_loras",
+        type=LORA_FILE,
+        multiple=True,
+        help="Keep this LoRA beside the weights: run --lora-scale moves its scale; may be repeated.  "
+        "[default scale: 1]",
+    ),
 )
 @shared.output_options(
     cloup.option(
@@ -66,9 +87,12 @@ def command(
     subnet: Path,
     out: Path,
     dtype: str,
+    text_dtype: str,
+    vae_dtype: str,
     sizes: tuple[tuple[int, int], ...],
     batches: tuple[int, ...],
     loras: tuple[Lora, ...],
+    live_loras: tuple[Lora, ...],
     as_json: bool,
 ) -> None:
     """Carve the step graphs of a SubNet into a bundle.
@@ -77,6 +101,7 @@ def command(
     """
     screen.quiet_libraries()
     from exporter.export import export
+    from search.core.lora import live
     from search.core.subnet import SubNet
     from search.core.summary import summarise
 
@@ -89,7 +114,11 @@ def command(
             batches=batches,
             dtype=dtype,
             loras=loras,
+            live_loras=live(live_loras),
+            text_dtype=text_dtype,
+            vae_dtype=vae_dtype,
             report=report,
+            note=lambda text: click.echo(text, err=True),
         )
     size = sum(file.stat().st_size for file in bundle.path.iterdir())
     if as_json:
@@ -97,6 +126,8 @@ def command(
         variants = [shape.to_json() for shape in bundle.shapes]
         fused = [each.to_json() for each in loras]
         made = {"bundle": str(out), "bytes": size, "variants": variants, "loras": fused}
+        made["parts"] = bundle.parts
+        made["live_loras"] = [each.to_json() for each in bundle.live_loras]
         click.echo(json.dumps({**made, **summary}))
     else:
         count, shapes = len(bundle.graphs), ", ".join(map(str, bundle.shapes))

@@ -39,6 +39,8 @@ class Decoder(nn.Module):
                 "such pipelines are not supported"
             )
             raise SearchError(msg)
+        # It has its dtype; for some, pipelines change it.
+        self._still = {"to": lambda *_, **__: vae}
         self.vae = vae.eval()
         self._pipeline = pipeline
         # With pictures, pipelines look for the timestep to begin at.
@@ -79,6 +81,7 @@ class Decoder(nn.Module):
             pipeline_failures(pipe),
             on_vae_device(pipe),
             with_gradients(pipe),
+            with_parts(self.vae, **self._still),
             with_parts(pipe, scheduler=self._scheduler),
             replaced(self._pipeline.denoiser, "forward", lambda *_, **__: (latents,)),
             self._encoding.answering(self._encoding.conditions),

@@ -17,6 +17,7 @@ from search.core.subnet import Granularity
 from search.model.body import Body
 from search.model.complex_numbers import without_complex
 from search.model.hollow import hollow
+from search.model.live_lora import live_loras, scale_input
 from search.model.removed import (
     build_denoiser,
 )
@@ -97,6 +98,7 @@ def trace(
             name: torch.zeros(t.shape, dtype=dtype if t.is_floating_point() else t.dtype)
             for name, t in body.conditions.items()
         },
+        **{scale_input(name): torch.ones(1, dtype=dtype) for name in live_loras([denoiser])},
         GUIDANCE: torch.ones(()),
     }
     with torch.no_grad():

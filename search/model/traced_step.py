@@ -13,6 +13,7 @@ from search.core.names import GUIDANCE, SAMPLE, TIMESTEP
 from search.core.streams import block_name, stream_names
 from search.model.computing import arguments_in, results_in
 from search.model.hollow import tensors_of
+from search.model.live_lora import live_loras, scale_input, scaled
 from search.model.removed import (
     is_removed,
     shortcut_of,
@@ -58,6 +59,7 @@ class TracedStep(nn.Module):
         super().__init__()
         self.denoiser = denoiser
         self.parts = nn.ModuleDict(parts)
+        self.live = live_loras([denoiser])
         # In functions, because export undoes what a module writes to its own attributes.
         self.body, self.report = body.__call__, found.update
         self.watch: Callable[[], _Watch] = lambda: _Watch(
@@ -68,7 +70,8 @@ class TracedStep(nn.Module):
         """Return the prediction and every distinct tensor that a block emits or is given."""
         given = dict(inputs)
         sample, timestep, guidance = (given.pop(name) for name in (SAMPLE, TIMESTEP, GUIDANCE))
-        with self.watch() as watch:
+        scales = {name: given.pop(scale_input(name)) for name in self.live}
+        with self.watch() as watch, scaled([self.denoiser], scales):
             prediction = self.body(
                 sample,
                 timestep,
