@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from engines.errors import EngineError
 from engines.pictures import Generation, save_latents_to, save_picture, save_video
+from engines.video import MOVING, PNG
 from exporter.bundle import Bundle
 from exporter.errors import ExportError
 from search.core.versions import version_of
@@ -37,6 +38,7 @@ class Order:
         latents: what every run begins from, or None.
         pictures: `image` and `mask`, as far as the bundle takes them.
         lora_scales: of LoRAs beside the weights, by name; the others have the bundle's.
+        fps: frames per second of a video in one file.
     """
 
     prompts: tuple[str, ...]
@@ -47,6 +49,7 @@ class Order:
     latents: NDArray[np.float32] | None = None
     pictures: Mapping[str, Image] = field(default_factory=dict)
     lora_scales: Mapping[str, float] = field(default_factory=dict)
+    fps: float = 16.0
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ def generate(
     Args:
         runner: at a variant whose number of images divides that of the order.
         order: what to make.
-        out: a PNG file.
+        out: a PNG file; of a video also a GIF or MP4 file, beside which its frames are PNG files.
         save_latents: also write the final latents of every run to this .npy file, likewise.
         report: called with a progress message and the completed fraction.
 
@@ -144,8 +147,12 @@ def generate(
         paths = [_numbered(out, number * batch + each, len(runs) * batch) for each in range(batch)]
         for each, path in enumerate(paths):
             about = _generation(bundle, order, prompt, seed, each)
-            save = save_picture if bundle.shape.frames is None else save_video
-            save(result.images[each], path, about)
+            if bundle.shape.frames is None:
+                save_picture(result.images[each], path, about)
+                continue
+            save_video(result.images[each], path.with_suffix(PNG), about)
+            if path.suffix.lower() in MOVING:
+                MOVING[path.suffix.lower()](result.images[each], path, order.fps)
         if save_latents is not None:
             save_latents_to(result.latents, _numbered(save_latents, number, len(runs)))
         made.append(Made(prompt, seed, tuple(paths), result.seconds, calls))

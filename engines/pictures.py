@@ -45,13 +45,6 @@ def save_latents_to(latents: NDArray[np.float32], path: Path) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def require_png(path: Path) -> None:
-    """Refuse a file name that does not end in .png."""
-    if path.suffix.lower() != ".png":
-        msg = f"pictures are PNG files, but the name is {str(path)!r}; give one that ends in .png"
-        raise EngineError(msg)
-
-
 def save_sheet(images: NDArray[np.uint8], path: Path, *, columns: int = 8) -> None:
     """Write `[N, height, width, 3]` as one PNG, row by row."""
     from PIL import Image

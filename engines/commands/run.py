@@ -18,7 +18,7 @@ from engines.commands.shared import (
 )
 from exporter.commands.shared import bundle_argument, variant_options
 from search.commands import screen, shared
-from search.commands.values import AT_LEAST_0, LORA_SCALE, PATH, PROMPTS_FILE
+from search.commands.values import ABOVE_0, AT_LEAST_0, LORA_SCALE, PATH, PROMPTS_FILE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,7 +73,15 @@ if TYPE_CHECKING:
 @variant_options()
 @shared.output_options(
     cloup.option(
-        "-o", "--out", type=PATH, required=True, help="Write the picture to this PNG file."
+        "-o",
+        "--out",
+        type=PATH,
+        required=True,
+        help="Write the picture to this PNG file; a video also to a GIF or MP4 file, with its frames as PNG "
+        "files beside it.",
+    ),
+    cloup.option(
+        "--fps", type=ABOVE_0, default=16.0, help="Frames per second of a GIF or MP4 file."
     ),
     cloup.option("--save-latents", type=PATH, help="Write the final latents to this .npy file."),
 )
@@ -93,6 +101,7 @@ def command(
     mask: Path | None,
     lora_scales: tuple[tuple[str, float], ...],
     save_latents: Path | None,
+    fps: float,
     out: Path,
     as_json: bool,
     height: int | None,
@@ -103,11 +112,14 @@ def command(
     from engines.base import make_engine
     from engines.generate import Order, generate, open_for, prompts_for
     from engines.given import load_picture, require_pictures
-    from engines.pictures import load_latents, require_png
+    from engines.pictures import load_latents
     from engines.runner import Runner
+    from engines.video import MOVING, require_name
 
-    require_png(out)
     opened = open_for(bundle, height=height, width=width, images=images)
+    require_name(out, is_video=opened.shape.frames is not None)
+    if out.suffix.lower() not in MOVING:
+        shared.refuse_unused(shared.given_options(), {"fps": "with a GIF or MP4 file"})
     files = {"image": image, "mask": mask}
     pictures = {name: load_picture(file) for name, file in files.items() if file is not None}
     require_pictures(opened, pictures, has_latents=latents is not None)
@@ -120,6 +132,7 @@ def command(
         latents=None if latents is None else load_latents(latents),
         pictures=pictures,
         lora_scales=dict(lora_scales),
+        fps=fps,
     )
     engine = make_engine(engine_name, device, options)
     began = time.perf_counter()
