@@ -28,6 +28,7 @@ COMMANDS = {
         "search": "engines.commands.search",
         "frontier": "search.commands.frontier",
         "import": "search.commands.import_table",
+        "convert": "search.commands.convert",
         "distill": "search.commands.distill",
     },
     "Compile it": {
