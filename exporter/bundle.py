@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,8 @@ from search.core.pictures import example_picture
 from search.core.precision import denoiser_precisions
 from search.core.program import distinct
 from search.core.prompt import Drawn, PromptField, PromptInput
+from search.core.quantisation import Quantisation
+from search.core.quotation import Quotation
 from search.core.sampler import SamplerTable
 from search.core.subnet import SubNet
 
@@ -29,6 +32,7 @@ READABLE = (4, 5)
 KIND = "stepcarve-bundle"
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.bin"
+QUANTISATION = "quantisation.json"
 
 
 def require_dtype(name: str) -> None:
@@ -134,6 +138,9 @@ class Bundle:
         pipeline: directory of the pipeline it was exported from, as it was given.
         loras: that were fused into the pipeline's weights, in this order.
         live_loras: beside these weights, whose scales a run moves.
+        quantisation: file of the plan by which its layers were quantised, or None.
+        preview: matrix `[3, C + 1]` from the latents at a place, and 1, to its colour in 0..1, for
+            approximate pictures; None where none was fitted.
         shapes: of all variants, the default first.
         files: file -> SHA-256, of all variants.
         shape: of this variant, as is everything below.
@@ -167,6 +174,8 @@ class Bundle:
     pipeline: str
     loras: tuple[Lora, ...]
     live_loras: tuple[Lora, ...]
+    quantisation: str | None
+    preview: tuple[tuple[float, ...], ...] | None
     shapes: tuple[Shape, ...]
     files: dict[str, str]
     shape: Shape
@@ -201,6 +210,10 @@ class Bundle:
         if not self.calls or len(self.sampler.inputs) != len(self.calls):
             msg = f"the sampler, {len(self.sampler.inputs)} rows for {len(self.calls)} calls"
             raise ValueError(msg)
+        channels = math.prod(self.noise_shape[1:-2])
+        if self.preview is not None and [len(row) for row in self.preview] != [channels + 1] * 3:
+            msg = f"the preview, which is not 3 rows of {channels + 1} numbers"
+            raise ValueError(msg)
         for number, call in enumerate(self.calls):
             slots = {*call.reads.values(), *call.writes.values()}
             if (
@@ -216,6 +229,18 @@ class Bundle:
         """The SubNet it was exported from."""
         return SubNet.load(self.file(self.subnet_file))
 
+    @cached_property
+    def plan(self) -> Quantisation | None:
+        """By which its layers were quantised, or None."""
+        if self.quantisation is None:
+            return None
+        return Quantisation.load(self.file(self.quantisation))
+
+    @property
+    def precision(self) -> str:
+        """What the denoiser multiplies in: the scheme of its quantisation, or its dtype."""
+        return self.dtype if self.plan is None else self.plan.scheme.name
+
     @property
     def models(self) -> tuple[str, ...]:
         """Files of all graphs of this variant."""
@@ -228,7 +253,8 @@ class Bundle:
         """All files of this variant."""
         tokenizers = {each.tokenizer for each in self.prompt_inputs if each.length}
         layout = set() if self.layout is None else {self.layout}
-        return frozenset({self.subnet_file, WEIGHTS, *self.models, *tokenizers, *layout})
+        plan = set() if self.quantisation is None else {self.quantisation}
+        return frozenset({self.subnet_file, WEIGHTS, *self.models, *tokenizers, *layout, *plan})
 
     @cached_property
     def timesteps(self) -> tuple[float, ...]:
@@ -269,6 +295,11 @@ class Bundle:
         return any(each.fill is PromptField.LABEL for each in self.prompt_inputs)
 
     @property
+    def takes_prompt(self) -> bool:
+        """Whether it is told what to show."""
+        return any(each.source == "prompt" for each in self.prompt_inputs)
+
+    @property
     def takes_negative(self) -> bool:
         """Whether there is a negative prompt."""
         return any(each.source == "negative" for each in self.prompt_inputs)
@@ -288,10 +319,17 @@ class Bundle:
     @property
     def default_prompt(self) -> str:
         """A prompt or class that suits any bundle."""
+        if not self.takes_prompt:
+            return ""
         return next(iter(self.labels), "0") if self.takes_labels else "a photo of a red bicycle"
 
     def require_prompt(self, *, prompt: str | None, label: str | None) -> str:
-        """The prompt or the label, whichever this bundle takes."""
+        """The prompt or the label, whichever this bundle takes; nothing where it takes neither."""
+        if not self.takes_prompt:
+            if prompt or label is not None:
+                msg = f"the bundle {str(self.path)!r} takes no prompt; leave it out"
+                raise ExportError(msg)
+            return ""
         wanted, given, other = (
             ("--label", label, prompt) if self.takes_labels else ("--prompt", prompt, label)
         )
@@ -426,6 +464,8 @@ def _bundle(path: Path, data: Any, wanted: Mapping[str, int | None]) -> Bundle:
             pipeline=data["pipeline"],
             loras=tuple(map(Lora.from_json, data.get("loras", ()))),
             live_loras=tuple(map(Lora.from_json, data.get("live_loras", ()))),
+            quantisation=data.get("quantisation"),
+            preview=_matrix(data.get("preview")),
             shapes=shapes,
             files=data["files"],
             shape=shapes[number],
@@ -448,6 +488,11 @@ def _bundle(path: Path, data: Any, wanted: Mapping[str, int | None]) -> Bundle:
         raise ExportError(msg) from error
 
 
+def _matrix(rows: Sequence[Sequence[float]] | None) -> tuple[tuple[float, ...], ...] | None:
+    """Rows of numbers; None stays None."""
+    return None if rows is None else tuple(tuple(map(float, row)) for row in rows)
+
+
 def _input(data: dict[str, Any]) -> PromptInput:
     """An input of the conditioner or the encoder."""
     return PromptInput(
@@ -455,10 +500,17 @@ def _input(data: dict[str, Any]) -> PromptInput:
             **data,
             "fill": PromptField(data["fill"]),
             "cleanings": tuple(data.get("cleanings", ())),
+            "spelled": tuple(data.get("spelled", ())),
             "dims": tuple(data.get("dims", ())),
             "drawn": Drawn(data.get("drawn", Drawn.BEFORE)),
+            "quotation": _quotation(data.get("quotation")),
         }
     )
+
+
+def _quotation(data: dict[str, Any] | None) -> Quotation | None:
+    """How a text is made of quoted words."""
+    return None if data is None else Quotation(**{**data, "marks": tuple(data["marks"])})
 
 
 def sha256(path: Path) -> str:

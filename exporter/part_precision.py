@@ -13,6 +13,7 @@ from search.model.computing import compute_in
 from search.model.decoder import Decoder
 from search.model.encoder import Encoder, image_to_image_of
 from search.model.family import Request
+from search.model.parts_in_place import decoders_of
 from search.model.pictures import sources_of
 from search.model.recording import record_conditions
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from search.model.pipeline import Pipeline
 
 PROMPT = "a photo of a red bicycle in front of an old wall"
-VAE = "vae"
 WHOLE = "float32"
 
 
@@ -55,14 +55,13 @@ def lower_parts(
         ExportError: there is nothing to lower.
     """
     made: dict[str, str] = {}
-    for option, dtype, names, measured in (
-        ("--text-dtype", text, _texts(pipeline), _conditions),
-        ("--vae-dtype", vae, [VAE], _pictures),
+    for option, dtype, parts_of, measured in (
+        ("--text-dtype", text, _texts, _conditions),
+        ("--vae-dtype", vae, _autoencoders, _pictures),
     ):
         if dtype == WHOLE:
             continue
-        found = {name: getattr(pipeline.pipe, name, None) for name in names}
-        parts = {name: part for name, part in found.items() if part is not None}
+        parts = parts_of(pipeline)
         if not parts:
             msg = f"a {type(pipeline.pipe).__name__} has no part that {option} is for; leave it out"
             raise ExportError(msg)
@@ -77,16 +76,18 @@ def lower_parts(
     return made
 
 
-def _texts(pipeline: Pipeline) -> list[str]:
-    """The models that make conditions of a prompt: not the denoiser, the autoencoder or parts of a step."""
-    around = pipeline.body().parts_around
-    return [
-        name
+def _autoencoders(pipeline: Pipeline) -> dict[str, nn.Module]:
+    return decoders_of(pipeline.pipe)
+
+
+def _texts(pipeline: Pipeline) -> dict[str, nn.Module]:
+    """The models that make conditions of a prompt: no networks, autoencoders or parts of a step."""
+    others = {*pipeline.networks, *decoders_of(pipeline.pipe), *pipeline.body().parts_around}
+    return {
+        name: part
         for name, part in pipeline.pipe.components.items()
-        if isinstance(part, nn.Module)
-        and name not in (pipeline.family.component, VAE)
-        and name not in around
-    ]
+        if isinstance(part, nn.Module) and name not in others
+    }
 
 
 def _why_not(precision: Precision, whole: list[Tensor], half: list[Tensor]) -> str:

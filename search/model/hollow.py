@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 
 from search.model.computing import arguments_in, convertible_modules
 from search.model.replaced import replaced
+from search.model.selected_rows import RowsSelected
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -159,7 +160,7 @@ def shapes_of(
     method: str = "forward",
 ) -> Any:
     """The same with the hooks of what is in the module, of any of its methods."""
-    with mode or FakeTensorMode(allow_non_fake_inputs=True) as opened:
+    with mode or FakeTensorMode(allow_non_fake_inputs=True) as opened, RowsSelected():
         fake_args, fake_kwargs = pytree.tree_map(
             lambda leaf: opened.from_tensor(leaf) if isinstance(leaf, Tensor) else leaf,
             (tuple(args), dict(kwargs)),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from search.core.lora import Lora
+    from search.model.weights import DenoiserWeights
 
 
 def fuse(pipe: Any, loras: Sequence[Lora]) -> None:
@@ -67,20 +68,24 @@ def take_loras(pipeline: Pipeline, fused: Sequence[Lora], beside: Sequence[Lora]
     Raises:
         SearchError: see `fuse`.
     """
-    component = pipeline.family.component
     whole = open_pipeline(pipeline.path)
     fuse(whole.pipe, fused)
     attach(whole.pipe, beside)
     parts = {n: p for n, p in whole.pipe.components.items() if isinstance(p, nn.Module)}
-    denoiser = parts.pop(component)
+    networks = {name: parts.pop(name) for name in pipeline.networks}
     pipeline.pipe.register_modules(**parts)
-    on_disk = pipeline.weights
-    for name, tensor in denoiser.state_dict().items():
+    for network, module in networks.items():
+        _replace_changed(pipeline.weights_of(network), module)
+        if beside:
+            pipeline.pipe.register_modules(**{network: _without_values(module)})
+
+
+def _replace_changed(on_disk: DenoiserWeights, network: nn.Module) -> None:
+    """Let the tensors of a network that differ from those on disk take their place."""
+    for name, tensor in network.state_dict().items():
         own = on_disk_name(name)
         if own not in on_disk or not torch.equal(tensor, on_disk.tensor(own).to(tensor.dtype)):
             on_disk.replace(own, tensor)
-    if beside:
-        pipeline.pipe.register_modules(**{component: _without_values(denoiser)})
 
 
 def _without_values(denoiser: nn.Module) -> nn.Module:

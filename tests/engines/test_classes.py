@@ -14,7 +14,7 @@ from benchmarks.families import image, video
 from benchmarks.families.toy import Toy
 from engines.base import make_engine
 from engines.runner import Runner
-from exporter.export import export
+from exporter.exporting import export
 from search.core.actions import Action
 from search.core.granularity import Granularity
 from search.core.liveness import unroll
@@ -22,6 +22,7 @@ from search.core.subnet import SubNet
 from search.core.table import with_rows
 from search.methods.options import Options
 from search.methods.registry import search
+from search.model.entry import FRAMES
 from search.model.families.text_to_image import call_parameters, scale_argument
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline
@@ -42,6 +43,7 @@ CLASSES = (
     "HunyuanVideoPipeline",
     "Krea2Pipeline",
     "CogView3PlusPipeline",
+    "SanaVideoPipeline",
 )
 """Those of 2025 and 2026 that compile."""
 STEPS = 4
@@ -69,15 +71,13 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def opened(path: Path, toy: Toy, *, weights: bool) -> Pipeline:
     """With the further arguments of its call."""
     found = open_pipeline(path, weights=weights)
-    found.use_call(
-        {k: v for k, v in toy.call.items() if k not in ("height", "width", "num_frames")}
-    )
+    found.use_call({k: v for k, v in toy.call.items() if k not in ("height", "width", *FRAMES)})
     return found
 
 
 def options(toy: Toy, **settings: Any) -> Options:
     size = {name: toy.call.get(name) for name in ("height", "width")}
-    frames = toy.call.get("num_frames")
+    frames = next((toy.call[name] for name in FRAMES if name in toy.call), None)
     return Options(steps=STEPS, guidance=toy.guidance, frames=frames, **size, **settings)
 
 

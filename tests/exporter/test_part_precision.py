@@ -17,7 +17,7 @@ from engines.parity import verify
 from engines.runner import Runner
 from exporter.bundle import Bundle
 from exporter.errors import ExportError
-from exporter.export import export
+from exporter.exporting import export
 from exporter.part_precision import lower_parts
 from search.methods.options import Options
 from search.methods.registry import search
