@@ -335,4 +335,5 @@ def _generation(bundle: Bundle, order: Order, run: Run, place: int) -> Generatio
         pipeline=Path(bundle.pipeline).name,
         given_latents=order.latents is not None,
         version=version_of("stepcarve") or "unknown",
+        lora_scales={each.name: each.scale for each in bundle.live_loras} | dict(order.lora_scales),
     )

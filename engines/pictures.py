@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -77,6 +77,7 @@ class Generation:
         pipeline: name of its directory.
         given_latents: whether it begins from latents of a file, which the seed does not give.
         version: of stepcarve.
+        lora_scales: of the LoRAs beside the weights, by name.
     """
 
     prompt: str
@@ -92,6 +93,7 @@ class Generation:
     pipeline: str
     given_latents: bool
     version: str
+    lora_scales: dict[str, float] = field(default_factory=dict, hash=False)
 
     def parameters(self, width: int, height: int) -> str:
         """As one text in the layout that viewers of generated pictures read."""
@@ -104,6 +106,7 @@ class Generation:
             "Model": self.pipeline,
             "SubNet": f"{self.subnet}; {self.calls} calls",
             **({"Batch size": self.images, "Batch pos": self.image} if self.images > 1 else {}),
+            **{f"LoRA {name}": f"{scale:g}" for name, scale in self.lora_scales.items()},
             "Version": f"stepcarve {self.version}",
         }
         negative = f"Negative prompt: {self.negative}\n" if self.negative else ""
@@ -124,7 +127,7 @@ def first_frame(path: Path) -> Path:
 
 
 def _frame(path: Path, number: int) -> Path:
-    return path.with_stem(f"{path.stem}-frame-{number:03d}")
+    return path.with_name(f"{path.stem}-frame-{number:03d}.png")
 
 
 def settings_in(path: Path) -> Generation | None:
