@@ -38,14 +38,13 @@ def trace_once() -> Iterator[None]:
     original = module.trace
 
     def trace(
-        pipeline: Pipeline, granularity: Granularity, request: Request, *, groups: Any, **steps: Any
+        pipeline: Pipeline, granularity: Granularity, request: Request, **options: Any
     ) -> Trace:
         size = (request.height, request.width, len(request.prompts))
-        key = (pipeline.path, pipeline.fingerprint, granularity, request.guidance > 1, *size)
-        if groups is not None:
-            key += (groups, request.steps, *steps["timesteps"])
+        of = (pipeline.path, pipeline.fingerprint, granularity, request.guidance > 1)
+        key = (*of, *size, repr(options))
         if key not in traced:
-            traced[key] = original(pipeline, granularity, request, groups=groups, **steps)
+            traced[key] = original(pipeline, granularity, request, **options)
         return traced[key]
 
     with mock.patch.object(module, "trace", trace):

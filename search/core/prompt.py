@@ -32,6 +32,8 @@ class PromptField(enum.StrEnum):
     """A picture in 0..1, `[1, 3, height, width]`; a mask has one channel."""
     NOISE = "noise"
     """Numbers drawn from the seed."""
+    SCALE = "scale"
+    """The scale of a LoRA, `[1]`."""
 
 
 class Drawn(enum.StrEnum):
@@ -51,7 +53,7 @@ class PromptInput:
 
     Attributes:
         name: of the input.
-        source: `prompt` or `negative`; of pictures `image` or `mask`.
+        source: `prompt` or `negative`; of pictures `image` or `mask`; of a scale, the LoRA's name.
         fill: its content, made from that text.
         length: of token ids and masks.
         classes: how many there are, for labels.

@@ -20,6 +20,7 @@ from search.model.answers import tensors_as_numbers
 from search.model.byte_tokenizer import byte_tokenizer
 from search.model.failures import LONGEST
 from search.model.fixed_texts import NEGATIVE, encoders_told, padding_name
+from search.model.live_lora import live_loras, scale_input, scaled
 from search.model.padded_text import padded_text_of
 from search.model.parts_in_place import with_gradients, with_parts
 from search.model.pictures import example_pictures, pictures_and_noise, sources_of
@@ -97,6 +98,10 @@ class TextConditioner(nn.Module):
         self._zeros = self._ignores_empty()
         if self._zeros:
             self.inputs.append(PromptInput(GIVEN, "negative", PromptField.GIVEN))
+        parts = [each for each in pipe.components.values() if isinstance(each, nn.Module)]
+        self._live = {lora: f"scale_of_{lora}" for lora in live_loras(parts)}
+        for lora, name in self._live.items():
+            self.inputs.append(PromptInput(name, lora, PromptField.SCALE, dims=(1,)))
 
     def _ignores_empty(self) -> bool:
         """Whether no negative prompt is another thing than an empty one: zeros, and no text is read."""
@@ -132,6 +137,13 @@ class TextConditioner(nn.Module):
     def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
         """What `inputs` says, in that order -> the conditions by name."""
         given = {each.name: tensor for each, tensor in zip(self.inputs, inputs, strict=True)}
+        scales = {lora: given[name] for lora, name in self._live.items()}
+        with scaled(self.children(), scales):
+            made = self._made_of(given)
+        return {**made, **{scale_input(lora): scale.clone() for lora, scale in scales.items()}}
+
+    def _made_of(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The conditions that these inputs give."""
 
         def answer(asked: Asked, field: PromptField) -> Tensor:
             return given[asked.input_name(field)]
