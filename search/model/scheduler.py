@@ -60,7 +60,8 @@ class GridSettings:
 
     def apply(self, scheduler: Any) -> None:
         """Set the scheduler's timesteps, and where it begins."""
-        settings = {"timesteps": self.timesteps, "sigmas": self.sigmas, "mu": self.mu}
+        sigmas = None if self.sigmas is None else list(self.sigmas)
+        settings = {"timesteps": self.timesteps, "sigmas": sigmas, "mu": self.mu}
         given: dict[str, Any] = {k: value for k, value in settings.items() if value is not None}
         count = inspect.signature(scheduler.set_timesteps).parameters.get("num_inference_steps")
         is_needed = count is not None and count.default is inspect.Parameter.empty
@@ -122,8 +123,9 @@ def _blaming_scheduler(scheduler: Any, grid: TimestepGrid) -> Iterator[None]:
             msg = f"{name} refuses {_named(grid)}: {message}; choose others, or another --scheduler"
         else:
             msg = (
-                f"{name} cannot be stepped from a prediction, a timestep and latents alone, as a table of "
-                f"its steps needs it ({type(error).__name__}: {message}); choose another --scheduler"
+                f"{name} fails with {_named(grid)} ({type(error).__name__}): {message}; a table of its "
+                "steps needs a scheduler that is stepped with a prediction, one timestep and latents, so "
+                "choose others, or another --scheduler"
             )
         raise SearchError(msg) from error
 
