@@ -14,8 +14,8 @@ from search.core.lora import Lora, placed
 from search.core.pictures import example_picture
 from search.core.precision import denoiser_precisions
 from search.core.program import distinct
-from search.core.quotation import Quotation
 from search.core.prompt import Drawn, PromptField, PromptInput
+from search.core.quotation import Quotation
 from search.core.sampler import SamplerTable
 from search.core.subnet import SubNet
 

@@ -19,6 +19,7 @@ from search.core.prompt import PromptField, PromptInput
 from search.model.answers import tensors_as_numbers
 from search.model.byte_tokenizer import byte_tokenizer
 from search.model.failures import LONGEST
+from search.model.families.text_to_image import call_parameters
 from search.model.fixed_texts import NEGATIVE, encoders_told, padding_name
 from search.model.padded_text import padded_text_of
 from search.model.parts_in_place import with_gradients, with_parts
@@ -96,6 +97,11 @@ class TextConditioner(nn.Module):
         self._zeros = self._ignores_empty()
         if self._zeros:
             self.inputs.append(PromptInput(GIVEN, "negative", PromptField.GIVEN))
+        self.switches = [
+            name
+            for name, each in call_parameters(pipe).items()
+            if each.default is True and "mask" in name
+        ]
 
     def _ignores_empty(self) -> bool:
         """Whether no negative prompt is another thing than an empty one: zeros, and no text is read."""

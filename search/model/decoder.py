@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,8 @@ from search.model.replaced import replaced
 from search.model.scheduler import FixedScheduler, FixedTimestep
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from search.model.pipeline import Pipeline
 
 
@@ -95,6 +97,7 @@ class Decoder(nn.Module):
         prompts = self._request.prompts * len(latents)
         request = replace(self._request, prompts=prompts, latents=latents)
         with (
+            _tiles_refused(pipe),
             pipeline_failures(pipe),
             on_vae_device(pipe),
             with_gradients(pipe),
@@ -105,6 +108,21 @@ class Decoder(nn.Module):
         ):
             pictures: Tensor = self._pipeline.family.call(pipe, request, None)
         return pictures.movedim(-1, -3) if self._is_raw else pictures
+
+
+@contextmanager
+def _tiles_refused(pipe: Any) -> Iterator[None]:
+    """While open, what a decoder does not do without tiles is told as that."""
+    try:
+        yield
+    except SearchError as error:
+        if not isinstance(error.__cause__, NotImplementedError):
+            raise
+        msg = (
+            f"the decoder of a {type(pipe).__name__} makes pictures in tiles alone, after enable_tiling(), which "
+            "a saved pipeline does not say; such pipelines are not supported"
+        )
+        raise SearchError(msg) from error
 
 
 def _itself(tensor: Tensor, *_: Any, **__: Any) -> Tensor:

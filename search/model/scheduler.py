@@ -253,6 +253,23 @@ class FixedTimestep(float):
         return getattr(torch.tensor(float(self)), name)
 
 
+class _NoiseLevel(float):
+    """One that nobody knows; pipelines may look at it, but not give it to a network."""
+
+    __slots__ = ()
+
+    def __mul__(self, other: float) -> _NoiseLevel:
+        return _NoiseLevel(float(self) * other)
+
+    def expand(self, *_: Any) -> Any:
+        """Refused."""
+        msg = (
+            "the pipeline tells its network the noise level of the next step too, and a step graph has the "
+            "timestep of its own step alone; such pipelines are not supported"
+        )
+        raise SearchError(msg)
+
+
 class FixedScheduler:
     """A stand-in for a diffusers scheduler with fixed timesteps; its steps return the latents unchanged.
 
@@ -268,7 +285,7 @@ class FixedScheduler:
     def __init__(self, timesteps: Tensor | list[FixedTimestep], config: Any) -> None:
         self.timesteps, self.config = timesteps, config
         # Some pipelines look at the noise levels that the scheduler will take.
-        self.sigmas = [0.5] * (len(timesteps) + 1)
+        self.sigmas = [_NoiseLevel(0.5)] * (len(timesteps) + 1)
 
     def set_timesteps(
         self,
