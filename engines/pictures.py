@@ -121,12 +121,38 @@ class Generation:
 def save_video(frames: NDArray[np.uint8], path: Path, about: Generation) -> None:
     """Write each of the frames `[F, height, width, 3]` beside `path`, and all as one sheet to it."""
     for number, frame in enumerate(frames):
-        save_picture(frame, path.with_stem(f"{path.stem}-frame-{number:03d}"), about)
+        save_picture(frame, _frame(path, number), about)
     save_sheet(frames, path)
 
 
+def first_frame(path: Path) -> Path:
+    """The file of the first frame of a video whose sheet is at `path`."""
+    return _frame(path, 0)
+
+
+def _frame(path: Path, number: int) -> Path:
+    return path.with_stem(f"{path.stem}-frame-{number:03d}")
+
+
+def settings_in(path: Path) -> Generation | None:
+    """How the picture in a file was made, as it says; None if it does not say it, or is no picture."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as opened:
+            told = json.loads(opened.info[SETTINGS])
+        return Generation(**told)
+    except (OSError, KeyError, TypeError, ValueError):
+        return None
+
+
 def save_picture(pixels: NDArray[np.uint8], path: Path, about: Generation) -> None:
-    """Write `[height, width, 3]` as PNG with two texts in it.
+    """Write `[height, width, 3]` as PNG, see `png_of`."""
+    write_atomically(path, png_of(pixels, about))
+
+
+def png_of(pixels: NDArray[np.uint8], about: Generation) -> bytes:
+    """`[height, width, 3]` as PNG with two texts in it.
 
     `parameters` is for other programs that show pictures, `stepcarve` is JSON with all of `about`.
     """
@@ -139,4 +165,4 @@ def save_picture(pixels: NDArray[np.uint8], path: Path, about: Generation) -> No
     texts.add_text(SETTINGS, json.dumps(vars(about)))
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", pnginfo=texts)
-    write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()

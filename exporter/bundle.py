@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from search.core.pictures import example_picture
 from search.core.precision import denoiser_precisions
 from search.core.program import distinct
 from search.core.prompt import Drawn, PromptField, PromptInput
+from search.core.quantisation import Quantisation
 from search.core.quotation import Quotation
 from search.core.sampler import SamplerTable
 from search.core.subnet import SubNet
@@ -30,6 +32,7 @@ READABLE = (4, 5)
 KIND = "stepcarve-bundle"
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.bin"
+QUANTISATION = "quantisation.json"
 
 
 def require_dtype(name: str) -> None:
@@ -131,6 +134,9 @@ class Bundle:
         labels: class name -> number; empty for texts.
         pipeline: directory of the pipeline it was exported from, as it was given.
         loras: that were fused into the pipeline's weights, in this order.
+        quantisation: file of the plan by which its layers were quantised, or None.
+        preview: matrix `[3, C + 1]` from the latents at a place, and 1, to its colour in 0..1, for
+            approximate pictures; None where none was fitted.
         shapes: of all variants, the default first.
         files: file -> SHA-256, of all variants.
         shape: of this variant, as is everything below.
@@ -160,6 +166,8 @@ class Bundle:
     labels: dict[str, int]
     pipeline: str
     loras: tuple[Lora, ...]
+    quantisation: str | None
+    preview: tuple[tuple[float, ...], ...] | None
     shapes: tuple[Shape, ...]
     files: dict[str, str]
     shape: Shape
@@ -192,6 +200,10 @@ class Bundle:
         if not self.calls or len(self.sampler.inputs) != len(self.calls):
             msg = f"the sampler, {len(self.sampler.inputs)} rows for {len(self.calls)} calls"
             raise ValueError(msg)
+        channels = math.prod(self.noise_shape[1:-2])
+        if self.preview is not None and [len(row) for row in self.preview] != [channels + 1] * 3:
+            msg = f"the preview, which is not 3 rows of {channels + 1} numbers"
+            raise ValueError(msg)
         for number, call in enumerate(self.calls):
             slots = {*call.reads.values(), *call.writes.values()}
             if (
@@ -207,6 +219,18 @@ class Bundle:
         """The SubNet it was exported from."""
         return SubNet.load(self.file(self.subnet_file))
 
+    @cached_property
+    def plan(self) -> Quantisation | None:
+        """By which its layers were quantised, or None."""
+        if self.quantisation is None:
+            return None
+        return Quantisation.load(self.file(self.quantisation))
+
+    @property
+    def precision(self) -> str:
+        """What the denoiser multiplies in: the scheme of its quantisation, or its dtype."""
+        return self.dtype if self.plan is None else self.plan.scheme.name
+
     @property
     def models(self) -> tuple[str, ...]:
         """Files of all graphs of this variant."""
@@ -219,7 +243,8 @@ class Bundle:
         """All files of this variant."""
         tokenizers = {each.tokenizer for each in self.prompt_inputs if each.length}
         layout = set() if self.layout is None else {self.layout}
-        return frozenset({self.subnet_file, WEIGHTS, *self.models, *tokenizers, *layout})
+        plan = set() if self.quantisation is None else {self.quantisation}
+        return frozenset({self.subnet_file, WEIGHTS, *self.models, *tokenizers, *layout, *plan})
 
     @cached_property
     def timesteps(self) -> tuple[float, ...]:
@@ -423,6 +448,8 @@ def _bundle(path: Path, data: Any, wanted: Mapping[str, int | None]) -> Bundle:
             labels=data["labels"],
             pipeline=data["pipeline"],
             loras=tuple(map(Lora.from_json, data.get("loras", ()))),
+            quantisation=data.get("quantisation"),
+            preview=_matrix(data.get("preview")),
             shapes=shapes,
             files=data["files"],
             shape=shapes[number],
@@ -445,6 +472,11 @@ def _bundle(path: Path, data: Any, wanted: Mapping[str, int | None]) -> Bundle:
         raise ExportError(msg) from error
 
 
+def _matrix(rows: Sequence[Sequence[float]] | None) -> tuple[tuple[float, ...], ...] | None:
+    """Rows of numbers; None stays None."""
+    return None if rows is None else tuple(tuple(map(float, row)) for row in rows)
+
+
 def _input(data: dict[str, Any]) -> PromptInput:
     """An input of the conditioner or the encoder."""
     return PromptInput(
@@ -452,6 +484,7 @@ def _input(data: dict[str, Any]) -> PromptInput:
             **data,
             "fill": PromptField(data["fill"]),
             "cleanings": tuple(data.get("cleanings", ())),
+            "spelled": tuple(data.get("spelled", ())),
             "dims": tuple(data.get("dims", ())),
             "drawn": Drawn(data.get("drawn", Drawn.BEFORE)),
             "quotation": _quotation(data.get("quotation")),

@@ -31,7 +31,7 @@ def trace_once() -> Iterator[None]:
     """Searches in all tests share the traces they read topologies off; tracing has tests of its own."""
     from unittest import mock
 
-    import exporter.export  # noqa: F401 - exports trace for themselves
+    import exporter.exporting  # noqa: F401 - exports trace for themselves
     from search.model import trace as module
 
     traced: dict[tuple[object, ...], Trace] = {}
@@ -71,7 +71,7 @@ def make_bundle(
     pipelines: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str, SubNet], Bundle]:
     """Export a SubNet of a named pipeline; equal requests share one bundle."""
-    from exporter.export import export
+    from exporter.exporting import export
 
     made: dict[tuple[str, SubNet], Bundle] = {}
 

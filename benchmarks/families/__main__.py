@@ -26,7 +26,7 @@ from benchmarks import record
 from benchmarks.families import image, table, video
 from engines.base import make_engine
 from engines.runner import Runner
-from exporter.export import export
+from exporter.exporting import export
 from search.core.errors import SearchError
 from search.methods.options import Options
 from search.methods.registry import search

@@ -8,8 +8,8 @@ their last bit.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,14 +20,16 @@ from torch.utils import _pytree as pytree
 from engines.errors import EngineError
 from engines.parity.casting import cast_weights
 from engines.parity.measure import relative_l2
+from engines.parity.record import K
 from engines.parity.reference import images_of
-from engines.parity.replay import TorchDenoiser, predictor_of, replay
+from engines.parity.replay import TorchDenoiser, predictors_of, replay
 from search.core.names import PREDICTION
 from search.core.precision import precision_named
 from search.core.program import plan_program
 from search.model.computing import convertible_modules
 from search.model.decoder import Decoder
 from search.model.reference import forward_replaced, gated
+from search.quantise.rounded import plan_of_all, quantised
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 
 ROUNDING = 2.0**-24
 """Rounding of float32, in which samplers accumulate in any precision: the least floor."""
+QUANTISED = 1.5
+"""How much further from PyTorch than rounded PyTorch an engine may be: flipped roundings cascade."""
 FEW = 16
 """Most numbers per sample of a timestep, scale or size argument."""
 
@@ -56,6 +60,7 @@ class Floor:
         free: per call, for the denoiser's input when the trajectory is followed in that precision.
         latents: likewise, for the final latents.
         decoder: for the picture decoded from given latents, in float32.
+        most: how many of these floors the denoiser's results may be off; None: as many as is asked for.
     """
 
     precision: str
@@ -63,6 +68,7 @@ class Floor:
     free: tuple[float, ...]
     latents: float
     decoder: float
+    most: float | None = None
 
     def of(self, number: int, graphs: Sequence[int], name: str) -> float:
         """The floor of output `name` of call `number`, interpolated between the probed calls of its graph."""
@@ -80,6 +86,14 @@ def measure_floor(reference: Reference, precision: str, probes: Sequence[int]) -
     Raises:
         EngineError: PyTorch's own results in that precision are not finite, or noise.
     """
+    if reference.bundle.plan is None:
+        return _measured(reference, precision, probes)
+    bundle = replace(reference.bundle, quantisation=None)
+    plain = _measured(replace(reference, bundle=bundle), bundle.dtype, probes)
+    return _at_least(_measured(reference, precision, probes), plain)
+
+
+def _measured(reference: Reference, precision: str, probes: Sequence[int]) -> Floor:
     decoder = _decoder_floor(reference)
     precise = _denoiser_for(reference, precision)
     with _casting(precise), torch.no_grad():
@@ -88,8 +102,28 @@ def measure_floor(reference: Reference, precision: str, probes: Sequence[int]) -
     for call in replay(reference, inner=probes):
         if call.number in probes:
             forced[call.number] = floors = _forced_floors(precise, call)
-            _require_digits(precision, call.number, floors)
+            if reference.bundle.plan is None:
+                _require_digits(precision, call.number, floors)
     return Floor(precision, forced, free, latents, decoder)
+
+
+def _at_least(rounded: Floor, plain: Floor) -> Floor:
+    """The floors of a quantised bundle: where nothing is rounded to a grid, those of its dtype."""
+    share = K / QUANTISED
+
+    def least(floor: float, other: float) -> float:
+        return max(floor, share * other)
+
+    return replace(
+        rounded,
+        forced={
+            number: {name: least(each, plain.forced[number][name]) for name, each in floors.items()}
+            for number, floors in rounded.forced.items()
+        },
+        free=tuple(map(least, rounded.free, plain.free)),
+        latents=least(rounded.latents, plain.latents),
+        most=QUANTISED,
+    )
 
 
 def block_floors(reference: Reference, precision: str, call: Replayed) -> dict[str, float]:
@@ -144,7 +178,7 @@ def _free_floors(precise: TorchDenoiser) -> tuple[tuple[float, ...], float]:
         return tensor + sum((b * d for b, d in zip(row[rows.known :], changes, strict=False)), 0.0)
 
     steps = [call.step for call in program.calls]
-    with gated(reference.opened.denoiser, reference.subnet, steps=steps):
+    with gated(reference.opened.networks, reference.subnet, steps=steps):
         for call, row in zip(program.calls, rows.inputs, strict=True):
             given = reference.sample(call.step).astype(np.float64)
             sample = moved(row, given)
@@ -158,23 +192,38 @@ def _free_floors(precise: TorchDenoiser) -> tuple[tuple[float, ...], float]:
 
 def _denoiser_for(reference: Reference, precision: str) -> TorchDenoiser:
     """The denoiser in what `precision` is measured by; it computes so within `_casting`."""
+    if reference.bundle.plan is not None:
+        return TorchDenoiser(reference, predictors_of(reference), torch.float32, torch.float32)
     if precision == "float32":
         dtype = torch.float64
         with cast_weights(_modules(reference.opened), dtype):
-            predictor = predictor_of(reference)
+            predictors = predictors_of(reference)
     else:
-        predictor, dtype = predictor_of(reference), getattr(torch, precision_named(precision).torch)
-    return TorchDenoiser(reference, predictor, dtype, torch.float64)
+        predictors, dtype = (
+            predictors_of(reference),
+            getattr(torch, precision_named(precision).torch),
+        )
+    return TorchDenoiser(reference, predictors, dtype, torch.float64)
 
 
 @contextmanager
 def _casting(precise: TorchDenoiser) -> Iterator[None]:
-    """While open, the pipeline's denoiser takes any dtype and computes in that of `precise`."""
+    """While open, the pipeline's networks take any dtype and compute in that of `precise`.
+
+    The denoiser of a quantised bundle rounds as its plan says.
+    """
     opened, dtype = precise.reference.opened, precise.dtype
-    denoiser: nn.Module = opened.denoiser
-    modules = denoiser.modules() if dtype is torch.float64 else convertible_modules(denoiser)
-    forward = _forward_in(dtype, denoiser.forward)
-    with cast_weights(modules, dtype), forward_replaced(denoiser, forward):
+    plan = precise.reference.bundle.plan
+    if plan is not None:
+        with quantised(opened.denoiser, plan_of_all(opened.denoiser, plan)):
+            yield
+        return
+    with ExitStack() as stack:
+        for each in opened.networks.values():
+            modules = each.modules() if dtype is torch.float64 else convertible_modules(each)
+            forward = _forward_in(dtype, each.forward)
+            stack.enter_context(cast_weights(modules, dtype))
+            stack.enter_context(forward_replaced(each, forward))
         yield
 
 

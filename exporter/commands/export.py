@@ -10,12 +10,19 @@ import cloup
 
 from search.commands import screen, shared
 from search.commands.values import AT_LEAST_1, LORA_FILE, PATH, SIZE
+from search.core.errors import SearchError
 from search.core.precision import denoiser_precisions
+from search.core.quantisation import SCHEMES
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from search.core.lora import Lora
+    from search.core.quantisation import Quantisation
+
+
+MIXED = "mixed"
+"""As `--precision`: what the plan says, with the layers that it leaves in floating point."""
 
 
 @shared.command("export")
@@ -28,6 +35,18 @@ if TYPE_CHECKING:
         type=click.Choice([each.name for each in denoiser_precisions()]),
         default="float32",
         help="Store and compute the denoiser in this type.",
+    ),
+    cloup.option(
+        "--precision",
+        type=click.Choice([*(each.name for each in SCHEMES), MIXED]),
+        help="Store and multiply the weights of layers in these few bits; what takes the layers' inputs "
+        "along needs --quantisation.  [default: the scheme of --quantisation, else --dtype]",
+    ),
+    cloup.option(
+        "--quantisation",
+        type=PATH,
+        help="Quantise by this plan of stepcarve quantise.  [default: the one beside SUBNET, if "
+        "--precision needs one]",
     ),
     cloup.option(
         "--size",
@@ -69,6 +88,8 @@ def command(
     sizes: tuple[tuple[int, int], ...],
     batches: tuple[int, ...],
     loras: tuple[Lora, ...],
+    precision: str | None,
+    quantisation: Path | None,
     as_json: bool,
 ) -> None:
     """Carve the step graphs of a SubNet into a bundle.
@@ -76,7 +97,7 @@ def command(
     The bundle holds a variant for every combination of --size and --batch. All variants share the weights.
     """
     screen.quiet_libraries()
-    from exporter.export import export
+    from exporter.exporting import export
     from search.core.subnet import SubNet
     from search.core.summary import summarise
 
@@ -89,6 +110,7 @@ def command(
             batches=batches,
             dtype=dtype,
             loras=loras,
+            plan=_plan(subnet, precision, quantisation),
             report=report,
         )
     size = sum(file.stat().st_size for file in bundle.path.iterdir())
@@ -97,6 +119,7 @@ def command(
         variants = [shape.to_json() for shape in bundle.shapes]
         fused = [each.to_json() for each in loras]
         made = {"bundle": str(out), "bytes": size, "variants": variants, "loras": fused}
+        made |= {"precision": bundle.precision}
         click.echo(json.dumps({**made, **summary}))
     else:
         count, shapes = len(bundle.graphs), ", ".join(map(str, bundle.shapes))
@@ -104,3 +127,24 @@ def command(
         click.echo(
             f"{out}: {shapes}; {len(bundle.calls)} calls, {count} {graphs}, {size / 1e6:.1f} MB"
         )
+
+
+def _plan(subnet: Path, precision: str | None, file: Path | None) -> Quantisation | None:
+    """The quantisation that the options ask for.
+
+    Raises:
+        SearchError: the plan is missing, or of another scheme.
+    """
+    from search.core.quantisation import SUFFIX, Quantisation, scheme_named
+
+    if precision is None and file is None:
+        return None
+    if precision not in (None, MIXED):
+        scheme = scheme_named(precision)
+        if file is None and not scheme.inputs:
+            return Quantisation.of_weights(scheme)
+    plan = Quantisation.load(subnet.with_suffix(SUFFIX) if file is None else file)
+    if precision not in (None, MIXED, plan.scheme.name):
+        msg = f"--precision is {precision}, but the plan is for {plan.scheme.name}; leave one of them out"
+        raise SearchError(msg)
+    return plan

@@ -63,6 +63,7 @@ class PromptInput:
         special: whether the tokenizer adds its special tokens.
         empty: what stands in the place of an empty text.
         quotation: makes the text that is tokenised of the quoted words of the prompt.
+        spelled: pairs of quotes, such as `""`, in which words are tokenised letter by letter.
         dims: shape of pictures and noise, at the bundle's first size.
         drawn: of noise, when.
         multiple: to one of it the tokenizer fills up a text of any length, with tokens that are read; they
@@ -82,6 +83,7 @@ class PromptInput:
     special: bool = True
     empty: str = ""
     quotation: Quotation | None = None
+    spelled: tuple[str, ...] = ()
     dims: tuple[int, ...] = ()
     drawn: Drawn = Drawn.BEFORE
     multiple: int = 0

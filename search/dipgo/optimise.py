@@ -18,7 +18,7 @@ from search.dipgo.postprocess import Scores, subnet_of
 from search.dipgo.pruner import Pruner, straight_through
 from search.dipgo.recipe import PAPER
 from search.dipgo.records import DipGoProgress, DipGoRun
-from search.dipgo.shares import action_costs, reuse_unread
+from search.dipgo.shares import reuse_unread, step_costs
 from search.model.decoder import Decoder
 from search.runs.checkpoints import Checkpoint
 from search.runs.rates import warmup_cosine
@@ -127,7 +127,7 @@ class _Search:
         self.optimizer = torch.optim.SGD(
             self.pruner.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
-        costs = action_costs(net.topology, net.choices)
+        costs = step_costs(net.full, net.choices)
         self.costs = torch.tensor(costs, dtype=torch.float32, device=self.device)
         self.decoder = Decoder(net.pipeline, net.pipeline.size(net.full.binding.noise_shape))
         self.targets = lru_cache(maxsize=REMEMBERED)(self._target)

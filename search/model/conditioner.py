@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from tokenizers import Tokenizer
@@ -58,7 +58,7 @@ class TextConditioner(nn.Module):
         self._pipeline = pipeline
         self._names = tokenizers_of(pipe)
         for name, part in pipe.components.items():
-            if isinstance(part, nn.Module) and part is not pipeline.denoiser:
+            if isinstance(part, nn.Module) and name not in pipeline.networks:
                 self.add_module(name, part)
         # With pictures, pipelines look for the timestep to begin at.
         timesteps: Tensor | list[FixedTimestep] = (
@@ -202,6 +202,7 @@ class TextConditioner(nn.Module):
             special=asked.special,
             multiple=asked.multiple,
             quotation=asked.quotation,
+            spelled=asked.spelled,
         )
         if noted not in self.inputs:
             self.inputs.append(noted)
@@ -222,6 +223,7 @@ class Asked:
         most: tokens that are read, the template's with them.
         multiple: see `PromptInput`.
         quotation: likewise.
+        spelled: likewise.
     """
 
     tokenizer: str
@@ -232,6 +234,7 @@ class Asked:
     most: int
     multiple: int = 0
     quotation: Quotation | None = None
+    spelled: tuple[str, ...] = ()
 
     @property
     def file(self) -> str:
@@ -289,7 +292,7 @@ class _Tokens(TokenizerStandIn):
 
     def tokenize(self, text: str, **options: Any) -> Any:
         """The tokenizer's own."""
-        found = _template_of(text)
+        found = _template_of(text, self.name)
         if found is not None:
             self._reading.written_out.add((self.name, found[0]))
         return self.tokenizer.tokenize(text, **options)
@@ -307,7 +310,7 @@ class _Tokens(TokenizerStandIn):
         [one] = [text] if isinstance(text, str) else text
         reading = self._reading
         reading.texts.append(one)
-        found, quotation = _template_of(one), None
+        found, quotation = _template_of(one, self.name), None
         if found is None:
             source = reading.quoted.source_of(one, self.name)
             if source is not None:
@@ -328,6 +331,9 @@ class _Tokens(TokenizerStandIn):
         if padding != "max_length":
             if truncation:
                 return self._of_any_length(found, special=special)
+            if not padding and options.get("return_tensors") is None:
+                hole = _Hole(*found, special=special)
+                return {"input_ids": [hole] if isinstance(text, str) else [[hole]]}
             # Pipelines only warn then of texts that are too long.
             return _Encoded(lambda _: torch.zeros(1, 0, dtype=torch.int64))
         if longest > LONGEST:
@@ -335,6 +341,29 @@ class _Tokens(TokenizerStandIn):
             raise ValueError(msg)
         source, template = found
         asked = Asked(self.name, source, longest, template, special, longest, quotation=quotation)
+        return _Encoded(lambda field: self._answer(asked, field))
+
+    def pad(
+        self, encoded: Any, *, max_length: int | None = None, padding: Any = True, **options: Any
+    ) -> Any:
+        """Answer where a pipeline pads what it has of a text in lists."""
+        rows = encoded["input_ids"]
+        if not any(isinstance(token, _Hole) for row in rows for token in row):
+            return self.tokenizer.pad(encoded, max_length=max_length, padding=padding, **options)
+        if padding != "max_length" or max_length is None or [len(row) for row in rows] != [1]:
+            msg = f"the {self.name} pads lists of tokens to no fixed length; such pipelines are not supported"
+            raise SearchError(msg)
+        [[hole]] = rows
+        spelled = self._reading.quoted.spelled
+        asked = Asked(
+            self.name,
+            hole.source,
+            max_length,
+            hole.template,
+            hole.special,
+            max_length,
+            spelled=spelled,
+        )
         return _Encoded(lambda field: self._answer(asked, field))
 
     def _of_fixed_length(
@@ -376,6 +405,19 @@ class _Tokens(TokenizerStandIn):
         return _Encoded(lambda field: ids if field is PromptField.IDS else every)
 
 
+class _Hole(int):
+    """A number in a list of token ids where those of one of our texts belong."""
+
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        """Zero."""
+        return super().__new__(cls, 0)
+
+    def __init__(
+        self, source: str, template: tuple[str, tuple[str, ...], str], *, special: bool
+    ) -> None:
+        self.source, self.template, self.special = source, template, special
+
+
 _POSITIONS = "position_ids"
 
 
@@ -415,7 +457,7 @@ class _Encoded(Mapping[str, Any]):
         return len(self._FILLS)
 
 
-def _template_of(text: str) -> _Found | None:
+def _template_of(text: str, name: str) -> _Found | None:
     """Which of our texts the pipeline has made `text` of, and how; None if it is another."""
     for source in TEXTS:
         for ours in (TEXTS[source], UNQUOTED[source]):
@@ -423,6 +465,8 @@ def _template_of(text: str) -> _Found | None:
             if found is not None:
                 return source, found
         if f"stepcarve {source}" in text.lower():
+            if text in TEXTS[source]:
+                raise QuotedError(name)
             msg = (
                 f"the pipeline does more to the {source} than to clean it and put it into a longer text, "
                 f"it makes {text!r} of {TEXTS[source]!r}; that is not supported"

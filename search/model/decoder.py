@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -53,8 +53,8 @@ class Decoder(nn.Module):
         timesteps: Tensor | list[FixedTimestep] = torch.ones(0) if sources_of(pipeline.pipe) else []
         self._scheduler = FixedScheduler(timesteps, pipeline.pipe.scheduler.config)
         output = "np" if self._is_raw else "pt"
-        # Some pipelines divide by one step less.
-        self._request = Request((pipeline.default_prompt,), 2, 1.0, output=output).sized(size)
+        prompts, steps = (pipeline.default_prompt,), pipeline.some_steps
+        self._request = Request(prompts, steps, 1.0, output=output).sized(size)
         # The loop may run only once here, for which some schedulers have no timesteps.
         one = FixedScheduler(torch.ones(1), pipeline.pipe.scheduler.config)
         with with_parts(pipeline.pipe, scheduler=one):
@@ -64,18 +64,9 @@ class Decoder(nn.Module):
 
     def _needs_step(self) -> bool:
         """Whether the pipeline decodes what only a step of its loop gives it."""
-
-        def stop(*_: Any, **__: Any) -> None:
-            raise _DecodedError
-
         size = self._pipeline.body(self._request.size).latent_shape
         try:
-            with ExitStack() as stack, torch.no_grad():
-                for part in self.children():
-                    stack.enter_context(replaced(part, "decode", stop))
-                self(torch.zeros(1, *size, device=self._device))
-        except _DecodedError:
-            return False
+            self.given(torch.zeros(1, *size, device=self._device))
         except SearchError as error:
             if isinstance(error.__cause__, UnboundLocalError):
                 return True
@@ -91,21 +82,42 @@ class Decoder(nn.Module):
     def _device(self) -> torch.device:
         return next((part.device for part in self.parameters()), torch.device("cpu"))
 
+    def given(self, latents: Tensor) -> Tensor | None:
+        """What the autoencoder is given to decode for `latents`; None if it is given nothing."""
+
+        def stop(given: Tensor, *_: Any, **__: Any) -> None:
+            raise _DecodedError(given)
+
+        try:
+            with ExitStack() as stack, torch.no_grad():
+                for part in self.children():
+                    stack.enter_context(replaced(part, "decode", stop))
+                self(latents)
+        except _DecodedError as decoded:
+            return cast("Tensor", decoded.args[0])
+        return None
+
     def forward(self, latents: Tensor) -> Tensor:
         """Latents `[B, ...]` -> pictures `[B, 3, height, width]` in 0..1, or frames `[B, F, 3, ...]`."""
         pipe = self._pipeline.pipe
         prompts = self._request.prompts * len(latents)
         request = replace(self._request, prompts=prompts, latents=latents)
-        with (
-            _tiles_refused(pipe),
-            pipeline_failures(pipe),
-            on_vae_device(pipe),
-            with_gradients(pipe),
-            with_parts(pipe, scheduler=self._scheduler),
-            replaced(self._pipeline.denoiser, "forward", lambda *_, **__: (latents,)),
-            self._encoding.answering(self._encoding.conditions),
-            replaced(Tensor, "numpy", _itself) if self._is_raw else nullcontext(),
-        ):
+        networks = self._pipeline.networks.values()
+        with ExitStack() as stack:
+            for context in (
+                _tiles_refused(pipe),
+                pipeline_failures(pipe),
+                on_vae_device(pipe),
+                with_gradients(pipe),
+                with_parts(pipe, scheduler=self._scheduler),
+                *(
+                    replaced(network, "forward", lambda *_, **__: (latents,))
+                    for network in networks
+                ),
+                self._encoding.answering(self._encoding.conditions),
+                replaced(Tensor, "numpy", _itself) if self._is_raw else nullcontext(),
+            ):
+                stack.enter_context(context)
             pictures: Tensor = self._pipeline.family.call(pipe, request, None)
         return pictures.movedim(-1, -3) if self._is_raw else pictures
 

@@ -55,6 +55,20 @@ class Padding(NamedTuple):
     ends: tuple[int, ...]
 
 
+class Length(NamedTuple):
+    """Where a step makes a tensor of the length of a text.
+
+    Attributes:
+        number: of the call of `torch.tensor` with whole numbers.
+        place: among these.
+        source: the text.
+    """
+
+    number: int
+    place: int
+    source: str
+
+
 @dataclass(frozen=True)
 class FixedTexts:
     """How all texts of a pipeline are made as long as the longest.
@@ -70,6 +84,7 @@ class FixedTexts:
         lengths: of a text with its template and padding, in tokens, by tokenizer.
         axes: the conditions whose length is that of a text.
         keys: per attention of a step, in order, the padding among its keys.
+        counts: the lengths of texts that a step makes tensors of.
         cut: tokens that texts are shorter than that, by source.
     """
 
@@ -82,6 +97,7 @@ class FixedTexts:
     lengths: dict[str, int] = field(default_factory=dict)
     axes: Mapping[str, TextAxis] = field(default_factory=dict)
     keys: tuple[tuple[Padding, ...], ...] = ()
+    counts: tuple[Length, ...] = ()
     cut: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -91,8 +107,9 @@ class FixedTexts:
 
     @property
     def hidden(self) -> list[str]:
-        """The texts whose padding attention must not see."""
-        return sorted({padding.source for each in self.keys for padding in each})
+        """The texts whose padding a step is told of."""
+        hidden = (padding.source for each in self.keys for padding in each)
+        return sorted({*hidden, *(length.source for length in self.counts)})
 
     def takes(self, padding: str | bool, *, truncation: bool) -> bool:
         """Whether a tokenizer that is called so gives a text as long as it is, not only counts it."""

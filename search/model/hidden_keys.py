@@ -1,8 +1,10 @@
-"""Attention that does not see the padding of a text."""
+"""Attention that does not see the padding of a text, and lengths of texts without it."""
 
 from __future__ import annotations
 
 import inspect
+import itertools
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,9 +14,10 @@ from torch.overrides import TorchFunctionMode
 
 from search.core.errors import SearchError
 from search.model.fixed_texts import padding_name
+from search.model.replaced import replaced
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from search.model.fixed_texts import FixedTexts, Padding
 
@@ -84,7 +87,36 @@ def _without(mask: Tensor | None, hidden: Tensor) -> Tensor:
     return mask.masked_fill(hidden, -torch.inf)
 
 
-def hiding_padding(texts: FixedTexts, conditions: Mapping[str, Tensor]) -> HiddenKeys:
+@contextmanager
+def without_padding(texts: FixedTexts, conditions: Mapping[str, Tensor]) -> Iterator[None]:
+    """While open, attention does not see the padding that the conditions tell of, and lengths are without it."""
+
+    def counted(number: int, made: Tensor) -> Tensor:
+        for length in texts.counts:
+            if length.number == number:
+                is_it = (torch.arange(made.numel()) == length.place).reshape(made.shape)
+                made = made - is_it * conditions[padding_name(length.source)]
+        return made
+
+    with counts_changed(counted), _hiding(texts, conditions):
+        yield
+
+
+@contextmanager
+def counts_changed(change: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
+    """While open, `torch.tensor` of whole numbers is `change(which call it is, the tensor)`."""
+    original, calls = torch.tensor, itertools.count()
+
+    def make(data: Any, **options: Any) -> Tensor:
+        made = original(data, **options)
+        is_counts = isinstance(data, list) and data and type(data[0]) is int
+        return change(next(calls), made) if is_counts else made
+
+    with replaced(torch, "tensor", make):
+        yield
+
+
+def _hiding(texts: FixedTexts, conditions: Mapping[str, Tensor]) -> HiddenKeys:
     """Attention that does not see the padding that the conditions tell of."""
 
     def hidden(number: int, key: Tensor) -> Tensor | None:
@@ -100,7 +132,7 @@ def hiding_padding(texts: FixedTexts, conditions: Mapping[str, Tensor]) -> Hidde
 
 def _among(keys: int, padding: Padding, count: Tensor, in_front: bool) -> Tensor:
     """Which of the keys are `count` tokens of padding, `[B, K]`; `[1, K]` if all rows are alike."""
-    ends = torch.tensor(sorted(set(padding.ends)) if len(set(padding.ends)) == 1 else padding.ends)
+    ends = torch.as_tensor(padding.ends if len(set(padding.ends)) > 1 else padding.ends[:1])
     places, ends = torch.arange(keys), ends[:, None]
     if in_front:
         return (ends >= 0) & (places >= ends) & (places < ends + count)

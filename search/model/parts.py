@@ -22,7 +22,7 @@ from search.model.hollow import make_hollow, shapes_of
 from search.model.weights import quantised, require_no_lora
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
@@ -56,12 +56,14 @@ def load_parts(
     return parts
 
 
-def load_models(path: Path, index: Mapping[str, Any], *, but: str) -> dict[str, nn.Module]:
-    """The models among the parts, with their weights."""
+def load_models(
+    path: Path, index: Mapping[str, Any], *, but: Collection[str]
+) -> dict[str, nn.Module]:
+    """The models among the parts but for some, with their weights."""
     return {
         name: _load(cls, name, path / name, weights=True)
         for name, cls in _classes(index)
-        if name not in (but, *UNUSED) and cls is not None and issubclass(cls, nn.Module)
+        if name not in (*but, *UNUSED) and cls is not None and issubclass(cls, nn.Module)
     }
 
 

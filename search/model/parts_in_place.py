@@ -34,13 +34,15 @@ def on_vae_device(pipe: Any) -> Iterator[None]:
     """
     part: Any = next(iter(decoders_of(pipe).values()), None)
     on = torch.device("cpu") if part is None or part.device.type == "meta" else part.device
+    device = property(lambda _: on)
 
     def device_of(module: nn.Module) -> torch.device:
         found = next((each.device for each in module.parameters()), on)
         return on if found.type == "meta" else found
 
     with ExitStack() as stack:
-        stack.enter_context(replaced(type(pipe), "_execution_device", property(lambda _: on)))
+        for name in ("_execution_device", "device"):
+            stack.enter_context(replaced(type(pipe), name, device))
         for cls in (ModelMixin, PreTrainedModel):
             stack.enter_context(replaced(cls, "device", property(device_of)))
         yield

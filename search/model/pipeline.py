@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 from dataclasses import dataclass, field
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 Size = tuple[int, ...]
 """Height and width of a picture in pixels, and the frames of a video."""
+_SPREAD = 4
+"""Dimensions of noise that shows its height and width; what is packed has fewer."""
 _UNLISTED = frozenset({"LCMScheduler", "SASolverScheduler", "TCDScheduler"})
 """Schedulers of the same noise schedules that diffusers does not list as compatible."""
 
@@ -63,6 +66,7 @@ class Pipeline:
     weights: DenoiserWeights
     index: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     _own_scheduler: list[Any] = field(default_factory=list, repr=False, compare=False)
+    _steps: list[int] = field(default_factory=list, repr=False, compare=False)
     _changed: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     _call: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     _grid_settings: dict[tuple[str, TimestepGrid, Size | None], GridSettings] = field(
@@ -70,6 +74,9 @@ class Pipeline:
     )
     _sizes: dict[tuple[int, ...], Size] = field(default_factory=dict, repr=False, compare=False)
     _bodies: dict[Size | None, Body] = field(default_factory=dict, repr=False, compare=False)
+    _other_weights: dict[str, DenoiserWeights] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         """Remember the scheduler that the pipeline came with."""
@@ -77,8 +84,23 @@ class Pipeline:
 
     @property
     def denoiser(self) -> Any:
-        """The U-Net or transformer called at every step, a diffusers `ModelMixin`."""
+        """The U-Net or transformer that is called at the steps, a diffusers `ModelMixin`."""
         return getattr(self.pipe, self.family.component)
+
+    @property
+    def networks(self) -> dict[str, Any]:
+        """The denoiser, and other parts of its class, which may take its place at some steps or calls."""
+        own = {self.family.component: self.denoiser}
+        others = self.pipe.components.items()
+        return own | {n: part for n, part in others if type(part) is type(self.denoiser)}
+
+    def weights_of(self, network: str) -> DenoiserWeights:
+        """Those of a network on disk."""
+        if network == self.family.component:
+            return self.weights
+        if network not in self._other_weights:
+            self._other_weights[network] = DenoiserWeights(self.path / network)
+        return self._other_weights[network]
 
     @property
     def dtype(self) -> str:
@@ -101,8 +123,9 @@ class Pipeline:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the denoiser's configuration and weights."""
-        return self.weights.fingerprint(self.denoiser.config)
+        """Of the denoiser's configuration and weights, and of those of other networks."""
+        each = [self.weights_of(name).fingerprint(n.config) for name, n in self.networks.items()]
+        return each[0] if len(each) == 1 else hashlib.sha256(" ".join(each).encode()).hexdigest()
 
     @property
     def default_guidance(self) -> float:
@@ -111,6 +134,11 @@ class Pipeline:
         if name not in call_parameters(self.pipe):
             return guider_scale(self.pipe)
         return float(self._default_of(name, 1.0))
+
+    @property
+    def some_steps(self) -> int:
+        """A number of steps that the pipeline's call takes, as that of a list with a value for each."""
+        return self._steps[0] if self._steps else 2
 
     @property
     def default_steps(self) -> int:
@@ -145,10 +173,15 @@ class Pipeline:
 
     def load_around(self) -> None:
         """Load the weights of all models but the denoiser, if the pipeline was opened without."""
-        parts = [part for part in self.pipe.components.values() if part is not self.denoiser]
-        if any(map(is_weightless, parts)):
-            found = load_models(self.path, self.index, but=self.family.component)
+        if self._lacks_weights:
+            found = load_models(self.path, self.index, but=self.networks)
             self.pipe.register_modules(**{n: m.requires_grad_(False) for n, m in found.items()})
+
+    @property
+    def _lacks_weights(self) -> bool:
+        """Whether a model other than the networks has none."""
+        parts = self.pipe.components.items()
+        return any(is_weightless(part) for name, part in parts if name not in self.networks)
 
     @property
     def scheduler_choice(self) -> Choice:
@@ -230,16 +263,27 @@ class Pipeline:
 
     def grid_settings(self, grid: TimestepGrid, size: Size | None = None) -> GridSettings:
         """What the pipeline asks of its present scheduler for pictures of `size` (height, width)."""
+        self._steps[:] = [grid.inference_steps]
         key = (repr(self.pipe.scheduler), grid, size)
         if key not in self._grid_settings:
-            self._grid_settings[key] = record_grid_settings(self, grid, size)
+            try:
+                self._grid_settings[key] = record_grid_settings(self, grid, size)
+            except SearchError as error:
+                # The call reaches into a model that has no weights and answers as a whole only.
+                if "meta" not in str(error.__cause__) or not self._lacks_weights:
+                    raise
+                self.load_around()
+                self._grid_settings[key] = record_grid_settings(self, grid, size)
         return self._grid_settings[key]
 
     def body(self, size: Size | None = None) -> Body:
         """A step of the loop, for pictures of `size` (height, width)."""
         if size not in self._bodies:
-            request = Request((self.default_prompt,), 2, self.default_guidance).sized(size)
-            self._bodies[size] = Body(self, request)
+            prompts = (self.default_prompt,)
+            request = Request(prompts, self.some_steps, self.default_guidance).sized(size)
+            body = self._bodies[size] = Body(self, request)
+            if size is not None and len(body.drawn) < _SPREAD:
+                self._sizes[body.drawn[1:]] = size
         return self._bodies[size]
 
     def timesteps(self, grid: TimestepGrid, size: Size | None = None) -> tuple[float, ...]:
@@ -256,6 +300,7 @@ class Pipeline:
             SearchError: no table says what it does, or this pipeline cannot use it.
         """
         scheduler: Any = self.pipe.scheduler
+        settings = self.grid_settings(grid, size)
         body = self.body(size)
         if not body.scales_latents and getattr(scheduler, "init_noise_sigma", 1) != 1:
             msg = (
@@ -263,7 +308,7 @@ class Pipeline:
                 "scaled; choose one that does not, such as DDIMScheduler or UniPCMultistepScheduler"
             )
             raise SearchError(msg)
-        table = read_sampler(scheduler, self.grid_settings(grid, size))
+        table = read_sampler(scheduler, settings)
         draws = table.noises > (grid.adds_noise or not grid.takes_latents)
         if draws and not body.steps_latents:
             msg = (

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from search.core.errors import SearchError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,9 +115,8 @@ class RowsSelected(TorchFunctionMode):
             made = self._taken(args[0], args[1])
             if made is not None:
                 return made
-        elif func in (torch.nonzero, Tensor.nonzero) and args[0].ndim == 1:
-            if not (kwargs or {}).get("as_tuple", False):
-                return _Numbers(self._mask(args[0].bool()))
+        elif _asks_numbers(func, args, kwargs or {}):
+            return _Numbers(self._mask(args[0].bool()))
         made = func(*args, **(kwargs or {}))
         if func in _INVERTING:
             self._inverses[id(made)] = made, args[0]
@@ -149,6 +148,12 @@ def _unknown(name: str) -> SearchError:
         "the denoiser takes as many rows of a tensor as a mask says, and does with them what has no fixed "
         f"shape ({name}); such pipelines are not supported"
     )
+
+
+def _asks_numbers(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether the numbers of the rows that a mask takes are asked for."""
+    is_asked = func in (torch.nonzero, Tensor.nonzero) and not kwargs.get("as_tuple", False)
+    return is_asked and args[0].ndim == 1
 
 
 _INVERTING = frozenset(

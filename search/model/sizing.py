@@ -31,6 +31,9 @@ class Sizing:
 
     def size(self, noise_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Height and width of the picture that noise becomes, and a video's frames."""
+        if len(noise_shape) < self.rows + 2:
+            msg = f"noise {noise_shape} does not say what size its picture has; give --height and --width"
+            raise SearchError(msg)
         height, width = noise_shape[self.rows : self.rows + 2]
         found = (height * self.factor, width * self.factor)
         if self.frames is None:

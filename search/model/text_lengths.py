@@ -22,11 +22,12 @@ from search.model.fixed_texts import (
     PROMPT,
     SOURCES,
     FixedTexts,
+    Length,
     Padding,
     TextAxis,
     encoders_told,
 )
-from search.model.hidden_keys import HiddenKeys
+from search.model.hidden_keys import HiddenKeys, counts_changed
 from search.model.padded_text import padded_text_of
 from search.model.recording import record_encoding
 from search.model.removed import build_denoiser
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 SHORT = {PROMPT: "stepcarve", NEGATIVE: "other"}
 """Texts that are not part of each other."""
 LONGER = "stepcarve with a longer text, to see whether its length counts"
-_BUCKET = 64
-"""To a multiple of no more than that a pipeline may fill up its texts."""
 _CLOSE = 2e-3
 """How much predictions may differ, relatively: rotary positions in half precision are rounded."""
 _PLACE = "_stepcarve_fixed_texts"
@@ -61,12 +60,16 @@ def fixed_texts_of(pipeline: OpenedPipeline, request: Request) -> FixedTexts | N
     return known[key]
 
 
+def with_short_texts(request: Request) -> Request:
+    """The same of texts that no pipeline takes for none."""
+    negative = SHORT[NEGATIVE] if request.is_guided else ""
+    return replace(request, prompts=(SHORT[PROMPT],) * len(request.prompts), negative=negative)
+
+
 def _find(pipeline: OpenedPipeline, request: Request) -> FixedTexts | None:
     if padded_text_of(pipeline.pipe) is not None or pipeline.family.classes(pipeline.pipe):
         return None
-    negative = SHORT[NEGATIVE] if request.is_guided else ""
-    short = replace(request, prompts=(SHORT[PROMPT],) * len(request.prompts), negative=negative)
-    finder = _Finder(pipeline, short)
+    finder = _Finder(pipeline, with_short_texts(request))
     texts = FixedTexts()
     finder.encode(texts)
     if finder.length_is_read(texts):
@@ -81,11 +84,12 @@ def _find(pipeline: OpenedPipeline, request: Request) -> FixedTexts | None:
     return finder.tried(replace(texts, axes=axes)) if axes else texts
 
 
-def built(pipeline: OpenedPipeline) -> nn.Module:
-    """The denoiser of a pipeline without any weights."""
-    if any(p.is_meta for p in pipeline.denoiser.parameters()):
-        return cast("nn.Module", pipeline.denoiser)
-    cls, config = type(pipeline.denoiser), pipeline.denoiser.config
+def built(pipeline: OpenedPipeline, name: str) -> nn.Module:
+    """A network of a pipeline without any weights."""
+    network = pipeline.networks[name]
+    if any(p.is_meta for p in network.parameters()):
+        return cast("nn.Module", network)
+    cls, config = type(network), network.config
     with init_empty_weights(include_buffers=False):
         return build_denoiser(cls, config, pipeline.family)
 
@@ -135,9 +139,10 @@ class _Finder:
 
     def filled_up(self, texts: FixedTexts) -> FixedTexts:
         """The same, with the multiple of tokens that the pipeline fills up a text to."""
-        if not self._growth(texts, _BUCKET):
+        most = min(texts.lengths.values()) // 2
+        if not self._shrinks(texts, most):
             return texts
-        multiple = next(filter(None, (self._growth(texts, n) for n in range(1, _BUCKET))), 1)
+        multiple = next(filter(None, (self._shrinks(texts, n) for n in range(1, most))), 1)
         if multiple == 1:
             return texts
         texts = replace(texts, multiple=multiple, lengths={})
@@ -145,15 +150,15 @@ class _Finder:
         filler, leads = self._filler(replace(texts, cut=_all(1)))
         return replace(texts, filler=filler, leads=leads)
 
-    def _growth(self, texts: FixedTexts, more: int) -> int:
-        """By how much the conditions become longer if texts do by `more` tokens."""
-        before, after = self.encode(texts), self.encode(replace(texts, cut=_all(-more)))
+    def _shrinks(self, texts: FixedTexts, cut: int) -> int:
+        """By how much the conditions become shorter if texts do by `cut` tokens."""
+        before, after = self.encode(texts), self.encode(replace(texts, cut=_all(cut)))
         sizes = [
             (size, after[name].shape[axis])
             for name, condition in before.items()
             for axis, size in enumerate(condition.shape)
         ]
-        return min((new - size for size, new in sizes if new != size), default=0)
+        return min((size - new for size, new in sizes if new != size), default=0)
 
     def _filler(self, texts: FixedTexts) -> tuple[int, bool]:
         """The token that fills up a text that is one token short, and whether it stands before it."""
@@ -214,7 +219,7 @@ class _Trial:
 
     def __init__(self, pipeline: OpenedPipeline, request: Request, texts: FixedTexts) -> None:
         self._pipeline, self._request, self._count = pipeline, request, texts.multiple
-        self._denoiser = with_stand_in_weights(built(pipeline))
+        self._networks = {n: with_stand_in_weights(built(pipeline, n)) for n in pipeline.networks}
         body = Body(pipeline, request, replace(texts, cut=_all(self._count)))
         self._parts = {n: with_stand_in_weights(part) for n, part in body.parts_around.items()}
         generator = torch.Generator().manual_seed(0)
@@ -224,10 +229,40 @@ class _Trial:
             for name in texts.axes
         }
         self._wanted = self._predicted(body, self._conditions)
+        self._counts = self._lengths(texts)
+
+    def _lengths(self, texts: FixedTexts) -> tuple[Length, ...]:
+        """The lengths of texts that a step makes tensors of: those that are less if a text is cut."""
+        full = self._made(texts)
+        return tuple(
+            Length(number, place, source)
+            for source in (SOURCES if full else ())
+            for number, (whole, cut) in enumerate(
+                zip(full, self._made(replace(texts, cut={source: self._count})), strict=False)
+            )
+            if whole.shape == cut.shape
+            for place, less in enumerate((whole - cut).flatten().tolist())
+            if less == self._count
+        )
+
+    def _made(self, texts: FixedTexts) -> list[Tensor]:
+        """The tensors that a step makes of whole numbers."""
+        made: list[Tensor] = []
+
+        def note(number: int, tensor: Tensor) -> Tensor:
+            del number
+            made.append(tensor)
+            return tensor
+
+        body = Body(self._pipeline, self._request, texts)
+        with counts_changed(note):
+            self._predicted(body, {})
+        return made
 
     def of(self, texts: FixedTexts) -> FixedTexts | None:
         """The same with the keys that attention must not see; None if the prediction is another."""
         cut = _all(self._count) if texts.told else {}
+        texts = replace(texts, counts=() if texts.told else self._counts)
         body = Body(self._pipeline, self._request, replace(texts, cut=cut))
         try:
             keys = () if texts.told else self._keys(body, texts)
@@ -284,7 +319,7 @@ class _Trial:
                 self._latents,
                 torch.tensor(500.0),
                 conditions={**body.conditions, **conditions},
-                denoiser=self._denoiser,
+                networks=self._networks,
                 parts=self._parts,
             )
 

@@ -15,7 +15,7 @@ from benchmarks.families.toy import Toy
 from engines.base import make_engine
 from engines.runner import Runner
 from exporter.errors import ExportError
-from exporter.export import export
+from exporter.exporting import export
 from search.core.actions import Action
 from search.core.granularity import Granularity
 from search.core.liveness import unroll

@@ -19,7 +19,7 @@ from engines.errors import EngineError
 from engines.given import load_picture, values_of
 from engines.runner import Runner
 from exporter.bundle import Bundle
-from exporter.export import export
+from exporter.exporting import export
 from search.core.errors import SearchError
 from search.methods.options import Options
 from search.methods.registry import search

@@ -12,7 +12,7 @@ from torch import nn
 from search.core.prompt import class_number
 from search.core.subnet import Granularity
 from search.model.encoding import LABELS
-from search.model.entry import FRAMES, latents_replaced
+from search.model.entry import FRAMES, in_latents, latents_replaced
 from search.model.families.unet import UNET_LAYERS, is_unet, unet_blocks
 from search.model.pictures import picture_arguments
 
@@ -109,13 +109,18 @@ class TextToImage:
         known = {
             name: value
             for name, value in arguments.items()
-            if name in takes and (value is not None or name in self.unset)
+            if name in takes and (value is not None or name in (*self.unset, *self.settings))
         }
         given = request.latents
         if given is None:
             return _called(pipe, known)
-        # What the pipeline prepares of ones is what it multiplies its noise by.
-        with latents_replaced(pipe, lambda made: given.to(made.device) * made.to(given)):
+
+        def entered(made: Tensor) -> Tensor:
+            # What the pipeline prepares of ones is what it multiplies its noise by.
+            ones = made[tuple(map(slice, given.shape))] if made.ndim == given.ndim else made
+            return in_latents(made, given.to(made.device) * ones.to(given))
+
+        with latents_replaced(pipe, entered):
             return _called(pipe, known)
 
     def arguments(self, pipe: Any, request: Request) -> dict[str, Any]:
@@ -123,10 +128,10 @@ class TextToImage:
         scale = scale_argument(pipe)
         prompts = list(request.prompts)
         found: dict[str, Any] = {
+            scale: request.guidance,
             **self.settings,
             **request.grid_arguments,
             **picture_arguments(pipe, request),
-            scale: request.guidance,
             "prompt": prompts,
             LABELS: self._class_labels(pipe, request),
             "num_images_per_prompt": request.images,

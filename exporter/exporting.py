@@ -7,14 +7,16 @@ import json
 from dataclasses import asdict
 from functools import partial
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
 
-from exporter.bundle import WEIGHTS, Bundle, require_dtype, sha256
+from exporter.bundle import QUANTISATION, WEIGHTS, Bundle, require_dtype, sha256
 from exporter.errors import ExportError
 from exporter.preflight import require_room
+from exporter.preview import fit_preview
 from exporter.staging import Staging, staging
 from exporter.variant import Variant, carve_variant
 from exporter.weights import refer, write_weights
@@ -26,11 +28,11 @@ from search.model.whole import resized
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from tokenizers import Tokenizer
 
     from search.core.lora import Lora
+    from search.core.quantisation import Quantisation
     from search.core.subnet import SubNet
 
 PACKAGES = (
@@ -47,14 +49,15 @@ PACKAGES = (
 
 
 def export(
-    path: Path,
+    path: Path | str,
     subnet: SubNet,
-    out: Path,
+    out: Path | str,
     *,
     sizes: Sequence[tuple[int, int]] = (),
     batches: Sequence[int] = (1,),
     dtype: str = "float32",
     loras: Sequence[Lora] = (),
+    plan: Quantisation | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
     """Compile `subnet` of the pipeline at `path` into the bundle `out`.
@@ -68,18 +71,22 @@ def export(
             is what the bundle is opened at by default.
         dtype: of the denoiser's weights and activations, one of `denoiser_precisions`.
         loras: to fuse into the weights, in this order; `subnet` was searched without them.
+        plan: which layers to store and multiply in few bits; None: none.
         report: called with a short progress message.
 
     Raises:
-        SearchError: the SubNet is for another pipeline, or cannot be used at one of the `sizes`, a LoRA
+        SearchError: the SubNet is for another pipeline, or the plan for another SubNet, or cannot be used at one of the `sizes`, a LoRA
             does not fit, or `out` exists.
         ExportError: unknown `dtype`, too little memory or disk, or something cannot be exported.
     """
+    path, out = Path(path), Path(out)
     require_dtype(dtype)
     if not batches or min(batches) < 1:
         msg = f"the batch is {min(batches, default=0)}; give 1 or more"
         raise ExportError(msg)
     require_free(out)
+    if plan is not None:
+        plan.require_for(subnet)
     report("open pipeline")
     pipeline = open_for(subnet, path, weights=False)
     own = pipeline.size(subnet.binding.noise_shape)
@@ -90,10 +97,21 @@ def export(
         report(f"fuse {', '.join(each.file.name for each in loras)}")
         take_fused(pipeline, loras)
     pipeline.load_around()
-    with staging(out, _key(pipeline, shapes, dtype, loras)) as stage:
-        variants = [carve_variant(pipeline, each, batch, dtype, report) for each, batch in shapes]
+    with staging(out, _key(pipeline, shapes, dtype, loras, plan)) as stage:
+        variants = [
+            carve_variant(pipeline, each, batch, dtype, plan, report) for each, batch in shapes
+        ]
+        report("fit preview")
+        first, binding = variants[0], variants[0].subnet.binding
+        shapes_of_one = binding.noise_shape, binding.latent_shape
+        made = {
+            "loras": [each.to_json() for each in loras],
+            "preview": fit_preview(pipeline, *shapes_of_one, first.layout, report),
+        }
         report("write")
-        made = {"loras": [each.to_json() for each in loras], **_write(pipeline, variants, stage)}
+        made |= _write(pipeline, variants, stage)
+        if plan is not None:
+            made["quantisation"] = stage.share(QUANTISATION, plan.save)
         stage.commit({"dtype": dtype, **made})
     return Bundle.open(out)
 
@@ -155,7 +173,11 @@ def _save_layout(layout: tuple[int, ...], file: Path) -> None:
 
 
 def _key(
-    pipeline: Pipeline, shapes: list[tuple[SubNet, int]], dtype: str, loras: Sequence[Lora]
+    pipeline: Pipeline,
+    shapes: list[tuple[SubNet, int]],
+    dtype: str,
+    loras: Sequence[Lora],
+    plan: Quantisation | None,
 ) -> str:
     """Everything that decides the content of the bundle.
 
@@ -165,12 +187,15 @@ def _key(
     around = {
         str(path.relative_to(pipeline.path)): sha256(path)
         for name in used
-        if name != pipeline.family.component
+        if name not in pipeline.networks
         for path in sorted((pipeline.path / name).rglob("*"))
         if path.is_file()
     }
     around["model_index.json"] = sha256(pipeline.path / "model_index.json")
     made = [(subnet.to_json(), batch) for subnet, batch in shapes]
     fused = [(each.sha256, each.scale) for each in loras]
-    content = json.dumps([made, dtype, fused, versions_of(PACKAGES), around], sort_keys=True)
+    rounded = None if plan is None else plan.to_json()
+    content = json.dumps(
+        [made, dtype, fused, rounded, versions_of(PACKAGES), around], sort_keys=True
+    )
     return hashlib.sha256(content.encode()).hexdigest()
