@@ -19,6 +19,7 @@ from search.core.prompt import PromptField, PromptInput
 from search.model.answers import tensors_as_numbers
 from search.model.byte_tokenizer import byte_tokenizer
 from search.model.failures import LONGEST
+from search.model.families.text_to_image import call_parameters
 from search.model.fixed_texts import NEGATIVE, encoders_told, padding_name
 from search.model.live_lora import live_loras, scale_input, scaled
 from search.model.padded_text import padded_text_of
@@ -102,6 +103,11 @@ class TextConditioner(nn.Module):
         self._live = {lora: f"scale_of_{lora}" for lora in live_loras(parts)}
         for lora, name in self._live.items():
             self.inputs.append(PromptInput(name, lora, PromptField.SCALE, dims=(1,)))
+        self.switches = [
+            name
+            for name, each in call_parameters(pipe).items()
+            if each.default is True and "mask" in name
+        ]
 
     def _ignores_empty(self) -> bool:
         """Whether no negative prompt is another thing than an empty one: zeros, and no text is read."""
