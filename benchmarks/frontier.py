@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import tempfile
 import time
@@ -18,8 +17,8 @@ from examples.shapes.evaluate import HELD_OUT_SEED, HERE
 from examples.shapes.pictures import draw
 from search.core.files import require_free, write_atomically
 from search.frontier.judge import Judge
+from search.frontier.registry import NAMES, SERIES, series_named
 from search.frontier.run import run_frontier
-from search.frontier.series import NAMES, SERIES, series_named
 from search.frontier.settings import FrontierSettings
 from search.frontier.table import as_csv
 from search.frontier.write import write_frontier
@@ -56,6 +55,13 @@ def record(found: Frontier, name: str, seconds: float) -> Path:
 @click.option("--scheduler", help="Default: the pipeline's own, DDIM.")
 @click.option("--keep", default="0.5,0.3,0.2", show_default=True)
 @click.option("--methods", help="Default: all.")
+@click.option("--pictures", type=int, help="To choose and fit by. Default: carve's.")
+@click.option("--iterations", type=int, help="Of carve and bns. Default: carve's.")
+@click.option("--random", default=40, show_default=True, help="Tables and sets of steps to try.")
+@click.option("--fine-steps", type=int, help="Of the fine reference. Default: 10 x the full ones.")
+@click.option(
+    "--reference-steps", type=int, help="Of the sampler to fit to. Default: the full one."
+)
 @click.option("--count", default=64, show_default=True, help="Held-out pictures.")
 @click.option("--as", "suffix", default="", help="Part of the result's name.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Also keep the whole frontier.")
@@ -65,6 +71,11 @@ def main(
     scheduler: str | None,
     keep: str,
     methods: str | None,
+    pictures: int | None,
+    iterations: int | None,
+    random: int,
+    fine_steps: int | None,
+    reference_steps: int | None,
     count: int,
     suffix: str,
     out: Path | None,
@@ -85,6 +96,11 @@ def main(
             if methods is None
             else tuple(map(series_named, names_of(methods, NAMES))),
             count=count,
+            pictures=pictures,
+            iterations=iterations,
+            random=random,
+            fine_steps=fine_steps,
+            reference_steps=reference_steps,
             judge=judge,
             features=save_real_features(name, judge, Path(folder) / "real.npy"),
         )
@@ -96,7 +112,10 @@ def main(
     if out is not None:
         write_frontier(found, out)
     click.echo(as_csv(found))
-    click.echo(json.dumps({"full": vars(found.full)}, default=str))
+    for comparison in found.comparisons:
+        click.echo(f"at {comparison.keep:g} of the cost")
+        for verdict in comparison.verdicts:
+            click.echo(f"  {verdict.sentence()}")
     click.echo(record(found, name + suffix, time.perf_counter() - began))
 
 

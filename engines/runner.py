@@ -15,10 +15,11 @@ from engines.errors import EngineError, NotFiniteError
 from engines.given import require_pictures, values_of
 from engines.noise import noise_of
 from engines.preview import expected_rows, pictures_of
-from search.core.cleaning import cleaned
+from engines.spelled import spelled
 from search.core.names import GUIDANCE, IMAGE, LATENTS, PREDICTION, SAMPLE
 from search.core.placeholders import written_out
 from search.core.prompt import Drawn, PromptField, PromptInput, class_number
+from search.core.quotation import pieces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -119,6 +120,7 @@ class Runner:
         negative: str = "",
         guidance: float | None = None,
         pictures: Mapping[str, Image] | None = None,
+        lora_scales: Mapping[str, float] | None = None,
         on_call: OnCall | None = None,
     ) -> Result:
         """Sample pictures for one prompt (or class name or number).
@@ -132,6 +134,7 @@ class Runner:
             negative: what to guide away from.
             guidance: scale; None takes the bundle's.
             pictures: `image` and `mask`, those that the bundle takes; others sizes are resized.
+            lora_scales: of the LoRAs beside the weights, by name; the bundle's where none is given.
             on_call: called after each call with its number, the denoiser's input and the noise prediction
                 (None if it made none); the arrays are the runner's own and change with the next call. What it
                 raises ends the run, and the runner can run again.
@@ -142,6 +145,7 @@ class Runner:
         started = time.perf_counter()
         given = require_pictures(self.bundle, pictures or {}, has_latents=latents is not None)
         drawn = self._drawn(seed, latents)
+        self._scale_loras(lora_scales or {})
         self._prepare(prompt, negative, guidance, given, drawn)
         self._begin(latents, given, drawn)
         self._buffers.wait()
@@ -182,6 +186,7 @@ class Runner:
         seed: int = 0,
     ) -> None:
         """Set what all calls of a run share: the conditions and the guidance scale."""
+        self._scale_loras({})
         self._prepare(prompt, negative, guidance, pictures or {}, self._drawn(seed, latents))
 
     def _prepare(
@@ -198,13 +203,28 @@ class Runner:
         for each in self.bundle.prompt_inputs:
             if each.fill in (PromptField.PICTURE, PromptField.NOISE):
                 write(self._prompt[each.name], self._seen(each, pictures, drawn))
-            else:
+            elif each.fill is not PromptField.SCALE:
                 write(self._prompt[each.name], self._filling(each, texts[each.source]))
         self._condition()
         self._prologue()
         for name, rows in self._rows.items():
             if rows is not self._invariants[name]:
                 write(rows, self._invariants[name])
+
+    def _scale_loras(self, given: Mapping[str, float]) -> None:
+        """Set the scales of the LoRAs beside the weights."""
+        scales = {each.name: each.scale for each in self.bundle.live_loras}
+        for name in sorted(given.keys() - scales.keys()):
+            known = ", ".join(scales) or "none"
+            msg = (
+                f"the bundle has no LoRA {name!r} whose scale can be moved ({known}); name one of these, or "
+                "export with --lora-live"
+            )
+            raise EngineError(msg)
+        for each in self.bundle.prompt_inputs:
+            if each.fill is PromptField.SCALE:
+                scale = {**scales, **given}[each.source]
+                self._buffers.write(self._prompt[each.name], np.array([scale], np.float32))
 
     def _seen(
         self, each: PromptInput, pictures: Mapping[str, Image], drawn: _Drawn
@@ -241,20 +261,26 @@ class Runner:
                 return class_number(text, self.bundle.labels, each.classes)
             case PromptField.GIVEN:
                 return bool(text)
+            case PromptField.QUOTED:
+                return each.quotation is not None and bool(each.quotation.words(text))
             case PromptField.IDS:
                 text, tokens = self._encoded(each, text)
                 _warn_truncated(each, text, tokens)
-                return tokens.ids
+                return _padded(each, tokens.ids)
             case PromptField.MASK:
-                return self._encoded(each, text)[1].attention_mask
+                tokens = self._encoded(each, text)[1]
+                return _padded(each, [1] * len(tokens) if each.multiple else tokens.attention_mask)
         raise AssertionError(each.fill)
 
     def _encoded(self, each: PromptInput, text: str) -> tuple[str, Any]:
         """The text that is tokenised, and its tokens."""
         tokenizer = self._tokenizers[each.tokenizer]
-        text = f"{each.before}{cleaned(text, each.cleanings)}{each.after}"
+        text = each.written(text)
         if each.placeholders:
             text = written_out(text, tokenizer)
+        if each.spelled:
+            apart = pieces(text, each.spelled)
+            return text, spelled(tokenizer, apart, special=each.special)
         return text, tokenizer.encode(text, add_special_tokens=each.special)
 
     def call(
@@ -472,6 +498,11 @@ def guidance_of(bundle: Bundle, guidance: float | None, negative: str) -> float:
         )
         raise EngineError(msg)
     return scale
+
+
+def _padded(each: PromptInput, tokens: list[int]) -> list[int]:
+    """Tokens or their mask as long as the input is."""
+    return tokens + [0] * (each.length - len(tokens))
 
 
 def _warn_truncated(each: PromptInput, text: str, tokens: Any) -> None:

@@ -10,12 +10,16 @@ import cloup
 
 from search.commands import screen, shared
 from search.commands.values import AT_LEAST_1, AT_LEAST_2, FRACTIONS, PATH, PROMPTS_FILE, Names
-from search.frontier.series import NAMES, SERIES, series_named
+from search.frontier.registry import NAMES, SERIES, series_named
 from search.methods import carve
 
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
-USERS = {option: series.name for series in SERIES for option in series.options}
-"""Options of single methods."""
+USERS = {
+    option: [series.name for series in SERIES if option in series.options]
+    for series in SERIES
+    for option in series.options
+}
+"""Options of some methods only."""
 
 
 @shared.command("frontier")
@@ -56,6 +60,16 @@ USERS = {option: series.name for series in SERIES for option in series.options}
         type=FILE,
         help="Measure the Fréchet distance to the features of real pictures in this .npy file.",
     ),
+    cloup.option(
+        "--fine-steps",
+        type=AT_LEAST_1,
+        help="Inference steps of the fine reference.  [default: 10 x the full sampler's]",
+    ),
+    cloup.option(
+        "--reference-steps",
+        type=AT_LEAST_1,
+        help="Fit all rows to a sampler with this many steps, not to the full one.",
+    ),
     shared.seed_option,
 )
 @shared.option_group(
@@ -70,13 +84,14 @@ USERS = {option: series.name for series in SERIES for option in series.options}
     cloup.option(
         "--pictures",
         type=AT_LEAST_2,
-        help="Let carve calibrate with this many pictures.  "
+        help="Choose and fit all rows by this many pictures.  "
         f"[default: {carve.METHOD.defaults['pictures']}]",
     ),
     cloup.option(
         "--iterations",
         type=AT_LEAST_1,
-        help=f"Iterations of carve, per keep.  [default: {carve.METHOD.defaults['iterations']}]",
+        help="Iterations of carve and of bns, per keep.  "
+        f"[default: {carve.METHOD.defaults['iterations']}]",
     ),
     cloup.option(
         "--dip-go-iterations",
@@ -85,9 +100,13 @@ USERS = {option: series.name for series in SERIES for option in series.options}
         help="Iterations of dip-go, for all keeps together; its paper has 1000.",
     ),
     cloup.option(
-        "--random", type=AT_LEAST_1, default=40, help="Try this many random tables per keep."
+        "--random",
+        type=AT_LEAST_1,
+        default=40,
+        help="Try this many random tables, or sets of steps in annealing, per keep.",
     ),
     shared.device_option,
+    shared.dtype_option,
 )
 @shared.output_options(
     cloup.option(
@@ -103,10 +122,11 @@ def command(
     out: Path,
     methods: tuple[str, ...],
     device: str,
+    dtype: str,
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Compare the searches and simple baselines: quality against cost."""
+    """Compare the searches, published rivals and simple baselines: quality against cost."""
     screen.quiet_libraries()
     from search.core.files import require_free
     from search.frontier.run import run_frontier
@@ -115,7 +135,11 @@ def command(
     from search.frontier.write import write_frontier
     from search.model.pipeline import open_pipeline, require_device
 
-    unused = {name: f"for {user}" for name, user in USERS.items() if user not in methods}
+    unused = {
+        name: f"for {', '.join(users)}"
+        for name, users in USERS.items()
+        if not set(users) & set(methods)
+    }
     unused |= {} if options["judge"] else {"features": "with --judge"}
     shared.refuse_unused(shared.given_options(), unused)
     require_free(out)
@@ -123,7 +147,8 @@ def command(
     require_device(device)
     with screen.status() as report:
         report("open pipeline")
-        found = run_frontier(open_pipeline(pipeline, device=device), settings, report=report)
+        opened = open_pipeline(pipeline, device=device, dtype=dtype)
+        found = run_frontier(opened, settings, report=report)
         report("write")
         write_frontier(found, out)
     if as_json:

@@ -18,12 +18,13 @@ from search.model.reference import gated
 from search.model.scheduler import combine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Container, Sequence
 
     from torch import Tensor
 
     from search.core.sampler import SamplerTable
     from search.core.subnet import SubNet
+    from search.core.topology import Target
     from search.fitting.trajectories import Trajectories
     from search.model.pipeline import Pipeline
 
@@ -134,7 +135,13 @@ def fit_subnets(
 
 
 def final_latents(
-    pipeline: Pipeline, subnet: SubNet, table: SamplerTable, runs: Trajectories
+    pipeline: Pipeline,
+    subnet: SubNet,
+    table: SamplerTable,
+    runs: Trajectories,
+    *,
+    unguided: Container[int] = (),
+    observe: Callable[[int, Target, Tensor], None] | None = None,
 ) -> Tensor:
     """What `subnet` makes of the noise and prompts of `runs`, `[S, ...]`.
 
@@ -143,13 +150,17 @@ def final_latents(
         subnet: its gates.
         table: rows over its steps.
         runs: called all at once, since gates count the calls and remember one batch.
+        unguided: steps at which the prediction with the prompt stands alone.
+        observe: called with (step, target, tensor) for each tensor that is computed.
     """
-    runs = runs.first_pictures(len(runs.noise))
-    with torch.no_grad(), gated(pipeline.denoiser, subnet, steps=unroll(subnet).calls):
-        return run_table(runs, subnet, table)
+    runs, calls = runs.first_pictures(len(runs.noise)), unroll(subnet).calls
+    with torch.no_grad(), gated(pipeline.denoiser, subnet, steps=calls, observe=observe):
+        return run_table(runs, subnet, table, unguided)
 
 
-def run_table(runs: Trajectories, subnet: SubNet, table: SamplerTable) -> Tensor:
+def run_table(
+    runs: Trajectories, subnet: SubNet, table: SamplerTable, unguided: Container[int] = ()
+) -> Tensor:
     """Final latents `[S, ...]` of the calls of `subnet` with rows over steps.
 
     The denoiser must be gated by the steps of `subnet` that make calls.
@@ -161,7 +172,8 @@ def run_table(runs: Trajectories, subnet: SubNet, table: SamplerTable) -> Tensor
     values = [runs.noise]
     for row, step in zip(merged.inputs, unrolled.calls, strict=True):
         timestep = torch.tensor(subnet.timesteps[step], device=runs.noise.device)
-        made = runs.predictor(combine(row, values), timestep)
+        asked = {"guidance": 1.0} if step in unguided else {}
+        made = runs.predictor(combine(row, values), timestep, **asked)
         if origins[step] == step:
             values.append(made)
     return combine(merged.final, values)

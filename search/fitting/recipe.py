@@ -43,6 +43,9 @@ PROBED = 8
 COMPARED = 24
 """Pictures that starts are fitted on to be compared."""
 
+BACKWARD = 4
+"""What a call takes whose gradient is wanted, which is made twice, as a multiple of one without."""
+
 
 @dataclass(frozen=True)
 class Effort:
@@ -68,6 +71,19 @@ class Effort:
         """Iterations that move the calls, with rows by least squares; the others move all coefficients."""
         return self.iterations // 4
 
+    def schedule(self, count: int, iterations: int, seed: int) -> Schedule:
+        """Of a gradient search with `count` calls."""
+        return Schedule(iterations, self.every, max(CHUNK, self.work // count), seed)
+
+    def denoiser_calls(self, full_calls: int, count: int) -> float:
+        """About how many calls of the denoiser, one for each picture, a search for `count` calls takes."""
+        pictures = self.fitted_on + self.held_out
+        assessed = count * (2 * self.fitted_on + self.held_out)
+        starts = (3 + len(SPACINGS)) * count * (2 * min(COMPARED, self.fitted_on) + self.held_out)
+        gradients = self.iterations * max(CHUNK, self.work // count) * count * BACKWARD
+        looks = self.iterations // self.every + 2
+        return pictures * full_calls + PROBED * 90 + starts + looks * assessed + gradients
+
     @staticmethod
     def of(pictures: int | None, iterations: int | None) -> Effort:
         """The given number of pictures, or the default. A quarter, at least one, is held out."""
@@ -90,6 +106,7 @@ def place_calls(
     *,
     effort: Effort = Effort(),
     reference_steps: int | None = None,
+    runs: tuple[Trajectories, Trajectories] | None = None,
     seed: int = 0,
     folder: Path | None = None,
     resume: bool = False,
@@ -104,6 +121,7 @@ def place_calls(
         prompts: to calibrate on, repeated with other noise if they are few.
         effort: how much work to do.
         reference_steps: inference steps of the sampler to come close to; None is the full sampler's.
+        runs: of that sampler, to fit to and to choose by, if they are there already.
         seed: of the noise.
         folder: for the log, its plot and finished SubNets; None writes nothing.
         resume: take finished SubNets from `folder`.
@@ -115,13 +133,14 @@ def place_calls(
     counts = [_calls(keep, full.full_calls) for keep in keeps]
     run = None
     if folder is not None:
-        run = CarveRun(folder, _identity(full, prompts, effort, reference_steps, seed))
+        identity = _identity(full, prompts, effort, reference_steps, seed)
+        run = CarveRun(folder, {**identity, "dtype": pipeline.dtype})
         run.start(resume=resume)
     done = {count: run.finished(count) if run is not None else None for count in set(counts)}
     made = {count: subnet for count, subnet in done.items() if subnet is not None}
     missing = sorted(set(counts) - set(made))
     if missing:
-        fitted_on, held_out = sample_both(
+        fitted_on, held_out = runs or sample_both(
             pipeline,
             full,
             prompts,
@@ -135,7 +154,7 @@ def place_calls(
         for count in missing:
             plain = scheduled(pipeline, full, fitted_on=fitted_on, held_out=held_out, count=count)
             placed = _search(fitted_on, held_out, starts[count], plain, effort, seed, run, report)
-            made[count] = _subnet(full, fitted_on, placed)
+            made[count] = subnet_of(full, fitted_on, placed)
             if run is not None:
                 run.save(count, made[count])
     return [
@@ -203,7 +222,7 @@ def _search(
     few = fitted_on.some(COMPARED)
     compared = best_of(*(assess(few, held_out, start) for start in starts))
     best = assess(fitted_on, held_out, compared.positions)
-    batch, placed = max(CHUNK, effort.work // count), effort.placing if count > 1 else 0
+    placed = effort.placing if count > 1 else 0
 
     def tell(iteration: int, error: float) -> None:
         if run is not None:
@@ -214,7 +233,7 @@ def _search(
         )
 
     placing, refining = (
-        Schedule(iterations, effort.every, batch, seed)
+        effort.schedule(count, iterations, seed)
         for iterations in (placed, effort.iterations - placed)
     )
     best = refine_positions(fitted_on, held_out, best, placing, progress=tell)
@@ -227,7 +246,10 @@ def _search(
     )
 
 
-def _subnet(full: SubNet, runs: Trajectories, placed: Placed) -> SubNet:
+def subnet_of(
+    full: SubNet, runs: Trajectories, placed: Placed, method: str | None = None
+) -> SubNet:
+    """The SubNet of placed calls; `method` says what made it, for people."""
     count = len(placed.positions)
     timesteps = [float(runs.timestep_at(torch.tensor(p))) for p in placed.positions]
     table = table_of(
@@ -241,6 +263,7 @@ def _subnet(full: SubNet, runs: Trajectories, placed: Placed) -> SubNet:
         full,
         actions=full.actions[:1] * count,
         fitted=FittedSampler(tuple(timesteps), table),
+        method=full.method if method is None else method,
     )
 
 

@@ -54,18 +54,27 @@ def with_forecasts(
 
 
 def taylor_weights(computes: Sequence[bool], step: int) -> tuple[float, float]:
-    """What the last and the last but one computed value count in a forecast of first order."""
-    *_, previous, last = (each for each in range(step) if computes[each])
-    slope = (step - last) / (last - previous)
+    """What the last and the last but one computed value count in a forecast of first order.
+
+    A single one is held.
+    """
+    previous, last = _last_two(computes, step)
+    slope = (step - last) / (last - previous) if previous < last else 0.0
     return 1 + slope, -slope
 
 
+def _last_two(computes: Sequence[bool], step: int) -> tuple[int, int]:
+    """The last two computed steps before a step; twice the same where there is one."""
+    known = [each for each in range(step) if computes[each]]
+    return known[-2:][0], known[-1]
+
+
 def taylor(computes: Sequence[bool]) -> Forecast:
-    """TaylorSeer's: the line through the last two computed predictions."""
+    """TaylorSeer's: the line through the last two computed predictions; a single one is held."""
 
     def forecast(step: int, latents: Sequence[Row], predictions: Sequence[Row]) -> Row:
         del latents
-        *_, previous, last = (each for each in range(step) if computes[each])
+        previous, last = _last_two(computes, step)
         weights = taylor_weights(computes, step)
         return weights[0] * predictions[last] + weights[1] * predictions[previous]
 

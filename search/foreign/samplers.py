@@ -16,6 +16,7 @@ from search.methods.whole import full
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from search.core.sampler import SamplerTable
     from search.core.subnet import SubNet
     from search.foreign.forecasts import Forecast
     from search.foreign.step_file import MeanVelocity
@@ -72,8 +73,12 @@ def subnet_from_lite(pipeline: Pipeline, settings: TaylorSeer, options: Options)
     """The rows that forecast the whole prediction, as TaylorSeer Lite does."""
     whole = full(pipeline, options)
     computes = settings.computes(whole.steps)
-    return _forecasting(
-        pipeline, whole, computes, taylor(computes), f"taylorseer lite interval {settings.interval}"
+    return forecasting(
+        whole,
+        _table_of(pipeline, whole),
+        computes,
+        taylor(computes),
+        f"taylorseer lite interval {settings.interval}",
     )
 
 
@@ -106,17 +111,32 @@ def subnet_from_meancache(pipeline: Pipeline, mean: MeanVelocity, options: Optio
         )
         raise SearchError(msg)
     sigmas = (*noise_levels(scheduler, whole.timesteps), 0.0)
-    return _forecasting(
-        pipeline, whole, computes, mean_velocity(sigmas, orders), f"meancache {sum(computes)} calls"
+    return forecasting(
+        whole,
+        _table_of(pipeline, whole),
+        computes,
+        mean_velocity(sigmas, orders),
+        f"meancache {sum(computes)} calls",
     )
 
 
-def _forecasting(
-    pipeline: Pipeline, whole: SubNet, computes: Sequence[bool], forecast: Forecast, method: str
-) -> SubNet:
-    """The computed steps of `whole` with rows in which the other predictions are forecast."""
+def _table_of(pipeline: Pipeline, whole: SubNet) -> SamplerTable:
     binding = whole.binding
-    table = pipeline.sampler(binding.grid, pipeline.size(binding.noise_shape))
+    return pipeline.sampler(binding.grid, pipeline.size(binding.noise_shape))
+
+
+def forecasting(
+    whole: SubNet, table: SamplerTable, computes: Sequence[bool], forecast: Forecast, method: str
+) -> SubNet:
+    """The computed steps of `whole` with rows in which the other predictions are forecast.
+
+    Args:
+        whole: runs everything.
+        table: of its sampler.
+        computes: per step.
+        forecast: what stands for the others.
+        method: for people.
+    """
     table.require_fixed()
     calls = [step for step, computed in enumerate(computes) if computed]
     rows = with_forecasts(table, computes, forecast)

@@ -79,6 +79,15 @@ def subnet_from_mask(pipeline: Pipeline, mask: StepMask, options: Options) -> Su
     """
     _require_steps(len(mask.computes), pipeline, options.steps or pipeline.default_steps)
     whole = _full(pipeline, options, Granularity.BRANCH)
+    return adding_residuals(whole, mask, f"cache-dit static mask F{mask.first}B{mask.last}")
+
+
+def adding_residuals(whole: SubNet, mask: StepMask, method: str) -> SubNet:
+    """`whole` with the residuals of the middle blocks added at the steps that a mask caches.
+
+    Raises:
+        SearchError: no block is left to cache, or to the input of some nothing can be added.
+    """
     blocks = whole.topology.blocks
     middle = range(mask.first, len(blocks) - mask.last)
     if not middle:
@@ -93,7 +102,7 @@ def subnet_from_mask(pipeline: Pipeline, mask: StepMask, options: Options) -> Su
         lambda step, block: (
             Action.DELTA if block in middle and not mask.computes[step] else Action.RUN
         ),
-        method=f"cache-dit static mask F{mask.first}B{mask.last}",
+        method=method,
     )
 
 
@@ -117,7 +126,15 @@ def subnet_from_layers(pipeline: Pipeline, schedule: LayerSchedule, options: Opt
         SearchError: the schedule is for another sampler, or names layers that the denoiser does not have.
     """
     _require_steps(schedule.steps, pipeline, options.steps or pipeline.default_steps)
-    whole = _full(pipeline, options, Granularity.LAYER)
+    return reusing_layers(_full(pipeline, options, Granularity.LAYER), schedule)
+
+
+def reusing_layers(whole: SubNet, schedule: LayerSchedule) -> SubNet:
+    """`whole`, at layer granularity, with the layers reused that a schedule does not compute.
+
+    Raises:
+        SearchError: the schedule names layers that the denoiser does not have.
+    """
     found = [schedule.of(name) for name in whole.topology.blocks]
     used = [row for row in found if row is not None]
     unused = [
@@ -159,6 +176,15 @@ def subnet_from_taylorseer(pipeline: Pipeline, settings: TaylorSeer, options: Op
             "cache_identifiers"
         )
         raise SearchError(msg)
+    return forecasting_layers(whole, frozenset(chosen), settings)
+
+
+def forecasting_layers(whole: SubNet, chosen: frozenset[int], settings: TaylorSeer) -> SubNet:
+    """`whole`, at layer granularity, with these of its blocks forecast where settings compute nothing.
+
+    Raises:
+        SearchError: nothing would be forecast.
+    """
     computes = settings.computes(whole.steps)
     made = with_actions(
         whole,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from search.frontier.series import SERIES, Series
+from search.frontier.distance import Statistic, Target
+from search.frontier.registry import SERIES
+from search.frontier.rivals.searches import CARVE
 from search.runs.figure import as_png
 
 if TYPE_CHECKING:
@@ -13,71 +15,132 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from search.frontier.points import Frontier, Point
+    from search.frontier.series import Series
 
 FLOOR = 1e-7
 """Least error that is drawn: an exact copy would be at minus infinity."""
 
 
-def draw(frontier: Frontier) -> bytes:
-    """A PNG: cost against error, one marker per series, filled if the sampler is fitted."""
+def draw(frontier: Frontier, *, marked: Point | None = None) -> bytes:
+    """A PNG: cost against the distance to each target, one marker per series, filled if the sampler is fitted.
+
+    At each keep, rings mark the winner and what cannot be told from it.
+
+    Args:
+        frontier: to draw.
+        marked: one of its points, to be pointed at.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 5.6), layout="constrained")
-    axes = figure.subplots()
-    for series in SERIES:
-        for is_fitted in (False, True):
-            points = [p for p in frontier.points if p.method is series and p.is_fitted is is_fitted]
-            if points:
-                _draw_series(axes, series, points, is_fitted=is_fitted)
-    for keep in frontier.settings.keeps:
-        axes.axvline(keep, color="#ccd1d6", linewidth=0.8, zorder=0)
-    axes.set_yscale("log")
-    axes.set_xlabel("MACs, as a fraction of the full sampler's (attention included)")
-    axes.set_ylabel("relative L2 error of the final latents")
-    axes.spines[["top", "right"]].set_visible(False)
+    figure = Figure(figsize=(15, 6.4), layout="constrained")
+    panels = figure.subplots(1, len(Target))
+    for axes, target in zip(panels, Target, strict=True):
+        for series in SERIES:
+            for is_fitted in (False, True):
+                points = [
+                    p for p in frontier.points if p.method is series and p.is_fitted is is_fitted
+                ]
+                if points:
+                    _draw_series(axes, series, points, target, is_fitted=is_fitted)
+        for keep in frontier.settings.keeps:
+            axes.axvline(keep, color="#ccd1d6", linewidth=0.8, zorder=0)
+        _draw_verdicts(axes, frontier, target)
+        if marked is not None:
+            _point_at(axes, marked, target)
+        axes.set_yscale("log")
+        axes.set_title(f"to the {target} sampler", fontsize=10)
+        axes.set_xlabel("MACs, as a fraction of the full sampler's (attention included)")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("relative L2 of the final latents, mean and 95 % interval")
+    handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(
+        handles,
+        labels,
         loc="outside right upper",
         fontsize=8,
         frameon=False,
-        title="open: the scheduler's own rows\nfilled: fitted rows",
+        title="open: rows of its own\nfilled: fitted rows\nring: the best, or not told apart",
         title_fontsize=8,
         alignment="left",
     )
     return as_png(figure)
 
 
-def _draw_series(axes: Axes, series: Series, points: Sequence[Point], *, is_fitted: bool) -> None:
+def _draw_series(
+    axes: Axes, series: Series, points: Sequence[Point], target: Target, *, is_fitted: bool
+) -> None:
     """All points of one method, and a line through those that no cheaper one of them beats."""
-    colour, is_ours = series.colour, series.fits_itself
-    front = pareto(points)
+    colour, is_ours = series.colour, series is CARVE
+    front = pareto(points, target)
     axes.plot(
         [p.cost for p in front],
-        [_height(p) for p in front],
+        [_height(p, target) for p in front],
         color=colour,
         linewidth=2.2 if is_ours else 0.9,
         linestyle="-" if is_fitted else "--",
         zorder=5 if is_ours else 2,
     )
-    axes.plot(
+    ends = [p.quality.distances[target].interval(Statistic.MEAN) for p in points]
+    heights = [_height(p, target) for p in points]
+    axes.errorbar(
         [p.cost for p in points],
-        [_height(p) for p in points],
-        series.marker,
+        heights,
+        yerr=[
+            [max(h - low, 0) for h, (low, _) in zip(heights, ends, strict=True)],
+            [max(high - h, 0) for h, (_, high) in zip(heights, ends, strict=True)],
+        ],
+        fmt=series.marker,
         color=colour,
+        elinewidth=0.6,
         markerfacecolor=colour if is_fitted else "white",
-        markersize=14 if is_ours else 5,
-        label=f"{series.label}{', fitted' if is_fitted and not is_ours else ''}",
+        markersize=12 if is_ours else 5,
+        label=f"{series.label}{', fitted' if is_fitted and not series.fits_itself else ''}",
         zorder=6 if is_ours else 3,
     )
 
 
-def _height(point: Point) -> float:
-    return max(point.quality.error, FLOOR)
+def _draw_verdicts(axes: Axes, frontier: Frontier, target: Target) -> None:
+    for comparison in frontier.comparisons:
+        for verdict in comparison.verdicts:
+            if (verdict.target, verdict.statistic) != (target, Statistic.MEAN):
+                continue
+            for point, width in ((verdict.winner, 1.8), *((each, 0.7) for each in verdict.tied)):
+                axes.plot(
+                    point.cost,
+                    _height(point, target),
+                    "o",
+                    color="#1d2730",
+                    fillstyle="none",
+                    markersize=18,
+                    markeredgewidth=width,
+                    zorder=7,
+                )
 
 
-def pareto(points: Sequence[Point]) -> list[Point]:
-    """Those of which none is both cheaper and better, by rising cost."""
+def _point_at(axes: Axes, point: Point, target: Target) -> None:
+    axes.annotate(
+        f"this one: {point.name}",
+        (point.cost, _height(point, target)),
+        xytext=(14, -14),
+        textcoords="offset points",
+        fontsize=9,
+        color=point.method.colour,
+        weight="bold",
+    )
+
+
+def _height(point: Point, target: Target) -> float:
+    return max(point.value(target, Statistic.MEAN), FLOOR)
+
+
+def pareto(points: Sequence[Point], target: Target) -> list[Point]:
+    """Those of which none is both cheaper and closer to the target, by rising cost."""
+
+    def distance(point: Point) -> float:
+        return point.value(target, Statistic.MEAN)
+
     front: list[Point] = []
-    for point in sorted(points, key=lambda p: (p.cost, p.quality.error)):
-        if not front or point.quality.error < front[-1].quality.error:
+    for point in sorted(points, key=lambda p: (p.cost, distance(p))):
+        if not front or distance(point) < distance(front[-1]):
             front.append(point)
     return front

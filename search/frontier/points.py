@@ -1,24 +1,27 @@
-"""A frontier: every evaluated SubNet, and the best at each keep. Pure."""
+"""A frontier: every evaluated SubNet, the ranking at each keep and who wins it. Pure."""
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from search.frontier.series import CARVE, DIP_GO
+from search.frontier.candidate import SLACK
+from search.frontier.distance import Statistic, Target
+from search.frontier.registry import SERIES
+from search.frontier.rivals.searches import CARVE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Sequence
 
     from search.core.subnet import SubNet
     from search.frontier.quality import Quality
     from search.frontier.series import Series
     from search.frontier.settings import FrontierSettings
 
-SCHEMA = 1
+SCHEMA = 2
 KIND = "stepcarve-frontier"
-SLACK = 1e-9
-"""Of comparisons between costs."""
 
 
 @dataclass(frozen=True)
@@ -28,22 +31,22 @@ class Point:
     Attributes:
         method: what made it.
         label: tells it from others of the method.
-        keep: what it was made for; None where the cost is what it is.
+        keep: what it was made for.
         is_fitted: whether its sampler was calibrated.
         cost: its MACs as a fraction of the full sampler's.
         calls: of the denoiser, whole or in part.
         quality: on held-out pictures.
-        subnet: what was evaluated.
+        subnet: what was evaluated; None where no SubNet says what was.
     """
 
     method: Series
     label: str
-    keep: float | None
+    keep: float
     is_fitted: bool
     cost: float
     calls: int
     quality: Quality
-    subnet: SubNet
+    subnet: SubNet | None
 
     @property
     def name(self) -> str:
@@ -52,98 +55,154 @@ class Point:
         return f"{self.method} {self.label}{', fitted' if has_fit else ''}"
 
     @property
-    def file(self) -> str:
+    def file(self) -> str | None:
         """Where its SubNet is, within the frontier's directory."""
+        if self.subnet is None:
+            return None
         words = f"{self.method} {self.label}{' fitted' if self.is_fitted else ''}"
         return f"subnets/{words.replace(' ', '-')}.json"
+
+    def value(self, target: Target, statistic: Statistic) -> float:
+        """Its distance to a target."""
+        return self.quality.distances[target].value(statistic)
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
         return {
             "method": self.method.name,
             "label": self.label,
+            "name": self.name,
             "keep": self.keep,
             "fitted": self.is_fitted,
             "cost": self.cost,
             "calls": self.calls,
-            **vars(self.quality),
+            **self.quality.to_json(),
             "subnet": self.file,
         }
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """The contenders at one keep; those that are missing are None.
+class Verdict:
+    """Who wins at one keep, by one number.
 
     Attributes:
-        keep: none of them costs more.
-        ours: made for this keep.
-        baseline: the one with the least error and the scheduler's own rows.
-        fitted_baseline: the one with the least error and fitted rows.
-        dip_go: made for this keep.
-        fitted_dip_go: likewise, with fitted rows.
+        target: what the distance is to.
+        statistic: of the pictures' errors.
+        winner: the point with the least.
+        tied: the others whose difference to it may be chance, by a paired bootstrap over the pictures.
+    """
+
+    target: Target
+    statistic: Statistic
+    winner: Point
+    tied: tuple[Point, ...]
+
+    def mark(self, point: Point) -> str:
+        """A star for the winner, `=` for one that cannot be told from it."""
+        if point is self.winner:
+            return "*"
+        return "=" if any(point is each for each in self.tied) else ""
+
+    def sentence(self) -> str:
+        """For people."""
+        what = f"{self.statistic} distance to the {self.target} sampler: {self.winner.name} wins"
+        if not self.tied:
+            return f"{what}, beyond chance"
+        return f"{what}, but cannot be told from {', '.join(each.name for each in self.tied)}"
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {
+            "target": self.target.value,
+            "statistic": self.statistic.value,
+            "winner": self.winner.name,
+            "not_told_apart": [each.name for each in self.tied],
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All points that cost no more than a keep.
+
+    Attributes:
+        keep: of the full sampler's cost.
+        points: within it.
     """
 
     keep: float
-    ours: Point | None
-    baseline: Point | None
-    fitted_baseline: Point | None
-    dip_go: Point | None
-    fitted_dip_go: Point | None
+    points: tuple[Point, ...]
 
-    @property
-    def contenders(self) -> dict[str, Point]:
-        """Those there are, by what they are."""
-        named = {
-            "carve": self.ours,
-            "best plain baseline": self.baseline,
-            "best fitted baseline": self.fitted_baseline,
-            "dip-go": self.dip_go,
-            "dip-go, fitted": self.fitted_dip_go,
-        }
-        return {role: point for role, point in named.items() if point is not None}
+    @cached_property
+    def ranking(self) -> tuple[Point, ...]:
+        """The best of each series, plain and fitted, by the mean distance to the fine reference."""
 
-    def ratio(self, other: Point) -> float | None:
-        """Our error over that of `other`; None without ours, or where the other has none."""
-        if self.ours is None or other is self.ours or other.quality.error == 0:
+        def distance(point: Point) -> float:
+            return point.value(Target.FINE, Statistic.MEAN)
+
+        plain = [point.subnet for point in self.points if not point.is_fitted]
+        distinct = [
+            point
+            for point in self.points
+            # A fit without effect is the plain SubNet again.
+            if not (point.is_fitted and any(point.subnet is each for each in plain))
+        ]
+        groups = itertools.groupby(sorted(distinct, key=_group), key=_group)
+        best = [min(points, key=distance) for _, points in groups]
+        return tuple(sorted(best, key=distance))
+
+    @cached_property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """Who wins, for each target and statistic."""
+        pairs = itertools.product(Target, Statistic) if self.points else ()
+        return tuple(self._verdict(target, statistic) for target, statistic in pairs)
+
+    def _verdict(self, target: Target, statistic: Statistic) -> Verdict:
+        winner = min(self.ranking, key=lambda point: point.value(target, statistic))
+        own = winner.quality.distances[target]
+        tied = [
+            point
+            for point in self.ranking
+            if point is not winner and not point.quality.distances[target].is_apart(own, statistic)
+        ]
+        tied.sort(key=lambda point: point.value(target, statistic))
+        return Verdict(target, statistic, winner, tuple(tied))
+
+    def marks(self, point: Point) -> dict[tuple[Target, Statistic], str]:
+        """What each verdict says of a point."""
+        return {(each.target, each.statistic): each.mark(point) for each in self.verdicts}
+
+    def ratio(self, point: Point, target: Target) -> float | None:
+        """The mean distance of carve over that of a point; None without carve, or where there is no distance."""
+        ours = [each for each in self.ranking if each.method is CARVE]
+        theirs = point.value(target, Statistic.MEAN)
+        if not ours or point.method is CARVE or theirs == 0:
             return None
-        return self.ours.quality.error / other.quality.error
+        return ours[0].value(target, Statistic.MEAN) / theirs
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
         return {
             "keep": self.keep,
-            "contenders": {
-                role: {
-                    "subnet": point.file,
+            "ranking": [
+                {
+                    "name": point.name,
                     "cost": point.cost,
-                    "error": point.quality.error,
-                    "ours_over_this": self.ratio(point),
+                    **{t.value: point.value(t, Statistic.MEAN) for t in Target},
+                    "carve_over_this": {t.value: self.ratio(point, t) for t in Target},
                 }
-                for role, point in self.contenders.items()
-            },
+                for point in self.ranking
+            ],
+            "verdicts": [each.to_json() for each in self.verdicts],
         }
 
 
+def _group(point: Point) -> tuple[int, bool]:
+    return SERIES.index(point.method), point.is_fitted
+
+
 def compare(points: Sequence[Point], keep: float) -> Comparison:
-    """The best points within `keep` of the full sampler's cost."""
-    affordable = [point for point in points if point.cost <= keep + SLACK]
-
-    def best(test: Callable[[Point], bool]) -> Point | None:
-        return _best(point for point in affordable if test(point))
-
-    return Comparison(
-        keep=keep,
-        ours=best(lambda p: p.method is CARVE and p.keep == keep),
-        baseline=best(lambda p: not p.method.is_search and not p.is_fitted),
-        fitted_baseline=best(lambda p: not p.method.is_search and p.is_fitted),
-        dip_go=best(lambda p: p.method is DIP_GO and p.keep == keep and not p.is_fitted),
-        fitted_dip_go=best(lambda p: p.method is DIP_GO and p.keep == keep and p.is_fitted),
-    )
-
-
-def _best(points: Iterable[Point]) -> Point | None:
-    return min(points, key=lambda point: point.quality.error, default=None)
+    """The points within `keep` of the full sampler's cost."""
+    return Comparison(keep, tuple(point for point in points if point.cost <= keep + SLACK))
 
 
 @dataclass(frozen=True)
@@ -154,6 +213,7 @@ class Frontier:
         pipeline: its directory, as it was given.
         settings: of the comparison.
         whole: the full sampler.
+        fine_steps: inference steps of the fine reference.
         prompts: calibrated with, and evaluated with.
         reference: what the Fréchet distance is to, or None without a judge.
         full: the full sampler's own quality.
@@ -164,13 +224,14 @@ class Frontier:
     pipeline: str
     settings: FrontierSettings
     whole: SubNet
+    fine_steps: int
     prompts: tuple[tuple[str, ...], tuple[str, ...]]
     reference: str | None
     full: Quality
     points: tuple[Point, ...]
     notes: tuple[str, ...]
 
-    @property
+    @cached_property
     def comparisons(self) -> tuple[Comparison, ...]:
         """One per keep, the largest first."""
         return tuple(compare(self.points, k) for k in sorted(self.settings.keeps, reverse=True))
@@ -196,11 +257,12 @@ class Frontier:
                 **settings,
                 "methods": [each.name for each in self.settings.methods],
                 "guidance": self.whole.guidance,
+                "fine_steps": self.fine_steps,
                 "prompts": calibration,
                 "held_out": held_out,
             },
             "frechet_to": self.reference,
-            "full": vars(self.full),
+            "full": self.full.to_json(),
             "points": [point.to_json() for point in self.points],
             "comparisons": [each.to_json() for each in self.comparisons],
             "notes": self.notes,

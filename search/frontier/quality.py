@@ -1,29 +1,32 @@
-"""Quality: the distance of a SubNet from the full sampler on held-out prompts and noise."""
+"""Quality: how far a SubNet is from the full sampler and from a finer one, on held-out prompts and noise."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from search.core.errors import SearchError
+from search.core.timestep_grid import TimestepGrid
 from search.dipgo.losses import ssim
 from search.fitting.fit import final_latents
-from search.fitting.trajectories import Trajectories, sample_trajectories
+from search.fitting.trajectories import sample_trajectories
+from search.frontier.distance import Distance, Statistic, Target
 from search.frontier.judge import Judge, frechet_distance
 from search.model.decoder import Decoder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Container, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from search.core.sampler import SamplerTable
     from search.core.subnet import SubNet
+    from search.fitting.trajectories import Trajectories
     from search.frontier.settings import FrontierSettings
     from search.model.pipeline import Pipeline
 
@@ -31,33 +34,41 @@ if TYPE_CHECKING:
 
 HELD_OUT, REFERENCE = 1, 2
 """Streams of noise; searches and fits draw theirs from --seed itself and its double."""
-TOGETHER = 8
+TOGETHER = 16
 """Held-out pictures per call; fixed, because their noise depends on it."""
+FINER = 10
+"""Times as many steps as the full sampler has."""
 IDENTICAL = 1e-10
 """Least mean squared error that PSNR tells apart, 100 dB."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Of the held-out pictures, against the full sampler's.
+    """Of the held-out pictures.
 
     Attributes:
-        error: mean relative L2 of the final latents.
-        median_error: of the pictures.
-        largest_error: of the pictures.
-        psnr: mean, in dB; 100 stands for identical.
-        ssim: mean.
+        distances: to the final latents of each target.
+        psnr: mean, in dB, to the full sampler's pictures; 100 stands for identical.
+        ssim: mean, likewise.
         accuracy: attribute -> share of the pictures in which the judge reads what the prompt says.
         frechet: distance of the judge's features to those of the reference pictures.
     """
 
-    error: float
-    median_error: float
-    largest_error: float
+    distances: dict[Target, Distance]
     psnr: float
     ssim: float
     accuracy: dict[str, float] = field(default_factory=dict)
     frechet: float | None = None
+
+    @property
+    def error(self) -> float:
+        """Mean distance to the full sampler."""
+        return self.distances[Target.FULL].value(Statistic.MEAN)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        distances = {target.value: each.to_json() for target, each in self.distances.items()}
+        return {**vars(self), "distances": distances}
 
     @property
     def mean_accuracy(self) -> float | None:
@@ -87,24 +98,40 @@ class HeldOut:
     Attributes:
         pipeline: with its weights loaded.
         runs: each of pictures that fit into one call.
+        fine: per run, the final latents of the fine reference from the same noise and prompts, `[S, ...]`.
         pictures: of the full sampler, `[N, 3, height, width]` in 0..1.
         evaluator: if there is a judge.
     """
 
     pipeline: Pipeline
     runs: tuple[Trajectories, ...]
+    fine: tuple[Tensor, ...]
     pictures: Tensor
     evaluator: Evaluator | None = None
 
-    def examine(self, subnet: SubNet, table: SamplerTable) -> Quality:
+    def examine(
+        self, subnet: SubNet, table: SamplerTable, unguided: Container[int] = ()
+    ) -> Quality:
         """Sample the held-out pictures with `subnet` and compare.
 
         Args:
             subnet: its gates.
             table: rows over its steps.
+            unguided: steps at which the prediction with the prompt stands alone.
         """
-        finals = [final_latents(self.pipeline, subnet, table, runs) for runs in self.runs]
-        return self.compare(finals)
+        return self.compare(self._finals(subnet, table, unguided))
+
+    def pictures_of(self, subnet: SubNet, table: SamplerTable) -> Tensor:
+        """What `subnet` makes of the same noise and prompts, as `pictures` are."""
+        return decode(self.pipeline, self.runs, self._finals(subnet, table))
+
+    def _finals(
+        self, subnet: SubNet, table: SamplerTable, unguided: Container[int] = ()
+    ) -> list[Tensor]:
+        return [
+            final_latents(self.pipeline, subnet, table, runs, unguided=unguided)
+            for runs in self.runs
+        ]
 
     def examine_full(self) -> Quality:
         """The quality of the full sampler's own pictures, the upper bound."""
@@ -112,8 +139,11 @@ class HeldOut:
 
     def compare(self, finals: Sequence[Tensor]) -> Quality:
         """The quality of final latents `[S, ...]`, one tensor per run."""
-        pairs = list(zip(self.runs, finals, strict=True))
-        errors = torch.cat([runs.error(final) for runs, final in pairs])
+        own = [runs.final for runs in self.runs]
+        distances = {
+            Target.FULL: distance(finals, own),
+            Target.FINE: distance(finals, self.fine),
+        }
         pictures = decode(self.pipeline, self.runs, finals)
         squared = (pictures - self.pictures).square().mean((1, 2, 3)).clamp_min(IDENTICAL)
         pieces = zip(
@@ -122,9 +152,7 @@ class HeldOut:
         similar = torch.cat([ssim(*pair) for pair in pieces])
         accuracy, frechet = self._attributes(pictures)
         return Quality(
-            error=float(errors.mean()),
-            median_error=float(errors.median()),
-            largest_error=float(errors.max()),
+            distances=distances,
             psnr=float(-10 * squared.log10().mean()),
             ssim=float(similar.mean()),
             accuracy=accuracy,
@@ -139,6 +167,15 @@ class HeldOut:
         return accuracy, frechet_distance(self.evaluator.features, reading.features)
 
 
+def distance(finals: Sequence[Tensor], targets: Sequence[Tensor]) -> Distance:
+    """Of final latents `[S, ...]` to those of a target, one tensor per run."""
+    found = []
+    for final, target in zip(finals, targets, strict=True):
+        difference = (final - target).flatten(1).norm(dim=1)
+        found += (difference / target.flatten(1).norm(dim=1)).tolist()
+    return Distance(tuple(found))
+
+
 def sample_held_out(
     pipeline: Pipeline,
     whole: SubNet,
@@ -146,7 +183,7 @@ def sample_held_out(
     settings: FrontierSettings,
     report: Report,
 ) -> HeldOut:
-    """Run the full sampler on the held-out prompts, repeated with other noise if they are few.
+    """Run the full sampler and the fine reference on the held-out prompts, repeated if they are few.
 
     Args:
         pipeline: with its weights loaded and the full sampler's scheduler.
@@ -159,10 +196,13 @@ def sample_held_out(
         SearchError: the judge cannot read these pictures, or the features are not its own.
     """
     texts = [prompts[i % len(prompts)] for i in range(settings.count)]
-    runs = _sample(pipeline, whole, texts, (settings.seed, HELD_OUT), report)
+    stream = settings.seed, HELD_OUT
+    runs = _sample(pipeline, whole, texts, stream, report)
+    fine = TimestepGrid(fine_steps(pipeline, whole, settings))
+    finals = tuple(run.final for run in _sampled(pipeline, whole, texts, stream, report, fine))
     pictures = decode(pipeline, runs, [each.final for each in runs])
     if settings.judge is None:
-        return HeldOut(pipeline, runs, pictures)
+        return HeldOut(pipeline, runs, finals, pictures)
     judge = Judge(settings.judge)
     size = _read(judge, pictures[:1]).shape[1]
     if settings.features is not None:
@@ -170,7 +210,18 @@ def sample_held_out(
     else:
         others = _sample(pipeline, whole, texts, (settings.seed, REFERENCE), report)
         features = _read(judge, decode(pipeline, others, [each.final for each in others]))
-    return HeldOut(pipeline, runs, pictures, Evaluator(judge, as_texts(pipeline, texts), features))
+    return HeldOut(
+        pipeline, runs, finals, pictures, Evaluator(judge, as_texts(pipeline, texts), features)
+    )
+
+
+def fine_steps(pipeline: Pipeline, whole: SubNet, settings: FrontierSettings) -> int:
+    """Inference steps of the fine reference: `FINER` times the full sampler's, if there are so many timesteps."""
+    if settings.fine_steps is not None:
+        return settings.fine_steps
+    trained = int(pipeline.pipe.scheduler.config.get("num_train_timesteps", 1000))
+    steps = whole.binding.inference_steps
+    return max(steps, min(FINER * steps, trained))
 
 
 def _sample(
@@ -180,16 +231,28 @@ def _sample(
     stream: tuple[int, int],
     report: Report,
 ) -> tuple[Trajectories, ...]:
-    return tuple(
+    return tuple(_sampled(pipeline, whole, texts, stream, report, whole.binding.grid))
+
+
+def _sampled(
+    pipeline: Pipeline,
+    whole: SubNet,
+    texts: Sequence[str],
+    stream: tuple[int, int],
+    report: Report,
+    grid: TimestepGrid,
+) -> Iterator[Trajectories]:
+    """Runs one after the other; the noise depends on `stream` alone, not on `grid`."""
+    return (
         sample_trajectories(
             pipeline,
             texts[start : start + TOGETHER],
-            grid=whole.binding.grid,
+            grid=grid,
             guidance=whole.guidance,
             noise_shape=whole.binding.noise_shape,
             seed=noise_seed(*stream, start),
             progress=lambda done, total, start=start: report(  # type: ignore[misc]
-                f"held-out pictures: {start + 1} and on, call {done} of {total}",
+                f"held-out pictures, {grid.inference_steps} steps: {start + 1} and on, call {done} of {total}",
                 (start + TOGETHER * done / total) / len(texts),
             ),
         )
@@ -203,10 +266,10 @@ def noise_seed(*numbers: int) -> int:
 
 
 def decode(pipeline: Pipeline, runs: Sequence[Trajectories], finals: Sequence[Tensor]) -> Tensor:
-    """Pictures `[S, 3, height, width]` in 0..1 of the final latents of `runs`."""
+    """Pictures `[S, 3, height, width]` in 0..1 of the final latents of `runs`; of videos, every frame is one."""
     decoder = Decoder(pipeline, pipeline.size(runs[0].predictor.noise_shape))
     with torch.no_grad():
-        return torch.cat([decoder(latents) for latents in finals])
+        return torch.cat([decoder(latents).flatten(0, -4) for latents in finals])
 
 
 def as_bytes(pictures: Tensor) -> NDArray[np.uint8]:

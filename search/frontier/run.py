@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 from search.core.errors import SearchError
 from search.core.liveness import unroll
-from search.core.table import keep_of
-from search.frontier.candidates import fitted, make_plain, prepare, scheduler
+from search.frontier.calibration import fitted, prepare, scheduler
 from search.frontier.points import Frontier, Point
-from search.frontier.quality import sample_held_out
+from search.frontier.quality import fine_steps, sample_held_out
 from search.methods.prompts import split_prompts
 from search.model.pictures import require_no_pictures
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from search.frontier.candidates import Calibration, Candidate
+    from search.frontier.calibration import Calibration
+    from search.frontier.candidate import Candidate
     from search.frontier.quality import HeldOut
     from search.frontier.settings import FrontierSettings
     from search.model.pipeline import Pipeline
@@ -58,6 +58,7 @@ def run_frontier(
             pipeline=str(pipeline.path),
             settings=settings,
             whole=calibration.whole,
+            fine_steps=fine_steps(pipeline, calibration.whole, settings),
             prompts=prompts,
             reference=reference,
             full=held_out.examine_full(),
@@ -73,7 +74,7 @@ def _make(calibration: Calibration, report: Report) -> tuple[list[Candidate], tu
     for method in calibration.settings.methods:
         report(str(method))
         try:
-            made = make_plain(calibration, method, report)
+            made = method.make(calibration, report)
         except SearchError as error:
             notes.append(f"{method} is left out: {error}")
         else:
@@ -84,7 +85,7 @@ def _make(calibration: Calibration, report: Report) -> tuple[list[Candidate], tu
     found = []
     for number, candidate in enumerate(plain):
         found.append(candidate)
-        if not candidate.method.fits_itself:
+        if not candidate.method.fits_itself and not candidate.unguided:
             report(f"fit: {candidate.method} {candidate.label}", number / len(plain))
             found.append(fitted(calibration, candidate))
     return found, tuple(notes)
@@ -95,20 +96,20 @@ def _evaluate(held_out: HeldOut, candidates: list[Candidate], report: Report) ->
     points: list[Point] = []
     for number, each in enumerate(candidates):
         report(f"evaluate: {each.method} {each.label}", number / len(candidates))
-        if points and points[-1].subnet is each.subnet:
+        if points and each.is_fitted and points[-1].subnet is each.subnet:
             quality = points[-1].quality
         else:
-            quality = held_out.examine(each.subnet, each.table)
+            quality = held_out.examine(each.subnet, each.table, each.unguided)
         points.append(
             Point(
                 method=each.method,
                 label=each.label,
                 keep=each.keep,
                 is_fitted=each.is_fitted,
-                cost=keep_of(each.subnet),
+                cost=each.cost,
                 calls=len(unroll(each.subnet).calls),
                 quality=quality,
-                subnet=each.subnet,
+                subnet=None if each.unguided else each.subnet,
             )
         )
     return tuple(points)

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from search.core.errors import SearchError
-from search.frontier.series import SERIES, Series
+from search.frontier.registry import SERIES
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from search.frontier.series import Series
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,15 @@ class FrontierSettings:
         prompts: to search and calibrate with; none stands for half of the pipeline's own.
         held_out: prompts to evaluate with; none stands for the other half.
         count: held-out pictures.
-        pictures: that carve calibrates with, or None for its default.
-        iterations: of carve's gradient search, or None for its default.
+        reference_steps: inference steps of the sampler that rows are fitted to; None is the full one.
+        fine_steps: inference steps of the fine reference, or None for ten times as many as the full
+            sampler's, at most its timesteps.
+        pictures: to calibrate with, the same for all, or None for carve's default.
+        iterations: of gradient searches for coefficients, or None for carve's default.
         dip_go_iterations: of the paper's search, which publishes 1000; with fewer, its learning rate
             rises to make up for them.
-        random: tables that the random search tries per keep; the default is more than carve
-            tries sets of calls (5 starts, 28 iterations, 4 looks at all pictures).
+        random: tables or sets of steps that random search and annealing try per keep; the default is
+            more than carve tries sets of calls (5 starts, 28 iterations, 4 looks at all pictures).
         seed: of noise and random choices.
         judge: an ONNX classifier that reads attributes off pictures, or None.
         features: a `.npy` file with what the judge makes of real pictures, `[M, F]`, or None.
@@ -46,6 +51,8 @@ class FrontierSettings:
     prompts: tuple[str, ...] = ()
     held_out: tuple[str, ...] = ()
     count: int = 32
+    reference_steps: int | None = None
+    fine_steps: int | None = None
     pictures: int | None = None
     iterations: int | None = None
     dip_go_iterations: int = 100

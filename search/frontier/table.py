@@ -8,28 +8,36 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from search.frontier.distance import Statistic, Target
+from search.frontier.rivals.searches import CARVE
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from search.frontier.points import Comparison, Frontier, Point
+    from search.frontier.quality import Quality
 
-FIGURES = ("cost", "calls", "error", "median", "largest", "PSNR", "SSIM")
+DISTANCES = {
+    (target, statistic): f"{statistic} to {target}" for target in Target for statistic in Statistic
+}
 
 
 def headings(frontier: Frontier) -> tuple[str, ...]:
     """Of the columns of `figures_of`."""
-    return FIGURES if frontier.reference is None else (*FIGURES, "accuracy", "Fréchet")
+    found = ("cost", "calls", *DISTANCES.values(), "PSNR", "SSIM")
+    return found if frontier.reference is None else (*found, "accuracy", "Fréchet")
 
 
-def figures_of(frontier: Frontier, point: Point) -> tuple[str, ...]:
-    """What is known of a point."""
+def figures_of(
+    frontier: Frontier, point: Point, comparison: Comparison | None = None
+) -> tuple[str, ...]:
+    """What is known of a point, marked by the verdicts of a comparison."""
     quality = point.quality
+    marks = {} if comparison is None else comparison.marks(point)
     found = (
         f"{point.cost:.3f}",
         str(point.calls),
-        f"{quality.error:.4f}",
-        f"{quality.median_error:.4f}",
-        f"{quality.largest_error:.4f}",
+        *(_distance(point, key, marks.get(key, "")) for key in DISTANCES),
         f"{quality.psnr:.1f} dB",
         f"{quality.ssim:.4f}",
     )
@@ -41,6 +49,18 @@ def figures_of(frontier: Frontier, point: Point) -> tuple[str, ...]:
         "-" if accuracy is None else f"{accuracy:.1%}",
         "-" if quality.frechet is None else f"{quality.frechet:.1f}",
     )
+
+
+def _distance(point: Point, key: tuple[Target, Statistic], mark: str) -> str:
+    """A distance with its interval."""
+    target, statistic = key
+    low, high = point.quality.distances[target].interval(statistic)
+    return f"{mark} {_short(point.value(target, statistic), 4)} ({_short(low, 3)}-{_short(high, 3)})".strip()
+
+
+def _short(number: float, digits: int) -> str:
+    """Without the zero before the point."""
+    return f"{number:.{digits}f}".removeprefix("0")
 
 
 def full_attributes(frontier: Frontier) -> str:
@@ -55,29 +75,40 @@ def full_attributes(frontier: Frontier) -> str:
 
 
 def compared(frontier: Frontier, comparison: Comparison) -> list[tuple[str, ...]]:
-    """A row per contender: what it is, its name, its figures, and our error over its error."""
-    rows = []
-    for role, point in comparison.contenders.items():
-        ratio = comparison.ratio(point)
-        rows.append(
-            (
-                role,
-                point.name,
-                *figures_of(frontier, point),
-                "-" if ratio is None else f"{ratio:.2f} x",
-            )
+    """A row per series, the closest to the fine reference first: name, figures, and carve's error over its own."""
+    return [
+        (
+            point.name,
+            *figures_of(frontier, point, comparison),
+            *(_ratio(comparison.ratio(point, target)) for target in Target),
         )
-    return rows
+        for point in comparison.ranking
+    ]
+
+
+def compared_headings(frontier: Frontier) -> tuple[str, ...]:
+    """Of the columns of `compared`."""
+    return ("SubNet", *headings(frontier), *(f"carve / this, {target}" for target in Target))
+
+
+def _ratio(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{ratio:.2f} x"
 
 
 def tables(frontier: Frontier) -> Iterator[Table]:
-    """One per keep, for the terminal."""
+    """One per keep, for the terminal, with the verdicts under it."""
     for comparison in frontier.comparisons:
-        table = Table("", "SubNet", title=f"at {comparison.keep:g} of the full cost, or less")
-        for heading in (*headings(frontier), "carve / this"):
+        first, *others = compared_headings(frontier)
+        table = Table(
+            first,
+            title=f"at {comparison.keep:g} of the full cost, or less",
+            caption="\n".join(each.sentence() for each in comparison.verdicts),
+            caption_justify="left",
+        )
+        for heading in others:
             table.add_column(heading, justify="right")
-        for row in compared(frontier, comparison):
-            table.add_row(*row, style="bold" if row[0] == "carve" else None)
+        for point, row in zip(comparison.ranking, compared(frontier, comparison), strict=True):
+            table.add_row(*row, style="bold" if point.method is CARVE else None)
         yield table
 
 
@@ -86,10 +117,34 @@ def as_csv(frontier: Frontier) -> str:
     attributes = tuple(frontier.full.accuracy)
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    names = ("error", "median_error", "largest_error", "psnr", "ssim", "frechet")
+    distances = [
+        f"{target}_{name}"
+        for target in Target
+        for name in (
+            "mean",
+            "mean_low",
+            "mean_high",
+            "median",
+            "median_low",
+            "median_high",
+            "largest",
+        )
+    ]
+    names = ("psnr", "ssim", "frechet")
     accuracies = tuple(f"accuracy_{name}" for name in attributes)
     writer.writerow(
-        ("method", "label", "keep", "fitted", "cost", "calls", *names, *accuracies, "subnet")
+        (
+            "method",
+            "label",
+            "keep",
+            "fitted",
+            "cost",
+            "calls",
+            *distances,
+            *names,
+            *accuracies,
+            "subnet",
+        )
     )
     for point in frontier.points:
         quality = point.quality
@@ -97,13 +152,23 @@ def as_csv(frontier: Frontier) -> str:
             (
                 point.method.name,
                 point.label,
-                "" if point.keep is None else point.keep,
+                point.keep,
                 str(point.is_fitted).lower(),
                 point.cost,
                 point.calls,
+                *_distances(quality),
                 *("" if (v := getattr(quality, name)) is None else v for name in names),
                 *(quality.accuracy[name] for name in attributes),
-                point.file,
+                "" if point.file is None else point.file,
             )
         )
     return buffer.getvalue()
+
+
+def _distances(quality: Quality) -> Iterator[float]:
+    for target in Target:
+        distance = quality.distances[target]
+        for statistic in Statistic:
+            yield distance.value(statistic)
+            yield from distance.interval(statistic)
+        yield distance.largest

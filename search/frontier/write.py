@@ -29,4 +29,5 @@ def write_frontier(frontier: Frontier, out: Path) -> None:
         write_atomically(folder / "frontier.png", plot)
         write_atomically(folder / "frontier.html", page(frontier, plot))
         for point in frontier.points:
-            point.subnet.save(folder / point.file)
+            if point.subnet is not None and point.file is not None:
+                point.subnet.save(folder / point.file)

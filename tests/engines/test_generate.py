@@ -19,7 +19,7 @@ from engines.runner import Runner
 from engines.spread import Loaded, generate_spread
 from exporter.bundle import Bundle
 from exporter.errors import ExportError
-from exporter.export import export
+from exporter.exporting import export
 from search.methods.options import Options
 from search.methods.registry import search
 from search.model.pipeline import open_pipeline

@@ -1,0 +1,55 @@
+"""BNS, bespoke non-stationary solvers (arXiv 2403.01329): all coefficients and times by gradients.
+
+Reproduced from its paper: the solver begins as the scheduler's own with as many steps, and every
+coefficient and time is optimised on the error of the final latents. There is no placement.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from search.core.errors import SearchError
+from search.frontier.candidate import Candidate
+from search.frontier.series import Series
+
+if TYPE_CHECKING:
+    from search.frontier.calibration import Calibration
+    from search.frontier.series import Report
+
+
+def _make(calibration: Calibration, report: Report) -> list[Candidate]:
+    from search.fitting.recipe import subnet_of
+    from search.fitting.refine_coefficients import refine_coefficients
+    from search.fitting.scheduled import scheduled
+
+    effort, whole = calibration.effort, calibration.whole
+    fitted_on, held_out = calibration.fitted_on, calibration.chosen_by
+    found = []
+    for keep, count in calibration.counts().items():
+        own = scheduled(
+            calibration.pipeline, whole, fitted_on=fitted_on, held_out=held_out, count=count
+        )
+        if own is None:
+            msg = (
+                f"{whole.binding.scheduler} has no {count} steps of its own among the full sampler's; "
+                "leave bns out"
+            )
+            raise SearchError(msg)
+
+        def tell(iteration: int, error: float, keep: float = keep) -> None:
+            report(
+                f"bns: keep {keep:g}, iteration {iteration} of {effort.iterations}, error {error:.4f}",
+                iteration / effort.iterations,
+            )
+
+        schedule = effort.schedule(count, effort.iterations, calibration.settings.seed)
+        placed = refine_coefficients(fitted_on, held_out, own, schedule, progress=tell)
+        subnet = subnet_of(whole, fitted_on, placed, f"bns keep {keep:g}")
+        assert subnet.fitted is not None
+        found.append(
+            Candidate(BNS, f"keep {keep:g}", keep, subnet, subnet.fitted.table, is_fitted=True)
+        )
+    return found
+
+
+BNS = Series("bns", "BNS", "#884ea0", "8", _make, options=("iterations",), fits_itself=True)
