@@ -197,7 +197,7 @@ def test_resuming_makes_what_is_missing_or_was_made_in_another_way(
 def test_resuming_looks_at_the_frames_of_a_video(tmp_path: Path, name: str) -> None:
     binding = SimpleNamespace(inference_steps=2, scheduler="S")
     bundle = SimpleNamespace(
-        shape=SimpleNamespace(frames=3), subnet=SimpleNamespace(binding=binding, method="full"),
+        shape=SimpleNamespace(frames=3, images=1), subnet=SimpleNamespace(binding=binding, method="full"),
         calls=[1, 2], guidance=5.0, pipeline="p", live_loras=(),
     )  # fmt: skip
     frames = np.arange(3 * 4 * 4 * 3, dtype=np.uint8).reshape(1, 3, 4, 4, 3)
