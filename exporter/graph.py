@@ -17,6 +17,7 @@ from exporter.argmax import decompose_argmax
 from exporter.attention import with_heads
 from exporter.rules import RULES
 from exporter.weights import keep
+from search.core.names import TRANSPOSED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 DOMAIN = "stepcarve"
 BOUNDARY = "Boundary"
 """An identity that no optimisation sees through: what is cut there is exactly the block's output."""
-TRANSPOSED = ".T"
-"""Ending of an initializer that is a parameter transposed."""
 OPSET = 23
 """From 23 on, attention, group normalisation and GELU are single nodes."""
 INLINE_BYTES = 1024
@@ -84,6 +83,8 @@ def optimise(model: ir.Model, parameters: Collection[str]) -> None:
     _drop_void_choices(model)
     passes.ClearMetadataAndDocStringPass()(model)
     for name, value in model.graph.initializers.items():
+        if not _size_of(value):
+            continue  # onnxruntime reads no empty tensor from a file
         if name.removesuffix(TRANSPOSED) in parameters:
             keep(value, name)
         elif _size_of(value) > INLINE_BYTES or (name in given and _is_floating(value)):

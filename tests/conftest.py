@@ -31,21 +31,20 @@ def trace_once() -> Iterator[None]:
     """Searches in all tests share the traces they read topologies off; tracing has tests of its own."""
     from unittest import mock
 
-    import exporter.export  # noqa: F401 - exports trace for themselves
+    import exporter.exporting  # noqa: F401 - exports trace for themselves
     from search.model import trace as module
 
     traced: dict[tuple[object, ...], Trace] = {}
     original = module.trace
 
     def trace(
-        pipeline: Pipeline, granularity: Granularity, request: Request, *, groups: Any, **steps: Any
+        pipeline: Pipeline, granularity: Granularity, request: Request, **options: Any
     ) -> Trace:
         size = (request.height, request.width, len(request.prompts))
-        key = (pipeline.path, pipeline.fingerprint, granularity, request.guidance > 1, *size)
-        if groups is not None:
-            key += (groups, request.steps, *steps["timesteps"])
+        of = (pipeline.path, pipeline.fingerprint, granularity, request.guidance > 1)
+        key = (*of, *size, repr(options))
         if key not in traced:
-            traced[key] = original(pipeline, granularity, request, groups=groups, **steps)
+            traced[key] = original(pipeline, granularity, request, **options)
         return traced[key]
 
     with mock.patch.object(module, "trace", trace):
@@ -75,7 +74,7 @@ def make_bundle(
     pipelines: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str, SubNet], Bundle]:
     """Export a SubNet of a named pipeline; equal requests share one bundle."""
-    from exporter.export import export
+    from exporter.exporting import export
 
     made: dict[tuple[str, SubNet], Bundle] = {}
 

@@ -26,7 +26,7 @@ from benchmarks import record
 from benchmarks.families import image, table, video
 from engines.base import make_engine
 from engines.runner import Runner
-from exporter.export import export
+from exporter.exporting import export
 from search.core.errors import SearchError
 from search.methods.options import Options
 from search.methods.registry import search
@@ -111,8 +111,12 @@ def _difference(runner: Runner, path: Path, toy: Toy, prompt: str, negative: str
     negative = negative if runner.bundle.takes_negative else ""
     if runner.bundle.takes_labels:
         prompt = "3"
+    arguments = _arguments(opened, toy, prompt, negative)
     with torch.no_grad():
-        wanted = opened.pipe(**_arguments(opened, toy, prompt, negative))[0]
+        try:
+            wanted = opened.pipe(**arguments)[0]
+        except TypeError:  # some cannot do without a negative prompt
+            wanted = opened.pipe(**arguments, negative_prompt="")[0]
     found = runner.run(prompt, seed=SEED, negative=negative).images / 255
     return float(np.abs(found.reshape(-1) - np.asarray(wanted).reshape(-1)).max())
 

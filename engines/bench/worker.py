@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import threading
 import time
 import warnings
 from contextlib import ExitStack, suppress
@@ -34,9 +36,17 @@ class Runnable(Protocol):
 
 
 def start() -> None:
-    """Keep the libraries' output apart from the parent's."""
+    """Keep the libraries' output apart from the parent's, and end when that is killed."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     os.dup2(2, 1)
     warnings.simplefilter("ignore")
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def load(contender: Contender) -> float:
@@ -122,7 +132,7 @@ class InTorch:
         import torch
 
         from search.model.family import Request
-        from search.model.lora import fuse
+        from search.model.lora import attach, fuse
         from search.model.pipeline import open_for
         from search.model.reference import called_networks
 
@@ -131,6 +141,7 @@ class InTorch:
         subnet = bundle.subnet
         self._opened = open_for(subnet, contender.pipeline, weights=True, device=contender.device)
         fuse(self._opened.pipe, bundle.loras)
+        attach(self._opened.pipe, bundle.live_loras)
         if contender.dtype != "float32":
             self._opened.pipe.to(getattr(torch, precision_named(contender.dtype).torch))
         latents = given_latents(bundle, SEED)

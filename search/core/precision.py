@@ -109,6 +109,14 @@ ALL = (
         engines={"onnxruntime": "tensor(int8)", "openvino": "i8", "tensorrt": "INT8"},
     ),
     Precision(
+        name="int4",
+        bytes=1,
+        torch="int4",
+        onnx="INT4",
+        numpy="int4",
+        engines={"onnxruntime": "tensor(int4)", "openvino": "i4", "tensorrt": "INT4"},
+    ),
+    Precision(
         name="uint8",
         bytes=1,
         torch="uint8",

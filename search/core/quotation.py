@@ -1,13 +1,16 @@
-"""Texts that pipelines make of what stands in quotes in a prompt, to be drawn as letters. No framework."""
+"""What pipelines make of words in quotes in a prompt, which are to be drawn as letters. No framework."""
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 
 MARKS = ("''", '""', "\u2018\u2019", "\u201c\u201d")
 """Pairs of quotes, opening and closing."""
 _NAMES = tuple("abcdef")
+_APOSTROPHES = re.compile("[a-zA-Z]+'[a-zA-Z]+")
+_HIDDEN = "\0"
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,42 @@ class Quotation:
         return f"{self.before}{self.between.join(words)}{self.after}" if words else ""
 
 
+def pieces(text: str, marks: tuple[str, ...]) -> list[str]:
+    """The parts of a text that are tokenised apart: words in quotes letter by letter.
+
+    An apostrophe within a word is no quote.
+    """
+    hidden = _APOSTROPHES.sub(lambda word: word.group().replace("'", _HIDDEN), text)
+    patterns = [
+        f"{first}[^{first}{last}]*?{last}"
+        for first, last in ((re.escape(mark[0]), re.escape(mark[1])) for mark in marks)
+    ]
+    found = []
+    for place, part in enumerate(
+        re.split(f"({'|'.join(patterns)})", hidden) if marks else [hidden]
+    ):
+        part = part.replace(_HIDDEN, "'")
+        found += list(part) if place % 2 else [part]
+    return [part for part in found if part]
+
+
+def read_marks(source: str, texts: list[str]) -> tuple[str, ...] | None:
+    """The pairs of quotes whose words a pipeline spells; `texts` it has tokenised for `probe(source)`.
+
+    Returns:
+        None if it takes the text apart in another way.
+    """
+    ours = probe(source)
+    for start, end in itertools.combinations(range(len(texts) + 1), 2):
+        if "".join(texts[start:end]) != ours:
+            continue
+        for count in range(1, len(MARKS) + 1):
+            for marks in itertools.combinations(MARKS, count):
+                if pieces(ours, marks) == texts[start:end]:
+                    return marks
+    return None
+
+
 def probe(source: str) -> str:
     """A text that shows how its quoted words are put together.
 
@@ -56,7 +95,7 @@ def probe(source: str) -> str:
     other = [
         f"{mark[0]}{_word(source, number)}{mark[1]}" for number, mark in enumerate(MARKS[:2], 4)
     ]
-    return " and ".join([*reversed(quoted), again, *other])
+    return " and ".join([*reversed(quoted), again, *other, "it's"])
 
 
 def _word(source: str, number: int) -> str:
@@ -71,7 +110,7 @@ def read_quotation(source: str, made: str) -> Quotation | None:
     """
     word = re.compile("|".join(re.escape(_word(source, number)) for number in range(len(_NAMES))))
     matches = list(word.finditer(made))
-    if len(matches) < 3:
+    if len(matches) <= len(MARKS) // 2:  # too few to show their order
         return None
     found = [match.group() for match in matches]
     numbers = [_NAMES.index(each[-1]) for each in found]

@@ -84,3 +84,12 @@ def skipping(subnet: SubNet, removed: Sequence[str]) -> SubNet:
         for row in subnet.actions
     )
     return with_rows(subnet, rows)
+
+
+def whole_table(subnet: SubNet) -> SubNet | None:
+    """Every block at every step of the sampler that `subnet` is bound to; None if it stands in for another."""
+    if len(subnet.binding.timesteps) != subnet.full_calls:
+        return None
+    row = (Action.RUN,) * len(subnet.topology.blocks)
+    rows = (row,) * subnet.full_calls
+    return dataclasses.replace(subnet, actions=rows, coefficients=(), fitted=None, method="full")

@@ -139,7 +139,14 @@ class Comparison:
         def distance(point: Point) -> float:
             return point.value(Target.FINE, Statistic.MEAN)
 
-        groups = itertools.groupby(sorted(self.points, key=_group), key=_group)
+        plain = [point.subnet for point in self.points if not point.is_fitted]
+        distinct = [
+            point
+            for point in self.points
+            # A fit without effect is the plain SubNet again.
+            if not (point.is_fitted and any(point.subnet is each for each in plain))
+        ]
+        groups = itertools.groupby(sorted(distinct, key=_group), key=_group)
         best = [min(points, key=distance) for _, points in groups]
         return tuple(sorted(best, key=distance))
 

@@ -55,7 +55,12 @@ def _distance(point: Point, key: tuple[Target, Statistic], mark: str) -> str:
     """A distance with its interval."""
     target, statistic = key
     low, high = point.quality.distances[target].interval(statistic)
-    return f"{mark} {point.value(target, statistic):.4f} ({low:.4f}-{high:.4f})".strip()
+    return f"{mark} {_short(point.value(target, statistic), 4)} ({_short(low, 3)}-{_short(high, 3)})".strip()
+
+
+def _short(number: float, digits: int) -> str:
+    """Without the zero before the point."""
+    return f"{number:.{digits}f}".removeprefix("0")
 
 
 def full_attributes(frontier: Frontier) -> str:

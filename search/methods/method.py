@@ -87,6 +87,8 @@ class Method:
         needs_weights: whether it calls the denoiser, or only looks at its architecture.
         fits_itself: whether its SubNets always have a fitted sampler.
         idle: names of its options that have no effect beside the values of the others.
+        calls: of the denoiser, one for each picture, that a search takes, from its options, the full
+            sampler's calls and the keep; None: unknown.
     """
 
     name: str
@@ -103,6 +105,7 @@ class Method:
     needs_weights: bool = False
     fits_itself: bool = False
     idle: Callable[[Options], tuple[str, ...]] = lambda _: ()
+    calls: Callable[[Options, int, float], float] | None = None
 
     @property
     def granularity(self) -> Granularity:

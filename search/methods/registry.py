@@ -55,9 +55,16 @@ def method_of(name: str) -> Method:
     return METHODS[NAMES.index(name)]
 
 
-def search(pipeline: Pipeline, name: str, options: Options, *, cost: Cost | None = None) -> SubNet:
+def search(
+    pipeline: Pipeline,
+    name: str,
+    options: Options,
+    *,
+    cost: Cost | None = None,
+    report: Callable[..., None] = lambda _text, _share=None: None,
+) -> SubNet:
     """The SubNet of one method for `options.keep`; see `search_keeps`."""
-    [found] = search_keeps(pipeline, name, options, [options.keep], cost=cost)
+    [found] = search_keeps(pipeline, name, options, [options.keep], cost=cost, report=report)
     return found
 
 

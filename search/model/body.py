@@ -18,16 +18,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
+from torch.compiler import is_exporting
 from torch.utils import _pytree as pytree
 
 from search.core.errors import SearchError
 from search.model.answers import Answers, numbers_among, tensors_as_numbers
 from search.model.encoding import LABELS, Encoding, conditions_of
-from search.model.entry import latents_replaced, numbered_noise, sizes_noted
+from search.model.entry import in_latents, latents_replaced, numbered_noise, sizes_noted
 from search.model.failures import pipeline_failures
 from search.model.folding import folding_of
-from search.model.hidden_keys import hiding_padding
+from search.model.hidden_keys import without_padding
 from search.model.hollow import shapes_only
+from search.model.one_loop import other_schedulers_refused, require_one_loop
 from search.model.parts_in_place import on_vae_device, with_gradients, with_parts
 from search.model.pictures import sources_of
 from search.model.replaced import replaced
@@ -115,6 +117,7 @@ class Body:
         Raises:
             SearchError: the pipeline fails, or its loop is none that a sampler table can drive.
         """
+        require_one_loop(pipeline.pipe)
         guidance = torch.tensor(float(request.guidance))
         self.pipeline, self._texts, self._place = pipeline, texts, place
         fixed = nullcontext() if texts is None else texts.answered(pipeline.pipe, request)
@@ -217,16 +220,16 @@ class Body:
         pipe = self.pipeline.pipe
         scale = self.request.guidance if guidance is None else guidance
         request = replace(self.request, guidance=scale, labels=given.get(LABELS))
+        scheduler = self._scheduled(timestep, latents)
         with (
             with_parts(pipe, **(networks or {}), **(parts or {})),
             self._encoding.answering(given),
-            nullcontext() if self._texts is None else hiding_padding(self._texts, given),
-            latents_replaced(pipe, lambda _: latents),
-            self._answers.repeated(),
+            nullcontext() if self._texts is None else without_padding(self._texts, given),
+            latents_replaced(pipe, lambda made: in_latents(made, latents)),
+            self._answers.repeated(scheduler.timesteps),
+            self._calls_skipped(),
         ):
-            scheduler = self._scheduled(timestep, latents)
-            with self._calls_skipped():
-                prediction = self._in_loop(self._run(scheduler, request).prediction)
+            prediction = self._in_loop(self._run(scheduler, request).prediction)
         return prediction[: len(latents)]
 
     @property
@@ -294,13 +297,22 @@ class Body:
                 pipeline_failures(pipe),
                 on_vae_device(pipe),
                 with_gradients(pipe),
+                other_schedulers_refused(pipe),
                 tensors_as_numbers(),
                 with_parts(pipe, scheduler=scheduler),
             ):
                 self.pipeline.family.call(pipe, request, _generator(request))
         except StoppedError as stopped:
             return stopped
-        msg = f"{type(pipe).__name__} makes no step of its scheduler; such pipelines are not supported"
+        except SearchError as error:
+            if isinstance(error.__cause__, IndexError) and not is_exporting():
+                raise SearchError(_looks_ahead(pipe)) from error
+            if not isinstance(error.__cause__, UnboundLocalError):
+                raise
+        msg = (
+            f"a {type(pipe).__name__} makes no step where its scheduler has one timestep, as if that were the "
+            "end of a grid; such pipelines are not supported"
+        )
         raise SearchError(msg)
 
     @contextmanager
@@ -357,6 +369,13 @@ class Body:
                 "picture and mask, with 9 channels or more"
             )
             raise SearchError(msg)
+
+
+def _looks_ahead(pipe: Any) -> str:
+    return (
+        f"a {type(pipe).__name__} does not run at one timestep, because it looks at several of its "
+        "scheduler's at once; such pipelines are not supported"
+    )
 
 
 def _require_prediction(pipe: Any, prediction: Tensor, latents: Tensor) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from tokenizers import Tokenizer
@@ -19,13 +19,17 @@ from search.core.prompt import PromptField, PromptInput
 from search.model.answers import tensors_as_numbers
 from search.model.byte_tokenizer import byte_tokenizer
 from search.model.failures import LONGEST
+from search.model.families.text_to_image import call_parameters
 from search.model.fixed_texts import NEGATIVE, encoders_told, padding_name
+from search.model.live_lora import live_loras, scale_input, scaled
 from search.model.padded_text import padded_text_of
 from search.model.parts_in_place import with_gradients, with_parts
 from search.model.pictures import example_pictures, pictures_and_noise, sources_of
+from search.model.piece_tokenizer import piece_tokenizer
 from search.model.quoted_words import TEXTS, UNQUOTED, QuotedError, QuotedWords
 from search.model.recording import record_conditions
 from search.model.scheduler import FixedScheduler, FixedTimestep
+from search.model.selected_rows import AllRowsSelected
 from search.model.text_lengths import fixed_texts_of
 from search.model.tokens import TokenizerStandIn, tokenizers_of
 
@@ -95,15 +99,42 @@ class TextConditioner(nn.Module):
         self._zeros = self._ignores_empty()
         if self._zeros:
             self.inputs.append(PromptInput(GIVEN, "negative", PromptField.GIVEN))
+        parts = [each for each in pipe.components.values() if isinstance(each, nn.Module)]
+        self._live = {lora: f"scale_of_{lora}" for lora in live_loras(parts)}
+        for lora, name in self._live.items():
+            self.inputs.append(PromptInput(name, lora, PromptField.SCALE, dims=(1,)))
+        self.switches = [
+            name
+            for name, each in call_parameters(pipe).items()
+            if each.default is True and "mask" in name
+        ]
 
     def _ignores_empty(self) -> bool:
         """Whether no negative prompt is another thing than an empty one: zeros, and no text is read."""
         if not any(each.source == "negative" for each in self.inputs):
             return False
-        read = len(self._reading.texts)
+        given = list(self._reading.texts)
         self._noted(replace(self._request, negative=""))
-        self.inputs = [_with_empty(each, self._reading.texts) for each in self.inputs]
-        return len(self._reading.texts) < read
+        plain = self._reading.texts
+        if len(plain) < len(given):
+            return True
+        for one, other in zip(given, plain, strict=False):
+            found = _template_of(one, "")
+            if found is not None and found[0] == NEGATIVE:
+                self._note_default(found[1], other)
+        return False
+
+    def _note_default(self, template: tuple[str, tuple[str, ...], str], plain: str) -> None:
+        """Note what a pipeline reads for no negative prompt, in such a template."""
+        before, _, after = template
+        inside = plain.startswith(before) and plain.endswith(after)
+        default = plain[len(before) : len(plain) - len(after)] if inside else ""
+        self.inputs = [
+            replace(each, default=default)
+            if each.source == NEGATIVE and each.template == template
+            else each
+            for each in self.inputs
+        ]
 
     def _noted(self, request: Request) -> dict[str, Tensor]:
         """The conditions of a request, whose inputs are noted."""
@@ -112,6 +143,13 @@ class TextConditioner(nn.Module):
     def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
         """What `inputs` says, in that order -> the conditions by name."""
         given = {each.name: tensor for each, tensor in zip(self.inputs, inputs, strict=True)}
+        scales = {lora: given[name] for lora, name in self._live.items()}
+        with scaled(self.children(), scales):
+            made = self._made_of(given)
+        return {**made, **{scale_input(lora): scale.clone() for lora, scale in scales.items()}}
+
+    def _made_of(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The conditions that these inputs give."""
 
         def answer(asked: Asked, field: PromptField) -> Tensor:
             return given[asked.input_name(field)]
@@ -152,6 +190,8 @@ class TextConditioner(nn.Module):
             if reading.fixed is not None:
                 denoiser = self._pipeline.denoiser
                 stack.enter_context(encoders_told(pipe, denoiser, reading.told, _without_padding))
+                if not reading.fixed.told:
+                    stack.enter_context(AllRowsSelected())
             conditions = record_conditions(self._pipeline, request, torch.Generator())
         return conditions if reading.fixed is None else self._placed(reading.fixed, conditions)
 
@@ -195,6 +235,7 @@ class TextConditioner(nn.Module):
             special=asked.special,
             multiple=asked.multiple,
             quotation=asked.quotation,
+            spelled=asked.spelled,
         )
         if noted not in self.inputs:
             self.inputs.append(noted)
@@ -215,6 +256,7 @@ class Asked:
         most: tokens that are read, the template's with them.
         multiple: see `PromptInput`.
         quotation: likewise.
+        spelled: likewise.
     """
 
     tokenizer: str
@@ -225,6 +267,7 @@ class Asked:
     most: int
     multiple: int = 0
     quotation: Quotation | None = None
+    spelled: tuple[str, ...] = ()
 
     @property
     def file(self) -> str:
@@ -282,7 +325,7 @@ class _Tokens(TokenizerStandIn):
 
     def tokenize(self, text: str, **options: Any) -> Any:
         """The tokenizer's own."""
-        found = _template_of(text)
+        found = _template_of(text, self.name)
         if found is not None:
             self._reading.written_out.add((self.name, found[0]))
         return self.tokenizer.tokenize(text, **options)
@@ -300,7 +343,7 @@ class _Tokens(TokenizerStandIn):
         [one] = [text] if isinstance(text, str) else text
         reading = self._reading
         reading.texts.append(one)
-        found, quotation = _template_of(one), None
+        found, quotation = _template_of(one, self.name), None
         if found is None:
             source = reading.quoted.source_of(one, self.name)
             if source is not None:
@@ -321,6 +364,9 @@ class _Tokens(TokenizerStandIn):
         if padding != "max_length":
             if truncation:
                 return self._of_any_length(found, special=special)
+            if not padding and options.get("return_tensors") is None:
+                hole = _Hole(*found, special=special)
+                return {"input_ids": [hole] if isinstance(text, str) else [[hole]]}
             # Pipelines only warn then of texts that are too long.
             return _Encoded(lambda _: torch.zeros(1, 0, dtype=torch.int64))
         if longest > LONGEST:
@@ -328,6 +374,29 @@ class _Tokens(TokenizerStandIn):
             raise ValueError(msg)
         source, template = found
         asked = Asked(self.name, source, longest, template, special, longest, quotation=quotation)
+        return _Encoded(lambda field: self._answer(asked, field))
+
+    def pad(
+        self, encoded: Any, *, max_length: int | None = None, padding: Any = True, **options: Any
+    ) -> Any:
+        """Answer where a pipeline pads what it has of a text in lists."""
+        rows = encoded["input_ids"]
+        if not any(isinstance(token, _Hole) for row in rows for token in row):
+            return self.tokenizer.pad(encoded, max_length=max_length, padding=padding, **options)
+        if padding != "max_length" or max_length is None or [len(row) for row in rows] != [1]:
+            msg = f"the {self.name} pads lists of tokens to no fixed length; such pipelines are not supported"
+            raise SearchError(msg)
+        [[hole]] = rows
+        spelled = self._reading.quoted.spelled
+        asked = Asked(
+            self.name,
+            hole.source,
+            max_length,
+            hole.template,
+            hole.special,
+            max_length,
+            spelled=spelled,
+        )
         return _Encoded(lambda field: self._answer(asked, field))
 
     def _of_fixed_length(
@@ -369,6 +438,22 @@ class _Tokens(TokenizerStandIn):
         return _Encoded(lambda field: ids if field is PromptField.IDS else every)
 
 
+class _Hole(int):
+    """A number in a list of token ids where those of one of our texts belong."""
+
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        """Zero."""
+        return super().__new__(cls, 0)
+
+    def __init__(
+        self, source: str, template: tuple[str, tuple[str, ...], str], *, special: bool
+    ) -> None:
+        self.source, self.template, self.special = source, template, special
+
+
+_POSITIONS = "position_ids"
+
+
 class _Encoded(Mapping[str, Any]):
     """What a tokenizer returns: token ids and their mask, by key or by attribute.
 
@@ -384,10 +469,13 @@ class _Encoded(Mapping[str, Any]):
         self._find = find
 
     def __getitem__(self, name: str) -> Tensor:
+        if name == _POSITIONS:
+            # Those of the tokens; padding, which some tokenizers put before them, has the first.
+            return (self._find(PromptField.MASK).cumsum(1) - 1).clamp(min=0)
         return self._find(self._FILLS[name])
 
     def __getattr__(self, name: str) -> Tensor:
-        if name not in self._FILLS:
+        if name not in (*self._FILLS, _POSITIONS):
             raise AttributeError(name)
         return self[name]
 
@@ -402,7 +490,7 @@ class _Encoded(Mapping[str, Any]):
         return len(self._FILLS)
 
 
-def _template_of(text: str) -> _Found | None:
+def _template_of(text: str, name: str) -> _Found | None:
     """Which of our texts the pipeline has made `text` of, and how; None if it is another."""
     for source in TEXTS:
         for ours in (TEXTS[source], UNQUOTED[source]):
@@ -410,25 +498,14 @@ def _template_of(text: str) -> _Found | None:
             if found is not None:
                 return source, found
         if f"stepcarve {source}" in text.lower():
+            if text in TEXTS[source]:
+                raise QuotedError(name)
             msg = (
                 f"the pipeline does more to the {source} than to clean it and put it into a longer text, "
                 f"it makes {text!r} of {TEXTS[source]!r}; that is not supported"
             )
             raise SearchError(msg)
     return None
-
-
-def _with_empty(each: PromptInput, texts: list[str]) -> PromptInput:
-    """An input that knows what its pipeline reads in the place of an empty text; `texts` it has read."""
-    if not each.tokenizer or each.quotation is not None or each.written("") in texts:
-        return each
-    size = len(each.before) + len(each.after)
-    inner = [
-        text[len(each.before) : len(text) - len(each.after)]
-        for text in texts
-        if len(text) > size and text.startswith(each.before) and text.endswith(each.after)
-    ]
-    return replace(each, empty=next((text for text in inner if not text.strip()), ""))
 
 
 def _has_placeholders(tokenizer: Any) -> bool:
@@ -439,11 +516,12 @@ def _has_placeholders(tokenizer: Any) -> bool:
 
 def _padded(tokenizer: Any, asked: Asked, fixed: FixedTexts | None) -> Tokenizer:
     """The fast tokenizer behind one of transformers, made to pad and cut to what is asked."""
-    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+    inner = getattr(tokenizer, "tokenizer", None)
+    tokenizer = inner if hasattr(inner, "model_max_length") else tokenizer
     fast = (
         Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         if hasattr(tokenizer, "backend_tokenizer")
-        else byte_tokenizer(tokenizer)
+        else byte_tokenizer(tokenizer) or piece_tokenizer(tokenizer)
     )
     if fast is None:
         msg = (

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,8 @@ from search.model.replaced import replaced
 from search.model.scheduler import FixedScheduler, FixedTimestep
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from search.model.pipeline import Pipeline
 
 
@@ -43,6 +45,8 @@ class Decoder(nn.Module):
         pipeline.load_around()
         for name, part in decoders_of(pipeline.pipe).items():
             self.add_module(name, part.eval())
+        # Each has its dtype; pipelines change that of some.
+        self._parts = list(decoders_of(pipeline.pipe).values())
         self._pipeline = pipeline
         # The processors of diffusers give the same picture in every form; without one, only that of
         # `np` is in 0..1.
@@ -62,18 +66,9 @@ class Decoder(nn.Module):
 
     def _needs_step(self) -> bool:
         """Whether the pipeline decodes what only a step of its loop gives it."""
-
-        def stop(*_: Any, **__: Any) -> None:
-            raise _DecodedError
-
         size = self._pipeline.body(self._request.size).latent_shape
         try:
-            with ExitStack() as stack, torch.no_grad():
-                for part in self.children():
-                    stack.enter_context(replaced(part, "decode", stop))
-                self(torch.zeros(1, *size, device=self._device))
-        except _DecodedError:
-            return False
+            self.given(torch.zeros(1, *size, device=self._device))
         except SearchError as error:
             if isinstance(error.__cause__, UnboundLocalError):
                 return True
@@ -89,6 +84,21 @@ class Decoder(nn.Module):
     def _device(self) -> torch.device:
         return next((part.device for part in self.parameters()), torch.device("cpu"))
 
+    def given(self, latents: Tensor) -> Tensor | None:
+        """What the autoencoder is given to decode for `latents`; None if it is given nothing."""
+
+        def stop(given: Tensor, *_: Any, **__: Any) -> None:
+            raise _DecodedError(given)
+
+        try:
+            with ExitStack() as stack, torch.no_grad():
+                for part in self.children():
+                    stack.enter_context(replaced(part, "decode", stop))
+                self(latents)
+        except _DecodedError as decoded:
+            return cast("Tensor", decoded.args[0])
+        return None
+
     def forward(self, latents: Tensor) -> Tensor:
         """Latents `[B, ...]` -> pictures `[B, 3, height, width]` in 0..1, or frames `[B, F, 3, ...]`."""
         pipe = self._pipeline.pipe
@@ -97,10 +107,12 @@ class Decoder(nn.Module):
         networks = self._pipeline.networks.values()
         with ExitStack() as stack:
             for context in (
+                _tiles_refused(pipe),
                 pipeline_failures(pipe),
                 on_vae_device(pipe),
                 with_gradients(pipe),
                 with_parts(pipe, scheduler=self._scheduler),
+                *(with_parts(part, to=_stay(part)) for part in self._parts),
                 *(
                     replaced(network, "forward", lambda *_, **__: (latents,))
                     for network in networks
@@ -111,6 +123,26 @@ class Decoder(nn.Module):
                 stack.enter_context(context)
             pictures: Tensor = self._pipeline.family.call(pipe, request, None)
         return pictures.movedim(-1, -3) if self._is_raw else pictures
+
+
+def _stay(part: nn.Module) -> Callable[..., nn.Module]:
+    """In the place of a part's conversion to another type."""
+    return lambda *_, **__: part
+
+
+@contextmanager
+def _tiles_refused(pipe: Any) -> Iterator[None]:
+    """While open, what a decoder does not do without tiles is told as that."""
+    try:
+        yield
+    except SearchError as error:
+        if not isinstance(error.__cause__, NotImplementedError):
+            raise
+        msg = (
+            f"the decoder of a {type(pipe).__name__} makes pictures in tiles alone, after enable_tiling(), which "
+            "a saved pipeline does not say; such pipelines are not supported"
+        )
+        raise SearchError(msg) from error
 
 
 def _itself(tensor: Tensor, *_: Any, **__: Any) -> Tensor:

@@ -81,6 +81,21 @@ def numbered_noise(pipe: Any) -> Iterator[list[tuple[int, ...]]]:
         yield shapes
 
 
+def in_latents(made: Tensor, stepped: Tensor) -> Tensor:
+    """What a pipeline prepared, with `stepped` in the place of what its scheduler steps.
+
+    That is all of it, or, where the pipeline appends to its latents what stays as it is, what is before.
+    """
+    if made.ndim != stepped.ndim:
+        return stepped
+    axes = [n for n in range(1, made.ndim) if made.shape[n] > stepped.shape[n]]
+    if len(axes) != 1:
+        return stepped
+    [axis], size = axes, stepped.shape[axes[0]]
+    rest = made.narrow(axis, size, made.shape[axis] - size)
+    return torch.cat([stepped, rest.to(stepped)], axis)
+
+
 @contextmanager
 def latents_replaced(pipe: Any, latents: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """While open, the pipeline draws ones for noise; its latents are `latents(those it makes of them)`."""

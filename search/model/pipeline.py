@@ -167,9 +167,9 @@ class Pipeline:
         said = getattr(self.pipe, "vae_scale_factor", None)
         if said is not None:
             return int(said)
-        for part in decoders_of(self.pipe).values():
-            return int(2 ** (len(part.config.get("block_out_channels", "1")) - 1))
-        return 1
+        decoder: Any = next(iter(decoders_of(self.pipe).values()), None)
+        config = getattr(decoder, "config", {})
+        return int(2 ** (len(config.get("block_out_channels", "1")) - 1))
 
     def load_around(self) -> None:
         """Load the weights of all models but the denoiser, if the pipeline was opened without."""
@@ -392,7 +392,12 @@ def open_pipeline(
         if isinstance(part, torch.nn.Module):
             # Gradients go through the parts, hardly ever to their weights: who wants that says so.
             part.requires_grad_(False)
-    return Pipeline(path, pipe.to(device) if weights else pipe, family, found, index)
+    opened = Pipeline(path, pipe.to(device) if weights else pipe, family, found, index)
+    if weights and dtype != "float32":
+        for network in opened.networks.values():
+            if network is not denoiser:
+                compute_in(network, denoiser.dtype)
+    return opened
 
 
 def _assembled(path: Path, index: dict[str, Any], parts: dict[str, Any]) -> Any:
@@ -414,7 +419,10 @@ def _assembled(path: Path, index: dict[str, Any], parts: dict[str, Any]) -> Any:
             **options,
         )
     except Exception as error:  # what the libraries raise has no common class
-        msg = f"cannot load the pipeline {str(path)!r}: {' '.join(str(error).split())[:300]}"
+        message = " ".join(str(error).split())[:300]
+        msg = f"cannot load the pipeline {str(path)!r}: {message}"
+        if isinstance(error, ImportError):
+            msg = f"a {index['_class_name']} needs a package that is not here: {message}"
         raise SearchError(msg) from error
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from search.core.errors import SearchError
 from search.core.prompt import PromptField, PromptInput
-from search.core.quotation import Quotation, probe, read_quotation
+from search.core.quotation import Quotation, probe, read_marks, read_quotation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -46,10 +46,12 @@ class QuotedWords:
     Attributes:
         quotation: how it makes a text of them; None if it does nothing.
         conditions: that they are in, by source.
+        spelled: pairs of quotes in which it tokenises words letter by letter.
     """
 
     quotation: Quotation | None = None
     conditions: dict[str, set[str]] = field(default_factory=dict)
+    spelled: tuple[str, ...] = ()
 
     @property
     def inputs(self) -> list[PromptInput]:
@@ -84,16 +86,20 @@ class QuotedWords:
             The request with texts without quotes.
         """
         run(replace(request, prompts=(probe("prompt"),), negative=probe("negative")))
+        plain = replace(request, prompts=(UNQUOTED["prompt"],), negative=UNQUOTED["negative"])
+        self.spelled = read_marks("prompt", texts) or ()
+        if self.spelled:
+            run(plain)
+            return plain
         found = {read_quotation(source, text) for source in TEXTS for text in texts} - {None}
         if len(found) != 1:
             msg = "the pipeline reads words in quotes in a way of its own; such pipelines are not supported"
             raise SearchError(msg)
         [self.quotation] = found
-        plain = replace(request, prompts=(UNQUOTED["prompt"],), negative=UNQUOTED["negative"])
-        made = [run(plain), run(replace(plain, prompts=request.prompts)), run(request)]
+        both, one, none = run(request), run(replace(plain, prompts=request.prompts)), run(plain)
         changed = {
-            source: {n for n, tensor in before.items() if not torch.equal(tensor, after[n])}
-            for source, before, after in zip(TEXTS, made, made[1:], strict=False)
+            source: {n for n, tensor in with_it.items() if not torch.equal(tensor, without[n])}
+            for source, with_it, without in zip(TEXTS, (one, both), (none, one), strict=True)
         }
         if changed["prompt"] & changed["negative"]:
             msg = "the pipeline encodes the words in quotes of two texts together; such pipelines are not supported"

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from search.core.errors import SearchError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +98,23 @@ class SelectedRows:
         return _RULES[func](*args, **(kwargs or {}))
 
 
+class AllRowsSelected(TorchFunctionMode):
+    """While open, masks take all rows of a tensor: what is no text among them is known otherwise."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        """Calls functions, but for those that take rows."""
+        del types
+        if func is Tensor.__getitem__ and _is_mask(args[1]):
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def _is_mask(index: Any) -> bool:
+    return isinstance(index, Tensor) and index.dtype is torch.bool and index.ndim == 1
+
+
 class RowsSelected(TorchFunctionMode):
     """While open, tensors indexed with masks give `SelectedRows`."""
 
@@ -115,9 +132,8 @@ class RowsSelected(TorchFunctionMode):
             made = self._taken(args[0], args[1])
             if made is not None:
                 return made
-        elif func in (torch.nonzero, Tensor.nonzero) and args[0].ndim == 1:
-            if not (kwargs or {}).get("as_tuple", False):
-                return _Numbers(self._mask(args[0].bool()))
+        elif _asks_numbers(func, args, kwargs or {}):
+            return _Numbers(self._mask(args[0].bool()))
         made = func(*args, **(kwargs or {}))
         if func in _INVERTING:
             self._inverses[id(made)] = made, args[0]
@@ -129,9 +145,8 @@ class RowsSelected(TorchFunctionMode):
 
     def _taken(self, whole: Tensor, index: Any) -> SelectedRows | None:
         """The rows that a mask, or the numbers of its rows, take; None if it is another index."""
-        if isinstance(index, Tensor):
-            is_mask = index.dtype is torch.bool and index.ndim == 1
-            return SelectedRows(whole, 0, self._mask(index)) if is_mask else None
+        if _is_mask(index):
+            return SelectedRows(whole, 0, self._mask(index))
         if not isinstance(index, tuple):
             return None
         found = [place for place, each in enumerate(index) if isinstance(each, _Numbers)]
@@ -149,6 +164,12 @@ def _unknown(name: str) -> SearchError:
         "the denoiser takes as many rows of a tensor as a mask says, and does with them what has no fixed "
         f"shape ({name}); such pipelines are not supported"
     )
+
+
+def _asks_numbers(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether the numbers of the rows that a mask takes are asked for."""
+    is_asked = func in (torch.nonzero, Tensor.nonzero) and not kwargs.get("as_tuple", False)
+    return is_asked and args[0].ndim == 1
 
 
 _INVERTING = frozenset(

@@ -21,12 +21,14 @@ from search.model.fixed_texts import (
     NEGATIVE,
     PROMPT,
     SOURCES,
+    Filling,
     FixedTexts,
+    Length,
     Padding,
     TextAxis,
     encoders_told,
 )
-from search.model.hidden_keys import HiddenKeys
+from search.model.hidden_keys import ChoicesChanged, HiddenKeys, counts_changed
 from search.model.padded_text import padded_text_of
 from search.model.recording import record_encoding
 from search.model.removed import build_denoiser
@@ -40,8 +42,6 @@ if TYPE_CHECKING:
 SHORT = {PROMPT: "stepcarve", NEGATIVE: "other"}
 """Texts that are not part of each other."""
 LONGER = "stepcarve with a longer text, to see whether its length counts"
-_BUCKET = 64
-"""To a multiple of no more than that a pipeline may fill up its texts."""
 _CLOSE = 2e-3
 """How much predictions may differ, relatively: rotary positions in half precision are rounded."""
 _PLACE = "_stepcarve_fixed_texts"
@@ -61,23 +61,29 @@ def fixed_texts_of(pipeline: OpenedPipeline, request: Request) -> FixedTexts | N
     return known[key]
 
 
+def with_short_texts(request: Request) -> Request:
+    """The same of texts that no pipeline takes for none."""
+    negative = SHORT[NEGATIVE] if request.is_guided else ""
+    return replace(request, prompts=(SHORT[PROMPT],) * len(request.prompts), negative=negative)
+
+
 def _find(pipeline: OpenedPipeline, request: Request) -> FixedTexts | None:
     if padded_text_of(pipeline.pipe) is not None or pipeline.family.classes(pipeline.pipe):
         return None
-    negative = SHORT[NEGATIVE] if request.is_guided else ""
-    short = replace(request, prompts=(SHORT[PROMPT],) * len(request.prompts), negative=negative)
-    finder = _Finder(pipeline, short)
+    finder = _Finder(pipeline, with_short_texts(request))
     texts = FixedTexts()
     finder.encode(texts)
-    if finder.length_is_read(texts):
+    if finder.length_is_read(texts) or finder.length_varies(texts):
         texts = FixedTexts(everywhere=True)
         finder.encode(texts)
-        if not texts.lengths or finder.length_is_read(texts):
+        if not texts.lengths or finder.length_is_read(texts) or finder.length_varies(texts):
             raise SearchError(finder.refusal)
     if not texts.lengths:
         return None
     texts = finder.filled_up(texts)
     axes = finder.axes(texts)
+    if axes:
+        texts = finder.filled_by_network(texts)
     return finder.tried(replace(texts, axes=axes)) if axes else texts
 
 
@@ -110,9 +116,10 @@ class _Finder:
         self,
         texts: FixedTexts,
         told: Callable[[str, Tensor], Tensor | None] = lambda *_: None,
+        request: Request | None = None,
     ) -> dict[str, Tensor]:
         """The conditions; `told` gives the mask of a source's tokens `[B, T]` that its encoder is told."""
-        pipe, request = self._pipeline.pipe, self._request
+        pipe, request = self._pipeline.pipe, request or self._request
         with ExitStack() as stack:
             current = stack.enter_context(texts.answered(pipe, request))
 
@@ -126,19 +133,66 @@ class _Finder:
             stack.enter_context(encoders_told(pipe, self._pipeline.denoiser, mask, mark))
             return conditions_of(record_encoding(self._pipeline, request), None)
 
+    @property
+    def _longer(self) -> Request:
+        """With a longer text."""
+        return replace(self._request, prompts=(LONGER,) * len(self._request.prompts))
+
+    def length_varies(self, texts: FixedTexts) -> bool:
+        """Whether the conditions are as long as their text."""
+        short, long = self.encode(texts), self.encode(texts, request=self._longer)
+        return any(short[name].shape != long[name].shape for name in short.keys() & long.keys())
+
     def length_is_read(self, texts: FixedTexts) -> bool:
         """Whether a step reads numbers that depend on the length of a text."""
         numbers = Body(self._pipeline, self._request, texts).numbers
         if not numbers:
             return False
-        longer = replace(self._request, prompts=(LONGER,) * len(self._request.prompts))
-        return Body(self._pipeline, longer, texts).numbers != numbers
+        return Body(self._pipeline, self._longer, texts).numbers != numbers
+
+    def filled_by_network(self, texts: FixedTexts) -> FixedTexts:
+        """The same, with the multiple of tokens that the network fills up a text to with its own."""
+        pipeline = self._pipeline
+        networks = {n: with_stand_in_weights(built(pipeline, n)) for n in pipeline.networks}
+        whole = self._keys(texts, networks, 0)
+
+        def fewer(cut: int) -> int:
+            keys = self._keys(texts, networks, cut)
+            return min((n - m for n, m in zip(whole, keys, strict=True) if n != m), default=0)
+
+        few, many = 1, min(texts.lengths.values()) * 3 // 4
+        if not whole or fewer(few) or many <= few:
+            return texts
+        while many - few > 1:
+            between = (few + many) // 2
+            few, many = (few, between) if fewer(between) else (between, many)
+        found = fewer(many)
+        if not found:
+            return texts
+        texts = replace(texts, filled=found, lengths={})
+        self.encode(texts)
+        return texts
+
+    def _keys(self, texts: FixedTexts, networks: Mapping[str, nn.Module], cut: int) -> list[int]:
+        """How many keys each attention of a step has, with shorter texts."""
+        lengths: list[int] = []
+
+        def note(_: int, key: Tensor) -> None:
+            lengths.append(key.shape[-2])
+
+        body = Body(self._pipeline, self._request, replace(texts, cut=_all(cut)))
+        latents = torch.zeros(body.pictures, *body.latent_shape)
+        parts = {n: with_stand_in_weights(part) for n, part in body.parts_around.items()}
+        with torch.no_grad(), QuickLinear(), HiddenKeys(note):
+            body(latents, torch.tensor(500.0), networks=networks, parts=parts)
+        return lengths
 
     def filled_up(self, texts: FixedTexts) -> FixedTexts:
         """The same, with the multiple of tokens that the pipeline fills up a text to."""
-        if not self._growth(texts, _BUCKET):
+        most = min(texts.lengths.values()) // 2
+        if not self._shrinks(texts, most):
             return texts
-        multiple = next(filter(None, (self._growth(texts, n) for n in range(1, _BUCKET))), 1)
+        multiple = next(filter(None, (self._shrinks(texts, n) for n in range(1, most))), 1)
         if multiple == 1:
             return texts
         texts = replace(texts, multiple=multiple, lengths={})
@@ -146,15 +200,15 @@ class _Finder:
         filler, leads = self._filler(replace(texts, cut=_all(1)))
         return replace(texts, filler=filler, leads=leads)
 
-    def _growth(self, texts: FixedTexts, more: int) -> int:
-        """By how much the conditions become longer if texts do by `more` tokens."""
-        before, after = self.encode(texts), self.encode(replace(texts, cut=_all(-more)))
+    def _shrinks(self, texts: FixedTexts, cut: int) -> int:
+        """By how much the conditions become shorter if texts do by `cut` tokens."""
+        before, after = self.encode(texts), self.encode(replace(texts, cut=_all(cut)))
         sizes = [
             (size, after[name].shape[axis])
             for name, condition in before.items()
             for axis, size in enumerate(condition.shape)
         ]
-        return min((new - size for size, new in sizes if new != size), default=0)
+        return min((size - new for size, new in sizes if new != size), default=0)
 
     def _filler(self, texts: FixedTexts) -> tuple[int, bool]:
         """The token that fills up a text that is one token short, and whether it stands before it."""
@@ -214,9 +268,12 @@ class _Trial:
     """Predicts with texts as they are, and padded."""
 
     def __init__(self, pipeline: OpenedPipeline, request: Request, texts: FixedTexts) -> None:
-        self._pipeline, self._request, self._count = pipeline, request, texts.multiple
+        self._pipeline, self._request = pipeline, request
+        self._count = texts.multiple * texts.filled
+        # Of these, the network fills in some more.
+        self._filled = texts.filled // 3
         self._networks = {n: with_stand_in_weights(built(pipeline, n)) for n in pipeline.networks}
-        body = Body(pipeline, request, replace(texts, cut=_all(self._count)))
+        body = Body(pipeline, request, replace(texts, cut=_all(self._count + self._filled)))
         self._parts = {n: with_stand_in_weights(part) for n, part in body.parts_around.items()}
         generator = torch.Generator().manual_seed(0)
         self._latents = torch.randn(body.pictures, *body.latent_shape, generator=generator)
@@ -225,10 +282,73 @@ class _Trial:
             for name in texts.axes
         }
         self._wanted = self._predicted(body, self._conditions)
+        self._counts = self._lengths(texts)
+        self._fills = self._fillings(texts)
+
+    def _lengths(self, texts: FixedTexts) -> tuple[Length, ...]:
+        """The lengths of texts that a step makes tensors of: those that are less if a text is cut."""
+        full = self._made(texts)
+        return tuple(
+            Length(number, place, source)
+            for source in (SOURCES if full else ())
+            for number, (whole, cut) in enumerate(
+                zip(full, self._made(replace(texts, cut={source: self._count})), strict=False)
+            )
+            if whole.shape == cut.shape
+            for place, less in enumerate((whole - cut).flatten().tolist())
+            if less == self._count
+        )
+
+    def _fillings(self, texts: FixedTexts) -> tuple[Filling, ...]:
+        """Where the network fills up a text: what is chosen otherwise if a text is cut by few tokens."""
+        if texts.filled == 1:
+            return ()
+        whole, found = self._chosen(texts), list[Filling]()
+        for source in SOURCES:
+            cut = self._chosen(replace(texts, cut={source: self._filled}))
+            for number, (before, after) in enumerate(zip(whole, cut, strict=False)):
+                if before.shape != after.shape:
+                    continue
+                rows = (after & ~before).flatten(1).any(1).nonzero().flatten().tolist()
+                if rows and rows == list(range(rows[0], rows[0] + self._filled)):
+                    found.append(Filling(number, source, rows[-1] + 1))
+        return tuple(found)
+
+    def _chosen(self, texts: FixedTexts) -> list[Tensor]:
+        """The conditions of the choices in a step."""
+        chosen: list[Tensor] = []
+
+        def note(number: int, condition: Tensor) -> Tensor:
+            del number
+            chosen.append(condition)
+            return condition
+
+        body = Body(self._pipeline, self._request, texts)
+        with ChoicesChanged(note):
+            self._predicted(body, {})
+        return chosen
+
+    def _made(self, texts: FixedTexts) -> list[Tensor]:
+        """The tensors that a step makes of whole numbers."""
+        made: list[Tensor] = []
+
+        def note(number: int, tensor: Tensor) -> Tensor:
+            del number
+            made.append(tensor)
+            return tensor
+
+        body = Body(self._pipeline, self._request, texts)
+        with counts_changed(note):
+            self._predicted(body, {})
+        return made
 
     def of(self, texts: FixedTexts) -> FixedTexts | None:
         """The same with the keys that attention must not see; None if the prediction is another."""
+        if texts.told and texts.filled > 1:
+            return None
         cut = _all(self._count) if texts.told else {}
+        counts, fills = ((), ()) if texts.told else (self._counts, self._fills)
+        texts = replace(texts, counts=counts, fills=fills)
         body = Body(self._pipeline, self._request, replace(texts, cut=cut))
         try:
             keys = () if texts.told else self._keys(body, texts)
@@ -236,7 +356,8 @@ class _Trial:
                 return None
             padded = self._padded(texts, SOURCES, 1.0)
             padding = {
-                name: torch.full((1,), self._count) for name in replace(texts, keys=keys).inputs
+                name: torch.full((1,), self._count + self._filled)
+                for name in replace(texts, keys=keys).inputs
             }
             body = Body(self._pipeline, self._request, replace(texts, keys=keys, cut=cut))
             found = self._predicted(body, padded | padding)
@@ -254,7 +375,9 @@ class _Trial:
             text = self._conditions[name]
             shape = [*text.shape[:axis], self._count, *text.shape[axis + 1 :]]
             filling = torch.full(shape, value if source in sources else 1.0)
-            padded[name] = torch.cat([filling, text] if texts.in_front else [text, filling], axis)
+            filled = torch.ones([*text.shape[:axis], self._filled, *text.shape[axis + 1 :]])
+            parts = [filling, text, filled] if texts.in_front else [text, filled, filling]
+            padded[name] = torch.cat(parts, axis)
         return padded
 
     def _keys(self, body: Body, texts: FixedTexts) -> tuple[tuple[Padding, ...], ...] | None:

@@ -6,22 +6,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export.graph_signature import TensorArgument
 
-from search.core.names import GUIDANCE, SAMPLE, TIMESTEP
+from search.core.names import DENOISER, GUIDANCE, NETWORKS, SAMPLE, TIMESTEP
 from search.core.streams import block_name, stream_names
 from search.core.subnet import Granularity
 from search.model.body import Body, Place
 from search.model.complex_numbers import without_complex
 from search.model.hollow import hollow
-from search.model.text_lengths import built, fixed_texts_of
+from search.model.live_lora import live_loras, scale_input
+from search.model.replaced import replaced
+from search.model.text_lengths import built, fixed_texts_of, with_short_texts
 from search.model.traced_graph import TracedGraph, Units, emitted_by, read_topology
 from search.model.traced_step import Output, TracedCalls, TracedStep
-
-DENOISER = "denoiser"
-NETWORKS = "networks."
-"""Where the networks are in the module that is traced: the denoiser, and before the names of others."""
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -119,9 +117,10 @@ def trace(
             name: torch.zeros(t.shape, dtype=dtype if t.is_floating_point() else t.dtype)
             for name, t in body.conditions.items()
         },
+        **{scale_input(name): torch.ones(1, dtype=dtype) for name in live_loras(networks.values())},
         GUIDANCE: torch.ones(()),
     }
-    with torch.no_grad():
+    with torch.no_grad(), replaced(Tensor, "fill_diagonal_", _fill_diagonal):
         program = without_aliases(torch.export.export(step, (), inputs, strict=False))
     program = without_complex(program, inputs)
     units = {
@@ -157,6 +156,7 @@ def _bodies(
 ) -> tuple[Body, ...]:
     """One per group, at its first step."""
     texts = fixed_texts_of(pipeline, request)
+    request = request if texts is None else with_short_texts(request)
     if groups is None:
         return (Body(pipeline, request, texts),)
     steps = map(groups.first_step, range(len(groups.calls)))
@@ -189,6 +189,15 @@ def without_aliases(program: ExportedProgram) -> ExportedProgram:
     program.graph.eliminate_dead_code()
     program.graph_module.recompile()
     return program
+
+
+def _fill_diagonal(tensor: Tensor, value: float, wrap: bool = False) -> Tensor:
+    """The same as torch's own, which writes through strides and so cannot be exported to ONNX."""
+    if wrap or tensor.ndim != 2:
+        msg = f"the diagonal of a tensor {tuple(tensor.shape)} cannot be filled in a trace"
+        raise NotImplementedError(msg)
+    on = torch.eye(*tensor.shape, dtype=torch.bool, device=tensor.device)
+    return tensor.copy_(tensor.masked_fill(on, value))
 
 
 def _block_names(

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from search.core.actions import Action
 from search.core.errors import SearchError
 from search.core.subnet import SubNet
-from search.core.table import skipping
+from search.core.table import skipping, whole_table
+from search.core.timestep_grid import TimestepGrid
 from search.model import trace as tracing
 from search.model.family import Request
 from search.model.steps import groups_of_steps
 
 if TYPE_CHECKING:
     from search.core.granularity import Granularity
-    from search.core.timestep_grid import TimestepGrid
     from search.model.pipeline import Pipeline
 
 
@@ -138,3 +138,33 @@ def _require_size(
             f"{size[0]} x {size[1]}; leave the size out, or choose multiples of {multiple}"
         )
     raise SearchError(msg)
+
+
+def full_of(pipeline: Pipeline, subnet: SubNet) -> SubNet:
+    """Every block at every step of the sampler that `subnet` stands in for.
+
+    Args:
+        pipeline: with the scheduler that `subnet` is bound to; it needs no weights.
+        subnet: bound to that pipeline.
+
+    Raises:
+        SearchError: the SubNet is a sampler of fewer steps, and that scheduler makes no full one.
+    """
+    found = whole_table(subnet)
+    if found is not None:
+        return found
+    found = whole_subnet(
+        pipeline,
+        grid=TimestepGrid(subnet.full_calls),
+        granularity=subnet.granularity,
+        guidance=subnet.guidance,
+        size=pipeline.size(subnet.binding.noise_shape),
+    )
+    if found.full_calls != subnet.full_calls:
+        msg = (
+            f"the SubNet stands in for a sampler of {subnet.full_calls} calls, but "
+            f"{subnet.binding.scheduler} with as many steps makes {found.full_calls}; search again with "
+            "another number of steps"
+        )
+        raise SearchError(msg)
+    return found

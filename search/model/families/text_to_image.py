@@ -12,7 +12,7 @@ from torch import nn
 from search.core.prompt import class_number
 from search.core.subnet import Granularity
 from search.model.encoding import LABELS
-from search.model.entry import FRAMES, latents_replaced
+from search.model.entry import FRAMES, in_latents, latents_replaced
 from search.model.families.unet import UNET_LAYERS, is_unet, unet_blocks
 from search.model.pictures import picture_arguments
 
@@ -113,10 +113,15 @@ class TextToImage:
         }
         given = request.latents
         if given is None:
-            return pipe(**known)[0]
-        # What the pipeline prepares of ones is what it multiplies its noise by.
-        with latents_replaced(pipe, lambda made: given.to(made.device) * made.to(given)):
-            return pipe(**known)[0]
+            return _called(pipe, known)
+
+        def entered(made: Tensor) -> Tensor:
+            # What the pipeline prepares of ones is what it multiplies its noise by.
+            ones = made[tuple(map(slice, given.shape))] if made.ndim == given.ndim else made
+            return in_latents(made, given.to(made.device) * ones.to(given))
+
+        with latents_replaced(pipe, entered):
+            return _called(pipe, known)
 
     def arguments(self, pipe: Any, request: Request) -> dict[str, Any]:
         """What the pipeline's call may be given; it takes some of it."""
@@ -204,6 +209,18 @@ def call_parameters(pipe: Any) -> Mapping[str, inspect.Parameter]:
 def _takes_labels(cls: type) -> bool:
     """Whether a class of pipelines is told the class of its pictures."""
     return LABELS in inspect.signature(inspect.unwrap(cls.__call__)).parameters
+
+
+def _called(pipe: Any, arguments: Mapping[str, Any]) -> Any:
+    """The first result of a pipeline's call; an empty negative prompt if it cannot do without one."""
+    try:
+        return pipe(**arguments)[0]
+    except TypeError as error:
+        takes = "negative_prompt" in call_parameters(pipe)
+        if not takes or arguments.get("negative_prompt") or "NoneType" not in str(error):
+            raise
+        empty = [""] * len(arguments["prompt"])
+    return pipe(**arguments, negative_prompt=empty)[0]
 
 
 def _takes_texts(pipe: Any) -> bool:

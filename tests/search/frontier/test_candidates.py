@@ -15,19 +15,21 @@ from search.core.errors import SearchError
 from search.core.liveness import unroll
 from search.core.table import keep_of
 from search.fitting.fit import final_latents
-from search.frontier.candidates import Calibration, fitted, holding, make_plain, prepare, scheduler
-from search.frontier.series import (
-    DEEPCACHE,
-    DIP_GO,
+from search.frontier.calibration import Calibration, fitted, prepare, scheduler
+from search.frontier.rivals.holding import HOLD, HOLD_SPACED, held, holding
+from search.frontier.rivals.layers import DEEPCACHE, RANDOM
+from search.frontier.rivals.searches import DIP_GO
+from search.frontier.rivals.solvers import (
+    DPM_SCHEDULER,
     DPM_SOLVER,
     FEWER_STEPS,
-    HOLD,
-    HOLD_SPACED,
-    RANDOM,
-    Series,
+    UNIPC,
+    few_steps,
 )
+from search.frontier.series import Series
 from search.frontier.settings import FrontierSettings
 from search.frontier.spacing import spacings
+from search.methods import schedules
 from search.model.family import Request
 from search.model.pipeline import open_for, open_pipeline
 from search.model.predictor import Predictor
@@ -62,60 +64,62 @@ def calibration(pipelines: Callable[[str], Path]) -> Calibration:
 
 
 @pytest.mark.parametrize(
-    "method", [DIP_GO, FEWER_STEPS, DPM_SOLVER, HOLD,
-               HOLD_SPACED, RANDOM],
-)  # fmt: skip
+    "method", [DIP_GO, FEWER_STEPS, DPM_SOLVER, UNIPC, HOLD, HOLD_SPACED, RANDOM]
+)
 def test_each_keep_has_a_candidate_that_costs_no_more(
     calibration: Calibration, method: Series
 ) -> None:
-    found = make_plain(calibration, method, silent)
+    found = method.make(calibration, silent)
     assert [each.keep for each in found] == [0.7, 0.5]
     for each, keep in zip(found, (0.7, 0.5), strict=True):
         assert keep - 1 / STEPS < keep_of(each.subnet) <= keep + 1e-9
         assert not each.is_fitted
 
 
-def test_deepcache_has_every_branch_and_interval_that_is_cheap_enough(
-    calibration: Calibration,
-) -> None:
-    found = make_plain(calibration, DEEPCACHE, silent)
-    assert len({each.subnet.actions for each in found}) == len(found) > 3
-    assert {each.label for each in found} >= {"interval 2 branch 0", "interval 6 branch 0"}
-    assert len({each.label.split()[-1] for each in found}) > 1, "more than one branch"
-    costs = [keep_of(each.subnet) for each in found]
-    assert max(costs) <= 0.7
-    assert len(set(costs)) == len(costs), "each has a cost of its own"
+def test_deepcache_takes_the_branch_that_does_best_at_each_keep(calibration: Calibration) -> None:
+    for found in DEEPCACHE.make(calibration, silent):
+        assert found.cost <= found.keep
+        branches = schedules.deepcache_branches(calibration.whole.topology.blocks)
+        others = [
+            schedules.deepcache(calibration.whole, interval=interval, branch=branch)
+            for branch in branches
+            for interval in range(2, STEPS + 1)
+        ]
+        # Of one branch, a longer interval is no better.
+        for branch in branches:
+            cheap = [s for s in others if s.method.endswith(f"branch {branch}")]
+            cheap = [s for s in cheap if keep_of(s) <= found.keep][:1]
+            for each in cheap:
+                other = replace(found, subnet=each)
+                assert calibration.error(found) <= calibration.error(other)
 
 
 def test_deepcache_is_refused_on_transformers(pipelines: Callable[[str], Path]) -> None:
     calibration = make_ground(pipelines("learned-variance"))
     with pytest.raises(SearchError, match="DeepCache needs a U-Net"):
-        make_plain(calibration, DEEPCACHE, silent)
+        DEEPCACHE.make(calibration, silent)
 
 
 def test_fewer_steps_have_the_sampler_they_are_named_after(
     calibration: Calibration, pipelines: Callable[[str], Path]
 ) -> None:
     before = calibration.pipeline.pipe.scheduler
-    same, other = (
-        make_plain(calibration, method, silent)[1] for method in (FEWER_STEPS, DPM_SOLVER)
-    )
+    same, other = (method.make(calibration, silent)[1] for method in (FEWER_STEPS, DPM_SOLVER))
     assert same.subnet.binding.scheduler == "DDIMScheduler"
     assert other.subnet.binding.scheduler == "DPMSolverMultistepScheduler"
     assert calibration.pipeline.pipe.scheduler is before
     open_for(other.subnet, pipelines("three-levels"), weights=False)  # raises if bound to another
 
 
-def test_dpm_solver_is_left_out_where_it_is_the_full_sampler(
-    pipelines: Callable[[str], Path],
-) -> None:
-    pipeline = open_pipeline(pipelines("three-levels"))
-    own = pipeline.pipe.scheduler
-    with scheduler(pipeline, "DPMSolverMultistepScheduler"):
-        calibration = prepare(pipeline, SETTINGS, PROMPTS, silent)
-        with pytest.raises(SearchError, match=r"DPM-Solver\+\+ itself"):
-            make_plain(calibration, DPM_SOLVER, silent)
-    assert pipeline.pipe.scheduler is own
+def test_solvers_have_the_best_of_their_orders_and_spacings(calibration: Calibration) -> None:
+    (_, found) = DPM_SOLVER.make(calibration, silent)
+    own = calibration.pipeline.pipe.scheduler
+    assert "order" in found.label
+    for order in (2, 3):
+        with scheduler(calibration.pipeline, DPM_SCHEDULER, {"solver_order": order}):
+            plain = few_steps(calibration, DPM_SOLVER, 0.5)
+        assert calibration.error(found) <= calibration.error(plain)
+    assert calibration.pipeline.pipe.scheduler is own
 
 
 @pytest.mark.parametrize("name", ["three-levels", "learned-variance"])
@@ -148,33 +152,30 @@ def test_holding_is_the_full_grid_with_predictions_repeated(
 
 
 def test_the_best_spacing_is_no_worse_than_the_others(calibration: Calibration) -> None:
-    even = make_plain(calibration, HOLD, silent)
-    spaced = make_plain(calibration, HOLD_SPACED, silent)
+    even = HOLD.make(calibration, silent)
+    spaced = HOLD_SPACED.make(calibration, silent)
     for one, other in zip(even, spaced, strict=True):
         assert one.subnet.timesteps != other.subnet.timesteps
-    best = calibration.error(spaced[1].subnet, spaced[1].table)
+    best = calibration.error(spaced[1])
     others = [
-        calibration.error(*holding(calibration.whole, calibration.table, steps, name))
-        for name, steps in spacings(STEPS, 3).items()
+        calibration.error(held(calibration, HOLD_SPACED, 0.5, steps))
+        for steps in spacings(STEPS, 3).values()
     ]
     assert best == min(others) < max(others)
 
 
 def test_random_takes_the_best_of_its_tables(calibration: Calibration) -> None:
-    best = make_plain(calibration, RANDOM, silent)[1]
+    best = RANDOM.make(calibration, silent)[1]
     assert {Action.REUSE} <= {a for row in best.subnet.actions for a in row}
-    more = Calibration(
-        **{**vars(calibration), "settings": FrontierSettings(**{**vars(SETTINGS), "random": 6})}
-    )
-    better = make_plain(more, RANDOM, silent)[1]
-    assert calibration.error(better.subnet, better.table) <= calibration.error(
-        best.subnet, best.table
-    )
+    more = replace(calibration, settings=replace(SETTINGS, random=6))
+    better = RANDOM.make(more, silent)[1]
+    assert calibration.error(better) <= calibration.error(best)
 
 
 def test_gates_do_not_mind_how_many_pictures_a_call_had(calibration: Calibration) -> None:
     """Gates that counted several calls per step would be out of step."""
-    whole = calibration.fitted_on.predictor
+    fitted_on, _ = calibration.together
+    whole = fitted_on.predictor
     assert whole.chunks == 1
     several = Predictor(
         whole.pipeline,
@@ -183,13 +184,13 @@ def test_gates_do_not_mind_how_many_pictures_a_call_had(calibration: Calibration
         noise_shape=whole.noise_shape,
         chunk=len(whole.prompts) - 1,
     )
-    table = make_plain(calibration, RANDOM, silent)[1].subnet
+    table = RANDOM.make(calibration, silent)[1].subnet
     both = [
         final_latents(
             calibration.pipeline,
             table,
             calibration.table,
-            replace(calibration.fitted_on, predictor=each),
+            replace(fitted_on, predictor=each),
         )
         for each in (whole, several)
     ]
@@ -197,16 +198,14 @@ def test_gates_do_not_mind_how_many_pictures_a_call_had(calibration: Calibration
 
 
 def test_fitting_keeps_the_gates_and_helps(calibration: Calibration) -> None:
-    plain = make_plain(calibration, FEWER_STEPS, silent)[1]
+    plain = FEWER_STEPS.make(calibration, silent)[1]
     found = fitted(calibration, plain)
     assert found.is_fitted
     assert found.subnet.actions == plain.subnet.actions
-    assert calibration.error(found.subnet, found.table) < calibration.error(
-        plain.subnet, plain.table
-    )
+    assert calibration.error(found) < calibration.error(plain)
 
 
 def test_a_keep_of_less_than_one_call_is_refused(pipelines: Callable[[str], Path]) -> None:
-    settings = FrontierSettings(**{**vars(SETTINGS), "keeps": (0.5, 0.1)})
+    settings = replace(SETTINGS, keeps=(0.5, 0.1))
     with pytest.raises(SearchError, match=r"--keep 0\.1 of 6 calls is less than one call"):
         make_ground(pipelines("three-levels"), settings)

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,17 +20,19 @@ from examples.shapes.pictures import draw
 from search.core.subnet import SubNet
 from search.core.table import keep_of
 from search.frontier import write
+from search.frontier.distance import Distance, Target
 from search.frontier.judge import Judge
 from search.frontier.points import Frontier, Point
 from search.frontier.quality import Quality
-from search.frontier.series import HOLD
+from search.frontier.rivals.holding import HOLD
 from search.frontier.settings import FrontierSettings
 from search.frontier.table import full_attributes
 from search.frontier.write import write_frontier
 from tests.toys import chain, subnet
 
 JUDGE = Path(__file__).parents[3] / "examples" / "shapes" / "judge.onnx"
-BASELINES = ("deepcache", "fewer-steps", "dpm-solver", "hold", "hold-spaced", "random")
+BASELINES = ("fewer-steps", "hold", "step-mask")
+METHODS = ("carve", "bns", *BASELINES, "guidance-interval", "fora")
 
 
 def frontier(*arguments: object) -> Result:
@@ -38,13 +41,14 @@ def frontier(*arguments: object) -> Result:
 
 @pytest.fixture(scope="module")
 def made(pipelines: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Everything, as small as it goes."""
+    """Series of every kind, as small as it goes; FORA is too dear for a U-Net."""
     root = tmp_path_factory.mktemp("frontier")
     (root / "search.txt").write_text("a red circle\na blue square\n")
     (root / "judge.txt").write_text("a green cross\n")
     result = frontier(
         pipelines("three-levels"), "-o", root / "out", "--steps", 6, "--guidance", 3,
-        "--keep", "0.5", "--count", 3, "--iterations", 1, "--pictures", 6, "--dip-go-iterations", 1, "--random", 2,
+        "--keep", "0.5", "--count", 3, "--iterations", 1, "--pictures", 4, "--random", 2,
+        "--methods", ",".join(METHODS), "--fine-steps", 12,
         "--prompts", root / "search.txt", "--held-out", root / "judge.txt",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
@@ -68,51 +72,78 @@ def test_every_file_is_written(made: Path) -> None:
 
 def test_every_method_is_there_plain_and_fitted(record: dict[str, list[dict[str, object]]]) -> None:
     found = {(point["method"], point["fitted"]) for point in record["points"]}
-    expected = {(name, is_fitted) for name in (*BASELINES, "dip-go") for is_fitted in (False, True)}
-    assert found == {*expected, ("carve", True)}
+    expected = {(name, is_fitted) for name in BASELINES for is_fitted in (False, True)}
+    assert found == {*expected, ("carve", True), ("bns", True), ("guidance-interval", False)}
 
 
 def test_every_point_has_its_subnet_and_the_cost_of_it(
     made: Path, record: dict[str, list[dict[str, object]]]
 ) -> None:
-    files = {str(point["subnet"]) for point in record["points"]}
-    assert len(files) == len(record["points"])
+    points = [point for point in record["points"] if point["method"] != "guidance-interval"]
+    assert len(points) == len(record["points"]) - 1, "no SubNet says what that one does"
+    files = {str(point["subnet"]) for point in points}
+    assert len(files) == len(points)
     assert {f"subnets/{p.name}" for p in (made / "out" / "subnets").iterdir()} == files
-    for point in record["points"]:
+    for point in points:
         loaded = SubNet.load(made / "out" / str(point["subnet"]))
         assert keep_of(loaded) == pytest.approx(point["cost"])
         assert float(str(point["cost"])) <= 0.5 + 1e-9
 
 
 def test_the_record_says_what_was_done(made: Path, record: dict[str, dict[str, object]]) -> None:
-    assert record["schema"] == 1
+    assert record["schema"] == 2
     assert record["kind"] == "stepcarve-frontier"
     assert record["settings"]["prompts"] == ["a red circle", "a blue square"]
     assert record["settings"]["held_out"] == ["a green cross"]
-    assert record["settings"]["dip_go_iterations"] == 1
-    assert record["full"]["error"] == 0
+    assert record["settings"]["random"] == 2
+    assert record["settings"]["fine_steps"] == 12
+    assert record["full"]["distances"]["full"]["mean"] == 0
+    assert record["full"]["distances"]["fine"]["mean"] > 0
+    assert [str(note).split()[0] for note in record["notes"]] == ["fora"]
 
 
-def test_the_ratios_are_those_of_the_points(record: dict[str, list[dict[str, object]]]) -> None:
-    errors = {str(p["subnet"]): float(str(p["error"])) for p in record["points"]}
+def test_the_ranking_and_its_winners_are_those_of_the_points(
+    record: dict[str, list[dict[str, Any]]],
+) -> None:
+    points = {point["name"]: point for point in record["points"]}
     (comparison,) = record["comparisons"]
-    contenders = comparison["contenders"]
-    assert isinstance(contenders, dict)
-    assert set(contenders) == {
-        "carve", "best plain baseline", "best fitted baseline", "dip-go", "dip-go, fitted",
-    }  # fmt: skip
-    ours = errors[contenders["carve"]["subnet"]]
-    for role, each in contenders.items():
-        if role != "carve":
-            assert each["ours_over_this"] == pytest.approx(ours / errors[each["subnet"]])
+    ranking = comparison["ranking"]
+    means = [points[each["name"]]["distances"]["fine"]["mean"] for each in ranking]
+    assert means == sorted(means)
+    assert {each["name"].split()[0] for each in ranking} == set(METHODS) - {"fora"}
+    ours = points["carve keep 0.5"]["distances"]
+    for each in ranking:
+        if not each["name"].startswith("carve"):
+            for target, ratio in each["carve_over_this"].items():
+                own = points[each["name"]]["distances"][target]["mean"]
+                assert ratio == pytest.approx(ours[target]["mean"] / own)
+    assert len(comparison["verdicts"]) == 4
+    for verdict in comparison["verdicts"]:
+        values = {
+            name: points[name]["distances"][verdict["target"]][verdict["statistic"]]
+            for name in (each["name"] for each in ranking)
+        }
+        assert values[verdict["winner"]] == min(values.values())
+        assert verdict["winner"] not in verdict["not_told_apart"]
 
 
-def test_the_table_has_the_points(made: Path, record: dict[str, list[dict[str, object]]]) -> None:
+def test_every_point_has_the_errors_of_all_pictures(
+    record: dict[str, list[dict[str, Any]]],
+) -> None:
+    for point in record["points"]:
+        for distance in point["distances"].values():
+            assert len(distance["errors"]) == 3
+            assert distance["mean"] == pytest.approx(np.mean(distance["errors"]), rel=1e-3)
+            low, high = distance["mean_interval"]
+            assert low <= distance["mean"] <= high
+
+
+def test_the_table_has_the_points(made: Path, record: dict[str, list[dict[str, Any]]]) -> None:
     with (made / "out" / "frontier.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["subnet"] for row in rows] == [point["subnet"] for point in record["points"]]
+    assert [row["subnet"] for row in rows] == [point["subnet"] or "" for point in record["points"]]
     for row, point in zip(rows, record["points"], strict=True):
-        assert float(row["error"]) == point["error"]
+        assert float(row["fine_mean"]) == point["distances"]["fine"]["mean"]
         assert row["fitted"] == str(point["fitted"]).lower()
 
 
@@ -120,15 +151,17 @@ def test_the_page_stands_alone(made: Path) -> None:
     page = (made / "out" / "frontier.html").read_text()
     assert "data:image/png;base64," in page
     assert not re.search(r'(src|href)="(?!data:)', page)
-    assert "best fitted baseline" in page
+    assert "mean distance to the fine sampler" in page
     assert "<script" not in page
 
 
-def test_the_terminal_shows_the_ratios(made: Path) -> None:
+def test_the_terminal_shows_ratios_and_winners(made: Path) -> None:
     printed = (made / "printed.txt").read_text()
     assert "at 0.5 of the full cost, or less" in printed
-    row = next(line for line in printed.splitlines() if "best plain baseline" in line)
-    assert re.search(r"\d\.\d\d x", row)
+    assert re.search(r"\d\.\d\d x", printed)
+    for what in ("mean distance to the full", "median distance to the fine"):
+        line = next(line for line in printed.splitlines() if what in line)
+        assert " wins" in line
     assert f"page: {made / 'out' / 'frontier.html'}" in printed
 
 
@@ -143,6 +176,7 @@ def test_a_judge_adds_accuracy_and_frechet_distance(
         result = frontier(
             pipelines("shapes-dit"), "-o", tmp_path / name, "--steps", 2, "--guidance", 1.5,
             "--keep", "0.5", "--count", 2, "--methods", "deepcache,fewer-steps", "--judge", JUDGE,
+            "--pictures", 4, "--fine-steps", 4,
             *extra, "--json",
         )  # fmt: skip
         assert result.exit_code == 0, result.output
@@ -169,15 +203,15 @@ def test_a_judge_adds_accuracy_and_frechet_distance(
         (("--iterations", "0"), "0 is not in the range x>=1"),
         (("--guidance", "nan"), "nan is not a finite number"),
         (("--judge", "nowhere.onnx"), "File 'nowhere.onnx' does not exist"),
-        (("--methods", "hold", "--random", "3"), "nothing uses --random (for random) here"),
+        (("--methods", "hold", "--random", "3"), "nothing uses --random (for step-mask, budcache, random) here"),
         (("--prompts", "nowhere.txt"), "cannot read prompts from 'nowhere.txt'"),
         (("--device", "tpu"), "'tpu' is not one of 'cpu', 'cuda'"),
         (("--scheduler", "Magic"), "no scheduler 'Magic' for this pipeline"),
         (("--steps", "2", "--keep", "0.3"), "--keep 0.3 of 2 calls is less than one call"),
         (
-            ("--steps", "2", "--methods", "dpm-solver", "--scheduler", "DPMSolverMultistepScheduler",
-             "--count", "2", "--keep", "0.5"),
-            "nothing can be compared: dpm-solver is left out",
+            ("--steps", "2", "--methods", "fora", "--count", "2", "--keep", "0.5", "--pictures", "4",
+             "--fine-steps", "2"),
+            "nothing can be compared: fora is left out",
         ),
     ],
 )  # fmt: skip
@@ -201,16 +235,21 @@ def test_a_directory_that_exists_is_left_alone(
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def quality(*errors: float, **judged: Any) -> Quality:
+    return Quality({target: Distance(errors) for target in Target}, 30, 0.9, **judged)
+
+
 def toy_frontier() -> Frontier:
     toy = subnet(chain(), "RRR")
-    point = Point(HOLD, "a <b>", 0.5, False, 0.4, 3, Quality(0.1, 0.1, 0.2, 30, 0.9), toy)
+    point = Point(HOLD, "a <b>", 0.5, False, 0.4, 3, quality(0.1, 0.2), toy)
     return Frontier(
         pipeline="x & y",
         settings=FrontierSettings(keeps=(0.5,)),
         whole=toy,
+        fine_steps=30,
         prompts=(("a",), ("b",)),
         reference=None,
-        full=Quality(0, 0, 0, 100, 1),
+        full=quality(0, 0),
         points=(point,),
         notes=("dip-go is left out: x < y",),
     )
@@ -241,7 +280,7 @@ def test_a_directory_appears_whole_or_not_at_all(
 def test_the_full_sampler_is_judged_too() -> None:
     found = toy_frontier()
     assert full_attributes(found) == ""
-    judged = Quality(0, 0, 0, 100, 1, accuracy={"colour": 0.975}, frechet=12.34)
+    judged = quality(0, 0, accuracy={"colour": 0.975}, frechet=12.34)
     found = dataclasses.replace(found, full=judged, reference="real pictures")
     assert full_attributes(found) == (
         "full sampler: colour 97.5%, Fréchet distance 12.3 (to real pictures)"

@@ -13,10 +13,12 @@ import torch
 from search.core.errors import SearchError
 from search.core.subnet import SubNet
 from search.core.timestep_grid import TimestepGrid
+from search.frontier.distance import Statistic, Target
 from search.frontier.quality import (
     HeldOut,
     as_bytes,
     as_texts,
+    fine_steps,
     noise_seed,
     read_features,
     sample_held_out,
@@ -31,7 +33,7 @@ from search.model.reference import sample
 
 STEPS = 4
 COUNT = 18
-SETTINGS = FrontierSettings(steps=STEPS, guidance=3.0, keeps=(0.5,), count=COUNT)
+SETTINGS = FrontierSettings(steps=STEPS, guidance=3.0, keeps=(0.5,), count=COUNT, fine_steps=8)
 JUDGE = Path(__file__).parents[3] / "examples" / "shapes" / "judge.onnx"
 PROMPTS = ("a red circle", "a blue square", "a green cross")
 
@@ -76,7 +78,8 @@ def test_the_noise_is_none_that_a_search_draws(held_out: HeldOut) -> None:
 
 def test_the_full_sampler_is_perfect(held_out: HeldOut, whole: SubNet) -> None:
     quality = held_out.examine_full()
-    assert quality.error == quality.largest_error == 0
+    assert quality.error == quality.distances[Target.FULL].largest == 0
+    assert quality.distances[Target.FINE].value(Statistic.MEAN) > 0
     assert quality.psnr == pytest.approx(100)
     assert quality.ssim == pytest.approx(1)
     again = held_out.examine(whole, held_out.pipeline.sampler(TimestepGrid(STEPS)))
@@ -99,10 +102,38 @@ def test_quality_is_that_of_diffusers_own_pictures(
         squared = ((gated.images - exact.images) ** 2).mean((1, 2, 3))
         psnr += (-10 * np.log10(squared)).tolist()
     assert quality.error == pytest.approx(np.mean(errors), rel=1e-3)
-    assert quality.largest_error == pytest.approx(np.max(errors), rel=1e-3)
-    assert min(errors) <= quality.median_error <= np.median(errors) * 1.001
+    found = quality.distances[Target.FULL]
+    assert found.errors == pytest.approx(errors, rel=1e-3)
+    assert found.largest == pytest.approx(np.max(errors), rel=1e-3)
+    assert found.value(Statistic.MEDIAN) == pytest.approx(np.median(errors), rel=1e-3)
     assert quality.psnr == pytest.approx(np.mean(psnr), abs=0.05)
     assert 0 < quality.ssim < 1
+
+
+def test_the_fine_reference_is_the_same_sampler_with_more_steps_from_the_same_noise(
+    pipeline: Pipeline, held_out: HeldOut
+) -> None:
+    """Against diffusers' own pipeline."""
+    found = held_out.examine_full().distances[Target.FINE].errors
+    errors = []
+    for runs in held_out.runs:
+        request = Request(runs.predictor.prompts, STEPS, 3.0, latents=runs.noise)
+        full, fine = (
+            sample(pipeline, dataclasses.replace(request, steps=steps)).latents[-1]
+            for steps in (STEPS, 8)
+        )
+        difference = (full - fine).flatten(1).norm(dim=1)
+        errors += (difference / fine.flatten(1).norm(dim=1)).tolist()
+    assert found == pytest.approx(errors, rel=1e-3)
+
+
+def test_the_fine_reference_has_ten_times_the_steps_but_no_more_than_timesteps(
+    pipeline: Pipeline, whole: SubNet
+) -> None:
+    settings = dataclasses.replace(SETTINGS, fine_steps=None)
+    assert fine_steps(pipeline, whole, settings) == 10 * STEPS
+    many = full(pipeline, Options(steps=250, guidance=3.0))
+    assert fine_steps(pipeline, many, settings) == 1000
 
 
 def test_pictures_become_bytes_as_diffusers_makes_them() -> None:

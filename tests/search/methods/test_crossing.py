@@ -16,10 +16,12 @@ from torch import Tensor
 from search.core.errors import SearchError
 from search.core.subnet import SubNet
 from search.core.table import keep_of
-from search.frontier import candidates
+from search.frontier.registry import SERIES
+from search.frontier.rivals.guidance import EXTRAPOLATED_GUIDANCE, GUIDANCE_INTERVAL
+from search.frontier.rivals.layers import DEEPCACHE
+from search.frontier.rivals.solvers import DPM_SOLVER, UNIPC
+from search.frontier.rivals.taylorseer import TAYLORSEER_LITE
 from search.frontier.run import run_frontier
-from search.frontier.series import CARVE, DEEPCACHE, DIP_GO, HOLD, SERIES
-from search.frontier.series import RANDOM as RANDOM_TABLES
 from search.frontier.settings import FrontierSettings
 from search.methods.options import Options
 from search.methods.registry import NAMES, method_of, search_keeps
@@ -158,30 +160,31 @@ def final_latents(pipeline: Pipeline, subnet: SubNet) -> tuple[Tensor, Tensor]:
     return found.latents[-1], expected.latents[-1]
 
 
-def test_the_frontier_compares_packed_latents(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.slow
+def test_the_frontier_compares_packed_latents(tmp_path: Path) -> None:
     RANDOM["flux-dev"]().save_pretrained(tmp_path)
     pipeline = open_pipeline(tmp_path)
     pipeline.pipe.default_sample_size = 8
-    monkeypatch.setattr(candidates, "PICTURES", 2)
     settings = FrontierSettings(
-        steps=STEPS,
+        steps=6,
         guidance=3.0,
-        keeps=(0.5,),
+        keeps=(0.7,),
         prompts=PROMPTS[:1],
         held_out=PROMPTS[1:],
         count=2,
         pictures=2,
         iterations=1,
         dip_go_iterations=1,
-        random=1,
+        random=2,
+        fine_steps=12,
     )
     found = run_frontier(pipeline, settings)
-    # DeepCache is for U-Nets, and DPM-Solver++ has no flow here: the notes say so.
-    left_out = {each for each in SERIES if any(n.startswith(each.name) for n in found.notes)}
+    # DeepCache is for U-Nets, solvers of DDIM have no flow here, the guidance is embedded, and the first 6 steps
+    # are too dear for TaylorSeer Lite: the notes say so.
+    left_out = {each for each in SERIES if any(n.startswith(f"{each} is") for n in found.notes)}
+    assert left_out == {
+        DEEPCACHE, DPM_SOLVER, UNIPC, GUIDANCE_INTERVAL, EXTRAPOLATED_GUIDANCE, TAYLORSEER_LITE,
+    }  # fmt: skip
     assert {point.method for point in found.points} == set(SERIES) - left_out
-    assert DEEPCACHE in left_out
-    assert {CARVE, DIP_GO, HOLD, RANDOM_TABLES}.isdisjoint(left_out)
-    assert all(0 < keep_of(point.subnet) <= 0.5 for point in found.points)
+    assert all(0 < keep_of(point.subnet) <= 0.7 for point in found.points if point.subnet)
     assert all(0 < point.quality.error < 10 for point in found.points)

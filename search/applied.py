@@ -1,7 +1,7 @@
 """A SubNet in a pipeline of diffusers that you loaded: its blocks gated, its sampler in place.
 
     from diffusers import StableDiffusionPipeline
-    from search.apply import apply
+    from search import apply
 
     pipe = StableDiffusionPipeline.from_pretrained("examples/shapes/shapes-sd")
     with apply(pipe, "subnet.json") as applied:
