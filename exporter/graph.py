@@ -39,6 +39,7 @@ ROUNDS = 2
 def convert(program: ExportedProgram) -> ir.Model:
     """The program as an unoptimised ONNX model; weights are not read."""
     with_heads(program)
+    _drop_assertions(program)
     with _quiet():
         converted = torch.onnx.export(
             program, dynamo=True, optimize=False, opset_version=OPSET, verbose=False
@@ -47,6 +48,16 @@ def convert(program: ExportedProgram) -> ir.Model:
         msg = "torch.onnx.export returned nothing"
         raise RuntimeError(msg)
     return converted.model
+
+
+def _drop_assertions(program: ExportedProgram) -> None:
+    """Take out what is computed only to be checked in the trace; ONNX may not have these operations."""
+    graph = program.graph
+    for node in list(graph.nodes):
+        if node.target is torch.ops.aten._assert_tensor_metadata.default:
+            graph.erase_node(node)
+    graph.eliminate_dead_code()
+    program.graph_module.recompile()
 
 
 def optimise(model: ir.Model, parameters: Collection[str]) -> None:
