@@ -66,10 +66,18 @@ def conditioner_graph(conditioner: Conditioner, dtype: str) -> Component:
     if loose:
         msg = (
             f"the pipeline makes the conditions {loose} as long as its text; a graph is of one length, so "
-            "such pipelines are not supported"
+            f"{_instead(conditioner)}"
         )
         raise ExportError(msg)
     return made
+
+
+def _instead(conditioner: Conditioner) -> str:
+    """What to do about a text whose length counts."""
+    switches = getattr(conditioner, "switches", ())
+    if not switches:
+        return "such pipelines are not supported"
+    return f"try what its call can switch off: --call {switches[0]}=false"
 
 
 def _tokenised(conditioner: Conditioner, each: PromptInput, otherwise: Tensor) -> Tensor:

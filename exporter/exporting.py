@@ -118,7 +118,7 @@ def export(
         report("fit preview")
         first, binding = variants[0], variants[0].subnet.binding
         shapes_of_one = binding.noise_shape, binding.latent_shape
-        made = {
+        made: dict[str, Any] = {
             "text_dtype": text_dtype,
             "vae_dtype": vae_dtype,
             "parts": parts,

@@ -94,7 +94,7 @@ def _to_latents(
     drawn = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     latents = drawn if layout is None else drawn.flatten()[list(layout)]
     decoded = decoder.given(latents.reshape(1, *latent_shape))
-    if decoded is None or not hasattr(decoder.vae, "encode"):
+    if decoded is None or not hasattr(getattr(decoder, "vae", None), "encode"):
         msg = "the pipeline has no autoencoder that both encodes and decodes"
         raise _NoPreviewError(msg)
     matrix, error = _fitted(

@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from engines.errors import EngineError
 from engines.parity.casting import cast_weights
 from engines.parity.measure import relative_l2
+from engines.parity.quantisation import listed
 from engines.parity.record import K
 from engines.parity.reference import images_of
 from engines.parity.replay import TorchDenoiser, predictors_of, replay
@@ -29,7 +30,7 @@ from search.core.program import plan_program
 from search.model.computing import computing_in, convertible_modules
 from search.model.decoder import Decoder
 from search.model.reference import forward_replaced, gated
-from search.quantise.rounded import plan_of_all, quantised
+from search.quantise.rounded import quantised
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -216,12 +217,12 @@ def _denoiser_for(reference: Reference, precision: str) -> TorchDenoiser:
 def _casting(precise: TorchDenoiser) -> Iterator[None]:
     """While open, the pipeline's networks take any dtype and compute in that of `precise`.
 
-    The denoiser of a quantised bundle rounds as its plan says.
+    That of a quantised bundle rounds as its plan says.
     """
     opened, dtype = precise.reference.opened, precise.dtype
     plan = precise.reference.bundle.plan
     if plan is not None:
-        with quantised(opened.denoiser, plan_of_all(opened.denoiser, plan)):
+        with quantised(opened, listed(precise.reference.bundle, plan)):
             yield
         return
     with ExitStack() as stack:

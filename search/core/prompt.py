@@ -63,7 +63,7 @@ class PromptInput:
         before: a text that the prompt stands behind, such as the head of a chat template.
         after: a text behind the prompt.
         special: whether the tokenizer adds its special tokens.
-        empty: what stands in the place of an empty text.
+        default: the text that is read where none is given.
         quotation: makes the text that is tokenised of the quoted words of the prompt.
         spelled: pairs of quotes, such as `""`, in which words are tokenised letter by letter.
         dims: shape of pictures and noise, at the bundle's first size.
@@ -83,7 +83,7 @@ class PromptInput:
     before: str = ""
     after: str = ""
     special: bool = True
-    empty: str = ""
+    default: str = ""
     quotation: Quotation | None = None
     spelled: tuple[str, ...] = ()
     dims: tuple[int, ...] = ()
@@ -99,7 +99,7 @@ class PromptInput:
         """What is tokenised for a prompt."""
         if self.quotation is not None:
             return self.quotation.text(text)
-        return f"{self.before}{cleaned(text, self.cleanings) or self.empty}{self.after}"
+        return f"{self.before}{cleaned(text or self.default, self.cleanings)}{self.after}"
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -24,7 +24,7 @@ from search.model.replaced import replaced
 from search.model.scheduler import FixedScheduler, FixedTimestep
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from search.model.pipeline import Pipeline
 
@@ -107,6 +107,7 @@ class Decoder(nn.Module):
         networks = self._pipeline.networks.values()
         with ExitStack() as stack:
             for context in (
+                _tiles_refused(pipe),
                 pipeline_failures(pipe),
                 on_vae_device(pipe),
                 with_gradients(pipe),
@@ -127,6 +128,21 @@ class Decoder(nn.Module):
 def _stay(part: nn.Module) -> Callable[..., nn.Module]:
     """In the place of a part's conversion to another type."""
     return lambda *_, **__: part
+
+
+@contextmanager
+def _tiles_refused(pipe: Any) -> Iterator[None]:
+    """While open, what a decoder does not do without tiles is told as that."""
+    try:
+        yield
+    except SearchError as error:
+        if not isinstance(error.__cause__, NotImplementedError):
+            raise
+        msg = (
+            f"the decoder of a {type(pipe).__name__} makes pictures in tiles alone, after enable_tiling(), which "
+            "a saved pipeline does not say; such pipelines are not supported"
+        )
+        raise SearchError(msg) from error
 
 
 def _itself(tensor: Tensor, *_: Any, **__: Any) -> Tensor:

@@ -419,7 +419,10 @@ def _assembled(path: Path, index: dict[str, Any], parts: dict[str, Any]) -> Any:
             **options,
         )
     except Exception as error:  # what the libraries raise has no common class
-        msg = f"cannot load the pipeline {str(path)!r}: {' '.join(str(error).split())[:300]}"
+        message = " ".join(str(error).split())[:300]
+        msg = f"cannot load the pipeline {str(path)!r}: {message}"
+        if isinstance(error, ImportError):
+            msg = f"a {index['_class_name']} needs a package that is not here: {message}"
         raise SearchError(msg) from error
 
 

@@ -60,7 +60,8 @@ class GridSettings:
 
     def apply(self, scheduler: Any) -> None:
         """Set the scheduler's timesteps, and where it begins."""
-        settings = {"timesteps": self.timesteps, "sigmas": self.sigmas, "mu": self.mu}
+        sigmas = None if self.sigmas is None else list(self.sigmas)
+        settings = {"timesteps": self.timesteps, "sigmas": sigmas, "mu": self.mu}
         given: dict[str, Any] = {k: value for k, value in settings.items() if value is not None}
         count = inspect.signature(scheduler.set_timesteps).parameters.get("num_inference_steps")
         is_needed = count is not None and count.default is inspect.Parameter.empty
@@ -122,8 +123,9 @@ def _blaming_scheduler(scheduler: Any, grid: TimestepGrid) -> Iterator[None]:
             msg = f"{name} refuses {_named(grid)}: {message}; choose others, or another --scheduler"
         else:
             msg = (
-                f"{name} cannot be stepped from a prediction, a timestep and latents alone, as a table of "
-                f"its steps needs it ({type(error).__name__}: {message}); choose another --scheduler"
+                f"{name} fails with {_named(grid)} ({type(error).__name__}): {message}; a table of its "
+                "steps needs a scheduler that is stepped with a prediction, one timestep and latents, so "
+                "choose others, or another --scheduler"
             )
         raise SearchError(msg) from error
 
@@ -251,6 +253,33 @@ class FixedTimestep(float):
         return getattr(torch.tensor(float(self)), name)
 
 
+class FixedTimesteps(list[FixedTimestep]):
+    """The timesteps of a run that computes with none of them."""
+
+    def __getattr__(self, name: str) -> Any:
+        """What else pipelines do with them, a tensor does."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(torch.tensor([float(each) for each in self]), name)
+
+
+class _NoiseLevel(float):
+    """One that nobody knows; pipelines may look at it, but not give it to a network."""
+
+    __slots__ = ()
+
+    def __mul__(self, other: float) -> _NoiseLevel:
+        return _NoiseLevel(float(self) * other)
+
+    def expand(self, *_: Any) -> Any:
+        """Refused."""
+        msg = (
+            "the pipeline tells its network the noise level of the next step too, and a step graph has the "
+            "timestep of its own step alone; such pipelines are not supported"
+        )
+        raise SearchError(msg)
+
+
 class FixedScheduler:
     """A stand-in for a diffusers scheduler with fixed timesteps; its steps return the latents unchanged.
 
@@ -264,9 +293,11 @@ class FixedScheduler:
     init_noise_sigma = 1.0
 
     def __init__(self, timesteps: Tensor | list[FixedTimestep], config: Any) -> None:
-        self.timesteps, self.config = timesteps, config
+        is_list = isinstance(timesteps, list)
+        self.timesteps = FixedTimesteps(timesteps) if is_list else timesteps
+        self.config = config
         # Some pipelines look at the noise levels that the scheduler will take.
-        self.sigmas = [0.5] * (len(timesteps) + 1)
+        self.sigmas = [_NoiseLevel(0.5)] * (len(timesteps) + 1)
 
     def set_timesteps(
         self,

@@ -48,6 +48,12 @@ def groups_of_steps(
     """
     walk = _Walk(pipeline, request, timesteps)
     walk.run()
+    if not walk.predictions:
+        msg = (
+            f"a {type(pipeline.pipe).__name__} does not step the scheduler that it has, but copies of it (as "
+            "for frames that are not all as far); such pipelines are not supported"
+        )
+        raise SearchError(msg)
     groups = list(dict.fromkeys(walk.predictions))
     of_steps = [groups.index(each) for each in walk.predictions]
     calls = [walk.calls[of_steps.index(group)] for group in range(len(groups))]
@@ -90,6 +96,7 @@ class _Walk:
         self._timesteps = torch.tensor(timesteps)
         self._encoding, self._answers = Encoding(self._pipe), Answers()
         self._given: list[tuple[Hashable, ...]] = []
+        self._latents, self._is_folded = torch.empty(0), False
         self._made: list[Kind] = []
         self._kinds: dict[tuple[Hashable, ...], Kind] = {}
         self.numbers = ValueNumbers(self._input)
@@ -140,12 +147,15 @@ class _Walk:
         self._given.clear()
         if len(self.predictions) == len(self._timesteps):
             raise _WalkedError
+        if len(sample) != self._pictures and sample.numel() == self._latents.numel():
+            self._is_folded = True
+            return sample.clone()
         entering = self._entering(sample[: self._pictures])
         return as_often(entering, sample)
 
     def _entering(self, latents: Tensor) -> Tensor:
         """These latents, as those that a step begins with."""
-        fresh = latents.clone()
+        self._latents = fresh = latents.clone()
         self.numbers.mark_input(fresh, SAMPLE, len(self.predictions))
         return fresh
 
@@ -156,6 +166,10 @@ class _Walk:
                 return name, frozenset()
         times = self._timesteps
         now = len(self.predictions)
+        # What the scheduler gets in another shape is known by its values once it has its own again.
+        is_like = self._is_folded and tensor.shape == self._latents.shape
+        if is_like and torch.equal(tensor, self._latents):
+            return SAMPLE, frozenset({now})
         place = times.data_ptr() + now * times.element_size()
         if tensor.numel() == 1 and not tensor.is_meta and tensor.data_ptr() == place:
             return TIMESTEP, frozenset({now})

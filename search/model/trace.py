@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.export.graph_signature import TensorArgument
 
-from search.core.names import GUIDANCE, SAMPLE, TIMESTEP
+from search.core.names import DENOISER, GUIDANCE, NETWORKS, SAMPLE, TIMESTEP
 from search.core.streams import block_name, stream_names
 from search.core.subnet import Granularity
 from search.model.body import Body, Place
@@ -20,10 +20,6 @@ from search.model.replaced import replaced
 from search.model.text_lengths import built, fixed_texts_of, with_short_texts
 from search.model.traced_graph import TracedGraph, Units, emitted_by, read_topology
 from search.model.traced_step import Output, TracedCalls, TracedStep
-
-DENOISER = "denoiser"
-NETWORKS = "networks."
-"""Where the networks are in the module that is traced: the denoiser, and before the names of others."""
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
