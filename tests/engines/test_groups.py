@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from exporter.export import export
+from exporter.exporting import export
 
 from benchmarks.families import image, video
 from benchmarks.families.image_qwen import TOYS as QWEN
