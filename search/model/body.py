@@ -305,8 +305,12 @@ class Body:
         except StoppedError as stopped:
             return stopped
         except SearchError as error:
-            if isinstance(error.__cause__, IndexError) and not is_exporting():
-                raise SearchError(_looks_ahead(pipe)) from error
+            if _looks_ahead(pipe, error.__cause__):
+                msg = (
+                    f"a {type(pipe).__name__} does not run at one timestep, because it looks at several of its "
+                    "scheduler's at once; such pipelines are not supported"
+                )
+                raise SearchError(msg) from error
             if not isinstance(error.__cause__, UnboundLocalError):
                 raise
         msg = (
@@ -371,11 +375,14 @@ class Body:
             raise SearchError(msg)
 
 
-def _looks_ahead(pipe: Any) -> str:
-    return (
-        f"a {type(pipe).__name__} does not run at one timestep, because it looks at several of its "
-        "scheduler's at once; such pipelines are not supported"
-    )
+def _looks_ahead(pipe: Any, error: BaseException | None) -> bool:
+    """Whether the pipeline's call itself has asked for an element that is not there."""
+    place = None if error is None else error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    call = inspect.unwrap(type(pipe).__call__).__code__
+    is_in_call = place is not None and place.tb_frame.f_code is call
+    return isinstance(error, IndexError) and is_in_call and not is_exporting()
 
 
 def _require_prediction(pipe: Any, prediction: Tensor, latents: Tensor) -> None:

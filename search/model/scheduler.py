@@ -444,13 +444,12 @@ def _walk(
     with noise_drawn_by(scheduler, lambda shape: next(values).reshape(shape)):
         for timestep, prediction in zip(settings.part(scheduler), predictions, strict=True):
             inputs.append(scale(latents, timestep).flatten())
-            latents, *further = scheduler.step(
-                model_output=prediction.reshape(latents.shape),
-                timestep=timestep,
-                sample=latents,
-                **given,
-                **memory,
-                return_dict=False,
+            made = prediction.reshape(latents.shape)
+            options = {**given, **memory, "return_dict": False}
+            latents, *further = (
+                scheduler.step(model_output=made, timestep=timestep, sample=latents, **options)
+                if memory
+                else scheduler.step(made, timestep, latents, **options)
             )
             memory = dict(zip(memory, (*further, timestep), strict=False))
     return inputs, latents.flatten()
