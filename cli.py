@@ -29,6 +29,7 @@ COMMANDS = {
         "search": "engines.commands.search",
         "frontier": "search.commands.frontier",
         "import": "search.commands.import_table",
+        "convert": "search.commands.convert",
         "distill": "search.commands.distill",
         "quantise": "search.commands.quantise",
     },

@@ -10,6 +10,7 @@ from __future__ import annotations
 import http.client
 import itertools
 import json
+import os
 import random
 import re
 import socket
@@ -38,10 +39,12 @@ ROUTE = "/v1/images/generations"
 CLIENTS = 8
 """Requests at once, in the test of many."""
 PLACES = 16
-BLOCK = 10
+BLOCK = 4
 """Pictures of each kind before the other kind has its turn."""
 SPARE = 2
 """Requests at once in the comparison: while one is answered, the next runs."""
+TEXTS = 4
+"""Prompts of these requests; equal ones share a run."""
 MALFORMED = ("{", "{}", '{"prompt": "x", "size": "7x7"}', '{"prompt": "x", "n": 99}')
 
 
@@ -120,11 +123,14 @@ def throughput(
         status, _ = served.ask(body_of(prompt, next(seeds)))
         assert status == 200
 
+    cpu: dict[str, float] = {"bare_run": 0.0, "served": 0.0}
+    own, other = psutil.Process(), psutil.Process(served.process.pid)
     for block in range(blocks + 1):
-        began = time.perf_counter()
+        spent, began = cpu_of(own), time.perf_counter()
         for prompt in itertools.islice(prompts, BLOCK):
             runner.run(prompt, seed=next(seeds), on_call=lambda *_: None)
-        bare = BLOCK / (time.perf_counter() - began)
+        bare, spent = BLOCK / (time.perf_counter() - began), cpu_of(own) - spent
+        answering = cpu_of(other)
         with ThreadPoolExecutor(SPARE) as pool:
             began = time.perf_counter()
             list(pool.map(ask, itertools.islice(prompts, BLOCK)))
@@ -132,12 +138,32 @@ def throughput(
         if block:  # the first is for warming up
             rates["bare_run"].append(bare)
             rates["served"].append(answered)
+            cpu["bare_run"] += spent
+            cpu["served"] += cpu_of(other) - answering
     ratios = [s / b for s, b in zip(rates["served"], rates["bare_run"], strict=True)]
+    pictures = BLOCK * blocks
     return {
         "pictures_per_second": {name: statistics.median(each) for name, each in rates.items()},
         "served_by_bare_run": statistics.median(ratios),
-        "served_by_bare_run_of_each_block": [round(ratio, 3) for ratio in ratios],
-        "pictures": BLOCK * blocks,
+        "served_by_bare_run_quartiles": [float(np.percentile(ratios, q)) for q in (25, 75)],
+        "processor_seconds_per_picture": {name: each / pictures for name, each in cpu.items()},
+        "processor_time_bare_run_by_served": cpu["bare_run"] / cpu["served"],
+        "pictures": pictures,
+    }
+
+
+def cpu_of(process: psutil.Process) -> float:
+    """Seconds that all its threads have computed."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def counts(served: Served) -> dict[str, float]:
+    """What the server has made."""
+    return {
+        "runs": served.metric("stepcarve_run_seconds_count"),
+        "pictures": served.metric("stepcarve_pictures_total"),
+        "stopped_runs": served.metric("stepcarve_stopped_runs_total"),
     }
 
 
@@ -146,8 +172,8 @@ def storm(served: Served, prompts: Iterator[str], count: int) -> dict[str, Any]:
     kinds = ["malformed"] * (count // 20) + ["cancelled"] * (count // 20)
     kinds += ["whole"] * (count - len(kinds))
     random.Random(0).shuffle(kinds)
-    texts = list(itertools.islice(prompts, 20))
-    before = served.state()
+    texts = list(itertools.islice(prompts, TEXTS))
+    before, counted = served.state(), counts(served)
 
     def send(numbered: tuple[int, str]) -> tuple[str, int, float]:
         number, kind = numbered
@@ -182,8 +208,7 @@ def storm(served: Served, prompts: Iterator[str], count: int) -> dict[str, Any]:
         "malformed_answered_400": sum(status == 400 for kind, status, _ in found),
         "cancelled": kinds.count("cancelled"),
         "latency_seconds": {f"p{q}": float(np.percentile(waits, q)) for q in (50, 90, 99)},
-        "runs": served.metric("stepcarve_run_seconds_count"),
-        "pictures": served.metric("stepcarve_pictures_total"),
+        **{name: value - counted[name] for name, value in counts(served).items()},
         "places_taken_afterwards": served.metric("stepcarve_held_requests"),
         "waiting_afterwards": served.metric("stepcarve_waiting_pictures"),
         "state_before": before,
@@ -193,25 +218,39 @@ def storm(served: Served, prompts: Iterator[str], count: int) -> dict[str, Any]:
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--blocks", default=10, help=f"Turns of {BLOCK} pictures each.")
+@click.option(
+    "--many",
+    type=click.Path(path_type=Path),
+    help="Another bundle for the test of many at once.  [default: the same]",
+)
+@click.option("--blocks", default=25, help=f"Turns of {BLOCK} pictures each.")
 @click.option("--requests", default=1000, help="In the test of many at once.")
-def main(bundle: Path, blocks: int, requests: int) -> None:
+def main(bundle: Path, many: Path | None, blocks: int, requests: int) -> None:
     """Measure, and write results/serve.json."""
-    opened = Bundle.open(bundle)
+    opened, other = Bundle.open(bundle), Bundle.open(many or bundle)
     runner = Runner(opened, make_engine("onnxruntime", "cpu"))
-    prompts = (f"{opened.default_prompt} {number}" for number in itertools.count())
     with serving(bundle) as served:
-        one = throughput(served, runner, prompts, blocks)
-        click.echo(json.dumps(one))
-        many = storm(served, prompts, requests)
-        click.echo(json.dumps(many))
-    about = {
-        "denoiser": opened.subnet.binding.denoiser,
-        "method": opened.subnet.method,
-        "calls": len(opened.calls),
-        "shapes": [str(shape) for shape in opened.shapes],
+        one = throughput(served, runner, _prompts(opened), blocks)
+    click.echo(json.dumps(one))
+    with serving(other.path) as served:
+        storm(served, _prompts(other), requests // 5)  # for warming up
+        at_once = storm(served, _prompts(other), requests)
+    click.echo(json.dumps(at_once))
+    result = {"one_picture": _about(opened) | one, "many_at_once": _about(other) | at_once}
+    write("serve", {"load_average": os.getloadavg()[1], **result})
+
+
+def _prompts(bundle: Bundle) -> Iterator[str]:
+    return (f"{bundle.default_prompt} {number}" for number in itertools.count())
+
+
+def _about(bundle: Bundle) -> dict[str, Any]:
+    return {
+        "denoiser": bundle.subnet.binding.denoiser,
+        "method": bundle.subnet.method,
+        "calls": len(bundle.calls),
+        "shapes": [str(shape) for shape in bundle.shapes],
     }
-    write("serve", {"bundle": about, "one_picture": one, "many_at_once": many})
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from engines.pictures import (
     save_video,
     settings_in,
 )
+from engines.video import MOVING, PNG
 from exporter.bundle import Bundle
 from exporter.errors import ExportError
 from search.core.versions import version_of
@@ -44,6 +45,8 @@ class Order:
         guidance: scale; None is the bundle's.
         latents: what every run begins from, or None.
         pictures: `image` and `mask`, as far as the bundle takes them.
+        lora_scales: of LoRAs beside the weights, by name; the others have the bundle's.
+        fps: frames per second of a video in one file.
     """
 
     prompts: tuple[str, ...]
@@ -53,6 +56,8 @@ class Order:
     guidance: float | None = None
     latents: NDArray[np.float32] | None = None
     pictures: Mapping[str, Image] = field(default_factory=dict)
+    lora_scales: Mapping[str, float] = field(default_factory=dict)
+    fps: float = 16.0
 
 
 @dataclass(frozen=True)
@@ -227,7 +232,7 @@ def generate(
     Args:
         runner: at a variant whose number of images divides that of the order.
         order: what to make.
-        out: a PNG file.
+        out: a PNG file; of a video also a GIF or MP4 file, beside which its frames are PNG files.
         save_latents: also write the final latents of every run to this .npy file, likewise.
         resume: leave out the runs whose files are there.
         report: called with a progress message and the completed fraction.
@@ -259,8 +264,12 @@ def make(
     result, calls = _timed(runner, order, run, runs, report, callback)
     for place, path in enumerate(run.images):
         about = _generation(bundle, order, run, place)
-        save = save_picture if bundle.shape.frames is None else save_video
-        save(result.images[place], path, about)
+        if bundle.shape.frames is None:
+            save_picture(result.images[place], path, about)
+            continue
+        save_video(result.images[place], path.with_suffix(PNG), about)
+        if path.suffix.lower() in MOVING:
+            MOVING[path.suffix.lower()](result.images[place], path, order.fps)
     if run.latents is not None:
         save_latents_to(result.latents, run.latents)
     return Made(run.prompt, run.seed, run.images, result.seconds, calls)
@@ -296,6 +305,7 @@ def _timed(
         negative=order.negative,
         guidance=order.guidance,
         pictures=order.pictures,
+        lora_scales=order.lora_scales,
         on_call=tell if runner.on_host or callback is not None else None,
     )
     starts = [began + result.seconds["condition"], *ends]
@@ -325,4 +335,5 @@ def _generation(bundle: Bundle, order: Order, run: Run, place: int) -> Generatio
         pipeline=Path(bundle.pipeline).name,
         given_latents=order.latents is not None,
         version=version_of("stepcarve") or "unknown",
+        lora_scales={each.name: each.scale for each in bundle.live_loras} | dict(order.lora_scales),
     )

@@ -120,6 +120,7 @@ class Runner:
         negative: str = "",
         guidance: float | None = None,
         pictures: Mapping[str, Image] | None = None,
+        lora_scales: Mapping[str, float] | None = None,
         on_call: OnCall | None = None,
     ) -> Result:
         """Sample pictures for one prompt (or class name or number).
@@ -133,6 +134,7 @@ class Runner:
             negative: what to guide away from.
             guidance: scale; None takes the bundle's.
             pictures: `image` and `mask`, those that the bundle takes; others sizes are resized.
+            lora_scales: of the LoRAs beside the weights, by name; the bundle's where none is given.
             on_call: called after each call with its number, the denoiser's input and the noise prediction
                 (None if it made none); the arrays are the runner's own and change with the next call. What it
                 raises ends the run, and the runner can run again.
@@ -143,6 +145,7 @@ class Runner:
         started = time.perf_counter()
         given = require_pictures(self.bundle, pictures or {}, has_latents=latents is not None)
         drawn = self._drawn(seed, latents)
+        self._scale_loras(lora_scales or {})
         self._prepare(prompt, negative, guidance, given, drawn)
         self._begin(latents, given, drawn)
         self._buffers.wait()
@@ -183,6 +186,7 @@ class Runner:
         seed: int = 0,
     ) -> None:
         """Set what all calls of a run share: the conditions and the guidance scale."""
+        self._scale_loras({})
         self._prepare(prompt, negative, guidance, pictures or {}, self._drawn(seed, latents))
 
     def _prepare(
@@ -199,13 +203,28 @@ class Runner:
         for each in self.bundle.prompt_inputs:
             if each.fill in (PromptField.PICTURE, PromptField.NOISE):
                 write(self._prompt[each.name], self._seen(each, pictures, drawn))
-            else:
+            elif each.fill is not PromptField.SCALE:
                 write(self._prompt[each.name], self._filling(each, texts[each.source]))
         self._condition()
         self._prologue()
         for name, rows in self._rows.items():
             if rows is not self._invariants[name]:
                 write(rows, self._invariants[name])
+
+    def _scale_loras(self, given: Mapping[str, float]) -> None:
+        """Set the scales of the LoRAs beside the weights."""
+        scales = {each.name: each.scale for each in self.bundle.live_loras}
+        for name in sorted(given.keys() - scales.keys()):
+            known = ", ".join(scales) or "none"
+            msg = (
+                f"the bundle has no LoRA {name!r} whose scale can be moved ({known}); name one of these, or "
+                "export with --lora-live"
+            )
+            raise EngineError(msg)
+        for each in self.bundle.prompt_inputs:
+            if each.fill is PromptField.SCALE:
+                scale = {**scales, **given}[each.source]
+                self._buffers.write(self._prompt[each.name], np.array([scale], np.float32))
 
     def _seen(
         self, each: PromptInput, pictures: Mapping[str, Image], drawn: _Drawn

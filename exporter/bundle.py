@@ -124,7 +124,10 @@ class Bundle:
 
     Attributes:
         path: the directory.
-        dtype: of the denoiser's weights and activations; what surrounds it is float32.
+        dtype: of the denoiser's weights and activations.
+        text_dtype: that was asked for the text encoders.
+        vae_dtype: likewise for the autoencoder.
+        parts: the precision of each of these, where another than float32 was asked for.
         guided: whether the denoiser sees every picture with and without its prompt.
         scaled: whether the graphs take a guidance scale: those of a guided pipeline, and of one whose
             network has it as an input.
@@ -134,6 +137,7 @@ class Bundle:
         labels: class name -> number; empty for texts.
         pipeline: directory of the pipeline it was exported from, as it was given.
         loras: that were fused into the pipeline's weights, in this order.
+        live_loras: beside these weights, whose scales a run moves.
         quantisation: file of the plan by which its layers were quantised, or None.
         preview: matrix `[3, C + 1]` from the latents at a place, and 1, to its colour in 0..1, for
             approximate pictures; None where none was fitted.
@@ -158,6 +162,9 @@ class Bundle:
 
     path: Path
     dtype: str
+    text_dtype: str
+    vae_dtype: str
+    parts: dict[str, str]
     guided: bool
     scaled: bool
     guidance: float
@@ -166,6 +173,7 @@ class Bundle:
     labels: dict[str, int]
     pipeline: str
     loras: tuple[Lora, ...]
+    live_loras: tuple[Lora, ...]
     quantisation: str | None
     preview: tuple[tuple[float, ...], ...] | None
     shapes: tuple[Shape, ...]
@@ -187,9 +195,11 @@ class Bundle:
 
     def __post_init__(self) -> None:
         """Check that every part refers to what is there; every problem is a `ValueError`."""
-        if self.dtype not in [each.name for each in denoiser_precisions()]:
-            msg = f"dtype {self.dtype!r}"
-            raise ValueError(msg)
+        known = [each.name for each in denoiser_precisions()]
+        for dtype in (self.dtype, self.text_dtype, self.vae_dtype, *self.parts.values()):
+            if dtype not in known:
+                msg = f"dtype {dtype!r}"
+                raise ValueError(msg)
         if self.rows and self.prologue is None:
             msg = f"the prologue, which should give {self.rows}"
             raise ValueError(msg)
@@ -346,7 +356,9 @@ class Bundle:
         Raises:
             SearchError: one of them is no LoRA that it was exported with.
         """
-        return replace(self, loras=placed(self.loras, given))
+        both = placed((*self.loras, *self.live_loras), given)
+        count = len(self.loras)
+        return replace(self, loras=both[:count], live_loras=both[count:])
 
     def check(self) -> None:
         """Check every file of this variant."""
@@ -440,6 +452,9 @@ def _bundle(path: Path, data: Any, wanted: Mapping[str, int | None]) -> Bundle:
         return Bundle(
             path=path,
             dtype=data["dtype"],
+            text_dtype=data.get("text_dtype", "float32"),
+            vae_dtype=data.get("vae_dtype", "float32"),
+            parts=dict(data.get("parts", {})),
             guided=data["guided"],
             scaled=bool(data.get("scaled", data["guided"])),
             guidance=float(data["guidance"]),
@@ -448,6 +463,7 @@ def _bundle(path: Path, data: Any, wanted: Mapping[str, int | None]) -> Bundle:
             labels=data["labels"],
             pipeline=data["pipeline"],
             loras=tuple(map(Lora.from_json, data.get("loras", ()))),
+            live_loras=tuple(map(Lora.from_json, data.get("live_loras", ()))),
             quantisation=data.get("quantisation"),
             preview=_matrix(data.get("preview")),
             shapes=shapes,

@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from exporter.bundle import QUANTISATION, WEIGHTS, Bundle, require_dtype, sha256
 from exporter.errors import ExportError
+from exporter.part_precision import lower_parts
 from exporter.preflight import require_room
 from exporter.preview import fit_preview
 from exporter.staging import Staging, staging
@@ -22,7 +23,7 @@ from exporter.variant import Variant, carve_variant
 from exporter.weights import refer, write_weights
 from search.core.files import require_free
 from search.core.versions import versions_of
-from search.model.lora import take_fused
+from search.model.lora import take_loras
 from search.model.pipeline import Pipeline, open_for
 from search.model.whole import resized
 
@@ -57,8 +58,12 @@ def export(
     batches: Sequence[int] = (1,),
     dtype: str = "float32",
     loras: Sequence[Lora] = (),
+    live_loras: Sequence[Lora] = (),
+    text_dtype: str = "float32",
+    vae_dtype: str = "float32",
     plan: Quantisation | None = None,
     report: Callable[[str], None] = lambda _: None,
+    note: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
     """Compile `subnet` of the pipeline at `path` into the bundle `out`.
 
@@ -71,8 +76,13 @@ def export(
             is what the bundle is opened at by default.
         dtype: of the denoiser's weights and activations, one of `denoiser_precisions`.
         loras: to fuse into the weights, in this order; `subnet` was searched without them.
+        live_loras: to keep beside the weights, with their scales as inputs; with names.
+        text_dtype: likewise of the text encoders.
+        vae_dtype: likewise of the autoencoder. Parts whose results are not close to those in float32
+            stay float32.
         plan: which layers to store and multiply in few bits; None: none.
         report: called with a short progress message.
+        note: called with a sentence for each part that stays float32.
 
     Raises:
         SearchError: the SubNet is for another pipeline, or the plan for another SubNet, or cannot be used at one of the `sizes`, a LoRA
@@ -80,7 +90,8 @@ def export(
         ExportError: unknown `dtype`, too little memory or disk, or something cannot be exported.
     """
     path, out = Path(path), Path(out)
-    require_dtype(dtype)
+    for each in (dtype, text_dtype, vae_dtype):
+        require_dtype(each)
     if not batches or min(batches) < 1:
         msg = f"the batch is {min(batches, default=0)}; give 1 or more"
         raise ExportError(msg)
@@ -92,20 +103,27 @@ def export(
     own = pipeline.size(subnet.binding.noise_shape)
     subnets = [resized(pipeline, subnet, size) for size in dict.fromkeys(sizes or (own,))]
     shapes = list(product(subnets, dict.fromkeys(batches)))
-    report(require_room(pipeline, out, dtype, len(shapes), fused=bool(loras)))
-    if loras:
-        report(f"fuse {', '.join(each.file.name for each in loras)}")
-        take_fused(pipeline, loras)
+    changed = (*loras, *live_loras)
+    report(require_room(pipeline, out, dtype, len(shapes), fused=bool(changed)))
+    if changed:
+        report(f"load {', '.join(each.file.name for each in changed)}")
+        take_loras(pipeline, loras, live_loras)
     pipeline.load_around()
-    with staging(out, _key(pipeline, shapes, dtype, loras, plan)) as stage:
+    parts = lower_parts(pipeline, subnets[0], text=text_dtype, vae=vae_dtype, note=note)
+    key = _key(pipeline, shapes, (dtype, text_dtype, vae_dtype), changed, plan)
+    with staging(out, key) as stage:
         variants = [
             carve_variant(pipeline, each, batch, dtype, plan, report) for each, batch in shapes
         ]
         report("fit preview")
         first, binding = variants[0], variants[0].subnet.binding
         shapes_of_one = binding.noise_shape, binding.latent_shape
-        made = {
+        made: dict[str, Any] = {
+            "text_dtype": text_dtype,
+            "vae_dtype": vae_dtype,
+            "parts": parts,
             "loras": [each.to_json() for each in loras],
+            "live_loras": [each.to_json() for each in live_loras],
             "preview": fit_preview(pipeline, *shapes_of_one, first.layout, report),
         }
         report("write")
@@ -175,7 +193,7 @@ def _save_layout(layout: tuple[int, ...], file: Path) -> None:
 def _key(
     pipeline: Pipeline,
     shapes: list[tuple[SubNet, int]],
-    dtype: str,
+    dtypes: str | tuple[str, ...],
     loras: Sequence[Lora],
     plan: Quantisation | None,
 ) -> str:
@@ -193,9 +211,9 @@ def _key(
     }
     around["model_index.json"] = sha256(pipeline.path / "model_index.json")
     made = [(subnet.to_json(), batch) for subnet, batch in shapes]
-    fused = [(each.sha256, each.scale) for each in loras]
+    fused = [(each.sha256, each.scale, each.name) for each in loras]
     rounded = None if plan is None else plan.to_json()
     content = json.dumps(
-        [made, dtype, fused, rounded, versions_of(PACKAGES), around], sort_keys=True
+        [made, dtypes, fused, rounded, versions_of(PACKAGES), around], sort_keys=True
     )
     return hashlib.sha256(content.encode()).hexdigest()

@@ -64,13 +64,25 @@ def _nodes(node: ir.Node) -> list[ir.Node]:
     def per_channel(value: ir.Value | None) -> ir.Value:
         return add("Reshape", value, constant([1, -1] + [1] * (len(shape) - 2), np.int64))
 
-    grouped = add("Reshape", values, constant([shape[0], groups, rows, columns], np.int64))
+    def in_float32(value: ir.Value | None) -> ir.Value | None:
+        if value is None or value.dtype == ir.DataType.FLOAT:
+            return value
+        return cast(value, ir.DataType.FLOAT)
+
+    def cast(value: ir.Value, to: ir.DataType) -> ir.Value:
+        nodes.append(ir.node("Cast", [value], {"to": to.value}))
+        return nodes[-1].outputs[0]
+
+    wide, scale, bias = map(in_float32, (values, scale, bias))
+    grouped = add("Reshape", wide, constant([shape[0], groups, rows, columns], np.int64))
     deviation = add("Sub", grouped, mean(grouped))
     variance = mean(add("Mul", deviation, deviation))
     least = constant(1e-5 if epsilon is None else epsilon.as_float(), np.float32)
     normal = add("Div", deviation, add("Sqrt", add("Add", variance, least)))
     whole = add("Reshape", normal, constant(shape, np.int64))
-    add("Add", add("Mul", whole, per_channel(scale)), per_channel(bias))
+    made = add("Add", add("Mul", whole, per_channel(scale)), per_channel(bias))
+    if wide is not values and values.dtype is not None:
+        cast(made, values.dtype)
     return nodes
 
 

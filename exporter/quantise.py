@@ -10,7 +10,7 @@ import onnx_ir as ir
 from exporter.errors import ExportError
 from exporter.hoist import Varies, variation
 from exporter.weights import keep
-from search.core.names import DENOISER, TRANSPOSED
+from search.core.names import layer_of
 from search.core.precision import precision_named
 from search.core.quantisation import Layer
 
@@ -67,7 +67,7 @@ def weights_of(node: ir.Node) -> str:
     weights = node.inputs[1]
     if weights is None or not weights.is_initializer() or weights.const_value is None:
         return ""
-    return (weights.name or "").removeprefix(DENOISER).removesuffix(TRANSPOSED)
+    return layer_of(weights.name or "")
 
 
 class _Pass:
@@ -166,8 +166,9 @@ class StoredWeights:
             axis: of the output channels.
             scheme: of the numbers; blocks only where they divide a matrix, else whole channels.
         """
-        tensor, shape = weights.const_value, tuple(int(n) for n in weights.shape or ())
+        tensor = weights.const_value
         assert tensor is not None
+        shape = tuple(tensor.shape.numpy())
         assert weights.dtype is not None
         numbers, name = weights.dtype, f"{weights.name}.{scheme.name}"
         block = (

@@ -12,6 +12,7 @@ from exporter.graph import BOUNDARY, DOMAIN, convert, lazy_tensor, optimise
 from exporter.hoist import hoist
 from search.core.topology import port_of
 from search.model.trace import module_path
+from search.model.weights import on_disk_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,7 +129,7 @@ def _reader(pipeline: Pipeline, trace: Trace, name: str) -> Callable[[], torch.T
     """How to read the tensor of an initializer: from the weights on disk, or a computed buffer."""
     for network in pipeline.networks:
         path = f"{module_path(network, pipeline)}."
-        key = name.removeprefix(path)
+        key = on_disk_name(name.removeprefix(path))
         if name.startswith(path) and key in (weights := pipeline.weights_of(network)):
             return lambda: weights.tensor(key)
     part, _, inner = name.removeprefix(PARTS).partition(".")

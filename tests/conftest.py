@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -37,11 +37,14 @@ def trace_once() -> Iterator[None]:
     traced: dict[tuple[object, ...], Trace] = {}
     original = module.trace
 
-    def trace(pipeline: Pipeline, granularity: Granularity, request: Request) -> Trace:
+    def trace(
+        pipeline: Pipeline, granularity: Granularity, request: Request, **options: Any
+    ) -> Trace:
         size = (request.height, request.width, len(request.prompts))
-        key = (pipeline.path, pipeline.fingerprint, granularity, request.guidance > 1, *size)
+        of = (pipeline.path, pipeline.fingerprint, granularity, request.guidance > 1)
+        key = (*of, *size, repr(options))
         if key not in traced:
-            traced[key] = original(pipeline, granularity, request)
+            traced[key] = original(pipeline, granularity, request, **options)
         return traced[key]
 
     with mock.patch.object(module, "trace", trace):

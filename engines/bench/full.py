@@ -55,7 +55,10 @@ def full_bundle(
             sizes=(size,),
             batches=(bundle.shape.images,),
             dtype=bundle.dtype,
+            text_dtype=bundle.text_dtype,
+            vae_dtype=bundle.vae_dtype,
             loras=bundle.loras,
+            live_loras=bundle.live_loras,
             report=lambda text, *_: report(f"export the full sampler: {text}"),
         )
     found = Bundle.open(place, **bundle.shape.asked)
@@ -85,7 +88,7 @@ def full_subnet(subnet: SubNet, pipeline: Path) -> SubNet:
 
 def _fused(bundle: Bundle) -> list[tuple[str, float]]:
     """Its LoRAs, by checksum and scale."""
-    return [(each.sha256[:12], each.scale) for each in bundle.loras]
+    return [(each.sha256[:12], each.scale) for each in (*bundle.loras, *bundle.live_loras)]
 
 
 def _require(bundle: Bundle, full: Bundle) -> None:
@@ -96,6 +99,7 @@ def _require(bundle: Bundle, full: Bundle) -> None:
         "scheduler": (mine.binding.scheduler, theirs.binding.scheduler),
         "number of calls": (mine.full_calls, theirs.full_calls),
         "dtype": (bundle.dtype, full.dtype),
+        "dtypes of text encoders and autoencoder": (bundle.parts, full.parts),
         "LoRAs": (_fused(bundle), _fused(full)),
         "guidance": (mine.guidance, theirs.guidance),
         "keep": (1.0, keep_of(theirs)),

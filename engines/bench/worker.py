@@ -132,7 +132,7 @@ class InTorch:
         import torch
 
         from search.model.family import Request
-        from search.model.lora import fuse
+        from search.model.lora import attach, fuse
         from search.model.pipeline import open_for
         from search.model.reference import called_networks
 
@@ -141,6 +141,7 @@ class InTorch:
         subnet = bundle.subnet
         self._opened = open_for(subnet, contender.pipeline, weights=True, device=contender.device)
         fuse(self._opened.pipe, bundle.loras)
+        attach(self._opened.pipe, bundle.live_loras)
         if contender.dtype != "float32":
             self._opened.pipe.to(getattr(torch, precision_named(contender.dtype).torch))
         latents = given_latents(bundle, SEED)

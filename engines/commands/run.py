@@ -20,7 +20,7 @@ from engines.commands.shared import (
 from engines.errors import EngineError
 from exporter.commands.shared import bundle_argument, variant_options
 from search.commands import screen, shared
-from search.commands.values import AT_LEAST_0, PATH, PROMPTS_FILE
+from search.commands.values import ABOVE_0, AT_LEAST_0, LORA_SCALE, PATH, PROMPTS_FILE
 from search.runs.parallel import Where
 
 if TYPE_CHECKING:
@@ -65,6 +65,13 @@ if TYPE_CHECKING:
     cloup.option(
         "--mask", type=PATH, help="Paint where this picture is white; for bundles that take a mask."
     ),
+    cloup.option(
+        "--lora-scale",
+        "lora_scales",
+        type=LORA_SCALE,
+        multiple=True,
+        help="Scale the changes of this LoRA of export --lora-live; may be repeated.  [default: as exported]",
+    ),
 )
 @variant_options()
 @shared.option_group(
@@ -79,7 +86,15 @@ if TYPE_CHECKING:
 )
 @shared.output_options(
     cloup.option(
-        "-o", "--out", type=PATH, required=True, help="Write the picture to this PNG file."
+        "-o",
+        "--out",
+        type=PATH,
+        required=True,
+        help="Write the picture to this PNG file; a video also to a GIF or MP4 file, with its frames as PNG "
+        "files beside it.",
+    ),
+    cloup.option(
+        "--fps", type=ABOVE_0, default=16.0, help="Frames per second of a GIF or MP4 file."
     ),
     cloup.option("--save-latents", type=PATH, help="Write the final latents to this .npy file."),
     cloup.option(
@@ -103,7 +118,9 @@ def command(
     latents: Path | None,
     image: Path | None,
     mask: Path | None,
+    lora_scales: tuple[tuple[str, float], ...],
     save_latents: Path | None,
+    fps: float,
     out: Path,
     preview: bool,
     resume: bool,
@@ -118,13 +135,16 @@ def command(
     from engines.base import make_engine
     from engines.generate import Order, generate, open_for, prompts_for
     from engines.given import load_picture, require_pictures
-    from engines.pictures import load_latents, require_png
+    from engines.pictures import load_latents
     from engines.preview import preview_file, require_preview
     from engines.runner import Runner
     from engines.spread import Loaded, generate_spread
+    from engines.video import MOVING, require_name
 
-    require_png(out)
     opened = open_for(bundle, height=height, width=width, images=images)
+    require_name(out, is_video=opened.shape.frames is not None)
+    if out.suffix.lower() not in MOVING:
+        shared.refuse_unused(shared.given_options(), {"fps": "with a GIF or MP4 file"})
     files = {"image": image, "mask": mask}
     pictures = {name: load_picture(file) for name, file in files.items() if file is not None}
     require_pictures(opened, pictures, has_latents=latents is not None)
@@ -136,6 +156,8 @@ def command(
         guidance=guidance,
         latents=None if latents is None else load_latents(latents),
         pictures=pictures,
+        lora_scales=dict(lora_scales),
+        fps=fps,
     )
     if preview:
         require_preview(opened)

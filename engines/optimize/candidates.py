@@ -68,7 +68,8 @@ def find_candidates(settings: OptimizeSettings) -> Candidates:
         msg = f"no engine runs {', '.join(found)} on {settings.device} ({why}); give another"
         raise EngineError(msg)
     others = [p.name for p in denoiser_precisions() if p.name not in settings.dtypes]
-    left_out[", ".join(others)] = "not asked for; --dtype measures several precisions"
+    if others:
+        left_out[", ".join(others)] = "not asked for; --dtype measures several precisions"
     return Candidates(found, tuple(builders), left_out)
 
 

@@ -160,6 +160,7 @@ def _not_done(settings: OptimizeSettings) -> dict[str, str]:
     """What nobody should think was done."""
     found = {
         "other methods": f"only {settings.method} was searched; stepcarve frontier compares all of them",
+        "fewer bits": "weights were not quantised; stepcarve quantise plans it, export --precision does it",
         "judgement by people": f"quality is the distance to the full sampler on {settings.tier.held_out} "
         "pictures that no search has seen; nobody has looked at them",
         "other sizes and batches": "one size, one picture per run; stepcarve export --size --batch adds others",

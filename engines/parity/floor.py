@@ -20,16 +20,17 @@ from torch.utils import _pytree as pytree
 from engines.errors import EngineError
 from engines.parity.casting import cast_weights
 from engines.parity.measure import relative_l2
+from engines.parity.quantisation import listed
 from engines.parity.record import K
 from engines.parity.reference import images_of
 from engines.parity.replay import TorchDenoiser, predictors_of, replay
 from search.core.names import PREDICTION
 from search.core.precision import precision_named
 from search.core.program import plan_program
-from search.model.computing import convertible_modules
+from search.model.computing import computing_in, convertible_modules
 from search.model.decoder import Decoder
 from search.model.reference import forward_replaced, gated
-from search.quantise.rounded import plan_of_all, quantised
+from search.quantise.rounded import quantised
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
     from engines.parity.reference import Reference
     from engines.parity.replay import Replayed
-    from search.model.pipeline import Pipeline
 
     Array = NDArray[Any]
 
@@ -94,7 +94,8 @@ def measure_floor(reference: Reference, precision: str, probes: Sequence[int]) -
 
 
 def _measured(reference: Reference, precision: str, probes: Sequence[int]) -> Floor:
-    decoder = _decoder_floor(reference)
+    with _as_exported(reference):
+        decoder = _decoder_floor(reference)
     precise = _denoiser_for(reference, precision)
     with _casting(precise), torch.no_grad():
         free, latents = _free_floors(precise)
@@ -103,7 +104,7 @@ def _measured(reference: Reference, precision: str, probes: Sequence[int]) -> Fl
         if call.number in probes:
             forced[call.number] = floors = _forced_floors(precise, call)
             if reference.bundle.plan is None:
-                _require_digits(precision, call.number, floors)
+                _require_digits(_coarsest(reference, precision), call.number, floors)
     return Floor(precision, forced, free, latents, decoder)
 
 
@@ -129,6 +130,13 @@ def _at_least(rounded: Floor, plain: Floor) -> Floor:
 def block_floors(reference: Reference, precision: str, call: Replayed) -> dict[str, float]:
     """By name, for everything in `call`."""
     return _forced_floors(_denoiser_for(reference, precision), call)
+
+
+def _coarsest(reference: Reference, precision: str) -> str:
+    """That precision, or one of the parts around the denoiser with fewer digits."""
+    return max(
+        (precision, *_half(reference).values()), key=lambda each: precision_named(each).floor
+    )
 
 
 def _require_digits(precision: str, number: int, floors: Mapping[str, float]) -> None:
@@ -196,13 +204,12 @@ def _denoiser_for(reference: Reference, precision: str) -> TorchDenoiser:
         return TorchDenoiser(reference, predictors_of(reference), torch.float32, torch.float32)
     if precision == "float32":
         dtype = torch.float64
-        with cast_weights(_modules(reference.opened), dtype):
+        with _as_exported(reference), cast_weights(_modules(reference), dtype):
             predictors = predictors_of(reference)
     else:
-        predictors, dtype = (
-            predictors_of(reference),
-            getattr(torch, precision_named(precision).torch),
-        )
+        dtype = getattr(torch, precision_named(precision).torch)
+        with _as_exported(reference):
+            predictors = predictors_of(reference)
     return TorchDenoiser(reference, predictors, dtype, torch.float64)
 
 
@@ -210,12 +217,12 @@ def _denoiser_for(reference: Reference, precision: str) -> TorchDenoiser:
 def _casting(precise: TorchDenoiser) -> Iterator[None]:
     """While open, the pipeline's networks take any dtype and compute in that of `precise`.
 
-    The denoiser of a quantised bundle rounds as its plan says.
+    That of a quantised bundle rounds as its plan says.
     """
     opened, dtype = precise.reference.opened, precise.dtype
     plan = precise.reference.bundle.plan
     if plan is not None:
-        with quantised(opened.denoiser, plan_of_all(opened.denoiser, plan)):
+        with quantised(opened, listed(precise.reference.bundle, plan)):
             yield
         return
     with ExitStack() as stack:
@@ -250,10 +257,27 @@ def _moved(leaf: torch.Tensor) -> torch.Tensor:
     return torch.nextafter(leaf.float(), torch.tensor(torch.inf)).to(leaf.dtype)
 
 
-def _modules(opened: Pipeline) -> Iterator[nn.Module]:
-    """All modules of all of the pipeline's parts."""
-    for part in opened.pipe.components.values():
-        if isinstance(part, nn.Module):
+@contextmanager
+def _as_exported(reference: Reference) -> Iterator[None]:
+    """While open, text encoders and autoencoder compute in the precision that the bundle has them in."""
+    with ExitStack() as stack:
+        for name, precision in _half(reference).items():
+            part = getattr(reference.opened.pipe, name)
+            dtype = getattr(torch, precision_named(precision).torch)
+            stack.enter_context(cast_weights(convertible_modules(part), dtype))
+            stack.enter_context(computing_in(part, dtype))
+        yield
+
+
+def _half(reference: Reference) -> dict[str, str]:
+    """The parts that the bundle does not have in float32."""
+    return {name: each for name, each in reference.bundle.parts.items() if each != "float32"}
+
+
+def _modules(reference: Reference) -> Iterator[nn.Module]:
+    """All modules of the pipeline's parts that the bundle has in float32."""
+    for name, part in reference.opened.pipe.components.items():
+        if isinstance(part, nn.Module) and name not in _half(reference):
             yield from part.modules()
 
 
@@ -261,6 +285,6 @@ def _decoder_floor(reference: Reference) -> float:
     """Relative L2 difference of the pictures decoded in float32 and in float64."""
     opened, latents = reference.opened, reference.gated.latents[-1]
     size = opened.size(reference.subnet.binding.noise_shape)
-    with torch.no_grad(), cast_weights(_modules(opened), torch.float64):
+    with torch.no_grad(), cast_weights(_modules(reference), torch.float64):
         pictures = Decoder(opened, size)(latents.double()).movedim(-3, -1).numpy()
     return _floor(pictures, images_of(reference.gated))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
 import torch
 
-from search.core.names import DENOISER, TRANSPOSED
+from search.core.names import TRANSPOSED, layer_of
+from search.core.quantisation import Layer
 from search.model.family import Request
 from search.model.reference import sample
 from search.quantise.layers import layers_of, watched
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
     from engines.parity.reference import Reference
     from exporter.bundle import Bundle
-    from search.core.quantisation import Layer, Quantisation
+    from search.core.quantisation import Quantisation
 
     Array = NDArray[Any]
 
@@ -36,11 +38,25 @@ def check_quantisation(reference: Reference) -> tuple[str, ...]:
     bundle = reference.bundle
     plan = bundle.plan
     assert plan is not None
-    weights = {name: m.weight.detach() for name, m in layers_of(reference.opened.denoiser).items()}
+    modules: dict[str, Any] = layers_of(reference.opened)
+    weights = {name: module.weight.detach() for name, module in modules.items()}
     found = dict.fromkeys(
         fault for file in bundle.graphs for fault in _graph_faults(bundle, file, plan, weights)
     )
     return (*found, *_range_faults(reference, plan))
+
+
+def listed(bundle: Bundle, plan: Quantisation) -> Quantisation:
+    """`plan` with its layers listed, which one for the weights of all layers does not."""
+    if not plan.takes_all:
+        return plan
+    names = dict.fromkeys(
+        layer_of(_stored_name(node, plan))
+        for file in bundle.graphs
+        for node in ir.load(bundle.file(file)).graph
+        if node.op_type == "DequantizeLinear" and _holds(node)
+    )
+    return replace(plan, layers=dict.fromkeys(names, Layer()))
 
 
 def _graph_faults(
@@ -54,7 +70,7 @@ def _graph_faults(
         if stored is None or stored.op_type != "DequantizeLinear" or not _holds(stored):
             continue
         known = _stored_name(stored, plan)
-        name = known.removesuffix(TRANSPOSED)
+        name = layer_of(known)
         if name not in weights or not (plan.takes_all or name in plan.layers):
             yield f"{file}: {name!r} is quantised, which the plan does not ask for; export again"
             continue
@@ -74,7 +90,7 @@ def _stored_name(node: ir.Node, plan: Quantisation) -> str:
     """What the graph calls the weights that a DequantizeLinear gives."""
     value = node.inputs[0]
     stored = (value.name or "") if value is not None else ""
-    return stored.removesuffix(f".{plan.scheme.name}").removeprefix(DENOISER)
+    return stored.removesuffix(f".{plan.scheme.name}")
 
 
 def _weight_faults(file: str, name: str, node: ir.Node, weights: Tensor) -> Iterator[str]:
@@ -132,7 +148,7 @@ def _range_faults(reference: Reference, plan: Quantisation) -> Iterator[str]:
     """Layers whose inputs lie outside of their range, on the run that the others are compared with."""
     if not plan.scheme.inputs:
         return
-    layers = {n: m for n, m in layers_of(reference.opened.denoiser).items() if n in plan.layers}
+    layers = {n: m for n, m in layers_of(reference.opened).items() if n in plan.layers}
     cut: dict[str, float] = {}
 
     def see(name: str, taken: Tensor, _made: Tensor) -> None:

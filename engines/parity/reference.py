@@ -18,7 +18,7 @@ from search.core.liveness import Unrolled, unroll
 from search.core.table import always
 from search.core.topology import TargetKind
 from search.model.family import Request
-from search.model.lora import fuse
+from search.model.lora import attach, fuse
 from search.model.pipeline import Pipeline, open_for
 from search.model.reference import (
     Trajectory,
@@ -138,6 +138,7 @@ def run_reference(
     subnet = bundle.subnet
     opened = open_for(subnet, path, weights=True)
     fuse(opened.pipe, bundle.loras)
+    attach(opened.pipe, bundle.live_loras)
     request = Request(
         prompts=(inputs.prompt,) * bundle.latent_shape[0],
         steps=subnet.binding.inference_steps,

@@ -37,6 +37,19 @@ MIXED = "mixed"
         help="Store and compute the denoiser in this type.",
     ),
     cloup.option(
+        "--text-dtype",
+        type=click.Choice([each.name for each in denoiser_precisions()]),
+        default="float32",
+        help="Store and compute the text encoders in this type; those whose results are then not close to "
+        "float32's stay float32, which is said.",
+    ),
+    cloup.option(
+        "--vae-dtype",
+        type=click.Choice([each.name for each in denoiser_precisions()]),
+        default="float32",
+        help="Likewise the autoencoder.",
+    ),
+    cloup.option(
         "--precision",
         type=click.Choice([*(each.name for each in SCHEMES), MIXED]),
         help="Store and multiply the weights of layers in these few bits; what takes the layers' inputs "
@@ -74,6 +87,14 @@ MIXED = "mixed"
         help="Fuse this LoRA into the weights, with its changes scaled; may be repeated.  [default "
         "scale: 1]",
     ),
+    cloup.option(
+        "--lora-live",
+        "live_loras",
+        type=LORA_FILE,
+        multiple=True,
+        help="Keep this LoRA beside the weights: run --lora-scale moves its scale; may be repeated.  "
+        "[default scale: 1]",
+    ),
 )
 @shared.output_options(
     cloup.option(
@@ -85,9 +106,12 @@ def command(
     subnet: Path,
     out: Path,
     dtype: str,
+    text_dtype: str,
+    vae_dtype: str,
     sizes: tuple[tuple[int, int], ...],
     batches: tuple[int, ...],
     loras: tuple[Lora, ...],
+    live_loras: tuple[Lora, ...],
     precision: str | None,
     quantisation: Path | None,
     as_json: bool,
@@ -98,6 +122,7 @@ def command(
     """
     screen.quiet_libraries()
     from exporter.exporting import export
+    from search.core.lora import live
     from search.core.subnet import SubNet
     from search.core.summary import summarise
 
@@ -110,8 +135,12 @@ def command(
             batches=batches,
             dtype=dtype,
             loras=loras,
+            live_loras=live(live_loras),
+            text_dtype=text_dtype,
+            vae_dtype=vae_dtype,
             plan=_plan(subnet, precision, quantisation),
             report=report,
+            note=lambda text: click.echo(text, err=True),
         )
     size = sum(file.stat().st_size for file in bundle.path.iterdir())
     if as_json:
@@ -119,6 +148,8 @@ def command(
         variants = [shape.to_json() for shape in bundle.shapes]
         fused = [each.to_json() for each in loras]
         made = {"bundle": str(out), "bytes": size, "variants": variants, "loras": fused}
+        made["parts"] = bundle.parts
+        made["live_loras"] = [each.to_json() for each in bundle.live_loras]
         made |= {"precision": bundle.precision}
         click.echo(json.dumps({**made, **summary}))
     else:

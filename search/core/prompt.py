@@ -32,6 +32,8 @@ class PromptField(enum.StrEnum):
     """A picture in 0..1, `[1, 3, height, width]`; a mask has one channel."""
     NOISE = "noise"
     """Numbers drawn from the seed."""
+    SCALE = "scale"
+    """The scale of a LoRA, `[1]`."""
 
 
 class Drawn(enum.StrEnum):
@@ -51,7 +53,7 @@ class PromptInput:
 
     Attributes:
         name: of the input.
-        source: `prompt` or `negative`; of pictures `image` or `mask`.
+        source: `prompt` or `negative`; of pictures `image` or `mask`; of a scale, the LoRA's name.
         fill: its content, made from that text.
         length: of token ids and masks.
         classes: how many there are, for labels.
@@ -61,7 +63,7 @@ class PromptInput:
         before: a text that the prompt stands behind, such as the head of a chat template.
         after: a text behind the prompt.
         special: whether the tokenizer adds its special tokens.
-        empty: what stands in the place of an empty text.
+        default: the text that is read where none is given.
         quotation: makes the text that is tokenised of the quoted words of the prompt.
         spelled: pairs of quotes, such as `""`, in which words are tokenised letter by letter.
         dims: shape of pictures and noise, at the bundle's first size.
@@ -81,7 +83,7 @@ class PromptInput:
     before: str = ""
     after: str = ""
     special: bool = True
-    empty: str = ""
+    default: str = ""
     quotation: Quotation | None = None
     spelled: tuple[str, ...] = ()
     dims: tuple[int, ...] = ()
@@ -97,7 +99,7 @@ class PromptInput:
         """What is tokenised for a prompt."""
         if self.quotation is not None:
             return self.quotation.text(text)
-        return f"{self.before}{cleaned(text, self.cleanings) or self.empty}{self.after}"
+        return f"{self.before}{cleaned(text or self.default, self.cleanings)}{self.after}"
 
     @property
     def shape(self) -> tuple[int, ...]:

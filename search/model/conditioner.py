@@ -21,6 +21,7 @@ from search.model.byte_tokenizer import byte_tokenizer
 from search.model.failures import LONGEST
 from search.model.families.text_to_image import call_parameters
 from search.model.fixed_texts import NEGATIVE, encoders_told, padding_name
+from search.model.live_lora import live_loras, scale_input, scaled
 from search.model.padded_text import padded_text_of
 from search.model.parts_in_place import with_gradients, with_parts
 from search.model.pictures import example_pictures, pictures_and_noise, sources_of
@@ -28,6 +29,7 @@ from search.model.piece_tokenizer import piece_tokenizer
 from search.model.quoted_words import TEXTS, UNQUOTED, QuotedError, QuotedWords
 from search.model.recording import record_conditions
 from search.model.scheduler import FixedScheduler, FixedTimestep
+from search.model.selected_rows import AllRowsSelected
 from search.model.text_lengths import fixed_texts_of
 from search.model.tokens import TokenizerStandIn, tokenizers_of
 
@@ -97,6 +99,10 @@ class TextConditioner(nn.Module):
         self._zeros = self._ignores_empty()
         if self._zeros:
             self.inputs.append(PromptInput(GIVEN, "negative", PromptField.GIVEN))
+        parts = [each for each in pipe.components.values() if isinstance(each, nn.Module)]
+        self._live = {lora: f"scale_of_{lora}" for lora in live_loras(parts)}
+        for lora, name in self._live.items():
+            self.inputs.append(PromptInput(name, lora, PromptField.SCALE, dims=(1,)))
         self.switches = [
             name
             for name, each in call_parameters(pipe).items()
@@ -107,10 +113,28 @@ class TextConditioner(nn.Module):
         """Whether no negative prompt is another thing than an empty one: zeros, and no text is read."""
         if not any(each.source == "negative" for each in self.inputs):
             return False
-        read = len(self._reading.texts)
+        given = list(self._reading.texts)
         self._noted(replace(self._request, negative=""))
-        self.inputs = [_with_empty(each, self._reading.texts) for each in self.inputs]
-        return len(self._reading.texts) < read
+        plain = self._reading.texts
+        if len(plain) < len(given):
+            return True
+        for one, other in zip(given, plain, strict=False):
+            found = _template_of(one, "")
+            if found is not None and found[0] == NEGATIVE:
+                self._note_default(found[1], other)
+        return False
+
+    def _note_default(self, template: tuple[str, tuple[str, ...], str], plain: str) -> None:
+        """Note what a pipeline reads for no negative prompt, in such a template."""
+        before, _, after = template
+        inside = plain.startswith(before) and plain.endswith(after)
+        default = plain[len(before) : len(plain) - len(after)] if inside else ""
+        self.inputs = [
+            replace(each, default=default)
+            if each.source == NEGATIVE and each.template == template
+            else each
+            for each in self.inputs
+        ]
 
     def _noted(self, request: Request) -> dict[str, Tensor]:
         """The conditions of a request, whose inputs are noted."""
@@ -119,6 +143,13 @@ class TextConditioner(nn.Module):
     def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
         """What `inputs` says, in that order -> the conditions by name."""
         given = {each.name: tensor for each, tensor in zip(self.inputs, inputs, strict=True)}
+        scales = {lora: given[name] for lora, name in self._live.items()}
+        with scaled(self.children(), scales):
+            made = self._made_of(given)
+        return {**made, **{scale_input(lora): scale.clone() for lora, scale in scales.items()}}
+
+    def _made_of(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The conditions that these inputs give."""
 
         def answer(asked: Asked, field: PromptField) -> Tensor:
             return given[asked.input_name(field)]
@@ -159,6 +190,8 @@ class TextConditioner(nn.Module):
             if reading.fixed is not None:
                 denoiser = self._pipeline.denoiser
                 stack.enter_context(encoders_told(pipe, denoiser, reading.told, _without_padding))
+                if not reading.fixed.told:
+                    stack.enter_context(AllRowsSelected())
             conditions = record_conditions(self._pipeline, request, torch.Generator())
         return conditions if reading.fixed is None else self._placed(reading.fixed, conditions)
 
@@ -473,19 +506,6 @@ def _template_of(text: str, name: str) -> _Found | None:
             )
             raise SearchError(msg)
     return None
-
-
-def _with_empty(each: PromptInput, texts: list[str]) -> PromptInput:
-    """An input that knows what its pipeline reads in the place of an empty text; `texts` it has read."""
-    if not each.tokenizer or each.quotation is not None or each.written("") in texts:
-        return each
-    size = len(each.before) + len(each.after)
-    inner = [
-        text[len(each.before) : len(text) - len(each.after)]
-        for text in texts
-        if len(text) > size and text.startswith(each.before) and text.endswith(each.after)
-    ]
-    return replace(each, empty=next((text for text in inner if not text.strip()), ""))
 
 
 def _has_placeholders(tokenizer: Any) -> bool:

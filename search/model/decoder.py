@@ -24,7 +24,7 @@ from search.model.replaced import replaced
 from search.model.scheduler import FixedScheduler, FixedTimestep
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from search.model.pipeline import Pipeline
 
@@ -45,6 +45,8 @@ class Decoder(nn.Module):
         pipeline.load_around()
         for name, part in decoders_of(pipeline.pipe).items():
             self.add_module(name, part.eval())
+        # Each has its dtype; pipelines change that of some.
+        self._parts = list(decoders_of(pipeline.pipe).values())
         self._pipeline = pipeline
         # The processors of diffusers give the same picture in every form; without one, only that of
         # `np` is in 0..1.
@@ -110,6 +112,7 @@ class Decoder(nn.Module):
                 on_vae_device(pipe),
                 with_gradients(pipe),
                 with_parts(pipe, scheduler=self._scheduler),
+                *(with_parts(part, to=_stay(part)) for part in self._parts),
                 *(
                     replaced(network, "forward", lambda *_, **__: (latents,))
                     for network in networks
@@ -120,6 +123,11 @@ class Decoder(nn.Module):
                 stack.enter_context(context)
             pictures: Tensor = self._pipeline.family.call(pipe, request, None)
         return pictures.movedim(-1, -3) if self._is_raw else pictures
+
+
+def _stay(part: nn.Module) -> Callable[..., nn.Module]:
+    """In the place of a part's conversion to another type."""
+    return lambda *_, **__: part
 
 
 @contextmanager

@@ -55,6 +55,20 @@ class Padding(NamedTuple):
     ends: tuple[int, ...]
 
 
+class Filling(NamedTuple):
+    """Where the network fills up a text with tokens of its own.
+
+    Attributes:
+        number: of the call of `torch.where` that puts them there.
+        source: the text.
+        end: of its tokens, among the first dimension's.
+    """
+
+    number: int
+    source: str
+    end: int
+
+
 class Length(NamedTuple):
     """Where a step makes a tensor of the length of a text.
 
@@ -85,6 +99,8 @@ class FixedTexts:
         axes: the conditions whose length is that of a text.
         keys: per attention of a step, in order, the padding among its keys.
         counts: the lengths of texts that a step makes tensors of.
+        filled: multiple of tokens to which the network fills up a text, with tokens of its own.
+        fills: where it does that.
         cut: tokens that texts are shorter than that, by source.
     """
 
@@ -98,6 +114,8 @@ class FixedTexts:
     axes: Mapping[str, TextAxis] = field(default_factory=dict)
     keys: tuple[tuple[Padding, ...], ...] = ()
     counts: tuple[Length, ...] = ()
+    filled: int = 1
+    fills: tuple[Filling, ...] = ()
     cut: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -109,7 +127,12 @@ class FixedTexts:
     def hidden(self) -> list[str]:
         """The texts whose padding a step is told of."""
         hidden = (padding.source for each in self.keys for padding in each)
-        return sorted({*hidden, *(length.source for length in self.counts)})
+        counted = (length.source for length in self.counts)
+        return sorted({*hidden, *counted, *(each.source for each in self.fills)})
+
+    def unseen(self, padding: Tensor) -> Tensor:
+        """How many of `padding` tokens are not filled in by the network."""
+        return padding // self.filled * self.filled
 
     def takes(self, padding: str | bool, *, truncation: bool) -> bool:
         """Whether a tokenizer that is called so gives a text as long as it is, not only counts it."""
@@ -120,7 +143,8 @@ class FixedTexts:
         if name not in self.lengths:
             most = LIMIT + tokens
             length = most if longest is None else min(most, longest)
-            self.lengths[name] = math.ceil(length / self.multiple) * self.multiple
+            step = self.multiple * self.filled
+            self.lengths[name] = math.ceil(length / step) * step
         return self.lengths[name]
 
     @contextmanager
@@ -139,7 +163,8 @@ class FixedTexts:
         if not self.in_front or name not in self.axes:
             return condition
         axis = self.axes[name].axis
-        places = torch.arange(condition.shape[axis], device=condition.device) - padding
+        unseen = self.unseen(padding)
+        places = torch.arange(condition.shape[axis], device=condition.device) - unseen
         return condition.index_select(axis, places % condition.shape[axis])
 
 

@@ -75,6 +75,8 @@ def _attention(
     """The parameters of torch's own."""
 
 
+_WHERE = 3
+"""Arguments of a choice: condition, and two tensors."""
 _ATTENTION = inspect.signature(_attention)
 
 
@@ -95,11 +97,39 @@ def without_padding(texts: FixedTexts, conditions: Mapping[str, Tensor]) -> Iter
         for length in texts.counts:
             if length.number == number:
                 is_it = (torch.arange(made.numel()) == length.place).reshape(made.shape)
-                made = made - is_it * conditions[padding_name(length.source)]
+                made = made - is_it * texts.unseen(conditions[padding_name(length.source)])
         return made
 
-    with counts_changed(counted), _hiding(texts, conditions):
+    def filled(number: int, chosen: Tensor) -> Tensor:
+        for each in texts.fills:
+            if each.number == number:
+                padding = conditions[padding_name(each.source)]
+                unseen = texts.unseen(padding)
+                end = each.end - (0 if texts.in_front else unseen)
+                places = torch.arange(len(chosen))
+                own = (places >= end - (padding - unseen)) & (places < end)
+                chosen = chosen | own.reshape(-1, *[1] * (chosen.ndim - 1))
+        return chosen
+
+    with counts_changed(counted), ChoicesChanged(filled), _hiding(texts, conditions):
         yield
+
+
+class ChoicesChanged(TorchFunctionMode):
+    """While open, the conditions of `torch.where` are `change(which call it is, the condition)`."""
+
+    def __init__(self, change: Callable[[int, Tensor], Tensor]) -> None:
+        super().__init__()
+        self._change, self._number = change, -1
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any | None = None
+    ) -> Any:
+        del types
+        if func is torch.where and len(args) == _WHERE and args[0].ndim:
+            self._number += 1
+            args = (self._change(self._number, args[0]), *args[1:])
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager
@@ -119,12 +149,12 @@ def counts_changed(change: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
 def _hiding(texts: FixedTexts, conditions: Mapping[str, Tensor]) -> HiddenKeys:
     """Attention that does not see the padding that the conditions tell of."""
 
+    def unseen(source: str) -> Tensor:
+        return texts.unseen(conditions[padding_name(source)])
+
     def hidden(number: int, key: Tensor) -> Tensor | None:
         every = texts.keys[number] if number < len(texts.keys) else ()
-        found = [
-            _among(key.shape[-2], each, conditions[padding_name(each.source)], texts.in_front)
-            for each in every
-        ]
+        found = [_among(key.shape[-2], each, unseen(each.source), texts.in_front) for each in every]
         return torch.stack(found).any(0) if len(found) > 1 else next(iter(found), None)
 
     return HiddenKeys(hidden)

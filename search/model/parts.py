@@ -110,6 +110,7 @@ def _load(cls: Any, name: str, folder: Path, *, weights: bool, files: bool = Tru
     is_model = issubclass(cls, nn.Module)
     if is_model:
         require_plain(folder)
+        _require_one(cls, name)
     try:
         if not is_model:
             return cls.from_pretrained(folder, local_files_only=True)
@@ -123,6 +124,18 @@ def _load(cls: Any, name: str, folder: Path, *, weights: bool, files: bool = Tru
     except Exception as error:  # the libraries have no common class for a damaged part
         msg = f"cannot load the part {name!r} of {str(folder.parent)!r}: {' '.join(str(error).split())[:300]}"
         raise SearchError(msg) from error
+
+
+def _require_one(cls: Any, name: str) -> None:
+    """Refuse a part that is several models, as several ControlNets are: it has no configuration of its own."""
+    from transformers import PreTrainedModel
+
+    if not issubclass(cls, PreTrainedModel) and not hasattr(cls, "from_config"):
+        msg = (
+            f"the part {name!r} is a {cls.__name__}, several models in one, each of which takes a picture of its "
+            "own, but a run has one picture; save the pipeline with one of them"
+        )
+        raise SearchError(msg)
 
 
 def _model(cls: Any, folder: Path) -> nn.Module:

@@ -392,7 +392,12 @@ def open_pipeline(
         if isinstance(part, torch.nn.Module):
             # Gradients go through the parts, hardly ever to their weights: who wants that says so.
             part.requires_grad_(False)
-    return Pipeline(path, pipe.to(device) if weights else pipe, family, found, index)
+    opened = Pipeline(path, pipe.to(device) if weights else pipe, family, found, index)
+    if weights and dtype != "float32":
+        for network in opened.networks.values():
+            if network is not denoiser:
+                compute_in(network, denoiser.dtype)
+    return opened
 
 
 def _assembled(path: Path, index: dict[str, Any], parts: dict[str, Any]) -> Any:

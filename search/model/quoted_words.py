@@ -96,10 +96,10 @@ class QuotedWords:
             msg = "the pipeline reads words in quotes in a way of its own; such pipelines are not supported"
             raise SearchError(msg)
         [self.quotation] = found
-        made = [run(plain), run(replace(plain, prompts=request.prompts)), run(request)]
+        both, one, none = run(request), run(replace(plain, prompts=request.prompts)), run(plain)
         changed = {
-            source: {n for n, tensor in before.items() if not torch.equal(tensor, after[n])}
-            for source, before, after in zip(TEXTS, made, made[1:], strict=False)
+            source: {n for n, tensor in with_it.items() if not torch.equal(tensor, without[n])}
+            for source, with_it, without in zip(TEXTS, (one, both), (none, one), strict=True)
         }
         if changed["prompt"] & changed["negative"]:
             msg = "the pipeline encodes the words in quotes of two texts together; such pipelines are not supported"

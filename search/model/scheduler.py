@@ -253,6 +253,16 @@ class FixedTimestep(float):
         return getattr(torch.tensor(float(self)), name)
 
 
+class FixedTimesteps(list[FixedTimestep]):
+    """The timesteps of a run that computes with none of them."""
+
+    def __getattr__(self, name: str) -> Any:
+        """What else pipelines do with them, a tensor does."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(torch.tensor([float(each) for each in self]), name)
+
+
 class _NoiseLevel(float):
     """One that nobody knows; pipelines may look at it, but not give it to a network."""
 
@@ -283,7 +293,9 @@ class FixedScheduler:
     init_noise_sigma = 1.0
 
     def __init__(self, timesteps: Tensor | list[FixedTimestep], config: Any) -> None:
-        self.timesteps, self.config = timesteps, config
+        is_list = isinstance(timesteps, list)
+        self.timesteps = FixedTimesteps(timesteps) if is_list else timesteps
+        self.config = config
         # Some pipelines look at the noise levels that the scheduler will take.
         self.sigmas = [_NoiseLevel(0.5)] * (len(timesteps) + 1)
 

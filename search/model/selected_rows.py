@@ -98,6 +98,23 @@ class SelectedRows:
         return _RULES[func](*args, **(kwargs or {}))
 
 
+class AllRowsSelected(TorchFunctionMode):
+    """While open, masks take all rows of a tensor: what is no text among them is known otherwise."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        """Calls functions, but for those that take rows."""
+        del types
+        if func is Tensor.__getitem__ and _is_mask(args[1]):
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def _is_mask(index: Any) -> bool:
+    return isinstance(index, Tensor) and index.dtype is torch.bool and index.ndim == 1
+
+
 class RowsSelected(TorchFunctionMode):
     """While open, tensors indexed with masks give `SelectedRows`."""
 
@@ -128,9 +145,8 @@ class RowsSelected(TorchFunctionMode):
 
     def _taken(self, whole: Tensor, index: Any) -> SelectedRows | None:
         """The rows that a mask, or the numbers of its rows, take; None if it is another index."""
-        if isinstance(index, Tensor):
-            is_mask = index.dtype is torch.bool and index.ndim == 1
-            return SelectedRows(whole, 0, self._mask(index)) if is_mask else None
+        if _is_mask(index):
+            return SelectedRows(whole, 0, self._mask(index))
         if not isinstance(index, tuple):
             return None
         found = [place for place, each in enumerate(index) if isinstance(each, _Numbers)]

@@ -21,13 +21,14 @@ from search.model.fixed_texts import (
     NEGATIVE,
     PROMPT,
     SOURCES,
+    Filling,
     FixedTexts,
     Length,
     Padding,
     TextAxis,
     encoders_told,
 )
-from search.model.hidden_keys import HiddenKeys, counts_changed
+from search.model.hidden_keys import ChoicesChanged, HiddenKeys, counts_changed
 from search.model.padded_text import padded_text_of
 from search.model.recording import record_encoding
 from search.model.removed import build_denoiser
@@ -72,15 +73,17 @@ def _find(pipeline: OpenedPipeline, request: Request) -> FixedTexts | None:
     finder = _Finder(pipeline, with_short_texts(request))
     texts = FixedTexts()
     finder.encode(texts)
-    if finder.length_is_read(texts):
+    if finder.length_is_read(texts) or finder.length_varies(texts):
         texts = FixedTexts(everywhere=True)
         finder.encode(texts)
-        if not texts.lengths or finder.length_is_read(texts):
+        if not texts.lengths or finder.length_is_read(texts) or finder.length_varies(texts):
             raise SearchError(finder.refusal)
     if not texts.lengths:
         return None
     texts = finder.filled_up(texts)
     axes = finder.axes(texts)
+    if axes:
+        texts = finder.filled_by_network(texts)
     return finder.tried(replace(texts, axes=axes)) if axes else texts
 
 
@@ -113,9 +116,10 @@ class _Finder:
         self,
         texts: FixedTexts,
         told: Callable[[str, Tensor], Tensor | None] = lambda *_: None,
+        request: Request | None = None,
     ) -> dict[str, Tensor]:
         """The conditions; `told` gives the mask of a source's tokens `[B, T]` that its encoder is told."""
-        pipe, request = self._pipeline.pipe, self._request
+        pipe, request = self._pipeline.pipe, request or self._request
         with ExitStack() as stack:
             current = stack.enter_context(texts.answered(pipe, request))
 
@@ -129,13 +133,59 @@ class _Finder:
             stack.enter_context(encoders_told(pipe, self._pipeline.denoiser, mask, mark))
             return conditions_of(record_encoding(self._pipeline, request), None)
 
+    @property
+    def _longer(self) -> Request:
+        """With a longer text."""
+        return replace(self._request, prompts=(LONGER,) * len(self._request.prompts))
+
+    def length_varies(self, texts: FixedTexts) -> bool:
+        """Whether the conditions are as long as their text."""
+        short, long = self.encode(texts), self.encode(texts, request=self._longer)
+        return any(short[name].shape != long[name].shape for name in short.keys() & long.keys())
+
     def length_is_read(self, texts: FixedTexts) -> bool:
         """Whether a step reads numbers that depend on the length of a text."""
         numbers = Body(self._pipeline, self._request, texts).numbers
         if not numbers:
             return False
-        longer = replace(self._request, prompts=(LONGER,) * len(self._request.prompts))
-        return Body(self._pipeline, longer, texts).numbers != numbers
+        return Body(self._pipeline, self._longer, texts).numbers != numbers
+
+    def filled_by_network(self, texts: FixedTexts) -> FixedTexts:
+        """The same, with the multiple of tokens that the network fills up a text to with its own."""
+        pipeline = self._pipeline
+        networks = {n: with_stand_in_weights(built(pipeline, n)) for n in pipeline.networks}
+        whole = self._keys(texts, networks, 0)
+
+        def fewer(cut: int) -> int:
+            keys = self._keys(texts, networks, cut)
+            return min((n - m for n, m in zip(whole, keys, strict=True) if n != m), default=0)
+
+        few, many = 1, min(texts.lengths.values()) * 3 // 4
+        if not whole or fewer(few) or many <= few:
+            return texts
+        while many - few > 1:
+            between = (few + many) // 2
+            few, many = (few, between) if fewer(between) else (between, many)
+        found = fewer(many)
+        if not found:
+            return texts
+        texts = replace(texts, filled=found, lengths={})
+        self.encode(texts)
+        return texts
+
+    def _keys(self, texts: FixedTexts, networks: Mapping[str, nn.Module], cut: int) -> list[int]:
+        """How many keys each attention of a step has, with shorter texts."""
+        lengths: list[int] = []
+
+        def note(_: int, key: Tensor) -> None:
+            lengths.append(key.shape[-2])
+
+        body = Body(self._pipeline, self._request, replace(texts, cut=_all(cut)))
+        latents = torch.zeros(body.pictures, *body.latent_shape)
+        parts = {n: with_stand_in_weights(part) for n, part in body.parts_around.items()}
+        with torch.no_grad(), QuickLinear(), HiddenKeys(note):
+            body(latents, torch.tensor(500.0), networks=networks, parts=parts)
+        return lengths
 
     def filled_up(self, texts: FixedTexts) -> FixedTexts:
         """The same, with the multiple of tokens that the pipeline fills up a text to."""
@@ -218,9 +268,12 @@ class _Trial:
     """Predicts with texts as they are, and padded."""
 
     def __init__(self, pipeline: OpenedPipeline, request: Request, texts: FixedTexts) -> None:
-        self._pipeline, self._request, self._count = pipeline, request, texts.multiple
+        self._pipeline, self._request = pipeline, request
+        self._count = texts.multiple * texts.filled
+        # Of these, the network fills in some more.
+        self._filled = texts.filled // 3
         self._networks = {n: with_stand_in_weights(built(pipeline, n)) for n in pipeline.networks}
-        body = Body(pipeline, request, replace(texts, cut=_all(self._count)))
+        body = Body(pipeline, request, replace(texts, cut=_all(self._count + self._filled)))
         self._parts = {n: with_stand_in_weights(part) for n, part in body.parts_around.items()}
         generator = torch.Generator().manual_seed(0)
         self._latents = torch.randn(body.pictures, *body.latent_shape, generator=generator)
@@ -230,6 +283,7 @@ class _Trial:
         }
         self._wanted = self._predicted(body, self._conditions)
         self._counts = self._lengths(texts)
+        self._fills = self._fillings(texts)
 
     def _lengths(self, texts: FixedTexts) -> tuple[Length, ...]:
         """The lengths of texts that a step makes tensors of: those that are less if a text is cut."""
@@ -244,6 +298,35 @@ class _Trial:
             for place, less in enumerate((whole - cut).flatten().tolist())
             if less == self._count
         )
+
+    def _fillings(self, texts: FixedTexts) -> tuple[Filling, ...]:
+        """Where the network fills up a text: what is chosen otherwise if a text is cut by few tokens."""
+        if texts.filled == 1:
+            return ()
+        whole, found = self._chosen(texts), list[Filling]()
+        for source in SOURCES:
+            cut = self._chosen(replace(texts, cut={source: self._filled}))
+            for number, (before, after) in enumerate(zip(whole, cut, strict=False)):
+                if before.shape != after.shape:
+                    continue
+                rows = (after & ~before).flatten(1).any(1).nonzero().flatten().tolist()
+                if rows and rows == list(range(rows[0], rows[0] + self._filled)):
+                    found.append(Filling(number, source, rows[-1] + 1))
+        return tuple(found)
+
+    def _chosen(self, texts: FixedTexts) -> list[Tensor]:
+        """The conditions of the choices in a step."""
+        chosen: list[Tensor] = []
+
+        def note(number: int, condition: Tensor) -> Tensor:
+            del number
+            chosen.append(condition)
+            return condition
+
+        body = Body(self._pipeline, self._request, texts)
+        with ChoicesChanged(note):
+            self._predicted(body, {})
+        return chosen
 
     def _made(self, texts: FixedTexts) -> list[Tensor]:
         """The tensors that a step makes of whole numbers."""
@@ -261,8 +344,11 @@ class _Trial:
 
     def of(self, texts: FixedTexts) -> FixedTexts | None:
         """The same with the keys that attention must not see; None if the prediction is another."""
+        if texts.told and texts.filled > 1:
+            return None
         cut = _all(self._count) if texts.told else {}
-        texts = replace(texts, counts=() if texts.told else self._counts)
+        counts, fills = ((), ()) if texts.told else (self._counts, self._fills)
+        texts = replace(texts, counts=counts, fills=fills)
         body = Body(self._pipeline, self._request, replace(texts, cut=cut))
         try:
             keys = () if texts.told else self._keys(body, texts)
@@ -270,7 +356,8 @@ class _Trial:
                 return None
             padded = self._padded(texts, SOURCES, 1.0)
             padding = {
-                name: torch.full((1,), self._count) for name in replace(texts, keys=keys).inputs
+                name: torch.full((1,), self._count + self._filled)
+                for name in replace(texts, keys=keys).inputs
             }
             body = Body(self._pipeline, self._request, replace(texts, keys=keys, cut=cut))
             found = self._predicted(body, padded | padding)
@@ -288,7 +375,9 @@ class _Trial:
             text = self._conditions[name]
             shape = [*text.shape[:axis], self._count, *text.shape[axis + 1 :]]
             filling = torch.full(shape, value if source in sources else 1.0)
-            padded[name] = torch.cat([filling, text] if texts.in_front else [text, filling], axis)
+            filled = torch.ones([*text.shape[:axis], self._filled, *text.shape[axis + 1 :]])
+            parts = [filling, text, filled] if texts.in_front else [text, filled, filling]
+            padded[name] = torch.cat(parts, axis)
         return padded
 
     def _keys(self, body: Body, texts: FixedTexts) -> tuple[tuple[Padding, ...], ...] | None:

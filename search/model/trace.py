@@ -9,20 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.export.graph_signature import TensorArgument
 
-from search.core.names import GUIDANCE, SAMPLE, TIMESTEP
+from search.core.names import DENOISER, GUIDANCE, NETWORKS, SAMPLE, TIMESTEP
 from search.core.streams import block_name, stream_names
 from search.core.subnet import Granularity
 from search.model.body import Body, Place
 from search.model.complex_numbers import without_complex
 from search.model.hollow import hollow
+from search.model.live_lora import live_loras, scale_input
 from search.model.replaced import replaced
 from search.model.text_lengths import built, fixed_texts_of, with_short_texts
 from search.model.traced_graph import TracedGraph, Units, emitted_by, read_topology
 from search.model.traced_step import Output, TracedCalls, TracedStep
-
-DENOISER = "denoiser"
-NETWORKS = "networks."
-"""Where the networks are in the module that is traced: the denoiser, and before the names of others."""
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -120,6 +117,7 @@ def trace(
             name: torch.zeros(t.shape, dtype=dtype if t.is_floating_point() else t.dtype)
             for name, t in body.conditions.items()
         },
+        **{scale_input(name): torch.ones(1, dtype=dtype) for name in live_loras(networks.values())},
         GUIDANCE: torch.ones(()),
     }
     with torch.no_grad(), replaced(Tensor, "fill_diagonal_", _fill_diagonal):

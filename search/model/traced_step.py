@@ -14,6 +14,7 @@ from search.core.names import GUIDANCE, SAMPLE, TIMESTEP
 from search.core.streams import block_name
 from search.model.computing import arguments_in, results_in
 from search.model.hollow import tensors_of
+from search.model.live_lora import live_loras, scale_input, scaled
 from search.model.removed import (
     is_removed,
     shortcut_of,
@@ -84,6 +85,7 @@ class TracedStep(nn.Module):
         if others:
             self.networks = nn.ModuleDict(dict(zip(list(networks)[1:], others, strict=True)))
         self.parts = nn.ModuleDict(parts)
+        self.live = live_loras(networks.values())
         # In functions, because export undoes what a module writes to its own attributes.
         self.report, self.count = found.update, order.update
         self.bodies: Callable[[], Sequence[Body]] = lambda: bodies
@@ -95,8 +97,9 @@ class TracedStep(nn.Module):
         """Return the predictions and every distinct tensor that a block emits or is given."""
         given = dict(inputs)
         sample, timestep, guidance = (given.pop(name) for name in (SAMPLE, TIMESTEP, GUIDANCE))
+        scales = {name: given.pop(scale_input(name)) for name in self.live}
         predictions = []
-        with self.watch() as watch, RowsSelected():
+        with self.watch() as watch, RowsSelected(), scaled(watch.by_name.values(), scales):
             for body in self.bodies():
                 watch.begin(body)
                 made = body(

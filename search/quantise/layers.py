@@ -1,4 +1,4 @@
-"""The layers of a denoiser that multiply weights: which there are, and what reaches them in a run."""
+"""The layers of a pipeline's networks that multiply weights: which there are, and what reaches them in a run."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from search.model.pipeline import Pipeline
     from search.model.predictor import Predictor
 
 KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 WEIGHT = ".weight"
 
 
-def layers_of(denoiser: nn.Module) -> dict[str, nn.Module]:
-    """Name of the weights -> the layer."""
+def layers_of(pipeline: Pipeline) -> dict[str, nn.Module]:
+    """Name of the weights -> the layer; names in other networks than the denoiser begin with theirs."""
     return {
-        f"{name}{WEIGHT}": module
-        for name, module in denoiser.named_modules()
+        f"{'' if network == pipeline.family.component else f'{network}.'}{name}{WEIGHT}": module
+        for network, whole in pipeline.networks.items()
+        for name, module in whole.named_modules()
         if isinstance(module, KINDS)
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,8 @@ class Quantised:
         rounded: error of the quantised SubNet, to the full sampler, before rows are fitted.
         fitted: the same as returned.
         drift: error of the quantised SubNet as it was to itself in floating point.
-        predicted: the same as the root of the layers' summed squares; None where it was not measured.
+        worst: the largest of these over the pictures.
+        predicted: `drift` as the root of the layers' summed squares; None where it was not measured.
     """
 
     plan: Quantisation
@@ -68,6 +70,7 @@ class Quantised:
     rounded: float
     fitted: float
     drift: float
+    worst: float
     predicted: float | None
 
     def to_json(self) -> dict[str, Any]:
@@ -81,6 +84,7 @@ class Quantised:
             "error_quantised": self.rounded,
             "error_refitted": self.fitted,
             "drift": self.drift,
+            "drift_worst": self.worst,
             "drift_predicted": self.predicted,
         }
 
@@ -161,7 +165,7 @@ def quantise(
     )
     report("fit the sampler to the quantised denoiser" if refit else "held-out errors")
     own = measure(held_out)
-    with quantised(pipeline.denoiser, plan):
+    with quantised(pipeline, plan):
         off = measure(held_out)
         made = subnet
         if refit:
@@ -169,13 +173,15 @@ def quantise(
                 pipeline, subnet, measure.table, fitted_on=fitted_on, held_out=held_out
             ).subnet
         best = _Measure(pipeline, made, _table_of(pipeline, made))(held_out)
+    drift = _relative(off, own)
     return Quantised(
         plan=replace(plan, subnet=digest(made)),
         subnet=made,
         plain=float(held_out.error(own).mean()),
         rounded=float(held_out.error(off).mean()),
         fitted=float(held_out.error(best).mean()),
-        drift=float(_relative(off, own).mean()),
+        drift=float(drift.mean()),
+        worst=float(drift.max()),
         predicted=predicted,
     )
 
@@ -203,7 +209,7 @@ def _table_of(pipeline: Pipeline, subnet: SubNet) -> SamplerTable:
 
 def _calibrated(measure: _Measure, runs: Trajectories, ranges: Ranges) -> dict[str, Layer]:
     """The layers in the loop that the SubNet calls."""
-    layers = layers_of(measure.pipeline.denoiser)
+    layers = layers_of(measure.pipeline)
     inside = layers_in_loop(runs.first_pictures(1).predictor, layers, float(runs.timesteps[0]))
     found = calibrate(layers, inside, lambda: measure(runs), ranges)
     if not found:
@@ -223,7 +229,7 @@ def _probed(
     report: Callable[..., None],
 ) -> dict[str, Layer]:
     """The layers with the error that each of them makes alone."""
-    modules, own = layers_of(measure.pipeline.denoiser), measure(runs)
+    modules, own = layers_of(measure.pipeline), measure(runs)
     found = {}
     for number, (name, layer) in enumerate(layers.items()):
         report(f"layer {number + 1} of {len(layers)} alone", number / len(layers))
@@ -273,7 +279,7 @@ def _all_but(layers: Mapping[str, Layer], share: float) -> dict[str, Layer]:
 
 def _together(layers: Mapping[str, Layer]) -> float:
     """The predicted error of all of them."""
-    return sum((each.error or 0.0) ** 2 for each in layers.values()) ** 0.5
+    return math.sqrt(sum((each.error or 0.0) ** 2 for each in layers.values()))
 
 
 def _relative(found: Tensor, expected: Tensor) -> Tensor:

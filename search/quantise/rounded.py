@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from search.core.quantisation import Layer
 from search.quantise.layers import layers_of
 
 if TYPE_CHECKING:
@@ -16,21 +14,15 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from search.core.quantisation import Grid, Quantisation, Scheme
+    from search.core.quantisation import Grid, Layer, Quantisation, Scheme
+    from search.model.pipeline import Pipeline
 
 
 @contextmanager
-def quantised(denoiser: nn.Module, plan: Quantisation) -> Iterator[None]:
+def quantised(pipeline: Pipeline, plan: Quantisation) -> Iterator[None]:
     """While open, the layers of `plan` round their weights and inputs as the exported graphs do."""
-    with rounded(layers_of(denoiser), plan.layers, plan.scheme):
+    with rounded(layers_of(pipeline), plan.layers, plan.scheme):
         yield
-
-
-def plan_of_all(denoiser: nn.Module, plan: Quantisation) -> Quantisation:
-    """`plan` with its layers listed, which one for all layers does not."""
-    if not plan.takes_all:
-        return plan
-    return replace(plan, layers=dict.fromkeys(layers_of(denoiser), Layer()))
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.families import ip_adapter
 from benchmarks.families import pictured_sd as pictured
 from benchmarks.families.pictures import mask, picture
 from engines.base import make_engine
@@ -196,6 +197,27 @@ def test_image_to_image_begins_from_the_encoded_picture(
 def test_latents_that_are_changed_behind_a_step_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SearchError, match="changes its latents behind each step"):
         exported(pictured.inpaint, tmp_path)
+
+
+def test_several_controlnets_are_refused(tmp_path: Path) -> None:
+    parts = pictured.parts()
+    both = [pictured.controlnet(parts["unet"]), pictured.controlnet(parts["unet"])]
+    pipe = diffusers.StableDiffusionControlNetPipeline(**parts, controlnet=both)
+    pipe.save_pretrained(tmp_path / "toy")
+    with pytest.raises(SearchError, match="'controlnet' is a MultiControlNetModel, several models"):
+        open_pipeline(tmp_path / "toy", weights=False)
+
+
+@pytest.mark.slow
+def test_an_ip_adapter_that_is_attached_is_refused(tmp_path: Path) -> None:
+    pipe = ip_adapter.seeing()
+    ip_adapter.write_ip_adapter(pipe, tmp_path / "adapter.safetensors")
+    pipe.load_ip_adapter(
+        str(tmp_path), subfolder="", weight_name="adapter.safetensors", image_encoder_folder=None
+    )
+    pipe.save_pretrained(tmp_path / "toy")
+    with pytest.raises(SearchError, match=r"are not those of its config\.json: they have"):
+        open_pipeline(tmp_path / "toy", weights=False)
 
 
 @pytest.mark.slow

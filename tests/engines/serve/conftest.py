@@ -22,7 +22,6 @@ from tests.engines.serve.gate import Gate, Running
 def pair(pipelines: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle that makes one or two pictures per run, in four steps."""
     from exporter.exporting import export
-
     from search.methods.options import Options
     from search.methods.registry import search
     from search.model.pipeline import open_pipeline

@@ -37,7 +37,9 @@ def process(*words: object, **variables: str) -> Iterator[tuple[subprocess.Popen
             started.kill()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_finishes_the_request_and_exits_with_0(pair: Path, number: signal.Signals) -> None:
     with (
         process(f"first={pair}", pair) as (started, address),
