@@ -314,8 +314,8 @@ class Body:
             if not isinstance(error.__cause__, UnboundLocalError):
                 raise
         msg = (
-            f"a {type(pipe).__name__} makes no step where its scheduler has one timestep, as if that were the "
-            "end of a grid; such pipelines are not supported"
+            f"a {type(pipe).__name__} makes no step of a scheduler that has one timestep, because that ends its "
+            "loop or because it steps copies of the scheduler; such pipelines are not supported"
         )
         raise SearchError(msg)
 

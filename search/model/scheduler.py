@@ -358,6 +358,11 @@ class StandIn(FixedScheduler):
         super().__init__(timesteps, own.config)
         self._own = own
 
+    def __deepcopy__(self, memo: Any) -> StandIn:
+        """A scheduler for something else, as for sound: its steps leave that alone."""
+        del memo
+        return StandIn(self.timesteps, self._own)  # type: ignore[arg-type]
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
