@@ -352,7 +352,13 @@ class FixedScheduler:
 
 
 class StandIn(FixedScheduler):
-    """The same with all that its steps do not need taken from the scheduler whose place it takes."""
+    """The same with all that its steps do not need taken from the scheduler whose place it takes.
+
+    Attributes:
+        is_copied: whether the pipeline has made a copy of it.
+    """
+
+    is_copied = False
 
     def __init__(self, timesteps: Tensor, own: Any) -> None:
         super().__init__(timesteps, own.config)
@@ -361,6 +367,7 @@ class StandIn(FixedScheduler):
     def __deepcopy__(self, memo: Any) -> StandIn:
         """A scheduler for something else, as for sound: its steps leave that alone."""
         del memo
+        self.is_copied = True
         return StandIn(self.timesteps, self._own)  # type: ignore[arg-type]
 
     def __getattr__(self, name: str) -> Any:
