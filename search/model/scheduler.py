@@ -368,7 +368,7 @@ class StandIn(FixedScheduler):
         """A scheduler for something else, as for sound: its steps leave that alone."""
         del memo
         self.is_copied = True
-        return StandIn(self.timesteps, self._own)  # type: ignore[arg-type]
+        return StandIn(self.timesteps, self._own)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
