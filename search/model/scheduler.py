@@ -294,7 +294,7 @@ class FixedScheduler:
 
     def __init__(self, timesteps: Tensor | list[FixedTimestep], config: Any) -> None:
         is_list = isinstance(timesteps, list)
-        self.timesteps = FixedTimesteps(timesteps) if is_list else timesteps
+        self.timesteps: Any = FixedTimesteps(timesteps) if is_list else timesteps
         self.config = config
         # Some pipelines look at the noise levels that the scheduler will take.
         self.sigmas = [_NoiseLevel(0.5)] * (len(timesteps) + 1)
