@@ -54,7 +54,7 @@ class Answers:
             yield
 
     @contextmanager
-    def repeated(self, timestep: Tensor | None = None) -> Iterator[None]:
+    def repeated(self, timestep: Any = None) -> Iterator[None]:
         """While open, answer as noted; another question than the noted one is a `RuntimeError`.
 
         Tensors made of the number that `timestep` or a view of it answers are made of it itself.
@@ -70,7 +70,7 @@ class Answers:
                     "do in its own run; its way through a step depends on values"
                 )
                 raise RuntimeError(msg)
-            if name == "item" and timestep is not None and _is_view(tensor, timestep):
+            if name == "item" and isinstance(timestep, Tensor) and _is_view(tensor, timestep):
                 return _Answer.of(tensor, answer)
             return answer
 

@@ -227,9 +227,9 @@ class Body:
             nullcontext() if self._texts is None else without_padding(self._texts, given),
             latents_replaced(pipe, lambda made: in_latents(made, latents)),
             self._answers.repeated(scheduler.timesteps),
+            self._calls_skipped(),
         ):
-            with self._calls_skipped():
-                prediction = self._in_loop(self._run(scheduler, request).prediction)
+            prediction = self._in_loop(self._run(scheduler, request).prediction)
         return prediction[: len(latents)]
 
     @property
