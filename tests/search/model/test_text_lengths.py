@@ -45,7 +45,7 @@ def texts_of(pipeline: Pipeline, name: str) -> FixedTexts | None:
     return fixed_texts_of(pipeline, Request(("",), 2, toy.guidance).sized(size))
 
 
-@pytest.mark.parametrize("mask", [None, torch.tensor([True, True, False, True, True, True])])
+@pytest.mark.parametrize("mask", [None, torch.tensor([[True, True, False, True, True, True]])])
 @pytest.mark.parametrize("is_bool", [True, False])
 @pytest.mark.parametrize("in_front", [True, False])
 def test_attention_does_not_see_padding(
@@ -54,14 +54,14 @@ def test_attention_does_not_see_padding(
     generator = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(1, 2, 6, 4, generator=generator) for _ in range(3))
     if mask is not None and not is_bool:
-        mask = torch.zeros(6).masked_fill(~mask, -torch.inf)
+        mask = torch.zeros(1, 6).masked_fill(~mask, -torch.inf)
     # Of a text in the first four keys, two are padding.
     texts = FixedTexts(in_front=in_front, keys=((Padding("prompt", (0 if in_front else 4,)),),))
     seen = [2, 3, 4, 5] if in_front else [0, 1, 4, 5]
     with without_padding(texts, {padding_name("prompt"): torch.tensor([2])}):
         found = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     expected = functional.scaled_dot_product_attention(
-        query, key[..., seen, :], value[..., seen, :], None if mask is None else mask[seen]
+        query, key[..., seen, :], value[..., seen, :], None if mask is None else mask[:, seen]
     )
     torch.testing.assert_close(found, expected)
 
@@ -107,10 +107,12 @@ def test_what_is_appended_to_latents_stays() -> None:
     assert in_latents(made, -made).equal(-made)
 
 
+@pytest.mark.slow
 def test_a_pipeline_that_pads_its_texts_is_left_alone(opened: Callable[[str], Pipeline]) -> None:
     assert texts_of(opened("SanaPipeline"), "SanaPipeline") is None
 
 
+@pytest.mark.slow
 def test_tokens_that_fill_up_a_text_are_read(opened: Callable[[str], Pipeline]) -> None:
     pipeline = opened("CogView4Pipeline")
     texts = texts_of(pipeline, "CogView4Pipeline")
@@ -128,6 +130,7 @@ def test_tokens_that_fill_up_a_text_are_read(opened: Callable[[str], Pipeline]) 
     ]
 
 
+@pytest.mark.slow
 def test_a_network_that_means_over_its_text_is_refused(
     opened: Callable[[str], Pipeline], monkeypatch: pytest.MonkeyPatch
 ) -> None:
