@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import _pytree as pytree
 
 from search.core.errors import SearchError
@@ -185,7 +186,8 @@ class _Walk:
         if tensor is self._base or (is_like and torch.equal(tensor, self._latents)):
             return SAMPLE, frozenset({now})
         place = times.data_ptr() + now * times.element_size()
-        if tensor.numel() == 1 and not tensor.is_meta and tensor.data_ptr() == place:
+        is_real = not tensor.is_meta and not isinstance(tensor, FakeTensor)
+        if tensor.numel() == 1 and is_real and tensor.data_ptr() == place:
             return TIMESTEP, frozenset({now})
         return None
 
