@@ -160,7 +160,8 @@ class _Finder:
             keys = self._keys(texts, networks, cut)
             return min((n - m for n, m in zip(whole, keys, strict=True) if n != m), default=0)
 
-        few, many = 1, min(texts.lengths.values()) * 3 // 4
+        # By less than what the pipeline itself fills up to, no text becomes shorter.
+        few, many = texts.multiple, min(texts.lengths.values()) * 3 // 4
         if not whole or fewer(few) or many <= few:
             return texts
         while many - few > 1:
