@@ -59,6 +59,7 @@ OTHERS = (
     "TextToVideoSDPipeline",
     "StableDiffusion3PAGPipeline",
     "EasyAnimatePipeline",
+    "LattePipeline",
     "KolorsPipeline",
 )
 """One for each thing that older pipelines do in a way of their own."""
