@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from exporter.exporting import export
 
 from benchmarks.families import image, video
 from benchmarks.families.image_qwen import TOYS as QWEN
 from benchmarks.families.toy import Toy
 from engines.base import make_engine
 from engines.runner import Runner
+from exporter.exporting import export
 from search.core.actions import Action
 from search.core.errors import SearchError
 from search.core.granularity import Granularity
