@@ -209,7 +209,9 @@ def _is_made(bundle: Bundle, order: Order, run: Run) -> bool:
         return False
     return all(
         image.is_file()
-        and settings_in(image if bundle.shape.frames is None else first_frame(image))
+        and settings_in(
+            image if bundle.shape.frames is None else first_frame(image.with_suffix(PNG))
+        )
         == _generation(bundle, order, run, place)
         for place, image in enumerate(run.images)
     )

@@ -74,6 +74,7 @@ class Asked:
             pipeline=Path(bundle.pipeline).name,
             given_latents=False,
             version=version_of("stepcarve") or "unknown",
+            lora_scales={each.name: each.scale for each in bundle.live_loras},
         )
 
 

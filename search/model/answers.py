@@ -40,21 +40,26 @@ class Answers:
     known: list[tuple[str, int, Any]] = field(default_factory=list)
 
     @contextmanager
-    def recorded(self, unless: Callable[[], bool] = lambda: False) -> Iterator[None]:
-        """While open, note what diffusers asks and is answered, except while `unless()` is true."""
+    def recorded(
+        self, unless: Callable[[], bool] = lambda: False, timestep: Tensor | None = None
+    ) -> Iterator[None]:
+        """While open, note what diffusers asks and is answered, except while `unless()` is true.
+
+        Tensors made of the number that `timestep` or a view of it answers are made of it itself.
+        """
         self.known.clear()
 
         def note(tensor: Tensor, name: str, line: int, original: Callable[..., Any]) -> Any:
             answer = original(tensor)
             if not unless():
                 self.known.append((name, line, answer))
-            return answer
+            return _answer(tensor, name, answer, timestep)
 
         with _asked_through(note):
             yield
 
     @contextmanager
-    def repeated(self, timestep: Tensor | None = None) -> Iterator[None]:
+    def repeated(self, timestep: Any = None) -> Iterator[None]:
         """While open, answer as noted; another question than the noted one is a `RuntimeError`.
 
         Tensors made of the number that `timestep` or a view of it answers are made of it itself.
@@ -70,9 +75,7 @@ class Answers:
                     "do in its own run; its way through a step depends on values"
                 )
                 raise RuntimeError(msg)
-            if name == "item" and timestep is not None and _is_view(tensor, timestep):
-                return _Answer.of(tensor, answer)
-            return answer
+            return _answer(tensor, name, answer, timestep)
 
         with _asked_through(repeat):
             yield
@@ -93,6 +96,12 @@ class _Answer(float):
         made = cls(number)
         made.tensor = tensor.reshape(())
         return made
+
+
+def _answer(tensor: Tensor, name: str, answer: Any, timestep: Any) -> Any:
+    """What a tensor answers: a number that knows it, if it is a view of the timestep."""
+    is_known = name == "item" and isinstance(timestep, Tensor) and _is_view(tensor, timestep)
+    return _Answer.of(tensor, answer) if is_known else answer
 
 
 def _is_view(tensor: Tensor, of: Tensor) -> bool:

@@ -305,13 +305,19 @@ class Body:
         except StoppedError as stopped:
             return stopped
         except SearchError as error:
-            if isinstance(error.__cause__, IndexError) and not is_exporting():
-                raise SearchError(_looks_ahead(pipe)) from error
-            if not isinstance(error.__cause__, UnboundLocalError):
+            if _looks_ahead(pipe, error.__cause__):
+                msg = (
+                    f"a {type(pipe).__name__} does not run at one timestep, because it looks at several of its "
+                    "scheduler's at once; such pipelines are not supported"
+                )
+                raise SearchError(msg) from error
+            # Behind its loop, a pipeline decodes with models that may have no weights.
+            is_past_loop = scheduler.is_copied and "meta" in str(error)
+            if not is_past_loop and not isinstance(error.__cause__, UnboundLocalError):
                 raise
         msg = (
-            f"a {type(pipe).__name__} makes no step where its scheduler has one timestep, as if that were the "
-            "end of a grid; such pipelines are not supported"
+            f"a {type(pipe).__name__} makes no step of a scheduler that has one timestep, because that ends its "
+            "loop or because it steps copies of the scheduler; such pipelines are not supported"
         )
         raise SearchError(msg)
 
@@ -371,11 +377,14 @@ class Body:
             raise SearchError(msg)
 
 
-def _looks_ahead(pipe: Any) -> str:
-    return (
-        f"a {type(pipe).__name__} does not run at one timestep, because it looks at several of its "
-        "scheduler's at once; such pipelines are not supported"
-    )
+def _looks_ahead(pipe: Any, error: BaseException | None) -> bool:
+    """Whether the pipeline's call itself has asked for an element that is not there."""
+    place = None if error is None else error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    call = inspect.unwrap(type(pipe).__call__).__code__
+    is_in_call = place is not None and place.tb_frame.f_code is call
+    return isinstance(error, IndexError) and is_in_call and not is_exporting()
 
 
 def _require_prediction(pipe: Any, prediction: Tensor, latents: Tensor) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
+from functools import wraps
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -24,7 +25,7 @@ from search.model.replaced import replaced
 from search.model.scheduler import FixedScheduler, FixedTimestep
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from search.model.pipeline import Pipeline
 
@@ -107,12 +108,12 @@ class Decoder(nn.Module):
         networks = self._pipeline.networks.values()
         with ExitStack() as stack:
             for context in (
-                _tiles_refused(pipe),
                 pipeline_failures(pipe),
                 on_vae_device(pipe),
                 with_gradients(pipe),
                 with_parts(pipe, scheduler=self._scheduler),
                 *(with_parts(part, to=_stay(part)) for part in self._parts),
+                *(replaced(part, "decode", _in_tiles_if_need_be(part)) for part in self.children()),
                 *(
                     replaced(network, "forward", lambda *_, **__: (latents,))
                     for network in networks
@@ -130,19 +131,21 @@ def _stay(part: nn.Module) -> Callable[..., nn.Module]:
     return lambda *_, **__: part
 
 
-@contextmanager
-def _tiles_refused(pipe: Any) -> Iterator[None]:
-    """While open, what a decoder does not do without tiles is told as that."""
-    try:
-        yield
-    except SearchError as error:
-        if not isinstance(error.__cause__, NotImplementedError):
-            raise
-        msg = (
-            f"the decoder of a {type(pipe).__name__} makes pictures in tiles alone, after enable_tiling(), which "
-            "a saved pipeline does not say; such pipelines are not supported"
-        )
-        raise SearchError(msg) from error
+def _in_tiles_if_need_be(part: Any) -> Callable[..., Any]:
+    """A decoder's `decode`, after `enable_tiling()` where it makes pictures in tiles alone."""
+    original = part.decode
+
+    @wraps(original)
+    def decode(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return original(*args, **kwargs)
+        except NotImplementedError:
+            if not hasattr(part, "enable_tiling"):
+                raise
+        part.enable_tiling()
+        return original(*args, **kwargs)
+
+    return decode
 
 
 def _itself(tensor: Tensor, *_: Any, **__: Any) -> Tensor:

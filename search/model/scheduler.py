@@ -294,7 +294,7 @@ class FixedScheduler:
 
     def __init__(self, timesteps: Tensor | list[FixedTimestep], config: Any) -> None:
         is_list = isinstance(timesteps, list)
-        self.timesteps = FixedTimesteps(timesteps) if is_list else timesteps
+        self.timesteps: Any = FixedTimesteps(timesteps) if is_list else timesteps
         self.config = config
         # Some pipelines look at the noise levels that the scheduler will take.
         self.sigmas = [_NoiseLevel(0.5)] * (len(timesteps) + 1)
@@ -352,11 +352,23 @@ class FixedScheduler:
 
 
 class StandIn(FixedScheduler):
-    """The same with all that its steps do not need taken from the scheduler whose place it takes."""
+    """The same with all that its steps do not need taken from the scheduler whose place it takes.
+
+    Attributes:
+        is_copied: whether the pipeline has made a copy of it.
+    """
+
+    is_copied = False
 
     def __init__(self, timesteps: Tensor, own: Any) -> None:
         super().__init__(timesteps, own.config)
         self._own = own
+
+    def __deepcopy__(self, memo: Any) -> StandIn:
+        """A scheduler for something else, as for sound: its steps leave that alone."""
+        del memo
+        self.is_copied = True
+        return StandIn(self.timesteps, self._own)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -456,13 +468,12 @@ def _walk(
     with noise_drawn_by(scheduler, lambda shape: next(values).reshape(shape)):
         for timestep, prediction in zip(settings.part(scheduler), predictions, strict=True):
             inputs.append(scale(latents, timestep).flatten())
-            latents, *further = scheduler.step(
-                model_output=prediction.reshape(latents.shape),
-                timestep=timestep,
-                sample=latents,
-                **given,
-                **memory,
-                return_dict=False,
+            made = prediction.reshape(latents.shape)
+            options = {**given, **memory, "return_dict": False}
+            latents, *further = (
+                scheduler.step(model_output=made, timestep=timestep, sample=latents, **options)
+                if memory
+                else scheduler.step(made, timestep, latents, **options)
             )
             memory = dict(zip(memory, (*further, timestep), strict=False))
     return inputs, latents.flatten()

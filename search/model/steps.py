@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import _pytree as pytree
 
 from search.core.errors import SearchError
@@ -101,6 +102,8 @@ class _Walk:
         self._kinds: dict[tuple[Hashable, ...], Kind] = {}
         self.numbers = ValueNumbers(self._input)
         self.numbers.mark_input(self._guidance, GUIDANCE)
+        self._base: Tensor | None = None
+        self._around: Tensor | None = None
 
     def run(self) -> None:
         """Run the loop."""
@@ -112,7 +115,7 @@ class _Walk:
             tensors_as_numbers(),
             with_parts(self._pipe, scheduler=scheduler),
             self._encoding.noted(),
-            self._answers.recorded(unless=lambda: self._encoding.is_encoding),
+            self._answers.recorded(lambda: self._encoding.is_encoding, self._timesteps),
             latents_replaced(self._pipe, self._entering),
             torch.no_grad(),
             self.numbers,
@@ -150,8 +153,20 @@ class _Walk:
         if len(sample) != self._pictures and sample.numel() == self._latents.numel():
             self._is_folded = True
             return sample.clone()
+        self._note_around(sample)
         entering = self._entering(sample[: self._pictures])
         return as_often(entering, sample)
+
+    def _note_around(self, sample: Tensor) -> None:
+        """Note what a pipeline writes its latents into, if nothing else in it changes."""
+        base = sample._base
+        if base is None or base.numel() == sample.numel():
+            return
+        around = base.clone()
+        around.as_strided(sample.shape, sample.stride(), sample.storage_offset()).zero_()
+        if self._around is None:
+            self._around = around
+        self._base = base if torch.equal(self._around, around) else None
 
     def _entering(self, latents: Tensor) -> Tensor:
         """These latents, as those that a step begins with."""
@@ -168,10 +183,11 @@ class _Walk:
         now = len(self.predictions)
         # What the scheduler gets in another shape is known by its values once it has its own again.
         is_like = self._is_folded and tensor.shape == self._latents.shape
-        if is_like and torch.equal(tensor, self._latents):
+        if tensor is self._base or (is_like and torch.equal(tensor, self._latents)):
             return SAMPLE, frozenset({now})
         place = times.data_ptr() + now * times.element_size()
-        if tensor.numel() == 1 and not tensor.is_meta and tensor.data_ptr() == place:
+        is_real = not tensor.is_meta and not isinstance(tensor, FakeTensor)
+        if tensor.numel() == 1 and is_real and tensor.data_ptr() == place:
             return TIMESTEP, frozenset({now})
         return None
 

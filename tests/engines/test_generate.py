@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,9 +14,19 @@ from PIL import Image
 
 from engines.base import EngineOptions, make_engine
 from engines.errors import EngineError
-from engines.generate import Made, Order, Progress, generate, open_for, prompts_for
+from engines.generate import (
+    Made,
+    Order,
+    Progress,
+    generate,
+    make,
+    not_made,
+    open_for,
+    prompts_for,
+    runs_of,
+)
 from engines.pictures import Generation
-from engines.runner import Runner
+from engines.runner import Result, Runner
 from engines.spread import Loaded, generate_spread
 from exporter.bundle import Bundle
 from exporter.errors import ExportError
@@ -180,6 +191,26 @@ def test_resuming_makes_what_is_missing_or_was_made_in_another_way(
     given = replace(order, images=2, latents=np.zeros(runner.bundle.latent_shape, np.float32))
     with pytest.raises(EngineError, match="from which latents or pictures they were made"):
         generate(runner, given, out, resume=True)
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.gif"])
+def test_resuming_looks_at_the_frames_of_a_video(tmp_path: Path, name: str) -> None:
+    binding = SimpleNamespace(inference_steps=2, scheduler="S")
+    bundle = SimpleNamespace(
+        shape=SimpleNamespace(frames=3, images=1), subnet=SimpleNamespace(binding=binding, method="full"),
+        calls=[1, 2], guidance=5.0, pipeline="p", live_loras=(),
+    )  # fmt: skip
+    frames = np.arange(3 * 4 * 4 * 3, dtype=np.uint8).reshape(1, 3, 4, 4, 3)
+    result = Result(np.zeros(1, np.float32), frames, {"condition": 0.0})
+    runner = SimpleNamespace(bundle=bundle, on_host=False, run=lambda *_, **__: result)
+    order = Order(("red",), images=1)
+    (run,) = runs_of(order, 1, tmp_path / name)
+    for missing in (name, "x-frame-000.png"):
+        assert not_made(bundle, order, [run]) == [run]  # type: ignore[arg-type]
+        make(runner, order, run, 1)  # type: ignore[arg-type]
+        assert not_made(bundle, order, [run]) == []  # type: ignore[arg-type]
+        (tmp_path / missing).unlink()
+    assert not_made(bundle, order, [run]) == [run]  # type: ignore[arg-type]
 
 
 def spread(bundle: Bundle, out: Path, where: Where, *, resume: bool) -> list[Made]:

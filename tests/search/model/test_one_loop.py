@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,7 @@ from diffusers import DDIMPipeline, DDIMScheduler, IFPipeline, StableDiffusionPi
 from search.core.errors import SearchError
 from search.model.entry import preparation_of
 from search.model.one_loop import other_schedulers_refused, require_one_loop
-from search.model.scheduler import FixedScheduler
+from search.model.scheduler import FixedScheduler, StandIn
 
 
 class Decoding:
@@ -79,3 +80,14 @@ def test_a_run_of_one_of_several_stages_is_refused() -> None:
 )
 def test_who_draws_the_noise_is_found(cls: type, method: str | None) -> None:
     assert preparation_of(object.__new__(cls)) == method
+
+
+def test_a_copy_of_a_stand_in_leaves_what_it_steps_alone() -> None:
+    class Ending(StandIn):
+        def step(self, *_: Any, **__: Any) -> Any:
+            raise AssertionError
+
+    copied = copy.deepcopy(Ending(torch.ones(2), DDIMScheduler()))
+    sound = torch.rand(3)
+    assert copied.step(sound, 1, sound).prev_sample is sound
+    assert copied.alphas_cumprod is not None
