@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -82,9 +83,10 @@ class ValueNumbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Run an operation, and number what it gives."""
         del types
         kwargs = kwargs or {}
-        if self._paused:
-            return func(*args, **kwargs)
         leaves = pytree.tree_leaves((args, kwargs))
+        # What a model without weights computes are shapes.
+        if self._paused or any(isinstance(leaf, FakeTensor) for leaf in leaves):
+            return func(*args, **kwargs)
         if not any(isinstance(leaf, Tensor) and self._known(leaf) is not None for leaf in leaves):
             return func(*args, **kwargs)
         # Before the operation: it may write to what it is given.

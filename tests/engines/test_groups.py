@@ -42,6 +42,8 @@ CASES: dict[str, tuple[tuple[Toy, ...], dict[str, Any]]] = {
     "ideogram4": (QWEN, {"guidance_scale": None, "guidance_schedule": [7.0, 7.0, 7.0, 3.0]}),
 }
 """Two networks by timestep; another call in part of the steps; two networks and a scale per step."""
+EXPORTED = ("wan_two_experts", "stable_diffusion_3")
+"""Ideogram 4 packs its text by its length, so no graph can take one."""
 pytestmark = pytest.mark.slow
 
 
@@ -107,7 +109,7 @@ def request_of(name: str, subnet: SubNet) -> Request:
     return ask.sized(subnet.binding.picture)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", EXPORTED)
 def test_full_equals_diffusers_picture_for_picture(saved: Any, tmp_path: Path, name: str) -> None:
     path = saved(name)
     subnet = search(opened(path, name, weights=False), "full", options(name))
@@ -129,11 +131,12 @@ def test_random_mixes_equal_diffusers_gated_by_hand(
     mixed = random_mix(search(pipeline, "full", options(name, granularity=granularity)), seed)
     assert len(set().union(*mixed.actions)) > 1
     ask = request_of(name, mixed)
-    gates = gated_by_hand(pipeline.networks, mixed, pipeline.family)
-    with gates:
+    with gated_by_hand(pipeline.networks, mixed, pipeline.family):
         by_hand = sample(pipeline, ask)
     reference = sample(pipeline, ask, mixed)
     torch.testing.assert_close(reference.latents[-1], by_hand.latents[-1], rtol=1e-4, atol=1e-5)
+    if name not in EXPORTED:
+        return
     with gated_by_hand(pipeline.networks, mixed, pipeline.family):
         expected = own_call(pipeline.pipe, name, "latent")
     found = run(mixed, path, tmp_path / "bundle").latents.reshape(-1)
