@@ -195,7 +195,7 @@ def _key(
     shapes: list[tuple[SubNet, int]],
     dtypes: str | tuple[str, ...],
     loras: Sequence[Lora],
-    plan: Quantisation | None,
+    plan: Quantisation | None = None,
 ) -> str:
     """Everything that decides the content of the bundle.
 

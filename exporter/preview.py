@@ -108,7 +108,7 @@ def _to_latents(
 
 def _places(values: Tensor, rows: int) -> NDArray[np.float32]:
     """Values of an autoencoder, `[B, C, H, W]` or `[B, C, 1, H, W]`, a row for each place of a grid of `rows`."""
-    flat = values.reshape(values.shape[0], -1, *values.shape[-2:])
+    flat = values.float().reshape(values.shape[0], -1, *values.shape[-2:])
     if flat.shape[-2] % rows:
         msg = f"the autoencoder's latents have {flat.shape[-2]} rows, the pipeline's {rows}"
         raise _NoPreviewError(msg)

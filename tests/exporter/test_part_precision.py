@@ -125,6 +125,7 @@ def test_what_overflows_is_found_and_stays_float32(
 @pytest.mark.slow
 # diffusers warns of what it does itself.
 @pytest.mark.filterwarnings("ignore:.*upcast_vae:FutureWarning")
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
 def test_a_pipeline_that_would_change_its_autoencoder_cannot(
     pipelines: Callable[[str], Path], tmp_path: Path
 ) -> None:
