@@ -24,11 +24,14 @@ BAD_INPUT = 2
 
 COMMANDS = {
     "Try it": {"demo": "engines.commands.demo", "doctor": "engines.commands.doctor"},
+    "All in one": {"optimize": "engines.commands.optimize"},
     "Decide what runs": {
         "search": "engines.commands.search",
         "frontier": "search.commands.frontier",
         "import": "search.commands.import_table",
+        "convert": "search.commands.convert",
         "distill": "search.commands.distill",
+        "quantise": "search.commands.quantise",
     },
     "Compile it": {
         "inspect": "exporter.commands.inspect",
@@ -39,6 +42,7 @@ COMMANDS = {
     "Prove and use it": {
         "verify": "engines.commands.verify",
         "run": "engines.commands.run",
+        "serve": "engines.commands.serve",
         "bench": "engines.commands.bench",
     },
 }
@@ -115,7 +119,9 @@ def main() -> None:
     """Make diffusion models faster without retraining, and prove it.
 
     \b
-    A pipeline is a diffusers directory. The usual way:
+    A pipeline is a diffusers directory. All in one, and a page that shows what was gained:
+      stepcarve optimize PIPELINE -o OUT
+    Step by step:
       stepcarve search PIPELINE -o subnet.json --method deepcache
       stepcarve export PIPELINE subnet.json -o BUNDLE
       stepcarve verify BUNDLE --engine onnxruntime

@@ -93,7 +93,7 @@ class Bundles:
 def export_all(folder: Path, size: str, steps: int, pixels: int) -> Bundles:
     """The pipeline and its bundles; what an earlier run left in `folder` is used again."""
     from benchmarks import full_size
-    from exporter.export import export
+    from exporter.exporting import export
 
     path = folder / "pipeline"
     if not path.exists():

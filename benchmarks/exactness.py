@@ -23,7 +23,7 @@ from engines.base import make_engine
 from engines.parity import relative_l2
 from engines.runner import Runner
 from exporter import variant as carving
-from exporter.export import export
+from exporter.exporting import export
 from search.core.subnet import Granularity, SubNet
 from search.methods.options import Options
 from search.methods.registry import search

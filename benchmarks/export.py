@@ -55,7 +55,7 @@ def rotating(pipeline: Pipeline) -> SubNet:
 
 def ours(path: Path, out: Path, dtype: str) -> dict[str, Any]:
     """Export the SubNet that lies beside the pipeline."""
-    from exporter.export import export
+    from exporter.exporting import export
     from search.core.subnet import SubNet
 
     subnet = SubNet.load(path.parent / SUBNET)

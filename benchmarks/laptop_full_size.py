@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.export import save_pipeline
 from benchmarks.record import write
 from exporter.carve import carve
-from exporter.export import export
+from exporter.exporting import export
 from exporter.variant import trace_denoiser
 from search.core.program import plan_program
 from search.core.subnet import Granularity

@@ -52,7 +52,7 @@ def rotating(pipeline: Pipeline, options: Options, graphs: int) -> SubNet:
 def export_all(folder: Path, pixels: int, names: tuple[str, ...]) -> None:
     """A bundle per name, in the folder."""
     from benchmarks import full_size
-    from exporter.export import export
+    from exporter.exporting import export
     from search.methods.options import Options
     from search.methods.registry import search
     from search.model.pipeline import open_pipeline

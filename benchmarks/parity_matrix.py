@@ -16,7 +16,7 @@ import click
 from benchmarks.record import write
 from engines.base import make_engine
 from engines.parity import K, verify
-from exporter.export import export
+from exporter.exporting import export
 from search.methods.options import Options
 from search.methods.registry import search
 from search.model.pipeline import open_pipeline

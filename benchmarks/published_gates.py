@@ -24,7 +24,7 @@ from benchmarks.speed import resident_mb
 from engines.base import make_engine
 from engines.parity import relative_l2
 from engines.runner import Runner
-from exporter.export import export
+from exporter.exporting import export
 from search.core.summary import summarise
 from search.foreign.gate_file import read_gates
 from search.foreign.tables import subnet_from_gates

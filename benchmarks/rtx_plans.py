@@ -34,7 +34,7 @@ def plans(name: str, folder: Path) -> dict[str, Any]:
     """Export a pipeline and build every graph of the bundle."""
     from engines.build import build_bundle
     from engines.built import read_record, record_of
-    from exporter.export import export
+    from exporter.exporting import export
     from search.methods.options import Options
     from search.methods.registry import search
     from search.model.pipeline import open_pipeline

@@ -18,7 +18,7 @@ import onnxruntime
 from benchmarks.record import write
 from engines.onnxruntime import OnnxRuntime, OnnxRuntimeSession
 from engines.runner import Runner
-from exporter.export import export
+from exporter.exporting import export
 from search.core.summary import summarise
 from search.methods.options import Options
 from search.methods.registry import search

@@ -64,7 +64,7 @@ def mostly_shallow(pipeline: Pipeline, steps: int, pixels: int) -> SubNet:
 def make(folder: Path, steps: int, pixels: int, *, small: bool) -> None:
     """The pipeline and its bundle."""
     from benchmarks import full_size
-    from exporter.export import export
+    from exporter.exporting import export
     from search.model.pipeline import open_pipeline
 
     path = folder / PIPELINE

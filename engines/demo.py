@@ -16,7 +16,7 @@ from engines.parity import Parity, psnr, verify
 from engines.pictures import save_sheet
 from engines.report import write_report
 from engines.runner import Runner
-from exporter.export import export
+from exporter.exporting import export
 from exporter.picture import draw_grid, save_figure
 from search.core.files import require_free, write_atomically
 from search.core.summary import summarise

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines.errors import EngineError
-from engines.pictures import Generation, save_latents_to, save_picture, save_video
+from engines.pictures import (
+    Generation,
+    first_frame,
+    save_latents_to,
+    save_picture,
+    save_video,
+    settings_in,
+)
+from engines.video import MOVING, PNG
 from exporter.bundle import Bundle
 from exporter.errors import ExportError
 from search.core.versions import version_of
@@ -36,6 +45,8 @@ class Order:
         guidance: scale; None is the bundle's.
         latents: what every run begins from, or None.
         pictures: `image` and `mask`, as far as the bundle takes them.
+        lora_scales: of LoRAs beside the weights, by name; the others have the bundle's.
+        fps: frames per second of a video in one file.
     """
 
     prompts: tuple[str, ...]
@@ -45,6 +56,8 @@ class Order:
     guidance: float | None = None
     latents: NDArray[np.float32] | None = None
     pictures: Mapping[str, Image] = field(default_factory=dict)
+    lora_scales: Mapping[str, float] = field(default_factory=dict)
+    fps: float = 16.0
 
 
 @dataclass(frozen=True)
@@ -69,6 +82,30 @@ class Made:
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
         return {**vars(self), "images": [str(path) for path in self.images]}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A call that has been made, as a callback is told.
+
+    Attributes:
+        prompt: what the run shows.
+        seed: of its noises.
+        run: its number.
+        runs: how many there are.
+        call: the number of the call in its run.
+        calls: how many a run has.
+        preview: makes approximate pictures `[B, height, width, 3]` of what the run will make; None where
+            nothing was predicted yet, or where the bundle has no previews. Only valid during the callback.
+    """
+
+    prompt: str
+    seed: int
+    run: int
+    runs: int
+    call: int
+    calls: int
+    preview: Callable[[], NDArray[np.uint8] | None]
 
 
 def open_for(path: Path, *, height: int | None, width: int | None, images: int | None) -> Bundle:
@@ -105,13 +142,90 @@ def prompts_for(
     return tuple(listed)
 
 
+@dataclass(frozen=True)
+class Run:
+    """One run of an order.
+
+    Attributes:
+        number: in the order.
+        prompt: what it shows.
+        seed: of its noises.
+        images: the files that it writes.
+        latents: the file for its final latents, or None.
+    """
+
+    number: int
+    prompt: str
+    seed: int
+    images: tuple[Path, ...]
+    latents: Path | None
+
+
+def runs_of(order: Order, batch: int, out: Path, save_latents: Path | None = None) -> list[Run]:
+    """The runs of an order, each of `batch` pictures; files have a number if there are several.
+
+    Raises:
+        EngineError: given latents begin one run, but there are several.
+    """
+    if order.latents is not None and order.images > batch:
+        msg = (
+            f"--latents begins one run, which makes {batch} images here, but --num-images is "
+            f"{order.images}; leave one of them out"
+        )
+        raise EngineError(msg)
+    asked = list(product(order.prompts, range(order.seed, order.seed + order.images // batch)))
+    count = len(asked)
+    return [
+        Run(
+            number=number,
+            prompt=prompt,
+            seed=seed,
+            images=tuple(
+                _numbered(out, number * batch + each, count * batch) for each in range(batch)
+            ),
+            latents=None if save_latents is None else _numbered(save_latents, number, count),
+        )
+        for number, (prompt, seed) in enumerate(asked)
+    ]
+
+
+def not_made(bundle: Bundle, order: Order, runs: Sequence[Run]) -> list[Run]:
+    """The runs of which a file is missing, or says that it was made in another way.
+
+    Raises:
+        EngineError: files do not say everything that this order has.
+    """
+    if order.latents is not None or order.pictures:
+        msg = (
+            "--resume compares what is asked for with what the files say, and they do not say from which "
+            "latents or pictures they were made; leave --resume out"
+        )
+        raise EngineError(msg)
+    return [run for run in runs if not _is_made(bundle, order, run)]
+
+
+def _is_made(bundle: Bundle, order: Order, run: Run) -> bool:
+    if run.latents is not None and not run.latents.is_file():
+        return False
+    return all(
+        image.is_file()
+        and settings_in(
+            image if bundle.shape.frames is None else first_frame(image.with_suffix(PNG))
+        )
+        == _generation(bundle, order, run, place)
+        for place, image in enumerate(run.images)
+    )
+
+
 def generate(
     runner: Runner,
     order: Order,
     out: Path,
     *,
     save_latents: Path | None = None,
+    resume: bool = False,
     report: Callable[..., None] = lambda _text, _share=None: None,
+    callback: Callable[[Progress], None] | None = None,
 ) -> list[Made]:
     """Make every picture of `order` and write it to `out`, with a number if there are several.
 
@@ -120,64 +234,81 @@ def generate(
     Args:
         runner: at a variant whose number of images divides that of the order.
         order: what to make.
-        out: a PNG file.
+        out: a PNG file; of a video also a GIF or MP4 file, beside which its frames are PNG files.
         save_latents: also write the final latents of every run to this .npy file, likewise.
+        resume: leave out the runs whose files are there.
         report: called with a progress message and the completed fraction.
+        callback: called after each call of the denoiser; what it raises ends everything, and the pictures
+            that are done stay. On a GPU, calls are not recorded as one piece then, which is slower.
+
+    Returns:
+        What was made now.
 
     Raises:
         EngineError: wrong prompt, shape or scale, or a value that is not finite.
     """
+    runs = runs_of(order, runner.bundle.shape.images, out, save_latents)
+    count = len(runs)
+    wanted = not_made(runner.bundle, order, runs) if resume else runs
+    return [make(runner, order, run, count, report, callback) for run in wanted]
+
+
+def make(
+    runner: Runner,
+    order: Order,
+    run: Run,
+    runs: int,
+    report: Callable[..., None] = lambda _text, _share=None: None,
+    callback: Callable[[Progress], None] | None = None,
+) -> Made:
+    """Make the pictures of one of `runs` runs; see `generate`."""
     bundle = runner.bundle
-    batch = bundle.shape.images
-    if order.latents is not None and order.images > batch:
-        msg = (
-            f"--latents begins one run, which makes {batch} images here, but --num-images is "
-            f"{order.images}; leave one of them out"
-        )
-        raise EngineError(msg)
-    runs = list(product(order.prompts, range(order.seed, order.seed + order.images // batch)))
-    made: list[Made] = []
-    for number, (prompt, seed) in enumerate(runs):
-        result, calls = _timed(runner, order, prompt, seed, (number, len(runs)), report)
-        paths = [_numbered(out, number * batch + each, len(runs) * batch) for each in range(batch)]
-        for each, path in enumerate(paths):
-            about = _generation(bundle, order, prompt, seed, each)
-            save = save_picture if bundle.shape.frames is None else save_video
-            save(result.images[each], path, about)
-        if save_latents is not None:
-            save_latents_to(result.latents, _numbered(save_latents, number, len(runs)))
-        made.append(Made(prompt, seed, tuple(paths), result.seconds, calls))
-    return made
+    result, calls = _timed(runner, order, run, runs, report, callback)
+    for place, path in enumerate(run.images):
+        about = _generation(bundle, order, run, place)
+        if bundle.shape.frames is None:
+            save_picture(result.images[place], path, about)
+            continue
+        save_video(result.images[place], path.with_suffix(PNG), about)
+        if path.suffix.lower() in MOVING:
+            MOVING[path.suffix.lower()](result.images[place], path, order.fps)
+    if run.latents is not None:
+        save_latents_to(result.latents, run.latents)
+    return Made(run.prompt, run.seed, run.images, result.seconds, calls)
 
 
 def _timed(
     runner: Runner,
     order: Order,
-    prompt: str,
-    seed: int,
-    place: tuple[int, int],
+    run: Run,
+    runs: int,
     report: Callable[..., None],
+    callback: Callable[[Progress], None] | None,
 ) -> tuple[Result, tuple[float, ...]]:
-    """One run, and the seconds of its calls; `place` is its number and how many there are."""
-    number, runs = place
+    """One run, and the seconds of its calls."""
     count = len(runner.bundle.calls)
-    which = "" if runs == 1 else f"run {number + 1} of {runs}, "
+    which = "" if runs == 1 else f"run {run.number + 1} of {runs}, "
     ends: list[float] = []
 
     def tell(call: int, *_: object) -> None:
         ends.append(time.perf_counter())
-        report(f"{which}call {call + 1} of {count}", (number + (call + 1) / count) / runs)
+        share = (run.number + (call + 1) / count) / runs
+        report(f"{which}call {call + 1} of {count}", share)
+        if callback is not None:
+            preview = partial(runner.preview, call)
+            callback(Progress(run.prompt, run.seed, run.number, runs, call, count, preview))
 
-    report(f"{which}{count} calls", number / runs)
+    report(f"{which}{count} calls", run.number / runs)
     began = time.perf_counter()
     result = runner.run(
-        prompt,
+        run.prompt,
         latents=order.latents,
-        seed=seed,
+        seed=run.seed,
         negative=order.negative,
         guidance=order.guidance,
         pictures=order.pictures,
-        on_call=tell if runner.on_host else None,
+        lora_scales=order.lora_scales,
+        on_call=tell if runner.on_host or callback is not None else None,
     )
     starts = [began + result.seconds["condition"], *ends]
     return result, tuple(end - start for start, end in zip(starts, ends, strict=False))
@@ -190,13 +321,13 @@ def _numbered(path: Path, number: int, count: int) -> Path:
     return path.with_stem(f"{path.stem}-{number:0{len(str(count - 1))}}")
 
 
-def _generation(bundle: Bundle, order: Order, prompt: str, seed: int, image: int) -> Generation:
+def _generation(bundle: Bundle, order: Order, run: Run, place: int) -> Generation:
     subnet = bundle.subnet
     return Generation(
-        prompt=prompt,
+        prompt=run.prompt,
         negative=order.negative,
-        seed=seed,
-        image=image,
+        seed=run.seed,
+        image=place,
         images=bundle.shape.images,
         guidance=bundle.guidance if order.guidance is None else order.guidance,
         steps=subnet.binding.inference_steps,
@@ -206,4 +337,5 @@ def _generation(bundle: Bundle, order: Order, prompt: str, seed: int, image: int
         pipeline=Path(bundle.pipeline).name,
         given_latents=order.latents is not None,
         version=version_of("stepcarve") or "unknown",
+        lora_scales={each.name: each.scale for each in bundle.live_loras} | dict(order.lora_scales),
     )

@@ -50,6 +50,7 @@ class EngineKind:
         options: fields of `EngineOptions` that it takes, per device where they differ.
         rates: of builds, as measured on small graphs; what a bundle has built corrects them.
         needs_build: whether it runs built files only.
+        builds_only: devices on which it builds files for another machine, and runs none.
         notes: device -> what there is to say of it beside that it works.
     """
 
@@ -61,6 +62,7 @@ class EngineKind:
     rates: Rates = UNMEASURED
     oldest: tuple[int, ...] = ()
     needs_build: bool = False
+    builds_only: tuple[str, ...] = ()
     notes: Mapping[str, str] = field(default_factory=dict)
 
     def require_device(self, device: str) -> None:
@@ -147,6 +149,7 @@ ENGINES = (
         options={"cpu": RTX_OPTIONS, "cuda": RTX_OPTIONS},
         rates=Rates(2, 0.005, 30, 1.3),
         needs_build=True,
+        builds_only=("cpu",),
         notes={"cpu": "builds plans (give --compute-capability); they run on cuda"},
     ),
 )

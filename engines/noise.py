@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from engines.errors import EngineError
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 _GROUP = 16
+
+
+class Noise(Protocol):
+    """A stream of normal numbers."""
+
+    def randn(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """The next ones."""
+
+
+def noise_of(seed: int | Sequence[int]) -> Noise:
+    """The noise of a seed, or of one seed for each picture of a batch."""
+    return TorchNoise(seed) if isinstance(seed, int) else NoisePerPicture(seed)
 
 
 class TorchNoise:
@@ -46,3 +62,24 @@ class TorchNoise:
         radius = np.sqrt(-2 * np.log(1 - groups[:, :1]))
         angle = 2 * np.pi * groups[:, 1:]
         return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1).ravel()
+
+
+class NoisePerPicture:
+    """Draws each picture of a batch from a seed of its own, as diffusers does with a list of generators.
+
+    So a picture does not depend on the others in its batch.
+    """
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self._sources = [TorchNoise(seed) for seed in seeds]
+
+    def randn(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """The next numbers of each seed, `[seeds, ...]`."""
+        count, *rest = shape
+        if count != len(self._sources):
+            msg = (
+                f"{len(self._sources)} seeds are given, but a noise of shape {list(shape)} is drawn; "
+                f"give {count} seeds, or one for all"
+            )
+            raise EngineError(msg)
+        return np.concatenate([source.randn((1, *rest)) for source in self._sources])

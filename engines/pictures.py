@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,13 +45,6 @@ def save_latents_to(latents: NDArray[np.float32], path: Path) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def require_png(path: Path) -> None:
-    """Refuse a file name that does not end in .png."""
-    if path.suffix.lower() != ".png":
-        msg = f"pictures are PNG files, but the name is {str(path)!r}; give one that ends in .png"
-        raise EngineError(msg)
-
-
 def save_sheet(images: NDArray[np.uint8], path: Path, *, columns: int = 8) -> None:
     """Write `[N, height, width, 3]` as one PNG, row by row."""
     from PIL import Image
@@ -84,6 +77,7 @@ class Generation:
         pipeline: name of its directory.
         given_latents: whether it begins from latents of a file, which the seed does not give.
         version: of stepcarve.
+        lora_scales: of the LoRAs beside the weights, by name.
     """
 
     prompt: str
@@ -99,6 +93,7 @@ class Generation:
     pipeline: str
     given_latents: bool
     version: str
+    lora_scales: dict[str, float] = field(default_factory=dict, hash=False)
 
     def parameters(self, width: int, height: int) -> str:
         """As one text in the layout that viewers of generated pictures read."""
@@ -111,6 +106,7 @@ class Generation:
             "Model": self.pipeline,
             "SubNet": f"{self.subnet}; {self.calls} calls",
             **({"Batch size": self.images, "Batch pos": self.image} if self.images > 1 else {}),
+            **{f"LoRA {name}": f"{scale:g}" for name, scale in self.lora_scales.items()},
             "Version": f"stepcarve {self.version}",
         }
         negative = f"Negative prompt: {self.negative}\n" if self.negative else ""
@@ -121,12 +117,38 @@ class Generation:
 def save_video(frames: NDArray[np.uint8], path: Path, about: Generation) -> None:
     """Write each of the frames `[F, height, width, 3]` beside `path`, and all as one sheet to it."""
     for number, frame in enumerate(frames):
-        save_picture(frame, path.with_stem(f"{path.stem}-frame-{number:03d}"), about)
+        save_picture(frame, _frame(path, number), about)
     save_sheet(frames, path)
 
 
+def first_frame(path: Path) -> Path:
+    """The file of the first frame of a video whose sheet is at `path`."""
+    return _frame(path, 0)
+
+
+def _frame(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.stem}-frame-{number:03d}.png")
+
+
+def settings_in(path: Path) -> Generation | None:
+    """How the picture in a file was made, as it says; None if it does not say it, or is no picture."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as opened:
+            told = json.loads(opened.info[SETTINGS])
+        return Generation(**told)
+    except (OSError, KeyError, TypeError, ValueError):
+        return None
+
+
 def save_picture(pixels: NDArray[np.uint8], path: Path, about: Generation) -> None:
-    """Write `[height, width, 3]` as PNG with two texts in it.
+    """Write `[height, width, 3]` as PNG, see `png_of`."""
+    write_atomically(path, png_of(pixels, about))
+
+
+def png_of(pixels: NDArray[np.uint8], about: Generation) -> bytes:
+    """`[height, width, 3]` as PNG with two texts in it.
 
     `parameters` is for other programs that show pictures, `stepcarve` is JSON with all of `about`.
     """
@@ -139,4 +161,4 @@ def save_picture(pixels: NDArray[np.uint8], path: Path, about: Generation) -> No
     texts.add_text(SETTINGS, json.dumps(vars(about)))
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", pnginfo=texts)
-    write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()

@@ -13,11 +13,13 @@ import numpy as np
 from engines.built import load_graph
 from engines.errors import EngineError, NotFiniteError
 from engines.given import require_pictures, values_of
-from engines.noise import TorchNoise
-from search.core.cleaning import cleaned
+from engines.noise import noise_of
+from engines.preview import expected_rows, pictures_of
+from engines.spelled import spelled
 from search.core.names import GUIDANCE, IMAGE, LATENTS, PREDICTION, SAMPLE
 from search.core.placeholders import written_out
 from search.core.prompt import Drawn, PromptField, PromptInput, class_number
+from search.core.quotation import pieces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from engines.base import Engine, Form
     from engines.buffers import Buffer
+    from engines.noise import Noise
     from exporter.bundle import Bundle, BundleCall
 
     OnCall = Callable[[int, NDArray[Any], NDArray[Any] | None], None]
@@ -61,7 +64,7 @@ class _Drawn:
 
     noises: dict[str, NDArray[np.float32]]
     initial: NDArray[np.float32] | None
-    source: TorchNoise
+    source: Noise
 
 
 class Runner:
@@ -113,10 +116,11 @@ class Runner:
         prompt: str,
         *,
         latents: NDArray[np.float32] | None = None,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         negative: str = "",
         guidance: float | None = None,
         pictures: Mapping[str, Image] | None = None,
+        lora_scales: Mapping[str, float] | None = None,
         on_call: OnCall | None = None,
     ) -> Result:
         """Sample pictures for one prompt (or class name or number).
@@ -125,12 +129,15 @@ class Runner:
             prompt: what to show.
             latents: what the bundle begins from, `[B, C, H, W]`: noise of unit variance, which `seed`
                 gives where it is None, or the latents of another run, or clean ones.
-            seed: of the noises; the same picture as diffusers makes with that seed on the CPU.
+            seed: of the noises; the same picture as diffusers makes with that seed on the CPU. Several: one for
+                each picture, which then does not depend on the others.
             negative: what to guide away from.
             guidance: scale; None takes the bundle's.
             pictures: `image` and `mask`, those that the bundle takes; others sizes are resized.
+            lora_scales: of the LoRAs beside the weights, by name; the bundle's where none is given.
             on_call: called after each call with its number, the denoiser's input and the noise prediction
-                (None if it made none); the arrays are the runner's own and change with the next call.
+                (None if it made none); the arrays are the runner's own and change with the next call. What it
+                raises ends the run, and the runner can run again.
 
         Raises:
             EngineError: wrong prompt, shape or scale, or a value that is not finite.
@@ -138,6 +145,7 @@ class Runner:
         started = time.perf_counter()
         given = require_pictures(self.bundle, pictures or {}, has_latents=latents is not None)
         drawn = self._drawn(seed, latents)
+        self._scale_loras(lora_scales or {})
         self._prepare(prompt, negative, guidance, given, drawn)
         self._begin(latents, given, drawn)
         self._buffers.wait()
@@ -178,6 +186,7 @@ class Runner:
         seed: int = 0,
     ) -> None:
         """Set what all calls of a run share: the conditions and the guidance scale."""
+        self._scale_loras({})
         self._prepare(prompt, negative, guidance, pictures or {}, self._drawn(seed, latents))
 
     def _prepare(
@@ -194,13 +203,28 @@ class Runner:
         for each in self.bundle.prompt_inputs:
             if each.fill in (PromptField.PICTURE, PromptField.NOISE):
                 write(self._prompt[each.name], self._seen(each, pictures, drawn))
-            else:
+            elif each.fill is not PromptField.SCALE:
                 write(self._prompt[each.name], self._filling(each, texts[each.source]))
         self._condition()
         self._prologue()
         for name, rows in self._rows.items():
             if rows is not self._invariants[name]:
                 write(rows, self._invariants[name])
+
+    def _scale_loras(self, given: Mapping[str, float]) -> None:
+        """Set the scales of the LoRAs beside the weights."""
+        scales = {each.name: each.scale for each in self.bundle.live_loras}
+        for name in sorted(given.keys() - scales.keys()):
+            known = ", ".join(scales) or "none"
+            msg = (
+                f"the bundle has no LoRA {name!r} whose scale can be moved ({known}); name one of these, or "
+                "export with --lora-live"
+            )
+            raise EngineError(msg)
+        for each in self.bundle.prompt_inputs:
+            if each.fill is PromptField.SCALE:
+                scale = {**scales, **given}[each.source]
+                self._buffers.write(self._prompt[each.name], np.array([scale], np.float32))
 
     def _seen(
         self, each: PromptInput, pictures: Mapping[str, Image], drawn: _Drawn
@@ -237,20 +261,27 @@ class Runner:
                 return class_number(text, self.bundle.labels, each.classes)
             case PromptField.GIVEN:
                 return bool(text)
+            case PromptField.QUOTED:
+                return each.quotation is not None and bool(each.quotation.words(text))
             case PromptField.IDS:
                 text, tokens = self._encoded(each, text)
                 _warn_truncated(each, text, tokens)
-                return tokens.ids
+                return _padded(each, tokens.ids or [each.alone] * bool(each.multiple))
             case PromptField.MASK:
-                return self._encoded(each, text)[1].attention_mask
+                tokens = self._encoded(each, text)[1]
+                seen = [1] * max(len(tokens), 1)
+                return _padded(each, seen if each.multiple else tokens.attention_mask)
         raise AssertionError(each.fill)
 
     def _encoded(self, each: PromptInput, text: str) -> tuple[str, Any]:
         """The text that is tokenised, and its tokens."""
         tokenizer = self._tokenizers[each.tokenizer]
-        text = f"{each.before}{cleaned(text, each.cleanings)}{each.after}"
+        text = each.written(text)
         if each.placeholders:
             text = written_out(text, tokenizer)
+        if each.spelled:
+            apart = pieces(text, each.spelled)
+            return text, spelled(tokenizer, apart, special=each.special)
         return text, tokenizer.encode(text, add_special_tokens=each.special)
 
     def call(
@@ -275,6 +306,23 @@ class Runner:
         if call.prediction is not None:
             made = {PREDICTION: self._predictions[call.prediction], **made}
         return {name: self._buffers.host(value).copy() for name, value in made.items()}
+
+    def preview(self, number: int) -> NDArray[np.uint8] | None:
+        """Approximate pictures `[B, height, width, 3]` of what the run will make, after call `number`.
+
+        None if nothing was predicted yet, or if the bundle has no preview.
+        """
+        if self.bundle.preview is None:
+            return None
+        row = np.trim_zeros(self._expected[number], "b").astype(np.float32)
+        if not row.size:
+            return None
+        terms = self._buffers.host(self._stack[: row.size])
+        return pictures_of(self.bundle, np.tensordot(row, terms, axes=1))
+
+    @cached_property
+    def _expected(self) -> NDArray[np.float64]:
+        return expected_rows(self.bundle.sampler, [call.prediction for call in self.bundle.calls])
 
     def decode(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
         """Pictures `[B, height, width, 3]` in 0..1 from final latents."""
@@ -352,15 +400,15 @@ class Runner:
         weights = np.trim_zeros(row, "b").astype(np.float32)
         return self._buffers.combination(weights, self._stack, out)
 
-    def _drawn(self, seed: int, latents: NDArray[np.float32] | None) -> _Drawn:
+    def _drawn(self, seed: int | Sequence[int], latents: NDArray[np.float32] | None) -> _Drawn:
         """What a seed gives before the loop, in the order in which diffusers draws it.
 
         It does not draw the latents that are given.
         """
-        source, noises = TorchNoise(seed), {}
+        source, noises = noise_of(seed), {}
         begun = self.bundle.encoder_inputs if latents is None else ()
 
-        def draw(when: Drawn, source: TorchNoise) -> None:
+        def draw(when: Drawn, source: Noise) -> None:
             for each in (*self.bundle.prompt_inputs, *begun):
                 if each.fill is PromptField.NOISE and each.drawn is when:
                     noises[each.name] = source.randn(self._forms[each.name][0])
@@ -369,7 +417,7 @@ class Runner:
         is_drawn = latents is None or self.bundle.subnet.binding.grid.adds_noise
         initial = initial_noise(self.bundle, source) if is_drawn else None
         draw(Drawn.AFTER, source)
-        draw(Drawn.APART, TorchNoise(seed))
+        draw(Drawn.APART, noise_of(seed))
         return _Drawn(noises, initial, source)
 
     def _begin(
@@ -453,6 +501,11 @@ def guidance_of(bundle: Bundle, guidance: float | None, negative: str) -> float:
     return scale
 
 
+def _padded(each: PromptInput, tokens: list[int]) -> list[int]:
+    """Tokens or their mask as long as the input is."""
+    return tokens + [0] * (each.length - len(tokens))
+
+
 def _warn_truncated(each: PromptInput, text: str, tokens: Any) -> None:
     """Warn which end of a text was truncated, as diffusers does."""
     lost = [start for part in tokens.overflowing for start, end in part.offsets if end > start]
@@ -465,7 +518,7 @@ def _warn_truncated(each: PromptInput, text: str, tokens: Any) -> None:
         )
 
 
-def initial_noise(bundle: Bundle, source: TorchNoise) -> NDArray[np.float32]:
+def initial_noise(bundle: Bundle, source: Noise) -> NDArray[np.float32]:
     """The next noise of `source`, as the latents that diffusers makes of it."""
     drawn = source.randn(bundle.noise_shape)
     if bundle.layout is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,8 @@ from search.core.pictures import example_picture
 from search.core.precision import denoiser_precisions
 from search.core.program import distinct
 from search.core.prompt import Drawn, PromptField, PromptInput
+from search.core.quantisation import Quantisation
+from search.core.quotation import Quotation
 from search.core.sampler import SamplerTable
 from search.core.subnet import SubNet
 
@@ -29,6 +32,7 @@ READABLE = (4, 5)
 KIND = "stepcarve-bundle"
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.bin"
+QUANTISATION = "quantisation.json"
 
 
 def require_dtype(name: str) -> None:
@@ -120,7 +124,10 @@ class Bundle:
 
     Attributes:
         path: the directory.
-        dtype: of the denoiser's weights and activations; what surrounds it is float32.
+        dtype: of the denoiser's weights and activations.
+        text_dtype: that was asked for the text encoders.
+        vae_dtype: likewise for the autoencoder.
+        parts: the precision of each of these, where another than float32 was asked for.
         guided: whether the denoiser sees every picture with and without its prompt.
         scaled: whether the graphs take a guidance scale: those of a guided pipeline, and of one whose
             network has it as an input.
@@ -130,6 +137,10 @@ class Bundle:
         labels: class name -> number; empty for texts.
         pipeline: directory of the pipeline it was exported from, as it was given.
         loras: that were fused into the pipeline's weights, in this order.
+        live_loras: beside these weights, whose scales a run moves.
+        quantisation: file of the plan by which its layers were quantised, or None.
+        preview: matrix `[3, C + 1]` from the latents at a place, and 1, to its colour in 0..1, for
+            approximate pictures; None where none was fitted.
         shapes: of all variants, the default first.
         files: file -> SHA-256, of all variants.
         shape: of this variant, as is everything below.
@@ -151,6 +162,9 @@ class Bundle:
 
     path: Path
     dtype: str
+    text_dtype: str
+    vae_dtype: str
+    parts: dict[str, str]
     guided: bool
     scaled: bool
     guidance: float
@@ -159,6 +173,9 @@ class Bundle:
     labels: dict[str, int]
     pipeline: str
     loras: tuple[Lora, ...]
+    live_loras: tuple[Lora, ...]
+    quantisation: str | None
+    preview: tuple[tuple[float, ...], ...] | None
     shapes: tuple[Shape, ...]
     files: dict[str, str]
     shape: Shape
@@ -178,9 +195,11 @@ class Bundle:
 
     def __post_init__(self) -> None:
         """Check that every part refers to what is there; every problem is a `ValueError`."""
-        if self.dtype not in [each.name for each in denoiser_precisions()]:
-            msg = f"dtype {self.dtype!r}"
-            raise ValueError(msg)
+        known = [each.name for each in denoiser_precisions()]
+        for dtype in (self.dtype, self.text_dtype, self.vae_dtype, *self.parts.values()):
+            if dtype not in known:
+                msg = f"dtype {dtype!r}"
+                raise ValueError(msg)
         if self.rows and self.prologue is None:
             msg = f"the prologue, which should give {self.rows}"
             raise ValueError(msg)
@@ -190,6 +209,10 @@ class Bundle:
             raise ValueError(msg)
         if not self.calls or len(self.sampler.inputs) != len(self.calls):
             msg = f"the sampler, {len(self.sampler.inputs)} rows for {len(self.calls)} calls"
+            raise ValueError(msg)
+        channels = math.prod(self.noise_shape[1:-2])
+        if self.preview is not None and [len(row) for row in self.preview] != [channels + 1] * 3:
+            msg = f"the preview, which is not 3 rows of {channels + 1} numbers"
             raise ValueError(msg)
         for number, call in enumerate(self.calls):
             slots = {*call.reads.values(), *call.writes.values()}
@@ -206,6 +229,18 @@ class Bundle:
         """The SubNet it was exported from."""
         return SubNet.load(self.file(self.subnet_file))
 
+    @cached_property
+    def plan(self) -> Quantisation | None:
+        """By which its layers were quantised, or None."""
+        if self.quantisation is None:
+            return None
+        return Quantisation.load(self.file(self.quantisation))
+
+    @property
+    def precision(self) -> str:
+        """What the denoiser multiplies in: the scheme of its quantisation, or its dtype."""
+        return self.dtype if self.plan is None else self.plan.scheme.name
+
     @property
     def models(self) -> tuple[str, ...]:
         """Files of all graphs of this variant."""
@@ -218,7 +253,8 @@ class Bundle:
         """All files of this variant."""
         tokenizers = {each.tokenizer for each in self.prompt_inputs if each.length}
         layout = set() if self.layout is None else {self.layout}
-        return frozenset({self.subnet_file, WEIGHTS, *self.models, *tokenizers, *layout})
+        plan = set() if self.quantisation is None else {self.quantisation}
+        return frozenset({self.subnet_file, WEIGHTS, *self.models, *tokenizers, *layout, *plan})
 
     @cached_property
     def timesteps(self) -> tuple[float, ...]:
@@ -259,6 +295,11 @@ class Bundle:
         return any(each.fill is PromptField.LABEL for each in self.prompt_inputs)
 
     @property
+    def takes_prompt(self) -> bool:
+        """Whether it is told what to show."""
+        return any(each.source == "prompt" for each in self.prompt_inputs)
+
+    @property
     def takes_negative(self) -> bool:
         """Whether there is a negative prompt."""
         return any(each.source == "negative" for each in self.prompt_inputs)
@@ -278,10 +319,17 @@ class Bundle:
     @property
     def default_prompt(self) -> str:
         """A prompt or class that suits any bundle."""
+        if not self.takes_prompt:
+            return ""
         return next(iter(self.labels), "0") if self.takes_labels else "a photo of a red bicycle"
 
     def require_prompt(self, *, prompt: str | None, label: str | None) -> str:
-        """The prompt or the label, whichever this bundle takes."""
+        """The prompt or the label, whichever this bundle takes; nothing where it takes neither."""
+        if not self.takes_prompt:
+            if prompt or label is not None:
+                msg = f"the bundle {str(self.path)!r} takes no prompt; leave it out"
+                raise ExportError(msg)
+            return ""
         wanted, given, other = (
             ("--label", label, prompt) if self.takes_labels else ("--prompt", prompt, label)
         )
@@ -308,7 +356,9 @@ class Bundle:
         Raises:
             SearchError: one of them is no LoRA that it was exported with.
         """
-        return replace(self, loras=placed(self.loras, given))
+        both = placed((*self.loras, *self.live_loras), given)
+        count = len(self.loras)
+        return replace(self, loras=both[:count], live_loras=both[count:])
 
     def check(self) -> None:
         """Check every file of this variant."""
@@ -402,6 +452,9 @@ def _bundle(path: Path, data: Any, wanted: Mapping[str, int | None]) -> Bundle:
         return Bundle(
             path=path,
             dtype=data["dtype"],
+            text_dtype=data.get("text_dtype", "float32"),
+            vae_dtype=data.get("vae_dtype", "float32"),
+            parts=dict(data.get("parts", {})),
             guided=data["guided"],
             scaled=bool(data.get("scaled", data["guided"])),
             guidance=float(data["guidance"]),
@@ -410,6 +463,9 @@ def _bundle(path: Path, data: Any, wanted: Mapping[str, int | None]) -> Bundle:
             labels=data["labels"],
             pipeline=data["pipeline"],
             loras=tuple(map(Lora.from_json, data.get("loras", ()))),
+            live_loras=tuple(map(Lora.from_json, data.get("live_loras", ()))),
+            quantisation=data.get("quantisation"),
+            preview=_matrix(data.get("preview")),
             shapes=shapes,
             files=data["files"],
             shape=shapes[number],
@@ -432,6 +488,11 @@ def _bundle(path: Path, data: Any, wanted: Mapping[str, int | None]) -> Bundle:
         raise ExportError(msg) from error
 
 
+def _matrix(rows: Sequence[Sequence[float]] | None) -> tuple[tuple[float, ...], ...] | None:
+    """Rows of numbers; None stays None."""
+    return None if rows is None else tuple(tuple(map(float, row)) for row in rows)
+
+
 def _input(data: dict[str, Any]) -> PromptInput:
     """An input of the conditioner or the encoder."""
     return PromptInput(
@@ -439,10 +500,17 @@ def _input(data: dict[str, Any]) -> PromptInput:
             **data,
             "fill": PromptField(data["fill"]),
             "cleanings": tuple(data.get("cleanings", ())),
+            "spelled": tuple(data.get("spelled", ())),
             "dims": tuple(data.get("dims", ())),
             "drawn": Drawn(data.get("drawn", Drawn.BEFORE)),
+            "quotation": _quotation(data.get("quotation")),
         }
     )
+
+
+def _quotation(data: dict[str, Any] | None) -> Quotation | None:
+    """How a text is made of quoted words."""
+    return None if data is None else Quotation(**{**data, "marks": tuple(data["marks"])})
 
 
 def sha256(path: Path) -> str:

@@ -10,6 +10,7 @@ from onnx_ir.passes import common as passes
 from exporter.graph import BOUNDARY, DOMAIN, forget_inner_types, sort_initializers
 from exporter.mix import add_mix, residual
 from exporter.zeros import fold_zeros
+from search.core.names import PREDICTION
 from search.core.topology import TargetKind, port_of
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def _extracted(master: Master, signature: Signature) -> ir.Graph:
     """What leads to the prediction, ports and bases that the signature needs, cut at what is there."""
     mixed = {target.port for target in signature.mixes}
     cut = mixed | {tensor.port for tensor in signature.reads if tensor.kind is TargetKind.PORT}
-    wanted = [master.prediction] if signature.predicts else []
+    wanted = [master.predictions[signature.group]] if signature.predicts else []
     wanted += [master.ports[t.port] for t in signature.writes if t.port not in cut]
     wanted += [
         master.bases[t.base]
@@ -77,7 +78,13 @@ def _put_mixes_in_place(graph: ir.Graph, master: Master, signature: Signature) -
 def _give(graph: ir.Graph, master: Master, signature: Signature) -> None:
     """Make the graph's outputs those of the signature."""
     values, topology = _values(graph), master.topology
-    outputs = [values[master.prediction.name]] if signature.predicts else []
+    outputs = []
+    if signature.predicts:
+        prediction, name = values[master.predictions[signature.group].name], PREDICTION
+        if (inner := values.get(name)) not in (None, prediction):
+            inner.name = f"{name}/inner"  # that of another group is on the way to it
+        prediction.name = name
+        outputs.append(prediction)
     for tensor in signature.writes:
         value = values[topology.name(port_of(tensor.port))]
         if tensor.kind is TargetKind.RESIDUAL:

@@ -7,17 +7,26 @@ from typing import TYPE_CHECKING
 
 import torch
 from onnx_ir.passes import common as passes
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from exporter.errors import ExportError
 from exporter.graph import convert, forget_inner_types, optimise
 from exporter.group_norm import decompose_group_norms
 from search.core.names import IMAGE, LATENTS
 from search.core.precision import precision_named
+from search.core.prompt import PromptField
 from search.model.answers import Answers, asks_for_values
 from search.model.decoder import Decoder
 from search.model.encoder import Encoder
 
+SHORT = "a red circle"
+"""A text that no pipeline pads to nothing, and none has to cut."""
+_Example = tuple[Tensor, ...]
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import onnx_ir as ir
     from torch.export import ExportedProgram
 
@@ -42,19 +51,44 @@ class Component:
 def conditioner_graph(conditioner: Conditioner, dtype: str) -> Component:
     """Prompt inputs -> the denoiser's conditions in `dtype`, under the names the step graphs know."""
     module = _Converted(conditioner.eval(), getattr(torch, precision_named(dtype).torch)).eval()
-    example = tuple(
+    ones = tuple(
         torch.ones(each.shape, dtype=getattr(torch, each.dtype)) for each in conditioner.inputs
     )
     with torch.no_grad():
-        names = list(module(*example))
-    made = _component("condition", module, example, [i.name for i in conditioner.inputs], names)
+        names = list(module(*ones))
+    texts = tuple(
+        _tokenised(conditioner, each, one)
+        for each, one in zip(conditioner.inputs, ones, strict=True)
+    )
+    labels = [each.name for each in conditioner.inputs]
+    made = _component("condition", module, (ones, texts), labels, names)
     loose = [v.name for v in made.model.graph.outputs if v.shape is None or not v.shape.is_static()]
     if loose:
         msg = (
             f"the pipeline makes the conditions {loose} as long as its text; a graph is of one length, so "
-            "such pipelines are not supported"
+            f"{_instead(conditioner)}"
         )
         raise ExportError(msg)
+    return made
+
+
+def _instead(conditioner: Conditioner) -> str:
+    """What to do about a text whose length counts."""
+    switches = getattr(conditioner, "switches", ())
+    if not switches:
+        return "such pipelines are not supported"
+    return f"try what its call can switch off: --call {switches[0]}=false"
+
+
+def _tokenised(conditioner: Conditioner, each: PromptInput, otherwise: Tensor) -> Tensor:
+    """What a short text is as an input; `otherwise` where that takes no text."""
+    if each.tokenizer not in conditioner.tokenizers:
+        return otherwise
+    tokenizer = conditioner.tokenizers[each.tokenizer]
+    tokens = tokenizer.encode(each.written(SHORT), add_special_tokens=each.special)
+    values = tokens.ids if each.fill is PromptField.IDS else tokens.attention_mask
+    made = torch.zeros_like(otherwise)
+    made[0, : len(values)] = torch.tensor(values)
     return made
 
 
@@ -77,7 +111,7 @@ def decoder_graph(
 ) -> Component:
     """Latents `[B, ...]` -> pictures `[B, 3, height, width]` of `size` in 0..1."""
     module = Decoder(pipeline, size)
-    return _component("decode", module, (torch.zeros(latent_shape),), [LATENTS], [IMAGE])
+    return _component("decode", module, ((torch.zeros(latent_shape),),), [LATENTS], [IMAGE])
 
 
 def encoder_graph(
@@ -87,36 +121,53 @@ def encoder_graph(
     module = Encoder(pipeline, size, images)
     example = tuple(torch.ones(each.shape) for each in module.inputs)
     names = [each.name for each in module.inputs]
-    return _component("encode", module, example, names, [LATENTS]), tuple(module.inputs)
+    return _component("encode", module, (example,), names, [LATENTS]), tuple(module.inputs)
 
 
-def _exported(module: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> ExportedProgram:
+def _exported(module: torch.nn.Module, examples: Sequence[_Example]) -> ExportedProgram:
     """The module as a program.
 
-    Where diffusers asks tensors for values that a trace does not know, they are those of a run on
-    `example`.
+    Where diffusers asks tensors for values that a trace does not know, they are those of a run on the
+    first of the examples with whose values the program does the same as the module on all.
     """
     try:
-        return torch.export.export(module, example, strict=False)
+        return torch.export.export(module, examples[0], strict=False)
     except Exception as error:
         if not asks_for_values(error):
             raise
-    answers = Answers()
-    with answers.recorded():
-        module(*example)
-    with answers.repeated():
-        return torch.export.export(module, example, strict=False)
+    for example in examples:
+        answers = Answers()
+        with answers.recorded():
+            module(*example)
+        with answers.repeated():
+            program = torch.export.export(module, example, strict=False)
+        if all(_agree(program, module, each) for each in examples if each is not example):
+            return program
+    msg = (
+        "the text encoders compute otherwise for texts of another length, because diffusers asks a mask for "
+        "its values; such pipelines are not supported"
+    )
+    raise ExportError(msg)
+
+
+def _agree(program: ExportedProgram, module: torch.nn.Module, example: _Example) -> bool:
+    """Whether a program gives what its module does."""
+    pairs = zip(tree_leaves(program.module()(*example)), tree_leaves(module(*example)), strict=True)
+    return all(
+        made.shape == given.shape and torch.allclose(made, given, rtol=1e-3, atol=1e-4)
+        for made, given in pairs
+    )
 
 
 def _component(
     name: str,
     module: torch.nn.Module,
-    example: tuple[torch.Tensor, ...],
+    examples: Sequence[_Example],
     inputs: list[str],
     outputs: list[str],
 ) -> Component:
     with torch.no_grad():
-        program = _exported(module, example)
+        program = _exported(module, examples)
         model = convert(program)
     model.graph.name = name
     for value, label in zip(model.graph.inputs, inputs, strict=True):

@@ -13,7 +13,6 @@ from exporter.preflight import BASE_MEMORY, Needs, needs_of, parameters_of
 from search.core.blocks import abridged
 from search.core.errors import SearchError
 from search.core.granularity import Granularity
-from search.core.streams import stream_names
 from search.core.timestep_grid import TimestepGrid
 from search.model.activations import peak_bytes
 from search.model.family import Request
@@ -72,6 +71,7 @@ class Step:
     Attributes:
         streams: the calls of the denoiser; the empty name if there is one.
         rows: of the batch of each.
+        calls: the streams of each group of steps that do the same.
         picture: height, width and a video's frames.
         macs: multiply-accumulates.
         activations: bytes of the tensors that live at once, in float32, every block's output kept.
@@ -83,6 +83,7 @@ class Step:
 
     streams: tuple[str, ...]
     rows: tuple[int, ...]
+    calls: tuple[tuple[str, ...], ...]
     picture: tuple[int, ...]
     macs: int
     activations: int
@@ -167,7 +168,7 @@ def _require_weights(pipeline: Pipeline, lacking: tuple[str, ...]) -> None:
         if name in lacking:
             continue
         folder = pipeline.path / name
-        if name == pipeline.family.component:
+        if name in pipeline.networks:
             DenoiserWeights(folder).require_fit(model)
         else:
             weight_files(type(model), folder)
@@ -203,11 +204,19 @@ def _step(pipeline: Pipeline, size: tuple[int, ...] | None) -> Step:
     weightless: Any = _Weightless.of(pipeline)
     prompts = pipeline.family.conditioner(weightless, request)
     activations = peak_bytes(traced.program)
+    streams, groups = traced.topology.streams, traced.topology.groups
+    calls = (streams,) if groups is None else groups.calls
+    rows = {
+        stream: use.rows
+        for made, body in zip(calls, traced.bodies, strict=True)
+        for stream, use in zip(made, body.uses, strict=True)
+    }
     return Step(
-        streams=stream_names(len(traced.body.uses)),
-        rows=tuple(use.rows for use in traced.body.uses),
+        streams=streams,
+        rows=tuple(rows[stream] for stream in streams),
+        calls=calls,
         picture=picture,
-        macs=traced.topology.macs,
+        macs=round(traced.topology.macs),
         activations=activations,
         libraries=BASE_MEMORY,
         search_memory=BASE_MEMORY + _weights(pipeline) + activations,
@@ -227,13 +236,18 @@ class _Weightless:
     pipe: Any
     family: Family
     denoiser: Any
+    networks: dict[str, Any]
     default_prompt: str
 
     @staticmethod
     def of(pipeline: Pipeline) -> _Weightless:
         """The same pipeline."""
         return _Weightless(
-            pipeline.pipe, pipeline.family, pipeline.denoiser, pipeline.default_prompt
+            pipeline.pipe,
+            pipeline.family,
+            pipeline.denoiser,
+            pipeline.networks,
+            pipeline.default_prompt,
         )
 
     def load_around(self) -> None:

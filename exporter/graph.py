@@ -14,8 +14,10 @@ from onnx_ir.passes import common as passes
 from onnxscript import optimizer, rewriter
 
 from exporter.argmax import decompose_argmax
+from exporter.attention import with_heads
 from exporter.rules import RULES
 from exporter.weights import keep
+from search.core.names import TRANSPOSED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
 DOMAIN = "stepcarve"
 BOUNDARY = "Boundary"
 """An identity that no optimisation sees through: what is cut there is exactly the block's output."""
-TRANSPOSED = ".T"
-"""Ending of an initializer that is a parameter transposed."""
 OPSET = 23
 """From 23 on, attention, group normalisation and GELU are single nodes."""
 INLINE_BYTES = 1024
@@ -38,6 +38,8 @@ ROUNDS = 2
 
 def convert(program: ExportedProgram) -> ir.Model:
     """The program as an unoptimised ONNX model; weights are not read."""
+    with_heads(program)
+    _drop_assertions(program)
     with _quiet():
         converted = torch.onnx.export(
             program, dynamo=True, optimize=False, opset_version=OPSET, verbose=False
@@ -46,6 +48,16 @@ def convert(program: ExportedProgram) -> ir.Model:
         msg = "torch.onnx.export returned nothing"
         raise RuntimeError(msg)
     return converted.model
+
+
+def _drop_assertions(program: ExportedProgram) -> None:
+    """Take out what is computed only to be checked in the trace; ONNX may not have these operations."""
+    graph = program.graph
+    for node in list(graph.nodes):
+        if node.target is torch.ops.aten._assert_tensor_metadata.default:
+            graph.erase_node(node)
+    graph.eliminate_dead_code()
+    program.graph_module.recompile()
 
 
 def optimise(model: ir.Model, parameters: Collection[str]) -> None:
@@ -71,6 +83,8 @@ def optimise(model: ir.Model, parameters: Collection[str]) -> None:
     _drop_void_choices(model)
     passes.ClearMetadataAndDocStringPass()(model)
     for name, value in model.graph.initializers.items():
+        if not _size_of(value):
+            continue  # onnxruntime reads no empty tensor from a file
         if name.removesuffix(TRANSPOSED) in parameters:
             keep(value, name)
         elif _size_of(value) > INLINE_BYTES or (name in given and _is_floating(value)):

@@ -60,7 +60,7 @@ def grid_lines(subnet: SubNet) -> list[str]:
     return [*(f"{name:>{width}} {line}".rstrip() for name, line in lines.items()), legend]
 
 
-def _bars(values: Sequence[int], most: int) -> str:
+def _bars(values: Sequence[float], most: float) -> str:
     """A bar per value; what is not 0 shows."""
     return "".join(BARS[math.ceil((len(BARS) - 1) * value / max(most, 1))] for value in values)
 

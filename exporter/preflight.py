@@ -55,13 +55,14 @@ def needs_of(pipeline: Pipeline, dtype: str, variants: int = 1, *, fused: bool =
 
 
 def parameters_of(pipeline: Pipeline) -> tuple[int, int]:
-    """How many the denoiser has, and the other models together."""
+    """How many the denoiser and other networks of its class have, and the other models together."""
     modules = [
         module
         for name, module in pipeline.pipe.components.items()
-        if name != pipeline.family.component and hasattr(module, "parameters")
+        if name not in pipeline.networks and hasattr(module, "parameters")
     ]
-    denoiser = sum(p.numel() for p in pipeline.denoiser.parameters())
+    networks = pipeline.networks.values()
+    denoiser = sum(p.numel() for network in networks for p in network.parameters())
     return denoiser, sum(p.numel() for module in modules for p in module.parameters())
 
 

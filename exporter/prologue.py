@@ -12,6 +12,7 @@ from onnx_ir.passes import common as passes
 
 from exporter.errors import ExportError
 from exporter.graph import DOMAIN, forget_inner_types, sort_initializers
+from exporter.group_norm import decompose_group_norms
 from exporter.hoist import BOTH, Varies, variation
 from exporter.rows import shape_of
 from exporter.weights import keep
@@ -63,6 +64,8 @@ def make_prologue(
         for name, value in zip(wanted, graph.outputs, strict=True)
         if Varies.TIMESTEP in varies[value]
     )
+    decompose_group_norms(graph, lambda node: _is_text_in_float32(node, varies))
+    varies = variation(graph)
     table = _tabulate(graph, varies, timesteps)
     _Widening(graph, varies, table, len(timesteps)).give(list(wanted))
     graph.opset_imports.pop(DOMAIN, None)
@@ -74,6 +77,12 @@ def make_prologue(
     forget_inner_types(graph)
     sort_initializers(graph)
     return Prologue(model, rows)
+
+
+def _is_text_in_float32(node: ir.Node, varies: dict[ir.Value, Varies]) -> bool:
+    """Whether a node computes what the prompt alone decides, in full precision."""
+    [made] = node.outputs
+    return varies[made] == Varies.PROMPT and made.dtype is ir.DataType.FLOAT
 
 
 def _tabulate(

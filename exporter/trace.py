@@ -11,6 +11,8 @@ from exporter.errors import ExportError
 from exporter.graph import BOUNDARY, DOMAIN, convert, lazy_tensor, optimise
 from exporter.hoist import hoist
 from search.core.topology import port_of
+from search.model.trace import module_path
+from search.model.weights import on_disk_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,10 +34,10 @@ class Master:
     """The whole denoiser in ONNX.
 
     Attributes:
-        model: its graph outputs the noise prediction, all ports and all bases.
+        model: its graph outputs the noise predictions, all ports and all bases.
         inputs: of the graph, by name; those of the loop include the stand-ins of its invariants.
         invariants: per such stand-in, the value that it stands for.
-        prediction: the noise prediction.
+        predictions: the noise prediction, of each group of steps.
         ports: per port of the topology, its boundary value.
         bases: by port, the requested bases, unless they are zeros.
         topology: of the denoiser.
@@ -45,7 +47,7 @@ class Master:
     model: ir.Model
     inputs: dict[str, ir.Value]
     invariants: dict[str, ir.Value]
-    prediction: ir.Value
+    predictions: tuple[ir.Value, ...]
     ports: tuple[ir.Value, ...]
     bases: dict[int, ir.Value]
     topology: Topology
@@ -64,16 +66,16 @@ def trace_master(pipeline: Pipeline, trace: Trace, bases: AbstractSet[int]) -> M
     graph = model.graph
     for value, name in zip(graph.inputs, trace.inputs, strict=True):
         value.name = name
-    prediction = graph.outputs[0]
     topology = trace.topology
+    count = topology.group_count
     produced = [graph.outputs[i] for i in trace.port_outputs]
     given = {port: graph.outputs[i] for port, i in trace.base_outputs.items()}
-    graph.outputs[:] = [prediction]
+    graph.outputs[:] = graph.outputs[:count]
     model.opset_imports[DOMAIN] = 1
     names = [topology.name(port_of(port)) for port in range(len(produced))]
     marked = {v: _mark(graph, v, name) for v, name in zip(produced, names, strict=True)}
-    prediction = graph.outputs[0]
-    prediction.name = PREDICTION
+    for group, prediction in enumerate(graph.outputs):
+        prediction.name = f"{PREDICTION}_{group}" if group else PREDICTION
     wanted = {
         port: _mark_base(graph, marked.get(value, value), f"{names[port]}-base")
         for port, value in given.items()
@@ -89,7 +91,7 @@ def trace_master(pipeline: Pipeline, trace: Trace, bases: AbstractSet[int]) -> M
         model=model,
         inputs={value.name or "": value for value in graph.inputs},
         invariants=invariants,
-        prediction=next(outputs),
+        predictions=tuple(next(outputs) for _ in range(count)),
         ports=tuple(next(outputs) for _ in marked),
         bases={port: next(outputs) for port in wanted},
         topology=topology,
@@ -125,9 +127,11 @@ def _mark_base(graph: ir.Graph, base: ir.Value, name: str) -> ir.Value:
 
 def _reader(pipeline: Pipeline, trace: Trace, name: str) -> Callable[[], torch.Tensor]:
     """How to read the tensor of an initializer: from the weights on disk, or a computed buffer."""
-    key = name.removeprefix("denoiser.")
-    if key in pipeline.weights:
-        return lambda: pipeline.weights.tensor(key)
+    for network in pipeline.networks:
+        path = f"{module_path(network, pipeline)}."
+        key = on_disk_name(name.removeprefix(path))
+        if name.startswith(path) and key in (weights := pipeline.weights_of(network)):
+            return lambda: weights.tensor(key)
     part, _, inner = name.removeprefix(PARTS).partition(".")
     if name.startswith(PARTS) and inner in (held := getattr(pipeline.pipe, part).state_dict()):
         return lambda: held[inner]
@@ -135,7 +139,7 @@ def _reader(pipeline: Pipeline, trace: Trace, name: str) -> Callable[[], torch.T
     if name in computed:
         return lambda: computed[name]
     msg = (
-        f"the denoiser's tensor {key!r} is not in {str(pipeline.weights.folder)!r}; "
+        f"the denoiser's tensor {name!r} is not in {str(pipeline.path)!r}; "
         "save the pipeline again with save_pretrained"
     )
     raise ExportError(msg)

@@ -12,6 +12,7 @@ from exporter.carve import carve
 from exporter.components import Component, conditioner_graph, decoder_graph, encoder_graph
 from exporter.errors import ExportError
 from exporter.prologue import Prologue, make_prologue
+from exporter.quantise import quantise
 from exporter.trace import Master, trace_master
 from search.core.names import GUIDANCE, SAMPLE, TIMESTEP
 from search.core.precision import precision_named
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from search.core.prompt import PromptInput
+    from search.core.quantisation import Quantisation
     from search.core.sampler import SamplerTable
     from search.core.subnet import SubNet
     from search.model.family import Conditioner
@@ -98,6 +100,7 @@ def carve_variant(
     subnet: SubNet,
     images: int,
     dtype: str,
+    plan: Quantisation | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> Variant:
     """Trace and carve `subnet`, at the size that it is bound to.
@@ -107,6 +110,7 @@ def carve_variant(
         subnet: what to carve.
         images: per prompt.
         dtype: of the denoiser's weights and activations.
+        plan: which layers to quantise, and how; None: none.
         report: called with a short progress message.
 
     Raises:
@@ -120,6 +124,8 @@ def carve_variant(
     program = plan_program(subnet, images)
     report(f"{shape}: trace denoiser")
     master = trace_denoiser(pipeline, subnet, program.bases, images, dtype)
+    if plan is not None:
+        quantise(master, plan)
     report(f"{shape}: trace text encoders and decoder")
     prompts = pipeline.family.conditioner(pipeline, _conditioning(pipeline, subnet, images))
     condition = conditioner_graph(prompts, dtype)
@@ -197,7 +203,12 @@ def trace_denoiser(
         guidance=subnet.guidance,
     ).sized(pipeline.size(binding.noise_shape))
     traced = trace(
-        pipeline, subnet.granularity, request, getattr(torch, precision_named(dtype).torch)
+        pipeline,
+        subnet.granularity,
+        request,
+        getattr(torch, precision_named(dtype).torch),
+        groups=subnet.topology.groups,
+        timesteps=subnet.timesteps,
     )
     if not subnet.topology.has_blocks_of(traced.topology):
         msg = (

@@ -1,1 +1,28 @@
-"""PyTorch side: searches a SubNet for a pipeline."""
+"""PyTorch side: searches a SubNet for a pipeline.
+
+`__all__` is what is public; see docs/python.md. Nothing is loaded before it is used.
+"""
+
+from typing import TYPE_CHECKING
+
+from search.core.lazy import lazily
+
+if TYPE_CHECKING:
+    from search.applied import Applied, apply
+    from search.core.errors import SearchError
+    from search.core.subnet import SubNet
+    from search.face import load_subnet, optimize
+
+__all__ = ["Applied", "SearchError", "SubNet", "apply", "load_subnet", "optimize"]
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "Applied": "search.applied",
+        "SearchError": "search.core.errors",
+        "SubNet": "search.core.subnet",
+        "apply": "search.applied",
+        "load_subnet": "search.face",
+        "optimize": "search.face",
+    },
+)

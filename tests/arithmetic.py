@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from search.core.actions import RECORDS, Action, Source
-from search.core.topology import PREDICTION, Target, TargetKind, base_of, port_of, residual_of
+from search.core.topology import (
+    Target,
+    TargetKind,
+    base_of,
+    port_of,
+    prediction_of,
+    residual_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +32,8 @@ def worked_out(table: SubNet) -> list[float]:
     predictions = []
     for step, actions in enumerate(table.actions):
         for port, owner in enumerate(topology.ports):
+            if not topology.has(step, owner.block):
+                continue
             action = actions[owner.block]
             base = _base(topology, port, step, emitted) if port in topology.bases else 0.0
             if action is Action.RUN:
@@ -40,7 +49,8 @@ def worked_out(table: SubNet) -> list[float]:
                 weights = {(s, b): given for s, b, given in table.coefficients}
                 of_last, of_previous = weights[step, owner.block]
                 emitted[port] = of_last * ran[port][-1][0] + of_previous * ran[port][-2][0]
-        predictions.append(_computed(topology, PREDICTION, step, emitted))
+        mine = prediction_of(topology.group_of(step))
+        predictions.append(_computed(topology, mine, step, emitted))
     return predictions
 
 
@@ -57,7 +67,8 @@ def executed(table: SubNet, program: Program) -> list[float]:
         graph = _Graph(table.topology, signature, call, read)
         held |= {slot: graph.value(tensor) for tensor, slot in call.writes.items()}
         if call.prediction is not None:
-            predictions[call.step] = graph.value(PREDICTION)
+            mine = prediction_of(table.topology.group_of(call.step))
+            predictions[call.step] = graph.value(mine)
     return [predictions[origin] for origin in program.origins]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -31,17 +31,20 @@ def trace_once() -> Iterator[None]:
     """Searches in all tests share the traces they read topologies off; tracing has tests of its own."""
     from unittest import mock
 
-    import exporter.export  # noqa: F401 - exports trace for themselves
+    import exporter.exporting  # noqa: F401 - exports trace for themselves
     from search.model import trace as module
 
     traced: dict[tuple[object, ...], Trace] = {}
     original = module.trace
 
-    def trace(pipeline: Pipeline, granularity: Granularity, request: Request) -> Trace:
+    def trace(
+        pipeline: Pipeline, granularity: Granularity, request: Request, **options: Any
+    ) -> Trace:
         size = (request.height, request.width, len(request.prompts))
-        key = (pipeline.path, pipeline.fingerprint, granularity, request.guidance > 1, *size)
+        of = (pipeline.path, pipeline.fingerprint, granularity, request.guidance > 1)
+        key = (*of, *size, repr(options))
         if key not in traced:
-            traced[key] = original(pipeline, granularity, request)
+            traced[key] = original(pipeline, granularity, request, **options)
         return traced[key]
 
     with mock.patch.object(module, "trace", trace):
@@ -71,7 +74,7 @@ def make_bundle(
     pipelines: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str, SubNet], Bundle]:
     """Export a SubNet of a named pipeline; equal requests share one bundle."""
-    from exporter.export import export
+    from exporter.exporting import export
 
     made: dict[tuple[str, SubNet], Bundle] = {}
 

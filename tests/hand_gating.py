@@ -36,18 +36,21 @@ def bases(
 
 
 @contextmanager
-def gated_by_hand(denoiser: nn.Module, subnet: SubNet, family: Family) -> Iterator[None]:
+def gated_by_hand(
+    networks: nn.Module | dict[str, nn.Module], subnet: SubNet, family: Family
+) -> Iterator[None]:
     """Compute every block at every step and replace what a gated one returns. No liveness."""
-    calls, streams = -1, streams_of(subnet)
-    step = -1
+    by_name = {"": networks} if isinstance(networks, nn.Module) else networks
+    streams, plan = streams_of(subnet), plan_of(subnet)
+    step, stream, calls = -1, "", 0
     kept: dict[str, list[Tensor]] = {}
     ran: dict[str, list[list[Tensor]]] = {}
     residual: dict[str, list[Tensor]] = {}
 
     def count(*_: Any) -> None:
-        nonlocal calls, step
+        nonlocal calls, step, stream
+        step, stream = plan[calls % len(plan)]
         calls += 1
-        step = calls // len(streams)
 
     def emitted(block: int, name: str, fresh: list[Tensor], below: list[Tensor]) -> list[Tensor]:
         action = subnet.actions[step][block]
@@ -66,10 +69,8 @@ def gated_by_hand(denoiser: nn.Module, subnet: SubNet, family: Family) -> Iterat
         return [a + b for a, b in zip(below, residual[name], strict=True)]
 
     def gate(block: int, name: str) -> Callable[..., Any]:
-        stream = name.partition("/")[0] if len(streams) > 1 else ""
-
         def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-            if streams[calls % len(streams)] != stream:
+            if stream != taken_apart(name, streams)[0]:
                 return None
             fresh = [part for part in flat(output) if isinstance(part, torch.Tensor)]
             is_based = block in subnet.topology.based
@@ -79,9 +80,14 @@ def gated_by_hand(denoiser: nn.Module, subnet: SubNet, family: Family) -> Iterat
 
         return hook
 
-    handles = [denoiser.register_forward_pre_hook(count)]
+    groups = subnet.topology.groups
+    called = {} if groups is None else dict(groups.networks)
+    first = next(iter(by_name))
+    used = {called.get(each, first) for each in streams}
+    handles = [by_name[name].register_forward_pre_hook(count) for name in used]
     for block, name in enumerate(subnet.topology.blocks):
-        module = denoiser.get_submodule(name.partition("/")[2] if len(streams) > 1 else name)
+        own, inner = taken_apart(name, streams)
+        module = by_name[called.get(own, first)].get_submodule(inner)
         handles.append(module.register_forward_hook(gate(block, name), with_kwargs=True))
     try:
         yield
@@ -92,9 +98,31 @@ def gated_by_hand(denoiser: nn.Module, subnet: SubNet, family: Family) -> Iterat
 
 def streams_of(subnet: SubNet) -> list[str]:
     """The calls of the denoiser within a step, in the order in which the pipeline makes them."""
+    if subnet.topology.groups is not None:
+        return [name for name, _ in subnet.topology.groups.networks]
     return list(dict.fromkeys(n.partition("/")[0] for n in subnet.topology.blocks if "/" in n)) or [
         ""
     ]
+
+
+def plan_of(subnet: SubNet) -> list[tuple[int, str]]:
+    """The step and the stream of each call."""
+    groups = subnet.topology.groups
+    return [
+        (step, stream)
+        for step in range(subnet.steps)
+        for stream in (
+            streams_of(subnet) if groups is None else groups.calls[groups.of_steps[step]]
+        )
+    ]
+
+
+def taken_apart(block: str, streams: list[str]) -> tuple[str, str]:
+    """The stream of a block and its module."""
+    if streams == [""]:
+        return "", block
+    [own] = [each for each in streams if block == each or block.startswith(f"{each}/")]
+    return own, block.removeprefix(own).removeprefix("/")
 
 
 def flat(output: Any) -> list[Any]:

@@ -27,6 +27,10 @@ def random_mix(whole: SubNet, seed: int, shares: dict[Action, float] = SHARES) -
     for _ in range(whole.steps):
         drawn = random.choice([*shares], size=len(blocks), p=[*shares.values()])
         rows.append([_possible(whole, rows, block, Action(drawn[block])) for block in blocks])
+        rows[-1] = [
+            action if whole.topology.has(len(rows) - 1, block) else Action.RUN
+            for block, action in enumerate(rows[-1])
+        ]
     made = with_actions(whole, lambda step, block: rows[step][block], method=f"mix {seed}")
     moved = tuple(
         (step, block, tuple(w + random.uniform(-0.5, 0.5) for w in weights))
@@ -38,6 +42,7 @@ def random_mix(whole: SubNet, seed: int, shares: dict[Action, float] = SHARES) -
 def _possible(whole: SubNet, rows: list[list[Action]], block: int, wanted: Action) -> Action:
     """`wanted`, if the block can do that after `rows`; otherwise RUN."""
     record = RECORDS[wanted]
+    rows = [row for step, row in enumerate(rows) if whole.topology.has(step, block)]
     ran = sum(row[block] is Action.RUN for row in rows)
     able = (
         (rows or Source.EMITTED not in record.row)

@@ -39,15 +39,17 @@ def test_every_installed_dependency_is_pinned() -> None:
     normal = {name.lower().replace("_", "-") for name in pins}
     project = PROJECT["project"]
     wanted = [*project["dependencies"], *project["optional-dependencies"]["onnxruntime"]]
+    wanted += project["optional-dependencies"]["serve"]
     wanted += PROJECT["dependency-groups"]["dev"]
     for requirement in wanted:
         name = requirement.replace("=", ">").split(">")[0]
-        assert name.lower() in normal, name
+        assert name.lower().replace("_", "-") in normal, name
 
 
 @pytest.mark.parametrize(
     "module",
-    ["engines.runner", "engines.onnxruntime", "engines.pictures", "exporter.bundle",
+    ["engines.runner", "engines.onnxruntime", "engines.pictures", "engines.serve.server",
+     "engines.spread", "exporter.bundle",
      "exporter.picture", "search.core.summary", "search.core.subnet", "search.core.liveness"],
 )  # fmt: skip
 def test_the_run_side_loads_no_framework(module: str) -> None:

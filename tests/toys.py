@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from search.core.actions import RECORDS, Action
 from search.core.subnet import Binding, Granularity, SubNet
 from search.core.timestep_grid import TimestepGrid
-from search.core.topology import PREDICTION, Target, TargetKind, Topology
+from search.core.topology import Target, TargetKind, Topology
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -134,6 +134,42 @@ def streams() -> Topology:
     )
 
 
+def guided_at_first() -> Topology:
+    """Two steps of two calls, each of a block a and what follows, and then steps of the first alone.
+
+    The prediction of the first two steps reads both calls, that of the others the first.
+    """
+    return made(
+        groups={
+            "of_steps": [0, 0, 1, 1],
+            "calls": [["cond", "uncond"], ["cond"]],
+            "networks": [["cond", "unet"], ["uncond", "unet"]],
+        },
+        blocks=("cond/a", "cond", "uncond/a", "uncond"),
+        ports=tuple((block, 0, (1, 4)) for block in range(4)),
+        computations=(
+            ("port", 0, [], True),
+            ("port", 1, [0], True),
+            ("port", 2, [], True),
+            ("port", 3, [2], True),
+            ("prediction", -1, [1, 3], False),
+            ("prediction", -2, [1], False),
+            ("base", 0, [], True),
+            ("base", 2, [], True),
+        ),
+        bases=((0, 0, None), (2, 0, None)),
+        units=("cond/a", "uncond/a"),
+        segments=(
+            ([0, 2], 10, 5, []),
+            ([0], 100, 0, [0]),
+            ([1], 20, 0, []),
+            ([2], 100, 0, [1]),
+            ([3], 20, 0, []),
+            ([4], 1, 0, []),
+        ),
+    )
+
+
 def made(**parts: Any) -> Topology:
     """From the JSON form; nothing says what of the segments is attention."""
     segments = [[*segment, None] for segment in parts.pop("segments")]
@@ -172,7 +208,7 @@ def subnet(topology: Topology, *rows: str, method: str = "toy") -> SubNet:
 
 def spell(topology: Topology, target: Target) -> str:
     """A target in words: `a`, `down:1`, `b DELTA`, `a..c residual`; `prediction`."""
-    if target == PREDICTION:
+    if target.kind is TargetKind.PREDICTION:
         return "prediction"
     port = topology.ports[target.port]
     first = "" if target.base in (-1, target.port) else f"{_block(topology, target.base)}.."

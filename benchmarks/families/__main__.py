@@ -26,10 +26,11 @@ from benchmarks import record
 from benchmarks.families import image, table, video
 from engines.base import make_engine
 from engines.runner import Runner
-from exporter.export import export
+from exporter.exporting import export
 from search.core.errors import SearchError
 from search.methods.options import Options
 from search.methods.registry import search
+from search.model.entry import FRAMES
 from search.model.families.text_to_image import call_parameters, scale_argument
 from search.model.pipeline import Pipeline, open_pipeline
 
@@ -41,7 +42,7 @@ NOT_BUILT = {**image.NOT_BUILT, **video.NOT_BUILT}
 STEPS, SEED = 3, 5
 PIXEL = 1 / 255
 PROMPTS = (("a red circle on a blue field", ""), ("dog", "blurry, low quality"))
-OWN = ("height", "width", "num_frames", "class_labels")
+OWN = ("height", "width", *FRAMES, "class_labels")
 """Arguments of a call that are options of ours."""
 
 
@@ -56,6 +57,7 @@ class Row:
         pixel: largest difference of a picture to diffusers', of 1.
         seconds: that search, export and runs took.
         refused: why it was not compiled; empty if it was.
+        options: that it was searched with.
     """
 
     cls: str
@@ -64,6 +66,7 @@ class Row:
     pixel: float = 0.0
     seconds: float = 0.0
     refused: str = ""
+    options: str = ""
 
     @property
     def is_equal(self) -> bool:
@@ -79,12 +82,13 @@ def measure(toy: Toy, folder: Path) -> Row:
         opened = open_pipeline(path, weights=False)
         extra = {name: value for name, value in toy.call.items() if name not in OWN}
         opened.use_call(extra)
+        opened.use_scheduler(None, toy.scheduler)
         options = Options(
             steps=STEPS,
             guidance=toy.guidance,
             height=toy.call.get("height"),
             width=toy.call.get("width"),
-            frames=toy.call.get("num_frames"),
+            frames=next((toy.call[name] for name in FRAMES if name in toy.call), None),
         )
         subnet = search(opened, "full", options)
         bundle = export(path, subnet, folder / "bundle")
@@ -103,11 +107,19 @@ def measure(toy: Toy, folder: Path) -> Row:
 def _difference(runner: Runner, path: Path, toy: Toy, prompt: str, negative: str) -> float:
     """The largest difference of any pixel to diffusers' own picture."""
     opened = open_pipeline(path)
+    opened.use_scheduler(None, toy.scheduler)
     negative = negative if runner.bundle.takes_negative else ""
     if runner.bundle.takes_labels:
         prompt = "3"
+    arguments = _arguments(opened, toy, prompt, negative)
     with torch.no_grad():
-        wanted = opened.pipe(**_arguments(opened, toy, prompt, negative))[0]
+        try:
+            wanted = opened.pipe(**arguments)[0]
+        except TypeError:  # some cannot do without a negative prompt
+            wanted = opened.pipe(**arguments, negative_prompt="")[0]
+        except NotImplementedError:  # some decode in tiles alone
+            opened.pipe.vae.enable_tiling()
+            wanted = opened.pipe(**_arguments(opened, toy, prompt, negative))[0]
     found = runner.run(prompt, seed=SEED, negative=negative).images / 255
     return float(np.abs(found.reshape(-1) - np.asarray(wanted).reshape(-1)).max())
 
@@ -132,6 +144,17 @@ def _arguments(opened: Pipeline, toy: Toy, prompt: str, negative: str) -> dict[s
     return {name: value for name, value in wanted.items() if name in takes}
 
 
+def _options(toy: Toy) -> str:
+    """What a toy is searched with beside its size, as `stepcarve search` takes it."""
+    given = [("scheduler-option", *each) for each in toy.scheduler.items()]
+    given += [("call", *each) for each in toy.call.items() if each[0] not in OWN]
+    return " ".join(
+        f"--{option} {name}={json.dumps(value)}"
+        for option, name, value in given
+        if not isinstance(value, torch.Tensor)
+    )
+
+
 def main(names: list[str]) -> None:
     """Measure the named classes, or all; earlier rows of the others are kept."""
     warnings.filterwarnings("ignore")
@@ -145,7 +168,7 @@ def main(names: list[str]) -> None:
         name = f"{toy.cls}, {toy.build.__name__}" if toy.cls in seen else toy.cls
         seen.add(toy.cls)
         with tempfile.TemporaryDirectory() as folder:
-            rows[name] = row = replace(measure(toy, Path(folder)), cls=name)
+            rows[name] = row = replace(measure(toy, Path(folder)), cls=name, options=_options(toy))
         result = f"{row.pixel * 255:.2f}/255" if not row.refused else row.refused
         click.echo(f"{name:45} {row.seconds:5.1f} s  {result}")
         record.write("families", {"rows": [asdict(rows[each]) for each in sorted(rows)]})

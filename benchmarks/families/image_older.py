@@ -80,9 +80,16 @@ def latent_diffusion() -> LDMTextToImagePipeline:
     return with_random_weights(pipe, 123)
 
 
+UNCLIPPED = {"clip_sample": False}
+
 TOYS = (
-    Toy("DDPMPipeline", ddpm),
-    Toy("DDIMPipeline", ddim),
-    Toy("ConsistencyModelPipeline", consistency_model, {"class_labels": 1}),
+    Toy("DDPMPipeline", ddpm, scheduler=UNCLIPPED),
+    Toy("DDIMPipeline", ddim, scheduler=UNCLIPPED),
+    Toy(
+        "ConsistencyModelPipeline",
+        consistency_model,
+        {"class_labels": 1},
+        scheduler={"clip_denoised": False},
+    ),
     Toy("LDMTextToImagePipeline", latent_diffusion, {"height": 64, "width": 64}),
 )

@@ -203,6 +203,15 @@ TOYS = (
     Toy("HunyuanDiTPipeline", hunyuan_dit, {**SQUARE, "use_resolution_binning": False}),
     Toy("CogView3PlusPipeline", cogview3_plus, SHORT),
     Toy("BriaPipeline", bria, SHORT),
-    Toy("Kandinsky3Pipeline", kandinsky3, {"height": 64, "width": 64}),
-    Toy("IFPipeline", deepfloyd_if),
+    Toy(
+        "Kandinsky3Pipeline",
+        kandinsky3,
+        {"height": 64, "width": 64},
+        scheduler={"clip_sample": False},
+    ),
+    Toy(
+        "IFPipeline",
+        deepfloyd_if,
+        scheduler={"variance_type": "fixed_small", "thresholding": False, "clip_sample": False},
+    ),
 )

@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 HEAD = """# Models
 
 Every text-to-image and text-to-video class of diffusers {version}, tried on a tiny instance with random
-weights: searched with `full`, exported, run on ONNX Runtime without PyTorch, and compared with
-diffusers' own call, pixel by pixel. `python -m benchmarks.families` writes this page.
+weights: searched with `full` and the options named, exported, run on ONNX Runtime without PyTorch,
+and compared with diffusers' own call, pixel by pixel. `python -m benchmarks.families` writes this page.
 
 A class that is not listed may work all the same: nothing here is written for a class.
 
 ## Equal to diffusers: {count} pipelines
 
-| class | denoiser calls per step | blocks | largest difference of a pixel |
-|---|---|---|---|
+| class | options of search | denoiser calls per step | blocks | largest difference of a pixel |
+|---|---|---|---|---|
 """
 
 
@@ -34,7 +34,7 @@ def write(rows: Sequence[Row], not_built: Mapping[str, str]) -> None:
     others = sorted((row for row in rows if not row.is_equal), key=lambda row: row.cls)
     lines = [HEAD.format(version=version("diffusers"), count=len(equal))]
     lines += [
-        f"| {row.cls} | {row.calls} | {row.blocks} | {row.pixel * 255:.2f} / 255 |\n"
+        f"| {row.cls} | {_code(row.options)} | {row.calls} | {row.blocks} | {row.pixel * 255:.2f} / 255 |\n"
         for row in equal
     ]
     lines.append("\n## Refused\n\n| class | why |\n|---|---|\n")
@@ -42,6 +42,11 @@ def write(rows: Sequence[Row], not_built: Mapping[str, str]) -> None:
     lines.append("\n## Not tried\n\n| class | why |\n|---|---|\n")
     lines += [f"| {cls} | {why} |\n" for cls, why in sorted(not_built.items())]
     write_atomically(record.ROOT / "docs" / "models.md", "".join(lines))
+
+
+def _code(text: str) -> str:
+    """As code."""
+    return f"`{text}`" if text else ""
 
 
 def _reason(row: Row) -> str:

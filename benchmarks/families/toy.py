@@ -21,5 +21,7 @@ class Toy:
     """Makes the pipeline, the same one each time."""
     call: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of its call besides prompt, steps, guidance and latents."""
+    scheduler: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of its scheduler without which it is refused, as the refusal says."""
     guidance: float = 4.0
     """A scale that guides: `guidance_scale`, or `true_cfg_scale` where the call takes it."""

@@ -158,7 +158,13 @@ TOYS = (
     Toy(
         "LattePipeline",
         latte,
-        {"height": 32, "width": 32, "video_length": 2, "clean_caption": False},
+        {
+            "height": 32,
+            "width": 32,
+            "video_length": 2,
+            "clean_caption": False,
+            "mask_feature": False,
+        },
     ),
 )
 """The name of the function tells two of one class apart."""

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
 
-from engines.bench.full import is_full, whole_table
+from engines.bench.full import is_full
 from engines.bench.records import Against, Contender, ContenderKind
 from search.core.errors import SearchError
+from search.core.table import whole_table
 from search.methods.schedules import deepcache, deepcache_branches, deepcache_cut
 
 if TYPE_CHECKING:

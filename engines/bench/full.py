@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from engines.errors import EngineError
 from exporter.bundle import MANIFEST, Bundle
-from search.core.actions import Action
-from search.core.table import keep_of
+from search.core.table import keep_of, whole_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +44,7 @@ def full_bundle(
         return bundle
     place = folder if given is None else given
     if given is None and not (folder / MANIFEST).exists():
-        from exporter.export import export
+        from exporter.exporting import export
 
         wanted = full_subnet(bundle.subnet, pipeline)
         size = (bundle.shape.height, bundle.shape.width)
@@ -57,7 +55,10 @@ def full_bundle(
             sizes=(size,),
             batches=(bundle.shape.images,),
             dtype=bundle.dtype,
+            text_dtype=bundle.text_dtype,
+            vae_dtype=bundle.vae_dtype,
             loras=bundle.loras,
+            live_loras=bundle.live_loras,
             report=lambda text, *_: report(f"export the full sampler: {text}"),
         )
     found = Bundle.open(place, **bundle.shape.asked)
@@ -71,48 +72,23 @@ def full_subnet(subnet: SubNet, pipeline: Path) -> SubNet:
     Raises:
         EngineError: the SubNet does not say which sampler that is.
     """
-    return whole_table(subnet) or _longer(subnet, pipeline)
+    from search.core.errors import SearchError
+    from search.model.pipeline import open_for
+    from search.model.whole import full_of
 
-
-def whole_table(subnet: SubNet) -> SubNet | None:
-    """Every block at every step of the sampler that `subnet` is bound to; None if it stands in for another."""
-    if len(subnet.binding.timesteps) != subnet.full_calls:
-        return None
-    row = (Action.RUN,) * len(subnet.topology.blocks)
-    rows = (row,) * subnet.full_calls
-    return replace(subnet, actions=rows, coefficients=(), fitted=None, method="full")
-
-
-def _longer(subnet: SubNet, pipeline: Path) -> SubNet:
-    """The same for a SubNet that is itself a sampler of fewer steps."""
-    from search.methods.options import Options
-    from search.methods.whole import full
-    from search.model.pipeline import open_pipeline
-
-    opened = open_pipeline(pipeline, weights=False)
-    opened.use_scheduler(subnet.binding.scheduler, subnet.binding.scheduler_options)
-    height, width = opened.size(subnet.binding.noise_shape)
-    options = Options(
-        steps=subnet.full_calls,
-        guidance=subnet.guidance,
-        granularity=subnet.granularity,
-        height=height,
-        width=width,
-    )
-    found = full(opened, options)
-    if found.full_calls != subnet.full_calls:
-        msg = (
-            f"the SubNet stands in for a sampler of {subnet.full_calls} calls, but "
-            f"{subnet.binding.scheduler} with as many steps makes {found.full_calls}; export the "
-            "full sampler and give it with --full"
-        )
-        raise EngineError(msg)
-    return found
+    found = whole_table(subnet)
+    if found is not None:
+        return found
+    try:
+        return full_of(open_for(subnet, pipeline, weights=False), subnet)
+    except SearchError as error:
+        msg = f"{error}; or export the full sampler and give it with --full"
+        raise EngineError(msg) from error
 
 
 def _fused(bundle: Bundle) -> list[tuple[str, float]]:
     """Its LoRAs, by checksum and scale."""
-    return [(each.sha256[:12], each.scale) for each in bundle.loras]
+    return [(each.sha256[:12], each.scale) for each in (*bundle.loras, *bundle.live_loras)]
 
 
 def _require(bundle: Bundle, full: Bundle) -> None:
@@ -123,6 +99,7 @@ def _require(bundle: Bundle, full: Bundle) -> None:
         "scheduler": (mine.binding.scheduler, theirs.binding.scheduler),
         "number of calls": (mine.full_calls, theirs.full_calls),
         "dtype": (bundle.dtype, full.dtype),
+        "dtypes of text encoders and autoencoder": (bundle.parts, full.parts),
         "LoRAs": (_fused(bundle), _fused(full)),
         "guidance": (mine.guidance, theirs.guidance),
         "keep": (1.0, keep_of(theirs)),

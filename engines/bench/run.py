@@ -106,7 +106,7 @@ def bench(
         bundle,
         full,
         pipeline=pipeline.resolve(),
-        loras=[each.file.resolve() for each in bundle.loras],
+        loras=[each.file.resolve() for each in (*bundle.loras, *bundle.live_loras)],
         engines=settings.engines,
         device=settings.device,
         against=settings.against,

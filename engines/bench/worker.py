@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import threading
 import time
 import warnings
-from contextlib import suppress
-from functools import cache
+from contextlib import ExitStack, suppress
+from functools import cache, partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -34,9 +36,17 @@ class Runnable(Protocol):
 
 
 def start() -> None:
-    """Keep the libraries' output apart from the parent's."""
+    """Keep the libraries' output apart from the parent's, and end when that is killed."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     os.dup2(2, 1)
     warnings.simplefilter("ignore")
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def load(contender: Contender) -> float:
@@ -122,14 +132,16 @@ class InTorch:
         import torch
 
         from search.model.family import Request
-        from search.model.lora import fuse
+        from search.model.lora import attach, fuse
         from search.model.pipeline import open_for
+        from search.model.reference import called_networks
 
         if contender.threads is not None:
             torch.set_num_threads(contender.threads)
         subnet = bundle.subnet
         self._opened = open_for(subnet, contender.pipeline, weights=True, device=contender.device)
         fuse(self._opened.pipe, bundle.loras)
+        attach(self._opened.pipe, bundle.live_loras)
         if contender.dtype != "float32":
             self._opened.pipe.to(getattr(torch, precision_named(contender.dtype).torch))
         latents = given_latents(bundle, SEED)
@@ -144,13 +156,15 @@ class InTorch:
         self._wait: Callable[[], None] = (
             (lambda: None) if contender.device == "cpu" else torch.cuda.synchronize
         )
-        self._forward, self._enough = self._prepared(contender), contender.calls
+        self._networks = [
+            network for network, _ in called_networks(self._opened.networks, subnet.topology)
+        ]
+        self._forwards, self._enough = self._prepared(contender), contender.calls
 
-    def _prepared(self, contender: Contender) -> Callable[..., Any]:
-        """The denoiser's forward as this contender has it."""
+    def _prepared(self, contender: Contender) -> list[Callable[..., Any]]:
+        """The forwards of the networks as this contender has them."""
         import torch
 
-        denoiser = self._opened.denoiser
         if contender.kind is ContenderKind.DEEPCACHE:
             from DeepCache import DeepCacheSDHelper
 
@@ -158,10 +172,8 @@ class InTorch:
             helper.set_params(cache_interval=contender.interval, cache_branch_id=contender.branch)
             helper.enable()
         if contender.kind is ContenderKind.COMPILE:
-            compiled: Callable[..., Any] = torch.compile(denoiser.forward)
-            return compiled
-        forward: Callable[..., Any] = denoiser.forward
-        return forward
+            return [torch.compile(network.forward) for network in self._networks]
+        return [network.forward for network in self._networks]
 
     def run(self) -> Sample:
         """See `Runnable`."""
@@ -171,10 +183,10 @@ class InTorch:
 
         marks: list[float] = []
 
-        def timed(*args: Any, **kwargs: Any) -> Any:
+        def timed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             if not marks:
                 marks.append(time.perf_counter())
-            output = self._forward(*args, **kwargs)
+            output = forward(*args, **kwargs)
             self._wait()
             marks.append(time.perf_counter())
             if len(marks) - 1 == self._enough:
@@ -182,7 +194,9 @@ class InTorch:
             return output
 
         began = time.perf_counter()
-        with suppress(_EnoughError), forward_replaced(self._opened.denoiser, timed):
+        with suppress(_EnoughError), ExitStack() as stack:
+            for network, forward in zip(self._networks, self._forwards, strict=True):
+                stack.enter_context(forward_replaced(network, partial(timed, forward)))
             sample(
                 self._opened,
                 self._request,

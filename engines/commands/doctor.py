@@ -110,11 +110,12 @@ def _of_step(step: Step) -> list[tuple[str, str]]:
         f"{stream or 'one call'} of {rows} {'row' if rows == 1 else 'rows'}"
         for stream, rows in zip(step.streams, step.rows, strict=True)
     )
+    counts = " or ".join(map(str, sorted({len(made) for made in step.calls})))
     size = " x ".join(map(str, step.picture[:2]))
     frames = "".join(f", {count} frames" for count in step.picture[2:])
     return [
         ("size", f"{size}{frames}"),
-        ("calls per step", f"{len(step.streams)} ({calls})"),
+        ("calls per step", f"{counts} ({calls})"),
         ("MACs per step", _short(step.macs)),
         ("prompt inputs", ", ".join(step.prompt_inputs)),
     ]

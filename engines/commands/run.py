@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import click
@@ -16,9 +17,11 @@ from engines.commands.shared import (
     negative_option,
     prompt_option,
 )
+from engines.errors import EngineError
 from exporter.commands.shared import bundle_argument, variant_options
 from search.commands import screen, shared
-from search.commands.values import AT_LEAST_0, PATH, PROMPTS_FILE
+from search.commands.values import ABOVE_0, AT_LEAST_0, LORA_SCALE, PATH, PROMPTS_FILE
+from search.runs.parallel import Where
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,13 +65,44 @@ if TYPE_CHECKING:
     cloup.option(
         "--mask", type=PATH, help="Paint where this picture is white; for bundles that take a mask."
     ),
+    cloup.option(
+        "--lora-scale",
+        "lora_scales",
+        type=LORA_SCALE,
+        multiple=True,
+        help="Scale the changes of this LoRA of export --lora-live; may be repeated.  [default: as exported]",
+    ),
 )
 @variant_options()
+@shared.option_group(
+    "Many pictures",
+    cloup.option(
+        "--resume",
+        is_flag=True,
+        help="Leave out pictures whose files are there and say that they were made in this way.",
+    ),
+    shared.jobs_option,
+    shared.parallel_option,
+)
 @shared.output_options(
     cloup.option(
-        "-o", "--out", type=PATH, required=True, help="Write the picture to this PNG file."
+        "-o",
+        "--out",
+        type=PATH,
+        required=True,
+        help="Write the picture to this PNG file; a video also to a GIF or MP4 file, with its frames as PNG "
+        "files beside it.",
+    ),
+    cloup.option(
+        "--fps", type=ABOVE_0, default=16.0, help="Frames per second of a GIF or MP4 file."
     ),
     cloup.option("--save-latents", type=PATH, help="Write the final latents to this .npy file."),
+    cloup.option(
+        "--preview",
+        is_flag=True,
+        help="Every few calls, write an approximation of the picture beside it, to OUT-preview.png, which is "
+        "removed in the end.",
+    ),
 )
 def command(
     bundle: Path,
@@ -84,8 +118,14 @@ def command(
     latents: Path | None,
     image: Path | None,
     mask: Path | None,
+    lora_scales: tuple[tuple[str, float], ...],
     save_latents: Path | None,
+    fps: float,
     out: Path,
+    preview: bool,
+    resume: bool,
+    jobs: int,
+    parallel: Where,
     as_json: bool,
     height: int | None,
     width: int | None,
@@ -95,11 +135,16 @@ def command(
     from engines.base import make_engine
     from engines.generate import Order, generate, open_for, prompts_for
     from engines.given import load_picture, require_pictures
-    from engines.pictures import load_latents, require_png
+    from engines.pictures import load_latents
+    from engines.preview import preview_file, require_preview
     from engines.runner import Runner
+    from engines.spread import Loaded, generate_spread
+    from engines.video import MOVING, require_name
 
-    require_png(out)
     opened = open_for(bundle, height=height, width=width, images=images)
+    require_name(out, is_video=opened.shape.frames is not None)
+    if out.suffix.lower() not in MOVING:
+        shared.refuse_unused(shared.given_options(), {"fps": "with a GIF or MP4 file"})
     files = {"image": image, "mask": mask}
     pictures = {name: load_picture(file) for name, file in files.items() if file is not None}
     require_pictures(opened, pictures, has_latents=latents is not None)
@@ -111,24 +156,59 @@ def command(
         guidance=guidance,
         latents=None if latents is None else load_latents(latents),
         pictures=pictures,
+        lora_scales=dict(lora_scales),
+        fps=fps,
     )
-    engine = make_engine(engine_name, device, options)
-    began = time.perf_counter()
-    with screen.status() as report:
-        report("load graphs")
-        runner = Runner(opened, engine)
-        loaded = time.perf_counter() - began
-        made = generate(runner, order, out, save_latents=save_latents, report=report)
+    if preview:
+        require_preview(opened)
+    is_spread = jobs > 1 or parallel is not Where.LOCAL
+    if is_spread and preview:
+        msg = (
+            "--preview shows one run, but --jobs or --parallel makes several; leave one of them out"
+        )
+        raise EngineError(msg)
+    began, loaded = time.perf_counter(), 0.0
+    with ExitStack() as stack:
+        report = stack.enter_context(screen.status())
+        if is_spread:
+            made = generate_spread(
+                Loaded(bundle, opened.shape, engine_name, device, options),
+                order,
+                out,
+                save_latents=save_latents,
+                resume=resume,
+                jobs=jobs,
+                where=parallel,
+                report=report,
+            )
+        else:
+            engine = make_engine(engine_name, device, options)
+            report("load graphs")
+            runner = Runner(opened, engine)
+            loaded = time.perf_counter() - began
+            file = preview_file(out.with_stem(f"{out.stem}-preview"))
+            made = generate(
+                runner,
+                order,
+                out,
+                save_latents=save_latents,
+                resume=resume,
+                report=report,
+                callback=stack.enter_context(file) if preview else None,
+            )
     _print_made(made, len(opened.calls), loaded, as_json=as_json)
 
 
 def _print_made(made: list[Made], calls: int, loaded: float, *, as_json: bool) -> None:
     """The files and what they took."""
     paths = [str(path) for each in made for path in each.images]
-    spent = {name: sum(each.seconds[name] for each in made) for name in made[0].seconds}
+    parts = made[0].seconds if made else {}
+    spent = {name: sum(each.seconds[name] for each in made) for name in parts}
     if as_json:
         record = {"images": paths, "calls": calls, "load_seconds": loaded, "seconds": spent}
         click.echo(json.dumps({**record, "runs": [each.to_json() for each in made]}))
+    elif not made:
+        click.echo("all pictures are there already")
     else:
         files = ", ".join(paths) if len(paths) < 5 else f"{paths[0]} to {paths[-1]}"
         times = "" if len(made) == 1 else f"{len(made)} runs of "

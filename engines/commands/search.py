@@ -181,6 +181,7 @@ def _methods() -> str:
 @shared.option_group(
     "Running",
     shared.device_option,
+    shared.dtype_option,
     shared.jobs_option,
     shared.parallel_option,
     cloup.option(
@@ -216,6 +217,7 @@ def command(
     folder: Path | None,
     resume: bool,
     device: str,
+    dtype: str,
     as_json: bool,
     **values: Any,
 ) -> None:
@@ -238,7 +240,8 @@ def command(
     engine = make_engine(engine_name, device) if cost == "latency" else None
     with screen.status() as report:
         report("open pipeline")
-        opened = open_pipeline(pipeline, weights=needs_weights(name, options), device=device)
+        loaded = needs_weights(name, options)
+        opened = open_pipeline(pipeline, weights=loaded, device=device, dtype=dtype)
         if scheduler is not None or scheduler_options:
             opened.use_scheduler(scheduler, dict(scheduler_options))
         opened.use_call(dict(call))

@@ -146,8 +146,9 @@ def _with_onnx(
     """The engines to climb, that of the ONNX graphs first; and why that one is not there."""
     if any((each.name, each.device) == ONNX for each in engines):
         return sorted(engines, key=lambda each: (each.name, each.device) != ONNX), ()
-    if not precision_named(bundle.dtype).on_cpu:
-        why = f"ONNX Runtime has no {bundle.dtype} kernels on the CPU"
+    dtypes = (bundle.dtype, *bundle.parts.values())
+    if lacking := [each for each in dtypes if not precision_named(each).on_cpu]:
+        why = f"ONNX Runtime has no {lacking[0]} kernels on the CPU"
     else:
         try:
             return [make_engine(*ONNX), *engines], ()

@@ -8,8 +8,8 @@ their last bit.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,14 +20,17 @@ from torch.utils import _pytree as pytree
 from engines.errors import EngineError
 from engines.parity.casting import cast_weights
 from engines.parity.measure import relative_l2
+from engines.parity.quantisation import listed
+from engines.parity.record import K
 from engines.parity.reference import images_of
-from engines.parity.replay import TorchDenoiser, predictor_of, replay
+from engines.parity.replay import TorchDenoiser, predictors_of, replay
 from search.core.names import PREDICTION
 from search.core.precision import precision_named
 from search.core.program import plan_program
+from search.model.computing import computing_in, convertible_modules
 from search.model.decoder import Decoder
-from search.model.hollow import convertible_modules
 from search.model.reference import forward_replaced, gated
+from search.quantise.rounded import quantised
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,12 +39,13 @@ if TYPE_CHECKING:
 
     from engines.parity.reference import Reference
     from engines.parity.replay import Replayed
-    from search.model.pipeline import Pipeline
 
     Array = NDArray[Any]
 
 ROUNDING = 2.0**-24
 """Rounding of float32, in which samplers accumulate in any precision: the least floor."""
+QUANTISED = 1.5
+"""How much further from PyTorch than rounded PyTorch an engine may be: flipped roundings cascade."""
 FEW = 16
 """Most numbers per sample of a timestep, scale or size argument."""
 
@@ -56,6 +60,7 @@ class Floor:
         free: per call, for the denoiser's input when the trajectory is followed in that precision.
         latents: likewise, for the final latents.
         decoder: for the picture decoded from given latents, in float32.
+        most: how many of these floors the denoiser's results may be off; None: as many as is asked for.
     """
 
     precision: str
@@ -63,6 +68,7 @@ class Floor:
     free: tuple[float, ...]
     latents: float
     decoder: float
+    most: float | None = None
 
     def of(self, number: int, graphs: Sequence[int], name: str) -> float:
         """The floor of output `name` of call `number`, interpolated between the probed calls of its graph."""
@@ -80,7 +86,16 @@ def measure_floor(reference: Reference, precision: str, probes: Sequence[int]) -
     Raises:
         EngineError: PyTorch's own results in that precision are not finite, or noise.
     """
-    decoder = _decoder_floor(reference)
+    if reference.bundle.plan is None:
+        return _measured(reference, precision, probes)
+    bundle = replace(reference.bundle, quantisation=None)
+    plain = _measured(replace(reference, bundle=bundle), bundle.dtype, probes)
+    return _at_least(_measured(reference, precision, probes), plain)
+
+
+def _measured(reference: Reference, precision: str, probes: Sequence[int]) -> Floor:
+    with _as_exported(reference):
+        decoder = _decoder_floor(reference)
     precise = _denoiser_for(reference, precision)
     with _casting(precise), torch.no_grad():
         free, latents = _free_floors(precise)
@@ -88,13 +103,40 @@ def measure_floor(reference: Reference, precision: str, probes: Sequence[int]) -
     for call in replay(reference, inner=probes):
         if call.number in probes:
             forced[call.number] = floors = _forced_floors(precise, call)
-            _require_digits(precision, call.number, floors)
+            if reference.bundle.plan is None:
+                _require_digits(_coarsest(reference, precision), call.number, floors)
     return Floor(precision, forced, free, latents, decoder)
+
+
+def _at_least(rounded: Floor, plain: Floor) -> Floor:
+    """The floors of a quantised bundle: where nothing is rounded to a grid, those of its dtype."""
+    share = K / QUANTISED
+
+    def least(floor: float, other: float) -> float:
+        return max(floor, share * other)
+
+    return replace(
+        rounded,
+        forced={
+            number: {name: least(each, plain.forced[number][name]) for name, each in floors.items()}
+            for number, floors in rounded.forced.items()
+        },
+        free=tuple(map(least, rounded.free, plain.free)),
+        latents=least(rounded.latents, plain.latents),
+        most=QUANTISED,
+    )
 
 
 def block_floors(reference: Reference, precision: str, call: Replayed) -> dict[str, float]:
     """By name, for everything in `call`."""
     return _forced_floors(_denoiser_for(reference, precision), call)
+
+
+def _coarsest(reference: Reference, precision: str) -> str:
+    """That precision, or one of the parts around the denoiser with fewer digits."""
+    return max(
+        (precision, *_half(reference).values()), key=lambda each: precision_named(each).floor
+    )
 
 
 def _require_digits(precision: str, number: int, floors: Mapping[str, float]) -> None:
@@ -144,7 +186,7 @@ def _free_floors(precise: TorchDenoiser) -> tuple[tuple[float, ...], float]:
         return tensor + sum((b * d for b, d in zip(row[rows.known :], changes, strict=False)), 0.0)
 
     steps = [call.step for call in program.calls]
-    with gated(reference.opened.denoiser, reference.subnet, steps=steps):
+    with gated(reference.opened.networks, reference.subnet, steps=steps):
         for call, row in zip(program.calls, rows.inputs, strict=True):
             given = reference.sample(call.step).astype(np.float64)
             sample = moved(row, given)
@@ -158,23 +200,37 @@ def _free_floors(precise: TorchDenoiser) -> tuple[tuple[float, ...], float]:
 
 def _denoiser_for(reference: Reference, precision: str) -> TorchDenoiser:
     """The denoiser in what `precision` is measured by; it computes so within `_casting`."""
+    if reference.bundle.plan is not None:
+        return TorchDenoiser(reference, predictors_of(reference), torch.float32, torch.float32)
     if precision == "float32":
         dtype = torch.float64
-        with cast_weights(_modules(reference.opened), dtype):
-            predictor = predictor_of(reference)
+        with _as_exported(reference), cast_weights(_modules(reference), dtype):
+            predictors = predictors_of(reference)
     else:
-        predictor, dtype = predictor_of(reference), getattr(torch, precision_named(precision).torch)
-    return TorchDenoiser(reference, predictor, dtype, torch.float64)
+        dtype = getattr(torch, precision_named(precision).torch)
+        with _as_exported(reference):
+            predictors = predictors_of(reference)
+    return TorchDenoiser(reference, predictors, dtype, torch.float64)
 
 
 @contextmanager
 def _casting(precise: TorchDenoiser) -> Iterator[None]:
-    """While open, the pipeline's denoiser takes any dtype and computes in that of `precise`."""
+    """While open, the pipeline's networks take any dtype and compute in that of `precise`.
+
+    That of a quantised bundle rounds as its plan says.
+    """
     opened, dtype = precise.reference.opened, precise.dtype
-    denoiser: nn.Module = opened.denoiser
-    modules = denoiser.modules() if dtype is torch.float64 else convertible_modules(denoiser)
-    forward = _forward_in(dtype, denoiser.forward)
-    with cast_weights(modules, dtype), forward_replaced(denoiser, forward):
+    plan = precise.reference.bundle.plan
+    if plan is not None:
+        with quantised(opened, listed(precise.reference.bundle, plan)):
+            yield
+        return
+    with ExitStack() as stack:
+        for each in opened.networks.values():
+            modules = each.modules() if dtype is torch.float64 else convertible_modules(each)
+            forward = _forward_in(dtype, each.forward)
+            stack.enter_context(cast_weights(modules, dtype))
+            stack.enter_context(forward_replaced(each, forward))
         yield
 
 
@@ -201,10 +257,27 @@ def _moved(leaf: torch.Tensor) -> torch.Tensor:
     return torch.nextafter(leaf.float(), torch.tensor(torch.inf)).to(leaf.dtype)
 
 
-def _modules(opened: Pipeline) -> Iterator[nn.Module]:
-    """All modules of all of the pipeline's parts."""
-    for part in opened.pipe.components.values():
-        if isinstance(part, nn.Module):
+@contextmanager
+def _as_exported(reference: Reference) -> Iterator[None]:
+    """While open, text encoders and autoencoder compute in the precision that the bundle has them in."""
+    with ExitStack() as stack:
+        for name, precision in _half(reference).items():
+            part = getattr(reference.opened.pipe, name)
+            dtype = getattr(torch, precision_named(precision).torch)
+            stack.enter_context(cast_weights(convertible_modules(part), dtype))
+            stack.enter_context(computing_in(part, dtype))
+        yield
+
+
+def _half(reference: Reference) -> dict[str, str]:
+    """The parts that the bundle does not have in float32."""
+    return {name: each for name, each in reference.bundle.parts.items() if each != "float32"}
+
+
+def _modules(reference: Reference) -> Iterator[nn.Module]:
+    """All modules of the pipeline's parts that the bundle has in float32."""
+    for name, part in reference.opened.pipe.components.items():
+        if isinstance(part, nn.Module) and name not in _half(reference):
             yield from part.modules()
 
 
@@ -212,6 +285,6 @@ def _decoder_floor(reference: Reference) -> float:
     """Relative L2 difference of the pictures decoded in float32 and in float64."""
     opened, latents = reference.opened, reference.gated.latents[-1]
     size = opened.size(reference.subnet.binding.noise_shape)
-    with torch.no_grad(), cast_weights(_modules(opened), torch.float64):
+    with torch.no_grad(), cast_weights(_modules(reference), torch.float64):
         pictures = Decoder(opened, size)(latents.double()).movedim(-3, -1).numpy()
     return _floor(pictures, images_of(reference.gated))

@@ -95,6 +95,10 @@ class Rung:
         return max((each.excess for each in (*forced, *free, *self.finals.values())), default=0.0)
 
 
+AGAINST = "gated PyTorch in float32"
+"""What engines are compared with."""
+
+
 @dataclass(frozen=True)
 class Parity:
     """The verdict on a bundle.
@@ -130,7 +134,7 @@ class Parity:
     @property
     def engines(self) -> tuple[Rung, ...]:
         """The rungs above PyTorch."""
-        return self.rungs[2:]
+        return tuple(rung for rung in self.rungs if rung.against == AGAINST)
 
     @property
     def failures(self) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import itertools
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any
@@ -15,14 +16,20 @@ from search.core.actions import Action
 from search.core.errors import SearchError
 from search.core.liveness import Unrolled, unroll
 from search.core.table import always
-from search.core.topology import PREDICTION
+from search.core.topology import TargetKind
 from search.model.family import Request
-from search.model.lora import fuse
+from search.model.lora import attach, fuse
 from search.model.pipeline import Pipeline, open_for
-from search.model.reference import Trajectory, forward_replaced, gated, sample
+from search.model.reference import (
+    Trajectory,
+    called_networks,
+    forward_replaced,
+    gated,
+    sample,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -47,8 +54,8 @@ class Reference:
         inputs: what was sampled.
         full: diffusers' own pipeline, every block at every step.
         gated: the SubNet.
-        ungated: per probed step of the full run, what the denoiser gave in diffusers' pipeline, and what
-            it gives there when it is gated by a SubNet that runs everything.
+        ungated: per probed step of the full run, what the calls of the denoiser gave in diffusers'
+            pipeline, and what they give there gated by a SubNet that runs everything.
     """
 
     bundle: Bundle
@@ -106,7 +113,7 @@ class Reference:
         return {
             target: topology.name(target)
             for target in sorted(self.unrolled.computed[step], key=lambda each: each.port)
-            if target != PREDICTION
+            if target.kind is not TargetKind.PREDICTION
         }
 
 
@@ -131,6 +138,7 @@ def run_reference(
     subnet = bundle.subnet
     opened = open_for(subnet, path, weights=True)
     fuse(opened.pipe, bundle.loras)
+    attach(opened.pipe, bundle.live_loras)
     request = Request(
         prompts=(inputs.prompt,) * bundle.latent_shape[0],
         steps=subnet.binding.inference_steps,
@@ -144,61 +152,78 @@ def run_reference(
         return torch.Generator().manual_seed(inputs.seed)
 
     reference = sample(opened, request, subnet, generator=drawn(), grid=grid)
-    calls: dict[int, _Seen] = {}
-    with _watched(opened.denoiser, probes, calls):
+    calls: dict[int, list[_Seen]] = {}
+    with _watched(opened, subnet, probes, calls):
         full = sample(opened, request, generator=drawn(), grid=grid)
-    ungated = _gated_in_full(opened.denoiser, subnet, calls)
+    ungated = _gated_in_full(opened, subnet, calls)
     return Reference(bundle, opened, inputs, full, reference, ungated)
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """One call of the denoiser.
+    """One call of a network.
 
     Attributes:
+        network: that was called.
         args: positional.
         kwargs: by name.
         output: what it returned.
     """
 
+    network: nn.Module
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     output: torch.Tensor
 
 
 @contextmanager
-def _watched(denoiser: nn.Module, steps: Sequence[int], seen: dict[int, _Seen]) -> Iterator[None]:
-    """While open, keep what goes into `denoiser` and out of it at its calls number `steps`."""
-    forward, wanted, calls = denoiser.forward, frozenset(steps), 0
+def _watched(
+    opened: Pipeline, subnet: SubNet, steps: Sequence[int], seen: dict[int, list[_Seen]]
+) -> Iterator[None]:
+    """While open, keep what goes into the networks and out of them at `steps`."""
+    step_of = [step for step in range(subnet.steps) for _ in subnet.topology.calls_of(step)]
+    wanted, calls = frozenset(steps), itertools.count()
 
-    @wraps(forward)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        output = forward(*args, **kwargs)
-        if calls in wanted:
-            args, kwargs = pytree.tree_map_only(torch.Tensor, torch.clone, (args, kwargs))
-            seen[calls] = _Seen(args, kwargs, _first(output))
-        calls += 1
-        return output
+    def watching(network: nn.Module) -> Callable[..., Any]:
+        forward = network.forward
 
-    with forward_replaced(denoiser, run):
+        @wraps(forward)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            step = step_of[next(calls)]
+            output = forward(*args, **kwargs)
+            if step in wanted:
+                args, kwargs = pytree.tree_map_only(torch.Tensor, torch.clone, (args, kwargs))
+                seen.setdefault(step, []).append(_Seen(network, args, kwargs, _first(output)))
+            return output
+
+        return run
+
+    with ExitStack() as stack:
+        for network, _ in called_networks(opened.networks, subnet.topology):
+            stack.enter_context(forward_replaced(network, watching(network)))
         yield
 
 
 def _gated_in_full(
-    denoiser: nn.Module, subnet: SubNet, calls: Mapping[int, _Seen]
+    opened: Pipeline, subnet: SubNet, calls: Mapping[int, Sequence[_Seen]]
 ) -> dict[int, tuple[Array, Array]]:
-    """By step, what each of `calls` gave and what it gives under a SubNet that runs everything."""
+    """By step, what its calls gave and what they give under a SubNet that runs everything."""
     # Blocks that were removed from the pipeline for good run too: what stands there hands on its input.
     whole = always(subnet, Action.RUN)
-    with torch.no_grad(), gated(denoiser, whole, steps=sorted(calls)):
+    with torch.no_grad(), gated(opened.networks, whole, steps=sorted(calls)):
         return {
             step: (
-                calls[step].output.numpy(force=True),
-                _first(denoiser(*calls[step].args, **calls[step].kwargs)).numpy(force=True),
+                _joined(call.output for call in calls[step]),
+                _joined(_first(c.network(*c.args, **c.kwargs)) for c in calls[step]),
             )
             for step in sorted(calls)
         }
+
+
+def _joined(outputs: Iterable[torch.Tensor]) -> Array:
+    """What the calls of a step gave, as one array."""
+    arrays = [output.numpy(force=True) for output in outputs]
+    return arrays[0] if len(arrays) == 1 else np.concatenate([each.ravel() for each in arrays])
 
 
 def _first(output: Any) -> torch.Tensor:

@@ -9,11 +9,12 @@ import torch
 
 from engines.errors import EngineError
 from search.core.names import PREDICTION
+from search.model.body import places_of
 from search.model.predictor import Predictor
 from search.model.reference import gated
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -49,22 +50,24 @@ class TorchDenoiser:
 
     Attributes:
         reference: whose denoiser it is.
-        predictor: for the prompts.
+        predictors: for the prompts, one per group of steps.
         dtype: that it computes in.
         wide: of the latents that it takes and the prediction that it returns.
         placeholders: what modules that do not run return; the same at all calls.
     """
 
     reference: Reference
-    predictor: Predictor
+    predictors: Sequence[Predictor]
     dtype: torch.dtype
     wide: torch.dtype
     placeholders: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, sample: Array, step: int) -> Array:
         """The noise prediction for the denoiser's input at `step`."""
-        timestep = torch.tensor(self.reference.subnet.timesteps[step])
-        prediction: Array = self.predictor(torch.from_numpy(sample).to(self.wide), timestep).numpy()
+        subnet = self.reference.subnet
+        predictor = self.predictors[subnet.topology.group_of(step)]
+        timestep = torch.tensor(subnet.timesteps[step])
+        prediction: Array = predictor(torch.from_numpy(sample).to(self.wide), timestep).numpy()
         return prediction
 
     def call(self, step: int, sample: Array, reads: Mapping[str, Array], observe: Observe) -> Array:
@@ -81,7 +84,7 @@ class TorchDenoiser:
             observe(names[target], tensor)
 
         gates = gated(
-            reference.opened.denoiser,
+            reference.opened.networks,
             reference.subnet,
             steps=[step],
             observe=see,
@@ -105,7 +108,7 @@ def replay(reference: Reference, *, inner: Collection[int] = ()) -> Iterator[Rep
         for name in call.reads
     }
     caches: dict[tuple[int, Target] | None, Array] = {}
-    denoiser = TorchDenoiser(reference, predictor_of(reference), torch.float32, torch.float32)
+    denoiser = TorchDenoiser(reference, predictors_of(reference), torch.float32, torch.float32)
     for number, call in enumerate(calls):
         origins = {name: reference.origin(call.step, name) for name in call.reads}
         if missing := sorted(name for name in origins if origins[name] not in caches):
@@ -147,14 +150,18 @@ def _made(
     return ordered
 
 
-def predictor_of(reference: Reference) -> Predictor:
-    """The denoiser of the reference as it computes now, with its conditions."""
-    inputs = reference.inputs
-    return Predictor(
-        reference.opened,
-        (inputs.prompt,) * reference.bundle.latent_shape[0],
-        guidance=inputs.guidance,
-        negative=inputs.negative,
-        noise_shape=reference.subnet.binding.noise_shape,
-        seed=inputs.seed,
-    )
+def predictors_of(reference: Reference) -> list[Predictor]:
+    """The denoiser of the reference as it computes now, with its conditions; one per group of steps."""
+    inputs, subnet = reference.inputs, reference.subnet
+    return [
+        Predictor(
+            reference.opened,
+            (inputs.prompt,) * reference.bundle.latent_shape[0],
+            guidance=inputs.guidance,
+            negative=inputs.negative,
+            noise_shape=subnet.binding.noise_shape,
+            seed=inputs.seed,
+            place=place,
+        )
+        for place in places_of(subnet)
+    ]

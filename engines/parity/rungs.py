@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest"
 PYTORCH = "gated PyTorch, every block run"
+NUMBERS = "integers and scales"
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ def plan_rungs(bundle: Bundle, engines: Sequence[Engine]) -> tuple[Planned, ...]
     return (
         Planned(MANIFEST, _manifest_rung),
         Planned(PYTORCH, _pytorch_rung),
+        *([] if bundle.plan is None else [Planned(NUMBERS, _numbers_rung)]),
         *(
             Planned(name, partial(_engine_rung, engine, name))
             for engine, name in zip(engines, names_of(bundle, engines), strict=True)
@@ -104,6 +106,8 @@ def names_of(bundle: Bundle, engines: Sequence[Engine]) -> list[str]:
 
 def precision_of(engine: Engine, bundle: Bundle) -> str:
     """The precision the engine computes in: `--precision`, or else that of the graphs."""
+    if bundle.plan is not None:
+        return bundle.precision
     return getattr(engine, "precision", None) or bundle.dtype
 
 
@@ -122,6 +126,25 @@ def _manifest_rung(context: RungContext) -> Climbed:
             repeats=True,
             notes=(),
             failures=failures,
+        )
+    )
+
+
+def _numbers_rung(context: RungContext) -> Climbed:
+    """The stored integers against the pipeline's weights, scales against the plan, ranges against a run."""
+    from engines.parity.quantisation import check_quantisation
+
+    return Climbed(
+        Rung(
+            name=NUMBERS,
+            against="the pipeline's weights and the quantisation plan",
+            precision="",
+            calls=(),
+            finals={},
+            psnr=math.nan,
+            repeats=True,
+            notes=(),
+            failures=check_quantisation(context.reference),
         )
     )
 

@@ -10,12 +10,19 @@ import cloup
 
 from search.commands import screen, shared
 from search.commands.values import AT_LEAST_1, LORA_FILE, PATH, SIZE
+from search.core.errors import SearchError
 from search.core.precision import denoiser_precisions
+from search.core.quantisation import SCHEMES
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from search.core.lora import Lora
+    from search.core.quantisation import Quantisation
+
+
+MIXED = "mixed"
+"""As `--precision`: what the plan says, with the layers that it leaves in floating point."""
 
 
 @shared.command("export")
@@ -28,6 +35,31 @@ if TYPE_CHECKING:
         type=click.Choice([each.name for each in denoiser_precisions()]),
         default="float32",
         help="Store and compute the denoiser in this type.",
+    ),
+    cloup.option(
+        "--text-dtype",
+        type=click.Choice([each.name for each in denoiser_precisions()]),
+        default="float32",
+        help="Store and compute the text encoders in this type; those whose results are then not close to "
+        "float32's stay float32, which is said.",
+    ),
+    cloup.option(
+        "--vae-dtype",
+        type=click.Choice([each.name for each in denoiser_precisions()]),
+        default="float32",
+        help="Likewise the autoencoder.",
+    ),
+    cloup.option(
+        "--precision",
+        type=click.Choice([*(each.name for each in SCHEMES), MIXED]),
+        help="Store and multiply the weights of layers in these few bits; what takes the layers' inputs "
+        "along needs --quantisation.  [default: the scheme of --quantisation, else --dtype]",
+    ),
+    cloup.option(
+        "--quantisation",
+        type=PATH,
+        help="Quantise by this plan of stepcarve quantise.  [default: the one beside SUBNET, if "
+        "--precision needs one]",
     ),
     cloup.option(
         "--size",
@@ -55,6 +87,14 @@ if TYPE_CHECKING:
         help="Fuse this LoRA into the weights, with its changes scaled; may be repeated.  [default "
         "scale: 1]",
     ),
+    cloup.option(
+        "--lora-live",
+        "live_loras",
+        type=LORA_FILE,
+        multiple=True,
+        help="Keep this LoRA beside the weights: run --lora-scale moves its scale; may be repeated.  "
+        "[default scale: 1]",
+    ),
 )
 @shared.output_options(
     cloup.option(
@@ -66,9 +106,14 @@ def command(
     subnet: Path,
     out: Path,
     dtype: str,
+    text_dtype: str,
+    vae_dtype: str,
     sizes: tuple[tuple[int, int], ...],
     batches: tuple[int, ...],
     loras: tuple[Lora, ...],
+    live_loras: tuple[Lora, ...],
+    precision: str | None,
+    quantisation: Path | None,
     as_json: bool,
 ) -> None:
     """Carve the step graphs of a SubNet into a bundle.
@@ -76,7 +121,8 @@ def command(
     The bundle holds a variant for every combination of --size and --batch. All variants share the weights.
     """
     screen.quiet_libraries()
-    from exporter.export import export
+    from exporter.exporting import export
+    from search.core.lora import live
     from search.core.subnet import SubNet
     from search.core.summary import summarise
 
@@ -89,7 +135,12 @@ def command(
             batches=batches,
             dtype=dtype,
             loras=loras,
+            live_loras=live(live_loras),
+            text_dtype=text_dtype,
+            vae_dtype=vae_dtype,
+            plan=_plan(subnet, precision, quantisation),
             report=report,
+            note=lambda text: click.echo(text, err=True),
         )
     size = sum(file.stat().st_size for file in bundle.path.iterdir())
     if as_json:
@@ -97,6 +148,9 @@ def command(
         variants = [shape.to_json() for shape in bundle.shapes]
         fused = [each.to_json() for each in loras]
         made = {"bundle": str(out), "bytes": size, "variants": variants, "loras": fused}
+        made["parts"] = bundle.parts
+        made["live_loras"] = [each.to_json() for each in bundle.live_loras]
+        made |= {"precision": bundle.precision}
         click.echo(json.dumps({**made, **summary}))
     else:
         count, shapes = len(bundle.graphs), ", ".join(map(str, bundle.shapes))
@@ -104,3 +158,24 @@ def command(
         click.echo(
             f"{out}: {shapes}; {len(bundle.calls)} calls, {count} {graphs}, {size / 1e6:.1f} MB"
         )
+
+
+def _plan(subnet: Path, precision: str | None, file: Path | None) -> Quantisation | None:
+    """The quantisation that the options ask for.
+
+    Raises:
+        SearchError: the plan is missing, or of another scheme.
+    """
+    from search.core.quantisation import SUFFIX, Quantisation, scheme_named
+
+    if precision is None and file is None:
+        return None
+    if precision not in (None, MIXED):
+        scheme = scheme_named(precision)
+        if file is None and not scheme.inputs:
+            return Quantisation.of_weights(scheme)
+    plan = Quantisation.load(subnet.with_suffix(SUFFIX) if file is None else file)
+    if precision not in (None, MIXED, plan.scheme.name):
+        msg = f"--precision is {precision}, but the plan is for {plan.scheme.name}; leave one of them out"
+        raise SearchError(msg)
+    return plan

@@ -11,6 +11,7 @@ import cloup
 from search.commands import screen, shared
 from search.commands.values import ABOVE_0, AT_LEAST_1, NOT_BELOW_0, PATH, SHARE, OneOf
 from search.core.granularity import Granularity
+from search.core.precision import denoiser_precisions
 from search.distill.recipe import PRECISIONS, Loss
 
 if TYPE_CHECKING:
@@ -83,14 +84,20 @@ if TYPE_CHECKING:
     cloup.option(
         "--precision",
         type=click.Choice(PRECISIONS),
-        default="no",
-        help="Compute in mixed precision; no is float32.",
+        help="Train in mixed precision; no is float32.  [default: that of --dtype]",
     ),
     shared.seed_option,
 )
 @shared.option_group(
     "Running",
     shared.device_option,
+    cloup.option(
+        "--dtype",
+        type=click.Choice([each.name for each in denoiser_precisions()]),
+        default="float32",
+        help="Hold the teacher's weights in this type and compute in it; the student's weights and all "
+        "losses stay float32.",
+    ),
     cloup.option(
         "--run",
         "folder",

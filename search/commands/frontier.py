@@ -106,6 +106,7 @@ USERS = {
         help="Try this many random tables, or sets of steps in annealing, per keep.",
     ),
     shared.device_option,
+    shared.dtype_option,
 )
 @shared.output_options(
     cloup.option(
@@ -121,6 +122,7 @@ def command(
     out: Path,
     methods: tuple[str, ...],
     device: str,
+    dtype: str,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -145,7 +147,8 @@ def command(
     require_device(device)
     with screen.status() as report:
         report("open pipeline")
-        found = run_frontier(open_pipeline(pipeline, device=device), settings, report=report)
+        opened = open_pipeline(pipeline, device=device, dtype=dtype)
+        found = run_frontier(opened, settings, report=report)
         report("write")
         write_frontier(found, out)
     if as_json:

@@ -20,6 +20,7 @@ from search.commands.values import (
     SubNetFile,
 )
 from search.core.errors import SearchError
+from search.core.precision import denoiser_precisions
 from search.runs.parallel import Where
 
 if TYPE_CHECKING:
@@ -120,6 +121,13 @@ device_option: Decorator = cloup.option(
     type=click.Choice(["cpu", "cuda"]),
     default="cpu",
     help="Compute on this device; if it is missing, the command stops.",
+)
+dtype_option: Decorator = cloup.option(
+    "--dtype",
+    type=click.Choice([each.name for each in denoiser_precisions()]),
+    default="float32",
+    help="Hold the denoiser's weights in this type and compute in it; the sampler and all losses stay "
+    "float32.",
 )
 seed_option: Decorator = cloup.option(
     "--seed", type=AT_LEAST_0, default=0, help="Seed of noise and random choices."

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from search.core.errors import SearchError
-from search.core.lora import Lora
+from search.core.lora import Lora, scale_of
 from search.methods.options import assignment_of, grid_of, keeps_of, names_of, size_of
 
 if TYPE_CHECKING:
@@ -123,6 +123,7 @@ FALLING = Text("numbers", grid_of)
 SIZE = Text("HEIGHTxWIDTH", size_of)
 ASSIGNMENT = Text("NAME=VALUE", assignment_of)
 LORA_FILE = Text("FILE[:SCALE]", Lora.parse)
+LORA_SCALE = Text("NAME=VALUE", scale_of)
 
 
 class Names(Text):

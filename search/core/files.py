@@ -188,8 +188,8 @@ def _no_pipeline(path: Path) -> str:
             )
     if path.is_file():
         return (
-            f"{str(path)!r} is a file; open it with diffusers' from_single_file, save that with "
-            "save_pretrained, and give the directory"
+            f"{str(path)!r} is a file; open it with diffusers' from_single_file, as stepcarve convert FILE "
+            "--config DIR -o PIPELINE does, and give that directory"
         )
     if not path.is_dir():
         return (

@@ -25,6 +25,7 @@ from search.core.topology import (
     TargetKind,
     base_of,
     port_of,
+    prediction_of,
     residual_of,
 )
 
@@ -114,6 +115,10 @@ class Unrolled:
         known = {id(s): sum(segment.macs for segment in s) for s in self.segments}
         return tuple(known[id(s)] for s in self.segments)
 
+    def predicts(self, step: int) -> bool:
+        """Whether a step computes a noise prediction."""
+        return any(target.kind is TargetKind.PREDICTION for target in self.computed[step])
+
     @property
     def calls(self) -> tuple[int, ...]:
         """The steps that call the denoiser at all."""
@@ -184,8 +189,8 @@ class _Loop:
     def add_step(self, step: int) -> None:
         """Number the values of the next step."""
         row: dict[Target, int] = {}
-        for port, owner in enumerate(self.topology.ports):
-            record = RECORDS[self.subnet.actions[step][owner.block]]
+        for port in self.topology.ports_at(step):
+            record = RECORDS[self.subnet.actions[step][self.topology.ports[port].block]]
             if record.copies is Source.FRESH:
                 number = self._run(step, port, row)
             elif record.copies is not None:
@@ -193,7 +198,7 @@ class _Loop:
             else:
                 number = self._mix(step, port, row)
             row[port_of(port)] = self._held[Source.EMITTED, port] = number
-        row[PREDICTION] = self._computed(step, PREDICTION, row)
+        row[PREDICTION] = self._computed(step, prediction_of(self.topology.group_of(step)), row)
         self.effective.append(row)
 
     def _run(self, step: int, port: int, row: Mapping[Target, int]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,17 +19,19 @@ SUFFIX = ".safetensors"
 
 @dataclass(frozen=True)
 class Lora:
-    """A LoRA that is fused into the weights.
+    """A LoRA that is fused into the weights, or stays beside them.
 
     Attributes:
         file: as it was given.
-        scale: of its changes.
+        scale: of its changes; of one that stays beside the weights, the one to use when none is given.
         sha256: of the file.
+        name: by which the scale of one beside the weights is moved; empty for one that is fused.
     """
 
     file: Path
     scale: float
     sha256: str
+    name: str = ""
 
     @staticmethod
     def open(file: Path, scale: float = 1.0) -> Lora:
@@ -75,12 +78,46 @@ class Lora:
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
-        return {"file": str(self.file), "sha256": self.sha256, "scale": self.scale}
+        named = {"name": self.name} if self.name else {}
+        return {"file": str(self.file), "sha256": self.sha256, "scale": self.scale, **named}
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Lora:
         """Read what `to_json` wrote; the file need not be there."""
-        return Lora(Path(data["file"]), float(data["scale"]), str(data["sha256"]))
+        name = str(data.get("name", ""))
+        return Lora(Path(data["file"]), float(data["scale"]), str(data["sha256"]), name)
+
+
+def live(loras: Sequence[Lora]) -> tuple[Lora, ...]:
+    """The same with names: those of their files, in letters, digits and underscores.
+
+    Raises:
+        SearchError: two have one name.
+    """
+    named = tuple(replace(each, name=re.sub(r"\W", "_", each.file.stem)) for each in loras)
+    names = [each.name for each in named]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        msg = f"two LoRAs of --lora-live are called {twice[0]!r}; rename one of the files"
+        raise SearchError(msg)
+    return named
+
+
+def scale_of(text: str) -> tuple[str, float]:
+    """Read `NAME=VALUE`.
+
+    Raises:
+        SearchError: it is something else.
+    """
+    name, equals, value = text.partition("=")
+    try:
+        scale = float(value)
+    except ValueError:
+        scale = math.nan
+    if not (name and equals and math.isfinite(scale)):
+        msg = f"{text!r} is not NAME=VALUE; give a LoRA and a finite scale, such as style=0.5"
+        raise SearchError(msg)
+    return name, scale
 
 
 def placed(loras: Sequence[Lora], given: Sequence[Path]) -> tuple[Lora, ...]:

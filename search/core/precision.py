@@ -30,6 +30,7 @@ class Precision:
             its digits. 0: no denoiser computes in it; it is a type of ids, masks or stored weights.
         wider: the precision with more range or digits to export in if `floor` is exceeded; empty: none.
         on_cpu: whether ONNX Runtime has kernels for it on the CPU.
+        accelerate: what accelerate calls mixed precision in it; empty: a denoiser is not trained in it.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Precision:
     floor: float = 0.0
     wider: str = ""
     on_cpu: bool = True
+    accelerate: str = ""
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -62,6 +64,7 @@ ALL = (
         engines={"onnxruntime": "tensor(float)", "openvino": "f32", "tensorrt": "FLOAT"},
         hint="FP32",
         floor=2.0**-12,
+        accelerate="no",
     ),
     Precision(
         name="float16",
@@ -73,6 +76,7 @@ ALL = (
         hint="FP16",
         floor=2.0**-5,
         wider="bfloat16",
+        accelerate="fp16",
     ),
     Precision(
         name="bfloat16",
@@ -85,6 +89,7 @@ ALL = (
         floor=2.0**-4,
         wider="float32",
         on_cpu=False,
+        accelerate="bf16",
     ),
     Precision(
         name="float8",
@@ -102,6 +107,14 @@ ALL = (
         onnx="INT8",
         numpy="int8",
         engines={"onnxruntime": "tensor(int8)", "openvino": "i8", "tensorrt": "INT8"},
+    ),
+    Precision(
+        name="int4",
+        bytes=1,
+        torch="int4",
+        onnx="INT4",
+        numpy="int4",
+        engines={"onnxruntime": "tensor(int4)", "openvino": "i4", "tensorrt": "INT4"},
     ),
     Precision(
         name="uint8",

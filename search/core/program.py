@@ -43,6 +43,12 @@ class Signature:
     predicts: bool
 
     @property
+    def group(self) -> int:
+        """The group of steps whose prediction it computes; 0 if it computes none."""
+        found = (-1 - t.port for t in self.computes if t.kind is TargetKind.PREDICTION)
+        return next(found, 0)
+
+    @property
     def mixes(self) -> tuple[Target, ...]:
         """The mixes it computes, in order."""
         found = (target for target in self.computes if target.kind is TargetKind.MIX)
@@ -183,7 +189,7 @@ def _signatures(unrolled: Unrolled) -> dict[int, Signature]:
             computes=_ordered(computes),
             reads=_ordered(unrolled.cache_reads[steps[0]]),
             writes=_ordered(writes),
-            predicts=PREDICTION in computes,
+            predicts=any(target.kind is TargetKind.PREDICTION for target in computes),
         )
         found.update(dict.fromkeys(steps, signature))
     return {step: found[step] for step in unrolled.calls}

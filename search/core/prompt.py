@@ -6,10 +6,13 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from search.core.cleaning import cleaned
 from search.core.errors import SearchError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from search.core.quotation import Quotation
 
 
 class PromptField(enum.StrEnum):
@@ -21,12 +24,16 @@ class PromptField(enum.StrEnum):
     """1 where there is a token and 0 where there is padding, `[1, length]`."""
     GIVEN = "given"
     """1 if there is such a text and 0 if not, `[1]`."""
+    QUOTED = "quoted"
+    """1 if there are words in quotes in that text and 0 if not, `[1]`."""
     LABEL = "label"
     """A class number `[1]`."""
     PICTURE = "picture"
     """A picture in 0..1, `[1, 3, height, width]`; a mask has one channel."""
     NOISE = "noise"
     """Numbers drawn from the seed."""
+    SCALE = "scale"
+    """The scale of a LoRA, `[1]`."""
 
 
 class Drawn(enum.StrEnum):
@@ -46,7 +53,7 @@ class PromptInput:
 
     Attributes:
         name: of the input.
-        source: `prompt` or `negative`; of pictures `image` or `mask`.
+        source: `prompt` or `negative`; of pictures `image` or `mask`; of a scale, the LoRA's name.
         fill: its content, made from that text.
         length: of token ids and masks.
         classes: how many there are, for labels.
@@ -56,8 +63,14 @@ class PromptInput:
         before: a text that the prompt stands behind, such as the head of a chat template.
         after: a text behind the prompt.
         special: whether the tokenizer adds its special tokens.
+        empty: what is read in the place of an empty text.
+        quotation: makes the text that is tokenised of the quoted words of the prompt.
+        spelled: pairs of quotes, such as `""`, in which words are tokenised letter by letter.
         dims: shape of pictures and noise, at the bundle's first size.
         drawn: of noise, when.
+        multiple: to one of it the tokenizer fills up a text of any length, with tokens that are read; they
+            are followed by padding up to `length`. 0 for texts that the tokenizer pads to `length`.
+        alone: the token that is read where `multiple` is set and a text has none.
     """
 
     name: str
@@ -71,13 +84,24 @@ class PromptInput:
     before: str = ""
     after: str = ""
     special: bool = True
+    empty: str = ""
+    quotation: Quotation | None = None
+    spelled: tuple[str, ...] = ()
     dims: tuple[int, ...] = ()
     drawn: Drawn = Drawn.BEFORE
+    multiple: int = 0
+    alone: int = 0
 
     @property
     def template(self) -> tuple[str, tuple[str, ...], str]:
         """What becomes of the prompt before it is tokenised."""
         return self.before, self.cleanings, self.after
+
+    def written(self, text: str) -> str:
+        """What is tokenised for a prompt."""
+        if self.quotation is not None:
+            return self.quotation.text(text)
+        return f"{self.before}{cleaned(text, self.cleanings) or self.empty}{self.after}"
 
     @property
     def shape(self) -> tuple[int, ...]:

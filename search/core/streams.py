@@ -2,6 +2,7 @@
 
 Each call is a stream. A block's name begins with its stream, `uncond/transformer_blocks.3`, and the whole
 denoiser is a block named like the stream. Where a step makes one call, blocks are named like modules.
+Where steps do not all make the same calls, see `search/core/groups.py`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from search.core.errors import SearchError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
 STREAMS = ("cond", "uncond")
 """Names of the first calls of a step, which see the prompt and the negative prompt."""
@@ -30,16 +31,14 @@ def block_name(stream: str, module: str) -> str:
     return _SEPARATOR.join(part for part in (stream, module) if part)
 
 
-def stream_of(block: str, streams: Iterable[str]) -> str:
+def stream_of(block: str, streams: Collection[str]) -> str:
     """The stream of a block."""
-    first = block.split(_SEPARATOR)[0]
-    return first if first in streams and first else ""
+    return block if block in streams else block.rpartition(_SEPARATOR)[0]
 
 
-def module_of(block: str, streams: Iterable[str]) -> str:
+def module_of(block: str, streams: Collection[str]) -> str:
     """The module of a block; `` is the whole denoiser."""
-    stream = stream_of(block, streams)
-    return block.removeprefix(stream).removeprefix(_SEPARATOR) if stream else block
+    return "" if block in streams else block.rpartition(_SEPARATOR)[2]
 
 
 def require_one_call(streams: Iterable[str], what: str) -> None:

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SCHEMA = 5
-READABLE = (1, 2, 3, 4, 5)
+WITH_GROUPS = 6
+"""The schema of SubNets whose steps do not all do the same; others are written as before."""
+READABLE = (1, 2, 3, 4, 5, 6)
 """Schema 1 has no `deltas` in its topology, so nothing in it allows DELTA; before schema 3 noise and
 latents had one shape, before schema 4 every sampler went all the way on the scheduler's own grid;
 before schema 5 no cell had coefficients, and a topology numbered its targets."""
@@ -167,10 +169,37 @@ class SubNet:
         if self.full_calls < 1:
             msg = f"the full sampler makes {self.full_calls} calls; give 1 or more"
             raise SearchError(msg)
+        self._check_groups()
         self._check_first()
         self._check_filled()
         self._check_based()
         self._check_coefficients()
+
+    def _check_groups(self) -> None:
+        groups, blocks = self.topology.groups, self.topology.blocks
+        if groups is None:
+            return
+        if self.fitted is not None or len(groups.of_steps) != self.steps:
+            msg = (
+                f"the steps are in {self.topology.group_count} groups that do not do the same, "
+                f"{len(groups.of_steps)} steps together, and the sampler has {self.steps}"
+                f"{' fitted ones' if self.fitted else ''}; take the pipeline's own scheduler, and one "
+                "row of actions per timestep"
+            )
+            raise SearchError(msg)
+        for step, row in enumerate(self.actions):
+            given = [
+                name
+                for block, name in enumerate(blocks)
+                if row[block] is not Action.RUN and not self.topology.has(step, block)
+            ]
+            if given:
+                msg = (
+                    f"step {step} has actions for {given[:8]}, but it makes the calls "
+                    f"{', '.join(self.topology.calls_of(step))} and has no such blocks; leave them at RUN, "
+                    "which says nothing there"
+                )
+                raise SearchError(msg)
 
     def _check_first(self) -> None:
         first = self.actions[0] if self.actions else ()
@@ -206,6 +235,8 @@ class SubNet:
         for block, name in enumerate(self.topology.blocks):
             runs, emits = 0, False
             for step, row in enumerate(self.actions):
+                if not self.topology.has(step, block):
+                    continue
                 record = RECORDS[row[block]]
                 lacks = Source.EMITTED in record.row and not emits
                 if lacks or runs < record.runs:
@@ -272,7 +303,7 @@ class SubNet:
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values; see docs/formats.md."""
         return {
-            "schema": SCHEMA,
+            "schema": SCHEMA if self.topology.groups is None else WITH_GROUPS,
             "kind": "stepcarve-subnet",
             "method": self.method,
             "origin": None if self.origin is None else self.origin.to_json(),

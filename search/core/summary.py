@@ -30,6 +30,8 @@ def cells(subnet: SubNet) -> list[list[Action | None]]:
 
 def _cell(subnet: SubNet, unrolled: Unrolled, step: int, block: int) -> Action | None:
     topology, computed = subnet.topology, unrolled.computed[step]
+    if not topology.has(step, block):
+        return None
     ports = topology.ports_of[block]
     mine = {target.kind for target in computed if target.port in ports}
     if TargetKind.PORT in mine:
@@ -76,9 +78,14 @@ def summarise(subnet: SubNet, batch: int = 1, dtype: str = "float32") -> dict[st
         "actions": [list(row) for row in subnet.actions],
         "coefficients": [[step, block, list(w)] for step, block, w in subnet.coefficients],
         "count": {
-            action: sum(each is action for row in subnet.actions for each in row)
+            action: sum(
+                each is action and topology.has(step, block)
+                for step, row in enumerate(subnet.actions)
+                for block, each in enumerate(row)
+            )
             for action in Action
         },
+        **({} if topology.groups is None else {"groups": topology.groups.to_json()}),
     }
 
 
@@ -88,7 +95,7 @@ def _without_attention(subnet: SubNet, unrolled: Unrolled) -> dict[str, float | 
     segments = subnet.topology.segments
     if any(segment.attention is None for segment in segments):
         return dict.fromkeys(names)
-    full = subnet.full_calls * sum(s.macs - (s.attention or 0) for s in segments)
+    full = subnet.full_calls * subnet.topology.mean(lambda s: s.macs - (s.attention or 0))
     kept = sum(s.macs - (s.attention or 0) for running in unrolled.segments for s in running)
     return dict(zip(names, (full, kept, kept / full), strict=True))
 

@@ -42,7 +42,15 @@ def with_actions(full: SubNet, action: Callable[[int, int], Action], method: str
 
 
 def with_rows(subnet: SubNet, rows: Sequence[Sequence[Action]]) -> SubNet:
-    """`subnet` with another table; a cell keeps its coefficients or gets its action's default ones."""
+    """`subnet` with another table; a cell keeps its coefficients or gets its action's default ones.
+
+    Cells of blocks that a step does not have are RUN, which says nothing there.
+    """
+    has = subnet.topology.has
+    rows = [
+        [action if has(step, block) else Action.RUN for block, action in enumerate(row)]
+        for step, row in enumerate(rows)
+    ]
     known = {(step, block): weights for step, block, weights in subnet.coefficients}
     coefficients = tuple(
         (step, block, known.get((step, block), RECORDS[action].default))
@@ -76,3 +84,12 @@ def skipping(subnet: SubNet, removed: Sequence[str]) -> SubNet:
         for row in subnet.actions
     )
     return with_rows(subnet, rows)
+
+
+def whole_table(subnet: SubNet) -> SubNet | None:
+    """Every block at every step of the sampler that `subnet` is bound to; None if it stands in for another."""
+    if len(subnet.binding.timesteps) != subnet.full_calls:
+        return None
+    row = (Action.RUN,) * len(subnet.topology.blocks)
+    rows = (row,) * subnet.full_calls
+    return dataclasses.replace(subnet, actions=rows, coefficients=(), fitted=None, method="full")

@@ -8,9 +8,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from search.core.actions import Action
+from search.core.groups import Groups
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 
 class TargetKind(enum.StrEnum):
@@ -39,7 +40,8 @@ class Target(NamedTuple):
 
     Attributes:
         kind: what it is.
-        port: of which port; -1 for the noise prediction.
+        port: of which port; -1 for the noise prediction, -2 for that of the steps of the second group
+            (see `Groups`), and so on.
         base: the port whose base a residual was taken from or a mix is added to: its own, or that of
             an earlier block if the residual is that of a span of blocks; -1 where there is none.
         action: what a mix emits.
@@ -60,6 +62,11 @@ class Target(NamedTuple):
 
 
 PREDICTION = Target(TargetKind.PREDICTION)
+
+
+def prediction_of(group: int) -> Target:
+    """The noise prediction of the steps of a group; that of the first is `PREDICTION`."""
+    return Target(TargetKind.PREDICTION, -1 - group)
 
 
 def port_of(number: int) -> Target:
@@ -148,10 +155,11 @@ class Topology:
     Attributes:
         blocks: block names in order of execution.
         ports: every tensor the blocks emit.
-        computations: of every port, of the prediction and of every base.
+        computations: of every port, of the prediction (of each group of steps) and of every base.
         segments: a partition of all operations; what a set of targets costs is the sum over the
             segments that any of them needs.
         bases: per port that has one, its base.
+        groups: which steps do the same; None if all do, by calls of one network.
     """
 
     blocks: tuple[str, ...]
@@ -159,11 +167,13 @@ class Topology:
     computations: dict[Target, Computation] = field(hash=False)
     segments: tuple[Segment, ...]
     bases: dict[int, Base] = field(hash=False)
+    groups: Groups | None = None
 
     def __post_init__(self) -> None:
         """Check that all indices are in range; a wrong one is a `ValueError`."""
         numbers = range(len(self.ports))
-        known = {*map(port_of, numbers), PREDICTION, *map(base_of, self.bases)}
+        predictions = map(prediction_of, range(self.group_count))
+        known = {*map(port_of, numbers), *predictions, *map(base_of, self.bases)}
         if set(self.computations) != known:
             msg = f"the topology, {len(self.computations)} computations for {len(known)} targets"
             raise ValueError(msg)
@@ -171,7 +181,8 @@ class Topology:
             msg = "the topology, in which a port belongs to no block"
             raise ValueError(msg)
         for target, computation in self.computations.items():
-            end = len(self.ports) if target == PREDICTION else target.port
+            is_last = target.kind is TargetKind.PREDICTION
+            end = len(self.ports) if is_last else target.port
             if any(not 0 <= read < end for read in computation.reads):
                 msg = "the topology, in which a target reads a later one"
                 raise ValueError(msg)
@@ -188,11 +199,63 @@ class Topology:
 
         One from an older file may know fewer bases, and has no use for the others.
         """
-        return self.blocks == traced.blocks and all(
+        return (self.blocks, self.groups) == (traced.blocks, traced.groups) and all(
             traced.computations.get(target, Computation(frozenset({-1}), varies=False)).reads
             == computation.reads
             for target, computation in self.computations.items()
         )
+
+    @property
+    def group_count(self) -> int:
+        """How many groups of steps there are."""
+        return 1 if self.groups is None else len(self.groups.calls)
+
+    def group_of(self, step: int) -> int:
+        """The group of a step."""
+        return 0 if self.groups is None else self.groups.of_steps[step]
+
+    def calls_of(self, step: int) -> tuple[str, ...]:
+        """The streams of a step, in the order of its calls."""
+        return self.streams if self.groups is None else self.groups.calls[self.group_of(step)]
+
+    @cached_property
+    def _group_ports(self) -> tuple[tuple[int, ...], ...]:
+        """Per group, the ports that its prediction is computed from, in order."""
+        if self.groups is None:
+            return (tuple(range(len(self.ports))),)
+        found = []
+        for group in range(self.group_count):
+            seen: set[int] = set()
+            pending = [prediction_of(group)]
+            while pending:
+                fresh = set(self.reads(pending.pop())) - seen
+                seen |= fresh
+                pending += [*map(port_of, fresh), *map(base_of, fresh & self.bases.keys())]
+            found.append(tuple(sorted(seen)))
+        return tuple(found)
+
+    def ports_of_group(self, group: int) -> tuple[int, ...]:
+        """The ports that the steps of a group have, in order."""
+        return self._group_ports[group]
+
+    def ports_at(self, step: int) -> tuple[int, ...]:
+        """The ports that a step has, in order."""
+        return self._group_ports[self.group_of(step)]
+
+    @cached_property
+    def _group_blocks(self) -> tuple[frozenset[int], ...]:
+        return tuple(
+            frozenset(self.ports[port].block for port in ports) for ports in self._group_ports
+        )
+
+    def has(self, step: int, block: int) -> bool:
+        """Whether a step has a block: it calls the network that the block is in."""
+        return self.groups is None or block in self._group_blocks[self.group_of(step)]
+
+    def first_step(self, block: int) -> int:
+        """The first step that has a block."""
+        steps = (0,) if self.groups is None else range(len(self.groups.of_steps))
+        return next(step for step in steps if self.has(step, block))
 
     @cached_property
     def ports_of(self) -> tuple[tuple[int, ...], ...]:
@@ -213,7 +276,7 @@ class Topology:
 
     def name(self, target: Target) -> str:
         """A readable name of a tensor that may be cached: the block, and which of its tensors."""
-        if target == PREDICTION:
+        if target.kind is TargetKind.PREDICTION:
             return "prediction"
         port = self.ports[target.port]
         block = self.blocks[port.block]
@@ -243,14 +306,36 @@ class Topology:
 
     @cached_property
     def streams(self) -> tuple[str, ...]:
-        """The calls of the denoiser that a step makes, in order; the empty name if it makes one."""
+        """The calls of the denoiser that the steps make, in order; the empty name if each makes one."""
+        if self.groups is not None:
+            return self.groups.streams
         inside = {name.partition("/")[0] for name in self.blocks if "/" in name}
         return tuple(name for name in self.blocks if name in inside) or ("",)
 
     @cached_property
-    def macs(self) -> int:
-        """Multiply-accumulates of one full call for one sample, attention products included."""
-        return sum(segment.macs for segment in self.segments)
+    def macs(self) -> float:
+        """Multiply-accumulates of one full step for one sample, attention products included.
+
+        Of groups of steps it is their mean.
+        """
+        return self.mean(lambda segment: segment.macs)
+
+    def mean(self, cost: Callable[[Segment], int]) -> float:
+        """What one full step costs if each segment costs `cost`; of groups of steps their mean."""
+        whole = [self._whole(group, cost) for group in range(self.group_count)]
+        if self.groups is None:
+            return whole[0]
+        return sum(whole[group] for group in self.groups.of_steps) / len(self.groups.of_steps)
+
+    def group_macs(self, group: int) -> int:
+        """Multiply-accumulates of one full step of a group for one sample."""
+        return self._whole(group, lambda segment: segment.macs)
+
+    def _whole(self, group: int, cost: Callable[[Segment], int]) -> int:
+        if self.groups is None:
+            return sum(map(cost, self.segments))
+        ports = map(port_of, self._group_ports[group])
+        return sum(map(cost, self.needed({*ports, prediction_of(group)})))
 
     @cached_property
     def params(self) -> int:
@@ -268,6 +353,7 @@ class Topology:
         unit = {name: i for i, name in enumerate(units)}
         number = {target: i for i, target in enumerate(self.computations)}
         return {
+            **({} if self.groups is None else {"groups": self.groups.to_json()}),
             "blocks": list(self.blocks),
             "ports": [[p.block, p.index, list(p.shape)] for p in self.ports],
             "computations": [
@@ -315,6 +401,7 @@ class Topology:
                 for needing, macs, params, numbers, attention in data["segments"]
             ),
             bases={port: Base(argument, same) for port, argument, same in data["bases"]},
+            groups=Groups.from_json(data["groups"]) if data.get("groups") else None,
         )
 
 

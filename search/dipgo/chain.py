@@ -113,7 +113,7 @@ class _BackwardPass:
         inputs = [tensor.detach().requires_grad_() for tensor in came.tensors]
         with torch.enable_grad():
             prediction, gone = chain.call(number, sample, gates, came.with_tensors(inputs))
-        carried = self.carried or [None] * len(inputs)
+        carried = self.carried or [None] * len(gone.tensors)
         results = zip(
             [prediction, *gone.tensors], [self.predictions[number], *carried], strict=True
         )

@@ -29,6 +29,10 @@ class Carry:
 
     held: tuple[Held, ...] = ()
 
+    def of(self, port: int) -> Held:
+        """What is remembered of a port; nothing before the first step that has it."""
+        return self.held[port] if port < len(self.held) else {}
+
     @property
     def tensors(self) -> list[Tensor]:
         """All that gradients may go through."""
@@ -44,12 +48,16 @@ class GatedStep:
     """One step in progress: its gates, its incoming carry, its outgoing carry.
 
     `gates` are one row `[A]` per block, and `weights` their values, known without asking the device;
-    both are empty at step 0, where everything runs.
+    both are empty at step 0, where everything runs. So does a block at the first step that has it.
     """
 
     def __init__(self, gates: tuple[Tensor, ...], weights: list[list[float]], came: Carry) -> None:
         self.gates, self.weights, self.came = gates, weights, came
         self.held: dict[int, Held] = {}
+
+    def is_first(self, port: int) -> bool:
+        """Whether no earlier step had this port."""
+        return not self.gates or not self.came.of(port)
 
     @property
     def outputs(self) -> dict[int, Tensor]:
@@ -70,15 +78,15 @@ class GatedStep:
         is allowed wants it.
         """
         kept = {source for record in choices for source in record.row}
-        if not self.gates:
-            assert fresh is not None, "step 0 runs everything"
+        if self.is_first(port):
+            assert fresh is not None, "the first step of a block runs it"
             held = {Source.EMITTED: fresh}
             if base is not None and Source.RESIDUAL in kept:
                 held[Source.RESIDUAL] = fresh - base
             held |= {s: fresh for s in (Source.LAST, Source.PREVIOUS) if s in kept}
             self.held[port] = held
             return
-        gates, weights, came = self.gates[block], self.weights[block], self.came.held[port]
+        gates, weights, came = self.gates[block], self.weights[block], self.came.of(port)
         now = came | {
             s: t for s, t in ((Source.FRESH, fresh), (Source.BASE, base)) if t is not None
         }
@@ -97,8 +105,8 @@ class GatedStep:
         self.held[port] = held
 
     def carry(self, ports: int) -> Carry:
-        """The outgoing carry; a block inside one that was not called passes on its incoming one."""
-        return Carry(tuple(self.held.get(i) or self.came.held[i] for i in range(ports)))
+        """The outgoing carry; a block that was not called passes on its incoming one."""
+        return Carry(tuple(self.held.get(i) or self.came.of(i) for i in range(ports)))
 
 
 def _emitted(record: ActionRecord, sources: Held) -> Tensor | None:

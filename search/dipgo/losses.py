@@ -60,7 +60,7 @@ def consistency_loss(
 
 
 def sparsity_loss(gates: Tensor, costs: Tensor) -> Tensor:
-    """Mean over steps of what the gates `[T, N, A]` cost, `costs` being `[N, A]`."""
+    """Mean over steps of what the gates `[T, N, A]` cost, `costs` being `[T, N, A]` or `[N, A]`."""
     return (gates * costs).sum((1, 2)).mean()
 
 

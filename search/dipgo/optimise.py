@@ -18,7 +18,7 @@ from search.dipgo.postprocess import Scores, subnet_of
 from search.dipgo.pruner import Pruner, straight_through
 from search.dipgo.recipe import PAPER
 from search.dipgo.records import DipGoProgress, DipGoRun
-from search.dipgo.shares import action_costs, reuse_unread
+from search.dipgo.shares import reuse_unread, step_costs
 from search.model.decoder import Decoder
 from search.runs.checkpoints import Checkpoint
 from search.runs.rates import warmup_cosine
@@ -127,14 +127,14 @@ class _Search:
         self.optimizer = torch.optim.SGD(
             self.pruner.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
-        costs = action_costs(net.topology, net.choices)
+        costs = step_costs(net.full, net.choices)
         self.costs = torch.tensor(costs, dtype=torch.float32, device=self.device)
         self.decoder = Decoder(net.pipeline, net.pipeline.size(net.full.binding.noise_shape))
         self.targets = lru_cache(maxsize=REMEMBERED)(self._target)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents to pictures, in the type of the latents."""
-        pictures: Tensor = self.decoder(latents.to(self.decoder.vae.dtype))
+        pictures: Tensor = self.decoder(latents.to(self.decoder.dtype))
         return pictures.to(latents.dtype)
 
     def iterate(self, iteration: int) -> DipGoProgress:
@@ -205,6 +205,7 @@ class _Search:
             "guidance": full.guidance,
             "blocks": full.topology.blocks,
             "processes": self.workers.count,
+            "dtype": self.net.pipeline.dtype,
         }
 
     def _drawn(self, iteration: int) -> tuple[tuple[int, int], ...]:
@@ -240,7 +241,7 @@ class _Search:
     def _require_finite(self, iteration: int, norm: Tensor) -> None:
         if not torch.isfinite(norm):
             msg = (
-                f"the gradient of iteration {iteration} is not finite; use float32 or bfloat16, or "
-                "check the pipeline's weights and the guidance scale"
+                f"the gradient of iteration {iteration} is not finite; search with --dtype float32 or "
+                "bfloat16, or check the pipeline's weights and the guidance scale"
             )
             raise SearchError(msg)

@@ -36,7 +36,7 @@ class Scores:
 
 def subnet_of(full: SubNet, scores: Scores) -> SubNet:
     """The SubNet of the best choices; step 0 runs everything."""
-    best = scores.values.argmax(-1)
+    best = np.where(_free(full), scores.values.argmax(-1), 0)
     rows = [tuple(scores.choices[i] for i in row) for row in best]
     return with_rows(full, (full.actions[0], *rows[1:]))
 
@@ -70,6 +70,7 @@ def subnet_at(
     run = scores.values[..., 0]
     other = 1 + scores.values[..., 1:].argmax(-1)
     order = np.argsort(run[1:], axis=None, kind="stable")
+    order = order[_free(full)[1:].ravel()[order]]
 
     def settled(subnet: SubNet) -> SubNet:
         return reuse_unread(subnet) if cascade else subnet
@@ -92,6 +93,20 @@ def subnet_at(
         raise SearchError(msg)
     cells = [(1 + int(i) // run.shape[1], int(i) % run.shape[1]) for i in order[:count][::-1]]
     return _refilled(found, cells, settled, lambda s: keep - cost(s), tolerance)
+
+
+def _free(full: SubNet) -> NDArray[np.bool_]:
+    """The cells that may do something else than run: not those of a block's first step, `[T, N]`."""
+    has, first = full.topology.has, full.topology.first_step
+    return np.array(
+        [
+            [
+                has(step, block) and step != first(block)
+                for block in range(len(full.topology.blocks))
+            ]
+            for step in range(full.steps)
+        ]
+    )
 
 
 def _bisected(fits: Callable[[int], bool], most: int) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 
 from search.core.actions import RECORDS, Action, Source
 from search.core.table import with_rows
-from search.core.topology import PREDICTION, base_of, port_of
+from search.core.topology import base_of, port_of, prediction_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from search.core.topology import Topology
 
 
-def read_in_step(topology: Topology, emits: Sequence[Action]) -> frozenset[int]:
-    """The ports that a step with these actions needs, its reused ones included."""
+def read_in_step(topology: Topology, emits: Sequence[Action], group: int = 0) -> frozenset[int]:
+    """The ports that a step of a group needs with these actions, its reused ones included."""
     seen: set[int] = set()
-    pending = [PREDICTION]
+    pending = [prediction_of(group)]
     while pending:
         for port in set(topology.reads(pending.pop())) - seen:
             seen.add(port)
@@ -32,7 +32,7 @@ def read_in_step(topology: Topology, emits: Sequence[Action]) -> frozenset[int]:
     return frozenset(seen)
 
 
-def cascade_shares(topology: Topology) -> NDArray[np.float64]:
+def cascade_shares(topology: Topology, group: int = 0) -> NDArray[np.float64]:
     """Per block, the share of a full step's MACs that reusing it saves, `[N]`.
 
     That is the block with everything that becomes unread in the step (gamma in the paper).
@@ -41,26 +41,28 @@ def cascade_shares(topology: Topology) -> NDArray[np.float64]:
     for block in range(len(topology.blocks)):
         row = [Action.RUN] * len(topology.blocks)
         row[block] = Action.REUSE
-        read = read_in_step(topology, row)
+        read = read_in_step(topology, row, group)
         computed = {port_of(port) for port in read if topology.ports[port].block != block}
-        left = sum(s.macs for s in topology.needed({*computed, PREDICTION}))
-        shares.append(1 - left / topology.macs)
+        left = sum(s.macs for s in topology.needed({*computed, prediction_of(group)}))
+        shares.append(1 - left / topology.group_macs(group))
     return np.array(shares)
 
 
-def own_shares(topology: Topology) -> NDArray[np.float64]:
+def own_shares(topology: Topology, group: int = 0) -> NDArray[np.float64]:
     """Per block, the share of a full step's MACs that only its own tensors need, `[N]`."""
-    everything = {PREDICTION, *map(port_of, range(len(topology.ports)))}
+    everything = {prediction_of(group), *map(port_of, topology.ports_of_group(group))}
     shares = []
     for ports in topology.ports_of:
         left = sum(s.macs for s in topology.needed(everything - set(map(port_of, ports))))
-        shares.append(1 - left / topology.macs)
+        shares.append(1 - left / topology.group_macs(group))
     return np.array(shares)
 
 
-def action_costs(topology: Topology, choices: Sequence[Action]) -> NDArray[np.float64]:
+def action_costs(
+    topology: Topology, choices: Sequence[Action], group: int = 0
+) -> NDArray[np.float64]:
     """What each choice of each block costs in the sparsity loss, `[N, A]`; all RUN adds up to 1."""
-    cascade, own = cascade_shares(topology), own_shares(topology)
+    cascade, own = cascade_shares(topology, group), own_shares(topology, group)
     costs = {
         Action.RUN: cascade,
         Action.REUSE: np.zeros_like(cascade),
@@ -70,6 +72,16 @@ def action_costs(topology: Topology, choices: Sequence[Action]) -> NDArray[np.fl
     return columns / float(cascade.sum())
 
 
+def step_costs(subnet: SubNet, choices: Sequence[Action]) -> NDArray[np.float64]:
+    """The same at each step, `[T, N, A]`; a block that a step does not have costs nothing there."""
+    topology = subnet.topology
+    costs = [action_costs(topology, choices, group) for group in range(topology.group_count)]
+    made: NDArray[np.float64] = np.stack(
+        [costs[topology.group_of(step)] for step in range(subnet.steps)]
+    )
+    return made
+
+
 def reuse_unread(subnet: SubNet) -> SubNet:
     """`subnet` with REUSE for each block that nobody reads in its step.
 
@@ -77,8 +89,9 @@ def reuse_unread(subnet: SubNet) -> SubNet:
     """
     topology = subnet.topology
     rows = [subnet.actions[0]]
-    for actions in subnet.actions[1:]:
-        read = {topology.ports[port].block for port in read_in_step(topology, actions)}
+    for step, actions in enumerate(subnet.actions[1:], 1):
+        needed = read_in_step(topology, actions, topology.group_of(step))
+        read = {topology.ports[port].block for port in needed}
         rows.append(
             tuple(action if block in read else Action.REUSE for block, action in enumerate(actions))
         )

@@ -1,6 +1,6 @@
 """The SuperNet: a denoiser with gated blocks, chained over all steps of a sampler, differentiable.
 
-At every step but the first a block emits, weighed by its gates, what each action would emit:
+At every step but the first (that has it) a block emits, weighed by its gates, what each action would emit:
 
     fresh * g_RUN + cached output * g_REUSE + (input + cached residual) * g_DELTA + ...,
 
@@ -23,13 +23,13 @@ from torch import Tensor, nn
 
 from search.core.actions import RECORDS, Action, Source
 from search.core.errors import SearchError
-from search.core.streams import block_name, is_inside, module_of
+from search.core.streams import block_name, is_inside, module_of, stream_of
 from search.dipgo.chain import Checkpointed, StepChain
 from search.dipgo.gates import REUSE, RUN, Carry, GatedStep, Template
-from search.model.body import Body
+from search.model.body import Body, places_of
 from search.model.family import Request
 from search.model.hollow import tensors_of
-from search.model.reference import forward_replaced
+from search.model.reference import called_networks, forward_replaced
 from search.model.removed import base_of
 
 if TYPE_CHECKING:
@@ -48,11 +48,11 @@ class Case:
     """What to sample: B prompts, and the noise to start from.
 
     Attributes:
-        body: a step for these prompts.
+        bodies: a step for these prompts, of each group of steps.
         noise: of unit variance, `[B, ...]`.
     """
 
-    body: Body
+    bodies: tuple[Body, ...]
     noise: Tensor
 
 
@@ -87,14 +87,15 @@ def supernet(
             caches are kept at every n-th step, and what lies between is computed again.
     """
     net = SuperNet(pipeline, full, choices, every)
-    denoiser = pipeline.denoiser
-    streams = full.topology.streams
-    modules = {module_of(name, streams): None for name in full.topology.blocks}
+    known = full.topology.streams
     with ExitStack() as stack:
-        for name in sorted(modules, reverse=True):
-            module = denoiser.get_submodule(name)
-            stack.enter_context(forward_replaced(module, net.gated_module(name, module)))
-        stack.enter_context(net.counting(denoiser))
+        for network, streams in called_networks(pipeline.networks, full.topology):
+            names = [n for n in full.topology.blocks if stream_of(n, known) in streams]
+            for name in sorted({module_of(name, known) for name in names}, reverse=True):
+                module = network.get_submodule(name)
+                forward = net.gated_module(name, module, streams)
+                stack.enter_context(forward_replaced(module, forward))
+            stack.enter_context(net.counting(network))
         yield net
 
 
@@ -122,7 +123,9 @@ class SuperNet:
         )
         self.table.require_fixed()
         self._now: GatedStep | None = None
-        self._call = -1
+        self._body: Body | None = None
+        self._streams: Iterator[str] = iter(())
+        self._stream = ""
         self._templates: dict[int, Template] = {}
         names = full.topology.blocks
         self._inside = [
@@ -156,9 +159,10 @@ class SuperNet:
             steps=binding.inference_steps,
             guidance=self.full.guidance,
             negative=negative,
-            latents=noise.to(self.pipeline.denoiser.dtype),
+            latents=noise,
         ).sized(self.pipeline.size(binding.noise_shape))
-        return Case(Body(self.pipeline, request), noise)
+        places = places_of(self.full)
+        return Case(tuple(Body(self.pipeline, request, place=place) for place in places), noise)
 
     def full_gates(self) -> Tensor:
         """Gates of a SuperNet that runs everything, `[T, N, A]`."""
@@ -209,12 +213,12 @@ class SuperNet:
 
     def call(self, number: int, sample: Tensor, case: Case, now: GatedStep) -> tuple[Tensor, Carry]:
         """One step, gated by `now`: the prediction `[B, ...]`, the next carry."""
-        latents = sample.to(self.pipeline.denoiser.dtype)
         time = self.full.timesteps[number]
         exact = torch.int64 if time.is_integer() else torch.float32
-        self._now, self._call = now, -1
+        self._now, self._streams = now, iter(self.topology.calls_of(number))
+        self._body = case.bodies[self.topology.group_of(number)]
         try:
-            prediction = case.body(latents, torch.tensor(time, dtype=exact, device=latents.device))
+            prediction = self._body(sample, torch.tensor(time, dtype=exact, device=sample.device))
         finally:
             self._now = None
         return prediction.to(sample.dtype), now.carry(len(self.topology.ports))
@@ -224,7 +228,8 @@ class SuperNet:
         """While open, the calls of the denoiser within a step are counted."""
 
         def count(*_: Any) -> None:
-            self._call += 1
+            if self._body is not None and not self._body.is_before:
+                self._stream = next(self._streams, "")
 
         # The whole denoiser may be a block, so its call has begun when its hooks run.
         handle = denoiser.register_forward_pre_hook(count)
@@ -233,15 +238,18 @@ class SuperNet:
         finally:
             handle.remove()
 
-    def gated_module(self, name: str, module: nn.Module) -> Callable[..., Any]:
-        """The forward of a module that is a block in each stream."""
-        streams, blocks = self.topology.streams, self.topology.blocks
-        names = [block_name(stream, name) for stream in streams]
+    def gated_module(
+        self, name: str, module: nn.Module, streams: Sequence[str]
+    ) -> Callable[..., Any]:
+        """The forward of a module that is a block in some streams."""
+        number = {block: i for i, block in enumerate(self.topology.blocks)}
+        names = {stream: block_name(stream, name) for stream in streams}
         forward = module.forward
-        each = [self.gated(blocks.index(n), module) if n in blocks else forward for n in names]
+        each = {s: self.gated(number[n], module) for s, n in names.items() if n in number}
 
         def run(*args: Any, **kwargs: Any) -> Any:
-            return (forward if self._now is None else each[self._call])(*args, **kwargs)
+            gate = forward if self._now is None else each.get(self._stream, forward)
+            return gate(*args, **kwargs)
 
         return run
 
@@ -283,10 +291,13 @@ class SuperNet:
         """Whether neither the block's result nor a gradient to its gates is wanted."""
         if not now.gates or torch.is_grad_enabled() or block not in self._templates:
             return False
+        if any(map(now.is_first, self.topology.ports_of[block])):
+            return False
         held = all(now.weights[i][REUSE] == 1 for i in self._inside[block])
         return now.weights[block][RUN] == 0 and held
 
     def _is_felt(self, now: GatedStep, block: int) -> bool:
         """Whether a gradient may pass through the block; gates inside it always receive theirs."""
-        weightless = now.gates and now.weights[block][RUN] == 0 and not self._inside[block]
+        is_first = any(map(now.is_first, self.topology.ports_of[block]))
+        weightless = not is_first and now.weights[block][RUN] == 0 and not self._inside[block]
         return torch.is_grad_enabled() and not weightless

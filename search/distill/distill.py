@@ -117,9 +117,15 @@ def distill(
             checkpoint is of another run.
     """
     require_free(out)
+    if recipe.mixed == "fp16" and device == "cpu":
+        msg = (
+            "the student cannot be trained in float16 on the CPU; use --dtype bfloat16, or --precision no "
+            "to hold the teacher alone in float16"
+        )
+        raise SearchError(msg)
     names = skipped_blocks(subnet)
     report("open pipeline")
-    pipeline = open_for(subnet, path, weights=True, device=device)
+    pipeline = open_for(subnet, path, weights=True, device=device, dtype=recipe.dtype)
     require_no_pictures(pipeline.pipe, "distill")
     Noising.of(pipeline.pipe.scheduler)  # refuses what could never be trained on
     size = pipeline.size(subnet.binding.noise_shape)
@@ -190,8 +196,13 @@ def _facts(files: Sequence[Path]) -> str:
 
 
 def prune(pipeline: Pipeline, names: Sequence[str]) -> nn.Module:
-    """A copy of the pipeline's denoiser without these blocks, which its configuration lists."""
-    student: Any = copy.deepcopy(pipeline.denoiser)
+    """A float32 copy of the pipeline's denoiser without these blocks, which its configuration lists."""
+    is_whole = pipeline.dtype == "float32"
+    student: Any = (
+        copy.deepcopy(pipeline.denoiser)
+        if is_whole
+        else pipeline.read_denoiser().to(pipeline.denoiser.device)
+    )
     gone = _gone(pipeline, names)
     remove_blocks(student, [name for name in gone if name not in pipeline.removed], pipeline.family)
     student.register_to_config(**{KEY: gone})
@@ -272,7 +283,7 @@ class _Distillation:
     ) -> None:
         self.pipeline, self.names, self.draws, self.recipe = pipeline, names, draws, recipe
         self.accelerator = Accelerator(
-            cpu=pipeline.denoiser.device.type == "cpu", mixed_precision=recipe.precision
+            cpu=pipeline.denoiser.device.type == "cpu", mixed_precision=recipe.mixed
         )
         self.teacher = pipeline.denoiser.requires_grad_(False).eval()
         self.teacher.to(memory_format=torch.channels_last)  # a sixth faster on CPUs
@@ -328,7 +339,7 @@ class _Distillation:
         losses = self.accelerator.reduce(sums, "mean")
         _require_finite("loss", iteration, losses)
         norm = self.accelerator.clip_grad_norm_(self.student.parameters(), recipe.clip)
-        if recipe.precision != "fp16":  # there the scaler skips such a step and scales less
+        if recipe.mixed != "fp16":  # there the scaler skips such a step and scales less
             _require_finite("gradient", iteration, norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -415,7 +426,7 @@ def _require_finite(what: str, iteration: int, values: Tensor) -> None:
     if not torch.isfinite(values).all():
         msg = (
             f"the {what} of iteration {iteration} is not finite; lower --learning-rate, or use "
-            "--precision no"
+            "--dtype float32"
         )
         raise SearchError(msg)
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from search.core.errors import SearchError
 from search.core.granularity import Granularity
+from search.core.precision import denoiser_precisions, precision_named
 from search.laptop.settings import SNR_CAP, SNR_FLOOR
 
-PRECISIONS = ("no", "bf16", "fp16")
+PRECISIONS = tuple(each.accelerate for each in denoiser_precisions())
+"""What accelerate calls them."""
 
 
 class Loss(enum.StrEnum):
@@ -47,7 +49,8 @@ class DistillRecipe:
         ema: of the averaged weights, which are the result.
         weight_decay: of AdamW.
         clip: largest norm of the gradient.
-        precision: of the arithmetic: no (float32), bf16 or fp16.
+        dtype: of the teacher's weights and activations. The student's weights are float32.
+        precision: of the student's arithmetic, one of `PRECISIONS`; None is that of `dtype`.
         seed: of everything that is drawn.
         save_every: iterations between checkpoints.
     """
@@ -69,7 +72,8 @@ class DistillRecipe:
     ema: float = 0.995
     weight_decay: float = 0.01
     clip: float = 1.0
-    precision: str = "no"
+    dtype: str = "float32"
+    precision: str | None = None
     seed: int = 0
     save_every: int = 200
 
@@ -96,6 +100,15 @@ class DistillRecipe:
         if self.seed < 0:
             msg = f"--seed is {self.seed}; give 0 or more"
             raise SearchError(msg)
-        if self.precision not in PRECISIONS:
+        if self.dtype not in [each.name for each in denoiser_precisions()]:
+            known = ", ".join(each.name for each in denoiser_precisions())
+            msg = f"unknown dtype {self.dtype!r}; choose one of {known}"
+            raise SearchError(msg)
+        if self.precision not in (None, *PRECISIONS):
             msg = f"unknown precision {self.precision!r}; choose one of {', '.join(PRECISIONS)}"
             raise SearchError(msg)
+
+    @property
+    def mixed(self) -> str:
+        """The precision of the student's arithmetic, as accelerate calls it."""
+        return self.precision or precision_named(self.dtype).accelerate

@@ -43,6 +43,9 @@ PROBED = 8
 COMPARED = 24
 """Pictures that starts are fitted on to be compared."""
 
+BACKWARD = 4
+"""What a call takes whose gradient is wanted, which is made twice, as a multiple of one without."""
+
 
 @dataclass(frozen=True)
 class Effort:
@@ -71,6 +74,15 @@ class Effort:
     def schedule(self, count: int, iterations: int, seed: int) -> Schedule:
         """Of a gradient search with `count` calls."""
         return Schedule(iterations, self.every, max(CHUNK, self.work // count), seed)
+
+    def denoiser_calls(self, full_calls: int, count: int) -> float:
+        """About how many calls of the denoiser, one for each picture, a search for `count` calls takes."""
+        pictures = self.fitted_on + self.held_out
+        assessed = count * (2 * self.fitted_on + self.held_out)
+        starts = (3 + len(SPACINGS)) * count * (2 * min(COMPARED, self.fitted_on) + self.held_out)
+        gradients = self.iterations * max(CHUNK, self.work // count) * count * BACKWARD
+        looks = self.iterations // self.every + 2
+        return pictures * full_calls + PROBED * 90 + starts + looks * assessed + gradients
 
     @staticmethod
     def of(pictures: int | None, iterations: int | None) -> Effort:
@@ -121,7 +133,8 @@ def place_calls(
     counts = [_calls(keep, full.full_calls) for keep in keeps]
     run = None
     if folder is not None:
-        run = CarveRun(folder, _identity(full, prompts, effort, reference_steps, seed))
+        identity = _identity(full, prompts, effort, reference_steps, seed)
+        run = CarveRun(folder, {**identity, "dtype": pipeline.dtype})
         run.start(resume=resume)
     done = {count: run.finished(count) if run is not None else None for count in set(counts)}
     made = {count: subnet for count, subnet in done.items() if subnet is not None}

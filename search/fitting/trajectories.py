@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from search.core.errors import SearchError
+from search.core.groups import require_one_group
 from search.core.timestep_grid import TimestepGrid
 from search.model.predictor import Predictor
 from search.model.scheduler import combine
@@ -219,6 +220,7 @@ def sample_both(
         seed: of the noise.
         report: called with a message and the completed fraction.
     """
+    require_one_group(full.topology.groups, "fitting a sampler")
     texts = [prompts[i % len(prompts)] for i in range(fitted_on + held_out)]
     both = []
     for number, part in enumerate((texts[:fitted_on], texts[fitted_on:])):

@@ -21,10 +21,14 @@ FLOOR = 1e-7
 """Least error that is drawn: an exact copy would be at minus infinity."""
 
 
-def draw(frontier: Frontier) -> bytes:
+def draw(frontier: Frontier, *, marked: Point | None = None) -> bytes:
     """A PNG: cost against the distance to each target, one marker per series, filled if the sampler is fitted.
 
     At each keep, rings mark the winner and what cannot be told from it.
+
+    Args:
+        frontier: to draw.
+        marked: one of its points, to be pointed at.
     """
     from matplotlib.figure import Figure
 
@@ -41,6 +45,8 @@ def draw(frontier: Frontier) -> bytes:
         for keep in frontier.settings.keeps:
             axes.axvline(keep, color="#ccd1d6", linewidth=0.8, zorder=0)
         _draw_verdicts(axes, frontier, target)
+        if marked is not None:
+            _point_at(axes, marked, target)
         axes.set_yscale("log")
         axes.set_title(f"to the {target} sampler", fontsize=10)
         axes.set_xlabel("MACs, as a fraction of the full sampler's (attention included)")
@@ -109,6 +115,18 @@ def _draw_verdicts(axes: Axes, frontier: Frontier, target: Target) -> None:
                     markeredgewidth=width,
                     zorder=7,
                 )
+
+
+def _point_at(axes: Axes, point: Point, target: Target) -> None:
+    axes.annotate(
+        f"this one: {point.name}",
+        (point.cost, _height(point, target)),
+        xytext=(14, -14),
+        textcoords="offset points",
+        fontsize=9,
+        color=point.method.colour,
+        weight="bold",
+    )
 
 
 def _height(point: Point, target: Target) -> float:

@@ -119,11 +119,19 @@ class HeldOut:
             table: rows over its steps.
             unguided: steps at which the prediction with the prompt stands alone.
         """
-        finals = [
+        return self.compare(self._finals(subnet, table, unguided))
+
+    def pictures_of(self, subnet: SubNet, table: SamplerTable) -> Tensor:
+        """What `subnet` makes of the same noise and prompts, as `pictures` are."""
+        return decode(self.pipeline, self.runs, self._finals(subnet, table))
+
+    def _finals(
+        self, subnet: SubNet, table: SamplerTable, unguided: Container[int] = ()
+    ) -> list[Tensor]:
+        return [
             final_latents(self.pipeline, subnet, table, runs, unguided=unguided)
             for runs in self.runs
         ]
-        return self.compare(finals)
 
     def examine_full(self) -> Quality:
         """The quality of the full sampler's own pictures, the upper bound."""
@@ -258,10 +266,10 @@ def noise_seed(*numbers: int) -> int:
 
 
 def decode(pipeline: Pipeline, runs: Sequence[Trajectories], finals: Sequence[Tensor]) -> Tensor:
-    """Pictures `[S, 3, height, width]` in 0..1 of the final latents of `runs`."""
+    """Pictures `[S, 3, height, width]` in 0..1 of the final latents of `runs`; of videos, every frame is one."""
     decoder = Decoder(pipeline, pipeline.size(runs[0].predictor.noise_shape))
     with torch.no_grad():
-        return torch.cat([decoder(latents) for latents in finals])
+        return torch.cat([decoder(latents).flatten(0, -4) for latents in finals])
 
 
 def as_bytes(pictures: Tensor) -> NDArray[np.uint8]:

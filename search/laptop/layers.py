@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from search.core.actions import Action
 from search.core.errors import SearchError
+from search.core.groups import require_one_group
 from search.core.liveness import unroll
 from search.core.streams import require_one_call
 from search.core.subnet import SubNet
@@ -82,6 +83,7 @@ def layers_of(full: SubNet, *, with_gone: bool = False) -> Layers:
     Raises:
         SearchError: there are none at this granularity, or a step calls the denoiser more than once.
     """
+    require_one_group(full.topology.groups, "leaving layers out at all steps")
     require_one_call(full.topology.streams, "leaving layers out at all steps")
     names = [
         full.topology.blocks[block]

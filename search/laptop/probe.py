@@ -54,6 +54,7 @@ class ProbeJob:
         folder: with the full SubNet and the tuples.
         run: tells searches in one folder apart.
         device: to work on.
+        dtype: of the denoiser.
         criterion: to measure.
         removed: the sets of layers.
     """
@@ -62,6 +63,7 @@ class ProbeJob:
     folder: Path
     run: str
     device: str
+    dtype: str
     criterion: Criterion
     removed: tuple[frozenset[int], ...]
 
@@ -138,6 +140,7 @@ class Measure:
                 self.store.path.resolve(),
                 self.run,
                 device,
+                self.pipeline.dtype,
                 criterion,
                 tuple(ordered[start::count]),
             )
@@ -154,17 +157,18 @@ class Measure:
 
 def _elsewhere(job: ProbeJob) -> list[tuple[float, ...]]:
     """The losses of a job, in a worker that opens the pipeline for itself."""
-    probe, layers = _opened(job.pipeline, job.folder, job.run, job.device, job.criterion)
+    where = job.pipeline, job.folder, job.run, job.device, job.dtype
+    probe, layers = _opened(*where, job.criterion)
     return _finite(probe, job, layers)
 
 
 @lru_cache(maxsize=1)
 def _opened(
-    path: Path, folder: Path, run: str, device: str, criterion: Criterion
+    path: Path, folder: Path, run: str, device: str, dtype: str, criterion: Criterion
 ) -> tuple[Probe, Layers]:
     del run
     layers = layers_of(SubNet.load(folder / FULL))
-    pipeline = open_for(layers.full, path, weights=True, device=device)
+    pipeline = open_for(layers.full, path, weights=True, device=device, dtype=dtype)
     return PROBES[criterion](pipeline, layers, Tuples.load(folder / TUPLES)), layers
 
 

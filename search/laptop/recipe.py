@@ -147,6 +147,7 @@ def _measure(
         "prompts": list(prompts),
         "tuples": settings.tuples,
         "seed": settings.seed,
+        "dtype": pipeline.dtype,
     }
     known = store.begin(identity, resume=resume)
     file = store.path / TUPLES

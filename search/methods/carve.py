@@ -9,6 +9,7 @@ from search.methods.method import Method
 if TYPE_CHECKING:
     from search.core.subnet import SubNet
     from search.methods.method import Task
+    from search.methods.options import Options
 
 
 def _make(task: Task) -> list[SubNet]:
@@ -29,6 +30,13 @@ def _make(task: Task) -> list[SubNet]:
     )
 
 
+def _calls(options: Options, full_calls: int, keep: float) -> float:
+    from search.fitting.recipe import Effort
+
+    effort = Effort.of(options.pictures, options.iterations)
+    return effort.denoiser_calls(full_calls, max(1, int(keep * full_calls)))
+
+
 METHOD = Method(
     "carve",
     "choose when to call the denoiser and fit the sampler's coefficients to the full sampler",
@@ -39,4 +47,5 @@ METHOD = Method(
     defaults={"pictures": 96, "iterations": 28},
     needs_weights=True,
     fits_itself=True,
+    calls=_calls,
 )  # fmt: skip

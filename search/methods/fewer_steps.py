@@ -47,4 +47,10 @@ def _make(task: Task) -> list[SubNet]:
     return task.each(lambda keep: fewer_steps(task.pipeline, task.whole, keep))
 
 
-METHOD = Method("fewer-steps", "take fewer steps of the same sampler", _make, options=("keep",))
+METHOD = Method(
+    "fewer-steps",
+    "take fewer steps of the same sampler",
+    _make,
+    options=("keep",),
+    calls=lambda *_: 0,
+)

@@ -24,6 +24,8 @@ FITTING = ("prompts", "seed", "reference-steps")
 """Options of whatever fits a sampler, with `--fit-sampler`."""
 MEASURING = ("engine", "latencies")
 """Options of what measures calls, with `--cost latency`."""
+WITH_WEIGHTS = ("device", "dtype")
+"""Options of what calls the denoiser."""
 CONDITIONS = dict.fromkeys(FITTING, "--fit-sampler") | dict.fromkeys(MEASURING, "--cost latency")
 
 
@@ -85,6 +87,8 @@ class Method:
         needs_weights: whether it calls the denoiser, or only looks at its architecture.
         fits_itself: whether its SubNets always have a fitted sampler.
         idle: names of its options that have no effect beside the values of the others.
+        calls: of the denoiser, one for each picture, that a search takes, from its options, the full
+            sampler's calls and the keep; None: unknown.
     """
 
     name: str
@@ -101,6 +105,7 @@ class Method:
     needs_weights: bool = False
     fits_itself: bool = False
     idle: Callable[[Options], tuple[str, ...]] = lambda _: ()
+    calls: Callable[[Options, int, float], float] | None = None
 
     @property
     def granularity(self) -> Granularity:
@@ -116,7 +121,7 @@ class Method:
     def own(self) -> tuple[str, ...]:
         """All options that only some methods use and this one does."""
         costs = ("cost",) if self.costs else ()
-        weights = ("device",) if self.needs_weights else ()
+        weights = WITH_WEIGHTS if self.needs_weights else ()
         fit = () if self.fits_itself else ("fit-sampler",)
         return (*self.options, *costs, *fit, *weights)
 
@@ -124,7 +129,7 @@ class Method:
         """The same with those that other options bring into use, without those that they put out of it."""
         used = set(self.own) - set(self.idle(options))
         if options.fit_sampler:
-            used |= {*FITTING, "device"}
+            used |= {*FITTING, *WITH_WEIGHTS}
         if cost == "latency":
             used |= {*MEASURING, "device"}
         return used

@@ -55,9 +55,16 @@ def method_of(name: str) -> Method:
     return METHODS[NAMES.index(name)]
 
 
-def search(pipeline: Pipeline, name: str, options: Options, *, cost: Cost | None = None) -> SubNet:
+def search(
+    pipeline: Pipeline,
+    name: str,
+    options: Options,
+    *,
+    cost: Cost | None = None,
+    report: Callable[..., None] = lambda _text, _share=None: None,
+) -> SubNet:
     """The SubNet of one method for `options.keep`; see `search_keeps`."""
-    [found] = search_keeps(pipeline, name, options, [options.keep], cost=cost)
+    [found] = search_keeps(pipeline, name, options, [options.keep], cost=cost, report=report)
     return found
 
 
@@ -139,10 +146,12 @@ def _fitted(task: Task, found: Sequence[SubNet]) -> list[SubNet]:
 def _origin(method: Method, task: Task, keep: float) -> Origin:
     """The record of the search in its SubNet."""
     used = method.used(task.options, method.cost)
+    dtype = task.pipeline.dtype
+    computed = {"dtype": dtype} if "dtype" in used and dtype != "float32" else {}
     return Origin(
         method=method.name,
         keep=keep if "keep" in used else None,
         seed=task.options.seed if "seed" in used else None,
-        options=method.recorded(task.options),
+        options=method.recorded(task.options) | computed,
         version=version_of("stepcarve"),
     )

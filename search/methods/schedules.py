@@ -145,10 +145,11 @@ def _reuse_at_random(full: SubNet, keep: float, seed: tuple[int, int], cost: Cos
 
 
 def _random_order(full: SubNet, seed: tuple[int, int]) -> NDArray[np.int64]:
-    """The turn of each cell, `[steps, blocks]`; those of step 0 never have theirs."""
+    """The turn of each cell, `[steps, blocks]`; those of a block's first step never have theirs."""
     shape = (full.steps, len(full.topology.blocks))
     rank = np.random.default_rng(seed).permutation(shape[0] * shape[1]).reshape(shape)
-    rank[0] = rank.size
+    for block in range(shape[1]):
+        rank[full.topology.first_step(block), block] = rank.size
     return rank
 
 

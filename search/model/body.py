@@ -10,28 +10,37 @@ from __future__ import annotations
 
 import inspect
 import math
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
+from torch.compiler import is_exporting
+from torch.utils import _pytree as pytree
 
 from search.core.errors import SearchError
 from search.model.answers import Answers, numbers_among, tensors_as_numbers
 from search.model.encoding import LABELS, Encoding, conditions_of
-from search.model.entry import latents_replaced, numbered_noise, sizes_noted
+from search.model.entry import in_latents, latents_replaced, numbered_noise, sizes_noted
 from search.model.failures import pipeline_failures
+from search.model.folding import folding_of
+from search.model.hidden_keys import without_padding
 from search.model.hollow import shapes_only
+from search.model.one_loop import other_schedulers_refused, require_one_loop
 from search.model.parts_in_place import on_vae_device, with_gradients, with_parts
 from search.model.pictures import sources_of
+from search.model.replaced import replaced
 from search.model.scheduler import StandIn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from search.core.subnet import SubNet
     from search.model.family import OpenedPipeline, Request
+    from search.model.fixed_texts import FixedTexts
 
 _SCALE = 2.0
 """What the stand-in for a scheduler calls its `init_noise_sigma`, to see who multiplies by it."""
@@ -48,8 +57,35 @@ class DenoiserUse:
     rows: int
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where in a loop a step is, if it counts.
+
+    Attributes:
+        step: its number.
+        timesteps: of all steps.
+        inference_steps: what the pipeline is given as their number.
+    """
+
+    step: int
+    timesteps: tuple[float, ...]
+    inference_steps: int
+
+
+def places_of(subnet: SubNet) -> tuple[Place | None, ...]:
+    """Where to look at the steps of a SubNet: the first of each group; None if all do the same."""
+    groups = subnet.topology.groups
+    if groups is None:
+        return (None,)
+    steps = map(groups.first_step, range(len(groups.calls)))
+    return tuple(Place(s, subnet.timesteps, subnet.binding.inference_steps) for s in steps)
+
+
 class Body:
     """One step of a pipeline for given prompts.
+
+    With a `place` it is that step of the loop. What the networks would give at the steps before it has no
+    part in it, so they are not called there.
 
     Attributes:
         conditions: the tensors that the pipeline's encoders return, by name.
@@ -63,33 +99,54 @@ class Body:
         parts_around: the modules other than the denoiser that a step calls, by name.
     """
 
-    def __init__(self, pipeline: OpenedPipeline, request: Request) -> None:
-        """Run the pipeline's encoders and one step of its loop, and note what it does.
+    def __init__(
+        self,
+        pipeline: OpenedPipeline,
+        request: Request,
+        texts: FixedTexts | None = None,
+        place: Place | None = None,
+    ) -> None:
+        """Run the pipeline's encoders and its loop up to one step, and note what that does.
+
+        Args:
+            pipeline: whose step.
+            request: what to sample.
+            texts: how its texts are made as long as the longest; None leaves them as they are.
+            place: of the step; None if all steps do the same.
 
         Raises:
             SearchError: the pipeline fails, or its loop is none that a sampler table can drive.
         """
+        require_one_loop(pipeline.pipe)
         guidance = torch.tensor(float(request.guidance))
-        self.pipeline = pipeline
+        self.pipeline, self._texts, self._place = pipeline, texts, place
+        fixed = nullcontext() if texts is None else texts.answered(pipeline.pipe, request)
         self.request = replace(request, latents=None, guidance=guidance, guides=request.is_guided)
+        if place is not None:
+            self.request = replace(self.request, steps=place.inference_steps)
         self.pictures = len(request.prompts) * request.images
         self._answers, self._encoding = Answers(), Encoding(pipeline.pipe)
+        self._scheduler: Scheduled | None = None
+        self._earlier: list[Any] = []
         self.labels = pipeline.family.labels(pipeline.pipe, request)
         with (
+            fixed,
             numbered_noise(pipeline.pipe) as drawn,
             sizes_noted(pipeline.pipe) as self.asked,
             self._encoding.noted(),
             self._uses_noted() as uses,
             self._parts_noted() as self.parts_around,
             self._answers.recorded(unless=lambda: self._encoding.is_encoding),
-            shapes_only(pipeline.denoiser, self._answers),
+            self._shapes_only(self._answers),
             torch.no_grad(),
         ):
-            stopped = self._run(
-                Scheduled(torch.tensor([1.0]), pipeline.pipe.scheduler), self.request
-            )
+            stopped = self._run(self._scheduled(torch.tensor(1.0)), self.request)
+        for name in self._encoding.parts:
+            self.parts_around.pop(name, None)
         self._require_untouched()
         self.conditions = conditions_of(self._encoding, self.labels)
+        if texts is not None:
+            self.conditions = {**self.conditions, **texts.inputs}
         if not uses:
             msg = (
                 f"a {type(pipeline.pipe).__name__} does not call its {pipeline.family.component} at the last "
@@ -97,20 +154,15 @@ class Body:
             )
             raise SearchError(msg)
         self.uses = tuple(uses)
-        prepared = stopped.sample
-        self.drawn = drawn[0] if drawn else tuple(prepared.shape)
-        self.steps_latents = len(prepared) == self.pictures
-        latents = prepared[: self.pictures]
+        self.drawn = drawn[0] if drawn else tuple(stopped.sample.shape)
+        self.steps_latents = len(stopped.sample) == self.pictures
+        self._folding = folding_of(stopped.sample, self.drawn, self.pictures)
+        latents = self._in_loop(stopped.sample)[: self.pictures]
         self.latent_shape = tuple(latents.shape[1:])
         self._order = latents.flatten()
         self.scales_latents = bool(self._order.max() > math.prod(self.drawn) - 1)
-        if stopped.prediction[: self.pictures].shape != latents.shape:
-            msg = (
-                f"{type(pipeline.pipe).__name__} gives its scheduler a prediction "
-                f"{tuple(stopped.prediction.shape)} for latents {tuple(latents.shape)}; such "
-                "pipelines are not supported"
-            )
-            raise SearchError(msg)
+        prediction = self._in_loop(stopped.prediction)[: self.pictures]
+        _require_prediction(pipeline.pipe, prediction, latents)
 
     @property
     def numbers(self) -> list[tuple[str, int, Any]]:
@@ -151,7 +203,7 @@ class Body:
         *,
         guidance: float | Tensor | None = None,
         conditions: Mapping[str, Tensor] | None = None,
-        denoiser: Any = None,
+        networks: Mapping[str, Any] | None = None,
         parts: Mapping[str, Any] | None = None,
     ) -> Tensor:
         """The prediction `[B, ...]` that the scheduler would get; can be traced and differentiated.
@@ -161,23 +213,81 @@ class Body:
             timestep: `[]`.
             guidance: scale; None is the request's.
             conditions: take the place of the recorded ones.
-            denoiser: takes the place of the pipeline's.
-            parts: take the place of those around it.
+            networks: take the place of the pipeline's.
+            parts: take the place of those around them.
         """
         given = self.conditions if conditions is None else conditions
         pipe = self.pipeline.pipe
         scale = self.request.guidance if guidance is None else guidance
         request = replace(self.request, guidance=scale, labels=given.get(LABELS))
-        own = {} if denoiser is None else {self.pipeline.family.component: denoiser}
+        scheduler = self._scheduled(timestep, latents)
         with (
-            with_parts(pipe, **own, **(parts or {})),
+            with_parts(pipe, **(networks or {}), **(parts or {})),
             self._encoding.answering(given),
-            latents_replaced(pipe, lambda _: latents),
-            self._answers.repeated(),
+            nullcontext() if self._texts is None else without_padding(self._texts, given),
+            latents_replaced(pipe, lambda made: in_latents(made, latents)),
+            self._answers.repeated(scheduler.timesteps),
+            self._calls_skipped(),
         ):
-            scheduler = Scheduled(timestep.reshape(1), pipe.scheduler)
-            prediction = self._run(scheduler, request).prediction
+            prediction = self._in_loop(self._run(scheduler, request).prediction)
         return prediction[: len(latents)]
+
+    @property
+    def is_before(self) -> bool:
+        """Whether the pipeline is at a step before this one now, so that its calls do not count."""
+        return self._scheduler is not None and self._scheduler.remaining > 0
+
+    def _scheduled(self, timestep: Tensor, latents: Tensor | None = None) -> Scheduled:
+        """The stand-in for the scheduler: `timestep` and `latents` are this step's, if they count."""
+        own, place = self.pipeline.pipe.scheduler, self._place
+        times = timestep.reshape(1)
+        if place is None:
+            return Scheduled(times, own)
+        if latents is None:  # the run that records takes the way of the step's own timestep
+            times = torch.tensor(place.timesteps[place.step : place.step + 1])
+        others = torch.tensor(place.timesteps, dtype=times.dtype, device=times.device)
+        times = torch.cat([others[: place.step], times, others[place.step + 1 :]])
+        self._scheduler = Scheduled(times, own, before=place.step, latents=latents)
+        return self._scheduler
+
+    @contextmanager
+    def _calls_skipped(self) -> Iterator[None]:
+        """While open, what the steps before this one call gives zeros of the shapes that were noted."""
+        if not self._earlier:
+            yield
+            return
+        pipe = self.pipeline.pipe
+        known = iter(self._earlier)
+        with ExitStack() as stack:
+            for name in dict.fromkeys(name for name, _ in self._earlier):
+                module = getattr(pipe, name)
+                stack.enter_context(replaced(module, "forward", self._skipping(module, known)))
+            yield
+
+    def _skipping(self, module: Any, known: Iterator[tuple[str, Any]]) -> Callable[..., Any]:
+        """A module's `forward` that gives zeros of the `known` shapes at the steps before this one."""
+        forward = module.forward
+
+        @wraps(forward)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if not self.is_before:
+                return forward(*args, **kwargs)
+            _, shapes = next(known)
+            return pytree.tree_map_only(_Shape, _Shape.zeros, shapes)
+
+        return run
+
+    @contextmanager
+    def _shapes_only(self, answers: Answers) -> Iterator[None]:
+        """While open, the networks compute nothing."""
+        with ExitStack() as stack:
+            for network in self.pipeline.networks.values():
+                stack.enter_context(shapes_only(network, answers))
+            yield
+
+    def _in_loop(self, handed: Tensor) -> Tensor:
+        """What the scheduler is handed, in the shape of the loop's latents."""
+        return handed if self._folding is None else self._folding.undone(handed)
 
     def _run(self, scheduler: Any, request: Request) -> StoppedError:
         """The pipeline's call up to the first step of `scheduler`."""
@@ -187,48 +297,68 @@ class Body:
                 pipeline_failures(pipe),
                 on_vae_device(pipe),
                 with_gradients(pipe),
+                other_schedulers_refused(pipe),
                 tensors_as_numbers(),
                 with_parts(pipe, scheduler=scheduler),
             ):
                 self.pipeline.family.call(pipe, request, _generator(request))
         except StoppedError as stopped:
             return stopped
-        msg = f"{type(pipe).__name__} makes no step of its scheduler; such pipelines are not supported"
+        except SearchError as error:
+            if _looks_ahead(pipe, error.__cause__):
+                msg = (
+                    f"a {type(pipe).__name__} does not run at one timestep, because it looks at several of its "
+                    "scheduler's at once; such pipelines are not supported"
+                )
+                raise SearchError(msg) from error
+            # Behind its loop, a pipeline decodes with models that may have no weights.
+            is_past_loop = scheduler.is_copied and "meta" in str(error)
+            if not is_past_loop and not isinstance(error.__cause__, UnboundLocalError):
+                raise
+        msg = (
+            f"a {type(pipe).__name__} makes no step of a scheduler that has one timestep, because that ends its "
+            "loop or because it steps copies of the scheduler; such pipelines are not supported"
+        )
         raise SearchError(msg)
 
     @contextmanager
     def _uses_noted(self) -> Iterator[list[DenoiserUse]]:
-        """While open, note the calls of the denoiser."""
+        """While open, note the calls of the networks."""
         uses: list[DenoiserUse] = []
 
         def note(module: Any, args: Any, kwargs: Any) -> None:
+            if self.is_before:
+                return
             arguments = inspect.signature(type(module).forward).bind(module, *args, **kwargs)
             first = next(iter([*arguments.arguments.values()][1:]))
             uses.append(DenoiserUse(len(first)))
 
-        handle = self.pipeline.denoiser.register_forward_pre_hook(note, with_kwargs=True)
-        try:
+        with ExitStack() as stack:
+            for network in self.pipeline.networks.values():
+                handle = network.register_forward_pre_hook(note, with_kwargs=True)
+                stack.callback(handle.remove)
             yield uses
-        finally:
-            handle.remove()
 
     @contextmanager
     def _parts_noted(self) -> Iterator[dict[str, torch.nn.Module]]:
-        """While open, note which modules the loop calls beside the denoiser."""
+        """While open, note which modules the step calls beside the networks, and what those before it give."""
         found: dict[str, torch.nn.Module] = {}
-        denoiser = self.pipeline.denoiser
 
         def noting(name: str) -> Callable[..., None]:
-            def note(module: torch.nn.Module, _: Any) -> None:
-                if not self._encoding.is_encoding:
+            def note(module: torch.nn.Module, _: Any, output: Any) -> None:
+                if self._encoding.is_encoding:
+                    return
+                if self.is_before:
+                    self._earlier.append((name, pytree.tree_map_only(Tensor, _Shape.of, output)))
+                elif name not in self.pipeline.networks:
                     found[name] = module
 
             return note
 
         with ExitStack() as stack:
             for name, part in self.pipeline.pipe.components.items():
-                if isinstance(part, torch.nn.Module) and part is not denoiser:
-                    stack.callback(part.register_forward_pre_hook(noting(name)).remove)
+                if isinstance(part, torch.nn.Module):
+                    stack.callback(part.register_forward_hook(noting(name)).remove)
             yield found
 
     def _require_untouched(self) -> None:
@@ -236,7 +366,7 @@ class Body:
         if not sources_of(self.pipeline.pipe):
             return
         twice = _Twice(torch.tensor([2.0, 1.0]), self.pipeline.pipe.scheduler)
-        with shapes_only(self.pipeline.denoiser, Answers()), torch.no_grad():
+        with self._shapes_only(Answers()), torch.no_grad():
             stopped = self._run(twice, self.request)
         if twice.returned is None or not torch.equal(stopped.sample, twice.returned):
             msg = (
@@ -245,6 +375,36 @@ class Body:
                 "picture and mask, with 9 channels or more"
             )
             raise SearchError(msg)
+
+
+def _looks_ahead(pipe: Any, error: BaseException | None) -> bool:
+    """Whether the pipeline's call itself has asked for an element that is not there."""
+    place = None if error is None else error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    call = inspect.unwrap(type(pipe).__call__).__code__
+    is_in_call = place is not None and place.tb_frame.f_code is call
+    return isinstance(error, IndexError) and is_in_call and not is_exporting()
+
+
+def _require_prediction(pipe: Any, prediction: Tensor, latents: Tensor) -> None:
+    """Refuse a prediction that is more than one of the latents."""
+    if prediction.shape == latents.shape:
+        return
+    given = (
+        f"{type(pipe).__name__} gives its scheduler a prediction {tuple(prediction.shape)} for latents "
+        f"{tuple(latents.shape)}"
+    )
+    kind = str(getattr(pipe.scheduler.config, "variance_type", ""))
+    if kind.startswith("learned"):
+        msg = (
+            f"{given}: half of it is the variance of the noise that the scheduler draws, so that is no "
+            "affine map; draw noise of the usual variance with --scheduler-option "
+            "variance_type=fixed_small"
+        )
+    else:
+        msg = f"{given}, which is of another shape; such pipelines are not supported"
+    raise SearchError(msg)
 
 
 def _generator(request: Request) -> torch.Generator | None:
@@ -264,10 +424,38 @@ class StoppedError(Exception):
         self.prediction, self.sample = prediction, sample
 
 
+@dataclass(frozen=True)
+class _Shape:
+    """A tensor that does not count."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+
+    @staticmethod
+    def of(tensor: Tensor) -> _Shape:
+        """That of a tensor."""
+        return _Shape(tensor.shape, tensor.dtype, tensor.device)
+
+    def zeros(self) -> Tensor:
+        """A tensor of it."""
+        return torch.zeros(self.shape, dtype=self.dtype, device=self.device)
+
+
 class Scheduled(StandIn):
-    """A stand-in for a pipeline's scheduler with one timestep, which ends the call at its step."""
+    """A stand-in for a pipeline's scheduler, which ends the call at its first step, or a later one.
+
+    Attributes:
+        remaining: steps before that one; the last of them returns `latents`.
+    """
 
     init_noise_sigma = _SCALE
+
+    def __init__(
+        self, timesteps: Tensor, own: Any, before: int = 0, latents: Tensor | None = None
+    ) -> None:
+        super().__init__(timesteps, own)
+        self.remaining, self._latents = before, latents
 
     def step(
         self,
@@ -277,9 +465,20 @@ class Scheduled(StandIn):
         return_dict: bool = True,
         **others: Any,
     ) -> Any:
-        """End the call."""
-        del timestep, return_dict, others
-        raise StoppedError(model_output, sample)
+        """End the call, or let the loop go on."""
+        del timestep, others
+        if not self.remaining:
+            raise StoppedError(model_output, sample)
+        self.remaining -= 1
+        if not self.remaining and self._latents is not None:
+            sample = as_often(self._latents, sample)
+        return SchedulerOutput(prev_sample=sample) if return_dict else (sample, sample)
+
+
+def as_often(latents: Tensor, sample: Tensor) -> Tensor:
+    """The latents of each picture as often as in `sample`: some loops step both halves of a batch."""
+    times = len(sample) // len(latents)
+    return latents if times == 1 else torch.cat([latents] * times)
 
 
 class _Twice(Scheduled):

@@ -123,6 +123,22 @@ def _computed(node: Node, args: Any, kwargs: Any) -> Any:
     raise SearchError(msg)
 
 
+def _padded_sequence(
+    sequences: list[_Pair],
+    batch_first: bool = False,
+    padding_value: float = 0.0,
+    side: str = "right",
+) -> _Pair:
+    """Tensors of several lengths as one; they are padded with a real number."""
+    parts = [
+        torch.nn.utils.rnn.pad_sequence(
+            [pair[part] for pair in sequences], batch_first, 0.0 if part else padding_value, side
+        )
+        for part in range(2)
+    ]
+    return _Pair(*parts)
+
+
 def _product(x: Any, y: Any) -> _Pair:
     if _is_pair(x) and _is_pair(y):
         return _Pair(x.re * y.re - x.im * y.im, x.re * y.im + x.im * y.re)
@@ -136,6 +152,7 @@ _RULES: dict[str, Callable[..., Any]] = {
     "polar": lambda length, angle: _Pair(length * angle.cos(), length * angle.sin()),
     "complex": _Pair,
     "mul": _product,
+    "pad_sequence": _padded_sequence,
     "real": lambda x: x.re,
     "imag": lambda x: x.im,
 }
@@ -172,6 +189,13 @@ _PARTWISE = frozenset(
         "pad",
         "unbind",
         "lift_fresh_copy",
+        "gather",
+        "zeros",
+        "new_zeros",
+        "zeros_like",
+        "copy_",
+        "slice_scatter",
+        "select_scatter",
     ]
 )
 """Operations that do to both parts what they do to the whole."""

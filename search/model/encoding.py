@@ -14,14 +14,18 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from torch import Tensor
 from torch.utils import _pytree as pytree
+from transformers import PreTrainedModel
 
+from search.model.entry import preparation_of
 from search.model.parts_in_place import with_parts
 from search.model.replaced import replaced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-_ENCODERS = re.compile(r"(encode|prepare)_(?!latents$|extra_step_kwargs$)")
+_ENCODERS = re.compile(
+    r"_encode_prompt$|(encode|prepare)_(?!latents$|extra_step_kwargs$|class_labels$)"
+)
 """Methods of a pipeline that make conditions of texts and pictures."""
 _POSTERIOR = frozenset({"sample", "mode"})
 _READERS = (
@@ -55,9 +59,13 @@ class Encoding:
     def noted(self) -> Iterator[None]:
         """While open, keep what the pipeline's encoders return."""
 
-        def noting(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def noting(
+            name: str, original: Callable[..., Any], encodes: Callable[..., bool] = _always
+        ) -> Callable[..., Any]:
             @wraps(original)
             def note(*args: Any, **kwargs: Any) -> Any:
+                if not encodes(*args, **kwargs):
+                    return original(*args, **kwargs)
                 self._depth += 1
                 try:
                     made = original(*args, **kwargs)
@@ -69,14 +77,24 @@ class Encoding:
 
             return note
 
-        names = [name for name in dir(type(self._pipe)) if _ENCODERS.match(name)]
+        names = {name for name in dir(type(self._pipe)) if _ENCODERS.match(name)}
+        names.discard(preparation_of(self._pipe) or "")
         own = {name: noting(name, getattr(self._pipe, name)) for name in names}
         with ExitStack() as stack:
             stack.enter_context(with_parts(self._pipe, **own))
             for owner, method in _READERS:
                 around = noting(method, getattr(owner, method))
                 stack.enter_context(replaced(owner, method, around))
+            for name, part in self._pipe.components.items():
+                if isinstance(part, PreTrainedModel):
+                    around = noting(name, part.forward, _reads_tokens)
+                    stack.enter_context(replaced(part, "forward", around))
             yield
+
+    @property
+    def parts(self) -> set[str]:
+        """Names of the models that encode outside of the pipeline's methods."""
+        return {name for name, _ in self._returned if name in self._pipe.components}
 
     def _note(self, method: str, made: Any) -> None:
         call = sum(known == method for known, _ in self._returned)
@@ -109,9 +127,21 @@ class Encoding:
             for owner, method in _READERS:
                 if method in methods:
                     stack.enter_context(replaced(owner, method, answer))
-            own = methods - {method for _, method in _READERS}
+            for name in self.parts:
+                stack.enter_context(replaced(getattr(self._pipe, name), "forward", answer))
+            own = methods - {method for _, method in _READERS} - self.parts
             stack.enter_context(with_parts(self._pipe, **dict.fromkeys(own, answer)))
             yield
+
+
+def _always(*_: Any, **__: Any) -> bool:
+    return True
+
+
+def _reads_tokens(*args: Any, input_ids: Any = None, **_: Any) -> bool:
+    """Whether a model is called with token ids."""
+    [first, *_rest] = [*args, input_ids]
+    return isinstance(first, Tensor) and not first.is_floating_point()
 
 
 def _encoded(*_: Any, return_dict: bool = True, **__: Any) -> Any:

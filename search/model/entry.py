@@ -18,7 +18,21 @@ from search.model.replaced import replaced
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_SIZES = ("height", "width", "num_frames")
+FRAMES = ("num_frames", "video_length", "frames")
+"""Names of the argument of a pipeline's call that says how many frames a video has."""
+_SIZES = {"height": "height", "width": "width"} | dict.fromkeys(FRAMES, FRAMES[0])
+"""What pipelines call the size that they prepare latents for, and what it is called here."""
+
+
+def preparation_of(pipe: Any) -> str | None:
+    """The pipeline's method that draws its initial noise; None where the call itself does."""
+    if hasattr(pipe, "prepare_latents"):
+        return "prepare_latents"
+    for name in dir(type(pipe)):
+        code = getattr(inspect.unwrap(getattr(type(pipe), name)), "__code__", None)
+        if name.startswith("prepare_") and code and "randn_tensor" in code.co_names:
+            return name
+    return None
 
 
 @contextmanager
@@ -33,18 +47,19 @@ def noise_replaced(pipe: Any, draw: Callable[..., Tensor]) -> Iterator[None]:
 def sizes_noted(pipe: Any) -> Iterator[dict[str, int]]:
     """While open, note for which height, width and frames the pipeline prepares its latents."""
     found: dict[str, int] = {}
-    original = getattr(pipe, "prepare_latents", None)
-    if original is None:
+    name = preparation_of(pipe)
+    if name is None:
         yield found
         return
+    original = getattr(pipe, name)
 
     @wraps(original)
     def prepare(*args: Any, **kwargs: Any) -> Any:
         given = inspect.signature(original).bind(*args, **kwargs).arguments
-        found.update({name: int(given[name]) for name in _SIZES if given.get(name) is not None})
+        found.update({to: int(given[name]) for name, to in _SIZES.items() if given.get(name)})
         return original(*args, **kwargs)
 
-    with with_parts(pipe, prepare_latents=prepare):
+    with with_parts(pipe, **{name: prepare}):
         yield found
 
 
@@ -66,6 +81,21 @@ def numbered_noise(pipe: Any) -> Iterator[list[tuple[int, ...]]]:
         yield shapes
 
 
+def in_latents(made: Tensor, stepped: Tensor) -> Tensor:
+    """What a pipeline prepared, with `stepped` in the place of what its scheduler steps.
+
+    That is all of it, or, where the pipeline appends to its latents what stays as it is, what is before.
+    """
+    if made.ndim != stepped.ndim:
+        return stepped
+    axes = [n for n in range(1, made.ndim) if made.shape[n] > stepped.shape[n]]
+    if len(axes) != 1:
+        return stepped
+    [axis], size = axes, stepped.shape[axes[0]]
+    rest = made.narrow(axis, size, made.shape[axis] - size)
+    return torch.cat([stepped, rest.to(stepped)], axis)
+
+
 @contextmanager
 def latents_replaced(pipe: Any, latents: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """While open, the pipeline draws ones for noise; its latents are `latents(those it makes of them)`."""
@@ -73,11 +103,12 @@ def latents_replaced(pipe: Any, latents: Callable[[Tensor], Tensor]) -> Iterator
     def drawn(shape: tuple[int, ...], *_: Any, device: Any = None, **__: Any) -> Tensor:
         return torch.ones(tuple(shape), device=device)
 
-    original = getattr(pipe, "prepare_latents", None)
-    if original is None:
+    name = preparation_of(pipe)
+    if name is None:
         with noise_replaced(pipe, lambda shape, *_, **__: latents(drawn(shape))):
             yield
         return
+    original = getattr(pipe, name)
 
     @wraps(original)
     def prepare(*args: Any, **kwargs: Any) -> Any:
@@ -86,5 +117,5 @@ def latents_replaced(pipe: Any, latents: Callable[[Tensor], Tensor]) -> Iterator
         new = latents(first)
         return pytree.tree_map(lambda leaf: new if leaf is first else leaf, made)
 
-    with noise_replaced(pipe, drawn), with_parts(pipe, prepare_latents=prepare):
+    with noise_replaced(pipe, drawn), with_parts(pipe, **{name: prepare}):
         yield

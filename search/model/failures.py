@@ -33,6 +33,11 @@ def sentence(pipe: Any, error: Exception) -> str:
     message = " ".join(str(error).split())[:300].rstrip(".")
     lacks = list(_lacking(pipe))
     if isinstance(error, ValueError) and not lacks:
+        if "`prompt`" in message and "list" in message:
+            return (
+                f"{type(pipe).__name__} takes one text as its prompt and no list of texts, as pipelines do "
+                "that make one picture at a time; such pipelines are not supported"
+            )
         return f"{type(pipe).__name__} refuses these settings: {message}; choose others"
     advice = (
         "; ".join(lacks) or "check whether diffusers alone runs it, and repair or replace that part"

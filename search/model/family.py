@@ -151,7 +151,11 @@ class OpenedPipeline(Protocol):
 
     @property
     def denoiser(self) -> Any:
-        """The U-Net or transformer called at every step."""
+        """The U-Net or transformer that is called at the steps; the first of `networks`."""
+
+    @property
+    def networks(self) -> Mapping[str, Any]:
+        """The denoiser, and other parts of its class, by name."""
 
     def load_around(self) -> None:
         """Load the weights of all models but the denoiser, if they are not loaded yet."""

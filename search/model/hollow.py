@@ -18,7 +18,9 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils import _pytree as pytree
 
+from search.model.computing import arguments_in, convertible_modules
 from search.model.replaced import replaced
+from search.model.selected_rows import RowsSelected
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -61,12 +63,6 @@ def make_hollow(module: nn.Module, dtype: torch.dtype | None = None) -> nn.Modul
             if buffer is not None and to is not None and buffer.is_floating_point():
                 inner._buffers[name] = buffer.to(to)
     return module.eval()
-
-
-def convertible_modules(denoiser: nn.Module) -> list[nn.Module]:
-    """The modules of a denoiser that its class does not keep in float32."""
-    kept = set(getattr(denoiser, "_keep_in_fp32_modules", None) or ())
-    return [module for name, module in denoiser.named_modules() if not kept & set(name.split("."))]
 
 
 class _Shapes:
@@ -135,11 +131,7 @@ def _key(args: Any, kwargs: Any) -> tuple[Any, ...]:
 def _in_dtype(module: nn.Module, given: Any) -> Any:
     """Arguments of a denoiser in its dtype, but for vectors such as the timestep."""
     dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
-
-    def cast(leaf: Tensor) -> Tensor:
-        return leaf.to(dtype) if leaf.is_floating_point() and leaf.ndim > 1 else leaf
-
-    return pytree.tree_map_only(Tensor, cast, given)
+    return arguments_in(dtype, given)
 
 
 def placeholder_output(
@@ -168,7 +160,7 @@ def shapes_of(
     method: str = "forward",
 ) -> Any:
     """The same with the hooks of what is in the module, of any of its methods."""
-    with mode or FakeTensorMode(allow_non_fake_inputs=True) as opened:
+    with mode or FakeTensorMode(allow_non_fake_inputs=True) as opened, RowsSelected():
         fake_args, fake_kwargs = pytree.tree_map(
             lambda leaf: opened.from_tensor(leaf) if isinstance(leaf, Tensor) else leaf,
             (tuple(args), dict(kwargs)),

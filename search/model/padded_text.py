@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 LIMIT = 256
 """Tokens of a prompt, its template apart; what is longer is cut."""
+_PAIR = 2
 MASK = "prompt_embeds_mask"
 """The argument of a pipeline's call that tells such pipelines apart."""
 
@@ -39,9 +40,15 @@ class PaddedText:
         self.length = self.tokens = self.template = 0
         self.mask: Tensor | None = None
 
-    def encode(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Embeddings `[B, length, D]`, zeros behind each text, and their bool mask `[B, length]`."""
-        embeds, mask = self._encode(*args, **kwargs)
+    def encode(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """Embeddings `[B, length, D]`, zeros behind each text, and their bool mask `[B, length]`.
+
+        What encoders of several texts return, which pad these themselves, is left as it is.
+        """
+        made = self._encode(*args, **kwargs)
+        if len(made) != _PAIR:
+            return tuple(made)
+        embeds, mask = made
         self.length = min(LIMIT, kwargs.get("max_sequence_length") or LIMIT)
         if self.mask is not None:
             mask = self.mask[:, self.template :].bool().expand(len(embeds), -1)

@@ -22,7 +22,7 @@ from search.model.hollow import make_hollow, shapes_of
 from search.model.weights import quantised, require_no_lora
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
@@ -56,12 +56,14 @@ def load_parts(
     return parts
 
 
-def load_models(path: Path, index: Mapping[str, Any], *, but: str) -> dict[str, nn.Module]:
-    """The models among the parts, with their weights."""
+def load_models(
+    path: Path, index: Mapping[str, Any], *, but: Collection[str]
+) -> dict[str, nn.Module]:
+    """The models among the parts but for some, with their weights."""
     return {
         name: _load(cls, name, path / name, weights=True)
         for name, cls in _classes(index)
-        if name not in (but, *UNUSED) and cls is not None and issubclass(cls, nn.Module)
+        if name not in (*but, *UNUSED) and cls is not None and issubclass(cls, nn.Module)
     }
 
 
@@ -108,6 +110,7 @@ def _load(cls: Any, name: str, folder: Path, *, weights: bool, files: bool = Tru
     is_model = issubclass(cls, nn.Module)
     if is_model:
         require_plain(folder)
+        _require_one(cls, name)
     try:
         if not is_model:
             return cls.from_pretrained(folder, local_files_only=True)
@@ -121,6 +124,18 @@ def _load(cls: Any, name: str, folder: Path, *, weights: bool, files: bool = Tru
     except Exception as error:  # the libraries have no common class for a damaged part
         msg = f"cannot load the part {name!r} of {str(folder.parent)!r}: {' '.join(str(error).split())[:300]}"
         raise SearchError(msg) from error
+
+
+def _require_one(cls: Any, name: str) -> None:
+    """Refuse a part that is several models, as several ControlNets are: it has no configuration of its own."""
+    from transformers import PreTrainedModel
+
+    if not issubclass(cls, PreTrainedModel) and not hasattr(cls, "from_config"):
+        msg = (
+            f"the part {name!r} is a {cls.__name__}, several models in one, each of which takes a picture of its "
+            "own, but a run has one picture; save the pipeline with one of them"
+        )
+        raise SearchError(msg)
 
 
 def _model(cls: Any, folder: Path) -> nn.Module:

@@ -7,6 +7,9 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+from diffusers import ModelMixin
+from torch import nn
+from transformers import PreTrainedModel
 
 from search.model.replaced import replaced
 
@@ -14,13 +17,34 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
+def decoders_of(pipe: Any) -> dict[str, nn.Module]:
+    """The parts of a pipeline that can decode latents, by name; a pipeline of pixels has none."""
+    return {
+        name: part
+        for name, part in pipe.components.items()
+        if isinstance(part, nn.Module) and hasattr(part, "decode")
+    }
+
+
 @contextmanager
 def on_vae_device(pipe: Any) -> Iterator[None]:
-    """While open, the pipeline works on its VAE's device, or the CPU: models may be on the meta device."""
-    part = getattr(pipe, "vae", None)
+    """While open, the pipeline works on its decoder's device, or the CPU: models may be on the meta device.
+
+    These say that they are there too, since pipelines put what they make where a model is.
+    """
+    part: Any = next(iter(decoders_of(pipe).values()), None)
     on = torch.device("cpu") if part is None or part.device.type == "meta" else part.device
     device = property(lambda _: on)
-    with replaced(type(pipe), "_execution_device", device):
+
+    def device_of(module: nn.Module) -> torch.device:
+        found = next((each.device for each in module.parameters()), on)
+        return on if found.type == "meta" else found
+
+    with ExitStack() as stack:
+        for name in ("_execution_device", "device"):
+            stack.enter_context(replaced(type(pipe), name, device))
+        for cls in (ModelMixin, PreTrainedModel):
+            stack.enter_context(replaced(cls, "device", property(device_of)))
         yield
 
 

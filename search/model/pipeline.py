@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 from dataclasses import dataclass, field
@@ -10,14 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from search.core.errors import SearchError
 from search.core.files import require_pipeline
+from search.core.precision import precision_named
 from search.core.subnet import Binding, SubNet
 from search.model.body import Body
 from search.model.checkpoint_files import WeightFiles
+from search.model.computing import compute_in
 from search.model.encoder import text_to_image_of
 from search.model.families.text_to_image import call_parameters, scale_argument
 from search.model.family import Family, Request, family_of
+from search.model.guiders import guider_scale
 from search.model.padded_text import pad_texts
 from search.model.parts import is_weightless, load_models, load_parts, require_plain
+from search.model.parts_in_place import decoders_of
 from search.model.recording import record_grid_settings
 from search.model.removed import build_denoiser, removed_of
 from search.model.scheduler import GridSettings, read_sampler, unused
@@ -29,12 +34,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    import torch
+
     from search.core.sampler import SamplerTable
     from search.core.timestep_grid import TimestepGrid
 
 
 Size = tuple[int, ...]
 """Height and width of a picture in pixels, and the frames of a video."""
+_SPREAD = 4
+"""Dimensions of noise that shows its height and width; what is packed has fewer."""
 _UNLISTED = frozenset({"LCMScheduler", "SASolverScheduler", "TCDScheduler"})
 """Schedulers of the same noise schedules that diffusers does not list as compatible."""
 
@@ -57,6 +66,7 @@ class Pipeline:
     weights: DenoiserWeights
     index: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     _own_scheduler: list[Any] = field(default_factory=list, repr=False, compare=False)
+    _steps: list[int] = field(default_factory=list, repr=False, compare=False)
     _changed: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     _call: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     _grid_settings: dict[tuple[str, TimestepGrid, Size | None], GridSettings] = field(
@@ -64,6 +74,9 @@ class Pipeline:
     )
     _sizes: dict[tuple[int, ...], Size] = field(default_factory=dict, repr=False, compare=False)
     _bodies: dict[Size | None, Body] = field(default_factory=dict, repr=False, compare=False)
+    _other_weights: dict[str, DenoiserWeights] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         """Remember the scheduler that the pipeline came with."""
@@ -71,8 +84,32 @@ class Pipeline:
 
     @property
     def denoiser(self) -> Any:
-        """The U-Net or transformer called at every step, a diffusers `ModelMixin`."""
+        """The U-Net or transformer that is called at the steps, a diffusers `ModelMixin`."""
         return getattr(self.pipe, self.family.component)
+
+    @property
+    def networks(self) -> dict[str, Any]:
+        """The denoiser, and other parts of its class, which may take its place at some steps or calls."""
+        own = {self.family.component: self.denoiser}
+        others = self.pipe.components.items()
+        return own | {n: part for n, part in others if type(part) is type(self.denoiser)}
+
+    def weights_of(self, network: str) -> DenoiserWeights:
+        """Those of a network on disk."""
+        if network == self.family.component:
+            return self.weights
+        if network not in self._other_weights:
+            self._other_weights[network] = DenoiserWeights(self.path / network)
+        return self._other_weights[network]
+
+    @property
+    def dtype(self) -> str:
+        """Of the denoiser's weights and activations, one of `denoiser_precisions`."""
+        return str(self.denoiser.dtype).removeprefix("torch.")
+
+    def read_denoiser(self) -> Any:
+        """The denoiser again, with its weights in float32."""
+        return _with_weights(_denoiser(self.path, self.family, self.index), self.weights)
 
     @property
     def default_prompt(self) -> str:
@@ -86,13 +123,22 @@ class Pipeline:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the denoiser's configuration and weights."""
-        return self.weights.fingerprint(self.denoiser.config)
+        """Of the denoiser's configuration and weights, and of those of other networks."""
+        each = [self.weights_of(name).fingerprint(n.config) for name, n in self.networks.items()]
+        return each[0] if len(each) == 1 else hashlib.sha256(" ".join(each).encode()).hexdigest()
 
     @property
     def default_guidance(self) -> float:
-        """The guidance scale of diffusers' own call; 1, which is none, for a pipeline that takes no scale."""
-        return float(self._default_of(scale_argument(self.pipe), 1.0))
+        """The guidance scale of diffusers' own call; 1, which is none, for a pipeline without any."""
+        name = scale_argument(self.pipe)
+        if name not in call_parameters(self.pipe):
+            return guider_scale(self.pipe)
+        return float(self._default_of(name, 1.0))
+
+    @property
+    def some_steps(self) -> int:
+        """A number of steps that the pipeline's call takes, as that of a list with a value for each."""
+        return self._steps[0] if self._steps else 2
 
     @property
     def default_steps(self) -> int:
@@ -121,15 +167,21 @@ class Pipeline:
         said = getattr(self.pipe, "vae_scale_factor", None)
         if said is not None:
             return int(said)
-        config = getattr(getattr(self.pipe, "vae", None), "config", {})
+        decoder: Any = next(iter(decoders_of(self.pipe).values()), None)
+        config = getattr(decoder, "config", {})
         return int(2 ** (len(config.get("block_out_channels", "1")) - 1))
 
     def load_around(self) -> None:
         """Load the weights of all models but the denoiser, if the pipeline was opened without."""
-        parts = [part for part in self.pipe.components.values() if part is not self.denoiser]
-        if any(map(is_weightless, parts)):
-            found = load_models(self.path, self.index, but=self.family.component)
+        if self._lacks_weights:
+            found = load_models(self.path, self.index, but=self.networks)
             self.pipe.register_modules(**{n: m.requires_grad_(False) for n, m in found.items()})
+
+    @property
+    def _lacks_weights(self) -> bool:
+        """Whether a model other than the networks has none."""
+        parts = self.pipe.components.items()
+        return any(is_weightless(part) for name, part in parts if name not in self.networks)
 
     @property
     def scheduler_choice(self) -> Choice:
@@ -211,16 +263,27 @@ class Pipeline:
 
     def grid_settings(self, grid: TimestepGrid, size: Size | None = None) -> GridSettings:
         """What the pipeline asks of its present scheduler for pictures of `size` (height, width)."""
+        self._steps[:] = [grid.inference_steps]
         key = (repr(self.pipe.scheduler), grid, size)
         if key not in self._grid_settings:
-            self._grid_settings[key] = record_grid_settings(self, grid, size)
+            try:
+                self._grid_settings[key] = record_grid_settings(self, grid, size)
+            except SearchError as error:
+                # The call reaches into a model that has no weights and answers as a whole only.
+                if "meta" not in str(error.__cause__) or not self._lacks_weights:
+                    raise
+                self.load_around()
+                self._grid_settings[key] = record_grid_settings(self, grid, size)
         return self._grid_settings[key]
 
     def body(self, size: Size | None = None) -> Body:
         """A step of the loop, for pictures of `size` (height, width)."""
         if size not in self._bodies:
-            request = Request((self.default_prompt,), 2, self.default_guidance).sized(size)
-            self._bodies[size] = Body(self, request)
+            prompts = (self.default_prompt,)
+            request = Request(prompts, self.some_steps, self.default_guidance).sized(size)
+            body = self._bodies[size] = Body(self, request)
+            if size is not None and len(body.drawn) < _SPREAD:
+                self._sizes[body.drawn[1:]] = size
         return self._bodies[size]
 
     def timesteps(self, grid: TimestepGrid, size: Size | None = None) -> tuple[float, ...]:
@@ -237,6 +300,7 @@ class Pipeline:
             SearchError: no table says what it does, or this pipeline cannot use it.
         """
         scheduler: Any = self.pipe.scheduler
+        settings = self.grid_settings(grid, size)
         body = self.body(size)
         if not body.scales_latents and getattr(scheduler, "init_noise_sigma", 1) != 1:
             msg = (
@@ -244,7 +308,7 @@ class Pipeline:
                 "scaled; choose one that does not, such as DDIMScheduler or UniPCMultistepScheduler"
             )
             raise SearchError(msg)
-        table = read_sampler(scheduler, self.grid_settings(grid, size))
+        table = read_sampler(scheduler, settings)
         draws = table.noises > (grid.adds_noise or not grid.takes_latents)
         if draws and not body.steps_latents:
             msg = (
@@ -282,7 +346,12 @@ class Pipeline:
 
 
 def open_pipeline(
-    path: Path, *, weights: bool = True, device: str = "cpu", files: bool = True
+    path: Path,
+    *,
+    weights: bool = True,
+    device: str = "cpu",
+    files: bool = True,
+    dtype: str = "float32",
 ) -> Pipeline:
     """Open a directory written by `save_pretrained`.
 
@@ -293,6 +362,8 @@ def open_pipeline(
         device: where to put the pipeline.
         files: without `weights`, require weight files that fit; else the configuration alone is read,
             and whatever needs a weight fails.
+        dtype: of the denoiser's weights and activations, one of `denoiser_precisions`; what is around
+            it is float32. Without `weights` it makes no difference.
 
     Raises:
         SearchError: it is no pipeline, of an unknown kind, or damaged.
@@ -312,7 +383,7 @@ def open_pipeline(
     if none is None:
         found.require_fit(denoiser)
     if weights:
-        denoiser = _with_weights(denoiser, found)
+        denoiser = _with_weights(denoiser, found, getattr(torch, precision_named(dtype).torch))
     parts = load_parts(path, index, but=family.component, weights=weights, files=files)
     pipe = _assembled(path, index, {family.component: denoiser, **parts})
     pipe.set_progress_bar_config(disable=True)
@@ -321,7 +392,12 @@ def open_pipeline(
         if isinstance(part, torch.nn.Module):
             # Gradients go through the parts, hardly ever to their weights: who wants that says so.
             part.requires_grad_(False)
-    return Pipeline(path, pipe.to(device) if weights else pipe, family, found, index)
+    opened = Pipeline(path, pipe.to(device) if weights else pipe, family, found, index)
+    if weights and dtype != "float32":
+        for network in opened.networks.values():
+            if network is not denoiser:
+                compute_in(network, denoiser.dtype)
+    return opened
 
 
 def _assembled(path: Path, index: dict[str, Any], parts: dict[str, Any]) -> Any:
@@ -343,7 +419,10 @@ def _assembled(path: Path, index: dict[str, Any], parts: dict[str, Any]) -> Any:
             **options,
         )
     except Exception as error:  # what the libraries raise has no common class
-        msg = f"cannot load the pipeline {str(path)!r}: {' '.join(str(error).split())[:300]}"
+        message = " ".join(str(error).split())[:300]
+        msg = f"cannot load the pipeline {str(path)!r}: {message}"
+        if isinstance(error, ImportError):
+            msg = f"a {index['_class_name']} needs a package that is not here: {message}"
         raise SearchError(msg) from error
 
 
@@ -360,14 +439,16 @@ def require_device(device: str) -> None:
         raise SearchError(msg)
 
 
-def open_for(subnet: SubNet, path: Path, *, weights: bool, device: str = "cpu") -> Pipeline:
+def open_for(
+    subnet: SubNet, path: Path, *, weights: bool, device: str = "cpu", dtype: str = "float32"
+) -> Pipeline:
     """Open the pipeline that `subnet` is for, with the sampler it is bound to.
 
     Raises:
         SearchError: the pipeline is not the one the SubNet was made for.
     """
     binding = subnet.binding
-    pipeline = open_pipeline(path, weights=weights, device=device)
+    pipeline = open_pipeline(path, weights=weights, device=device, dtype=dtype)
     pipeline.use_scheduler(binding.scheduler, binding.scheduler_options)
     pipeline.use_call(binding.call)
     if binding.picture:
@@ -417,19 +498,23 @@ def _denoiser(path: Path, family: Family, index: dict[str, Any]) -> Any:
         raise SearchError(msg) from error
 
 
-def _with_weights(denoiser: Any, files: DenoiserWeights) -> Any:
-    """The denoiser with the weights of these files."""
+def _with_weights(denoiser: Any, files: DenoiserWeights, dtype: torch.dtype | None = None) -> Any:
+    """The denoiser with the weights of these files, computing in `dtype`; None is float32."""
     import torch
 
+    dtype = dtype or torch.float32
     if removed_of(denoiser.config):
         denoiser.load_state_dict(
             {name: files.tensor(name).float() for name in denoiser.state_dict()}, assign=True
         )
-        return denoiser
-    return type(denoiser).from_pretrained(
-        files.folder,
-        variant=files.checkpoint.variant,
-        use_safetensors=True,
-        local_files_only=True,
-        torch_dtype=torch.float32,
-    )
+    else:
+        denoiser = type(denoiser).from_pretrained(
+            files.folder,
+            variant=files.checkpoint.variant,
+            use_safetensors=True,
+            local_files_only=True,
+            torch_dtype=dtype,
+        )
+    if dtype is not torch.float32:
+        compute_in(denoiser, dtype)
+    return denoiser

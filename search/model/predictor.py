@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from search.model.body import Body
+from search.model.body import Body, Place
 from search.model.family import Request
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class Predictor:
         negative: str = "",
         chunk: int | None = None,
         seed: int | None = None,
+        place: Place | None = None,
     ) -> None:
         """Encode the prompts.
 
@@ -42,6 +43,7 @@ class Predictor:
             negative: prompt, the same for all pictures; empty for none.
             chunk: pictures per call of the denoiser; None puts all into one.
             seed: of the noise that autoencoders draw; None leaves it to torch.
+            place: of the step, if the steps do not all do the same.
         """
         self.pipeline, self.prompts, self.guidance = pipeline, tuple(prompts), guidance
         self.negative = negative
@@ -56,6 +58,7 @@ class Predictor:
                     negative=negative,
                     seed=seed,
                 ).sized(pipeline.size(noise_shape)),
+                place=place,
             )
             for start in range(0, len(prompts), size)
         ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any
@@ -120,7 +121,10 @@ def record_encoding(
     def stop(*_: Any, **__: Any) -> None:
         raise _RecordedError
 
-    with encoding.noted(), replaced(pipeline.denoiser, "forward", stop):
+    with ExitStack() as stack:
+        stack.enter_context(encoding.noted())
+        for network in pipeline.networks.values():
+            stack.enter_context(replaced(network, "forward", stop))
         _run(pipeline, request, generator)
     return encoding
 

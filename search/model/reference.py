@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from search.core.actions import Source
 from search.core.errors import SearchError
 from search.core.liveness import Unrolled, Value, unroll
-from search.core.streams import block_name, is_inside, module_of
+from search.core.streams import block_name, is_inside, module_of, stream_of
 from search.core.topology import PREDICTION, Target, TargetKind, port_of
 from search.model.body import Body
 from search.model.failures import pipeline_failures
@@ -30,7 +30,7 @@ from search.model.scheduler import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -96,7 +96,7 @@ def sample(
             part = GridScheduler(pipe.scheduler, grid)
             stack.enter_context(replaced(pipe, "scheduler", part))
         if subnet is not None:
-            stack.enter_context(gated(pipeline.denoiser, subnet, observe=observe))
+            stack.enter_context(gated(pipeline.networks, subnet, observe=observe))
             if subnet.fitted is not None:
                 scheduler = TableScheduler(subnet.fitted, pipe.scheduler.config)
                 stack.enter_context(replaced(pipe, "scheduler", scheduler))
@@ -130,7 +130,7 @@ def _noised(
 
 @contextmanager
 def gated(
-    denoiser: nn.Module,
+    networks: nn.Module | Mapping[str, nn.Module],
     subnet: SubNet,
     *,
     steps: Sequence[int] | None = None,
@@ -138,14 +138,14 @@ def gated(
     recall: Callable[[int, Target], Tensor | None] | None = None,
     placeholders: dict[str, Any] | None = None,
 ) -> Iterator[None]:
-    """While open, `denoiser` obeys `subnet`; call k of it is step `steps[k]`, and then it starts anew.
+    """While open, a denoiser obeys `subnet`; its calls are those of `steps`, and then it starts anew.
 
     Only live blocks are called: a step whose noise prediction is an earlier one calls nothing. On
     leaving, the denoiser is as it was.
 
     Args:
-        denoiser: what to gate.
-        subnet: of that denoiser.
+        networks: the denoiser, or all networks that the steps may call, by name; the denoiser first.
+        subnet: of these.
         steps: those that are called; None is all. The others must have nothing to compute.
         observe: see `sample`.
         recall: gives what an earlier step computed, by (step, target), or None where nothing is known.
@@ -158,18 +158,41 @@ def gated(
     gate = _Gate(subnet, unroll(subnet), steps, observe, recall)
     if placeholders is not None:
         gate.placeholders, gate.keeps_placeholders = placeholders, True
-    topology = subnet.topology
+    modules = _gated_modules(subnet.topology)
+    with ExitStack() as stack:
+        for network, streams in called_networks(networks, subnet.topology):
+            for inner in sorted({module for stream, module in modules if stream in streams} - {""}):
+                module = network.get_submodule(inner)
+                forward = gate.around_module(inner, module, streams)
+                stack.enter_context(forward_replaced(module, forward))
+            forward = gate.around_network(network, streams)
+            stack.enter_context(forward_replaced(network, forward))
+        yield
+
+
+def called_networks(
+    networks: nn.Module | Mapping[str, nn.Module], topology: Topology
+) -> list[tuple[nn.Module, tuple[str, ...]]]:
+    """The networks that the steps of a topology call, with the streams in which they are called."""
+    if isinstance(networks, nn.Module):
+        return [(networks, topology.streams)]
+    if topology.groups is None:
+        return [(next(iter(networks.values())), topology.streams)]
+    called = topology.groups.networks
+    return [
+        (network, streams)
+        for name, network in networks.items()
+        if (streams := tuple(stream for stream, each in called if each == name))
+    ]
+
+
+def _gated_modules(topology: Topology) -> list[tuple[str, str]]:
+    """The modules that a gate decides about: their stream and their name."""
     units = {u for segment in topology.segments for u in segment.units}
     # A module around a block always runs: what the block emits may leave through it.
     around = {name for name in units for block in topology.blocks if is_inside(block, name)}
-    gated_names = (units - around) | set(topology.blocks)
-    modules = {module_of(name, topology.streams) for name in gated_names} - {""}
-    with ExitStack() as stack:
-        for name in sorted(modules):
-            module = denoiser.get_submodule(name)
-            stack.enter_context(forward_replaced(module, gate.around_module(name, module)))
-        stack.enter_context(forward_replaced(denoiser, gate.around_denoiser(denoiser)))
-        yield
+    names, streams = (units - around) | set(topology.blocks), topology.streams
+    return [(stream_of(name, streams), module_of(name, streams)) for name in names]
 
 
 class _Gate:
@@ -202,8 +225,12 @@ class _Gate:
         self.last = {n: t for t, row in enumerate(unrolled.effective) for n in row.values()}
         for number, step in unrolled.last_reads.items():
             self.last[number] = max(step, self.last.get(number, 0))
-        self.streams = topology.streams
-        self.steps, self.calls = steps, 0
+        self.plan = [
+            (step, stream, call == 0)
+            for step in steps
+            for call, stream in enumerate(topology.calls_of(step))
+        ]
+        self.calls = 0
         self.step, self.stream = -1, ""
         self.kept: dict[int, Any] = {}
         self.bases: dict[int, Tensor] = {}
@@ -211,16 +238,16 @@ class _Gate:
         self.placeholders: dict[str, Any] = {}
         self.keeps_placeholders = False
 
-    def around_denoiser(self, denoiser: nn.Module) -> Callable[..., Any]:
-        """The denoiser's `forward`, counting its calls and called only where a step needs it."""
-        forward = denoiser.forward
-        whole = {s: self._gated(s, denoiser, forward) for s in self.streams if s in self.ports}
+    def around_network(self, network: nn.Module, streams: Sequence[str]) -> Callable[..., Any]:
+        """A network's `forward`, counting the calls and called only where a step needs it."""
+        forward = network.forward
+        whole = {s: self._gated(s, network, forward) for s in streams if s in self.ports}
 
         def run(*args: Any, **kwargs: Any) -> Any:
-            step, call = divmod(self.calls, len(self.streams))
-            self.stream = self.streams[call]
-            if call == 0:
-                self._begin(step)
+            number = self.calls % len(self.plan)
+            step, self.stream, begins = self.plan[number]
+            if begins:
+                self._begin(step, anew=number == 0)
             self.calls += 1
             key = self.effective[self.step][PREDICTION], self.stream
             if self.computed[self.step]:
@@ -230,10 +257,10 @@ class _Gate:
 
         return run
 
-    def _begin(self, step: int) -> None:
+    def _begin(self, step: int, *, anew: bool) -> None:
         """Prepare for the first call of a step."""
-        self.step = self.steps[step % len(self.steps)]
-        if step % len(self.steps) == 0:
+        self.step = step
+        if anew:
             self.kept.clear()
             self.outputs.clear()
             if not self.keeps_placeholders:
@@ -260,12 +287,13 @@ class _Gate:
                 found |= {} if tensor is None else {number: tensor}
         return found
 
-    def around_module(self, name: str, module: nn.Module) -> Callable[..., Any]:
+    def around_module(
+        self, name: str, module: nn.Module, streams: Sequence[str]
+    ) -> Callable[..., Any]:
         """A submodule's `forward` in every stream, called only where it is needed."""
         forward = module.forward
         gated = {
-            stream: self._gated(block_name(stream, name), module, forward)
-            for stream in self.streams
+            stream: self._gated(block_name(stream, name), module, forward) for stream in streams
         }
         return lambda *args, **kwargs: gated[self.stream](*args, **kwargs)
 
@@ -330,7 +358,7 @@ class _Gate:
         mine = {
             id(tensors[self.topology.ports[port].index]): self.kept[row[port_of(port)]]
             for port in ports
-            if row[port_of(port)] in self.kept
+            if row.get(port_of(port)) in self.kept
         }
         return pytree.tree_map(lambda leaf: mine.get(id(leaf), leaf), output)
 
@@ -340,7 +368,7 @@ def _around(ports: set[int], topology: Topology) -> frozenset[str]:
     found = set()
     for port in ports:
         name = topology.blocks[topology.ports[port].block]
-        stream, _, module = name.rpartition("/")
+        stream, module = stream_of(name, topology.streams), module_of(name, topology.streams)
         parts = module.split(".")
         found |= {block_name(stream, ".".join(parts[:i])) for i in range(len(parts))}
         if name in topology.streams:

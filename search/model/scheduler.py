@@ -32,8 +32,12 @@ if TYPE_CHECKING:
 
 # Relative difference of a probed table to the scheduler's own float32 arithmetic on random vectors.
 _AFFINE_TOLERANCE = 1e-4
-_NONLINEAR = ("clip_sample", "thresholding")
+_NONLINEAR = ("clip_sample", "clip_denoised", "thresholding")
 """Settings with which a scheduler does more than to add up."""
+
+
+_REMEMBERED = ("old_pred_original_sample", "timestep_back")
+"""What a step can be given of the one before: its second result, and its timestep."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,12 @@ class GridSettings:
 
     def apply(self, scheduler: Any) -> None:
         """Set the scheduler's timesteps, and where it begins."""
-        settings = {"timesteps": self.timesteps, "sigmas": self.sigmas, "mu": self.mu}
+        sigmas = None if self.sigmas is None else list(self.sigmas)
+        settings = {"timesteps": self.timesteps, "sigmas": sigmas, "mu": self.mu}
         given: dict[str, Any] = {k: value for k, value in settings.items() if value is not None}
-        if self.timesteps is None and self.sigmas is None:
+        count = inspect.signature(scheduler.set_timesteps).parameters.get("num_inference_steps")
+        is_needed = count is not None and count.default is inspect.Parameter.empty
+        if is_needed or (self.timesteps is None and self.sigmas is None):
             given["num_inference_steps"] = self.grid.inference_steps
         with _blaming_scheduler(scheduler, self.grid):
             scheduler.set_timesteps(**given)
@@ -112,11 +119,14 @@ def _blaming_scheduler(scheduler: Any, grid: TimestepGrid) -> Iterator[None]:
         raise
     except Exception as error:  # each scheduler raises whatever its code runs into
         message = " ".join(str(error).split()).rstrip(".")
-        does = "refuses" if isinstance(error, ValueError) else "fails with"
-        kind = "" if isinstance(error, ValueError) else f" ({type(error).__name__})"
-        msg = (
-            f"{name} {does} {_named(grid)}{kind}: {message}; choose others, or another --scheduler"
-        )
+        if isinstance(error, ValueError):
+            msg = f"{name} refuses {_named(grid)}: {message}; choose others, or another --scheduler"
+        else:
+            msg = (
+                f"{name} fails with {_named(grid)} ({type(error).__name__}): {message}; a table of its "
+                "steps needs a scheduler that is stepped with a prediction, one timestep and latents, so "
+                "choose others, or another --scheduler"
+            )
         raise SearchError(msg) from error
 
 
@@ -236,6 +246,39 @@ class FixedTimestep(float):
         """As a tensor of that shape."""
         return torch.full(shape, float(self))
 
+    def __getattr__(self, name: str) -> Any:
+        """What else pipelines do with it, a tensor does."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(torch.tensor(float(self)), name)
+
+
+class FixedTimesteps(list[FixedTimestep]):
+    """The timesteps of a run that computes with none of them."""
+
+    def __getattr__(self, name: str) -> Any:
+        """What else pipelines do with them, a tensor does."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(torch.tensor([float(each) for each in self]), name)
+
+
+class _NoiseLevel(float):
+    """One that nobody knows; pipelines may look at it, but not give it to a network."""
+
+    __slots__ = ()
+
+    def __mul__(self, other: float) -> _NoiseLevel:
+        return _NoiseLevel(float(self) * other)
+
+    def expand(self, *_: Any) -> Any:
+        """Refused."""
+        msg = (
+            "the pipeline tells its network the noise level of the next step too, and a step graph has the "
+            "timestep of its own step alone; such pipelines are not supported"
+        )
+        raise SearchError(msg)
+
 
 class FixedScheduler:
     """A stand-in for a diffusers scheduler with fixed timesteps; its steps return the latents unchanged.
@@ -250,20 +293,34 @@ class FixedScheduler:
     init_noise_sigma = 1.0
 
     def __init__(self, timesteps: Tensor | list[FixedTimestep], config: Any) -> None:
-        self.timesteps, self.config = timesteps, config
+        is_list = isinstance(timesteps, list)
+        self.timesteps: Any = FixedTimesteps(timesteps) if is_list else timesteps
+        self.config = config
         # Some pipelines look at the noise levels that the scheduler will take.
-        self.sigmas = [0.5] * (len(timesteps) + 1)
+        self.sigmas = [_NoiseLevel(0.5)] * (len(timesteps) + 1)
 
     def set_timesteps(
         self,
         num_inference_steps: int | None = None,
+        *stage: Any,
         device: Any = None,
         timesteps: Any = None,
         sigmas: Any = None,
         mu: float | None = None,
         **others: Any,
     ) -> None:
-        """Begin a run; the arguments do not change the timesteps."""
+        """Begin a run; the arguments do not change the timesteps.
+
+        Raises:
+            SearchError: it is a run of one of several stages.
+        """
+        if stage and device is not None:
+            msg = (
+                f"the pipeline gives its scheduler a stage ({stage[0]!r}), so it samples in several loops one "
+                "behind the other; such pipelines are not supported"
+            )
+            raise SearchError(msg)
+        device = next(iter(stage), device)
         del num_inference_steps, timesteps, sigmas, mu, others
         self._begin(device)
 
@@ -284,21 +341,34 @@ class FixedScheduler:
         timestep: Any,
         sample: Tensor,
         return_dict: bool = True,
+        **others: Any,
     ) -> SchedulerOutput | tuple[Tensor, Tensor]:
         """Leave the latents as they are; pipelines also look at the arguments it takes.
 
         Some schedulers return the clean latents that they expect too, and some pipelines decode those.
         """
-        del model_output, timestep
+        del model_output, timestep, others
         return SchedulerOutput(prev_sample=sample) if return_dict else (sample, sample)
 
 
 class StandIn(FixedScheduler):
-    """The same with all that its steps do not need taken from the scheduler whose place it takes."""
+    """The same with all that its steps do not need taken from the scheduler whose place it takes.
+
+    Attributes:
+        is_copied: whether the pipeline has made a copy of it.
+    """
+
+    is_copied = False
 
     def __init__(self, timesteps: Tensor, own: Any) -> None:
         super().__init__(timesteps, own.config)
         self._own = own
+
+    def __deepcopy__(self, memo: Any) -> StandIn:
+        """A scheduler for something else, as for sound: its steps leave that alone."""
+        del memo
+        self.is_copied = True
+        return StandIn(self.timesteps, self._own)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -329,9 +399,10 @@ class TableScheduler(FixedScheduler):
         timestep: Any,
         sample: Tensor,
         return_dict: bool = True,
+        **others: Any,
     ) -> SchedulerOutput | tuple[Tensor, Tensor]:
         """Keep the prediction; return the next input, or the final latents."""
-        del timestep
+        del timestep, others
         if not self._values:
             self._values.append(sample / self.init_noise_sigma)
         self._values.append(model_output)
@@ -389,14 +460,22 @@ def _walk(
     elif not settings.grid.takes_latents:
         latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
     scale = getattr(scheduler, "scale_model_input", lambda sample, _: sample)
-    options = {} if settings.eta is None else {"eta": settings.eta}
+    given = {} if settings.eta is None else {"eta": settings.eta}
+    takes = inspect.signature(scheduler.step).parameters
+    # Some schedulers keep no memory of their own: pipelines give them what the last step returned.
+    memory = {name: None for name in _REMEMBERED if name in takes}
     inputs = []
     with noise_drawn_by(scheduler, lambda shape: next(values).reshape(shape)):
         for timestep, prediction in zip(settings.part(scheduler), predictions, strict=True):
             inputs.append(scale(latents, timestep).flatten())
-            latents = scheduler.step(
-                prediction.reshape(latents.shape), timestep, latents, **options, return_dict=False
-            )[0]
+            made = prediction.reshape(latents.shape)
+            options = {**given, **memory, "return_dict": False}
+            latents, *further = (
+                scheduler.step(model_output=made, timestep=timestep, sample=latents, **options)
+                if memory
+                else scheduler.step(made, timestep, latents, **options)
+            )
+            memory = dict(zip(memory, (*further, timestep), strict=False))
     return inputs, latents.flatten()
 
 

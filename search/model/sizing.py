@@ -30,7 +30,17 @@ class Sizing:
     first: int = 0
 
     def size(self, noise_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Height and width of the picture that noise becomes, and a video's frames."""
+        """Height and width of the picture that noise becomes, and a video's frames.
+
+        Raises:
+            SearchError: it becomes neither.
+        """
+        if len(noise_shape) < self.rows + 2:
+            msg = (
+                f"the pipeline makes {list(noise_shape)} numbers of noise into something that has no height "
+                "and width, such as sound; give a pipeline that makes pictures or videos"
+            )
+            raise SearchError(msg)
         height, width = noise_shape[self.rows : self.rows + 2]
         found = (height * self.factor, width * self.factor)
         if self.frames is None:

@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from accelerate import init_empty_weights
-from torch import nn
+from torch import Tensor, nn
 from torch.export.graph_signature import TensorArgument
 
-from search.core.errors import SearchError
-from search.core.names import GUIDANCE, SAMPLE, TIMESTEP
+from search.core.names import DENOISER, GUIDANCE, NETWORKS, SAMPLE, TIMESTEP
 from search.core.streams import block_name, stream_names
 from search.core.subnet import Granularity
-from search.model.body import Body
+from search.model.body import Body, Place
 from search.model.complex_numbers import without_complex
 from search.model.hollow import hollow
-from search.model.removed import (
-    build_denoiser,
-)
-from search.model.traced_graph import TracedGraph, emitted_by, read_topology
-from search.model.traced_step import Output, TracedStep
-
-LONGER = "a longer text, to see whether its length counts"
-"""What is added to a prompt."""
+from search.model.live_lora import live_loras, scale_input
+from search.model.replaced import replaced
+from search.model.text_lengths import built, fixed_texts_of, with_short_texts
+from search.model.traced_graph import TracedGraph, Units, emitted_by, read_topology
+from search.model.traced_step import Output, TracedCalls, TracedStep
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
     from torch.export import ExportedProgram
 
+    from search.core.groups import Groups
     from search.core.topology import (
         Topology,
     )
@@ -44,13 +40,13 @@ class Trace:
 
     Attributes:
         program: its inputs are `sample` `[B, ...]`, `timestep` `[]`, the conditions and
-            `guidance_scale` `[]`. Its first output is the prediction `[B, ...]`; blocks' tensors and
-            their bases follow.
+            `guidance_scale` `[]`. Its first output is the prediction `[B, ...]`, or one for each group
+            of steps; blocks' tensors and their bases follow.
         inputs: names of the program's inputs, in order.
         topology: what the program says about the blocks.
         port_outputs: per port of the topology, which output of the program it is.
         base_outputs: likewise, per port that has a base other than zeros.
-        body: that was traced.
+        bodies: that were traced, one per group of steps.
     """
 
     program: ExportedProgram
@@ -58,7 +54,12 @@ class Trace:
     topology: Topology
     port_outputs: tuple[int, ...]
     base_outputs: dict[int, int]
-    body: Body
+    bodies: tuple[Body, ...]
+
+    @property
+    def body(self) -> Body:
+        """That of the first group."""
+        return self.bodies[0]
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
@@ -76,20 +77,39 @@ def trace(
     granularity: Granularity,
     request: Request,
     dtype: torch.dtype = torch.float32,
+    *,
+    groups: Groups | None = None,
+    timesteps: Sequence[float] = (),
 ) -> Trace:
-    """Trace the body of the loop of diffusers' pipeline for `request`.
+    """Trace the body of the loop of diffusers' pipeline for `request`, or one for each of its groups.
 
-    The weights are never touched: a copy of the denoiser is built from its configuration. Sample,
+    The weights are never touched: copies of the networks are built from their configurations. Sample,
     prediction, timestep and guidance are float32 whatever the `dtype` of weights, conditions and blocks.
+
+    Args:
+        pipeline: of diffusers.
+        granularity: which submodules are blocks.
+        request: what to sample.
+        dtype: of weights and blocks.
+        groups: of steps; None if all do the same.
+        timesteps: of the steps, if there are groups.
     """
-    body = Body(pipeline, request)
-    _require_one_way(pipeline, request, body)
-    family = pipeline.family
-    denoiser = hollow(_built(pipeline), dtype)
-    names = _block_names(family, denoiser, granularity, pipeline.removed)
+    bodies = _bodies(pipeline, request, groups, timesteps)
+    body = bodies[0]
+    family, calls = pipeline.family, _calls(pipeline, bodies, groups)
+    used = {pipeline.family.component, *calls.networks.values()}
+    networks = {
+        name: hollow(built(pipeline, name), dtype) for name in pipeline.networks if name in used
+    }
+    modules = {
+        name: _block_names(family, network, granularity, pipeline.removed)
+        for name, network in networks.items()
+    }
     outputs: dict[Output, int] = {}
-    parts = {name: hollow(part, dtype) for name, part in body.parts_around.items()}
-    step = TracedStep(body, denoiser, parts, names, outputs, dtype)
+    order: dict[str, list[str]] = {}
+    around = {name: part for each in reversed(bodies) for name, part in each.parts_around.items()}
+    parts = {name: hollow(part, dtype) for name, part in around.items()}
+    step = TracedStep(bodies, networks, parts, modules, calls, outputs, order, dtype)
     inputs = {
         SAMPLE: torch.zeros(body.pictures, *body.latent_shape),
         TIMESTEP: torch.ones(()),
@@ -97,38 +117,63 @@ def trace(
             name: torch.zeros(t.shape, dtype=dtype if t.is_floating_point() else t.dtype)
             for name, t in body.conditions.items()
         },
+        **{scale_input(name): torch.ones(1, dtype=dtype) for name in live_loras(networks.values())},
         GUIDANCE: torch.ones(()),
     }
-    with torch.no_grad():
+    with torch.no_grad(), replaced(Tensor, "fill_diagonal_", _fill_diagonal):
         program = without_aliases(torch.export.export(step, (), inputs, strict=False))
     program = without_complex(program, inputs)
-    modules = {name for each in Granularity for name in family.blocks(denoiser, each)}
-    branches = {name for name in modules if family.is_branch(denoiser.get_submodule(name))}
-    graph = TracedGraph(program, tuple(inputs))
-    emitted = emitted_by(graph, outputs, _in_streams(body, branches))
-    units = _in_streams(body, modules)
-    topology = read_topology(program, graph, emitted, units, body)
+    units = {
+        network: {name for each in Granularity for name in family.blocks(module, each)}
+        for network, module in networks.items()
+    }
+    branches = {
+        network: {name for name in names if family.is_branch(networks[network].get_submodule(name))}
+        for network, names in units.items()
+    }
+    graph = TracedGraph(program, tuple(inputs), len(bodies))
+    emitted = emitted_by(graph, outputs, _in_streams(calls, branches))
+    topology = read_topology(
+        program,
+        graph,
+        emitted,
+        Units(_in_streams(calls, units), {module_path(n, pipeline): order[n] for n in networks}),
+        samples=body.rows,
+        groups=groups,
+    )
     return Trace(
         program=program,
         inputs=tuple(inputs),
         topology=topology,
         port_outputs=tuple(emitted.ports.values()),
         base_outputs=emitted.outputs,
-        body=body,
+        bodies=bodies,
     )
 
 
-def _require_one_way(pipeline: Pipeline, request: Request, body: Body) -> None:
-    """Refuse a step that depends on the length of its text, which a trace would freeze."""
-    if not body.numbers or pipeline.family.labels(pipeline.pipe, request) is not None:
-        return
-    longer = replace(request, prompts=tuple(f"{p} {LONGER}" for p in request.prompts))
-    if Body(pipeline, longer).numbers != body.numbers:
-        msg = (
-            f"the {type(pipeline.denoiser).__name__} of a {pipeline.family.pipeline} computes otherwise "
-            "for texts of another length; a graph is of one length, so such pipelines are not supported"
-        )
-        raise SearchError(msg)
+def _bodies(
+    pipeline: Pipeline, request: Request, groups: Groups | None, timesteps: Sequence[float]
+) -> tuple[Body, ...]:
+    """One per group, at its first step."""
+    texts = fixed_texts_of(pipeline, request)
+    request = request if texts is None else with_short_texts(request)
+    if groups is None:
+        return (Body(pipeline, request, texts),)
+    steps = map(groups.first_step, range(len(groups.calls)))
+    places = [Place(step, tuple(timesteps), request.steps) for step in steps]
+    return tuple(Body(pipeline, request, texts, place) for place in places)
+
+
+def _calls(pipeline: Pipeline, bodies: Sequence[Body], groups: Groups | None) -> TracedCalls:
+    if groups is not None:
+        return TracedCalls(groups.calls, dict(groups.networks))
+    streams = stream_names(len(bodies[0].uses))
+    return TracedCalls((streams,), dict.fromkeys(streams, pipeline.family.component))
+
+
+def module_path(network: str, pipeline: Pipeline) -> str:
+    """Where a network is in the module that is traced."""
+    return DENOISER if network == pipeline.family.component else f"{NETWORKS}{network}"
 
 
 def without_aliases(program: ExportedProgram) -> ExportedProgram:
@@ -146,13 +191,13 @@ def without_aliases(program: ExportedProgram) -> ExportedProgram:
     return program
 
 
-def _built(pipeline: Pipeline) -> nn.Module:
-    """The denoiser of a pipeline without any weights."""
-    if any(p.is_meta for p in pipeline.denoiser.parameters()):
-        return cast("nn.Module", pipeline.denoiser)
-    cls, config = type(pipeline.denoiser), pipeline.denoiser.config
-    with init_empty_weights(include_buffers=False):
-        return build_denoiser(cls, config, pipeline.family)
+def _fill_diagonal(tensor: Tensor, value: float, wrap: bool = False) -> Tensor:
+    """The same as torch's own, which writes through strides and so cannot be exported to ONNX."""
+    if wrap or tensor.ndim != 2:
+        msg = f"the diagonal of a tensor {tuple(tensor.shape)} cannot be filled in a trace"
+        raise NotImplementedError(msg)
+    on = torch.eye(*tensor.shape, dtype=torch.bool, device=tensor.device)
+    return tensor.copy_(tensor.masked_fill(on, value))
 
 
 def _block_names(
@@ -162,7 +207,10 @@ def _block_names(
     return list(dict.fromkeys([*family.blocks(denoiser, granularity), *removed]))
 
 
-def _in_streams(body: Body, modules: Iterable[str]) -> set[str]:
-    """These modules as blocks, in every stream."""
-    streams = stream_names(len(body.uses))
-    return {block_name(stream, module) for stream in streams for module in modules}
+def _in_streams(calls: TracedCalls, modules: Mapping[str, Iterable[str]]) -> set[str]:
+    """These modules of the networks as blocks, in every stream."""
+    return {
+        block_name(stream, module)
+        for stream, network in calls.networks.items()
+        for module in modules[network]
+    }

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from search.core.names import SAMPLE, TIMESTEP
-from search.core.streams import block_name, stream_names
+from search.core.streams import block_name
 from search.core.topology import (
-    PREDICTION,
     Base,
     Computation,
     Port,
@@ -18,6 +17,7 @@ from search.core.topology import (
     Topology,
     base_of,
     port_of,
+    prediction_of,
 )
 from search.model.additive import added_to
 from search.model.cost import attention_products, count_macs
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
     from torch.fx import Node
 
-    from search.model.body import Body
+    from search.core.groups import Groups
     from search.model.traced_step import Output
 
 
@@ -59,7 +59,7 @@ def emitted_by(
         branches: the blocks that are residual branches.
     """
     position = {node: i for i, node in enumerate(graph.nodes)}
-    used = graph.ancestors(graph.outputs[0])
+    used = {node for each in graph.predictions for node in graph.ancestors(each)}
 
     def place(output: Output) -> int:
         return position[graph.outputs[outputs[output]]]
@@ -109,8 +109,10 @@ def read_topology(
     program: ExportedProgram,
     graph: TracedGraph,
     emitted: Emitted,
-    units: set[str],
-    body: Body,
+    units: Units,
+    *,
+    samples: int,
+    groups: Groups | None,
 ) -> Topology:
     """Blocks, ports, computations, segments and bases of a trace.
 
@@ -119,9 +121,9 @@ def read_topology(
         graph: its nodes by role.
         emitted: see `emitted_by`.
         units: modules whose cost is told apart, with their stream.
-        body: that was traced.
+        samples: rows of the first call.
+        groups: of steps, one per prediction.
     """
-    streams = stream_names(len(body.uses))
     last_port = {output.block: port for port, output in enumerate(emitted.ports)}
     blocks = sorted(last_port, key=last_port.__getitem__)
     ports = {graph.outputs[i]: port for port, i in enumerate(emitted.ports.values())}
@@ -129,7 +131,8 @@ def read_topology(
     for port, output in emitted.outputs.items():
         based[graph.outputs[output]].append(port)
     members = graph.members(ports, based)
-    targets = [*map(port_of, range(len(ports))), PREDICTION, *map(base_of, emitted.bases)]
+    predictions = map(prediction_of, range(len(graph.predictions)))
+    targets = [*map(port_of, range(len(ports))), *predictions, *map(base_of, emitted.bases)]
     owners = {base_of(port): output.block for port, output in enumerate(emitted.ports)}
     return Topology(
         blocks=tuple(blocks),
@@ -138,8 +141,9 @@ def read_topology(
             for output, node in zip(emitted.ports, ports, strict=True)
         ),
         computations=_computations(graph, targets, ports, based, members),
-        segments=_segments(program, graph, members, _Units(units, owners, streams), body.rows),
+        segments=_segments(program, graph, members, replace(units, owners=owners), samples),
         bases=emitted.bases,
+        groups=groups,
     )
 
 
@@ -165,10 +169,13 @@ def _computations(
 class TracedGraph:
     """The nodes of an exported program by the role they play here."""
 
-    def __init__(self, program: ExportedProgram, inputs: tuple[str, ...]) -> None:
+    def __init__(
+        self, program: ExportedProgram, inputs: tuple[str, ...], predictions: int = 1
+    ) -> None:
         self.nodes: list[Node] = list(program.graph.nodes)
         by_name = {node.name: node for node in self.nodes}
         self.outputs = [by_name[spec.arg.name] for spec in program.graph_signature.output_specs]
+        self.predictions = self.outputs[:predictions]
         users = [by_name[name] for name in program.graph_signature.user_inputs]
         self.varying = [
             node for name, node in zip(inputs, users, strict=True) if name in (SAMPLE, TIMESTEP)
@@ -191,7 +198,11 @@ class TracedGraph:
             if node in ports:
                 found[node] = frozenset({port_of(ports[node])})
                 continue
-            mine = {PREDICTION} if node is self.outputs[0] else set[Target]()
+            mine = {
+                prediction_of(group)
+                for group, prediction in enumerate(self.predictions)
+                if prediction is node
+            }
             mine |= set(map(base_of, based.get(node, ())))
             for user in node.users:
                 mine |= found.get(user, frozenset())
@@ -210,26 +221,32 @@ class TracedGraph:
         return seen - {node}
 
 
-class _Units:
-    """Which modules have to run for an operation; `owners` are the blocks of the bases."""
+@dataclass(frozen=True)
+class Units:
+    """Which modules have to run for an operation.
 
-    def __init__(
-        self, units: set[str], owners: Mapping[Target, str], streams: Sequence[str]
-    ) -> None:
-        self._units, self._owners, self._streams = units, owners, streams
+    Attributes:
+        names: of these modules, with their stream.
+        order: per network in the trace, the stream of each of its calls.
+        owners: the blocks of the bases.
+    """
+
+    names: AbstractSet[str]
+    order: Mapping[str, Sequence[str]]
+    owners: Mapping[Target, str] = field(default_factory=dict)
 
     def of(self, nodes: Iterable[Node], targets: frozenset[Target]) -> frozenset[str]:
         """The units around `nodes`; a block need not run for the sake of its own base."""
-        for_base = {self._owners[target] for target in targets & self._owners.keys()}
-        around = {u for node in nodes for u in _modules(node, self._streams)}
-        return frozenset(around & self._units) - for_base
+        for_base = {self.owners[target] for target in targets & self.owners.keys()}
+        around = {u for node in nodes for u in _modules(node, self.order)}
+        return frozenset(around & self.names) - for_base
 
 
 def _segments(
     program: ExportedProgram,
     graph: TracedGraph,
     members: Mapping[Node, frozenset[Target]],
-    units: _Units,
+    units: Units,
     samples: int,
 ) -> tuple[Segment, ...]:
     macs = count_macs(program.graph_module)
@@ -250,12 +267,13 @@ def _segments(
     )
 
 
-def _modules(node: Node, streams: Sequence[str]) -> Iterable[str]:
-    """Names of the denoiser's modules around a node, with their stream, outermost first."""
-    stream = streams[0]
+def _modules(node: Node, order: Mapping[str, Sequence[str]]) -> Iterable[str]:
+    """Names of the networks' modules around a node, with their stream, outermost first."""
+    network, stream = "", ""
     for key, (name, _) in node.meta.get("nn_module_stack", {}).items():
-        if name == "denoiser":
+        if name in order:
             # Later calls of a module are numbered behind an @.
-            stream = streams[int(key.rpartition("@")[2])] if "@" in key else streams[0]
-        elif name.startswith("denoiser."):
-            yield block_name(stream, name.removeprefix("denoiser."))
+            network = name
+            stream = order[name][int(key.rpartition("@")[2]) if "@" in key else 0]
+        elif network and name.startswith(f"{network}."):
+            yield block_name(stream, name.removeprefix(f"{network}."))

@@ -72,7 +72,7 @@ class DenoiserWeights:
                 raise SearchError(msg) from error
 
     def __contains__(self, name: str) -> bool:
-        return name in self._entries
+        return name in self._entries or name in self._replaced
 
     def tensor(self, name: str) -> torch.Tensor:
         """Read one tensor by its state-dict name, or take what replaces it."""
@@ -176,6 +176,11 @@ def _digest(
         flat = head.contiguous().flatten()
         digest.update(flat.view(torch.uint8)[:_SAMPLED_BYTES].numpy().tobytes())
     return digest.hexdigest()
+
+
+def on_disk_name(name: str) -> str:
+    """The name of a tensor in the files: a layer with a LoRA beside it holds it as its base layer."""
+    return name.replace(".base_layer.", ".")
 
 
 def require_no_lora(names: Iterable[str], folder: Path) -> None:

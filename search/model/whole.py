@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from search.core.actions import Action
 from search.core.errors import SearchError
 from search.core.subnet import SubNet
-from search.core.table import skipping
+from search.core.table import skipping, whole_table
+from search.core.timestep_grid import TimestepGrid
 from search.model import trace as tracing
-from search.model.alike import require_alike_steps
 from search.model.family import Request
+from search.model.steps import groups_of_steps
 
 if TYPE_CHECKING:
     from search.core.granularity import Granularity
-    from search.core.timestep_grid import TimestepGrid
     from search.model.pipeline import Pipeline
 
 
@@ -42,7 +42,7 @@ def whole_subnet(
     traced = whole_trace(pipeline, grid=grid, granularity=granularity, guidance=guidance, size=size)
     binding = pipeline.binding(
         grid=grid,
-        guided=traced.body.guided,
+        guided=any(body.guided for body in traced.bodies),
         latent_shape=traced.latent_shape,
         noise_shape=traced.noise_shape,
     )
@@ -74,8 +74,9 @@ def whole_trace(
         steps=grid.inference_steps,
         guidance=guidance,
     ).sized(size)
-    require_alike_steps(pipeline, request, pipeline.timesteps(grid, size))
-    traced = tracing.trace(pipeline, granularity, request)
+    timesteps = pipeline.timesteps(grid, size)
+    groups = groups_of_steps(pipeline, request, timesteps)
+    traced = tracing.trace(pipeline, granularity, request, groups=groups, timesteps=timesteps)
     _require_size(pipeline, size, traced.noise_shape)
     return traced
 
@@ -122,11 +123,48 @@ def resized(pipeline: Pipeline, subnet: SubNet, size: tuple[int, ...]) -> SubNet
 def _require_size(
     pipeline: Pipeline, size: tuple[int, ...] | None, noise_shape: tuple[int, ...]
 ) -> None:
-    """Refuse a size (height, width) that the pipeline has not taken."""
+    """Refuse a size (height, width, frames) that the pipeline has not taken."""
     made, multiple = pipeline.size(noise_shape), pipeline.multiple
-    if size not in (None, made):
+    if size is None or size == made[: len(size)]:
+        return
+    if size[:2] == made[:2] and len(made) > 2:
+        msg = (
+            f"{pipeline.family.pipeline} makes videos of {made[2]} frames here, not of {size[2]}; "
+            f"leave the frames out, or choose {made[2]}"
+        )
+    else:
         msg = (
             f"{pipeline.family.pipeline} makes pictures of {made[0]} x {made[1]} here, not of "
             f"{size[0]} x {size[1]}; leave the size out, or choose multiples of {multiple}"
         )
+    raise SearchError(msg)
+
+
+def full_of(pipeline: Pipeline, subnet: SubNet) -> SubNet:
+    """Every block at every step of the sampler that `subnet` stands in for.
+
+    Args:
+        pipeline: with the scheduler that `subnet` is bound to; it needs no weights.
+        subnet: bound to that pipeline.
+
+    Raises:
+        SearchError: the SubNet is a sampler of fewer steps, and that scheduler makes no full one.
+    """
+    found = whole_table(subnet)
+    if found is not None:
+        return found
+    found = whole_subnet(
+        pipeline,
+        grid=TimestepGrid(subnet.full_calls),
+        granularity=subnet.granularity,
+        guidance=subnet.guidance,
+        size=pipeline.size(subnet.binding.noise_shape),
+    )
+    if found.full_calls != subnet.full_calls:
+        msg = (
+            f"the SubNet stands in for a sampler of {subnet.full_calls} calls, but "
+            f"{subnet.binding.scheduler} with as many steps makes {found.full_calls}; search again with "
+            "another number of steps"
+        )
         raise SearchError(msg)
+    return found

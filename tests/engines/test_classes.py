@@ -14,7 +14,8 @@ from benchmarks.families import image, video
 from benchmarks.families.toy import Toy
 from engines.base import make_engine
 from engines.runner import Runner
-from exporter.export import export
+from exporter.errors import ExportError
+from exporter.exporting import export
 from search.core.actions import Action
 from search.core.granularity import Granularity
 from search.core.liveness import unroll
@@ -22,6 +23,7 @@ from search.core.subnet import SubNet
 from search.core.table import with_rows
 from search.methods.options import Options
 from search.methods.registry import search
+from search.model.entry import FRAMES
 from search.model.families.text_to_image import call_parameters, scale_argument
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline
@@ -42,8 +44,26 @@ CLASSES = (
     "HunyuanVideoPipeline",
     "Krea2Pipeline",
     "CogView3PlusPipeline",
+    "SanaVideoPipeline",
+    "CogView4Pipeline",
+    "Lumina2Pipeline",
+    "Kandinsky5T2IPipeline",
+    "Kandinsky5T2VPipeline",
+    "BriaFiboPipeline",
+    "ErnieImagePipeline",
 )
 """Those of 2025 and 2026 that compile."""
+OTHERS = (
+    "LDMTextToImagePipeline",
+    "IFPipeline",
+    "TextToVideoSDPipeline",
+    "StableDiffusion3PAGPipeline",
+    "EasyAnimatePipeline",
+    "KolorsPipeline",
+)
+"""One for each thing that older pipelines do in a way of their own."""
+UNTOLD = ("DDPMPipeline", "DDIMPipeline")
+"""Pipelines that are not told what to show."""
 STEPS = 4
 
 
@@ -69,15 +89,22 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def opened(path: Path, toy: Toy, *, weights: bool) -> Pipeline:
     """With the further arguments of its call."""
     found = open_pipeline(path, weights=weights)
-    found.use_call(
-        {k: v for k, v in toy.call.items() if k not in ("height", "width", "num_frames")}
-    )
+    found.use_call({k: v for k, v in toy.call.items() if k not in ("height", "width", *FRAMES)})
+    found.use_scheduler(None, toy.scheduler)
     return found
+
+
+def plain_pipeline(path: Path, toy: Toy) -> Any:
+    """As a user of diffusers opens it, with the scheduler's settings of the toy."""
+    pipe = DiffusionPipeline.from_pretrained(path)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **toy.scheduler)
+    return pipe
 
 
 def options(toy: Toy, **settings: Any) -> Options:
     size = {name: toy.call.get(name) for name in ("height", "width")}
-    frames = toy.call.get("num_frames")
+    frames = next((toy.call[name] for name in FRAMES if name in toy.call), None)
     return Options(steps=STEPS, guidance=toy.guidance, frames=frames, **size, **settings)
 
 
@@ -94,7 +121,8 @@ def own_call(pipe: Any, toy: Toy, prompt: str, negative: str, **settings: Any) -
         "return_dict": False,
         **settings,
     }
-    if negative or scale_argument(pipe) == "true_cfg_scale":
+    # EasyAnimate cannot do without one.
+    if negative or scale_argument(pipe) == "true_cfg_scale" or "EasyAnimate" in toy.cls:
         wanted["negative_prompt"] = negative
     takes = call_parameters(pipe)
     return pipe(**{name: value for name, value in wanted.items() if name in takes})[0]
@@ -105,13 +133,12 @@ def run(subnet: SubNet, path: Path, out: Path) -> Runner:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", [*CLASSES, *OTHERS])
 def test_full_equals_diffusers_picture_for_picture(saved: Any, tmp_path: Path, name: str) -> None:
     toy, path = TOYS[name], saved(name)
     subnet = search(opened(path, toy, weights=False), "full", options(toy))
     runner = run(subnet, path, tmp_path / "bundle")
-    plain = DiffusionPipeline.from_pretrained(path)
-    plain.set_progress_bar_config(disable=True)
+    plain = plain_pipeline(path, toy)
     pictures = []
     for prompt, negative in (("a red circle on a blue field", ""), ("dog", "blurry, low quality")):
         away = negative if runner.bundle.takes_negative else ""
@@ -120,6 +147,22 @@ def test_full_equals_diffusers_picture_for_picture(saved: Any, tmp_path: Path, n
         assert np.abs(found - expected).max() <= 1 / 255
         pictures.append(found)
     assert np.abs(pictures[0] - pictures[1]).max() > 1 / 255, "the prompt counts"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", UNTOLD)
+def test_a_pipeline_without_a_prompt_makes_the_picture_of_a_seed(
+    saved: Any, tmp_path: Path, name: str
+) -> None:
+    toy, path = TOYS[name], saved(name)
+    subnet = search(opened(path, toy, weights=False), "full", options(toy))
+    runner = run(subnet, path, tmp_path / "bundle")
+    expected = own_call(plain_pipeline(path, toy), toy, "", "", output_type="np")
+    found = runner.run("", seed=5).images / 255
+    assert np.abs(found - expected).max() <= 1 / 255
+    assert runner.bundle.require_prompt(prompt=None, label=None) == ""
+    with pytest.raises(ExportError, match="takes no prompt"):
+        runner.bundle.require_prompt(prompt="a cat", label=None)
 
 
 @pytest.mark.parametrize("name", each_class(*CLASSES))

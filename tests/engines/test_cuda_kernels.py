@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from exporter.components import conditioner_graph
-from exporter.export import export
+from exporter.exporting import export
 from exporter.variant import _conditioning
 from search.core.subnet import Granularity
 from search.methods.options import Options

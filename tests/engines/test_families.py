@@ -20,7 +20,7 @@ from engines.errors import EngineError
 from engines.parity import verify
 from engines.runner import Runner
 from exporter.bundle import Bundle
-from exporter.export import export
+from exporter.exporting import export
 from search.core.subnet import Granularity, SubNet
 from search.methods.options import Options
 from search.methods.registry import search

@@ -11,7 +11,7 @@ from engines.errors import EngineError
 from engines.parity import many
 from engines.parity.many import VerifyPlan, verify_many
 from exporter.bundle import Bundle
-from exporter.export import export
+from exporter.exporting import export
 from search.methods.options import Options
 from search.methods.registry import search
 from search.model.pipeline import open_pipeline

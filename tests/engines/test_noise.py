@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from engines.noise import TorchNoise
+from engines.noise import TorchNoise, noise_of
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 16, 16), (2, 4, 12, 12), (1, 3, 5, 7), (1, 1, 3, 6)])
@@ -33,3 +33,17 @@ def test_another_seed_gives_other_numbers() -> None:
 def test_too_few_numbers_are_refused() -> None:
     with pytest.raises(ValueError, match="fewer than 16 elements"):
         TorchNoise(0).randn((1, 1, 3, 3))
+
+
+def test_each_picture_of_a_batch_has_its_seed() -> None:
+    """As `diffusers.utils.torch_utils.randn_tensor` draws from a list of generators."""
+    from diffusers.utils.torch_utils import randn_tensor
+
+    generators = [torch.Generator().manual_seed(seed) for seed in (3, 8)]
+    source = noise_of((3, 8))
+    for _ in range(2):
+        expected = randn_tensor((2, 4, 3, 3), generator=generators)
+        np.testing.assert_allclose(
+            source.randn((2, 4, 3, 3)), expected.numpy(), rtol=1e-5, atol=3e-6
+        )
+    np.testing.assert_array_equal(noise_of(3).randn((1, 16)), TorchNoise(3).randn((1, 16)))

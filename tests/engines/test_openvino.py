@@ -15,7 +15,7 @@ from engines.parity import verify
 from engines.parity.measure import relative_l2
 from engines.runner import Runner
 from exporter.bundle import Bundle
-from exporter.export import export
+from exporter.exporting import export
 from search.core.subnet import Granularity
 from search.methods.options import Options
 from search.methods.registry import search

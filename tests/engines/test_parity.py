@@ -20,7 +20,7 @@ from engines.errors import EngineError
 from engines.parity import Parity, ParityPictures, Rung, psnr, relative_l2, verify
 from engines.report import verdict, write_report
 from exporter.bundle import Bundle, sha256
-from exporter.export import export
+from exporter.exporting import export
 from search.core.actions import Action
 from search.core.errors import SearchError
 from search.core.liveness import unroll

@@ -12,7 +12,7 @@ import pytest
 from engines.base import make_engine
 from engines.parity import verify
 from exporter.bundle import Bundle
-from exporter.export import export
+from exporter.exporting import export
 from exporter.picture import grid_lines
 from search.core.actions import Action
 from search.core.subnet import Granularity, SubNet

@@ -243,7 +243,7 @@ def test_a_bundle_without_guidance_equals_diffusers(
 def test_several_images_at_once_equal_diffusers(
     pipelines: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    from exporter.export import export
+    from exporter.exporting import export
 
     for name in ("three-levels", "learned-variance"):
         opened = open_pipeline(pipelines(name))

@@ -21,7 +21,7 @@ from engines.errors import EngineError
 from engines.parity import verify
 from engines.runner import Runner
 from exporter.bundle import Bundle
-from exporter.export import export
+from exporter.exporting import export
 from search.core.actions import Action
 from search.core.errors import SearchError
 from search.core.subnet import SubNet

@@ -15,7 +15,7 @@ from engines.parity import relative_l2
 from engines.runner import Result, Runner
 from engines.tensorrt import TensorRt, timing_cache
 from exporter.bundle import Bundle
-from exporter.export import export
+from exporter.exporting import export
 from search.methods.options import Options
 from search.methods.registry import search
 from search.model.pipeline import open_pipeline

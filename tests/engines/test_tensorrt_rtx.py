@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from engines.base import EngineOptions, make_engine
 from engines.errors import EngineError
 from exporter.carve import carve
-from exporter.export import export
+from exporter.exporting import export
 from exporter.variant import trace_denoiser
 from exporter.weights import refer, write_weights
 from search.core.program import plan_program

@@ -224,3 +224,14 @@ def test_a_blob_of_another_content_is_refused(bundle: Path, tmp_path: Path) -> N
     blob.write_bytes(blob.read_bytes() + b"x")
     with pytest.raises(ExportError, match="is not the file that was exported"):
         Bundle.open(snapshot).check()
+
+
+def test_the_preview_is_optional_and_checked(bundle: Path) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    channels = Bundle.open(bundle).noise_shape[1]
+    assert [len(row) for row in manifest.pop("preview")] == [channels + 1] * 3
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    assert Bundle.open(bundle).preview is None, "as in older bundles"
+    edit(bundle, preview=[[1.0, 2.0]])
+    with pytest.raises(ExportError, match="the preview, which is not 3 rows of"):
+        Bundle.open(bundle)

@@ -14,7 +14,7 @@ from engines.errors import EngineError
 from engines.parity import relative_l2, verify
 from engines.runner import Runner
 from exporter.errors import ExportError
-from exporter.export import export
+from exporter.exporting import export
 from search.methods.options import Options
 from search.methods.registry import search
 from search.model.pipeline import open_pipeline

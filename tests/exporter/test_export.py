@@ -19,7 +19,7 @@ import pytest
 
 from exporter.bundle import Bundle
 from exporter.errors import ExportError
-from exporter.export import export
+from exporter.exporting import export
 from search.core.actions import Action
 from search.core.errors import SearchError
 from search.core.subnet import Granularity, SubNet
@@ -305,7 +305,7 @@ def test_a_failed_export_leaves_nothing(
     def broken(*_: object) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr("exporter.export.write_weights", broken)
+    monkeypatch.setattr("exporter.exporting.write_weights", broken)
     with pytest.raises(OSError, match="Input/output error"):
         export(pipelines("three-levels"), small(pipelines), tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []

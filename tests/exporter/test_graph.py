@@ -117,3 +117,25 @@ def test_a_rewritten_graph_computes_what_torch_does(name: str) -> None:
     (found,) = session.run(None, inputs)
     expected = function(*given)
     torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-6, atol=1e-5)
+
+
+def test_weights_without_elements_stay_in_the_graph() -> None:
+    wide, none = torch.nn.Linear(16, 32, bias=False), torch.nn.Linear(16, 0, bias=False)
+
+    class Both(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.wide, self.none = wide, none
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cat([self.wide(x), self.none(x)], -1)
+
+    program = torch.export.export(Both(), (torch.ones(2, 3, 16),))
+    model = convert(program)
+    optimise(model, program.state_dict)
+    kept = {
+        name: "stepcarve" in value.const_value.meta
+        for name, value in model.graph.initializers.items()
+        if value.const_value is not None and name.endswith(".T")
+    }
+    assert kept == {"wide.weight.T": True, "none.weight.T": False}

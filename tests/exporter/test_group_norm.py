@@ -11,10 +11,14 @@ import torch
 from exporter.group_norm import decompose_group_norms
 
 
-def run(shape: tuple[int, ...], groups: int, *, spelled_out: bool) -> tuple[float, set[str]]:
+def run(
+    shape: tuple[int, ...], groups: int, *, spelled_out: bool, padded: bool = False
+) -> tuple[float, set[str]]:
     """Relative error of one group normalisation on ONNX Runtime against float64, and its operators."""
     torch.manual_seed(0)
     values = torch.randn(shape) + 2
+    if padded:
+        values[..., 1:] = values[..., 1:2] + 20
     scale, bias = torch.randn(shape[1]), torch.randn(shape[1])
     kind = ir.TensorType(ir.DataType.FLOAT)
     inputs = [
@@ -51,3 +55,8 @@ def test_large_groups_keep_their_digits() -> None:
     shape = (1, 8, 256, 256)
     error, _ = run(shape, 4, spelled_out=True)
     assert error < 3e-7 < run(shape, 4, spelled_out=False)[0]
+
+
+def test_what_is_padding_nearly_everywhere_keeps_its_digits() -> None:
+    error, _ = run((2, 32, 77), 32, spelled_out=True, padded=True)
+    assert error < 3e-6 < run((2, 32, 77), 32, spelled_out=False, padded=True)[0]

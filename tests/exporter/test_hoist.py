@@ -58,7 +58,7 @@ def master_of(body: str) -> Master:
 def step_of(master: Master) -> ir.Model:
     """What is left in the loop."""
     graph = ir.convenience.extract(
-        master.model.graph, list(master.inputs.values()), [master.prediction]
+        master.model.graph, list(master.inputs.values()), list(master.predictions)
     )
     for value in [v for v in graph.inputs if not v.uses()]:
         graph.inputs.remove(value)

@@ -19,7 +19,7 @@ from benchmarks.families.lora import write_lora
 from engines.base import make_engine
 from engines.runner import Runner
 from exporter.bundle import Bundle
-from exporter.export import _key, export
+from exporter.exporting import _key, export
 from search.core.errors import SearchError
 from search.core.lora import Lora
 from search.core.subnet import SubNet

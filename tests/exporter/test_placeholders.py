@@ -14,7 +14,7 @@ from diffusers import DiffusionPipeline
 
 from engines.base import make_engine
 from engines.runner import Runner
-from exporter.export import export
+from exporter.exporting import export
 from search.core.errors import SearchError
 from search.core.placeholders import written_out
 from search.methods.options import Options

@@ -10,7 +10,7 @@ import pytest
 
 from exporter import preflight
 from exporter.errors import ExportError
-from exporter.export import export
+from exporter.exporting import export
 from search.methods.options import Options
 from search.methods.whole import full
 from search.model import parts

@@ -9,7 +9,7 @@ import pytest
 
 from exporter.bundle import Bundle, Shape
 from exporter.errors import ExportError
-from exporter.export import export
+from exporter.exporting import export
 from search.methods.options import Options
 from search.methods.registry import search
 from search.model.pipeline import open_pipeline

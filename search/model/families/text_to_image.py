@@ -12,7 +12,7 @@ from torch import nn
 from search.core.prompt import class_number
 from search.core.subnet import Granularity
 from search.model.encoding import LABELS
-from search.model.entry import latents_replaced
+from search.model.entry import FRAMES, in_latents, latents_replaced
 from search.model.families.unet import UNET_LAYERS, is_unet, unet_blocks
 from search.model.pictures import picture_arguments
 
@@ -109,24 +109,29 @@ class TextToImage:
         known = {
             name: value
             for name, value in arguments.items()
-            if name in takes and (value is not None or name in self.unset)
+            if name in takes and (value is not None or name in (*self.unset, *self.settings))
         }
         given = request.latents
         if given is None:
-            return pipe(**known)[0]
-        # What the pipeline prepares of ones is what it multiplies its noise by.
-        with latents_replaced(pipe, lambda made: given.to(made.device) * made.to(given)):
-            return pipe(**known)[0]
+            return _called(pipe, known)
+
+        def entered(made: Tensor) -> Tensor:
+            # What the pipeline prepares of ones is what it multiplies its noise by.
+            ones = made[tuple(map(slice, given.shape))] if made.ndim == given.ndim else made
+            return in_latents(made, given.to(made.device) * ones.to(given))
+
+        with latents_replaced(pipe, entered):
+            return _called(pipe, known)
 
     def arguments(self, pipe: Any, request: Request) -> dict[str, Any]:
         """What the pipeline's call may be given; it takes some of it."""
         scale = scale_argument(pipe)
         prompts = list(request.prompts)
         found: dict[str, Any] = {
+            scale: request.guidance,
             **self.settings,
             **request.grid_arguments,
             **picture_arguments(pipe, request),
-            scale: request.guidance,
             "prompt": prompts,
             LABELS: self._class_labels(pipe, request),
             "num_images_per_prompt": request.images,
@@ -136,8 +141,10 @@ class TextToImage:
             "output_type": request.output,
             "return_dict": False,
         }
+        if not _takes_texts(pipe):
+            found["batch_size"] = len(prompts) * request.images
         if request.frames is not None:
-            found["num_frames"] = request.frames
+            found.update(dict.fromkeys(FRAMES, request.frames))
         if request.negative or (scale == SCALES[0] and request.is_guided):
             found["negative_prompt"] = [request.negative] * len(prompts)
         return found
@@ -169,11 +176,13 @@ class TextToImage:
     def conditioner(self, pipeline: OpenedPipeline, request: Request) -> Conditioner:
         """The pipeline up to its first call of the denoiser."""
         from search.model.conditioner import TextConditioner
-        from search.model.labels import LabelConditioner
+        from search.model.labels import LabelConditioner, NoConditioner
 
         classes = self.classes(pipeline.pipe)
         if classes:
             return LabelConditioner(classes, images=request.images)
+        if not _takes_texts(pipeline.pipe):
+            return NoConditioner()
         return TextConditioner(pipeline, request)
 
 
@@ -200,6 +209,23 @@ def call_parameters(pipe: Any) -> Mapping[str, inspect.Parameter]:
 def _takes_labels(cls: type) -> bool:
     """Whether a class of pipelines is told the class of its pictures."""
     return LABELS in inspect.signature(inspect.unwrap(cls.__call__)).parameters
+
+
+def _called(pipe: Any, arguments: Mapping[str, Any]) -> Any:
+    """The first result of a pipeline's call; an empty negative prompt if it cannot do without one."""
+    try:
+        return pipe(**arguments)[0]
+    except TypeError as error:
+        takes = "negative_prompt" in call_parameters(pipe)
+        if not takes or arguments.get("negative_prompt") or "NoneType" not in str(error):
+            raise
+        empty = [""] * len(arguments["prompt"])
+    return pipe(**arguments, negative_prompt=empty)[0]
+
+
+def _takes_texts(pipe: Any) -> bool:
+    """Whether a pipeline's call takes a prompt."""
+    return "prompt" in call_parameters(pipe)
 
 
 def scale_argument(pipe: Any) -> str:

@@ -31,8 +31,8 @@ def unet_blocks(denoiser: Any, granularity: Granularity) -> list[str]:
     """Blocks of any diffusers U-Net with `down_blocks`, `mid_block` and `up_blocks`.
 
     stage: each of these; branch: each pair of a ResNet and the attention behind it, gated at its last
-    module, each sampler, and the middle; layer: every ResNet, transformer, attention, feed-forward
-    and sampler.
+    module, each sampler, the middle, and stages that are built otherwise; layer: every ResNet,
+    transformer, attention, feed-forward and sampler.
     """
     if granularity is Granularity.LAYER:
         return [
@@ -43,10 +43,10 @@ def unet_blocks(denoiser: Any, granularity: Granularity) -> list[str]:
         return stages
     names = []
     for stage in stages:
-        if stage == "mid_block":
+        module = denoiser.get_submodule(stage)
+        if stage == "mid_block" or not hasattr(module, "resnets"):
             names.append(stage)
             continue
-        module = denoiser.get_submodule(stage)
         last = "attentions" if len(getattr(module, "attentions", None) or ()) else "resnets"
         for part in (last, "downsamplers", "upsamplers"):
             names += [f"{stage}.{part}.{i}" for i in range(len(getattr(module, part, None) or ()))]
@@ -55,6 +55,6 @@ def unet_blocks(denoiser: Any, granularity: Granularity) -> list[str]:
 
 def _stages(denoiser: Any) -> Iterator[str]:
     yield from (f"down_blocks.{i}" for i in range(len(denoiser.down_blocks)))
-    if denoiser.mid_block is not None:
+    if getattr(denoiser, "mid_block", None) is not None:
         yield "mid_block"
     yield from (f"up_blocks.{i}" for i in range(len(denoiser.up_blocks)))

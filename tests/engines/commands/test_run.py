@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.command_line import Places, ok, require_refused
+from tests.command_line import Places, ok, require_refused, stepcarve
 
 
 def test_a_variant_is_chosen_by_its_shape(variants: Path, tmp_path: Path) -> None:
@@ -71,6 +72,33 @@ def test_run_makes_pictures_of_every_prompt_of_a_file(made: Path, tmp_path: Path
     printed = ok("run", made / "bundle", "--prompt", "blue", "--seed", 4, "-o", tmp_path / "y.png")
     assert re.match(rf"{re.escape(str(tmp_path / 'y.png'))}: \d+ calls, [\d.]+ s", printed)
     assert (tmp_path / "y.png").read_bytes() == (tmp_path / "x-3.png").read_bytes()
+
+
+def test_previews_are_removed_and_older_bundles_have_none(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engines import preview
+
+    shown: list[Path] = []
+    original = preview.save_sheet
+
+    def save_sheet(images: np.ndarray, path: Path) -> None:
+        original(images, path)
+        shown.append(path)
+
+    monkeypatch.setattr(preview, "save_sheet", save_sheet)
+    ok("run", made / "bundle", "--prompt", "red", "--preview", "-o", tmp_path / "x.png")
+    assert set(shown) == {tmp_path / "x-preview.png"}
+    assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
+    older = shutil.copytree(made / "bundle", tmp_path / "older")
+    manifest = json.loads((older / "manifest.json").read_text())
+    del manifest["preview"]
+    (older / "manifest.json").write_text(json.dumps(manifest))
+    ok("run", older, "--prompt", "red", "-o", tmp_path / "y.png")
+    assert (tmp_path / "y.png").read_bytes() == (tmp_path / "x.png").read_bytes()
+    result = stepcarve("run", older, "--prompt", "red", "--preview", "-o", tmp_path / "z.png")
+    assert result.exit_code == 2
+    assert "has no previews" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import torch
 
 from engines.parity.inputs import inputs_of
 from engines.parity.reference import Reference, run_reference
-from engines.parity.replay import predictor_of, replay
+from engines.parity.replay import predictors_of, replay
 from exporter.bundle import Bundle
 from search.core.names import PREDICTION
 from search.core.subnet import Granularity
@@ -44,7 +44,7 @@ def test_every_call_gives_what_it_gives_in_a_gated_run(reference: Reference) -> 
         kept[step, target] = tensor.numpy().copy()
 
     calls = reference.bundle.calls
-    predict, steps = predictor_of(reference), [call.step for call in calls]
+    [predict], steps = predictors_of(reference), [call.step for call in calls]
     denoiser, subnet = reference.opened.denoiser, reference.subnet
     with torch.no_grad(), gated(denoiser, subnet, steps=steps, observe=keep):
         for step in steps:

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from PIL import Image
 from torch import Tensor
 
@@ -160,6 +161,37 @@ def test_a_loss_that_is_not_finite_is_refused(
     draws = Draws(teacher, np.full((2, 2, 4, 12, 12), np.nan, np.float32), ["a", "b"], (24, 24))
     with pytest.raises(SearchError, match="the loss of iteration 0 is not finite; lower"):
         train(teacher, GONE, draws, replace(SHORT, precision=precision))
+
+
+@pytest.fixture
+def new_accelerator() -> Iterator[None]:
+    """Accelerate has one precision per process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("new_accelerator")
+def test_a_float32_student_learns_from_a_teacher_in_half_precision(
+    pipelines: Callable[[str], Path],
+) -> None:
+    teacher = open_pipeline(pipelines("three-levels"), dtype="bfloat16")
+    draws = draws_for(teacher)
+    student, done = train(teacher, GONE, draws, replace(SHORT, dtype="bfloat16"))
+    assert teacher.dtype == "bfloat16"
+    assert {p.dtype for p in student.parameters()} == {torch.float32}
+    AcceleratorState._reset_state(reset_partial_state=True)
+    plain = open_pipeline(pipelines("three-levels"))
+    _, expected = train(plain, GONE, draws_for(plain), SHORT)
+    for mine, theirs in zip(done, expected, strict=True):
+        assert 0 < abs(mine.output - theirs.output) < 0.05 * theirs.output
+
+
+def test_float16_is_not_trained_in_on_the_cpu(tmp_path: Path) -> None:
+    recipe = replace(SHORT, dtype="float16")
+    with pytest.raises(SearchError, match="use --dtype bfloat16, or --precision no"):
+        module.distill(tmp_path, None, None, recipe, tmp_path / "out", folder=tmp_path)  # type: ignore[arg-type]
 
 
 def test_transformers_are_distilled_too(pipelines: Callable[[str], Path]) -> None:

@@ -40,7 +40,8 @@ def test_other_subnets_are_refused(rows: tuple[str, ...], message: str) -> None:
         ({"ema": float("nan")}, "--ema is nan; give a number from 0 to 1"),
         ({"task_weight": -1.0}, "--task-weight is -1.0; give 0 or more"),
         ({"seed": -1}, "--seed is -1"),
-        ({"precision": "fp8"}, "unknown precision 'fp8'; choose one of no, bf16, fp16"),
+        ({"dtype": "float8"}, "unknown dtype 'float8'; choose one of float32, float16, bfloat16"),
+        ({"precision": "fp8"}, "unknown precision 'fp8'; choose one of no, fp16, bf16"),
     ],
 )
 def test_recipes_that_cannot_be_followed_are_refused(wrong: dict[str, Any], message: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from engines.base import make_engine
 from engines.parity import verify
-from exporter.export import export
+from exporter.exporting import export
 from search.core.errors import SearchError
 from search.core.subnet import Granularity, SubNet
 from search.core.table import keep_of

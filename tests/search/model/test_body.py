@@ -11,8 +11,6 @@ import torch
 from diffusers import DiffusionPipeline
 
 from benchmarks.families import image, video
-from search.core.errors import SearchError
-from search.model.alike import require_alike_steps
 from search.model.answers import Answers
 from search.model.body import Body
 from search.model.family import Request
@@ -91,14 +89,6 @@ def test_answers_are_given_again() -> None:
         eval(source, {"tensor": torch.tensor(3)})
     with answers.repeated():
         assert eval(source, {"tensor": torch.tensor(5)}) == 3
-
-
-def test_two_networks_by_timestep_are_refused(saved: Callable[[Any, str], Path]) -> None:
-    toy = next(t for t in video.TOYS if t.cls == "WanPipeline" and t is not TOYS["WanPipeline"])
-    pipeline = opened(saved(toy, "wan-2.2"), toy)
-    timesteps = (999.0, 500.0, 1.0)
-    with pytest.raises(SearchError, match=r"does other things at steps \[.*2\]"):
-        require_alike_steps(pipeline, ask(toy, "a cat"), timesteps)
 
 
 def test_a_text_of_any_length_is_padded_and_changes_nothing(

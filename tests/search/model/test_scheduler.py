@@ -12,6 +12,7 @@ from typing import Any
 import diffusers
 import numpy as np
 import pytest
+import torch
 
 from search.core.errors import SearchError
 from search.core.subnet import SubNet
@@ -137,3 +138,26 @@ def test_a_scheduler_is_read_as_it_is_and_not_as_its_configuration_says() -> Non
     found = read_sampler(scheduler, expected).final
     assert not np.allclose(found, read_sampler(type(scheduler)(shift=1.0), expected).final)
     assert found.shape == read_sampler(changed, expected).final.shape
+
+
+def test_a_scheduler_that_is_given_its_memory_is_read_with_it() -> None:
+    scheduler = diffusers.CogVideoXDPMScheduler(
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+    )
+    table = read_sampler(scheduler, GridSettings(TimestepGrid(4)))
+    scheduler.set_timesteps(4)
+    draw = torch.Generator().manual_seed(5)
+    latents, made, predictions = torch.randn(1, 8, generator=draw), None, []
+    for step, timestep in enumerate(scheduler.timesteps):
+        predictions.append(torch.randn(1, 8, generator=torch.Generator().manual_seed(step)))
+        before = scheduler.timesteps[step - 1] if step else None
+        latents, made = scheduler.step(
+            predictions[-1], made, timestep, before, latents, generator=draw, return_dict=False
+        )
+    again = torch.Generator().manual_seed(5)
+    noises = [torch.randn(1, 8, generator=again) for _ in range(table.known)]
+    found = sum(float(c) * v for c, v in zip(table.final, (*noises, *predictions), strict=True))
+    torch.testing.assert_close(found, latents, rtol=1e-4, atol=1e-4)

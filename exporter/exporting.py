@@ -4,32 +4,36 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict
 from functools import partial
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
 
-from exporter.bundle import WEIGHTS, Bundle, require_dtype, sha256
+from exporter.bundle import QUANTISATION, WEIGHTS, Bundle, require_dtype, sha256
 from exporter.errors import ExportError
+from exporter.part_precision import lower_parts
 from exporter.preflight import require_room
+from exporter.preview import fit_preview
 from exporter.staging import Staging, staging
 from exporter.variant import Variant, carve_variant
 from exporter.weights import refer, write_weights
 from search.core.files import require_free
 from search.core.versions import versions_of
-from search.model.lora import take_fused
+from search.model.lora import take_loras
 from search.model.pipeline import Pipeline, open_for
 from search.model.whole import resized
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from tokenizers import Tokenizer
 
     from search.core.lora import Lora
+    from search.core.quantisation import Quantisation
     from search.core.subnet import SubNet
 
 PACKAGES = (
@@ -46,15 +50,20 @@ PACKAGES = (
 
 
 def export(
-    path: Path,
+    path: Path | str,
     subnet: SubNet,
-    out: Path,
+    out: Path | str,
     *,
     sizes: Sequence[tuple[int, int]] = (),
     batches: Sequence[int] = (1,),
     dtype: str = "float32",
     loras: Sequence[Lora] = (),
+    live_loras: Sequence[Lora] = (),
+    text_dtype: str = "float32",
+    vae_dtype: str = "float32",
+    plan: Quantisation | None = None,
     report: Callable[[str], None] = lambda _: None,
+    note: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
     """Compile `subnet` of the pipeline at `path` into the bundle `out`.
 
@@ -67,32 +76,60 @@ def export(
             is what the bundle is opened at by default.
         dtype: of the denoiser's weights and activations, one of `denoiser_precisions`.
         loras: to fuse into the weights, in this order; `subnet` was searched without them.
+        live_loras: to keep beside the weights, with their scales as inputs; with names.
+        text_dtype: likewise of the text encoders.
+        vae_dtype: likewise of the autoencoder. Parts whose results are not close to those in float32
+            stay float32.
+        plan: which layers to store and multiply in few bits; None: none.
         report: called with a short progress message.
+        note: called with a sentence for each part that stays float32.
 
     Raises:
-        SearchError: the SubNet is for another pipeline, or cannot be used at one of the `sizes`, a LoRA
+        SearchError: the SubNet is for another pipeline, or the plan for another SubNet, or cannot be used at one of the `sizes`, a LoRA
             does not fit, or `out` exists.
         ExportError: unknown `dtype`, too little memory or disk, or something cannot be exported.
     """
-    require_dtype(dtype)
+    path, out = Path(path), Path(out)
+    for each in (dtype, text_dtype, vae_dtype):
+        require_dtype(each)
     if not batches or min(batches) < 1:
         msg = f"the batch is {min(batches, default=0)}; give 1 or more"
         raise ExportError(msg)
     require_free(out)
+    if plan is not None:
+        plan.require_for(subnet)
     report("open pipeline")
     pipeline = open_for(subnet, path, weights=False)
     own = pipeline.size(subnet.binding.noise_shape)
     subnets = [resized(pipeline, subnet, size) for size in dict.fromkeys(sizes or (own,))]
     shapes = list(product(subnets, dict.fromkeys(batches)))
-    report(require_room(pipeline, out, dtype, len(shapes), fused=bool(loras)))
-    if loras:
-        report(f"fuse {', '.join(each.file.name for each in loras)}")
-        take_fused(pipeline, loras)
+    changed = (*loras, *live_loras)
+    report(require_room(pipeline, out, dtype, len(shapes), fused=bool(changed)))
+    if changed:
+        report(f"load {', '.join(each.file.name for each in changed)}")
+        take_loras(pipeline, loras, live_loras)
     pipeline.load_around()
-    with staging(out, _key(pipeline, shapes, dtype, loras)) as stage:
-        variants = [carve_variant(pipeline, each, batch, dtype, report) for each, batch in shapes]
+    parts = lower_parts(pipeline, subnets[0], text=text_dtype, vae=vae_dtype, note=note)
+    key = _key(pipeline, shapes, (dtype, text_dtype, vae_dtype), changed, plan)
+    with staging(out, key) as stage:
+        variants = [
+            carve_variant(pipeline, each, batch, dtype, plan, report) for each, batch in shapes
+        ]
+        report("fit preview")
+        first, binding = variants[0], variants[0].subnet.binding
+        shapes_of_one = binding.noise_shape, binding.latent_shape
+        made: dict[str, Any] = {
+            "text_dtype": text_dtype,
+            "vae_dtype": vae_dtype,
+            "parts": parts,
+            "loras": [each.to_json() for each in loras],
+            "live_loras": [each.to_json() for each in live_loras],
+            "preview": fit_preview(pipeline, *shapes_of_one, first.layout, report),
+        }
         report("write")
-        made = {"loras": [each.to_json() for each in loras], **_write(pipeline, variants, stage)}
+        made |= _write(pipeline, variants, stage)
+        if plan is not None:
+            made["quantisation"] = stage.share(QUANTISATION, plan.save)
         stage.commit({"dtype": dtype, **made})
     return Bundle.open(out)
 
@@ -111,8 +148,8 @@ def _write(pipeline: Pipeline, variants: list[Variant], stage: Staging) -> dict[
         "guided": first.subnet.binding.guided,
         "scaled": first.takes_scale,
         "guidance": first.subnet.guidance,
-        "prompt_inputs": [vars(each) for each in first.prompts.inputs],
-        "encoder_inputs": [vars(each) for each in first.encoder_inputs],
+        "prompt_inputs": [asdict(each) for each in first.prompts.inputs],
+        "encoder_inputs": [asdict(each) for each in first.encoder_inputs],
         "labels": getattr(pipeline.pipe, "labels", {}),
         "variants": [
             each.to_json()
@@ -154,7 +191,11 @@ def _save_layout(layout: tuple[int, ...], file: Path) -> None:
 
 
 def _key(
-    pipeline: Pipeline, shapes: list[tuple[SubNet, int]], dtype: str, loras: Sequence[Lora]
+    pipeline: Pipeline,
+    shapes: list[tuple[SubNet, int]],
+    dtypes: str | tuple[str, ...],
+    loras: Sequence[Lora],
+    plan: Quantisation | None,
 ) -> str:
     """Everything that decides the content of the bundle.
 
@@ -164,12 +205,15 @@ def _key(
     around = {
         str(path.relative_to(pipeline.path)): sha256(path)
         for name in used
-        if name != pipeline.family.component
+        if name not in pipeline.networks
         for path in sorted((pipeline.path / name).rglob("*"))
         if path.is_file()
     }
     around["model_index.json"] = sha256(pipeline.path / "model_index.json")
     made = [(subnet.to_json(), batch) for subnet, batch in shapes]
-    fused = [(each.sha256, each.scale) for each in loras]
-    content = json.dumps([made, dtype, fused, versions_of(PACKAGES), around], sort_keys=True)
+    fused = [(each.sha256, each.scale, each.name) for each in loras]
+    rounded = None if plan is None else plan.to_json()
+    content = json.dumps(
+        [made, dtypes, fused, rounded, versions_of(PACKAGES), around], sort_keys=True
+    )
     return hashlib.sha256(content.encode()).hexdigest()

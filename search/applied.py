@@ -1,7 +1,7 @@
 """A SubNet in a pipeline of diffusers that you loaded: its blocks gated, its sampler in place.
 
     from diffusers import StableDiffusionPipeline
-    from search.apply import apply
+    from search import apply
 
     pipe = StableDiffusionPipeline.from_pretrained("examples/shapes/shapes-sd")
     with apply(pipe, "subnet.json") as applied:
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from search.core.errors import SearchError
+from search.core.groups import require_one_group
 from search.core.liveness import unroll
 from search.core.subnet import SubNet
 
@@ -166,6 +167,7 @@ def apply(pipe: Any, subnet: SubNet | Path | str, *, compiler: Compiler | None =
             "that goes from noise to the end"
         )
         raise SearchError(msg)
+    require_one_group(subnet.topology.groups, "apply")
     found = getattr(pipe, family_of(type(pipe).__name__).component)
     denoiser = getattr(found, "_orig_mod", found)
     require_denoiser(denoiser, subnet.binding)

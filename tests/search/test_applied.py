@@ -14,7 +14,7 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from search import apply as module
-from search.apply import apply
+from search.applied import apply
 from search.core.errors import SearchError
 from search.core.granularity import Granularity
 from search.core.sampler import FittedSampler

@@ -1,0 +1,176 @@
+"""`stepcarve optimize`: from a pipeline to a fast bundle and a page that proves it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+import cloup
+
+from engines.kinds import engine_names
+from engines.optimize.settings import DEFAULT_KEEP, SEARCHES, TIERS
+from search.commands import screen, shared
+from search.commands.values import ABOVE_0, AT_LEAST_1, PATH, PROMPTS_FILE, Names, Number
+from search.core.precision import denoiser_precisions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GOALS = ("keep", "speedup", "max_error", "min_psnr")
+
+
+@shared.command("optimize")
+@shared.pipeline_argument
+@shared.option_group(
+    "Goal, one of these",
+    cloup.option(
+        "--keep",
+        type=Number(min=0, max=1, min_open=True),
+        help=f"Keep this fraction of the full sampler's MACs.  [default: {DEFAULT_KEEP}]",
+    ),
+    cloup.option(
+        "--speedup", type=Number(min=1), help="So many times fewer MACs; 4 is --keep 0.25."
+    ),
+    cloup.option(
+        "--max-error",
+        type=ABOVE_0,
+        help="The least cost at which the final latents are at most this far from the full sampler's "
+        "(relative L2).",
+    ),
+    cloup.option(
+        "--min-psnr",
+        type=ABOVE_0,
+        help="The least cost at which the pictures have this PSNR to the full sampler's, in dB.",
+    ),
+)
+@shared.option_group(
+    "Work",
+    cloup.option(
+        "--quality",
+        "tier",
+        type=click.Choice([each.name for each in TIERS]),
+        default=TIERS[1].name,
+        help="How much work to put into the search and the measurements; the minutes are said "
+        "beforehand.",
+    ),
+    cloup.option(
+        "--method", type=click.Choice(SEARCHES), default=SEARCHES[0], help="How to search."
+    ),
+    cloup.option(
+        "--prompts",
+        type=PROMPTS_FILE,
+        default=(),
+        show_default=False,
+        help="Prompts in a text file, one per line: every other one to search with, the rest to compare "
+        "with.  [default: the pipeline's prompts.txt, its classes, or built-in captions]",
+    ),
+    shared.seed_option,
+)
+@shared.option_group(
+    "Engines",
+    cloup.option(
+        "--engine",
+        "engines",
+        type=Names(engine_names(), may_be_empty=True),
+        default="",
+        show_default=False,
+        help="Measure these engines and take the fastest.  [default: all that run here]",
+    ),
+    cloup.option(
+        "--dtype",
+        "--precision",
+        "dtypes",
+        type=Names([each.name for each in denoiser_precisions()]),
+        default="float32",
+        help="Measure the denoiser in these precisions and take the fastest.",
+    ),
+    shared.device_option,
+    cloup.option(
+        "--threads", type=AT_LEAST_1, help="Measure with this many threads.  [default: all]"
+    ),
+    cloup.option(
+        "--compute-capability",
+        help="Build plans for GPUs of this compute capability, such as 8.9.  [default: this machine's]",
+    ),
+)
+@shared.option_group(
+    "Full sampler",
+    shared.steps_option,
+    shared.scheduler_option,
+    shared.scheduler_options_option,
+    shared.call_option,
+    shared.guidance_option,
+    shared.height_option,
+    shared.frames_option,
+    shared.width_option,
+)
+@shared.output_options(
+    cloup.option(
+        "-o",
+        "--out",
+        type=PATH,
+        required=True,
+        help="Write everything to this directory; the same command goes on with what a stopped one left.",
+    )
+)
+def command(
+    pipeline: Path,
+    out: Path,
+    tier: str,
+    method: str,
+    engines: tuple[str, ...],
+    dtypes: tuple[str, ...],
+    device: str,
+    threads: int | None,
+    compute_capability: str | None,
+    scheduler: str | None,
+    scheduler_options: tuple[tuple[str, Any], ...],
+    call: tuple[tuple[str, Any], ...],
+    as_json: bool,
+    **values: Any,
+) -> None:
+    """Search, export, build, verify and measure, in one go.
+
+    OUT/index.html shows the result: speed, pictures, quality against cost, parity, and the command that
+    makes pictures. You can stop the command at any time and run it again. The exit code is 1 if parity
+    fails or the quality that was asked for is not reached.
+    """
+    screen.quiet_libraries()
+    from engines.optimize.run import optimize
+    from engines.optimize.settings import Goal, OptimizeSettings, tier_named
+    from search.methods.options import Options
+
+    wanted = {name: values.pop(name) for name in GOALS}
+    if all(value is None for value in wanted.values()):
+        wanted["keep"] = DEFAULT_KEEP
+    settings = OptimizeSettings(
+        pipeline=pipeline,
+        goal=Goal(**wanted),
+        tier=tier_named(tier),
+        method=method,
+        options=Options(**values),
+        scheduler=scheduler,
+        scheduler_options=scheduler_options,
+        call=call,
+        engines=engines,
+        dtypes=dtypes,
+        device=device,
+        threads=threads,
+        compute_capability=compute_capability,
+    )
+    with screen.status() as report:
+        result = optimize(settings, out, report=report, note=_note)
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        click.echo(result["verdict"])
+        click.echo(result["run"] or "")
+        click.echo(f"page: {out / 'index.html'}")
+    if not result["passed"]:
+        sys.exit(1)
+
+
+def _note(text: str) -> None:
+    click.echo(text, err=True)

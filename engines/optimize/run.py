@@ -1,0 +1,232 @@
+"""The stages of `stepcarve optimize`, in order; each leaves what it makes, and the next run skips it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from engines.bench.full import full_bundle
+from engines.bench.records import Against
+from engines.bench.run import BenchSettings, bench
+from engines.bench.show import write_bench
+from engines.build import build_bundle
+from engines.optimize.candidates import engine_for, find_candidates
+from engines.optimize.choose import choose_subnet
+from engines.optimize.compare import compare
+from engines.optimize.estimate import estimate
+from engines.optimize.folder import OptimizeFolder
+from engines.optimize.outcome import holding, outcome_of
+from engines.optimize.page import page_of
+from engines.optimize.work import Work
+from engines.parity.many import VerifyPlan, verify_many
+from exporter.bundle import Bundle
+from exporter.exporting import export
+from search.core.files import whole_directory, write_atomically
+from search.core.subnet import SubNet
+from search.runs.parallel import Where
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from typing import Any
+
+    from engines.optimize.candidates import Candidates
+    from engines.optimize.settings import OptimizeSettings
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the command.
+
+    Attributes:
+        settings: what is wanted.
+        folder: where it goes.
+        report: called with a progress message and the completed fraction.
+        note: called with a sentence for people.
+    """
+
+    settings: OptimizeSettings
+    folder: OptimizeFolder
+    report: Callable[..., None]
+    note: Callable[[str], None]
+
+    @cached_property
+    def candidates(self) -> Candidates:
+        """The engines and precisions to choose from."""
+        return find_candidates(self.settings)
+
+    @cached_property
+    def work(self) -> Work:
+        """The pipeline, for the stages that need its weights in PyTorch."""
+        return Work(self.settings, self.report)
+
+    def tell(self, what: str) -> Callable[..., None]:
+        """`report`, with the stage in front."""
+        return lambda text, share=None: self.report(f"{what}: {text}", share)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step on the way.
+
+    Attributes:
+        name: on the page and in `times.json`.
+        made: what is there once the stage is done.
+        make: makes what is missing of it.
+    """
+
+    name: str
+    made: Callable[[Run], list[Path]]
+    make: Callable[[Run], None]
+
+
+def optimize(
+    settings: OptimizeSettings,
+    out: Path,
+    *,
+    report: Callable[..., None] = lambda _text, _share=None: None,
+    note: Callable[[str], None] = lambda _text: None,
+) -> dict[str, Any]:
+    """Make everything that is not in `out` yet; returns the content of its `result.json`.
+
+    Args:
+        settings: what is wanted.
+        out: a new directory, or that of an earlier run with the same settings.
+        report: called with a progress message and the completed fraction.
+        note: called with one sentence per finding on the way.
+
+    Raises:
+        EngineError: the directory is another run's, or an engine that was asked for does not work.
+        SearchError: settings that do not fit the pipeline.
+        ExportError: the pipeline cannot be compiled.
+    """
+    folder = OptimizeFolder(out)
+    run = Run(settings, folder, report, note)
+    with folder.claimed(settings):
+        for stage in STAGES:
+            if all(path.exists() for path in stage.made(run)):
+                continue
+            with folder.timed(stage.name):
+                stage.make(run)
+        return folder.read(folder.result)
+
+
+def _search(run: Run) -> None:
+    candidates = run.candidates  # what is not installed should not be found out after the search
+    run.note(estimate(run.work, sum(map(len, candidates.engines.values()))))
+    run.folder.searches.mkdir(exist_ok=True)
+    choose_subnet(run.work, run.folder)
+
+
+def _compare(run: Run) -> None:
+    compare(run.work, run.folder)
+    vars(run).pop("work", None)  # frees the pipeline's memory
+
+
+def _export(run: Run) -> None:
+    settings, folder = run.settings, run.folder
+    for dtype in settings.dtypes:
+        if not folder.bundle(dtype).exists():
+            subnet = SubNet.load(folder.subnet)
+            tell = run.tell(f"export {dtype}")
+            export(settings.pipeline, subnet, folder.bundle(dtype), dtype=dtype, report=tell)
+        bundle = Bundle.open(folder.bundle(dtype))
+        full = folder.full(dtype)
+        full_bundle(bundle, settings.pipeline, given=None, folder=full, report=run.report)
+
+
+def _build(run: Run) -> None:
+    candidates, settings, folder = run.candidates, run.settings, run.folder
+    for dtype, names in candidates.engines.items():
+        for name in (*names, *candidates.builders):
+            engine = engine_for(settings, name)
+            if engine.suffix is not None and _must_build(name):
+                for place in (folder.bundle(dtype), folder.full(dtype)):
+                    build_bundle(Bundle.open(place), engine, report=run.tell(f"build {name}"))
+    folder.write(folder.engines, vars(candidates))
+
+
+def _must_build(name: str) -> bool:
+    from engines.kinds import engine_kind
+
+    return engine_kind(name).needs_build
+
+
+def _verify(run: Run) -> None:
+    folder = run.folder
+    prompt = folder.read(folder.quality / "pictures.json")["prompts"][0]
+    for dtype, names in folder.read(folder.engines)["engines"].items():
+        place, bundle = folder.parity(dtype), Bundle.open(folder.bundle(dtype))
+        if place.exists() or not names:
+            continue
+        with whole_directory(place) as whole:
+            plan = VerifyPlan(
+                bundles=(bundle.path,),
+                engines=tuple(names),
+                device=run.settings.device,
+                pipeline=run.settings.pipeline,
+                prompt=None if bundle.takes_labels else prompt,
+                label=prompt if bundle.takes_labels else None,
+                folder=whole,
+            )
+            verify_many(plan.checks(), jobs=1, where=Where.LOCAL, report=run.tell("verify"))
+
+
+def _bench(run: Run) -> None:
+    settings, folder = run.settings, run.folder
+    for dtype, names in folder.read(folder.engines)["engines"].items():
+        good = holding(folder, dtype, names, settings.device)
+        if folder.bench(dtype).exists() or not good:
+            continue
+        with whole_directory(folder.bench(dtype)) as whole:
+            wanted = BenchSettings(
+                engines=good,
+                device=settings.device,
+                against=(Against.EAGER,),
+                full=folder.full(dtype),
+                repeats=settings.tier.rounds,
+                threads=settings.threads,
+            )
+            bundle = Bundle.open(folder.bundle(dtype))
+            found = bench(bundle, settings.pipeline, wanted, out=whole, report=run.tell("bench"))
+            write_bench(found, whole)
+
+
+def _page(run: Run) -> None:
+    folder = run.folder
+    folder.write(folder.result, outcome_of(folder, run.settings))
+    write_atomically(folder.page, page_of(folder, folder.read(folder.result)))
+
+
+def _of_each(place: Callable[[str], Path], run: Run) -> list[Path]:
+    return [place(dtype) for dtype in run.settings.dtypes]
+
+
+def _of_engines(place: Callable[[str], Path], run: Run) -> list[Path]:
+    """One for each precision that an engine runs in."""
+    found = run.folder.read(run.folder.engines)["engines"]
+    return [place(dtype) for dtype, names in found.items() if names]
+
+
+def _benches(run: Run) -> list[Path]:
+    """One for each precision in which parity holds."""
+    folder, device = run.folder, run.settings.device
+    found = folder.read(folder.engines)["engines"]
+    return [folder.bench(d) for d, names in found.items() if holding(folder, d, names, device)]
+
+
+STAGES = (
+    Stage("search", lambda run: [run.folder.subnet], _search),
+    Stage("compare", lambda run: [run.folder.quality], _compare),
+    Stage(
+        "export",
+        lambda run: [*_of_each(run.folder.bundle, run), *_of_each(run.folder.full, run)],
+        _export,
+    ),
+    Stage("build", lambda run: [run.folder.engines], _build),
+    Stage("verify", lambda run: _of_engines(run.folder.parity, run), _verify),
+    Stage("bench", _benches, _bench),
+    Stage("page", lambda run: [run.folder.result, run.folder.page], _page),
+)
+"""In order."""

@@ -1,0 +1,180 @@
+"""A bundle's integers, scales and ranges against the weights and the plan; what no engine can get right."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from search.core.names import TRANSPOSED, layer_of
+from search.core.quantisation import Layer
+from search.model.family import Request
+from search.model.reference import sample
+from search.quantise.layers import layers_of, watched
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from engines.parity.reference import Reference
+    from exporter.bundle import Bundle
+    from search.core.quantisation import Quantisation
+
+    Array = NDArray[Any]
+
+HALF = 0.5 + 1e-3
+"""Of a scale: how far a rounded weight may be from the weight, with float32's rounding."""
+CLIPPED = 0.05
+"""Relative L2 of what a range cuts off an input, from which on it is too narrow."""
+
+
+def check_quantisation(reference: Reference) -> tuple[str, ...]:
+    """The faults of a quantised bundle's weights, grids and ranges, one sentence each."""
+    bundle = reference.bundle
+    plan = bundle.plan
+    assert plan is not None
+    modules: dict[str, Any] = layers_of(reference.opened)
+    weights = {name: module.weight.detach() for name, module in modules.items()}
+    found = dict.fromkeys(
+        fault for file in bundle.graphs for fault in _graph_faults(bundle, file, plan, weights)
+    )
+    return (*found, *_range_faults(reference, plan))
+
+
+def listed(bundle: Bundle, plan: Quantisation) -> Quantisation:
+    """`plan` with its layers listed, which one for the weights of all layers does not."""
+    if not plan.takes_all:
+        return plan
+    names = dict.fromkeys(
+        layer_of(_stored_name(node, plan))
+        for file in bundle.graphs
+        for node in ir.load(bundle.file(file)).graph
+        if node.op_type == "DequantizeLinear" and _holds(node)
+    )
+    return replace(plan, layers=dict.fromkeys(names, Layer()))
+
+
+def _graph_faults(
+    bundle: Bundle, file: str, plan: Quantisation, weights: Mapping[str, Any]
+) -> Iterator[str]:
+    graph = ir.load(bundle.file(file)).graph
+    for node in graph:
+        if len(node.inputs) < 2 or node.inputs[1] is None or node.domain:
+            continue
+        stored = node.inputs[1].producer()
+        if stored is None or stored.op_type != "DequantizeLinear" or not _holds(stored):
+            continue
+        known = _stored_name(stored, plan)
+        name = layer_of(known)
+        if name not in weights or not (plan.takes_all or name in plan.layers):
+            yield f"{file}: {name!r} is quantised, which the plan does not ask for; export again"
+            continue
+        right = weights[name].T if known.endswith(TRANSPOSED) else weights[name]
+        yield from _weight_faults(file, name, stored, right)
+        if plan.scheme.inputs:
+            yield from _grid_faults(file, name, node, plan)
+
+
+def _holds(node: ir.Node) -> bool:
+    """Whether a DequantizeLinear reads what is stored in the bundle."""
+    value = node.inputs[0]
+    return value is not None and value.is_initializer()
+
+
+def _stored_name(node: ir.Node, plan: Quantisation) -> str:
+    """What the graph calls the weights that a DequantizeLinear gives."""
+    value = node.inputs[0]
+    stored = (value.name or "") if value is not None else ""
+    return stored.removesuffix(f".{plan.scheme.name}")
+
+
+def _weight_faults(file: str, name: str, node: ir.Node, weights: Tensor) -> Iterator[str]:
+    """A dequantised weight that is further than half a scale from the weight."""
+    integers, scales = (_tensor(each) for each in node.inputs[:2])
+    right = weights.float().numpy(force=True)
+    block = node.attributes.get_int("block_size", 0)
+    axis = node.attributes.get_int("axis", 1)
+    if block:
+        wide = scales.repeat(block, axis=0)
+    else:
+        wide = scales.reshape([-1 if i == axis else 1 for i in range(integers.ndim)])
+    off = np.abs(integers * wide - right)
+    # Numbers in floating point are spaced by a sixteenth of themselves, integers by one.
+    spacing = wide if _is_integer(node) else np.maximum(wide * 2.0**-9, np.abs(right) / 8)
+    if not (off <= HALF * np.abs(spacing)).all():
+        worst = float((off / np.abs(spacing)).max())
+        yield (
+            f"{file}: the stored weights of {name!r} are {worst:.1f} steps of their scale from the "
+            "pipeline's, half a step is rounding; export again"
+        )
+
+
+def _is_integer(node: ir.Node) -> bool:
+    value = node.inputs[0]
+    return value is not None and value.dtype is not None and not value.dtype.is_floating_point()
+
+
+def _grid_faults(file: str, name: str, node: ir.Node, plan: Quantisation) -> Iterator[str]:
+    """A layer whose inputs are rounded to another grid than the plan's."""
+    layer, taken = plan.layers[name], node.inputs[0]
+    wanted = plan.scheme.grid_of(layer.low, layer.high)
+    up = None if taken is None else taken.producer()
+    if up is None or up.op_type != "DequantizeLinear":
+        yield f"{file}: the inputs of {name!r} are not rounded, as the plan asks; export again"
+        return
+    down = up.inputs[0].producer() if up.inputs[0] is not None else None
+    for each in (up, *([] if down is None else [down])):
+        scale, zero = (float(_tensor(value)) for value in each.inputs[1:3])
+        if not np.isclose(scale, wanted.scale, rtol=1e-2) or zero != wanted.zero:
+            yield (
+                f"{file}: the inputs of {name!r} are rounded with scale {scale:.6g} and zero {zero:g}, the "
+                f"plan asks for {wanted.scale:.6g} and {wanted.zero}; export again"
+            )
+            return
+
+
+def _tensor(value: ir.Value | None) -> Array:
+    assert value is not None
+    assert value.const_value is not None
+    return value.const_value.numpy().astype(np.float32)
+
+
+def _range_faults(reference: Reference, plan: Quantisation) -> Iterator[str]:
+    """Layers whose inputs lie outside of their range, on the run that the others are compared with."""
+    if not plan.scheme.inputs:
+        return
+    layers = {n: m for n, m in layers_of(reference.opened).items() if n in plan.layers}
+    cut: dict[str, float] = {}
+
+    def see(name: str, taken: Tensor, _made: Tensor) -> None:
+        cut[name] = max(cut.get(name, 0.0), _cut_off(taken, plan.layers[name]))
+
+    subnet, inputs = reference.subnet, reference.inputs
+    request = Request(
+        prompts=(inputs.prompt,) * reference.bundle.latent_shape[0],
+        steps=subnet.binding.inference_steps,
+        guidance=inputs.guidance,
+        negative=inputs.negative,
+        latents=None if inputs.latents is None else torch.from_numpy(inputs.latents),
+    ).sized(reference.opened.size(subnet.binding.noise_shape))
+    with watched(layers, see):
+        drawn = torch.Generator().manual_seed(inputs.seed)
+        sample(reference.opened, request, subnet, generator=drawn, grid=subnet.binding.grid)
+    for name, share in cut.items():
+        if share > CLIPPED:
+            yield (
+                f"the range of the inputs of {name!r} cuts off {share:.0%} of them (relative L2); calibrate "
+                "again with stepcarve quantise, on more pictures or with --ranges minmax"
+            )
+
+
+def _cut_off(tensor: Tensor, layer: Layer) -> float:
+    """Relative L2 of what the range of a layer does not hold."""
+    low, high = min(layer.low, 0.0), max(layer.high, 0.0)
+    off = (tensor - tensor.clamp(low, high)).norm()
+    return float(off / tensor.norm().clamp_min(1e-12))

@@ -1,0 +1,1 @@
+"""`stepcarve serve`: bundles behind the OpenAI images API."""

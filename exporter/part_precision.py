@@ -1,0 +1,130 @@
+"""Text encoders and autoencoders in half precision, where that is close to float32."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from exporter.errors import ExportError
+from search.core.precision import precision_named
+from search.model.computing import compute_in
+from search.model.decoder import Decoder
+from search.model.encoder import Encoder, image_to_image_of
+from search.model.family import Request
+from search.model.parts_in_place import decoders_of
+from search.model.pictures import sources_of
+from search.model.recording import record_conditions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from search.core.precision import Precision
+    from search.core.subnet import SubNet
+    from search.model.pipeline import Pipeline
+
+PROMPT = "a photo of a red bicycle in front of an old wall"
+WHOLE = "float32"
+
+
+def lower_parts(
+    pipeline: Pipeline,
+    subnet: SubNet,
+    *,
+    text: str = WHOLE,
+    vae: str = WHOLE,
+    note: Callable[[str], None] = lambda _: None,
+) -> dict[str, str]:
+    """Let the text encoders compute in `text` and the autoencoder in `vae`, as far as they can.
+
+    A part stays float32 where its results in half precision are not finite, or further from those in
+    float32 than a denoiser may be: measured on a prompt, and on latents of unit variance.
+
+    Args:
+        pipeline: with the weights of these parts loaded.
+        subnet: says guidance and size.
+        text: of the text encoders, one of `denoiser_precisions`.
+        vae: of the autoencoder.
+        note: called with a sentence for each part that stays float32.
+
+    Returns:
+        The precision of each part.
+
+    Raises:
+        ExportError: there is nothing to lower.
+    """
+    made: dict[str, str] = {}
+    for option, dtype, parts_of, measured in (
+        ("--text-dtype", text, _texts, _conditions),
+        ("--vae-dtype", vae, _autoencoders, _pictures),
+    ):
+        if dtype == WHOLE:
+            continue
+        parts = parts_of(pipeline)
+        if not parts:
+            msg = f"a {type(pipeline.pipe).__name__} has no part that {option} is for; leave it out"
+            raise ExportError(msg)
+        whole = list(measured(pipeline, subnet))
+        for name, part in parts.items():
+            undo = compute_in(part, getattr(torch, precision_named(dtype).torch))
+            why = _why_not(precision_named(dtype), whole, list(measured(pipeline, subnet)))
+            made[name] = WHOLE if why else dtype
+            if why:
+                undo()
+                note(f"the {name} stays float32: {why}")
+    return made
+
+
+def _autoencoders(pipeline: Pipeline) -> dict[str, nn.Module]:
+    return decoders_of(pipeline.pipe)
+
+
+def _texts(pipeline: Pipeline) -> dict[str, nn.Module]:
+    """The models that make conditions of a prompt: no networks, autoencoders or parts of a step."""
+    others = {*pipeline.networks, *decoders_of(pipeline.pipe), *pipeline.body().parts_around}
+    return {
+        name: part
+        for name, part in pipeline.pipe.components.items()
+        if isinstance(part, nn.Module) and name not in others
+    }
+
+
+def _why_not(precision: Precision, whole: list[Tensor], half: list[Tensor]) -> str:
+    """Why results in half precision will not do; empty if they do."""
+    if not all(tensor.isfinite().all() for tensor in half):
+        return f"its values in {precision.name} are not finite"
+    pairs = zip(whole, half, strict=True)
+    worst = max(float((b - a).norm() / a.norm().clamp(min=1e-12)) for a, b in pairs)
+    if worst > precision.floor:
+        return f"in {precision.name} its results are {worst:.1%} off"
+    return ""
+
+
+def _request(pipeline: Pipeline, subnet: SubNet) -> Request:
+    size = pipeline.size(subnet.binding.noise_shape)
+    prompt = pipeline.default_prompt or PROMPT
+    return Request((prompt,), 2, subnet.guidance, negative="", seed=0).sized(size)
+
+
+def _conditions(pipeline: Pipeline, subnet: SubNet) -> Iterator[Tensor]:
+    """What the pipeline's encoders make of a prompt."""
+    request = _request(pipeline, subnet)
+    with torch.no_grad():
+        made = record_conditions(pipeline, request, torch.Generator().manual_seed(0))
+    yield from (tensor.float() for tensor in made.values() if tensor.is_floating_point())
+
+
+def _pictures(pipeline: Pipeline, subnet: SubNet) -> Iterator[Tensor]:
+    """What the autoencoder makes of latents, and of a picture where the bundle takes one."""
+    size = pipeline.size(subnet.binding.noise_shape)
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(1, *subnet.binding.latent_shape, generator=generator)
+    with torch.no_grad():
+        yield Decoder(pipeline, size)(latents).float()
+        if subnet.binding.grid.adds_noise and image_to_image_of(type(pipeline.pipe).__name__):
+            encoder = Encoder(pipeline, size, 1)
+            given = (torch.rand(each.shape, generator=generator) for each in encoder.inputs)
+            yield encoder(*given).float()
+    if sources_of(pipeline.pipe):
+        yield from _conditions(pipeline, subnet)

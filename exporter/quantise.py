@@ -1,0 +1,226 @@
+"""Layers of the master graph in few bits: weights stored as integers, inputs rounded to a grid."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+
+from exporter.errors import ExportError
+from exporter.hoist import Varies, variation
+from exporter.weights import keep
+from search.core.names import layer_of
+from search.core.precision import precision_named
+from search.core.quantisation import Layer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from exporter.trace import Master
+    from search.core.quantisation import Quantisation, Scheme
+
+    Array = NDArray[Any]
+
+CHANNELS = {"Conv": 0, "MatMul": -1, "Gemm": 0}
+"""Per operation that multiplies weights, the axis of its output channels; Gemm reads them transposed."""
+
+
+def quantise(master: Master, plan: Quantisation) -> frozenset[str]:
+    """Quantise the layers of `plan` in place; every step graph carved afterwards has them so.
+
+    Only what depends on the latents is touched: what the prologue computes once stays as it is. The
+    integers and scales of weights are made when they are written.
+
+    Returns:
+        The names of the weights that were quantised.
+
+    Raises:
+        ExportError: a layer of the plan is not in the graph, so the plan is for another denoiser.
+    """
+    pass_ = _Pass(master.model.graph, plan.scheme)
+    varies = variation(master.model.graph)
+    done = set[str]()
+    for node in list(master.model.graph):
+        name = weights_of(node)
+        layer = Layer() if plan.takes_all else plan.layers.get(name)
+        if not name or layer is None or Varies.LOOP not in varies[node.outputs[0]]:
+            continue
+        pass_.quantise(node, layer)
+        done.add(name)
+    missing = sorted(set(plan.layers) - done)
+    if missing:
+        msg = (
+            f"the quantisation has the layer {missing[0]!r}, which the denoiser's loop has not; make it "
+            "again with stepcarve quantise"
+        )
+        raise ExportError(msg)
+    return frozenset(done)
+
+
+def weights_of(node: ir.Node) -> str:
+    """The name, in the denoiser, of the weights that a node multiplies with; empty if it does not."""
+    if node.op_type not in CHANNELS or node.domain:
+        return ""
+    weights = node.inputs[1]
+    if weights is None or not weights.is_initializer() or weights.const_value is None:
+        return ""
+    return layer_of(weights.name or "")
+
+
+class _Pass:
+    """Adds what is needed once: one set of integers per weight, one rounding per tensor and range."""
+
+    def __init__(self, graph: ir.Graph, scheme: Scheme) -> None:
+        self._graph, self._scheme = graph, scheme
+        self._weights: dict[ir.Value, ir.Value] = {}
+        self._inputs: dict[tuple[ir.Value, float, float], ir.Value] = {}
+
+    def quantise(self, node: ir.Node, layer: Layer) -> None:
+        """Let `node` multiply what few bits hold."""
+        taken, weights = node.inputs[:2]
+        assert taken is not None
+        assert weights is not None
+        if self._scheme.inputs:
+            key = taken, layer.low, layer.high
+            if key not in self._inputs:
+                self._inputs[key] = self._rounded(node, *key)
+            node.replace_input_with(0, self._inputs[key])
+        if weights not in self._weights:
+            self._weights[weights] = self._stored(node, weights)
+        node.replace_input_with(1, self._weights[weights])
+
+    def _rounded(self, node: ir.Node, value: ir.Value, low: float, high: float) -> ir.Value:
+        """`value` on the grid of a range."""
+        grid = self._scheme.grid_of(low, high)
+        kind = precision_named(self._scheme.inputs)
+        numbers = value.dtype or ir.DataType.FLOAT
+        name = f"{value.name}/{low:.6g}:{high:.6g}"
+        scale = self._constant(f"{name}/scale", np.array(grid.scale, numbers.numpy()))
+        zero = self._constant(f"{name}/zero", np.array(grid.zero, kind.dtype))
+        return self._through(node, value, scale, zero, name)
+
+    def _through(
+        self, node: ir.Node, value: ir.Value, scale: ir.Value, zero: ir.Value, name: str
+    ) -> ir.Value:
+        """Quantise and back, before `node`."""
+        down = ir.node("QuantizeLinear", [value, scale, zero])
+        up = ir.node("DequantizeLinear", [down.outputs[0], scale, zero])
+        for made, dtype, end in ((down, zero.dtype, "stored"), (up, value.dtype, "rounded")):
+            result = made.outputs[0]
+            result.name, result.shape = f"{name}/{end}", value.shape
+            result.type = None if dtype is None else ir.TensorType(dtype)
+        self._graph.insert_before(node, [down, up])
+        return up.outputs[0]
+
+    def _stored(self, node: ir.Node, weights: ir.Value) -> ir.Value:
+        """What `weights` become: their integers times their scales."""
+        axis, rank = CHANNELS[node.op_type], len(weights.shape or ())
+        stored = StoredWeights.of(weights, axis % rank, self._scheme)
+        integers, scales = (self._initializer(each) for each in stored)
+        attributes: dict[str, Any] = {"axis": axis % rank}
+        blocks = scales.shape is not None and len(scales.shape) > 1
+        if blocks:
+            attributes = {"axis": 0, "block_size": self._scheme.block}
+        up = ir.node("DequantizeLinear", [integers, scales], attributes)
+        result = up.outputs[0]
+        result.name = f"{weights.name}/rounded"
+        result.shape, result.type = weights.shape, weights.type
+        self._graph.insert_before(node, up)
+        return result
+
+    def _initializer(self, tensor: ir.LazyTensor) -> ir.Value:
+        value = ir.Value(
+            name=tensor.name,
+            shape=ir.Shape(tensor.shape),
+            type=ir.TensorType(tensor.dtype),
+            const_value=tensor,
+        )
+        keep(value, tensor.name)
+        self._graph.initializers[value.name or ""] = value
+        return value
+
+    def _constant(self, name: str, array: Array) -> ir.Value:
+        if name not in self._graph.initializers:
+            tensor = ir.tensor(array, name=name)
+            self._graph.initializers[name] = ir.Value(
+                name=name,
+                shape=ir.Shape(array.shape),
+                type=ir.TensorType(tensor.dtype),
+                const_value=tensor,
+            )
+        return self._graph.initializers[name]
+
+
+class StoredWeights:
+    """The integers and scales of one layer's weights."""
+
+    @staticmethod
+    def of(weights: ir.Value, axis: int, scheme: Scheme) -> tuple[ir.LazyTensor, ir.LazyTensor]:
+        """Integers and scales, made from the weights when they are read.
+
+        Args:
+            weights: an initializer.
+            axis: of the output channels.
+            scheme: of the numbers; blocks only where they divide a matrix, else whole channels.
+        """
+        tensor = weights.const_value
+        assert tensor is not None
+        shape = tuple(tensor.shape.numpy())
+        assert weights.dtype is not None
+        numbers, name = weights.dtype, f"{weights.name}.{scheme.name}"
+        block = (
+            scheme.block
+            if len(shape) == 2 and axis == 1 and not shape[0] % (scheme.block or 1)
+            else 0
+        )
+        kind = ir.DataType[precision_named(scheme.weights).onnx]
+        sizes = (shape[0] // block, shape[1]) if block else (shape[axis],)
+
+        def scales() -> Array:
+            return scales_of(tensor.numpy(), axis, block, scheme).astype(numbers.numpy())
+
+        def integers() -> Array:
+            return integers_of(tensor.numpy(), scales(), axis, block, scheme)
+
+        return (
+            _lazy(integers, kind, shape, name),
+            _lazy(scales, numbers, sizes, f"{name}.scale"),
+        )
+
+
+def scales_of(weights: Array, axis: int, block: int, scheme: Scheme) -> Array:
+    """One scale per output channel, or per block of one, `[out]` or `[in / block, out]`."""
+    size = np.abs(weights.astype(np.float32))
+    if block:
+        largest = size.reshape(-1, block, size.shape[1]).max(axis=1)
+    else:
+        largest = size.max(axis=tuple(i for i in range(size.ndim) if i != axis))
+    return np.where(largest > 0, largest / scheme.largest, 1.0).astype(np.float32)
+
+
+def integers_of(weights: Array, scales: Array, axis: int, block: int, scheme: Scheme) -> Array:
+    """The weights over their scales, rounded to what the scheme stores."""
+    wide = scales.astype(np.float32)
+    if block:
+        wide = wide.repeat(block, axis=0)
+    else:
+        wide = wide.reshape([-1 if i == axis else 1 for i in range(weights.ndim)])
+    kind = precision_named(scheme.weights).dtype
+    found = weights.astype(np.float32) / wide
+    if "float" not in kind.name:
+        found = np.rint(found)
+    return found.clip(-scheme.largest, scheme.largest).astype(kind)
+
+
+def _lazy(
+    make: Callable[[], Array], dtype: ir.DataType, shape: tuple[int, ...], name: str
+) -> ir.LazyTensor:
+    return ir.LazyTensor(
+        lambda: ir.Tensor(make(), dtype=dtype, name=name),
+        dtype=dtype,
+        shape=ir.Shape(shape),
+        name=name,
+    )

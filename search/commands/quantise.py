@@ -1,0 +1,129 @@
+"""`stepcarve quantise`: choose which layers multiply in few bits."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+import cloup
+
+from search.commands import screen, shared
+from search.commands.values import ABOVE_0, AT_LEAST_1, PATH, SHARE, OneOf
+from search.core.quantisation import SCHEMES, SUFFIX
+from search.quantise.ranges import Ranges
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@shared.command("quantise")
+@shared.pipeline_argument
+@shared.subnet_argument
+@shared.option_group(
+    "Numbers",
+    cloup.option(
+        "--precision",
+        type=click.Choice([each.name for each in SCHEMES]),
+        default="int8",
+        help="Store weights, and the layers' inputs where it says so, in these few bits.",
+    ),
+    cloup.option(
+        "--ranges",
+        type=OneOf(Ranges),
+        default=Ranges.MINMAX.value,
+        help="Let the range of a layer's inputs cover all that was seen, or all but the outermost.",
+    ),
+)
+@shared.option_group(
+    "What stays in floating point",
+    cloup.option(
+        "--float-share",
+        type=SHARE,
+        help="Leave this share of the multiply-accumulates in floating point, where it helps most.",
+    ),
+    cloup.option(
+        "--max-error",
+        type=ABOVE_0,
+        help="Leave as little in floating point as this relative error of the latents allows.",
+    ),
+)
+@shared.option_group(
+    "Calibration",
+    shared.prompts_option,
+    cloup.option(
+        "--pictures", type=AT_LEAST_1, default=16, help="To calibrate on, and as many to judge by."
+    ),
+    cloup.option(
+        "--probed", type=AT_LEAST_1, default=4, help="Of these, to measure each layer alone with."
+    ),
+    cloup.option(
+        "--refit/--no-refit",
+        default=True,
+        help="Fit the rows of the sampler to the quantised denoiser.",
+    ),
+    shared.seed_option,
+)
+@shared.option_group("Running", shared.device_option)
+@shared.output_options(
+    cloup.option(
+        "-o",
+        "--out",
+        type=PATH,
+        required=True,
+        help=f"Write the SubNet to this file, and its plan beside it, ending in {SUFFIX}.",
+    )
+)
+def command(
+    pipeline: Path,
+    subnet: Path,
+    out: Path,
+    precision: str,
+    ranges: Ranges,
+    float_share: float | None,
+    max_error: float | None,
+    prompts: tuple[str, ...],
+    pictures: int,
+    probed: int,
+    refit: bool,
+    seed: int,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Calibrate SUBNET's denoiser for few bits, and choose what must stay in floating point."""
+    screen.quiet_libraries()
+    from search.core.quantisation import scheme_named
+    from search.core.subnet import SubNet
+    from search.methods.prompts import default_prompts
+    from search.model.pipeline import open_for, require_device
+    from search.model.whole import full_of
+    from search.quantise.recipe import Effort, quantise
+
+    if float_share is not None and max_error is not None:
+        msg = "--float-share and --max-error both decide what stays in floating point; give one of them"
+        raise click.UsageError(msg)
+    require_device(device)
+    with screen.status() as report:
+        report("open pipeline")
+        given = SubNet.load(subnet)
+        opened = open_for(given, pipeline, weights=True, device=device)
+        found = quantise(
+            opened,
+            full_of(opened, given),
+            given,
+            prompts or default_prompts(opened),
+            scheme=scheme_named(precision),
+            ranges=ranges,
+            share=float_share,
+            most=max_error,
+            refit=refit,
+            effort=Effort(pictures, min(probed, pictures), seed),
+            report=report,
+        )
+    found.subnet.save(out)
+    plan = out.with_suffix(SUFFIX)
+    found.plan.save(plan)
+    if as_json:
+        click.echo(json.dumps({"subnet": str(out), "plan": str(plan), **found.to_json()}))
+    else:
+        click.echo(f"{out}, {plan}: {found.sentence()}")

@@ -1,0 +1,232 @@
+"""Which layers of a denoiser multiply in few bits, and over which ranges of their inputs. No framework."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from search.core.errors import SearchError
+from search.core.files import SIZE_LIMIT, write_atomically
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from search.core.subnet import SubNet
+
+SCHEMA = 1
+KIND = "stepcarve-quantisation"
+SUFFIX = ".quantisation.json"
+"""Ending of a plan that lies beside its SubNet."""
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How the numbers of a layer are stored.
+
+    Attributes:
+        name: as on the command line and in manifests.
+        weights: precision of the weights, with one scale per output channel.
+        inputs: precision of what the layer takes, with one scale per tensor; empty: not quantised.
+        largest: of the weights' integers; they lie between minus this and this.
+        lowest: of the inputs' integers.
+        highest: of the inputs' integers.
+        block: weights of one output channel that share a scale; 0: all of them.
+    """
+
+    name: str
+    weights: str
+    inputs: str
+    largest: float
+    lowest: float = 0
+    highest: float = 0
+    block: int = 0
+
+    @property
+    def is_symmetric(self) -> bool:
+        """Whether zero stands for zero among the inputs, without a zero point of its own."""
+        return self.lowest == -self.highest
+
+    def grid_of(self, low: float, high: float) -> Grid:
+        """The grid that covers a range of inputs and holds zero."""
+        low, high = min(low, 0.0), max(high, 0.0)
+        if self.is_symmetric:
+            return Grid(max(-low, high, TINY) / self.highest, 0)
+        scale = max(high - low, TINY) / (self.highest - self.lowest)
+        return Grid(scale, round(self.lowest - low / scale))
+
+
+TINY = 1e-12
+"""Of a range, so that a layer whose inputs are all zero has a scale."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The numbers `scale * (integer - zero)`."""
+
+    scale: float
+    zero: int
+
+
+SCHEMES = (
+    Scheme("int8", weights="int8", inputs="uint8", largest=127, lowest=0, highest=255),
+    Scheme("int8-symmetric", weights="int8", inputs="int8", largest=127, lowest=-127, highest=127),
+    Scheme("fp8", weights="float8", inputs="float8", largest=448, lowest=-448, highest=448),
+    Scheme("int8-weights", weights="int8", inputs="", largest=127),
+    Scheme("int4-weights", weights="int4", inputs="", largest=7, block=32),
+)
+"""A new one is one record here."""
+
+
+def scheme_named(name: str) -> Scheme:
+    """The one called `name`; a `KeyError` if there is none."""
+    for each in SCHEMES:
+        if each.name == name:
+            return each
+    raise KeyError(name)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One matrix product or convolution with constant weights.
+
+    Attributes:
+        low: least input on the calibration runs; 0 where inputs are not quantised.
+        high: largest input.
+        share: of the multiply-accumulates of the layers that could be quantised.
+        error: relative error of the final latents if this layer alone is quantised; None: not measured.
+    """
+
+    low: float = 0.0
+    high: float = 0.0
+    share: float = 0.0
+    error: float | None = None
+
+
+@dataclass(frozen=True)
+class Quantisation:
+    """A plan for one SubNet.
+
+    Attributes:
+        scheme: of the layers.
+        layers: those to quantise, by the name of the weights in the denoiser.
+        kept: those left in floating point, likewise.
+        fingerprint: of the denoiser's configuration and weights.
+        subnet: SHA-256 of the SubNet's content; empty for any SubNet of that denoiser.
+        origin: how the plan was made, as JSON values.
+    """
+
+    scheme: Scheme
+    layers: dict[str, Layer]
+    kept: dict[str, Layer] = field(default_factory=dict)
+    fingerprint: str = ""
+    subnet: str = ""
+    origin: dict[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def of_weights(scheme: Scheme) -> Quantisation:
+        """Of the weights of all layers, which needs no calibration."""
+        return Quantisation(scheme, {})
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether it is for all layers, which it does not list."""
+        return not self.layers and not self.kept
+
+    def require_for(self, subnet: SubNet) -> None:
+        """Refuse another SubNet or denoiser than that of the plan.
+
+        Raises:
+            SearchError: it is another one.
+        """
+        if self.takes_all and self.scheme.inputs:
+            msg = (
+                f"{self.scheme.name} needs the ranges of the layers' inputs, and the plan has none; make one "
+                "with stepcarve quantise"
+            )
+            raise SearchError(msg)
+        if self.fingerprint and self.fingerprint != subnet.binding.fingerprint:
+            msg = (
+                "the quantisation is for a denoiser with other weights; make one for this SubNet with "
+                "stepcarve quantise"
+            )
+            raise SearchError(msg)
+        if self.subnet and self.subnet != digest(subnet):
+            msg = (
+                "the quantisation was calibrated on the calls of another SubNet; make one for this SubNet "
+                "with stepcarve quantise"
+            )
+            raise SearchError(msg)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values; see docs/formats.md."""
+        return {
+            "schema": SCHEMA,
+            "kind": KIND,
+            "scheme": self.scheme.name,
+            "fingerprint": self.fingerprint,
+            "subnet": self.subnet,
+            "origin": self.origin,
+            "layers": {name: vars(each) for name, each in self.layers.items()},
+            "kept": {name: vars(each) for name, each in self.kept.items()},
+        }
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON, atomically."""
+        write_atomically(path, json.dumps(self.to_json(), indent=1) + "\n")
+
+    @staticmethod
+    def load(path: Path) -> Quantisation:
+        """Read a file that `save` wrote.
+
+        Raises:
+            SearchError: the file is missing, no plan, or of another schema.
+        """
+        try:
+            if path.stat().st_size > 16 * SIZE_LIMIT:
+                msg = "it is too large"
+                raise ValueError(msg)
+            return Quantisation.from_json(json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            msg = f"there is no quantisation {str(path)!r}; make one with stepcarve quantise"
+            raise SearchError(msg) from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            msg = (
+                f"{str(path)!r} is no quantisation that this version reads ({error}); make it again with "
+                "stepcarve quantise"
+            )
+            raise SearchError(msg) from None
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Quantisation:
+        """The inverse of `to_json`; every problem is a `ValueError`, `KeyError` or `TypeError`."""
+        if data["kind"] != KIND or data["schema"] != SCHEMA:
+            msg = f"kind {data['kind']!r}, schema {data['schema']!r}"
+            raise ValueError(msg)
+        layers, kept = (
+            {str(name): _layer(each) for name, each in data[key].items()}
+            for key in ("layers", "kept")
+        )
+        return Quantisation(
+            scheme_named(data["scheme"]),
+            layers,
+            kept,
+            str(data["fingerprint"]),
+            str(data["subnet"]),
+            dict(data["origin"]),
+        )
+
+
+def digest(subnet: SubNet) -> str:
+    """SHA-256 of a SubNet's content."""
+    return hashlib.sha256(json.dumps(subnet.to_json(), sort_keys=True).encode()).hexdigest()
+
+
+def _layer(data: dict[str, Any]) -> Layer:
+    low, high, share = (float(data[key]) for key in ("low", "high", "share"))
+    if not (float("-inf") < low <= high < float("inf")):
+        msg = f"the range {low} to {high}"
+        raise ValueError(msg)
+    error = data["error"]
+    return Layer(low, high, share, None if error is None else float(error))

@@ -1,0 +1,269 @@
+"""Texts of any length as texts of one length: a graph has one.
+
+Some pipelines encode a prompt as long as it is. Here its tokens are followed by padding, so that all texts
+are as long as the longest. The text encoder is told by its mask what is padding, and the denoiser's
+attention is made not to see it; `search/model/hidden_keys.py` finds out where it is among the keys.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from transformers import BatchEncoding
+
+from search.model.padded_text import LIMIT
+from search.model.parts_in_place import with_parts
+from search.model.tokens import TokenizerStandIn, tokenizers_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from search.model.family import Request
+
+PROMPT, NEGATIVE = "prompt", "negative"
+SOURCES = (PROMPT, NEGATIVE)
+
+
+class TextAxis(NamedTuple):
+    """Where a condition has the tokens of a text.
+
+    Attributes:
+        axis: of the condition.
+        source: the text.
+    """
+
+    axis: int
+    source: str
+
+
+class Padding(NamedTuple):
+    """Where the keys of one attention have the padding of a text.
+
+    Attributes:
+        source: the text.
+        ends: per row of the batch, the key at which the padding ends, or begins if it is in front;
+            -1 where there is none.
+    """
+
+    source: str
+    ends: tuple[int, ...]
+
+
+class Filling(NamedTuple):
+    """Where the network fills up a text with tokens of its own.
+
+    Attributes:
+        number: of the call of `torch.where` that puts them there.
+        source: the text.
+        end: of its tokens, among the first dimension's.
+    """
+
+    number: int
+    source: str
+    end: int
+
+
+class Length(NamedTuple):
+    """Where a step makes a tensor of the length of a text.
+
+    Attributes:
+        number: of the call of `torch.tensor` with whole numbers.
+        place: among these.
+        source: the text.
+    """
+
+    number: int
+    place: int
+    source: str
+
+
+@dataclass(frozen=True)
+class FixedTexts:
+    """How all texts of a pipeline are made as long as the longest.
+
+    Attributes:
+        everywhere: whether also those that the pipeline pads itself; their length is read as a number.
+        told: whether the pipeline is told what is padding, so that its network can leave it out.
+        in_front: whether the padding is moved in front of the encoded text, for networks whose picture has
+            positions that count on from the text's.
+        multiple: of tokens to which the pipeline fills up a text, with tokens that are read.
+        filler: these tokens; None if there are none.
+        leads: whether they stand before the text.
+        lengths: of a text with its template and padding, in tokens, by tokenizer.
+        axes: the conditions whose length is that of a text.
+        keys: per attention of a step, in order, the padding among its keys.
+        counts: the lengths of texts that a step makes tensors of.
+        filled: multiple of tokens to which the network fills up a text, with tokens of its own.
+        fills: where it does that.
+        cut: tokens that texts are shorter than that, by source.
+    """
+
+    everywhere: bool = False
+    told: bool = False
+    in_front: bool = False
+    multiple: int = 1
+    filler: int | None = None
+    leads: bool = False
+    lengths: dict[str, int] = field(default_factory=dict)
+    axes: Mapping[str, TextAxis] = field(default_factory=dict)
+    keys: tuple[tuple[Padding, ...], ...] = ()
+    counts: tuple[Length, ...] = ()
+    filled: int = 1
+    fills: tuple[Filling, ...] = ()
+    cut: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """Further conditions of a step: how many tokens of each text are padding, `[1]`."""
+        return {padding_name(s): torch.zeros(1, dtype=torch.int64) for s in self.hidden}
+
+    @property
+    def hidden(self) -> list[str]:
+        """The texts whose padding a step is told of."""
+        hidden = (padding.source for each in self.keys for padding in each)
+        counted = (length.source for length in self.counts)
+        return sorted({*hidden, *counted, *(each.source for each in self.fills)})
+
+    def unseen(self, padding: Tensor) -> Tensor:
+        """How many of `padding` tokens are not filled in by the network."""
+        return padding // self.filled * self.filled
+
+    def takes(self, padding: str | bool, *, truncation: bool) -> bool:
+        """Whether a tokenizer that is called so gives a text as long as it is, not only counts it."""
+        return truncation and (self.everywhere or padding != "max_length")
+
+    def length(self, name: str, tokens: int, longest: int | None) -> int:
+        """Of the texts of a tokenizer; `tokens` long is a short one, with its template."""
+        if name not in self.lengths:
+            most = LIMIT + tokens
+            length = most if longest is None else min(most, longest)
+            step = self.multiple * self.filled
+            self.lengths[name] = math.ceil(length / step) * step
+        return self.lengths[name]
+
+    @contextmanager
+    def answered(self, pipe: Any, request: Request) -> Iterator[_Current]:
+        """While open, the pipeline's tokenizers answer with texts of that length."""
+        current = _Current()
+        stubs = {
+            name: _FixedTokenizer(name, getattr(pipe, name), self, request, current)
+            for name in tokenizers_of(pipe)
+        }
+        with with_parts(pipe, **stubs):
+            yield current
+
+    def placed(self, name: str, condition: Tensor, padding: Tensor) -> Tensor:
+        """A condition with `padding` `[1]` tokens of it where its network takes them."""
+        if not self.in_front or name not in self.axes:
+            return condition
+        axis = self.axes[name].axis
+        unseen = self.unseen(padding)
+        places = torch.arange(condition.shape[axis], device=condition.device) - unseen
+        return condition.index_select(axis, places % condition.shape[axis])
+
+
+def padding_name(source: str) -> str:
+    """The condition that says how many tokens of a text are padding."""
+    return f"padding__{source}"
+
+
+@dataclass
+class _Current:
+    """The text that was tokenised last, if it was given a length.
+
+    Attributes:
+        source: of it.
+        ids: its tokens.
+    """
+
+    source: str | None = None
+    ids: Tensor | None = None
+
+
+class _FixedTokenizer(TokenizerStandIn):
+    """Gives every text the same number of tokens; which they are does not matter."""
+
+    def __init__(
+        self, name: str, tokenizer: Any, texts: FixedTexts, request: Request, current: _Current
+    ) -> None:
+        super().__init__(name, tokenizer)
+        self._texts, self._current = texts, current
+        self._prompt = request.prompts[0].strip().casefold()
+
+    def __call__(self, text: str | list[str], **options: Any) -> Any:
+        made = self.tokenizer(text, **options)
+        padding, truncation = options.get("padding", False), options.get("truncation", False)
+        if not self._texts.takes(padding, truncation=truncation):
+            return made
+        rows = [text] if isinstance(text, str) else text
+        known = self.tokenizer(rows[0], add_special_tokens=options.get("add_special_tokens", True))
+        [ids] = torch.as_tensor(known["input_ids"]).reshape(1, -1)
+        longest = options.get("max_length") or self.tokenizer.model_max_length
+        full = self._texts.length(self.name, len(ids), longest)
+        source = PROMPT if self._prompt in rows[0].casefold() else NEGATIVE
+        cut = self._texts.cut.get(source, 0)
+        length = full if self._texts.told else full - cut
+        tokens = ids.repeat(length)[:length] if len(ids) else torch.ones(length, dtype=torch.int64)
+        mask = (torch.arange(length) < full - cut).long()
+        self._current.source, self._current.ids = source, tokens.expand(len(rows), -1)
+        found = {
+            "input_ids": self._current.ids.clone(),
+            "attention_mask": mask.repeat(len(rows), 1),
+        }
+        if options.get("return_tensors") is None:
+            lists = {name: each.tolist() for name, each in found.items()}
+            found = {n: each[0] if isinstance(text, str) else each for n, each in lists.items()}
+        return BatchEncoding(found)
+
+
+@contextmanager
+def encoders_told(
+    pipe: Any, denoiser: Any, told: Callable[[Tensor], Tensor | None], made: Callable[..., Tensor]
+) -> Iterator[None]:
+    """While open, text encoders are told what is padding.
+
+    Args:
+        pipe: whose encoders.
+        denoiser: is none of them.
+        told: the mask `[B, T]` for token ids `[B, T]`; None leaves the encoder alone.
+        made: of the mask and what the encoder makes of the tokens, `[B, T, D]`; takes its place.
+    """
+    masks: list[Tensor | None] = []
+
+    def before(module: nn.Module, args: Any, kwargs: Any) -> Any:
+        del module
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        is_ids = isinstance(ids, Tensor) and ids.ndim == 2 and not ids.is_floating_point()
+        masks.append(told(ids) if is_ids else None)
+        if masks[-1] is None:
+            return None
+        return args[:1], {**kwargs, "attention_mask": masks[-1]}
+
+    def after(module: nn.Module, args: Any, output: Any) -> Any:
+        del module, args
+        mask = masks.pop()
+        if mask is None:
+            return None
+
+        def change(leaf: Tensor) -> Tensor:
+            is_text = leaf.ndim == 3 and leaf.shape[1] == mask.shape[1]
+            return made(mask, leaf) if is_text and leaf.is_floating_point() else leaf
+
+        return pytree.tree_map_only(Tensor, change, output)
+
+    handles = []
+    for part in pipe.components.values():
+        if isinstance(part, nn.Module) and part is not denoiser:
+            handles.append(part.register_forward_pre_hook(before, with_kwargs=True))
+            handles.append(part.register_forward_hook(after))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

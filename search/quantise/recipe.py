@@ -1,0 +1,289 @@
+"""From a SubNet to its quantisation: ranges, the layers that must stay in floating point, fitted rows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from search.core.errors import SearchError
+from search.core.quantisation import Layer, Quantisation, Scheme, digest
+from search.fitting.fit import final_latents, fit_sampler
+from search.fitting.trajectories import sample_both
+from search.laptop.knapsack import choose
+from search.quantise.calibration import calibrate
+from search.quantise.layers import layers_in_loop, layers_of
+from search.quantise.ranges import Ranges
+from search.quantise.rounded import quantised, rounded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from torch import Tensor
+
+    from search.core.sampler import SamplerTable
+    from search.core.subnet import SubNet
+    from search.fitting.trajectories import Trajectories
+    from search.model.pipeline import Pipeline
+
+HALVINGS = 12
+"""To find the least share in floating point that meets an error."""
+SPARE = 0.01
+"""Of the work: so much less than asked for may stay in floating point."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much to measure.
+
+    Attributes:
+        pictures: to calibrate and fit on, and as many to judge by.
+        probed: of these, for the error of each layer alone.
+        seed: of the noise.
+    """
+
+    pictures: int = 16
+    probed: int = 4
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """What one quantisation found; errors are mean relative L2 of held-out final latents.
+
+    Attributes:
+        plan: bound to `subnet`.
+        subnet: with rows fitted to the quantised denoiser, where that helps.
+        plain: error of the SubNet in floating point, to the full sampler.
+        rounded: error of the quantised SubNet, to the full sampler, before rows are fitted.
+        fitted: the same as returned.
+        drift: error of the quantised SubNet as it was to itself in floating point.
+        worst: the largest of these over the pictures.
+        predicted: `drift` as the root of the layers' summed squares; None where it was not measured.
+    """
+
+    plan: Quantisation
+    subnet: SubNet
+    plain: float
+    rounded: float
+    fitted: float
+    drift: float
+    worst: float
+    predicted: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Its figures as plain JSON values."""
+        return {
+            "scheme": self.plan.scheme.name,
+            "layers": len(self.plan.layers),
+            "kept": len(self.plan.kept),
+            "share": self.share,
+            "error_float": self.plain,
+            "error_quantised": self.rounded,
+            "error_refitted": self.fitted,
+            "drift": self.drift,
+            "drift_worst": self.worst,
+            "drift_predicted": self.predicted,
+        }
+
+    @property
+    def share(self) -> float:
+        """Of the layers' work that is quantised."""
+        return sum(each.share for each in self.plan.layers.values())
+
+    def sentence(self) -> str:
+        """For people."""
+        total = len(self.plan.layers) + len(self.plan.kept)
+        return (
+            f"{len(self.plan.layers)} of {total} layers in {self.plan.scheme.name}, {self.share:.0%} of "
+            f"their work; error to the full sampler {self.fitted:.4f} (in floating point {self.plain:.4f}, "
+            f"before fitting {self.rounded:.4f}), to itself in floating point {self.drift:.4f}"
+        )
+
+
+def quantise(
+    pipeline: Pipeline,
+    full: SubNet,
+    subnet: SubNet,
+    prompts: Sequence[str],
+    *,
+    scheme: Scheme,
+    ranges: Ranges = Ranges.MINMAX,
+    share: float | None = None,
+    most: float | None = None,
+    refit: bool = True,
+    effort: Effort = Effort(),
+    report: Callable[..., None] = lambda _text, _share=None: None,
+) -> Quantised:
+    """Choose what of the denoiser of `subnet` multiplies in few bits, and how.
+
+    Layers are measured one at a time by the final latents, and those to keep are chosen by a knapsack:
+    errors of independent roundings add up by their squares (LAPTOP-Diff, section 3.2, for removals).
+
+    Args:
+        pipeline: with its weights loaded and the scheduler of `subnet`.
+        full: the sampler that errors are measured to.
+        subnet: to quantise.
+        prompts: to calibrate on.
+        scheme: of the numbers.
+        ranges: how those of the inputs are chosen.
+        share: of the work to leave in floating point; None: as `most` needs, else nothing.
+        most: largest drift, as predicted from single layers.
+        refit: fit the rows of the sampler to the quantised denoiser.
+        effort: how much to measure.
+        report: called with a message and the completed fraction.
+
+    Raises:
+        SearchError: the denoiser has no layer to quantise, or `most` cannot be met.
+    """
+    fitted_on, held_out = sample_both(
+        pipeline,
+        full,
+        prompts,
+        fitted_on=effort.pictures,
+        held_out=effort.pictures,
+        reference_steps=None,
+        seed=effort.seed,
+        report=report,
+    )
+    fitted_on, held_out = (r.first_pictures(effort.pictures) for r in (fitted_on, held_out))
+    measure = _Measure(pipeline, subnet, _table_of(pipeline, subnet))
+    report("ranges of the layers' inputs")
+    layers = _calibrated(measure, fitted_on, ranges)
+    chosen, predicted = layers, None
+    if share is not None or most is not None:
+        layers = _probed(measure, layers, scheme, fitted_on.first_pictures(effort.probed), report)
+        chosen = _to_quantise(layers, share, most)
+        predicted = _together(chosen)
+    plan = Quantisation(
+        scheme=scheme,
+        layers=chosen,
+        kept={name: each for name, each in layers.items() if name not in chosen},
+        fingerprint=subnet.binding.fingerprint,
+    )
+    report("fit the sampler to the quantised denoiser" if refit else "held-out errors")
+    own = measure(held_out)
+    with quantised(pipeline, plan):
+        off = measure(held_out)
+        made = subnet
+        if refit:
+            made = fit_sampler(
+                pipeline, subnet, measure.table, fitted_on=fitted_on, held_out=held_out
+            ).subnet
+        best = _Measure(pipeline, made, _table_of(pipeline, made))(held_out)
+    drift = _relative(off, own)
+    return Quantised(
+        plan=replace(plan, subnet=digest(made)),
+        subnet=made,
+        plain=float(held_out.error(own).mean()),
+        rounded=float(held_out.error(off).mean()),
+        fitted=float(held_out.error(best).mean()),
+        drift=float(drift.mean()),
+        worst=float(drift.max()),
+        predicted=predicted,
+    )
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """Runs of one SubNet."""
+
+    pipeline: Pipeline
+    subnet: SubNet
+    table: SamplerTable
+
+    def __call__(self, runs: Trajectories) -> Tensor:
+        """Final latents `[S, ...]`."""
+        return final_latents(self.pipeline, self.subnet, self.table, runs)
+
+
+def _table_of(pipeline: Pipeline, subnet: SubNet) -> SamplerTable:
+    """Rows over the steps of `subnet`."""
+    if subnet.fitted is not None:
+        return subnet.fitted.table
+    binding = subnet.binding
+    return pipeline.sampler(binding.grid, pipeline.size(binding.noise_shape))
+
+
+def _calibrated(measure: _Measure, runs: Trajectories, ranges: Ranges) -> dict[str, Layer]:
+    """The layers in the loop that the SubNet calls."""
+    layers = layers_of(measure.pipeline)
+    inside = layers_in_loop(runs.first_pictures(1).predictor, layers, float(runs.timesteps[0]))
+    found = calibrate(layers, inside, lambda: measure(runs), ranges)
+    if not found:
+        msg = (
+            "the SubNet calls no layer that multiplies weights, so there is nothing to quantise; choose "
+            "another SubNet"
+        )
+        raise SearchError(msg)
+    return found
+
+
+def _probed(
+    measure: _Measure,
+    layers: Mapping[str, Layer],
+    scheme: Scheme,
+    runs: Trajectories,
+    report: Callable[..., None],
+) -> dict[str, Layer]:
+    """The layers with the error that each of them makes alone."""
+    modules, own = layers_of(measure.pipeline), measure(runs)
+    found = {}
+    for number, (name, layer) in enumerate(layers.items()):
+        report(f"layer {number + 1} of {len(layers)} alone", number / len(layers))
+        with rounded(modules, {name: layer}, scheme):
+            error = float(_relative(measure(runs), own).mean())
+        found[name] = replace(layer, error=error)
+    return found
+
+
+def _to_quantise(
+    layers: Mapping[str, Layer], share: float | None, most: float | None
+) -> dict[str, Layer]:
+    """The layers to quantise so that `share` of the work stays in floating point, or `most` is met."""
+    if share is not None:
+        return _all_but(layers, share)
+    assert most is not None
+    low, high = 0.0, 1.0
+    if _together(_all_but(layers, low)) <= most:
+        return _all_but(layers, low)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if _together(_all_but(layers, middle)) <= most else (middle, high)
+    chosen = _all_but(layers, high)
+    if not chosen:
+        msg = (
+            f"every choice of layers is predicted to differ by more than {most:g}; allow more with "
+            "--max-error"
+        )
+        raise SearchError(msg)
+    return chosen
+
+
+def _all_but(layers: Mapping[str, Layer], share: float) -> dict[str, Layer]:
+    """All layers but those, with `share` of the work, whose summed squared errors are largest."""
+    if share <= 0:
+        return dict(layers)
+    names = list(layers)
+    chosen = choose(
+        ends=range(1, len(names) + 1),
+        shares=[layers[name].share for name in names],
+        scores=[(layers[name].error or 0.0) ** 2 for name in names],
+        keep=min(share, 1.0),
+        tolerance=SPARE,
+    )
+    return {names[index]: layers[names[index]] for index in sorted(chosen)}
+
+
+def _together(layers: Mapping[str, Layer]) -> float:
+    """The predicted error of all of them."""
+    return math.sqrt(sum((each.error or 0.0) ** 2 for each in layers.values()))
+
+
+def _relative(found: Tensor, expected: Tensor) -> Tensor:
+    """Relative L2 per picture."""
+    difference = (found - expected).flatten(1).norm(dim=1)
+    relative: Tensor = difference / expected.flatten(1).norm(dim=1)
+    return torch.nan_to_num(relative, nan=torch.inf)

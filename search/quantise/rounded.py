@@ -1,0 +1,89 @@
+"""A denoiser that computes what its quantised graph computes, in floating point."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from search.quantise.layers import layers_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from torch import Tensor, nn
+
+    from search.core.quantisation import Grid, Layer, Quantisation, Scheme
+    from search.model.pipeline import Pipeline
+
+
+@contextmanager
+def quantised(pipeline: Pipeline, plan: Quantisation) -> Iterator[None]:
+    """While open, the layers of `plan` round their weights and inputs as the exported graphs do."""
+    with rounded(layers_of(pipeline), plan.layers, plan.scheme):
+        yield
+
+
+@contextmanager
+def rounded(
+    layers: Mapping[str, nn.Module], ranges: Mapping[str, Layer], scheme: Scheme
+) -> Iterator[None]:
+    """While open, the layers named in `ranges` round their weights and inputs.
+
+    Args:
+        layers: of the denoiser, by the names of their weights.
+        ranges: of the inputs of those to round.
+        scheme: to round to.
+    """
+    with ExitStack() as stack:
+        for name, layer in ranges.items():
+            stack.enter_context(_rounded(layers[name], layer, scheme))
+        yield
+
+
+@contextmanager
+def _rounded(module: nn.Module, layer: Layer, scheme: Scheme) -> Iterator[None]:
+    weight: Any = module.weight
+    whole = weight.data
+    handle = None
+    if scheme.inputs:
+        grid = scheme.grid_of(layer.low, layer.high)
+        handle = module.register_forward_pre_hook(
+            lambda _module, args: (round_inputs(args[0], grid, scheme), *args[1:])
+        )
+    weight.data = round_weights(whole, scheme)
+    try:
+        yield
+    finally:
+        weight.data = whole
+        if handle is not None:
+            handle.remove()
+
+
+def round_inputs(tensor: Tensor, grid: Grid, scheme: Scheme) -> Tensor:
+    """`tensor` on the grid; gradients pass where nothing is clipped."""
+    if "float" in scheme.inputs:
+        scaled = (tensor / grid.scale).clamp(scheme.lowest, scheme.highest)
+        near = scaled.to(torch.float8_e4m3fn).to(tensor.dtype)
+        return (scaled + (near - scaled).detach()) * grid.scale
+    return torch.fake_quantize_per_tensor_affine(
+        tensor, grid.scale, grid.zero, int(scheme.lowest), int(scheme.highest)
+    )
+
+
+def round_weights(weights: Tensor, scheme: Scheme) -> Tensor:
+    """`weights` `[out, ...]` as their integers times their scales."""
+    block = scheme.block
+    if block and (weights.ndim != 2 or weights.shape[1] % block):
+        block = 0
+    rows = weights.float().reshape(-1, block) if block else weights.float().flatten(1)
+    largest = rows.abs().amax(dim=1, keepdim=True)
+    scale = torch.where(largest > 0, largest / scheme.largest, 1.0)
+    scale = scale.to(weights.dtype).float()
+    scaled = rows / scale
+    if "float" in scheme.weights:
+        near = scaled.clamp(-scheme.largest, scheme.largest).to(torch.float8_e4m3fn).float()
+    else:
+        near = scaled.round().clamp(-scheme.largest, scheme.largest)
+    return (near * scale).reshape(weights.shape).to(weights.dtype)

@@ -1,0 +1,117 @@
+"""The whole command on a tiny pipeline, alone and killed in every stage."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.command_line import stepcarve
+from tests.pipelines import RANDOM
+
+OPTIONS = ("--quality", "quick", "--steps", "6", "--keep", "0.5", "--engine", "onnxruntime")
+
+
+def checked(out: Path, calls: int) -> dict[str, object]:
+    """What a finished run has left; refuses half of anything."""
+    result: dict[str, object] = json.loads((out / "result.json").read_text())
+    assert result["passed"] is True
+    assert result["calls"] == calls
+    assert "page" in json.loads((out / "times.json").read_text())
+    hidden = {path.name for path in out.rglob(".*")}
+    assert hidden <= {".lock"}
+    page = (out / "index.html").read_text()
+    assert 'class="verdict holds"' in page
+    assert page.count("data:image/png") >= 4
+    return result
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[object], Path]:
+    """The command for a tiny pipeline, and the folder of a run that nothing disturbed."""
+    root = tmp_path_factory.mktemp("straight")
+    RANDOM["three-levels"]().save_pretrained(root / "pipeline")
+    line = ["optimize", root / "pipeline", *OPTIONS]
+    done = stepcarve(*line, "-o", root / "out")
+    assert done.exit_code == 0, done.output
+    assert "to search and about" in done.stderr, "the minutes are said beforehand"
+    return line, root / "out"
+
+
+@pytest.mark.slow
+def test_a_finished_folder_is_told_again_and_not_touched(
+    straight: tuple[list[object], Path],
+) -> None:
+    line, out = straight
+    result = checked(out, 3)
+    times = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    again = stepcarve(*line, "-o", out, "--json")
+    assert json.loads(again.stdout) == result
+    changed = {p.name for p, t in times.items() if p.stat().st_mtime_ns != t}
+    assert changed <= {"settings.json", ".lock"}
+    refused = stepcarve(*line, "-o", out, "--seed", 1)
+    assert refused.exit_code == 2
+    assert "holds a run with another seed" in refused.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "option"), [("learned-variance", "--label"), ("sd3", "--prompt")])
+def test_classes_and_two_streams_of_tokens(
+    name: str, option: str, pipelines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    done = stepcarve("optimize", pipelines(name), "-o", tmp_path / "out", *OPTIONS)
+    assert done.exit_code == 0, done.output
+    assert option in str(checked(tmp_path / "out", 3)["run"]).split()
+
+
+KILLED_WHEN: dict[str, Callable[[Path], bool]] = {
+    "search": lambda out: any(out.glob("search/keep-0.5/search.json")),
+    "compare": lambda out: (out / "subnet.json").exists(),
+    "export": lambda out: any(out.glob("bundles/.float32.partial/finished.json")),
+    "build": lambda out: any(out.glob("full/.float32.partial/finished.json")),
+    "verify": lambda out: any(out.glob("parity/.float32.*")),
+    "bench": lambda out: any(out.glob("bench/.float32.*")),
+    "page": lambda out: (out / "bench" / "float32").exists(),
+}
+"""What is there once the stage, or in place of the short `build` the full sampler's export, has begun."""
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_in_every_stage_ends_like_one_that_is_not(
+    straight: tuple[list[object], Path], tmp_path: Path
+) -> None:
+    line, undisturbed = straight
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "cli", *map(str, line), "-o", str(out)]
+    made: dict[Path, int] = {}
+    for has_begun in KILLED_WHEN.values():
+        killed(command, out, has_begun)
+        assert {path: path.stat().st_mtime_ns for path in made} == made, "nothing is made again"
+        places = (out / "subnet.json", out / "quality", out / "bundles" / "float32")
+        made = {path: path.stat().st_mtime_ns for path in places if path.exists()}
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    checked(out, 3)
+    for file in ("subnet.json", "quality/pictures.json", "bundles/float32/manifest.json"):
+        assert (out / file).read_bytes() == (undisturbed / file).read_bytes(), file
+
+
+def killed(command: list[str], out: Path, has_begun: Callable[[Path], bool]) -> None:
+    """Run until a stage has begun, then SIGKILL; the processes that it started end too."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not has_begun(out):
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.005)
+    children = psutil.Process(process.pid).children(recursive=True)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert not alive, "what it started ends with it"

@@ -1,0 +1,36 @@
+"""Text encoders that ask a mask for its values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from exporter.components import _exported
+from exporter.errors import ExportError
+
+ONES = (torch.ones(1, 4), torch.ones(1, 4, dtype=torch.int64))
+SHORT = (torch.rand(1, 4), torch.tensor([[1, 1, 0, 0]]))
+OTHER = (torch.rand(1, 4), torch.tensor([[1, 0, 0, 0]]))
+
+
+def asking(body: str) -> torch.nn.Module:
+    """A module whose code lies in diffusers, as far as anyone can see."""
+    code = f"def forward(self, values, mask):\n    {body}\n"
+    found: dict[str, Any] = {}
+    exec(compile(code, "/diffusers/made.py", "exec"), found)  # noqa: S102
+    return type("Asking", (torch.nn.Module,), {"forward": found["forward"]})()
+
+
+def test_the_way_of_a_shorter_text_is_taken_where_it_is_right_for_both() -> None:
+    module = asking("return values if mask.all() else values * mask")
+    program = _exported(module, (ONES, SHORT)).module()
+    for example in (ONES, SHORT, OTHER):
+        assert torch.equal(program(*example), module(*example))
+
+
+def test_what_is_right_for_one_length_alone_is_refused() -> None:
+    module = asking("return values * int(mask.sum())")
+    with pytest.raises(ExportError, match="compute otherwise for texts of another length"):
+        _exported(module, (ONES, SHORT))

@@ -1,0 +1,93 @@
+"""Pipelines with more than one loop, and those that need what another one makes."""
+
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDIMPipeline, DDIMScheduler, IFPipeline, StableDiffusionPipeline
+
+from search.core.errors import SearchError
+from search.model.entry import preparation_of
+from search.model.one_loop import other_schedulers_refused, require_one_loop
+from search.model.scheduler import FixedScheduler, StandIn
+
+
+class Decoding:
+    """Needs what a prior makes."""
+
+    def __call__(self, image_embeds: Any, prompt_embeds: Any = None) -> None: ...
+
+
+class Combined:
+    """A prior and a decoder."""
+
+    def __init__(self) -> None:
+        self.prior_pipe = object.__new__(DDIMPipeline)
+
+    def __call__(self, prompt: str) -> None: ...
+
+
+class Plain:
+    """One loop."""
+
+    def __call__(self, prompt: str, prompt_embeds: Any = None) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("pipe", "message"),
+    [
+        (Decoding(), "a Decoding needs image_embeds, which another pipeline makes"),
+        (Combined(), "a Combined runs prior_pipe .* loop of its own"),
+    ],
+)
+def test_they_are_refused(pipe: Any, message: str) -> None:
+    with pytest.raises(SearchError, match=message):
+        require_one_loop(pipe)
+
+
+def test_a_plain_pipeline_is_not() -> None:
+    require_one_loop(Plain())
+
+
+def test_another_scheduler_is_refused_when_it_is_used() -> None:
+    own, other = DDIMScheduler(), DDIMScheduler()
+    pipe = SimpleNamespace(components={"scheduler": own, "prior_scheduler": other})
+    with other_schedulers_refused(pipe):
+        own.set_timesteps(3)
+        with pytest.raises(SearchError, match="runs a loop of its prior_scheduler"):
+            other.set_timesteps(3)
+    other.set_timesteps(3)
+
+
+def test_a_run_of_one_of_several_stages_is_refused() -> None:
+    scheduler = FixedScheduler(torch.ones(1), {})
+    scheduler.set_timesteps(3, "cpu")
+    with pytest.raises(SearchError, match="samples in several loops"):
+        scheduler.set_timesteps(3, 0, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("cls", "method"),
+    [
+        (StableDiffusionPipeline, "prepare_latents"),
+        (IFPipeline, "prepare_intermediate_images"),
+        (DDIMPipeline, None),
+    ],
+)
+def test_who_draws_the_noise_is_found(cls: type, method: str | None) -> None:
+    assert preparation_of(object.__new__(cls)) == method
+
+
+def test_a_copy_of_a_stand_in_leaves_what_it_steps_alone() -> None:
+    class Ending(StandIn):
+        def step(self, *_: Any, **__: Any) -> Any:
+            raise AssertionError
+
+    copied = copy.deepcopy(Ending(torch.ones(2), DDIMScheduler()))
+    sound = torch.rand(3)
+    assert copied.step(sound, 1, sound).prev_sample is sound
+    assert copied.alphas_cumprod is not None
