@@ -166,7 +166,7 @@ def test_the_frontier_compares_packed_latents(tmp_path: Path) -> None:
     pipeline = open_pipeline(tmp_path)
     pipeline.pipe.default_sample_size = 8
     settings = FrontierSettings(
-        steps=6,
+        steps=8,
         guidance=3.0,
         keeps=(0.7,),
         prompts=PROMPTS[:1],
@@ -176,7 +176,7 @@ def test_the_frontier_compares_packed_latents(tmp_path: Path) -> None:
         iterations=1,
         dip_go_iterations=1,
         random=2,
-        fine_steps=12,
+        fine_steps=16,
     )
     found = run_frontier(pipeline, settings)
     # DeepCache is for U-Nets, solvers of DDIM have no flow here, the guidance is embedded, and the first 6 steps
