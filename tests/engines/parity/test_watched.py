@@ -21,7 +21,7 @@ def test_a_full_run_may_have_more_calls_than_a_subnet_of_fewer_steps(
     seen: dict[int, list[Any]] = {}
     with reference._watched(opened, subnet, (0, 2), seen):
         for number in range(5):
-            network(torch.tensor(float(number)))
+            network((torch.tensor(float(number)),))
     assert {step: [float(each.output) for each in calls] for step, calls in seen.items()} == {
         0: [0.0], 2: [2.0],
     }  # fmt: skip
