@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, wraps
@@ -180,18 +179,21 @@ class _Seen:
 def _watched(
     opened: Pipeline, subnet: SubNet, steps: Sequence[int], seen: dict[int, list[_Seen]]
 ) -> Iterator[None]:
-    """While open, keep what goes into the networks and out of them at `steps`."""
-    step_of = [step for step in range(subnet.steps) for _ in subnet.topology.calls_of(step)]
-    wanted, calls = frozenset(steps), itertools.count()
+    """While open, keep what goes into the networks and out of them at `steps`.
+
+    A full run may have more steps than the SubNet; what comes after its last one is not looked at.
+    """
+    step_of = (step for step in range(subnet.steps) for _ in subnet.topology.calls_of(step))
+    wanted = frozenset(steps)
 
     def watching(network: nn.Module) -> Callable[..., Any]:
         forward = network.forward
 
         @wraps(forward)
         def run(*args: Any, **kwargs: Any) -> Any:
-            step = step_of[next(calls)]
+            step = next(step_of, None)
             output = forward(*args, **kwargs)
-            if step in wanted:
+            if step is not None and step in wanted:
                 args, kwargs = pytree.tree_map_only(torch.Tensor, torch.clone, (args, kwargs))
                 seen.setdefault(step, []).append(_Seen(network, args, kwargs, _first(output)))
             return output

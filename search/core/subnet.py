@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.core.actions import RECORDS, Action, Source
@@ -20,7 +21,6 @@ from search.core.topology import Topology
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
 SCHEMA = 5
 WITH_GROUPS = 6
@@ -317,9 +317,9 @@ class SubNet:
             "topology": self.topology.to_json(),
         }
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write it as JSON, atomically."""
-        write_atomically(path, json.dumps(self.to_json(), indent=1) + "\n")
+        write_atomically(Path(path), json.dumps(self.to_json(), indent=1) + "\n")
 
     @staticmethod
     def load(path: Path) -> SubNet:
