@@ -247,10 +247,11 @@ class Runner:
             case PromptField.IDS:
                 text, tokens = self._encoded(each, text)
                 _warn_truncated(each, text, tokens)
-                return _padded(each, tokens.ids)
+                return _padded(each, tokens.ids or [each.alone] * bool(each.multiple))
             case PromptField.MASK:
                 tokens = self._encoded(each, text)[1]
-                return _padded(each, [1] * len(tokens) if each.multiple else tokens.attention_mask)
+                seen = [1] * max(len(tokens), 1)
+                return _padded(each, seen if each.multiple else tokens.attention_mask)
         raise AssertionError(each.fill)
 
     def _encoded(self, each: PromptInput, text: str) -> tuple[str, Any]:

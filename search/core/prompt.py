@@ -61,13 +61,14 @@ class PromptInput:
         before: a text that the prompt stands behind, such as the head of a chat template.
         after: a text behind the prompt.
         special: whether the tokenizer adds its special tokens.
-        default: the text that is read where none is given.
+        empty: what is read in the place of an empty text.
         quotation: makes the text that is tokenised of the quoted words of the prompt.
         spelled: pairs of quotes, such as `""`, in which words are tokenised letter by letter.
         dims: shape of pictures and noise, at the bundle's first size.
         drawn: of noise, when.
         multiple: to one of it the tokenizer fills up a text of any length, with tokens that are read; they
             are followed by padding up to `length`. 0 for texts that the tokenizer pads to `length`.
+        alone: the token that is read where `multiple` is set and a text has none.
     """
 
     name: str
@@ -81,12 +82,13 @@ class PromptInput:
     before: str = ""
     after: str = ""
     special: bool = True
-    default: str = ""
+    empty: str = ""
     quotation: Quotation | None = None
     spelled: tuple[str, ...] = ()
     dims: tuple[int, ...] = ()
     drawn: Drawn = Drawn.BEFORE
     multiple: int = 0
+    alone: int = 0
 
     @property
     def template(self) -> tuple[str, tuple[str, ...], str]:
@@ -97,7 +99,7 @@ class PromptInput:
         """What is tokenised for a prompt."""
         if self.quotation is not None:
             return self.quotation.text(text)
-        return f"{self.before}{cleaned(text or self.default, self.cleanings)}{self.after}"
+        return f"{self.before}{cleaned(text, self.cleanings) or self.empty}{self.after}"
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -40,37 +40,73 @@ class Answers:
     known: list[tuple[str, int, Any]] = field(default_factory=list)
 
     @contextmanager
-    def recorded(self, unless: Callable[[], bool] = lambda: False) -> Iterator[None]:
-        """While open, note what diffusers asks and is answered, except while `unless()` is true."""
+    def recorded(
+        self, unless: Callable[[], bool] = lambda: False, timestep: Tensor | None = None
+    ) -> Iterator[None]:
+        """While open, note what diffusers asks and is answered, except while `unless()` is true.
+
+        Tensors made of the number that `timestep` or a view of it answers are made of it itself.
+        """
         self.known.clear()
 
         def note(tensor: Tensor, name: str, line: int, original: Callable[..., Any]) -> Any:
             answer = original(tensor)
             if not unless():
                 self.known.append((name, line, answer))
-            return answer
+            return _answer(tensor, name, answer, timestep)
 
         with _asked_through(note):
             yield
 
     @contextmanager
-    def repeated(self) -> Iterator[None]:
-        """While open, answer as noted; another question than the noted one is a `RuntimeError`."""
+    def repeated(self, timestep: Any = None) -> Iterator[None]:
+        """While open, answer as noted; another question than the noted one is a `RuntimeError`.
+
+        Tensors made of the number that `timestep` or a view of it answers are made of it itself.
+        """
         known = iter(self.known)
 
         def repeat(tensor: Tensor, name: str, line: int, original: Callable[..., Any]) -> Any:
-            del tensor, original
-            asked, at, answer = next(known, ("", 0, None))
+            del original
+            asked, at, answer = next(known, ("", 0, 0.0))
             if (asked, at) != (name, line):
                 msg = (
                     f"the pipeline asks a tensor for its value ({name} in line {line}), which it did not "
                     "do in its own run; its way through a step depends on values"
                 )
                 raise RuntimeError(msg)
-            return answer
+            return _answer(tensor, name, answer, timestep)
 
         with _asked_through(repeat):
             yield
+
+
+class _Answer(float):
+    """A number that a tensor answered, which knows the tensor.
+
+    Attributes:
+        tensor: `[]`.
+    """
+
+    tensor: Tensor
+
+    @classmethod
+    def of(cls, tensor: Tensor, number: float) -> _Answer:
+        """The answer of a tensor of one number."""
+        made = cls(number)
+        made.tensor = tensor.reshape(())
+        return made
+
+
+def _answer(tensor: Tensor, name: str, answer: Any, timestep: Any) -> Any:
+    """What a tensor answers: a number that knows it, if it is a view of the timestep."""
+    is_known = name == "item" and isinstance(timestep, Tensor) and _is_view(tensor, timestep)
+    return _Answer.of(tensor, answer) if is_known else answer
+
+
+def _is_view(tensor: Tensor, of: Tensor) -> bool:
+    """Whether a tensor has its numbers where another has."""
+    return bool(tensor.untyped_storage()._cdata == of.untyped_storage()._cdata)
 
 
 def asks_for_values(error: BaseException) -> bool:
@@ -138,6 +174,8 @@ def tensors_as_numbers() -> Iterator[None]:
     tensor, full = torch.tensor, torch.full
 
     def make_tensor(data: Any, **options: Any) -> Tensor:
+        if isinstance(data, _Answer):
+            return data.tensor.to(device=options.get("device"), dtype=options.get("dtype")).clone()
         if isinstance(data, Tensor):
             return data.clone()
         if isinstance(data, list) and any(isinstance(each, Tensor) for each in data):
@@ -147,6 +185,7 @@ def tensors_as_numbers() -> Iterator[None]:
         return tensor(data, **options)
 
     def make_full(size: Any, fill_value: Any, **options: Any) -> Tensor:
+        fill_value = getattr(fill_value, "tensor", fill_value)
         if isinstance(fill_value, Tensor):
             made = fill_value.to(device=options.get("device"), dtype=options.get("dtype"))
             return made.expand(size)

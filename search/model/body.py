@@ -220,16 +220,16 @@ class Body:
         pipe = self.pipeline.pipe
         scale = self.request.guidance if guidance is None else guidance
         request = replace(self.request, guidance=scale, labels=given.get(LABELS))
+        scheduler = self._scheduled(timestep, latents)
         with (
             with_parts(pipe, **(networks or {}), **(parts or {})),
             self._encoding.answering(given),
             nullcontext() if self._texts is None else without_padding(self._texts, given),
             latents_replaced(pipe, lambda made: in_latents(made, latents)),
-            self._answers.repeated(),
+            self._answers.repeated(scheduler.timesteps),
+            self._calls_skipped(),
         ):
-            scheduler = self._scheduled(timestep, latents)
-            with self._calls_skipped():
-                prediction = self._in_loop(self._run(scheduler, request).prediction)
+            prediction = self._in_loop(self._run(scheduler, request).prediction)
         return prediction[: len(latents)]
 
     @property

@@ -102,28 +102,14 @@ class TextConditioner(nn.Module):
         """Whether no negative prompt is another thing than an empty one: zeros, and no text is read."""
         if not any(each.source == "negative" for each in self.inputs):
             return False
-        given = list(self._reading.texts)
+        reading = self._reading
+        given = list(reading.texts)
         self._noted(replace(self._request, negative=""))
-        plain = self._reading.texts
-        if len(plain) < len(given):
-            return True
-        for one, other in zip(given, plain, strict=False):
-            found = _template_of(one, "")
-            if found is not None and found[0] == NEGATIVE:
-                self._note_default(found[1], other)
-        return False
-
-    def _note_default(self, template: tuple[str, tuple[str, ...], str], plain: str) -> None:
-        """Note what a pipeline reads for no negative prompt, in such a template."""
-        before, _, after = template
-        inside = plain.startswith(before) and plain.endswith(after)
-        default = plain[len(before) : len(plain) - len(after)] if inside else ""
+        pairs = list(zip(given, reading.texts, strict=False))
         self.inputs = [
-            replace(each, default=default)
-            if each.source == NEGATIVE and each.template == template
-            else each
-            for each in self.inputs
+            replace(_with_empty(each, pairs), alone=reading.alone) for each in self.inputs
         ]
+        return len(reading.texts) < len(given)
 
     def _noted(self, request: Request) -> dict[str, Tensor]:
         """The conditions of a request, whose inputs are noted."""
@@ -278,6 +264,8 @@ class _Reading:
         texts: all that are tokenised.
         masks: of texts of a fixed length, by source, `[1, T]`: 1 where there is a token.
         new: that of the text whose encoder is called next.
+        is_empty: whether that text has no tokens.
+        alone: the token that the encoder is given then.
         quoted: what is done with words in quotes.
     """
 
@@ -287,11 +275,16 @@ class _Reading:
     texts: list[str] = field(default_factory=list)
     masks: dict[str, Tensor] = field(default_factory=dict)
     new: Tensor | None = None
+    is_empty: bool = False
+    alone: int = 0
     quoted: QuotedWords = field(default_factory=QuotedWords)
 
     def told(self, ids: Tensor) -> Tensor | None:
         """The mask of the text that was tokenised last, if these are its tokens."""
         mask, self.new = self.new, None
+        if self.is_empty and ids.shape == (1, 1):
+            self.alone = int(ids)
+        self.is_empty = False
         return mask if mask is not None and mask.shape == ids.shape else None
 
 
@@ -395,11 +388,15 @@ class _Tokens(TokenizerStandIn):
             made = _padded(self.tokenizer, asked, reading.fixed).encode(
                 text, add_special_tokens=special
             )
-            ids = torch.tensor([made.ids + [0] * (length - len(made))])
+            # An empty text is left empty, to see what the pipeline reads instead.
+            reading.is_empty, length = not len(made), length if len(made) else 0
+            ids = torch.tensor([made.ids + [0] * (length - len(made))], dtype=torch.int64)
             mask = (torch.arange(length) < len(made)).long()[None]
         else:
             ids, mask = (self._answer(asked, f) for f in (PromptField.IDS, PromptField.MASK))
-        reading.masks[source] = reading.new = mask
+        reading.new = mask
+        if not reading.is_empty:
+            reading.masks[source] = mask
         # What is padding is said to the encoder; the pipeline is to take all of them for its text.
         every = mask if reading.fixed.told else (ids >= 0).long()
         return _Encoded(lambda field: ids if field is PromptField.IDS else every)
@@ -488,6 +485,25 @@ def _template_of(text: str, name: str) -> _Found | None:
             )
             raise SearchError(msg)
     return None
+
+
+def _with_empty(each: PromptInput, texts: list[tuple[str, str]]) -> PromptInput:
+    """An input that knows what its pipeline reads in the place of an empty text.
+
+    Args:
+        each: the input.
+        texts: what was read with our negative prompt and with none.
+    """
+    if not each.tokenizer or each.quotation is not None:
+        return each
+    for given, plain in texts:
+        fits = plain.startswith(each.before) and plain.endswith(each.after)
+        ours = (each.written(known[NEGATIVE]) for known in (TEXTS, UNQUOTED))
+        if given in ours and fits:
+            empty = plain[len(each.before) : len(plain) - len(each.after)]
+            if each.source == NEGATIVE or not empty.strip():
+                return replace(each, empty=empty)
+    return each
 
 
 def _has_placeholders(tokenizer: Any) -> bool:

@@ -94,6 +94,8 @@ class _Walk:
         self._kinds: dict[tuple[Hashable, ...], Kind] = {}
         self.numbers = ValueNumbers(self._input)
         self.numbers.mark_input(self._guidance, GUIDANCE)
+        self._base: Tensor | None = None
+        self._around: Tensor | None = None
 
     def run(self) -> None:
         """Run the loop."""
@@ -105,7 +107,7 @@ class _Walk:
             tensors_as_numbers(),
             with_parts(self._pipe, scheduler=scheduler),
             self._encoding.noted(),
-            self._answers.recorded(unless=lambda: self._encoding.is_encoding),
+            self._answers.recorded(lambda: self._encoding.is_encoding, self._timesteps),
             latents_replaced(self._pipe, self._entering),
             torch.no_grad(),
             self.numbers,
@@ -140,8 +142,20 @@ class _Walk:
         self._given.clear()
         if len(self.predictions) == len(self._timesteps):
             raise _WalkedError
+        self._note_around(sample)
         entering = self._entering(sample[: self._pictures])
         return as_often(entering, sample)
+
+    def _note_around(self, sample: Tensor) -> None:
+        """Note what a pipeline writes its latents into, if nothing else in it changes."""
+        base = sample._base
+        if base is None or base.numel() == sample.numel():
+            return
+        around = base.clone()
+        around.as_strided(sample.shape, sample.stride(), sample.storage_offset()).zero_()
+        if self._around is None:
+            self._around = around
+        self._base = base if torch.equal(self._around, around) else None
 
     def _entering(self, latents: Tensor) -> Tensor:
         """These latents, as those that a step begins with."""
@@ -156,6 +170,8 @@ class _Walk:
                 return name, frozenset()
         times = self._timesteps
         now = len(self.predictions)
+        if tensor is self._base:
+            return SAMPLE, frozenset({now})
         place = times.data_ptr() + now * times.element_size()
         if tensor.numel() == 1 and not tensor.is_meta and tensor.data_ptr() == place:
             return TIMESTEP, frozenset({now})

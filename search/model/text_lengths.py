@@ -189,26 +189,28 @@ class _Finder:
 
     def filled_up(self, texts: FixedTexts) -> FixedTexts:
         """The same, with the multiple of tokens that the pipeline fills up a text to."""
+        whole = self.encode(texts)
         most = min(texts.lengths.values()) // 2
-        if not self._shrinks(texts, most):
+
+        def shrinks(cut: int) -> int:
+            """By how much the conditions become shorter if texts do by `cut` tokens."""
+            less = self.encode(replace(texts, cut=_all(cut)))
+            sizes = [
+                (size, less[name].shape[axis])
+                for name, condition in whole.items()
+                for axis, size in enumerate(condition.shape)
+            ]
+            return min((size - new for size, new in sizes if new != size), default=0)
+
+        if not shrinks(most):
             return texts
-        multiple = next(filter(None, (self._shrinks(texts, n) for n in range(1, most))), 1)
+        multiple = next(filter(None, map(shrinks, range(1, most))), 1)
         if multiple == 1:
             return texts
         texts = replace(texts, multiple=multiple, lengths={})
         self.encode(texts)
         filler, leads = self._filler(replace(texts, cut=_all(1)))
         return replace(texts, filler=filler, leads=leads)
-
-    def _shrinks(self, texts: FixedTexts, cut: int) -> int:
-        """By how much the conditions become shorter if texts do by `cut` tokens."""
-        before, after = self.encode(texts), self.encode(replace(texts, cut=_all(cut)))
-        sizes = [
-            (size, after[name].shape[axis])
-            for name, condition in before.items()
-            for axis, size in enumerate(condition.shape)
-        ]
-        return min((size - new for size, new in sizes if new != size), default=0)
 
     def _filler(self, texts: FixedTexts) -> tuple[int, bool]:
         """The token that fills up a text that is one token short, and whether it stands before it."""

@@ -44,6 +44,12 @@ CLASSES = (
     "Krea2Pipeline",
     "CogView3PlusPipeline",
     "SanaVideoPipeline",
+    "CogView4Pipeline",
+    "Lumina2Pipeline",
+    "Kandinsky5T2IPipeline",
+    "Kandinsky5T2VPipeline",
+    "BriaFiboPipeline",
+    "ErnieImagePipeline",
 )
 """Those of 2025 and 2026 that compile."""
 STEPS = 4

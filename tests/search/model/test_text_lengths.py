@@ -1,0 +1,164 @@
+"""Texts of any length as texts of one length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from diffusers.models.transformers.transformer_cogview4 import CogView4PatchEmbed
+from torch.nn import functional
+
+from benchmarks.families import image
+from search.core.errors import SearchError
+from search.model.answers import Answers, tensors_as_numbers
+from search.model.entry import in_latents
+from search.model.family import Request
+from search.model.fixed_texts import FixedTexts, Padding, TextAxis, padding_name
+from search.model.hidden_keys import counts_changed, without_padding
+from search.model.pipeline import Pipeline, open_pipeline
+from search.model.text_lengths import fixed_texts_of
+
+TOYS = {toy.cls: toy for toy in image.TOYS}
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pipeline]:
+    folder = tmp_path_factory.mktemp("toys")
+
+    def opened(name: str) -> Pipeline:
+        toy, path = TOYS[name], folder / name
+        if not path.exists():
+            toy.build().save_pretrained(path)
+        pipeline = open_pipeline(path, weights=False)
+        sizes = ("height", "width")
+        pipeline.use_call({key: each for key, each in toy.call.items() if key not in sizes})
+        return pipeline
+
+    return opened
+
+
+def texts_of(pipeline: Pipeline, name: str) -> FixedTexts | None:
+    toy = TOYS[name]
+    size = toy.call["height"], toy.call["width"]
+    return fixed_texts_of(pipeline, Request(("",), 2, toy.guidance).sized(size))
+
+
+@pytest.mark.parametrize("mask", [None, torch.tensor([[True, True, False, True, True, True]])])
+@pytest.mark.parametrize("is_bool", [True, False])
+@pytest.mark.parametrize("in_front", [True, False])
+def test_attention_does_not_see_padding(
+    mask: torch.Tensor | None, is_bool: bool, in_front: bool
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(1, 2, 6, 4, generator=generator) for _ in range(3))
+    if mask is not None and not is_bool:
+        mask = torch.zeros(1, 6).masked_fill(~mask, -torch.inf)
+    # Of a text in the first four keys, two are padding.
+    texts = FixedTexts(in_front=in_front, keys=((Padding("prompt", (0 if in_front else 4,)),),))
+    seen = [2, 3, 4, 5] if in_front else [0, 1, 4, 5]
+    with without_padding(texts, {padding_name("prompt"): torch.tensor([2])}):
+        found = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    expected = functional.scaled_dot_product_attention(
+        query, key[..., seen, :], value[..., seen, :], None if mask is None else mask[:, seen]
+    )
+    torch.testing.assert_close(found, expected)
+
+
+def test_padding_of_one_row_is_seen_by_the_other() -> None:
+    query, key, value = torch.randn(3, 2, 1, 5, 4).unbind()
+    texts = FixedTexts(keys=((Padding("prompt", (-1, 5)),),))
+    with without_padding(texts, {padding_name("prompt"): torch.tensor([3])}):
+        found = functional.scaled_dot_product_attention(query, key, value)
+    whole = functional.scaled_dot_product_attention(query, key, value)
+    short = functional.scaled_dot_product_attention(query, key[..., :2, :], value[..., :2, :])
+    torch.testing.assert_close(found, torch.stack([whole[0], short[1]]))
+
+
+def test_padding_is_moved_in_front_of_a_text() -> None:
+    texts = FixedTexts(in_front=True, axes={"text": TextAxis(1, "prompt")})
+    text = torch.tensor([[[1.0], [2.0], [3.0], [0.0], [0.0]]])
+    placed = texts.placed("text", text, torch.tensor([2]))
+    assert placed.flatten().tolist() == [0.0, 0.0, 1.0, 2.0, 3.0]
+    assert texts.placed("other", text, torch.tensor([2])) is text
+
+
+def test_whole_numbers_can_be_changed_on_their_way_into_a_tensor() -> None:
+    with counts_changed(lambda number, made: made + 10 * number):
+        found = [torch.tensor([1, 2]), torch.tensor([0.5]), torch.tensor([3])]
+    assert [each.tolist() for each in found] == [[1, 2], [0.5], [13]]
+
+
+def test_a_tensor_made_of_a_timesteps_number_follows_it() -> None:
+    source = compile("torch.full((2,), t.item())", "/site-packages/diffusers/some.py", "eval")
+    answers = Answers()
+    with tensors_as_numbers(), answers.recorded():
+        eval(source, {"torch": torch, "t": torch.tensor([1.0])[0]})
+    timesteps = torch.tensor([7.0])
+    with tensors_as_numbers(), answers.repeated(timesteps):
+        assert eval(source, {"torch": torch, "t": timesteps[0]}).tolist() == [7.0, 7.0]
+
+
+def test_what_is_appended_to_latents_stays() -> None:
+    made = torch.arange(6.0).reshape(1, 2, 3)
+    found = in_latents(made, torch.tensor([[[7.0], [8.0]]]))
+    assert found.tolist() == [[[7.0, 1.0, 2.0], [8.0, 4.0, 5.0]]]
+    assert in_latents(made, -made).equal(-made)
+
+
+@pytest.mark.slow
+def test_a_pipeline_that_pads_its_texts_is_left_alone(opened: Callable[[str], Pipeline]) -> None:
+    assert texts_of(opened("SanaPipeline"), "SanaPipeline") is None
+
+
+@pytest.mark.slow
+def test_tokens_that_fill_up_a_text_are_read(opened: Callable[[str], Pipeline]) -> None:
+    pipeline = opened("CogView4Pipeline")
+    texts = texts_of(pipeline, "CogView4Pipeline")
+    assert texts is not None
+    assert (texts.multiple, texts.leads) == (16, True)
+    assert texts.filler == pipeline.pipe.tokenizer.pad_token_id
+    assert texts.hidden == ["negative", "prompt"]
+    # Two blocks and two calls; the text stands before the picture.
+    length = texts.lengths["tokenizer"]
+    assert [keys[0] for keys in texts.keys] == [
+        Padding("prompt", (length,)),
+        Padding("prompt", (length,)),
+        Padding("negative", (length,)),
+        Padding("negative", (length,)),
+    ]
+
+
+@pytest.mark.slow
+def test_a_network_that_means_over_its_text_is_refused(
+    opened: Callable[[str], Pipeline], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = CogView4PatchEmbed.forward
+
+    def meaning(self: Any, picture: torch.Tensor, text: torch.Tensor) -> Any:
+        made, encoded = forward(self, picture, text)
+        return made + encoded.mean(1, keepdim=True), encoded
+
+    monkeypatch.setattr(CogView4PatchEmbed, "forward", meaning)
+    with pytest.raises(SearchError, match="computes otherwise for texts of another length"):
+        texts_of(opened("CogView4Pipeline"), "CogView4Pipeline")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "in_front", "counts"),
+    [
+        ("Lumina2Pipeline", True, 0),
+        ("Kandinsky5T2IPipeline", False, 0),
+        ("ErnieImagePipeline", False, 2),
+    ],
+)
+def test_padding_is_where_positions_stay(
+    opened: Callable[[str], Pipeline], name: str, in_front: bool, counts: int
+) -> None:
+    texts = texts_of(opened(name), name)
+    assert texts is not None
+    assert texts.in_front is in_front
+    assert len(texts.counts) == counts
+    assert texts.hidden == ["negative", "prompt"]
