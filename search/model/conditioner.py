@@ -516,7 +516,8 @@ def _with_empty(each: PromptInput, texts: list[tuple[str, str]]) -> PromptInput:
         return each
     for given, plain in texts:
         fits = plain.startswith(each.before) and plain.endswith(each.after)
-        if given == each.written(TEXTS[NEGATIVE]) and fits:
+        ours = (each.written(known[NEGATIVE]) for known in (TEXTS, UNQUOTED))
+        if given in ours and fits:
             empty = plain[len(each.before) : len(plain) - len(each.after)]
             if each.source == NEGATIVE or not empty.strip():
                 return replace(each, empty=empty)

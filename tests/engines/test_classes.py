@@ -51,6 +51,11 @@ CLASSES = (
     "Kandinsky5T2VPipeline",
     "BriaFiboPipeline",
     "ErnieImagePipeline",
+    "HunyuanVideo15Pipeline",
+    "LongCatImagePipeline",
+    "MochiPipeline",
+    "NucleusMoEImagePipeline",
+    "ZImagePipeline",
 )
 """Those of 2025 and 2026 that compile."""
 OTHERS = (

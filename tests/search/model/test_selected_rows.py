@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from search.core.errors import SearchError
-from search.model.selected_rows import RowsSelected
+from search.model.selected_rows import AllRowsSelected, RowsSelected
 
 
 class Reordered(nn.Module):
@@ -99,3 +99,10 @@ def test_other_indices_are_left_alone() -> None:
     with RowsSelected():
         assert torch.equal(x[1], torch.tensor([3.0, 4.0, 5.0]))
         assert torch.equal(x[seen], torch.tensor([0.0, 2.0, 4.0, 5.0]))
+
+
+def test_masks_take_all_rows_of_texts_whose_padding_is_known_otherwise() -> None:
+    x, seen = torch.arange(6.0).reshape(3, 2), torch.tensor([True, False, True])
+    with AllRowsSelected():
+        assert torch.equal(x[seen], x)
+        assert torch.equal(x[1], torch.tensor([2.0, 3.0]))

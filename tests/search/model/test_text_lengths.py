@@ -15,7 +15,7 @@ from search.core.errors import SearchError
 from search.model.answers import Answers, tensors_as_numbers
 from search.model.entry import in_latents
 from search.model.family import Request
-from search.model.fixed_texts import FixedTexts, Padding, TextAxis, padding_name
+from search.model.fixed_texts import Filling, FixedTexts, Padding, TextAxis, padding_name
 from search.model.hidden_keys import counts_changed, without_padding
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.text_lengths import fixed_texts_of
@@ -64,6 +64,26 @@ def test_attention_does_not_see_padding(
         query, key[..., seen, :], value[..., seen, :], None if mask is None else mask[:, seen]
     )
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(("in_front", "rows"), [(True, [6, 7]), (False, [2, 3])])
+def test_a_network_fills_up_a_text_with_its_own_tokens(in_front: bool, rows: list[int]) -> None:
+    # Of eight tokens two are the text's; the network fills them up to four.
+    texts = FixedTexts(filled=4, in_front=in_front, fills=(Filling(0, "prompt", 8),))
+    never, tokens, own = torch.zeros(8, 1, dtype=torch.bool), torch.zeros(8, 3), torch.ones(1, 3)
+    with without_padding(texts, {padding_name("prompt"): torch.tensor([6])}):
+        found = torch.where(never, own, tokens)
+        other = torch.where(never, own, tokens)
+    assert found.any(1).nonzero().flatten().tolist() == rows
+    assert not other.any()
+
+
+@pytest.mark.slow
+def test_z_image_fills_up_its_texts_to_32_tokens(opened: Callable[[str], Pipeline]) -> None:
+    texts = texts_of(opened("ZImagePipeline"), "ZImagePipeline")
+    assert texts is not None
+    assert (texts.filled, texts.in_front, set(texts.lengths.values())) == (32, True, {64})
+    assert {each.source for each in texts.fills} == {"prompt", "negative"}
 
 
 def test_padding_of_one_row_is_seen_by_the_other() -> None:
