@@ -7,16 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from engines.errors import EngineError
 from search.core.versions import version_of
-from search.frontier.registry import NAMES as SERIES_NAMES
 from search.methods.options import Options
-from search.methods.registry import METHODS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-SEARCHES = tuple(
-    each.name for each in METHODS if "keep" in each.options and each.name in SERIES_NAMES
-)
+SEARCHES = ("carve", "dip-go", "random")
 """Methods that search for a given cost and can be drawn beside others; the first is the default."""
 KEEPS = (0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7)
 """Tried where the goal is a quality."""

@@ -10,16 +10,15 @@ import cloup
 
 from search.commands import screen, shared
 from search.commands.values import AT_LEAST_1, AT_LEAST_2, FRACTIONS, PATH, PROMPTS_FILE, Names
-from search.frontier.registry import NAMES, SERIES, series_named
 from search.methods import carve
 
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
-USERS = {
-    option: [series.name for series in SERIES if option in series.options]
-    for series in SERIES
-    for option in series.options
-}
-"""Options of some methods only."""
+
+
+def _names() -> tuple[str, ...]:
+    from search.frontier.registry import NAMES  # loads numpy
+
+    return tuple(NAMES)
 
 
 @shared.command("frontier")
@@ -28,9 +27,7 @@ USERS = {
     "Comparison",
     cloup.option(
         "--methods",
-        type=Names(NAMES),
-        default=",".join(NAMES),
-        show_default=False,
+        type=Names(_names),
         help="Compare only these methods.  [default: all]",
     ),
     cloup.option(
@@ -120,7 +117,7 @@ USERS = {
 def command(
     pipeline: Path,
     out: Path,
-    methods: tuple[str, ...],
+    methods: tuple[str, ...] | None,
     device: str,
     dtype: str,
     as_json: bool,
@@ -129,16 +126,18 @@ def command(
     """Compare the searches, published rivals and simple baselines: quality against cost."""
     screen.quiet_libraries()
     from search.core.files import require_free
+    from search.frontier.registry import NAMES, SERIES, series_named
     from search.frontier.run import run_frontier
     from search.frontier.settings import FrontierSettings
     from search.frontier.table import full_attributes, tables
     from search.frontier.write import write_frontier
     from search.model.pipeline import open_pipeline, require_device
 
+    methods = methods or tuple(NAMES)
     unused = {
-        name: f"for {', '.join(users)}"
-        for name, users in USERS.items()
-        if not set(users) & set(methods)
+        name: f"for {', '.join(each.name for each in SERIES if name in each.options)}"
+        for name in dict.fromkeys(option for series in SERIES for option in series.options)
+        if not any(name in series_named(method).options for method in methods)
     }
     unused |= {} if options["judge"] else {"features": "with --judge"}
     shared.refuse_unused(shared.given_options(), unused)

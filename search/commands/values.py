@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,9 +130,17 @@ LORA_SCALE = Text("NAME=VALUE", scale_of)
 class Names(Text):
     """Some of a set of names, in a list such as `a,b`."""
 
-    def __init__(self, choices: Iterable[str], *, may_be_empty: bool = False) -> None:
-        self.choices, self.may_be_empty = tuple(choices), may_be_empty
+    def __init__(
+        self, choices: Iterable[str] | Callable[[], Iterable[str]], *, may_be_empty: bool = False
+    ) -> None:
+        """`choices` may be a function that is called when they are needed."""
+        self._choices, self.may_be_empty = choices, may_be_empty
         super().__init__("names", self._names)
+
+    @functools.cached_property
+    def choices(self) -> tuple[str, ...]:
+        """The names."""
+        return tuple(self._choices() if callable(self._choices) else self._choices)
 
     def _names(self, text: str) -> tuple[str, ...]:
         return () if self.may_be_empty and not text else names_of(text, self.choices)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from search.core.sampler import SamplerTable
@@ -30,6 +29,8 @@ def with_forecasts(
         computes: per step, whether its prediction is computed.
         forecast: a linear combination of the rows that it is given.
     """
+    import numpy as np
+
     known, calls = table.known, [step for step, computed in enumerate(computes) if computed]
     identity = np.eye(known + len(calls))
     latents: list[Row] = []

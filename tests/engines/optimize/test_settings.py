@@ -48,3 +48,11 @@ def test_settings_are_json_that_tells_them_apart() -> None:
     one, other = (OptimizeSettings(Path("p"), goal=Goal(keep=k)).to_json() for k in (0.3, 0.4))
     assert one != other
     assert {k for k in one if one[k] != other[k]} == {"goal"}
+
+
+def test_the_searches_are_the_methods_of_a_given_cost_that_the_frontier_draws() -> None:
+    from search.frontier.registry import NAMES
+    from search.methods.registry import METHODS
+
+    known = [each.name for each in METHODS if "keep" in each.options and each.name in NAMES]
+    assert list(SEARCHES) == known
