@@ -6,10 +6,18 @@ import { Tokenizer } from "@huggingface/tokenizers";
 import { Tensor } from "onnxruntime-node";
 
 const CLEANINGS = {
+  mend: unchanged,
+  unescape: unchanged,
   strip: (text) => text.trim(),
   squash: (text) => text.replace(/\s+/g, " "),
   lower: (text) => text.toLowerCase(),
 };
+
+/** Text that neither ftfy nor HTML changes; these are not here. */
+function unchanged(text) {
+  if (/^[\x20-\x25\x27-\x7e]*$/.test(text)) return text;
+  throw new Error(`'${text}' may need to be mended, which this runner does not do; give plain ASCII without '&'`);
+}
 
 /** The inputs of `condition.onnx` by name; `texts` has the prompt and the negative prompt. */
 export function promptInputs({ manifest, file }, texts) {
@@ -44,12 +52,11 @@ function filling(each, text, manifest, file) {
 }
 
 /** Refuse what a text would need that is not done here, rather than tokenise another text. */
-function requireKnown({ name, quotation, spelled, placeholders, multiple, cleanings }) {
+function requireKnown({ name, quotation, spelled, placeholders, cleanings }) {
   const needs = [
     ...(quotation ? ["quotation"] : []),
     ...(spelled?.length ? ["spelled"] : []),
     ...(placeholders ? ["placeholders"] : []),
-    ...(multiple ? ["multiple"] : []),
     ...(cleanings ?? []).filter((each) => !(each in CLEANINGS)),
   ];
   if (needs.length) {
@@ -68,30 +75,52 @@ function classNumber(text, labels, classes) {
 /** Ids and mask, truncated and padded as the tokenizer's file says. */
 function encode(each, text, file) {
   const settings = JSON.parse(readFileSync(file(each.tokenizer), "utf8"));
-  const { truncation, padding } = settings;
-  for (const part of [truncation, padding]) {
-    if (part && part.direction !== "Right") {
-      throw new Error(`${each.tokenizer} cuts or pads on the ${part.direction}; this runner does it on the Right`);
-    }
-  }
+  const { padding } = settings;
   const cleaned = (each.cleanings ?? []).reduce((t, name) => CLEANINGS[name](t), text);
   const whole = `${each.before ?? ""}${cleaned || (each.empty ?? "")}${each.after ?? ""}`;
-  const ids = truncated(new Tokenizer(settings, {}), whole, each.special ?? true, truncation?.max_length);
-  const filled = padding ? each.length - ids.length : 0;
-  const fill = (value, by) => [...value, ...Array(filled).fill(by)];
-  return { ids: fill(ids, padding?.pad_id), mask: fill(Array(ids.length).fill(1), 0) };
+  const tokens = truncated(settings, whole, each.special ?? true);
+  if (!each.multiple) {
+    const fill = padded(padding?.direction, padding ? each.length - tokens.length : 0);
+    return { ids: fill(tokens, padding?.pad_id), mask: fill(Array(tokens.length).fill(1), 0) };
+  }
+  const read = tokens.length ? tokens : [each.alone ?? 0];
+  const missing = Math.ceil(read.length / each.multiple) * each.multiple - read.length;
+  const ids = padded(padding?.direction, missing)(read, padding?.pad_id);
+  const end = padded("Right", each.length - ids.length);
+  return { ids: end(ids, 0), mask: end(Array(ids.length).fill(1), 0) };
 }
 
-/** The ids of a text, of which the special tokens are kept when the end of the text is cut off. */
-function truncated(tokenizer, text, special, limit = Infinity) {
+/** A function that puts `count` times `by` before or behind values. */
+function padded(direction, count) {
+  return (values, by) => {
+    const filling = Array(count).fill(by);
+    return direction === "Left" ? [...filling, ...values] : [...values, ...filling];
+  };
+}
+
+/** The ids of a text, of which the special tokens are kept when the text is cut. */
+function truncated(settings, text, special) {
+  const tokenizer = new Tokenizer(settings, {});
   const plain = tokenizer.encode(text, { add_special_tokens: false }).ids;
-  if (!special) return plain.slice(0, limit);
+  const [before, after] = special ? specialTokens(settings, tokenizer, text, plain) : [[], []];
+  const { max_length: limit = Infinity, direction } = settings.truncation ?? {};
+  const room = Math.min(plain.length, limit - before.length - after.length);
+  const start = direction === "Left" ? plain.length - room : 0;
+  return [...before, ...plain.slice(start, start + room), ...after];
+}
+
+/** The special tokens before and after a text: those of a template, else what the tokenizer adds. */
+function specialTokens({ post_processor: last }, tokenizer, text, plain) {
+  const template = [last, ...(last?.processors ?? [])].find((each) => each?.type === "TemplateProcessing");
+  if (template) { // by their numbers, because they need not be words of the vocabulary
+    const place = template.single.findIndex((each) => "Sequence" in each);
+    const ids = (parts) => parts.flatMap(({ SpecialToken: { id } }) => template.special_tokens[id].ids);
+    return [ids(template.single.slice(0, place)), ids(template.single.slice(place + 1))];
+  }
   const whole = tokenizer.encode(text, { add_special_tokens: true }).ids;
-  const added = whole.length - plain.length;
-  let before = 0;
-  while (before < added && plain.some((id, place) => whole[before + place] !== id)) before += 1;
-  const after = whole.slice(before + plain.length);
-  return [...whole.slice(0, before), ...plain.slice(0, limit - added), ...after];
+  let place = 0;
+  while (plain.some((id, k) => whole[place + k] !== id) && place < whole.length) place += 1;
+  return [whole.slice(0, place), whole.slice(place + plain.length)];
 }
 
 function int64(values, dims) {
