@@ -1,4 +1,4 @@
-.PHONY: setup demo test test-slow check clean
+.PHONY: setup demo test test-slow check docs clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -27,5 +27,9 @@ check: setup  ## style, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: setup  ## the documentation site, in site/
+	$(BIN)/python -m pip install -q -c constraints.txt --group docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf .venv demo build *.egg-info
+	rm -rf .venv demo build site *.egg-info

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_links import PAGES
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 SCRIPTS = re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
@@ -54,7 +56,7 @@ def test_the_readme_commands_run_in_order(
     assert {f"/{path.name}/" for path in tmp_path.iterdir()} <= {*ignored, "/examples/", "/.venv/"}
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *ROOT.glob("[!.]*/**/*.md")], ids=str)
+@pytest.mark.parametrize("page", PAGES, ids=str)
 def test_no_figure_is_still_to_be_filled_in(page: Path) -> None:
     assert not re.findall(r"@[A-Z]+@", page.read_text())
 
@@ -67,11 +69,3 @@ def test_the_make_targets_exist(target: str) -> None:
 def test_the_continuous_integration_runs_the_test_command() -> None:
     assert "test" in TARGETS
     assert "make test" in (ROOT / ".ci" / "run").read_text().splitlines()
-
-
-@pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("[!.]*/**/*.md")),
-                         ids=lambda page: str(page.relative_to(ROOT)))  # fmt: skip
-def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
-        if not target.startswith("http"):
-            assert (page.parent / target).exists(), target
