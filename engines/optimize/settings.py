@@ -12,7 +12,7 @@ from search.methods.options import Options
 if TYPE_CHECKING:
     from pathlib import Path
 
-SEARCHES = ("carve", "dip-go", "random")
+SEARCHES = ("carve", "dip-go", "fewer-steps", "random")
 """Methods that search for a given cost and can be drawn beside others; the first is the default."""
 KEEPS = (0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7)
 """Tried where the goal is a quality."""
