@@ -40,9 +40,9 @@ def test_every_installed_dependency_is_pinned() -> None:
     project = PROJECT["project"]
     wanted = [*project["dependencies"], *project["optional-dependencies"]["onnxruntime"]]
     wanted += project["optional-dependencies"]["serve"]
-    wanted += PROJECT["dependency-groups"]["dev"]
+    wanted += PROJECT["dependency-groups"]["dev"] + PROJECT["dependency-groups"]["docs"]
     for requirement in wanted:
-        name = requirement.replace("=", ">").split(">")[0]
+        name = requirement.replace("=", ">").split(">")[0].partition("[")[0]
         assert name.lower().replace("_", "-") in normal, name
 
 
