@@ -1,4 +1,4 @@
-.PHONY: setup demo test test-slow check docs clean
+.PHONY: setup demo test test-long test-slow check docs clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -18,7 +18,10 @@ demo: setup  ## the whole path on the shipped pipeline; OUT=demo by default
 test: setup  ## every test that runs within minutes on two cores
 	$(BIN)/python -m pytest
 
-test-slow: setup  ## the tests that take longer
+test-long: setup  ## the cases that take seconds each, which make test leaves out
+	$(BIN)/python -m pytest -m "long and not slow and not gpu"
+
+test-slow: setup  ## the tests that take minutes
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
 check: setup  ## style, types, layers

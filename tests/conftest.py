@@ -23,6 +23,18 @@ if TYPE_CHECKING:
     from search.model.trace import Trace
     from tests.command_line import Places
 
+
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is marked
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the cases that were measured to take seconds."""
+    from tests.processor_seconds import long_cases
+
+    long = long_cases()
+    for item in items:
+        if item.nodeid in long:
+            item.add_marker(pytest.mark.long)
+
+
 SHAPES = Path(__file__).parent.parent / "examples" / "shapes"
 
 
