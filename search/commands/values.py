@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -140,7 +141,8 @@ class Names(Text):
     @functools.cached_property
     def choices(self) -> tuple[str, ...]:
         """The names."""
-        return tuple(self._choices() if callable(self._choices) else self._choices)
+        choices: Any = self._choices
+        return tuple(choices() if inspect.isfunction(choices) else choices)
 
     def _names(self, text: str) -> tuple[str, ...]:
         return () if self.may_be_empty and not text else names_of(text, self.choices)

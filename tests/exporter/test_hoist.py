@@ -47,7 +47,7 @@ def master_of(body: str) -> Master:
         model=traced,
         inputs={value.name: value for value in traced.graph.inputs},
         invariants=invariants,
-        prediction=traced.graph.outputs[0],
+        predictions=(traced.graph.outputs[0],),
         ports=(),
         bases={},
         topology=chain(),

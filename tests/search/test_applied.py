@@ -13,7 +13,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from search import apply as module
+from search import applied as module
 from search.applied import apply
 from search.core.errors import SearchError
 from search.core.granularity import Granularity
