@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-LIMIT = 3.0
+LIMIT = 1.5
 """Seconds of a case that is not long, on the machine that measured them."""
 LONG_CASES = Path(__file__).with_name("long_cases.txt")
 

@@ -60,7 +60,7 @@ def test_every_kind_times_its_calls_and_ends_where_it_should(
     short = opened.__wrapped__(replace(contender, calls=2)).run()
     assert len(short.calls) == 2
     assert len(told.calls) == STEPS
-    assert 0 < sum(told.calls) <= told.loop * 1.001 < told.total
+    assert 0 < sum(told.calls) <= told.loop * 1.05 < told.total
     if kind is ContenderKind.DEEPCACHE:
         expected = opened.__wrapped__(
             next(row for row in rows if row.kind is ContenderKind.REFERENCE)
