@@ -114,11 +114,23 @@ def precision_of(engine: Engine, bundle: Bundle) -> str:
 def _manifest_rung(context: RungContext) -> Climbed:
     """The manifest's calls, cache slots and coefficients against the SubNet's, without running it."""
     reference = context.reference
-    failures = check_manifest(reference.bundle, reference.table)
+    return _stated(MANIFEST, "the SubNet", check_manifest(reference.bundle, reference.table))
+
+
+def _numbers_rung(context: RungContext) -> Climbed:
+    """The stored integers against the pipeline's weights, scales against the plan, ranges against a run."""
+    from engines.parity.quantisation import check_quantisation
+
+    against = "the pipeline's weights and the quantisation plan"
+    return _stated(NUMBERS, against, check_quantisation(context.reference))
+
+
+def _stated(name: str, against: str, failures: tuple[str, ...]) -> Climbed:
+    """A rung that reads what the bundle says, and compares no results."""
     return Climbed(
         Rung(
-            name=MANIFEST,
-            against="the SubNet",
+            name=name,
+            against=against,
             precision="",
             calls=(),
             finals={},
@@ -126,25 +138,6 @@ def _manifest_rung(context: RungContext) -> Climbed:
             repeats=True,
             notes=(),
             failures=failures,
-        )
-    )
-
-
-def _numbers_rung(context: RungContext) -> Climbed:
-    """The stored integers against the pipeline's weights, scales against the plan, ranges against a run."""
-    from engines.parity.quantisation import check_quantisation
-
-    return Climbed(
-        Rung(
-            name=NUMBERS,
-            against="the pipeline's weights and the quantisation plan",
-            precision="",
-            calls=(),
-            finals={},
-            psnr=math.nan,
-            repeats=True,
-            notes=(),
-            failures=check_quantisation(context.reference),
         )
     )
 

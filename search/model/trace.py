@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.export.graph_signature import TensorArgument
 
+from search.core.errors import SearchError
 from search.core.names import DENOISER, GUIDANCE, NETWORKS, SAMPLE, TIMESTEP
 from search.core.streams import block_name, stream_names
 from search.core.subnet import Granularity
@@ -194,8 +195,11 @@ def without_aliases(program: ExportedProgram) -> ExportedProgram:
 def _fill_diagonal(tensor: Tensor, value: float, wrap: bool = False) -> Tensor:
     """The same as torch's own, which writes through strides and so cannot be exported to ONNX."""
     if wrap or tensor.ndim != 2:
-        msg = f"the diagonal of a tensor {tuple(tensor.shape)} cannot be filled in a trace"
-        raise NotImplementedError(msg)
+        msg = (
+            f"a step fills the diagonal of a tensor {tuple(tensor.shape)}, and a graph does that for two "
+            "dimensions without wrapping; such pipelines are not supported"
+        )
+        raise SearchError(msg)
     on = torch.eye(*tensor.shape, dtype=torch.bool, device=tensor.device)
     return tensor.copy_(tensor.masked_fill(on, value))
 

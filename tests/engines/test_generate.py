@@ -235,8 +235,6 @@ def spread(bundle: Bundle, out: Path, where: Where, *, resume: bool) -> list[Mad
 def test_several_processes_make_the_same_and_resume(
     runner: Runner, tmp_path: Path, where: Where
 ) -> None:
-    if where is Where.RAY:
-        pytest.importorskip("ray")
     order = Order(("red", "blue", "green"), images=2, seed=7)
     generate(runner, order, tmp_path / "alone.png")
     made = spread(runner.bundle, tmp_path / "x.png", where, resume=False)

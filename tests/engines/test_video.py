@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import Image
@@ -45,7 +46,7 @@ def gif_frames(file: Path) -> tuple[np.ndarray, float]:
 
 
 def mp4_frames(file: Path) -> tuple[np.ndarray, float]:
-    reader = pytest.importorskip("imageio_ffmpeg").read_frames(str(file))
+    reader = imageio_ffmpeg.read_frames(str(file))
     about = next(reader)
     width, height = about["size"]
     frames = [np.frombuffer(each, np.uint8).reshape(height, width, 3) for each in reader]
@@ -63,8 +64,6 @@ def test_frames_come_back(
     read: Callable[[Path], tuple[np.ndarray, float]],
     tolerance: int,
 ) -> None:
-    if ending == ".mp4":
-        pytest.importorskip("imageio_ffmpeg")
     frames, file = moving_square(), tmp_path / f"video{ending}"
     MOVING[ending](frames, file, FPS)
     assert [each.name for each in tmp_path.iterdir()] == [file.name]
