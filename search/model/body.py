@@ -457,22 +457,14 @@ class Scheduled(StandIn):
         super().__init__(timesteps, own)
         self.remaining, self._latents = before, latents
 
-    def step(
-        self,
-        model_output: Tensor,
-        timestep: Any,
-        sample: Tensor,
-        return_dict: bool = True,
-        **others: Any,
-    ) -> Any:
+    def stepped(self, prediction: Tensor, sample: Tensor) -> Tensor:
         """End the call, or let the loop go on."""
-        del timestep, others
         if not self.remaining:
-            raise StoppedError(model_output, sample)
+            raise StoppedError(prediction, sample)
         self.remaining -= 1
         if not self.remaining and self._latents is not None:
-            sample = as_often(self._latents, sample)
-        return SchedulerOutput(prev_sample=sample) if return_dict else (sample, sample)
+            return as_often(self._latents, sample)
+        return sample
 
 
 def as_often(latents: Tensor, sample: Tensor) -> Tensor:

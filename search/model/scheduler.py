@@ -343,12 +343,18 @@ class FixedScheduler:
         return_dict: bool = True,
         **others: Any,
     ) -> SchedulerOutput | tuple[Tensor, Tensor]:
-        """Leave the latents as they are; pipelines also look at the arguments it takes.
+        """Make a step; pipelines also look at the arguments it takes.
 
         Some schedulers return the clean latents that they expect too, and some pipelines decode those.
         """
-        del model_output, timestep, others
-        return SchedulerOutput(prev_sample=sample) if return_dict else (sample, sample)
+        del timestep, others
+        latents = self.stepped(model_output, sample)
+        return SchedulerOutput(prev_sample=latents) if return_dict else (latents, latents)
+
+    def stepped(self, prediction: Tensor, sample: Tensor) -> Tensor:
+        """What a step makes of the latents; here, the same."""
+        del prediction
+        return sample
 
 
 class StandIn(FixedScheduler):

@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import _pytree as pytree
@@ -238,15 +237,6 @@ class _Noting(StandIn):
         super().__init__(timesteps, own)
         self._note_step = note
 
-    def step(
-        self,
-        model_output: Tensor,
-        timestep: Any,
-        sample: Tensor,
-        return_dict: bool = True,
-        **others: Any,
-    ) -> Any:
+    def stepped(self, prediction: Tensor, sample: Tensor) -> Tensor:
         """Note what was done since the last one."""
-        del timestep, others
-        latents = self._note_step(model_output, sample)
-        return SchedulerOutput(prev_sample=latents) if return_dict else (latents, latents)
+        return self._note_step(prediction, sample)
