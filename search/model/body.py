@@ -16,7 +16,6 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 from torch.compiler import is_exporting
 from torch.utils import _pytree as pytree
@@ -482,20 +481,12 @@ class _Twice(Scheduled):
 
     returned: Tensor | None = None
 
-    def step(
-        self,
-        model_output: Tensor,
-        timestep: Any,
-        sample: Tensor,
-        return_dict: bool = True,
-        **others: Any,
-    ) -> Any:
+    def stepped(self, prediction: Tensor, sample: Tensor) -> Tensor:
         """The first returns, the second ends the call."""
-        del others
         if self.returned is not None:
-            super().step(model_output, timestep, sample)
+            return super().stepped(prediction, sample)
         self.returned = torch.full_like(sample, 0.5)
-        return SchedulerOutput(self.returned) if return_dict else (self.returned, self.returned)
+        return self.returned
 
     def add_noise(self, original_samples: Tensor, *_: Any, **__: Any) -> Tensor:
         """None."""

@@ -399,23 +399,14 @@ class TableScheduler(FixedScheduler):
         self.timesteps = torch.tensor(self._timesteps, device=device)
         self._values = []
 
-    def step(
-        self,
-        model_output: Tensor,
-        timestep: Any,
-        sample: Tensor,
-        return_dict: bool = True,
-        **others: Any,
-    ) -> SchedulerOutput | tuple[Tensor, Tensor]:
+    def stepped(self, prediction: Tensor, sample: Tensor) -> Tensor:
         """Keep the prediction; return the next input, or the final latents."""
-        del timestep, others
         if not self._values:
             self._values.append(sample / self.init_noise_sigma)
-        self._values.append(model_output)
+        self._values.append(prediction)
         made, table = len(self._values) - 1, self.table
         row = table.final if made == len(table.inputs) else table.inputs[made]
-        latents = combine(row, self._values)
-        return SchedulerOutput(prev_sample=latents) if return_dict else (latents, latents)
+        return combine(row, self._values)
 
 
 def combine(row: Sequence[float] | np.ndarray | Tensor, values: Sequence[Tensor]) -> Tensor:
