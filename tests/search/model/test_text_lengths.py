@@ -133,6 +133,36 @@ def test_a_pipeline_that_pads_its_texts_is_left_alone(opened: Callable[[str], Pi
 
 
 @pytest.mark.slow
+def test_texts_are_as_long_as_the_pipeline_reads(opened: Callable[[str], Pipeline]) -> None:
+    pipeline = opened("QwenImagePipeline")
+    texts = texts_of(pipeline, "QwenImagePipeline")
+    assert texts is not None
+    # The pipeline drops 34 tokens of its template, and what is behind the maximum of its call.
+    assert texts.lengths == {
+        "tokenizer": 34 + TOYS["QwenImagePipeline"].call["max_sequence_length"]
+    }
+    assert texts.hidden == ["negative", "prompt"]
+
+
+@pytest.mark.slow
+def test_a_text_that_its_tokenizer_ends_is_not_cut(
+    opened: Callable[[str], Pipeline], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = opened("QwenImagePipeline")
+    tokenize = type(pipeline.pipe.tokenizer).__call__
+
+    def ended(self: Any, *args: Any, **options: Any) -> Any:
+        made = tokenize(self, *args, **options)
+        if isinstance(made["input_ids"][0], int):
+            made["input_ids"][-1] = 0
+        return made
+
+    monkeypatch.setattr(type(pipeline.pipe.tokenizer), "__call__", ended)
+    with pytest.raises(SearchError, match="of another length"):
+        texts_of(pipeline, "QwenImagePipeline")
+
+
+@pytest.mark.slow
 def test_tokens_that_fill_up_a_text_are_read(opened: Callable[[str], Pipeline]) -> None:
     pipeline = opened("CogView4Pipeline")
     texts = texts_of(pipeline, "CogView4Pipeline")
