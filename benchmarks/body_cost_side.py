@@ -63,7 +63,7 @@ def compared(path: Path, out: Path) -> dict[str, Any]:
     from search.model.pipeline import open_pipeline
 
     runner, pipe = (
-        Runner(Bundle.load(out), make_engine("onnxruntime", "cpu")),
+        Runner(Bundle.open(out), make_engine("onnxruntime", "cpu")),
         open_pipeline(path).pipe,
     )
     takes = inspect.signature(type(pipe).__call__).parameters

@@ -74,13 +74,13 @@ class Length(NamedTuple):
     """Where a step makes a tensor of the length of a text.
 
     Attributes:
-        number: of the call of `torch.tensor` with whole numbers.
-        place: among these.
+        number: of the call of `torch.tensor` with whole numbers, or of `torch.arange` from one to another.
+        places: of the tensor's elements that become as much less as the text becomes shorter.
         source: the text.
     """
 
     number: int
-    place: int
+    places: tuple[int, ...]
     source: str
 
 

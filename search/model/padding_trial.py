@@ -52,17 +52,16 @@ class Trial:
 
     def _lengths(self, texts: FixedTexts) -> tuple[Length, ...]:
         """The lengths of texts that a step makes tensors of: those that are less if a text is cut."""
-        full = self._made(texts)
-        return tuple(
-            Length(number, place, source)
-            for source in (SOURCES if full else ())
-            for number, (whole, cut) in enumerate(
-                zip(full, self._made(replace(texts, cut={source: self._count})), strict=False)
-            )
-            if whole.shape == cut.shape
-            for place, less in enumerate((whole - cut).flatten().tolist())
-            if less == self._count
-        )
+        full, found = self._made(texts), list[Length]()
+        for source in SOURCES if full else ():
+            short = self._made(replace(texts, cut={source: self._count}))
+            for number, (whole, cut) in enumerate(zip(full, short, strict=False)):
+                if whole.shape != cut.shape:
+                    continue
+                less = (whole - cut).flatten() == self._count
+                if less.any():
+                    found.append(Length(number, tuple(less.nonzero().flatten().tolist()), source))
+        return tuple(found)
 
     def _fillings(self, texts: FixedTexts) -> tuple[Filling, ...]:
         """Where the network fills up a text: what is chosen otherwise if a text is cut by few tokens."""

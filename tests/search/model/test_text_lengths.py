@@ -107,7 +107,8 @@ def test_padding_is_moved_in_front_of_a_text() -> None:
 def test_whole_numbers_can_be_changed_on_their_way_into_a_tensor() -> None:
     with counts_changed(lambda number, made: made + 10 * number):
         found = [torch.tensor([1, 2]), torch.tensor([0.5]), torch.tensor([3])]
-    assert [each.tolist() for each in found] == [[1, 2], [0.5], [13]]
+        found += [torch.arange(2), torch.arange(4, 6), torch.arange(0.0, 1.0)]
+    assert [each.tolist() for each in found] == [[1, 2], [0.5], [13], [0, 1], [24, 25], [0.0]]
 
 
 def test_a_tensor_made_of_a_timesteps_number_follows_it() -> None:
