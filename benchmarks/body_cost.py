@@ -21,7 +21,7 @@ import click
 from benchmarks import record
 
 SIDE = Path(__file__).with_name("body_cost_side.py")
-METHODS = ("full", "random")
+METHODS = ("full",)
 FAMILIES = (
     "three-levels", "sdxl", "sd3", "flux-dev", "pixart-alpha", "pixart-sigma", "aura-flow", "learned-variance",
 )  # fmt: skip
