@@ -167,6 +167,11 @@ def _methods() -> str:
         type=AT_LEAST_0,
     ),
     _for(
+        "adopt-sampler",
+        "Take the fitted sampler of this SubNet, of another model, size or precision.",
+        type=click.Path(dir_okay=False, exists=True),
+    ),
+    _for(
         "tuples", "Score layers on this many inputs of the denoiser.", type=AT_LEAST_1, default=64
     ),
     cloup.option(

@@ -110,7 +110,8 @@ class TextConditioner(nn.Module):
         reading = self._reading
         given = list(reading.texts)
         self._noted(replace(self._request, negative=""))
-        pairs = list(zip(given, reading.texts, strict=False))
+        # A call that fails without a negative prompt has read texts before it is made again with one.
+        pairs = list(zip(given, reading.texts[-len(given) :], strict=False))
         self.inputs = [
             replace(_with_empty(each, pairs), alone=reading.alone) for each in self.inputs
         ]
