@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from onnxscript import optimizer, rewriter
 
 from exporter.argmax import decompose_argmax
 from exporter.attention import with_heads
+from exporter.errors import ExportError
 from exporter.rules import RULES
 from exporter.weights import keep
 from search.core.names import TRANSPOSED
@@ -32,6 +34,8 @@ OPSET = 23
 INLINE_BYTES = 1024
 """Constants up to this size (shapes, scales) stay in the graph, where shape inference needs them."""
 
+_OPERATION = re.compile(r"OpOverload\(op='([\w.]+)'")
+"""How torch names an operation that it cannot write."""
 ROUNDS = 2
 """Of folding constants and applying `RULES`, each of which makes room for the other."""
 
@@ -41,14 +45,28 @@ def convert(program: ExportedProgram) -> ir.Model:
     with_heads(program)
     _drop_assertions(program)
     _widen_indices(program)
-    with _quiet():
-        converted = torch.onnx.export(
-            program, dynamo=True, optimize=False, opset_version=OPSET, verbose=False
-        )
+    try:
+        with _quiet():
+            converted = torch.onnx.export(
+                program, dynamo=True, optimize=False, opset_version=OPSET, verbose=False
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise ExportError(_inconvertible(error)) from error
     if converted is None:
         msg = "torch.onnx.export returned nothing"
         raise RuntimeError(msg)
     return converted.model
+
+
+def _inconvertible(error: BaseException) -> str:
+    """What of a program ONNX does not have."""
+    inner: BaseException | None = error
+    found = None
+    while inner is not None:
+        found = _OPERATION.search(str(inner)) or found
+        inner = inner.__cause__
+    what = f"the operation {found[1]!r}" if found else "an operation"
+    return f"a graph has {what}, which cannot be written as ONNX; such pipelines are not supported"
 
 
 def _drop_assertions(program: ExportedProgram) -> None:

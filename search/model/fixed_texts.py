@@ -207,14 +207,14 @@ class _FixedTokenizer(TokenizerStandIn):
         self._prompt = request.prompts[0].strip().casefold()
 
     def __call__(self, text: str | list[str], **options: Any) -> Any:
-        made = self.tokenizer(text, **options)
+        made = self.tokenizer(text=text, **options)
         padding, truncation = options.get("padding", False), options.get("truncation", False)
         if not self._texts.takes(padding, truncation=truncation):
             return made
         rows = [text] if isinstance(text, str) else text
         current = self._current
         current.tokenizer, current.special = self.name, options.get("add_special_tokens", True)
-        known = self.tokenizer(rows[0], add_special_tokens=current.special)
+        known = self.tokenizer(text=rows[0], add_special_tokens=current.special)
         [ids] = torch.as_tensor(known["input_ids"]).reshape(1, -1)
         longest = options.get("max_length") or self.tokenizer.model_max_length
         full = self._texts.length(self.name, len(ids), longest)

@@ -143,7 +143,7 @@ class InputTokenizer(TokenizerStandIn):
             return {n: made[n][0] for n in made} if is_row else made
         if found is None:
             return self.tokenizer(
-                text, padding=padding, max_length=max_length, truncation=truncation, **options
+                text=text, padding=padding, max_length=max_length, truncation=truncation, **options
             )
         if padding != "max_length":
             if truncation:

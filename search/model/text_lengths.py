@@ -147,7 +147,9 @@ class _Finder:
     def _is_ended(self, text: CurrentText) -> bool:
         """Whether a tokenizer that cuts a text ends it with another token than it has there."""
         tokenize = partial(
-            getattr(self._pipeline.pipe, text.tokenizer), LONGER, add_special_tokens=text.special
+            getattr(self._pipeline.pipe, text.tokenizer),
+            text=LONGER,
+            add_special_tokens=text.special,
         )
         whole = torch.as_tensor(tokenize()["input_ids"]).flatten()
         half = len(whole) // 2

@@ -24,7 +24,7 @@ class TokenizerStandIn:
 
     def __call__(self, text: str | list[str], **options: Any) -> Any:
         """Tokens of texts."""
-        return self.tokenizer(text, **options)
+        return self.tokenizer(text=text, **options)
 
     def apply_chat_template(
         self, conversation: Any, *, tokenize: bool = True, **options: Any

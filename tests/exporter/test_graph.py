@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 import torch
 
+from exporter.errors import ExportError
 from exporter.graph import convert, optimise
 
 
@@ -152,3 +153,8 @@ def test_tensors_are_indexed_with_64_bits() -> None:
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     [found] = session.run(None, {session.get_inputs()[0].name: places.numpy()})
     assert found.tolist() == take(places).tolist()
+
+
+def test_an_operation_that_onnx_has_not_is_named() -> None:
+    with pytest.raises(ExportError, match=r"the operation 'aten\._linalg_eigh', which cannot be"):
+        converted(lambda x: torch.linalg.eigh(x)[1], torch.eye(3))
