@@ -1,0 +1,70 @@
+"""How much work a search does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from search.fitting.descent import Schedule
+from search.fitting.trajectories import CHUNK
+
+STARTS = 5
+"""Sets of calls that a search begins by comparing."""
+COMPARED = 24
+"""Pictures that starts are fitted on to be compared."""
+PROBED = 8
+"""Pictures with which the propagation of errors is measured."""
+BACKWARD = 4
+"""What a call takes whose gradient is wanted, which is made twice, as a multiple of one without."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much work to do.
+
+    Attributes:
+        fitted_on: pictures to fit and take gradients on.
+        held_out: other pictures, to choose by.
+        work: calls times pictures of one gradient, so that few calls, where most is left to gain and
+            most depends on chance, see more pictures.
+        iterations: of the gradient search, per keep.
+        every: iterations between two evaluations on the held-out pictures.
+    """
+
+    fitted_on: int = 64
+    held_out: int = 32
+    work: int = 240
+    iterations: int = 28
+    every: int = 7
+
+    @property
+    def quarter(self) -> int:
+        """Iterations that move the calls, with rows by least squares, and as many that try what is found."""
+        return self.iterations // 4
+
+    def schedule(self, count: int, iterations: int, seed: int) -> Schedule:
+        """Of a gradient search with `count` calls."""
+        return Schedule(iterations, self.every, max(CHUNK, self.work // count), seed)
+
+    def denoiser_calls(self, full_calls: int, count: int) -> float:
+        """About how many calls of the denoiser, one for each picture, a search for `count` calls takes."""
+        pictures = self.fitted_on + self.held_out
+        starts = STARTS * count * (2 * min(COMPARED, self.fitted_on) + self.held_out)
+        gradients = self.iterations * max(CHUNK, self.work // count) * count * BACKWARD
+        looks = (self.iterations // self.every + 4) * count * self.held_out
+        placed = 3 * count * 2 * self.fitted_on
+        return pictures * full_calls + PROBED * 90 + starts + looks + placed + gradients
+
+    @staticmethod
+    def of(pictures: int | None, iterations: int | None) -> Effort:
+        """The given number of pictures, or the default. A third is held out, and half of few pictures."""
+        count = USUAL.fitted_on + USUAL.held_out if pictures is None else pictures
+        held_out = max(1, count // 3, min(count // 2, CHUNK))
+        return replace(
+            USUAL,
+            fitted_on=count - held_out,
+            held_out=held_out,
+            iterations=USUAL.iterations if iterations is None else iterations,
+        )
+
+
+USUAL = Effort()
