@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from search.dipgo.gates import RUN
+from search.fitting.effort import PROBES
 from search.fitting.gated_calls import GatedPredictor
 from search.fitting.rows import Calls, run_chain
 
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from search.dipgo.supernet import SuperNet
     from search.fitting.placed import Placed
     from search.fitting.trajectories import Trajectories
-
-PROBES = 4
-"""Random directions per picture."""
 
 
 def measure_effects(

@@ -15,6 +15,12 @@ PROBED = 8
 """Pictures with which the propagation of errors is measured."""
 BACKWARD = 4
 """What a call takes whose gradient is wanted, which is made twice, as a multiple of one without."""
+PROBES = 4
+"""Random directions per picture that the effects of blocks are measured along."""
+FEW = 8
+"""The most calls that are thinned: where there are more, one of them is worth less."""
+THINNEST = 0.1
+"""The largest share of calls that is left out of them."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +51,24 @@ class Effort:
         """Of a gradient search with `count` calls."""
         return Schedule(iterations, self.every, max(CHUNK, self.work // count), seed)
 
-    def denoiser_calls(self, full_calls: int, count: int) -> float:
-        """About how many calls of the denoiser, one for each picture, a search for `count` calls takes."""
-        pictures = self.fitted_on + self.held_out
+    def denoiser_calls(self, full_calls: int, keep: float, *, thin: bool) -> float:
+        """About how many calls of the denoiser, one for each picture, a search for `keep` takes."""
+        count = max(1, int(keep * full_calls))
+        calls = (self.fitted_on + self.held_out) * full_calls + PROBED * 90 + self._whole(count)
+        more = thin_count(keep, full_calls) if thin else None
+        if more is not None:
+            effects = self.fitted_on * more * (1 + PROBES * (BACKWARD - 1))
+            calls += self._whole(more) + effects + self._gradients(more) / 2
+        return calls
+
+    def _whole(self, count: int) -> float:
         starts = STARTS * count * (2 * min(COMPARED, self.fitted_on) + self.held_out)
-        gradients = self.iterations * max(CHUNK, self.work // count) * count * BACKWARD
         looks = (self.iterations // self.every + 4) * count * self.held_out
         placed = 3 * count * 2 * self.fitted_on
-        return pictures * full_calls + PROBED * 90 + starts + looks + placed + gradients
+        return starts + looks + placed + self._gradients(count)
+
+    def _gradients(self, count: int) -> float:
+        return self.iterations * max(CHUNK, self.work // count) * count * BACKWARD
 
     @staticmethod
     def of(pictures: int | None, iterations: int | None) -> Effort:
@@ -68,3 +84,10 @@ class Effort:
 
 
 USUAL = Effort()
+
+
+def thin_count(keep: float, full_calls: int) -> int | None:
+    """How many thin calls to try for a keep: one more than it pays for, if few blocks have to be left out."""
+    more = int(keep * full_calls + 1e-9) + 1
+    is_near = keep * full_calls >= (1 - THINNEST) * more
+    return more if is_near and more <= min(FEW, full_calls) else None

@@ -78,7 +78,7 @@ class GatedPredictor:
         parts = zip(torch.split(sample, self.size), self.bodies, came, strict=True)
         made = [self._call(number, part, timestep, body, carry) for part, body, carry in parts]
         self._number = (number + 1) % len(self._weights)
-        self._came = [carry for _, carry in made]
+        self._came = [carry for _, carry in made] if self._number else []
         return torch.cat([prediction for prediction, _ in made])
 
     def _call(

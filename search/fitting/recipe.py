@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from search.core.errors import SearchError
-from search.fitting.effort import USUAL, Effort
+from search.fitting.effort import USUAL, Effort, thin_count
 from search.fitting.records import CarveRun
 from search.fitting.scheduled import scheduled
 from search.fitting.thin import fitted_sampler, placed_of, thin_calls
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 RECIPE = 3
 """Raised when the same effort gives another result, so that no other version resumes a search."""
-THINNEST = 0.1
-"""The share of one more call than a keep pays for that may be left out of all, for this to be tried."""
 
 
 def place_calls(
@@ -70,9 +68,8 @@ def place_calls(
         run = CarveRun(folder, {**identity, "dtype": pipeline.dtype})
         run.start(resume=resume)
     search = _Search(pipeline, full, prompts, effort, reference_steps, seed, report, run, runs)
-    search.counts |= set(counts.values())
-    tried = {keep for keep, count in counts.items() if thin and _is_near(keep, count + 1, full)}
-    search.counts |= {counts[keep] + 1 for keep in tried}
+    tried = {keep for keep in keeps if thin and thin_count(keep, full.full_calls)}
+    search.counts |= {*counts.values(), *(counts[keep] + 1 for keep in tried)}
     found = {
         keep: search.better(keep, count) if keep in tried else search.whole(count)
         for keep, count in counts.items()
@@ -203,8 +200,3 @@ def _calls(keep: float, full_calls: int) -> int:
         msg = f"--keep {keep} of {full_calls} calls is less than one call; keep more"
         raise SearchError(msg)
     return count
-
-
-def _is_near(keep: float, count: int, full: SubNet) -> bool:
-    """Whether so many calls are few more than a keep pays for."""
-    return count <= full.full_calls and keep * full.full_calls >= (1 - THINNEST) * count

@@ -37,12 +37,13 @@ def _calls(options: Options, full_calls: int, keep: float) -> float:
     from search.fitting.effort import Effort
 
     effort = Effort.of(options.pictures, options.iterations)
-    return effort.denoiser_calls(full_calls, max(1, int(keep * full_calls)))
+    return effort.denoiser_calls(full_calls, keep, thin=options.thin)
 
 
 METHOD = Method(
     "carve",
-    "choose when to call the denoiser and fit the sampler's coefficients to the full sampler",
+    "choose when to call the denoiser, fit the sampler's coefficients to the full sampler, and leave out "
+    "blocks where that pays for a call",
     _make,
     options=(
         "keep", "seed", "prompts", "pictures", "iterations", "thin", "reference-steps", "run",
