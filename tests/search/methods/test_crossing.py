@@ -28,7 +28,7 @@ from search.methods.registry import NAMES, method_of, search_keeps
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.reference import sample
-from search.model.scheduler import TableScheduler
+from search.model.stand_in_scheduler import TableScheduler
 from tests.hand_gating import gated_by_hand
 from tests.pipelines import RANDOM
 
