@@ -10,6 +10,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from engines.batches import filled
 from engines.errors import EngineError
 from engines.serve.errors import RequestError
 
@@ -166,8 +167,6 @@ class RequestQueue:
     def _run(self, runner: Runner, pictures: list[_Picture]) -> Result:
         """One run. A batch that is not full makes pictures of further seeds, which nobody gets."""
         asked, calls = pictures[0].job.asked, len(runner.bundle.calls)
-        missing = runner.bundle.shape.images - len(pictures)
-        seeds = [each.seed for each in pictures] + [pictures[-1].seed] * missing
         shown = {
             round((number + 1) * calls / (each.job.asked.previews + 1)) - 1
             for each in pictures
@@ -184,7 +183,7 @@ class RequestQueue:
 
         return runner.run(
             asked.prompt,
-            seed=seeds[0] if len(seeds) == 1 else seeds,
+            seed=filled([each.seed for each in pictures], runner.bundle.shape.images),
             negative=asked.negative,
             guidance=asked.guidance,
             on_call=look if runner.on_host or shown else None,

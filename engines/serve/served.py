@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engines.batches import largest_for
 from engines.errors import EngineError
 from engines.pictures import Generation
 from engines.runner import Runner, guidance_of
@@ -105,8 +106,7 @@ class Served:
 
     def runner_for(self, size: Size, waiting: int) -> Runner:
         """The runner that makes most of the `waiting` pictures at once, without making others."""
-        runners = self.runners[size]
-        return runners[max((n for n in runners if n <= waiting), default=min(runners))]
+        return largest_for(self.runners[size], waiting)
 
     def understand(self, asked: ImageRequest) -> Asked:
         """What is to be made for a request.
