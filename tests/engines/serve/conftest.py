@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from tests.engines.serve.gate import Gate, Running
 
 @pytest.fixture(scope="session")
 def served(pair: Path) -> Served:
-    return Served("pair", pair, make_engine("onnxruntime", "cpu"))
+    return Served("pair", pair, partial(Runner, engine=make_engine("onnxruntime", "cpu")))
 
 
 @pytest.fixture
