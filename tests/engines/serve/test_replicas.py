@@ -25,15 +25,16 @@ def server(pair: Path) -> Iterator[tuple[subprocess.Popen[str], openai.OpenAI]]:
     pytest.importorskip("ray")
     line = [sys.executable, "-m", "cli", "serve", str(pair), "--port", "0", "--json"]
     line += ["--parallel", "ray", "--replicas", "2", "--threads", "1"]
-    process = subprocess.Popen(line, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    told = json.loads(process.stdout.readline())
-    assert told["models"] == ["pair"]
-    client = openai.OpenAI(base_url=f"{told['address']}/v1", api_key="none", max_retries=0)
-    yield process, client
-    client.close()
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 0
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        told = json.loads(process.stdout.readline())
+        assert told["models"] == ["pair"]
+        with openai.OpenAI(
+            base_url=f"{told['address']}/v1", api_key="none", max_retries=0
+        ) as client:
+            yield process, client
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
 
 
 def replicas(process: subprocess.Popen[str]) -> list[psutil.Process]:
