@@ -165,6 +165,12 @@ def _not_done(settings: OptimizeSettings) -> dict[str, str]:
         "pictures that no search has seen; nobody has looked at them",
         "other sizes and batches": "one size, one picture per run; stepcarve export --size --batch adds others",
     }
+    halves = [dtype for dtype in settings.dtypes if dtype != "float32"]
+    if halves:
+        found[f"quality in {', '.join(halves)}"] = (
+            "distances and pictures are those of the SubNet in float32; parity says how far each precision "
+            "is from them"
+        )
     tier = settings.tier
     if tier.iterations < 1:
         found["the whole search"] = (
