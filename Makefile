@@ -8,7 +8,7 @@ setup: .venv/installed  ## make .venv with all that demo, tests and checks need
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install -q -c constraints.txt --group dev -e ".[lora,onnxruntime,openvino,tensorrt-rtx,ray,dask,serve,video]"
+	$(BIN)/python -m pip install -q -c constraints.txt --group dev -e ".[verify,lora,onnxruntime,openvino,tensorrt-rtx,ray,dask,serve,video]"
 	touch $@
 
 demo: setup  ## the whole path on the shipped pipeline; OUT=demo by default

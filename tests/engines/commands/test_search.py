@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from search.core.origin import Origin
 from search.core.subnet import SubNet
@@ -192,8 +194,11 @@ def test_a_subnet_says_what_made_it(pipelines: Callable[[str], Path], tmp_path: 
         *("--steps", 6, "--keep", 0.7, "--seed", 3),
     )
     subnet = SubNet.load(tmp_path / "x.json")
-    assert subnet.origin == Origin(
-        "random", 0.7, 3, {"fit-sampler": False}, version_of("stepcarve")
-    )
+    version = version_of("stepcarve")
+    assert subnet.origin is not None
+    here = subnet.origin.environment
+    assert subnet.origin == Origin("random", 0.7, 3, {"fit-sampler": False}, version, here)
+    assert here["torch"] == torch.__version__.partition("+")[0]
+    assert here["python"] == platform.python_version()
     told = json.loads(ok("inspect", tmp_path / "x.json", "--json"))
     assert told["origin"]["seed"] == 3
