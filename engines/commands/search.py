@@ -48,9 +48,10 @@ def _defaults(name: str, of: Callable[[Method], object]) -> str:
 
 
 def _for(name: str, text: str, **attributes: Any) -> shared.Decorator:
-    """An option that only some methods use; its help names them."""
+    """An option that only some methods use; its help names them. A truth value may be denied."""
     users = ", ".join(method.name for method in METHODS if name in method.own)
-    return cloup.option(f"--{name}", help=f"{text}  [used by: {users}]", **attributes)
+    denied = f"/--no-{name}" if isinstance(attributes.get("default"), bool) else ""
+    return cloup.option(f"--{name}{denied}", help=f"{text}  [used by: {users}]", **attributes)
 
 
 def _methods() -> str:
@@ -152,6 +153,11 @@ def _methods() -> str:
         "Iterations of the optimiser.  "
         + _defaults("iterations", lambda m: m.defaults["iterations"]),
         type=AT_LEAST_1,
+    ),
+    _for(
+        "thin",
+        "Also try one more call than the keep pays for, with blocks left out, where few have to be.",
+        default=True,
     ),
     _for(
         "criterion",
