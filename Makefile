@@ -1,4 +1,4 @@
-.PHONY: setup demo test test-long test-slow check docs clean
+.PHONY: setup demo test test-long test-slow test-longest check docs clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -21,8 +21,11 @@ test: setup  ## every test that runs within minutes on two cores
 test-long: setup  ## the cases that take seconds each, which make test leaves out
 	$(BIN)/python -m pytest -m "long and not slow and not gpu"
 
-test-slow: setup  ## the tests that take minutes
-	$(BIN)/python -m pytest -m "slow and not gpu"
+test-slow: setup  ## the tests that are too slow for make test
+	$(BIN)/python -m pytest -m "slow and not longest and not gpu"
+
+test-longest: setup  ## the few slow cases that take half a minute each or more, which .ci/run leaves out
+	$(BIN)/python -m pytest -m "slow and longest and not gpu"
 
 check: setup  ## style, types, layers
 	$(BIN)/ruff check .

@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.table import Table
 
-from engines.base import make_engine
+from engines.base import Engine, make_engine
+from engines.comparison import draw_comparison
 from engines.errors import EngineError
 from engines.parity import Parity, psnr, verify
 from engines.pictures import save_sheet
 from engines.report import write_report
 from engines.runner import Runner
 from exporter.exporting import export
-from exporter.picture import draw_grid, save_figure
+from exporter.picture import save_figure
 from search.core.files import require_free, write_atomically
+from search.core.subnet import SubNet
 from search.core.summary import summarise
 from search.frontier.judge import Judge
 from search.methods.options import Options
@@ -31,11 +33,50 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from exporter.bundle import Bundle
+    from search.model.pipeline import Pipeline
 
 SHAPES = Path(__file__).parent.parent / "examples" / "shapes"
 GUIDANCE = 4.0
-INTERVAL = 5
+KEEP = 0.2
 PICTURES = 32
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A line of the table before it is run.
+
+    Attributes:
+        name: in the table.
+        file: of its bundle and pictures.
+        make: searches or loads its SubNet.
+    """
+
+    name: str
+    file: str
+    make: Callable[[Pipeline], SubNet]
+
+
+def _searched(method: str, **options: Any) -> Callable[[Pipeline], SubNet]:
+    return lambda opened: search(opened, method, Options(guidance=GUIDANCE, **options))
+
+
+def _shipped(name: str) -> Callable[[Pipeline], SubNet]:
+    return lambda _: SubNet.load(SHAPES / "subnets" / f"{name}.json")
+
+
+CONTENDERS = (
+    Contender("full sampler", "full", _searched("full")),
+    Contender("DeepCache, interval 5", "deepcache", _searched("deepcache", interval=5)),
+    Contender("fewer steps", "fewer-steps", _searched("fewer-steps", keep=KEEP)),
+    Contender("DiP-GO", "dip-go", _shipped("dip-go")),
+    Contender("carve", "carve", _shipped("carve")),
+    Contender(
+        "carve, a short search", "carve-live",
+        _searched("carve", keep=KEEP, pictures=8, iterations=2),
+    ),
+)  # fmt: skip
+PROVED = "carve"
+"""The file of the contender that is compared with PyTorch."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +105,8 @@ class Demo:
     """What the demo found.
 
     Attributes:
-        rows: full, DeepCache, fewer steps.
-        parity: of the DeepCache bundle.
+        rows: as `CONTENDERS`.
+        parity: of the bundle of `PROVED`.
         page: the report.
     """
 
@@ -108,50 +149,57 @@ def run_demo(out: Path, report: Callable[[str], None], *, pictures: int = PICTUR
     bundles = _bundles(pipeline, out, report)
     engine = make_engine("onnxruntime", "cpu")
     rows: list[DemoRow] = []
-    reference: NDArray[np.uint8] | None = None
-    for name, bundle in bundles.items():
-        runner = Runner(bundle, engine)
-        images, seconds = _sample(name, runner, prompts, report)
-        save_sheet(images, out / f"{bundle.path.name}.png")
+    shown: dict[str, NDArray[np.uint8]] = {}
+    for contender, bundle in zip(CONTENDERS, bundles, strict=True):
+        images, seconds = _sample(contender.name, Runner(bundle, engine), prompts, report)
+        save_sheet(images, out / f"{contender.file}.png")
+        shown[contender.name] = images
         rows.append(
             DemoRow(
-                name=name,
+                name=contender.name,
                 calls=len(bundle.calls),
                 macs=summarise(bundle.subnet)["macs_kept"],
                 seconds=seconds,
-                psnr=None
-                if reference is None
-                else float(np.mean([psnr(a, b) for a, b in zip(images, reference, strict=True)])),
+                psnr=_closeness(images, shown[CONTENDERS[0].name]),
                 accuracy=judge.accuracy(judge.read(images), prompts),
             )
         )
-        reference = images if reference is None else reference
-    cached = bundles["DeepCache"]
-    save_figure(draw_grid(cached.subnet), out / "grid.png")
-    report("verify DeepCache against PyTorch")
-    parity, shown = verify(cached, [engine], pipeline, prompt=prompts[0])
-    page = write_report(out / "report", cached, parity, shown)
+    save_figure(draw_comparison(shown), out / "compared.png")
+    parity, page = _prove(bundles, engine, pipeline, prompts[0], out, report)
     record = {"rows": [asdict(row) for row in rows], "parity": parity.to_json()}
     write_atomically(out / "demo.json", json.dumps(record, indent=1) + "\n")
     return Demo(tuple(rows), parity, page)
 
 
-def _bundles(pipeline: Path, out: Path, report: Callable[[str], None]) -> dict[str, Bundle]:
-    opened = open_pipeline(pipeline, weights=False)
-    options = {
-        "full": ("full", Options(guidance=GUIDANCE)),
-        "DeepCache": ("deepcache", Options(guidance=GUIDANCE, interval=INTERVAL)),
-    }
-    bundles: dict[str, Bundle] = {}
-    for name, (method, chosen) in options.items():
-        report(f"{name}: search and export")
-        subnet = search(opened, method, chosen)
-        bundles[name] = export(pipeline, subnet, out / method)
-    report("fewer steps: search and export")
-    keep = summarise(bundles["DeepCache"].subnet)["keep"]
-    fewer = search(opened, "fewer-steps", Options(guidance=GUIDANCE, keep=keep))
-    bundles["fewer steps"] = export(pipeline, fewer, out / "fewer-steps")
+def _bundles(pipeline: Path, out: Path, report: Callable[[str], None]) -> list[Bundle]:
+    opened = open_pipeline(pipeline)
+    bundles = []
+    for contender in CONTENDERS:
+        report(f"{contender.name}: search and export")
+        bundles.append(export(pipeline, contender.make(opened), out / contender.file))
     return bundles
+
+
+def _prove(
+    bundles: Sequence[Bundle],
+    engine: Engine,
+    pipeline: Path,
+    prompt: str,
+    out: Path,
+    report: Callable[[str], None],
+) -> tuple[Parity, Path]:
+    """Parity of `PROVED`, and its report."""
+    proved = next(bundle for bundle in bundles if bundle.path.name == PROVED)
+    report(f"verify {PROVED} against PyTorch")
+    parity, shown = verify(proved, [engine], pipeline, prompt=prompt)
+    return parity, write_report(out / "report", proved, parity, shown)
+
+
+def _closeness(images: NDArray[np.uint8], full: NDArray[np.uint8]) -> float | None:
+    """Mean PSNR in dB; None for the full sampler itself."""
+    if images is full:
+        return None
+    return float(np.mean([psnr(a, b) for a, b in zip(images, full, strict=True)]))
 
 
 def _sample(

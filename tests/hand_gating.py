@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
 from search.core.actions import Action
@@ -46,11 +48,13 @@ def gated_by_hand(
     kept: dict[str, list[Tensor]] = {}
     ran: dict[str, list[list[Tensor]]] = {}
     residual: dict[str, list[Tensor]] = {}
+    uses: Counter[str] = Counter()
 
     def count(*_: Any) -> None:
         nonlocal calls, step, stream
         step, stream = plan[calls % len(plan)]
         calls += 1
+        uses.clear()
 
     def emitted(block: int, name: str, fresh: list[Tensor], below: list[Tensor]) -> list[Tensor]:
         action = subnet.actions[step][block]
@@ -75,8 +79,11 @@ def gated_by_hand(
             fresh = [part for part in flat(output) if isinstance(part, torch.Tensor)]
             is_based = block in subnet.topology.based
             below = bases(module, family, args, kwargs, fresh) if is_based else []
-            kept[name] = emitted(block, name, fresh, below)
-            return filled(output, iter(kept[name]))
+            # CogView 4 has one feed-forward for text and picture: each use has a past of its own.
+            uses[name] += 1
+            use = f"{name}, use {uses[name]}"
+            kept[use] = emitted(block, use, fresh, below)
+            return filled(output, iter(kept[use]))
 
         return hook
 
@@ -127,6 +134,8 @@ def taken_apart(block: str, streams: list[str]) -> tuple[str, str]:
 
 def flat(output: Any) -> list[Any]:
     """What a block returns, its tuples (a down block returns one in another) taken apart."""
+    if isinstance(output, BaseOutput):
+        output = output.to_tuple()
     if not isinstance(output, tuple):
         return [output]
     return [leaf for part in output for leaf in flat(part)]
@@ -134,6 +143,8 @@ def flat(output: Any) -> list[Any]:
 
 def filled(output: Any, tensors: Iterator[Tensor]) -> Any:
     """The same with other tensors."""
+    if isinstance(output, BaseOutput):
+        return type(output)(*(filled(part, tensors) for part in output.to_tuple()))
     if isinstance(output, tuple):
         return tuple(filled(part, tensors) for part in output)
     return next(tensors) if isinstance(output, torch.Tensor) else output

@@ -1,4 +1,4 @@
-"""Every command in the README works as it stands there."""
+"""Every command in the README and in its step-by-step page works as it stands there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from tests.test_links import PAGES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-SCRIPTS = re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+STEPS = (ROOT / "docs" / "steps.md").read_text()
+SCRIPTS = re.findall(r"^```sh\n(.*?)^```", README + STEPS, re.MULTILINE | re.DOTALL)
 TARGETS = re.findall(r"^make (\w+)$", README, re.MULTILINE)
 
 

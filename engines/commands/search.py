@@ -48,9 +48,10 @@ def _defaults(name: str, of: Callable[[Method], object]) -> str:
 
 
 def _for(name: str, text: str, **attributes: Any) -> shared.Decorator:
-    """An option that only some methods use; its help names them."""
+    """An option that only some methods use; its help names them. A truth value may be denied."""
     users = ", ".join(method.name for method in METHODS if name in method.own)
-    return cloup.option(f"--{name}", help=f"{text}  [used by: {users}]", **attributes)
+    denied = f"/--no-{name}" if isinstance(attributes.get("default"), bool) else ""
+    return cloup.option(f"--{name}{denied}", help=f"{text}  [used by: {users}]", **attributes)
 
 
 def _methods() -> str:
@@ -154,6 +155,11 @@ def _methods() -> str:
         type=AT_LEAST_1,
     ),
     _for(
+        "thin",
+        "Also try one more call than the keep pays for, with blocks left out, where few have to be.",
+        default=True,
+    ),
+    _for(
         "criterion",
         "Score a layer by how much its removal changes the predictions (output, as in the paper) or the "
         "picture they point to (picture, ours), or by another method's score.",
@@ -165,6 +171,11 @@ def _methods() -> str:
         "Rounds of search around the chosen layers.  [default: 0, as in the paper; 2 "
         "with --criterion picture]",
         type=AT_LEAST_0,
+    ),
+    _for(
+        "adopt-sampler",
+        "Take the fitted sampler of this SubNet, of another model, size or precision.",
+        type=click.Path(dir_okay=False, exists=True),
     ),
     _for(
         "tuples", "Score layers on this many inputs of the denoiser.", type=AT_LEAST_1, default=64

@@ -40,6 +40,7 @@ class Options:
         frames: of a video, likewise.
         pictures: to calibrate with; None is the method's default.
         iterations: of an optimiser; None is the method's default.
+        thin: also try one more call than a keep pays for, with blocks left out.
         reference_steps: of the sampler to come close to, or None for `steps`.
         fit_sampler: fit the SubNet's sampler to the full one afterwards.
         prompts: to search and fit with; none stands for the pipeline's own.
@@ -48,6 +49,7 @@ class Options:
         tuples: inputs of the denoiser that layers are measured on.
         jobs: that run at once.
         parallel: where they run.
+        adopt_sampler: file of the SubNet whose fitted sampler is taken.
         variant: of BK-SDM, or `keep` for its order of removal up to `keep`.
     """
 
@@ -68,6 +70,7 @@ class Options:
     frames: int | None = None
     pictures: int | None = None
     iterations: int | None = None
+    thin: bool = True
     reference_steps: int | None = None
     fit_sampler: bool = False
     prompts: tuple[str, ...] = ()
@@ -76,6 +79,7 @@ class Options:
     tuples: int = 64
     jobs: int = 1
     parallel: Where = Where.LOCAL
+    adopt_sampler: str | None = None
     variant: str = "base"
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ from search.core.errors import SearchError
 from search.core.origin import Origin
 from search.core.versions import environment, version_of
 from search.methods import (
+    adopt,
     carve,
     deepcache,
     dip_go,
@@ -38,6 +39,7 @@ METHODS: tuple[Method, ...] = (
     fewer_steps.METHOD,
     random_cells.METHOD,
     full.METHOD,
+    adopt.METHOD,
     removals.BK_SDM,
     removals.SSD_1B,
     removals.VEGA,

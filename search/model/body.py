@@ -32,7 +32,7 @@ from search.model.one_loop import other_schedulers_refused, require_one_loop
 from search.model.parts_in_place import on_vae_device, with_gradients, with_parts
 from search.model.pictures import sources_of
 from search.model.replaced import replaced
-from search.model.scheduler import StandIn
+from search.model.stopping_scheduler import SCALE, Scheduled, StoppedError, Twice
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -40,9 +40,6 @@ if TYPE_CHECKING:
     from search.core.subnet import SubNet
     from search.model.family import OpenedPipeline, Request
     from search.model.fixed_texts import FixedTexts
-
-_SCALE = 2.0
-"""What the stand-in for a scheduler calls its `init_noise_sigma`, to see who multiplies by it."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +183,7 @@ class Body:
         """
         if self.latent_shape == self.drawn[1:]:
             return None
-        order = (self._order / (_SCALE if self.scales_latents else 1)).long()
+        order = (self._order / (SCALE if self.scales_latents else 1)).long()
         if not torch.equal(order.sort().values, torch.arange(math.prod(self.drawn))):
             msg = (
                 f"the pipeline makes latents {(self.pictures, *self.latent_shape)} of noise "
@@ -364,7 +361,7 @@ class Body:
         """Refuse a loop that changes what its scheduler returns, as painting with a mask can."""
         if not sources_of(self.pipeline.pipe):
             return
-        twice = _Twice(torch.tensor([2.0, 1.0]), self.pipeline.pipe.scheduler)
+        twice = Twice(torch.tensor([2.0, 1.0]), self.pipeline.pipe.scheduler)
         with self._shapes_only(Answers()), torch.no_grad():
             stopped = self._run(twice, self.request)
         if twice.returned is None or not torch.equal(stopped.sample, twice.returned):
@@ -410,19 +407,6 @@ def _generator(request: Request) -> torch.Generator | None:
     return None if request.seed is None else torch.Generator().manual_seed(request.seed)
 
 
-class StoppedError(Exception):
-    """Ends a pipeline's call at the first step of its scheduler.
-
-    Attributes:
-        prediction: what the scheduler is handed.
-        sample: the latents that it is to step.
-    """
-
-    def __init__(self, prediction: Tensor, sample: Tensor) -> None:
-        super().__init__()
-        self.prediction, self.sample = prediction, sample
-
-
 @dataclass(frozen=True)
 class _Shape:
     """A tensor that does not count."""
@@ -439,59 +423,3 @@ class _Shape:
     def zeros(self) -> Tensor:
         """A tensor of it."""
         return torch.zeros(self.shape, dtype=self.dtype, device=self.device)
-
-
-class Scheduled(StandIn):
-    """A stand-in for a pipeline's scheduler, which ends the call at its first step, or a later one.
-
-    Attributes:
-        remaining: steps before that one; the last of them returns `latents`.
-    """
-
-    init_noise_sigma = _SCALE
-
-    def __init__(
-        self, timesteps: Tensor, own: Any, before: int = 0, latents: Tensor | None = None
-    ) -> None:
-        super().__init__(timesteps, own)
-        self.remaining, self._latents = before, latents
-
-    def stepped(self, prediction: Tensor, sample: Tensor) -> Tensor:
-        """End the call, or let the loop go on."""
-        if not self.remaining:
-            raise StoppedError(prediction, sample)
-        self.remaining -= 1
-        if not self.remaining and self._latents is not None:
-            return as_often(self._latents, sample)
-        return sample
-
-
-def as_often(latents: Tensor, sample: Tensor) -> Tensor:
-    """The latents of each picture as often as in `sample`: some loops step both halves of a batch."""
-    times = len(sample) // len(latents)
-    return latents if times == 1 else torch.cat([latents] * times)
-
-
-class _Twice(Scheduled):
-    """Likewise with two timesteps: its first step returns latents of one value.
-
-    Attributes:
-        returned: these.
-    """
-
-    returned: Tensor | None = None
-
-    def stepped(self, prediction: Tensor, sample: Tensor) -> Tensor:
-        """The first returns, the second ends the call."""
-        if self.returned is not None:
-            return super().stepped(prediction, sample)
-        self.returned = torch.full_like(sample, 0.5)
-        return self.returned
-
-    def add_noise(self, original_samples: Tensor, *_: Any, **__: Any) -> Tensor:
-        """None."""
-        return original_samples
-
-    def scale_noise(self, sample: Tensor, *_: Any, **__: Any) -> Tensor:
-        """None."""
-        return sample

@@ -22,7 +22,7 @@ from search.model.parts_in_place import (
 from search.model.pictures import sources_of
 from search.model.recording import record_encoding
 from search.model.replaced import replaced
-from search.model.scheduler import FixedScheduler, FixedTimestep
+from search.model.stand_in_scheduler import FixedScheduler, FixedTimestep
 
 if TYPE_CHECKING:
     from collections.abc import Callable

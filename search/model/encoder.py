@@ -18,7 +18,7 @@ from search.model.failures import pipeline_failures
 from search.model.family import Request
 from search.model.parts_in_place import on_vae_device, with_gradients, with_parts
 from search.model.pictures import example_pictures, pictures_and_noise
-from search.model.scheduler import FixedScheduler
+from search.model.stand_in_scheduler import FixedScheduler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
+from pathlib import Path
+from traceback import extract_tb
 from typing import TYPE_CHECKING, Any
 
 from torch.compiler import is_exporting
 
 from search.core.errors import SearchError
+from search.model.answers import asks_for_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _OURS = ("search", "exporter", "engines")
+_LIBRARIES = re.compile(r"/(diffusers|transformers)/")
+_GENERATION = "/transformers/generation/"
 LONGEST = 10**9
 """Tokenizers that do not say how long a text may be say more than this."""
 
@@ -42,9 +48,25 @@ def sentence(pipe: Any, error: Exception) -> str:
     advice = (
         "; ".join(lacks) or "check whether diffusers alone runs it, and repair or replace that part"
     )
-    # While it is exported, what fails may be the tracing of what works in diffusers.
-    does = "cannot be traced here, by" if is_exporting() else "itself fails here with"
-    return f"{type(pipe).__name__} {does} {type(error).__name__}: {message}; {advice}"
+    if is_exporting():
+        return f"{type(pipe).__name__} {_untraceable(error)}; such pipelines are not supported"
+    return (
+        f"{type(pipe).__name__} itself fails here with {type(error).__name__}: {message}; {advice}"
+    )
+
+
+def _untraceable(error: Exception) -> str:
+    """What the pipeline does that works in diffusers and not in a trace, and where."""
+    frames = [f for f in extract_tb(error.__traceback__) if _LIBRARIES.search(f.filename)]
+    if any(_GENERATION in frame.filename for frame in frames):
+        return "lets a language model write tokens one after the other before its loop, which no graph does"
+    does = (
+        "goes one way or another by the values of its tensors, where a graph has one way"
+        if asks_for_values(error)
+        else "computes in a way that no trace can follow"
+    )
+    where = f" ({frames[-1].name} in {Path(frames[-1].filename).name})" if frames else ""
+    return f"{does}{where}"
 
 
 def _lacking(pipe: Any) -> Iterator[str]:

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import math
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from transformers import BatchEncoding
 
-from search.model.padded_text import LIMIT
 from search.model.parts_in_place import with_parts
 from search.model.tokens import TokenizerStandIn, tokenizers_of
 
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
 
     from search.model.family import Request
 
+LIMIT = 256
+"""Tokens of a prompt, its template apart; what is longer is cut."""
 PROMPT, NEGATIVE = "prompt", "negative"
 SOURCES = (PROMPT, NEGATIVE)
 
@@ -73,13 +74,13 @@ class Length(NamedTuple):
     """Where a step makes a tensor of the length of a text.
 
     Attributes:
-        number: of the call of `torch.tensor` with whole numbers.
-        place: among these.
+        number: of the call of `torch.tensor` with whole numbers, or of `torch.arange` from one to another.
+        places: of the tensor's elements that become as much less as the text becomes shorter.
         source: the text.
     """
 
     number: int
-    place: int
+    places: tuple[int, ...]
     source: str
 
 
@@ -95,6 +96,7 @@ class FixedTexts:
         multiple: of tokens to which the pipeline fills up a text, with tokens that are read.
         filler: these tokens; None if there are none.
         leads: whether they stand before the text.
+        most: tokens that the pipeline reads of a text, by tokenizer, where it drops what is behind them.
         lengths: of a text with its template and padding, in tokens, by tokenizer.
         axes: the conditions whose length is that of a text.
         keys: per attention of a step, in order, the padding among its keys.
@@ -110,6 +112,7 @@ class FixedTexts:
     multiple: int = 1
     filler: int | None = None
     leads: bool = False
+    most: Mapping[str, int] = field(default_factory=dict)
     lengths: dict[str, int] = field(default_factory=dict)
     axes: Mapping[str, TextAxis] = field(default_factory=dict)
     keys: tuple[tuple[Padding, ...], ...] = ()
@@ -134,23 +137,26 @@ class FixedTexts:
         """How many of `padding` tokens are not filled in by the network."""
         return padding // self.filled * self.filled
 
+    def shortened(self, count: int) -> Self:
+        """The same with all texts shorter by `count` tokens."""
+        return replace(self, cut=dict.fromkeys(SOURCES, count))
+
     def takes(self, padding: str | bool, *, truncation: bool) -> bool:
         """Whether a tokenizer that is called so gives a text as long as it is, not only counts it."""
         return truncation and (self.everywhere or padding != "max_length")
 
-    def length(self, name: str, tokens: int, longest: int | None) -> int:
+    def length(self, name: str, tokens: int, longest: int) -> int:
         """Of the texts of a tokenizer; `tokens` long is a short one, with its template."""
         if name not in self.lengths:
-            most = LIMIT + tokens
-            length = most if longest is None else min(most, longest)
+            length = min(LIMIT + tokens, longest, self.most.get(name, longest))
             step = self.multiple * self.filled
             self.lengths[name] = math.ceil(length / step) * step
         return self.lengths[name]
 
     @contextmanager
-    def answered(self, pipe: Any, request: Request) -> Iterator[_Current]:
+    def answered(self, pipe: Any, request: Request) -> Iterator[CurrentText]:
         """While open, the pipeline's tokenizers answer with texts of that length."""
-        current = _Current()
+        current = CurrentText()
         stubs = {
             name: _FixedTokenizer(name, getattr(pipe, name), self, request, current)
             for name in tokenizers_of(pipe)
@@ -174,15 +180,19 @@ def padding_name(source: str) -> str:
 
 
 @dataclass
-class _Current:
+class CurrentText:
     """The text that was tokenised last, if it was given a length.
 
     Attributes:
-        source: of it.
+        tokenizer: its name.
+        source: of the text.
+        special: whether special tokens are added.
         ids: its tokens.
     """
 
+    tokenizer: str = ""
     source: str | None = None
+    special: bool = True
     ids: Tensor | None = None
 
 
@@ -190,7 +200,7 @@ class _FixedTokenizer(TokenizerStandIn):
     """Gives every text the same number of tokens; which they are does not matter."""
 
     def __init__(
-        self, name: str, tokenizer: Any, texts: FixedTexts, request: Request, current: _Current
+        self, name: str, tokenizer: Any, texts: FixedTexts, request: Request, current: CurrentText
     ) -> None:
         super().__init__(name, tokenizer)
         self._texts, self._current = texts, current
@@ -202,7 +212,9 @@ class _FixedTokenizer(TokenizerStandIn):
         if not self._texts.takes(padding, truncation=truncation):
             return made
         rows = [text] if isinstance(text, str) else text
-        known = self.tokenizer(rows[0], add_special_tokens=options.get("add_special_tokens", True))
+        current = self._current
+        current.tokenizer, current.special = self.name, options.get("add_special_tokens", True)
+        known = self.tokenizer(rows[0], add_special_tokens=current.special)
         [ids] = torch.as_tensor(known["input_ids"]).reshape(1, -1)
         longest = options.get("max_length") or self.tokenizer.model_max_length
         full = self._texts.length(self.name, len(ids), longest)
@@ -211,9 +223,9 @@ class _FixedTokenizer(TokenizerStandIn):
         length = full if self._texts.told else full - cut
         tokens = ids.repeat(length)[:length] if len(ids) else torch.ones(length, dtype=torch.int64)
         mask = (torch.arange(length) < full - cut).long()
-        self._current.source, self._current.ids = source, tokens.expand(len(rows), -1)
+        current.source, current.ids = source, tokens.expand(len(rows), -1)
         found = {
-            "input_ids": self._current.ids.clone(),
+            "input_ids": current.ids.clone(),
             "attention_mask": mask.repeat(len(rows), 1),
         }
         if options.get("return_tensors") is None:

@@ -96,8 +96,9 @@ def without_padding(texts: FixedTexts, conditions: Mapping[str, Tensor]) -> Iter
     def counted(number: int, made: Tensor) -> Tensor:
         for length in texts.counts:
             if length.number == number:
-                is_it = (torch.arange(made.numel()) == length.place).reshape(made.shape)
-                made = made - is_it * texts.unseen(conditions[padding_name(length.source)])
+                places = [place in length.places for place in range(made.numel())]
+                unseen = texts.unseen(conditions[padding_name(length.source)])
+                made = made - (torch.tensor(places).reshape(made.shape) * unseen).to(made.dtype)
         return made
 
     def filled(number: int, chosen: Tensor) -> Tensor:
@@ -134,15 +135,23 @@ class ChoicesChanged(TorchFunctionMode):
 
 @contextmanager
 def counts_changed(change: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
-    """While open, `torch.tensor` of whole numbers is `change(which call it is, the tensor)`."""
-    original, calls = torch.tensor, itertools.count()
+    """While open, tensors made of whole numbers are `change(which call it is, the tensor)`.
 
-    def make(data: Any, **options: Any) -> Tensor:
-        made = original(data, **options)
+    They are made by `torch.tensor` of a list, and by `torch.arange` from one number to another.
+    """
+    tensor, arange, calls = torch.tensor, torch.arange, itertools.count()
+
+    def make_tensor(data: Any, **options: Any) -> Tensor:
+        made = tensor(data, **options)
         is_counts = isinstance(data, list) and data and type(data[0]) is int
         return change(next(calls), made) if is_counts else made
 
-    with replaced(torch, "tensor", make):
+    def make_range(*numbers: Any, **options: Any) -> Tensor:
+        made = arange(*numbers, **options)
+        is_counts = len(numbers) > 1 and all(type(number) is int for number in numbers)
+        return change(next(calls), made) if is_counts else made
+
+    with replaced(torch, "tensor", make_tensor), replaced(torch, "arange", make_range):
         yield
 
 

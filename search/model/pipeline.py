@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
-import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from search.core.errors import SearchError
-from search.core.files import require_pipeline
 from search.core.precision import precision_named
 from search.core.subnet import Binding, SubNet
 from search.model.body import Body
 from search.model.checkpoint_files import WeightFiles
 from search.model.computing import compute_in
-from search.model.encoder import text_to_image_of
 from search.model.families.text_to_image import call_parameters, scale_argument
 from search.model.family import Family, Request, family_of
 from search.model.guiders import guider_scale
-from search.model.padded_text import pad_texts
 from search.model.parts import is_weightless, load_models, load_parts, require_plain
 from search.model.parts_in_place import decoders_of
+from search.model.pipeline_files import assembled, denoiser_of, read_index, with_weights
 from search.model.recording import record_grid_settings
-from search.model.removed import build_denoiser, removed_of
+from search.model.removed import removed_of
 from search.model.scheduler import GridSettings, read_sampler, unused
 from search.model.scheduler_names import SHORT_NAMES, Choice, choice_of, require_options
 from search.model.sizing import Sizing
@@ -33,8 +29,6 @@ from search.model.weights import DenoiserWeights, plain
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
-
-    import torch
 
     from search.core.sampler import SamplerTable
     from search.core.timestep_grid import TimestepGrid
@@ -109,7 +103,7 @@ class Pipeline:
 
     def read_denoiser(self) -> Any:
         """The denoiser again, with its weights in float32."""
-        return _with_weights(_denoiser(self.path, self.family, self.index), self.weights)
+        return with_weights(denoiser_of(self.path, self.family, self.index), self.weights)
 
     @property
     def default_prompt(self) -> str:
@@ -379,15 +373,14 @@ def open_pipeline(
     found = DenoiserWeights(path / family.component, none)
     logging.disable_progress_bar()
     # First the denoiser: what it lacks is known before anything large is loaded.
-    denoiser = _denoiser(path, family, index)
+    denoiser = denoiser_of(path, family, index)
     if none is None:
         found.require_fit(denoiser)
     if weights:
-        denoiser = _with_weights(denoiser, found, getattr(torch, precision_named(dtype).torch))
+        denoiser = with_weights(denoiser, found, getattr(torch, precision_named(dtype).torch))
     parts = load_parts(path, index, but=family.component, weights=weights, files=files)
-    pipe = _assembled(path, index, {family.component: denoiser, **parts})
+    pipe = assembled(path, index, {family.component: denoiser, **parts})
     pipe.set_progress_bar_config(disable=True)
-    pad_texts(pipe)
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):
             # Gradients go through the parts, hardly ever to their weights: who wants that says so.
@@ -398,32 +391,6 @@ def open_pipeline(
             if network is not denoiser:
                 compute_in(network, denoiser.dtype)
     return opened
-
-
-def _assembled(path: Path, index: dict[str, Any], parts: dict[str, Any]) -> Any:
-    """The pipeline of diffusers with these parts."""
-    import diffusers
-    import torch
-
-    cls: Any = getattr(diffusers, index["_class_name"], diffusers.DiffusionPipeline)
-    # A mark that is put on pictures is computed outside of torch, so no graph can have it.
-    is_marked = "add_watermarker" in inspect.signature(cls.__init__).parameters
-    options = {"add_watermarker": False} if is_marked else {}
-    try:
-        return cls.from_pretrained(
-            path,
-            local_files_only=True,
-            use_safetensors=True,
-            dtype=torch.float32,
-            **parts,
-            **options,
-        )
-    except Exception as error:  # what the libraries raise has no common class
-        message = " ".join(str(error).split())[:300]
-        msg = f"cannot load the pipeline {str(path)!r}: {message}"
-        if isinstance(error, ImportError):
-            msg = f"a {index['_class_name']} needs a package that is not here: {message}"
-        raise SearchError(msg) from error
 
 
 def require_device(device: str) -> None:
@@ -490,60 +457,3 @@ def open_for(
     )
     binding.require(here)
     return pipeline
-
-
-def read_index(path: Path) -> dict[str, Any]:
-    """The model_index.json of a pipeline's directory; its `_class_name` is a text."""
-    file = require_pipeline(path)
-    try:
-        index = json.loads(file.read_text(encoding="utf-8"))
-        name = index["_class_name"]
-    except (ValueError, KeyError, TypeError) as error:
-        msg = f"{str(file)!r} is damaged ({error}); save or download the pipeline again"
-        raise SearchError(msg) from error
-    if not isinstance(name, str):
-        msg = f"{str(path)!r} is a custom pipeline ({name}); stepcarve knows those of diffusers itself"
-        raise SearchError(msg)
-    result: dict[str, Any] = {**index, "_class_name": text_to_image_of(name)}
-    return result
-
-
-def _denoiser(path: Path, family: Family, index: dict[str, Any]) -> Any:
-    """The denoiser with its parameters on the meta device."""
-    import diffusers
-    from accelerate import init_empty_weights
-
-    try:
-        cls = getattr(diffusers, index[family.component][1])
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
-        msg = f"model_index.json in {str(path)!r} has no usable {family.component!r} ({error})"
-        raise SearchError(msg) from error
-    try:
-        config = cls.load_config(path / family.component)
-        with init_empty_weights(include_buffers=False):
-            return build_denoiser(cls, config, family)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        msg = f"cannot make the {family.component} of {str(path)!r} from its config.json: {' '.join(str(error).split())[:300]}"
-        raise SearchError(msg) from error
-
-
-def _with_weights(denoiser: Any, files: DenoiserWeights, dtype: torch.dtype | None = None) -> Any:
-    """The denoiser with the weights of these files, computing in `dtype`; None is float32."""
-    import torch
-
-    dtype = dtype or torch.float32
-    if removed_of(denoiser.config):
-        denoiser.load_state_dict(
-            {name: files.tensor(name).float() for name in denoiser.state_dict()}, assign=True
-        )
-    else:
-        denoiser = type(denoiser).from_pretrained(
-            files.folder,
-            variant=files.checkpoint.variant,
-            use_safetensors=True,
-            local_files_only=True,
-            torch_dtype=dtype,
-        )
-    if dtype is not torch.float32:
-        compute_in(denoiser, dtype)
-    return denoiser

@@ -23,11 +23,11 @@ from search.model.removed import base_of
 from search.model.replaced import replaced
 from search.model.scheduler import (
     GridScheduler,
-    TableScheduler,
     add_noise,
     noise_drawn_by,
     unused,
 )
+from search.model.stand_in_scheduler import TableScheduler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -7,6 +7,7 @@ import inspect
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from accelerate import init_empty_weights
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
@@ -18,7 +19,7 @@ from search.core.subnet import Granularity
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from search.model.family import Family
+    from search.model.family import Family, OpenedPipeline
 
 KEY = "removed_blocks"
 """Where a denoiser's configuration names the blocks that were removed."""
@@ -48,6 +49,15 @@ def build_denoiser(cls: Any, config: Mapping[str, Any], family: Family) -> nn.Mo
         denoiser.register_to_config(**{KEY: list(removed_of(config))})
     made: nn.Module = denoiser
     return made
+
+
+def without_weights(pipeline: OpenedPipeline, name: str) -> nn.Module:
+    """A network of a pipeline, none of whose parameters has a value."""
+    network = pipeline.networks[name]
+    if any(p.is_meta for p in network.parameters()):
+        return cast("nn.Module", network)
+    with init_empty_weights(include_buffers=False):
+        return build_denoiser(type(network), network.config, pipeline.family)
 
 
 def remove_blocks(denoiser: nn.Module, names: Sequence[str], family: Family) -> None:

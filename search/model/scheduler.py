@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
 from search.core.errors import SearchError
@@ -27,7 +26,6 @@ from search.model.replaced import replaced
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from search.core.sampler import FittedSampler
     from search.core.timestep_grid import TimestepGrid
 
 # Relative difference of a probed table to the scheduler's own float32 arithmetic on random vectors.
@@ -60,7 +58,7 @@ class GridSettings:
 
     def apply(self, scheduler: Any) -> None:
         """Set the scheduler's timesteps, and where it begins."""
-        sigmas = None if self.sigmas is None else list(self.sigmas)
+        sigmas = None if self.sigmas is None else np.array(self.sigmas)
         settings = {"timesteps": self.timesteps, "sigmas": sigmas, "mu": self.mu}
         given: dict[str, Any] = {k: value for k, value in settings.items() if value is not None}
         count = inspect.signature(scheduler.set_timesteps).parameters.get("num_inference_steps")
@@ -118,14 +116,13 @@ def _blaming_scheduler(scheduler: Any, grid: TimestepGrid) -> Iterator[None]:
     except SearchError:
         raise
     except Exception as error:  # each scheduler raises whatever its code runs into
-        message = " ".join(str(error).split()).rstrip(".")
         if isinstance(error, ValueError):
+            message = " ".join(str(error).split()).rstrip(".")
             msg = f"{name} refuses {_named(grid)}: {message}; choose others, or another --scheduler"
         else:
             msg = (
-                f"{name} fails with {_named(grid)} ({type(error).__name__}): {message}; a table of its "
-                "steps needs a scheduler that is stepped with a prediction, one timestep and latents, so "
-                "choose others, or another --scheduler"
+                f"{name} does not run with {_named(grid)} if each step is given a prediction, one timestep and "
+                "latents alone, as a table of its steps needs; choose others, or another --scheduler"
             )
         raise SearchError(msg) from error
 
@@ -219,194 +216,6 @@ class GridScheduler:
         """Pipelines from text to image begin at the first step that they see."""
         del begin_index
         _begin(self._whole, self._grid)
-
-
-class FixedTimestep(float):
-    """A timestep as a float, for tracing: a traced tensor has no value to read.
-
-    What pipelines compute of it is one too.
-    """
-
-    __slots__ = ()
-
-    def __truediv__(self, other: float) -> FixedTimestep:
-        return FixedTimestep(float(self) / other)
-
-    def __mul__(self, other: float) -> FixedTimestep:
-        return FixedTimestep(float(self) * other)
-
-    def __rsub__(self, other: float) -> FixedTimestep:
-        return FixedTimestep(other - float(self))
-
-    def to(self, *_: Any, **__: Any) -> FixedTimestep:
-        """Itself, whatever the dtype."""
-        return self
-
-    def expand(self, *shape: int) -> Tensor:
-        """As a tensor of that shape."""
-        return torch.full(shape, float(self))
-
-    def __getattr__(self, name: str) -> Any:
-        """What else pipelines do with it, a tensor does."""
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(torch.tensor(float(self)), name)
-
-
-class FixedTimesteps(list[FixedTimestep]):
-    """The timesteps of a run that computes with none of them."""
-
-    def __getattr__(self, name: str) -> Any:
-        """What else pipelines do with them, a tensor does."""
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(torch.tensor([float(each) for each in self]), name)
-
-
-class _NoiseLevel(float):
-    """One that nobody knows; pipelines may look at it, but not give it to a network."""
-
-    __slots__ = ()
-
-    def __mul__(self, other: float) -> _NoiseLevel:
-        return _NoiseLevel(float(self) * other)
-
-    def expand(self, *_: Any) -> Any:
-        """Refused."""
-        msg = (
-            "the pipeline tells its network the noise level of the next step too, and a step graph has the "
-            "timestep of its own step alone; such pipelines are not supported"
-        )
-        raise SearchError(msg)
-
-
-class FixedScheduler:
-    """A stand-in for a diffusers scheduler with fixed timesteps; its steps return the latents unchanged.
-
-    Attributes:
-        timesteps: of the run; empty for a loop without steps.
-        config: of the scheduler whose place it takes.
-        init_noise_sigma: what the pipeline multiplies its noise by, if it does that.
-    """
-
-    order = 1
-    init_noise_sigma = 1.0
-
-    def __init__(self, timesteps: Tensor | list[FixedTimestep], config: Any) -> None:
-        is_list = isinstance(timesteps, list)
-        self.timesteps: Any = FixedTimesteps(timesteps) if is_list else timesteps
-        self.config = config
-        # Some pipelines look at the noise levels that the scheduler will take.
-        self.sigmas = [_NoiseLevel(0.5)] * (len(timesteps) + 1)
-
-    def set_timesteps(
-        self,
-        num_inference_steps: int | None = None,
-        *stage: Any,
-        device: Any = None,
-        timesteps: Any = None,
-        sigmas: Any = None,
-        mu: float | None = None,
-        **others: Any,
-    ) -> None:
-        """Begin a run; the arguments do not change the timesteps.
-
-        Raises:
-            SearchError: it is a run of one of several stages.
-        """
-        if stage and device is not None:
-            msg = (
-                f"the pipeline gives its scheduler a stage ({stage[0]!r}), so it samples in several loops one "
-                "behind the other; such pipelines are not supported"
-            )
-            raise SearchError(msg)
-        device = next(iter(stage), device)
-        del num_inference_steps, timesteps, sigmas, mu, others
-        self._begin(device)
-
-    def _begin(self, device: Any) -> None:
-        """Prepare for a run on `device`."""
-
-    def set_begin_index(self, begin_index: int = 0) -> None:
-        """Runs begin at the first timestep."""
-
-    def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
-        """The denoiser's input, as it is."""
-        del timestep
-        return sample
-
-    def step(
-        self,
-        model_output: Tensor,
-        timestep: Any,
-        sample: Tensor,
-        return_dict: bool = True,
-        **others: Any,
-    ) -> SchedulerOutput | tuple[Tensor, Tensor]:
-        """Make a step; pipelines also look at the arguments it takes.
-
-        Some schedulers return the clean latents that they expect too, and some pipelines decode those.
-        """
-        del timestep, others
-        latents = self.stepped(model_output, sample)
-        return SchedulerOutput(prev_sample=latents) if return_dict else (latents, latents)
-
-    def stepped(self, prediction: Tensor, sample: Tensor) -> Tensor:
-        """What a step makes of the latents; here, the same."""
-        del prediction
-        return sample
-
-
-class StandIn(FixedScheduler):
-    """The same with all that its steps do not need taken from the scheduler whose place it takes.
-
-    Attributes:
-        is_copied: whether the pipeline has made a copy of it.
-    """
-
-    is_copied = False
-
-    def __init__(self, timesteps: Tensor, own: Any) -> None:
-        super().__init__(timesteps, own.config)
-        self._own = own
-
-    def __deepcopy__(self, memo: Any) -> StandIn:
-        """A scheduler for something else, as for sound: its steps leave that alone."""
-        del memo
-        self.is_copied = True
-        return StandIn(self.timesteps, self._own)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self._own, name)
-
-
-class TableScheduler(FixedScheduler):
-    """A fitted sampler in the place of a diffusers scheduler, for the pipelines of diffusers.
-
-    What its `step` calls latents is the denoiser's next input, so `scale_model_input` has nothing
-    left to do, and `init_noise_sigma` is what the noise is multiplied with to be the first one.
-    """
-
-    def __init__(self, fitted: FittedSampler, config: Any) -> None:
-        super().__init__(torch.tensor(fitted.timesteps), config)
-        self._timesteps, self.table = fitted.timesteps, fitted.table
-        self.init_noise_sigma = float(fitted.table.inputs[0, 0])
-        self._values: list[Tensor] = []
-
-    def _begin(self, device: Any) -> None:
-        self.timesteps = torch.tensor(self._timesteps, device=device)
-        self._values = []
-
-    def stepped(self, prediction: Tensor, sample: Tensor) -> Tensor:
-        """Keep the prediction; return the next input, or the final latents."""
-        if not self._values:
-            self._values.append(sample / self.init_noise_sigma)
-        self._values.append(prediction)
-        made, table = len(self._values) - 1, self.table
-        row = table.final if made == len(table.inputs) else table.inputs[made]
-        return combine(row, self._values)
 
 
 def combine(row: Sequence[float] | np.ndarray | Tensor, values: Sequence[Tensor]) -> Tensor:

@@ -106,8 +106,9 @@ class AllRowsSelected(TorchFunctionMode):
     ) -> Any:
         """Calls functions, but for those that take rows."""
         del types
-        if func is Tensor.__getitem__ and _is_mask(args[1]):
-            return args[0]
+        index = args[1] if func is Tensor.__getitem__ else None
+        if isinstance(index, Tensor) and index.dtype is torch.bool and index.ndim:
+            return args[0].flatten(0, index.ndim - 1)
         return func(*args, **(kwargs or {}))
 
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from search.core.errors import SearchError
 from search.core.files import whole_directory
 from search.model.parts import UNUSED
-from search.model.pipeline import read_index
+from search.model.pipeline_files import read_index
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,13 +19,13 @@ from search.core.errors import SearchError
 from search.core.groups import Groups, Kind, grouped
 from search.core.names import GUIDANCE, SAMPLE, TIMESTEP
 from search.model.answers import Answers, tensors_as_numbers
-from search.model.body import as_often
 from search.model.encoding import Encoding
 from search.model.entry import latents_replaced
 from search.model.failures import pipeline_failures
 from search.model.hollow import shapes_only
 from search.model.parts_in_place import on_vae_device, with_gradients, with_parts
-from search.model.scheduler import StandIn
+from search.model.stand_in_scheduler import StandIn
+from search.model.stopping_scheduler import as_often
 from search.model.value_numbers import Number, ValueNumbers
 
 if TYPE_CHECKING:

@@ -17,8 +17,9 @@ from search.model.body import Body, Place
 from search.model.complex_numbers import without_complex
 from search.model.hollow import hollow
 from search.model.live_lora import live_loras, scale_input
+from search.model.removed import without_weights
 from search.model.replaced import replaced
-from search.model.text_lengths import built, fixed_texts_of, with_short_texts
+from search.model.text_lengths import fixed_texts_of, with_short_texts
 from search.model.traced_graph import TracedGraph, Units, emitted_by, read_topology
 from search.model.traced_step import Output, TracedCalls, TracedStep
 
@@ -100,7 +101,9 @@ def trace(
     family, calls = pipeline.family, _calls(pipeline, bodies, groups)
     used = {pipeline.family.component, *calls.networks.values()}
     networks = {
-        name: hollow(built(pipeline, name), dtype) for name in pipeline.networks if name in used
+        name: hollow(without_weights(pipeline, name), dtype)
+        for name in pipeline.networks
+        if name in used
     }
     modules = {
         name: _block_names(family, network, granularity, pipeline.removed)
@@ -157,7 +160,8 @@ def _bodies(
 ) -> tuple[Body, ...]:
     """One per group, at its first step."""
     texts = fixed_texts_of(pipeline, request)
-    request = request if texts is None else with_short_texts(request)
+    if not pipeline.family.classes(pipeline.pipe):
+        request = with_short_texts(request)  # whose masks say what is padding
     if groups is None:
         return (Body(pipeline, request, texts),)
     steps = map(groups.first_step, range(len(groups.calls)))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.demo import run_demo
+from engines.demo import CONTENDERS, run_demo
 from search.core.errors import SearchError
 
 
@@ -15,23 +15,25 @@ from search.core.errors import SearchError
 def test_the_demo_shows_what_each_method_costs_and_that_parity_holds(tmp_path: Path) -> None:
     told: list[str] = []
     demo = run_demo(tmp_path / "demo", told.append, pictures=2)
-    full, cached, fewer = demo.rows
-    assert (full.name, cached.name, fewer.name) == ("full", "DeepCache", "fewer steps")
+    assert [row.name for row in demo.rows] == [contender.name for contender in CONTENDERS]
+    full, cached, fewer, paper, ours, live = demo.rows
     assert (full.calls, cached.calls) == (50, 50)
+    assert all(row.macs <= cached.macs < 0.35 * full.macs for row in (fewer, paper, ours, live))
     assert full.psnr is None
-    assert cached.psnr is not None
-    assert fewer.macs <= cached.macs < 0.35 * full.macs
+    others = [row.psnr or 0.0 for row in (cached, fewer, paper)]
+    assert (ours.psnr or 0.0) > max(others) + 6
+    assert (live.psnr or 0.0) > max(others)
     assert full.accuracy["colour"] == full.accuracy["shape"] == 1
     assert demo.parity.passed
     page = demo.page.read_text()
     assert "Parity holds" in page
     assert page.count("data:image/png") >= 4
     written = json.loads((tmp_path / "demo" / "demo.json").read_text())
-    assert [row["name"] for row in written["rows"]] == ["full", "DeepCache", "fewer steps"]
-    assert {"full.png", "deepcache.png", "fewer-steps.png", "grid.png"} <= {
+    assert [row["name"] for row in written["rows"]] == [row.name for row in demo.rows]
+    assert {"full.png", "deepcache.png", "fewer-steps.png", "carve.png", "compared.png"} <= {
         path.name for path in (tmp_path / "demo").iterdir()
     }
-    assert "verify DeepCache against PyTorch" in told
+    assert "verify carve against PyTorch" in told
 
 
 def test_the_demo_does_not_write_over_anything(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from cli import main
 from search.core.errors import SearchError
 from search.core.granularity import Granularity
 from search.dipgo.recipe import PAPER
-from search.fitting.recipe import Effort
+from search.fitting.effort import Effort
 from search.frontier.registry import SERIES
 from search.laptop.by_hand import VARIANTS as PUBLISHED
 from search.methods import registry

@@ -14,7 +14,6 @@ from benchmarks.families import image, video
 from search.model.answers import Answers
 from search.model.body import Body
 from search.model.family import Request
-from search.model.padded_text import padded_text_of
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.sizing import Sizing
 
@@ -89,22 +88,6 @@ def test_answers_are_given_again() -> None:
         eval(source, {"tensor": torch.tensor(3)})
     with answers.repeated():
         assert eval(source, {"tensor": torch.tensor(5)}) == 3
-
-
-def test_a_text_of_any_length_is_padded_and_changes_nothing(
-    saved: Callable[[Any, str], Path],
-) -> None:
-    toy = TOYS["QwenImagePipeline"]
-    path = saved(toy, "QwenImagePipeline")
-    pipeline, plain = opened(path, toy), DiffusionPipeline.from_pretrained(path)
-    assert padded_text_of(pipeline.pipe) is not None
-    plain.set_progress_bar_config(disable=True)
-    request = ask(toy, "a red circle on a blue field")
-    its, mine = (
-        torch.as_tensor(pipeline.family.call(pipe, request, torch.Generator().manual_seed(0)))
-        for pipe in (plain, pipeline.pipe)
-    )
-    torch.testing.assert_close(mine, its, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from diffusers import DDIMPipeline, DDIMScheduler, IFPipeline, StableDiffusionPi
 from search.core.errors import SearchError
 from search.model.entry import preparation_of
 from search.model.one_loop import other_schedulers_refused, require_one_loop
-from search.model.scheduler import FixedScheduler, StandIn
+from search.model.stand_in_scheduler import FixedScheduler, StandIn
 
 
 class Decoding:

@@ -115,16 +115,14 @@ def test_a_scheduler_that_divides_by_zero_is_told_as_that(
 
 @pytest.mark.parametrize("raised", [NotImplementedError, IndexError, ZeroDivisionError, TypeError])
 @pytest.mark.parametrize("where", ["set_timesteps", "step"])
-def test_whatever_a_scheduler_raises_is_told_with_its_name(
+def test_a_scheduler_that_raises_is_told_with_its_name(
     monkeypatch: pytest.MonkeyPatch, where: str, raised: type[Exception]
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise raised("out of order")
 
     monkeypatch.setattr(diffusers.EulerDiscreteScheduler, where, fail)
-    with pytest.raises(
-        SearchError, match=rf"EulerDiscreteScheduler fails with 6 steps \({raised.__name__}\): out"
-    ):
+    with pytest.raises(SearchError, match="EulerDiscreteScheduler does not run with 6 steps if"):
         read_sampler(diffusers.EulerDiscreteScheduler(**NOISE), GridSettings(TimestepGrid(6)))
 
 

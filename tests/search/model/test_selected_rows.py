@@ -106,3 +106,4 @@ def test_masks_take_all_rows_of_texts_whose_padding_is_known_otherwise() -> None
     with AllRowsSelected():
         assert torch.equal(x[seen], x)
         assert torch.equal(x[1], torch.tensor([2.0, 3.0]))
+        assert torch.equal(x[None][seen[None]], x)

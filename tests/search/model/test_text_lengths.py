@@ -82,7 +82,12 @@ def test_a_network_fills_up_a_text_with_its_own_tokens(in_front: bool, rows: lis
 def test_z_image_fills_up_its_texts_to_32_tokens(opened: Callable[[str], Pipeline]) -> None:
     texts = texts_of(opened("ZImagePipeline"), "ZImagePipeline")
     assert texts is not None
-    assert (texts.filled, texts.in_front, set(texts.lengths.values())) == (32, True, {64})
+    assert (texts.filled, texts.in_front, set(texts.lengths.values())) == (32, False, {64})
+    # The picture stands behind the text, and counts on from its length.
+    assert {(each.source, len(each.places)) for each in texts.counts} == {
+        ("prompt", 1),
+        ("negative", 1),
+    }
     assert {each.source for each in texts.fills} == {"prompt", "negative"}
 
 
@@ -107,7 +112,8 @@ def test_padding_is_moved_in_front_of_a_text() -> None:
 def test_whole_numbers_can_be_changed_on_their_way_into_a_tensor() -> None:
     with counts_changed(lambda number, made: made + 10 * number):
         found = [torch.tensor([1, 2]), torch.tensor([0.5]), torch.tensor([3])]
-    assert [each.tolist() for each in found] == [[1, 2], [0.5], [13]]
+        found += [torch.arange(2), torch.arange(4, 6), torch.arange(0.0, 1.0)]
+    assert [each.tolist() for each in found] == [[1, 2], [0.5], [13], [0, 1], [24, 25], [0.0]]
 
 
 def test_a_tensor_made_of_a_timesteps_number_follows_it() -> None:
@@ -130,6 +136,36 @@ def test_what_is_appended_to_latents_stays() -> None:
 @pytest.mark.slow
 def test_a_pipeline_that_pads_its_texts_is_left_alone(opened: Callable[[str], Pipeline]) -> None:
     assert texts_of(opened("SanaPipeline"), "SanaPipeline") is None
+
+
+@pytest.mark.slow
+def test_texts_are_as_long_as_the_pipeline_reads(opened: Callable[[str], Pipeline]) -> None:
+    pipeline = opened("QwenImagePipeline")
+    texts = texts_of(pipeline, "QwenImagePipeline")
+    assert texts is not None
+    # The pipeline drops 34 tokens of its template, and what is behind the maximum of its call.
+    assert texts.lengths == {
+        "tokenizer": 34 + TOYS["QwenImagePipeline"].call["max_sequence_length"]
+    }
+    assert texts.hidden == ["negative", "prompt"]
+
+
+@pytest.mark.slow
+def test_a_text_that_its_tokenizer_ends_is_not_cut(
+    opened: Callable[[str], Pipeline], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = opened("QwenImagePipeline")
+    tokenize = type(pipeline.pipe.tokenizer).__call__
+
+    def ended(self: Any, *args: Any, **options: Any) -> Any:
+        made = tokenize(self, *args, **options)
+        if isinstance(made["input_ids"][0], int):
+            made["input_ids"][-1] = 0
+        return made
+
+    monkeypatch.setattr(type(pipeline.pipe.tokenizer), "__call__", ended)
+    with pytest.raises(SearchError, match="of another length"):
+        texts_of(pipeline, "QwenImagePipeline")
 
 
 @pytest.mark.slow
