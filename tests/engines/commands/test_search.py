@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from search.core.origin import Origin
 from search.core.subnet import SubNet
@@ -198,7 +197,7 @@ def test_a_subnet_says_what_made_it(pipelines: Callable[[str], Path], tmp_path: 
     assert subnet.origin is not None
     here = subnet.origin.environment
     assert subnet.origin == Origin("random", 0.7, 3, {"fit-sampler": False}, version, here)
-    assert here["torch"] == torch.__version__.partition("+")[0]
+    assert here["torch"] == version_of("torch")
     assert here["python"] == platform.python_version()
     told = json.loads(ok("inspect", tmp_path / "x.json", "--json"))
     assert told["origin"]["seed"] == 3

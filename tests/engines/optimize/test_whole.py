@@ -128,6 +128,9 @@ def test_a_video(tmp_path: Path) -> None:
     checked(out, 3)
     with Image.open(out / "quality" / "ours-0.png") as shown:
         assert shown.size == (32, 32)
+    rows = json.loads((out / "bench" / "float32" / "bench.json").read_text())["rows"]
+    eager = next(row for row in rows if row["kind"] == "eager")
+    assert len(eager["call_seconds"]) == 6, "a step is one call, with and without the prompt"
 
 
 KILLED_WHEN: dict[str, Callable[[Path], bool]] = {
