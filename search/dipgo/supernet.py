@@ -30,7 +30,7 @@ from search.model.body import Body, places_of
 from search.model.family import Request
 from search.model.hollow import tensors_of
 from search.model.reference import called_networks, forward_replaced
-from search.model.removed import base_of
+from search.model.removed import base_of, tensor_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -127,6 +127,7 @@ class SuperNet:
         self._streams: Iterator[str] = iter(())
         self._stream = ""
         self._templates: dict[int, Template] = {}
+        self._unlike_inputs: set[int] = set()
         names = full.topology.blocks
         self._inside = [
             [i for i, other in enumerate(names) if is_inside(other, name)] for name in names
@@ -287,11 +288,14 @@ class SuperNet:
                 template = Template.of(output, ports)
                 tensors = tensors_of(output)
                 fresh = {port: tensors[index] for index, port in ports.items()}
+                shape = tensor_arguments(module, args, kwargs)[0].shape
+                if any(tensor.shape != shape for tensor in fresh.values()):
+                    self._unlike_inputs.add(block)
                 if template.is_complete:
                     self._templates[block] = template
             for port in ports.values():
                 base = None
-                if has_base:
+                if has_base and (fresh or block not in self._unlike_inputs):
                     argument = self.topology.bases[port].argument
                     base = base_of(module, argument, args, kwargs, fresh.get(port))
                 now.emit(block, port, fresh.get(port), base, self.records)
@@ -304,8 +308,14 @@ class SuperNet:
         is_felt = torch.is_grad_enabled() and now.gates[block].requires_grad
         if is_felt or block not in self._templates:
             return False
+        if block in self._unlike_inputs and self._emits_base(now, block):
+            return False  # What it computes says what the zeros are like.
         held = all(now.weights[i][REUSE] == 1 for i in self._inside[block])
         return now.weights[block][RUN] == 0 and held
+
+    def _emits_base(self, now: GatedStep, block: int) -> bool:
+        pairs = zip(self.records, now.weights[block], strict=True)
+        return any(weight and Source.BASE in record.row for record, weight in pairs)
 
     def _is_felt(self, now: GatedStep, block: int) -> bool:
         """Whether a gradient may pass through the block; gates inside it always receive theirs."""

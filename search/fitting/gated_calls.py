@@ -55,6 +55,11 @@ class GatedPredictor:
         return self.whole.size
 
     @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """As in `Predictor`."""
+        return self.whole.noise_shape
+
+    @property
     def chunks(self) -> int:
         """How many calls of the denoiser it takes for all pictures."""
         return len(self.bodies)
