@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from search.fitting.gated_calls import GatedPredictor
     from search.model.pipeline import Pipeline
     from search.model.predictor import Predictor
 
@@ -52,7 +51,7 @@ def watched(
 
 
 def layers_in_loop(
-    predictor: Predictor | GatedPredictor, layers: Mapping[str, nn.Module], timestep: float
+    predictor: Predictor, layers: Mapping[str, nn.Module], timestep: float
 ) -> tuple[str, ...]:
     """The layers whose input changes with the latents; the others are computed once per prompt.
 
