@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search.core.errors import SearchError
-from search.core.subnet import SubNet
 from search.methods.fewer_steps import fewer_steps
 from search.methods.method import Method
 
 if TYPE_CHECKING:
+    from search.core.subnet import SubNet
     from search.methods.method import Task
 
 
 def _make(task: Task) -> list[SubNet]:
+    from search.core.subnet import SubNet
     from search.fitting.adopt import adopt
 
     file = task.options.adopt_sampler
