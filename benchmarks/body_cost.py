@@ -21,7 +21,6 @@ import click
 from benchmarks import record
 
 SIDE = Path(__file__).with_name("body_cost_side.py")
-METHODS = ("full", "random")
 FAMILIES = (
     "three-levels", "sdxl", "sd3", "flux-dev", "pixart-alpha", "pixart-sigma", "aura-flow", "learned-variance",
 )  # fmt: skip
@@ -48,7 +47,9 @@ def _measured(checkout: Path, path: Path, method: str, folder: Path) -> dict[str
     searched = _side(checkout, "search", path, method, subnet)
     found = _side(checkout, "export", path, subnet, out)
     if method == "full":
-        found |= _side(checkout, "compare", path, out)
+        found |= _side(
+            checkout, "compare", path, out
+        )  # the random weights of a full size are no picture
     shutil.rmtree(out)
     return {"search_cpu_seconds": searched["cpu_seconds"], **found}
 
@@ -62,15 +63,18 @@ def _best(rounds: list[dict[str, Any]]) -> dict[str, Any]:
 @click.argument("checkout", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--sd15", is_flag=True, help="Stable Diffusion 1.5 at full size.")
 @click.option("--rounds", default=2, show_default=True)
-@click.option("--only", multiple=True, type=click.Choice(FAMILIES))
+@click.option("--only", multiple=True, type=click.Choice(FAMILIES), help="Keep the other rows.")
 def main(checkout: Path, sd15: bool, rounds: int, only: tuple[str, ...]) -> None:
     """Measure both sides and write results/body-cost.json, or body-cost-sd15.json."""
     from benchmarks import full_size
     from tests.pipelines import RANDOM
 
     sides = {"before": checkout.resolve(), "body": record.ROOT}
-    cases = [("sd15", "rotating")] if sd15 else [(f, m) for f in only or FAMILIES for m in METHODS]
-    name, rows = "body-cost-sd15" if sd15 else "body-cost", []
+    cases = [("sd15", "rotating")] if sd15 else [(f, "full") for f in only or FAMILIES]
+    name, rows = "body-cost-sd15" if sd15 else "body-cost", list[dict[str, Any]]()
+    if only:
+        known = json.loads((record.RESULTS / f"{name}.json").read_text(encoding="utf-8"))["rows"]
+        rows = [row for row in known if row["pipeline"] not in only]
     for pipeline, method in cases:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "pipeline"

@@ -38,12 +38,11 @@ def searched(path: Path, method: str, file: Path) -> dict[str, Any]:
 
 def exported(path: Path, subnet: Path, out: Path) -> dict[str, Any]:
     """Export it."""
+    import exporter
     from search.core.subnet import SubNet
 
-    try:
-        export = importlib.import_module("exporter.exporting").export
-    except ModuleNotFoundError:  # before the body
-        export = importlib.import_module("exporter.export").export
+    is_now = Path(str(exporter.__file__)).with_name("exporting.py").exists()
+    export = importlib.import_module("exporter.exporting" if is_now else "exporter.export").export
     began, wall = time.process_time(), time.perf_counter()
     bundle = export(path, SubNet.load(subnet), out)
     return {

@@ -17,7 +17,8 @@ from search.core.timestep_grid import TimestepGrid
 from search.model.activations import peak_bytes
 from search.model.family import Request
 from search.model.parts import weight_files
-from search.model.pipeline import Pipeline, open_pipeline, read_index
+from search.model.pipeline import Pipeline, open_pipeline
+from search.model.pipeline_files import read_index
 from search.model.weights import DenoiserWeights
 from search.model.whole import whole_trace
 

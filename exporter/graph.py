@@ -40,6 +40,7 @@ def convert(program: ExportedProgram) -> ir.Model:
     """The program as an unoptimised ONNX model; weights are not read."""
     with_heads(program)
     _drop_assertions(program)
+    _widen_indices(program)
     with _quiet():
         converted = torch.onnx.export(
             program, dynamo=True, optimize=False, opset_version=OPSET, verbose=False
@@ -57,6 +58,22 @@ def _drop_assertions(program: ExportedProgram) -> None:
         if node.target is torch.ops.aten._assert_tensor_metadata.default:
             graph.erase_node(node)
     graph.eliminate_dead_code()
+    program.graph_module.recompile()
+
+
+def _widen_indices(program: ExportedProgram) -> None:
+    """Give tensors that others are indexed with 64 bits: ONNX takes no fewer."""
+    graph = program.graph
+    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.index.Tensor):
+        for index in filter(None, node.args[1]):
+            if index.meta["val"].dtype is not torch.int32:
+                continue
+            with graph.inserting_before(node):
+                wide = graph.call_function(
+                    torch.ops.aten._to_copy.default, (index,), {"dtype": torch.int64}
+                )
+            wide.meta["val"] = index.meta["val"].to(torch.int64)
+            node.replace_input_with(index, wide)
     program.graph_module.recompile()
 
 

@@ -173,6 +173,11 @@ def _methods() -> str:
         type=AT_LEAST_0,
     ),
     _for(
+        "adopt-sampler",
+        "Take the fitted sampler of this SubNet, of another model, size or precision.",
+        type=click.Path(dir_okay=False, exists=True),
+    ),
+    _for(
         "tuples", "Score layers on this many inputs of the denoiser.", type=AT_LEAST_1, default=64
     ),
     cloup.option(
@@ -236,7 +241,7 @@ def command(
     from search.methods.options import Options
     from search.methods.registry import method_of, needs_weights, search_keeps
     from search.methods.whole import full
-    from search.model.pipeline import open_pipeline, require_device
+    from search.model.pipeline import open_asked, require_device
 
     method = method_of(name)
     options = Options(granularity=Granularity(granularity or method.granularity), **values)
@@ -247,10 +252,15 @@ def command(
     with screen.status() as report:
         report("open pipeline")
         loaded = needs_weights(name, options)
-        opened = open_pipeline(pipeline, weights=loaded, device=device, dtype=dtype)
-        if scheduler is not None or scheduler_options:
-            opened.use_scheduler(scheduler, dict(scheduler_options))
-        opened.use_call(dict(call))
+        opened = open_asked(
+            pipeline,
+            scheduler=scheduler,
+            scheduler_options=scheduler_options,
+            call=call,
+            weights=loaded,
+            device=device,
+            dtype=dtype,
+        )
         whole = partial(full, opened, options)
         with _price(cost, engine, pipeline, whole, latencies, report) as price:
             report(f"search: {name}")

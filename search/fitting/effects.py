@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import torch
 
-from search.dipgo.gates import RUN
 from search.fitting.effort import PROBES
 from search.fitting.gated_calls import GatedPredictor
 from search.fitting.rows import Calls, run_chain
+from search.supernet.gates import RUN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from search.dipgo.supernet import SuperNet
     from search.fitting.placed import Placed
     from search.fitting.trajectories import Trajectories
+    from search.supernet.supernet import SuperNet
 
 
 def measure_effects(

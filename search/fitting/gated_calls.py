@@ -9,15 +9,15 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from search.core.actions import Source
-from search.dipgo.gates import RUN, Carry, GatedStep
+from search.supernet.gates import RUN, Carry, GatedStep
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from search.dipgo.gates import Layout
-    from search.dipgo.supernet import SuperNet
     from search.model.body import Body
     from search.model.predictor import Predictor
+    from search.supernet.gates import Layout
+    from search.supernet.supernet import SuperNet
 
 Needed = tuple[frozenset[Source], ...]
 """Per port, what later calls read."""
@@ -53,6 +53,11 @@ class GatedPredictor:
     def size(self) -> int:
         """As in `Predictor`."""
         return self.whole.size
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """As in `Predictor`."""
+        return self.whole.prompts
 
     @property
     def noise_shape(self) -> tuple[int, ...]:

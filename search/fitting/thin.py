@@ -9,12 +9,12 @@ import torch
 
 from search.core.actions import Action
 from search.core.sampler import FittedSampler
-from search.dipgo.supernet import supernet
 from search.fitting.effects import measure_effects
 from search.fitting.gated_calls import GatedPredictor
 from search.fitting.placed import evaluate
 from search.fitting.rows import Calls, rows_of, table_of
 from search.fitting.thinning import thinned
+from search.supernet.supernet import supernet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from search.core.subnet import SubNet
-    from search.dipgo.supernet import SuperNet
     from search.fitting.placed import Placed
     from search.fitting.trajectories import Trajectories
     from search.fitting.whole_calls import Refinement
     from search.model.pipeline import Pipeline
+    from search.supernet.supernet import SuperNet
 
 CHOICES = (Action.RUN, Action.REUSE, Action.DELTA, Action.SKIP, Action.FORECAST)
 """What a block may do at a call."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from search.core.actions import RECORDS, Action, Source
 from search.core.table import keep_of, with_rows
-from search.dipgo.shares import own_shares
+from search.supernet.shares import own_shares
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -49,6 +49,7 @@ class Options:
         tuples: inputs of the denoiser that layers are measured on.
         jobs: that run at once.
         parallel: where they run.
+        adopt_sampler: file of the SubNet whose fitted sampler is taken.
         variant: of BK-SDM, or `keep` for its order of removal up to `keep`.
     """
 
@@ -78,6 +79,7 @@ class Options:
     tuples: int = 64
     jobs: int = 1
     parallel: Where = Where.LOCAL
+    adopt_sampler: str | None = None
     variant: str = "base"
 
     def __post_init__(self) -> None:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from search.core.errors import SearchError
 from search.core.origin import Origin
-from search.core.versions import version_of
+from search.core.versions import environment, version_of
 from search.methods import (
+    adopt,
     carve,
     deepcache,
     dip_go,
@@ -38,12 +39,15 @@ METHODS: tuple[Method, ...] = (
     fewer_steps.METHOD,
     random_cells.METHOD,
     full.METHOD,
+    adopt.METHOD,
     removals.BK_SDM,
     removals.SSD_1B,
     removals.VEGA,
     removals.EVERY_SECOND,
 )
 """The first is the default."""
+PACKAGES = ("stepcarve", "torch", "diffusers", "transformers", "numpy", "scipy")
+"""Whose versions a SubNet tells."""
 NAMES = tuple(method.name for method in METHODS)
 
 
@@ -154,4 +158,5 @@ def _origin(method: Method, task: Task, keep: float) -> Origin:
         seed=task.options.seed if "seed" in used else None,
         options=method.recorded(task.options) | computed,
         version=version_of("stepcarve"),
+        environment=environment(PACKAGES),
     )

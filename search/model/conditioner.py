@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from search.model.input_tokenizer import Answer, Asked
 
 GIVEN = "negative_given"
+_PROMPT = "stepcarve prompt"
+"""Of a text that our prompt is in."""
 
 
 class TextConditioner(nn.Module):
@@ -81,10 +83,12 @@ class TextConditioner(nn.Module):
             self._request = quoted.read(self._noted, texts, self._request)
             self.inputs += quoted.inputs
         if not any(each.source == "prompt" for each in self.inputs):
-            msg = (
-                f"a {type(pipe).__name__} reads its prompt in another way than through its tokenizers, so no "
-                "graph can take one; such pipelines are not supported"
+            how = (
+                "neither pads nor cuts the tokens of its prompt to a length, and a graph is of one"
+                if any(_PROMPT in text.lower() for text in self._reading.texts)
+                else "reads its prompt in another way than through its tokenizers, so no graph can take one"
             )
+            msg = f"a {type(pipe).__name__} {how}; such pipelines are not supported"
             raise SearchError(msg)
         self._zeros = self._ignores_empty()
         if self._zeros:

@@ -58,6 +58,7 @@ CLASSES = (
     "ZImagePipeline",
 )
 """Those of 2025 and 2026 that compile."""
+BY_BRANCHES = ("QwenImagePipeline", "WanPipeline", "HunyuanVideoPipeline")
 OTHERS = (
     "LDMTextToImagePipeline",
     "IFPipeline",
@@ -138,21 +139,26 @@ def run(subnet: SubNet, path: Path, out: Path) -> Runner:
     return Runner(export(path, subnet, out), make_engine("onnxruntime", "cpu"))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [*CLASSES, *OTHERS])
-def test_full_equals_diffusers_picture_for_picture(saved: Any, tmp_path: Path, name: str) -> None:
-    toy, path = TOYS[name], saved(name)
-    subnet = search(opened(path, toy, weights=False), "full", options(toy))
-    runner = run(subnet, path, tmp_path / "bundle")
-    plain = plain_pipeline(path, toy)
+def equals_picture_for_picture(runner: Runner, pipe: Any, toy: Toy) -> None:
+    """For two prompts, of which one has a negative prompt where the bundle takes one."""
     pictures = []
     for prompt, negative in (("a red circle on a blue field", ""), ("dog", "blurry, low quality")):
         away = negative if runner.bundle.takes_negative else ""
-        expected = np.asarray(own_call(plain, toy, prompt, away, output_type="np"))
+        expected = np.asarray(own_call(pipe, toy, prompt, away, output_type="np"))
         found = runner.run(prompt, seed=5, negative=away).images / 255
         assert np.abs(found - expected).max() <= 1 / 255
         pictures.append(found)
     assert np.abs(pictures[0] - pictures[1]).max() > 1 / 255, "the prompt counts"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
+def test_full_equals_diffusers_picture_for_picture(saved: Any, tmp_path: Path, name: str) -> None:
+    toy, path = TOYS[name], saved(name)
+    subnet = search(opened(path, toy, weights=False), "full", options(toy))
+    equals_picture_for_picture(
+        run(subnet, path, tmp_path / "bundle"), plain_pipeline(path, toy), toy
+    )
 
 
 @pytest.mark.slow
@@ -171,9 +177,15 @@ def test_a_pipeline_without_a_prompt_makes_the_picture_of_a_seed(
         runner.bundle.require_prompt(prompt="a cat", label=None)
 
 
-@pytest.mark.parametrize("name", each_class(*CLASSES))
 @pytest.mark.parametrize(
-    "granularity", [pytest.param(Granularity.BRANCH, marks=pytest.mark.slow), Granularity.LAYER]
+    ("name", "granularity"),
+    [
+        *(pytest.param(name, Granularity.BRANCH, marks=pytest.mark.slow) for name in BY_BRANCHES),
+        *(
+            pytest.param(name, Granularity.LAYER, marks=() if name in QUICK else pytest.mark.slow)
+            for name in CLASSES
+        ),
+    ],
 )
 def test_random_mixes_equal_diffusers_gated_by_hand(
     saved: Any, tmp_path: Path, name: str, granularity: Granularity
@@ -187,10 +199,10 @@ def test_random_mixes_equal_diffusers_gated_by_hand(
     pipeline = opened(path, toy, weights=True)
     with gated_by_hand(pipeline.denoiser, mixed, pipeline.family):
         expected = own_call(pipeline.pipe, toy, "a red circle", "", output_type="latent").numpy()
-    found = runner.run("a red circle", seed=5).latents
-    if found.shape == expected.shape:
-        difference = np.linalg.norm(found - expected) / np.linalg.norm(expected)
-        assert difference <= 1e-3
+        found = runner.run("a red circle", seed=5).latents
+        if found.shape == expected.shape:
+            assert np.linalg.norm(found - expected) / np.linalg.norm(expected) <= 1e-3
+        equals_picture_for_picture(runner, pipeline.pipe, toy)
 
 
 @pytest.mark.parametrize("name", each_class("WanPipeline", "ChromaPipeline", "Flux2KleinPipeline"))

@@ -77,7 +77,7 @@ def test_random_subnets_equal_diffusers_gated_by_hand(
     pipelines: Callable[[str], Path], make_bundle: MakeBundle, name: str, granularity: Granularity
 ) -> None:
     opened = open_pipeline(pipelines(name))
-    options = Options(steps=20, keep=0.4, granularity=granularity, seed=11)
+    options = Options(steps=8, keep=0.4, granularity=granularity, seed=11)
     subnet = search(opened, "random", options)
     bundle = make_bundle(name, subnet)
     noise, prompt = noise_for(bundle), PROMPTS.get(name, PROMPT)

@@ -34,3 +34,16 @@ def test_what_is_right_for_one_length_alone_is_refused() -> None:
     module = asking("return values * int(mask.sum())")
     with pytest.raises(ExportError, match="compute otherwise for texts of another length"):
         _exported(module, (ONES, SHORT))
+
+
+def test_a_mask_that_a_full_text_has_not_is_given_for_both() -> None:
+    module = asking("return {'v': values} if mask.all() else {'v': values, 'm': mask.bool()}")
+    program = _exported(module, (SHORT, ONES)).module()
+    for example in (ONES, SHORT, OTHER):
+        assert torch.equal(program(*example)["m"], example[1].bool())
+
+
+def test_what_a_full_text_has_not_and_is_no_mask_of_all_is_refused() -> None:
+    module = asking("return {'v': values} if mask.all() else {'v': values, 'm': mask < 1}")
+    with pytest.raises(ExportError, match="compute otherwise for texts of another length"):
+        _exported(module, (SHORT, ONES))

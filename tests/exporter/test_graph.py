@@ -140,3 +140,15 @@ def test_weights_without_elements_stay_in_the_graph() -> None:
     }
     assert kept["wide.weight.T"]
     assert not kept.get("none.weight.T")
+
+
+def test_tensors_are_indexed_with_64_bits() -> None:
+    table, places = torch.arange(12.0).reshape(4, 3), torch.tensor([2, 0, 3], dtype=torch.int32)
+
+    def take(places: torch.Tensor) -> torch.Tensor:
+        return table[places - 1, torch.arange(3, dtype=torch.int32)]
+
+    model = ir.to_proto(converted(take, places)).SerializeToString()
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    [found] = session.run(None, {session.get_inputs()[0].name: places.numpy()})
+    assert found.tolist() == take(places).tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -118,7 +119,18 @@ def test_bad_input_is_one_sentence_exit_2_and_nothing_written(
 
 
 UNUSED = {
-    "full": ("seed", "keep", "cost", "interval", "prompts", "device", "jobs", "run", "engine"),
+    "full": (
+        "seed",
+        "keep",
+        "adopt-sampler",
+        "cost",
+        "interval",
+        "prompts",
+        "device",
+        "jobs",
+        "run",
+        "engine",
+    ),
     "deepcache": ("keep", "iterations", "reference-steps", "variant", "parallel"),
     "fewer-steps": ("seed", "cost", "tuples"),
     "random": ("prompts", "latencies", "device", "resume"),
@@ -129,12 +141,13 @@ UNUSED = {
     "ssd-1b": ("keep", "variant"),
     "vega": ("cost",),
     "every-second": ("seed",),
+    "adopt": ("keep", "cost", "pictures", "reference-steps"),
 }
 VALUES = {
     "seed": 7, "keep": 0.3, "cost": "macs", "interval": 2, "prompts": "{prompts}", "device": "cpu",
     "jobs": 2, "run": "{out}", "engine": "openvino", "iterations": 2, "reference-steps": 9,
     "variant": "tiny", "parallel": "local", "tuples": 2, "latencies": "{out}", "resume": "",
-    "criterion": "picture", "branch": 1, "fit-sampler": "", "pictures": 4, "rounds": 1,
+    "adopt-sampler": "{prompts}", "criterion": "picture", "branch": 1, "fit-sampler": "", "pictures": 4, "rounds": 1,
 }  # fmt: skip
 
 
@@ -156,7 +169,7 @@ def test_every_unused_option_is_named_with_what_would_use_it(bad_places: Places)
     line = "search {sd} -o {out} --method full --engine openvino --seed 7 --interval 2"
     message = (
         "does not use --engine (with --cost latency), --interval (for deepcache), --seed (for carve, "
-        "dip-go, laptop, random; with --fit-sampler); leave out"
+        "dip-go, laptop, random, adopt; with --fit-sampler); leave out"
     )
     require_refused(line, message, bad_places)
 
@@ -180,8 +193,11 @@ def test_a_subnet_says_what_made_it(pipelines: Callable[[str], Path], tmp_path: 
         *("--steps", 6, "--keep", 0.7, "--seed", 3),
     )
     subnet = SubNet.load(tmp_path / "x.json")
-    assert subnet.origin == Origin(
-        "random", 0.7, 3, {"fit-sampler": False}, version_of("stepcarve")
-    )
+    version = version_of("stepcarve")
+    assert subnet.origin is not None
+    here = subnet.origin.environment
+    assert subnet.origin == Origin("random", 0.7, 3, {"fit-sampler": False}, version, here)
+    assert here["torch"] == version_of("torch")
+    assert here["python"] == platform.python_version()
     told = json.loads(ok("inspect", tmp_path / "x.json", "--json"))
     assert told["origin"]["seed"] == 3

@@ -15,7 +15,6 @@ from search.core.actions import Action
 from search.core.sampler import FittedSampler
 from search.core.subnet import Granularity, SubNet
 from search.core.table import with_rows
-from search.dipgo.supernet import SuperNet, supernet
 from search.fitting.effects import measure_effects
 from search.fitting.effort import PROBES
 from search.fitting.fit import final_latents
@@ -25,7 +24,8 @@ from search.fitting.rows import Calls, run_chain
 from search.fitting.thin import CHOICES, gates_of, placed_of
 from search.fitting.trajectories import Trajectories, sample_trajectories
 from search.model.pipeline import Pipeline
-from tests.search.dipgo.random_gates import opened
+from search.supernet.supernet import SuperNet, supernet
+from tests.search.supernet.random_gates import opened
 
 STEPS = 4
 Find = Callable[[str], Path]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -24,7 +24,7 @@ from search.frontier.rivals.taylorseer import TAYLORSEER_LITE
 from search.frontier.run import run_frontier
 from search.frontier.settings import FrontierSettings
 from search.methods.options import Options
-from search.methods.registry import NAMES, method_of, search_keeps
+from search.methods.registry import NAMES, method_of, search, search_keeps
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.reference import sample
@@ -81,6 +81,7 @@ RUNS = (
     Run("carve", {"iterations": 2, "pictures": 2}, quick=QUICK),
     Run("dip-go", {"iterations": 1}),
     Run("laptop", {"tuples": 2}, quick=QUICK - U_NETS),
+    Run("adopt", quick=QUICK),
     Run("bk-sdm", fits=frozenset()),
     Run("ssd-1b", fits=frozenset()),
     Run("vega", fits=frozenset()),
@@ -120,7 +121,7 @@ def opened(pipelines: Callable[[str], Path]) -> Callable[[str], Pipeline]:
 
 @pytest.mark.parametrize(("run", "name"), each_run())
 def test_a_search_makes_a_subnet_that_equals_its_blocks_gated_by_hand(
-    opened: Callable[[str], Pipeline], run: Run, name: str
+    opened: Callable[[str], Pipeline], tmp_path: Path, run: Run, name: str
 ) -> None:
     pipeline = opened(name)
     size = {"height": 16, "width": 16} if name in LARGE else {}
@@ -132,6 +133,10 @@ def test_a_search_makes_a_subnet_that_equals_its_blocks_gated_by_hand(
         **size,
         **run.options,
     )
+    if run.method == "adopt":
+        fitted = replace(options, fit_sampler=True)
+        search(pipeline, "fewer-steps", fitted).save(tmp_path / "found.json")
+        options = replace(options, adopt_sampler=str(tmp_path / "found.json"))
     if name not in run.fits:
         with pytest.raises(SearchError, match=r"choose another method|on a U-Net"):
             search_keeps(pipeline, run.method, options, (KEEP,))

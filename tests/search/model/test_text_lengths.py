@@ -82,7 +82,12 @@ def test_a_network_fills_up_a_text_with_its_own_tokens(in_front: bool, rows: lis
 def test_z_image_fills_up_its_texts_to_32_tokens(opened: Callable[[str], Pipeline]) -> None:
     texts = texts_of(opened("ZImagePipeline"), "ZImagePipeline")
     assert texts is not None
-    assert (texts.filled, texts.in_front, set(texts.lengths.values())) == (32, True, {64})
+    assert (texts.filled, texts.in_front, set(texts.lengths.values())) == (32, False, {64})
+    # The picture stands behind the text, and counts on from its length.
+    assert {(each.source, len(each.places)) for each in texts.counts} == {
+        ("prompt", 1),
+        ("negative", 1),
+    }
     assert {each.source for each in texts.fills} == {"prompt", "negative"}
 
 

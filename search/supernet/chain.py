@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from search.dipgo.gates import Carry, GatedStep
+from search.supernet.gates import Carry, GatedStep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

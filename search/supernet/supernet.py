@@ -24,13 +24,13 @@ from torch import Tensor, nn
 from search.core.actions import RECORDS, Action, Source
 from search.core.errors import SearchError
 from search.core.streams import block_name, is_inside, module_of, stream_of
-from search.dipgo.chain import Checkpointed, StepChain
-from search.dipgo.gates import REUSE, RUN, Carry, GatedStep, Template
 from search.model.body import Body, places_of
 from search.model.family import Request
 from search.model.hollow import tensors_of
 from search.model.reference import called_networks, forward_replaced
 from search.model.removed import base_of, tensor_arguments
+from search.supernet.chain import Checkpointed, StepChain
+from search.supernet.gates import REUSE, RUN, Carry, GatedStep, Template
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -1,0 +1,108 @@
+"""A fitted sampler that was found elsewhere: on another model, at another size or in another precision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from search.core.errors import SearchError
+from search.fitting.fit import final_latents
+from search.fitting.trajectories import sample_both
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from search.core.subnet import SubNet
+    from search.fitting.trajectories import Trajectories
+    from search.model.pipeline import Pipeline
+
+PICTURES = 8
+"""To measure with what the adopted sampler costs."""
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """What adopting a sampler costs.
+
+    Attributes:
+        subnet: all blocks at every call of the adopted sampler.
+        error: mean relative L2 of its final latents to the full sampler's.
+        plain: the same of the SubNet that it is compared with; None without one.
+    """
+
+    subnet: SubNet
+    error: float
+    plain: float | None
+
+    def sentence(self) -> str:
+        """For people."""
+        told = f"the adopted sampler's final latents are {self.error:.4f} from this full sampler's"
+        if self.plain is None:
+            return told
+        return f"{told}; as many of the scheduler's own steps, {self.plain:.4f}"
+
+
+def adopt_sampler(full: SubNet, found: SubNet) -> SubNet:
+    """`full` with the sampler that was fitted for `found`, all blocks at each of its steps.
+
+    Raises:
+        SearchError: `found` has no fitted sampler, or one of another scheduler.
+    """
+    fitted = found.fitted
+    if fitted is None:
+        msg = (
+            f"the SubNet to adopt from ({found.method}) has no fitted sampler; give one of --method carve, "
+            "or of a search with --fit-sampler"
+        )
+        raise SearchError(msg)
+    theirs, ours = found.binding.scheduler, full.binding.scheduler
+    if theirs != ours:
+        msg = (
+            f"the sampler to adopt was fitted to {theirs}, but this pipeline samples with {ours}, whose "
+            f"predictions mean something else; search with --scheduler {theirs} if the model was trained "
+            "for it, or adopt another"
+        )
+        raise SearchError(msg)
+    return replace(
+        full,
+        actions=full.actions[:1] * len(fitted.timesteps),
+        fitted=fitted,
+        method=f"sampler of {found.method}",
+    )
+
+
+def adopt(
+    pipeline: Pipeline,
+    full: SubNet,
+    found: SubNet,
+    plain: SubNet | None,
+    prompts: Sequence[str],
+    *,
+    seed: int,
+    report: Callable[..., None],
+) -> Adopted:
+    """Adopt the sampler of `found`, and measure on new pictures what that costs.
+
+    Args:
+        pipeline: with its weights loaded.
+        full: its full sampler, to which errors are measured.
+        found: the SubNet with the sampler.
+        plain: as many of the scheduler's own steps, to compare with, or None.
+        prompts: to measure with.
+        seed: of the noise.
+        report: called with a message and the completed fraction.
+    """
+    adopted = adopt_sampler(full, found)
+    _, runs = sample_both(
+        pipeline, full, prompts, fitted_on=1, held_out=PICTURES,
+        reference_steps=None, seed=seed, report=report,
+    )  # fmt: skip
+    compared = None if plain is None else _error(pipeline, plain, runs)
+    return Adopted(adopted, _error(pipeline, adopted, runs), compared)
+
+
+def _error(pipeline: Pipeline, subnet: SubNet, runs: Trajectories) -> float:
+    binding = subnet.binding
+    own = pipeline.sampler(binding.grid, pipeline.size(binding.noise_shape))
+    table = own if subnet.fitted is None else subnet.fitted.table
+    return float(runs.error(final_latents(pipeline, subnet, table, runs)).mean())

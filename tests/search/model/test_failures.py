@@ -1,0 +1,72 @@
+"""Errors of libraries as sentences."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException
+
+from search.core.errors import SearchError
+from search.model import failures
+from search.model.failures import pipeline_failures
+
+
+class SomePipeline(SimpleNamespace):
+    """One without parts."""
+
+
+def raised_in(file: str, error: Exception) -> None:
+    """Raise it in a function of that file."""
+
+    def fail() -> None:
+        raise error
+
+    eval(compile("(lambda: fail())()", file, "eval"), {"fail": fail})
+
+
+@pytest.mark.parametrize(
+    ("file", "error", "sentence"),
+    [
+        (
+            "/lib/diffusers/models/some.py",
+            DataDependentOutputException(torch.ops.aten.item.default),
+            (
+                "SomePipeline goes one way or another by the values of its tensors, where a graph has one way "
+                "(<lambda> in some.py); such pipelines are not supported"
+            ),
+        ),
+        (
+            "/lib/diffusers/models/some.py",
+            RuntimeError("Cannot access data pointer of Tensor"),
+            (
+                "SomePipeline computes in a way that no trace can follow (<lambda> in some.py); such pipelines are "
+                "not supported"
+            ),
+        ),
+        (
+            "/lib/transformers/generation/utils.py",
+            RuntimeError("u0"),
+            (
+                "SomePipeline lets a language model write tokens one after the other before its loop, which no "
+                "graph does; such pipelines are not supported"
+            ),
+        ),
+    ],
+)
+def test_what_cannot_be_traced_is_told_without_the_librarys_words(
+    monkeypatch: pytest.MonkeyPatch, file: str, error: Exception, sentence: str
+) -> None:
+    monkeypatch.setattr(failures, "is_exporting", lambda: True)
+    with pytest.raises(SearchError) as told, pipeline_failures(SomePipeline(components={})):
+        raised_in(file, error)
+    assert str(told.value) == sentence
+
+
+def test_what_fails_without_a_trace_is_told_in_the_librarys_words() -> None:
+    with (
+        pytest.raises(SearchError, match="SomePipeline itself fails here with RuntimeError: sizes"),
+        pipeline_failures(SomePipeline(components={})),
+    ):
+        raised_in("/lib/diffusers/models/some.py", RuntimeError("sizes"))
