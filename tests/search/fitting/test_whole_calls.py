@@ -12,6 +12,7 @@ import torch
 from search.fitting import whole_calls
 from search.fitting.effort import Effort
 from search.fitting.placed import Placed
+from search.fitting.refine_positions import assess
 from search.fitting.whole_calls import Refinement, search_calls, spaced
 from tests.search.fitting.toy import linear_runs
 
@@ -34,7 +35,8 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, int]]:
     seen = []
 
     def stage(*args: Any, **_: Any) -> Placed:
-        start, schedule = args[2], args[3]
+        start: Placed = args[2]
+        schedule = args[3]
         seen.append((start.positions[1], schedule.iterations))
         return replace(start, error=start.error / 2)
 
@@ -61,7 +63,7 @@ def test_a_start_that_is_far_behind_is_not_tried(
 @pytest.mark.parametrize("error", [0.0, 10.0])
 def test_what_comes_out_is_never_behind_a_start(refinement: Refinement, error: float) -> None:
     runs = refinement.held_out
-    start = whole_calls.assess(refinement.fitted_on, runs, [0, 4])
+    start = assess(refinement.fitted_on, runs, [0, 4])
     plain = replace(start, error=error * start.error)
     found = search_calls([[0, 1], [0, 4]], plain, refinement)
     assert found.error <= min(start.error, plain.error)
@@ -71,9 +73,9 @@ def test_what_counts_is_the_error_of_held_out_pictures(refinement: Refinement) -
     """Rows fitted to one picture are far better on that one."""
     one = linear_runs(pictures=1)
     found = search_calls([[0, 4]], None, replace(refinement, fitted_on=one))
-    calls = whole_calls.assess(one, refinement.held_out, found.positions)
+    calls = assess(one, refinement.held_out, found.positions)
     assert found.error <= calls.error
-    assert found.error > 2 * whole_calls.assess(one, one, found.positions).error
+    assert found.error > 2 * assess(one, one, found.positions).error
 
 
 def test_even_calls_are_those_of_a_scheduler_with_fewer_steps() -> None:
