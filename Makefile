@@ -1,4 +1,4 @@
-.PHONY: setup demo test test-long test-slow check docs clean
+.PHONY: setup demo test test-long test-slow test-longest check docs clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -8,7 +8,7 @@ setup: .venv/installed  ## make .venv with all that demo, tests and checks need
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install -q -c constraints.txt --group dev -e ".[lora,onnxruntime,openvino,tensorrt-rtx,ray,dask,serve,video]"
+	$(BIN)/python -m pip install -q -c constraints.txt --group dev -e ".[verify,lora,onnxruntime,openvino,tensorrt-rtx,ray,dask,serve,video]"
 	touch $@
 
 demo: setup  ## the whole path on the shipped pipeline; OUT=demo by default
@@ -21,8 +21,11 @@ test: setup  ## every test that runs within minutes on two cores
 test-long: setup  ## the cases that take seconds each, which make test leaves out
 	$(BIN)/python -m pytest -m "long and not slow and not gpu"
 
-test-slow: setup  ## the tests that take minutes
-	$(BIN)/python -m pytest -m "slow and not gpu"
+test-slow: setup  ## the tests that are too slow for make test
+	$(BIN)/python -m pytest -m "slow and not longest and not gpu"
+
+test-longest: setup  ## the few slow cases that take half a minute each or more, which .ci/run leaves out
+	$(BIN)/python -m pytest -m "slow and longest and not gpu"
 
 check: setup  ## style, types, layers
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ from engines.errors import EngineError, NotFiniteError
 from exporter.errors import ExportError
 from search.commands.shared import DEBUG
 from search.core.errors import SearchError
+from search.core.versions import extra_of
 
 FAILED = 1
 BAD_INPUT = 2
@@ -43,6 +44,7 @@ COMMANDS = {
         "verify": "engines.commands.verify",
         "run": "engines.commands.run",
         "serve": "engines.commands.serve",
+        "triton": "engines.commands.triton",
         "bench": "engines.commands.bench",
     },
 }
@@ -98,9 +100,11 @@ def _sentence(error: Exception) -> str:
         message = " ".join(error.format_message().split()).rstrip(".")
         return f"{message}; see {error.ctx.command_path} --help" if error.ctx else message
     if isinstance(error, ModuleNotFoundError):
+        extra = extra_of(error.name or "")
+        what = f"extra {extra!r}" if extra else "dependencies"
         return (
-            f"this needs {error.name!r}, which is not installed; install stepcarve with its "
-            "dependencies, or run the command where it is"
+            f"this needs {error.name!r}, which is not installed; install stepcarve with its {what}, or run "
+            "the command where it is"
         )
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename!r}" if error.filename else error.strerror

@@ -16,8 +16,9 @@ from benchmarks.record import write
 from examples.shapes.evaluate import HERE
 from search.core.subnet import Granularity
 from search.core.timestep_grid import TimestepGrid
+from search.fitting.effort import Effort
 from search.fitting.fit import final_latents
-from search.fitting.recipe import Effort, place_calls
+from search.fitting.recipe import place_calls
 from search.fitting.trajectories import sample_trajectories
 from search.methods.options import Options, keeps_of
 from search.methods.prompts import split_prompts

@@ -44,10 +44,10 @@ def measure(pipeline: Path, steps: int, every: int) -> None:
     import torch
 
     from search.core.subnet import Granularity
-    from search.dipgo.supernet import supernet
     from search.methods.options import Options
     from search.methods.whole import full
     from search.model.pipeline import open_pipeline
+    from search.supernet.supernet import supernet
 
     opened = open_pipeline(pipeline)
     options = Options(steps=steps, guidance=3.0, granularity=Granularity.STAGE)

@@ -22,7 +22,7 @@ from exporter.staging import Staging, staging
 from exporter.variant import Variant, carve_variant
 from exporter.weights import refer, write_weights
 from search.core.files import require_free
-from search.core.versions import versions_of
+from search.core.versions import environment, versions_of
 from search.model.lora import take_loras
 from search.model.pipeline import Pipeline, open_for
 from search.model.whole import resized
@@ -130,7 +130,7 @@ def export(
         made |= _write(pipeline, variants, stage)
         if plan is not None:
             made["quantisation"] = stage.share(QUANTISATION, plan.save)
-        stage.commit({"dtype": dtype, **made})
+        stage.commit({"dtype": dtype, **made, "environment": environment(PACKAGES)})
     return Bundle.open(out)
 
 

@@ -49,7 +49,8 @@ def fit_preview(
         pipeline: with its autoencoder loaded.
         noise_shape: of the noise of one picture, `[C, H, W]`, or with an axis of 1 more.
         latent_shape: of its latents, as the pipeline packs them.
-        layout: per element of the latents, which element of the drawn noise it is; None: its own.
+        layout: per element of the latents of all pictures, which element of the drawn noise it is;
+            None: its own.
         report: called with the reason if there is no such matrix.
 
     Returns:
@@ -92,7 +93,8 @@ def _to_latents(
 ) -> tuple[Tensor, NDArray[np.float32]]:
     """What the autoencoder is given for random latents, and the affine map from there to latents."""
     drawn = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    latents = drawn if layout is None else drawn.flatten()[list(layout)]
+    # Of several pictures, the first one's elements come first.
+    latents = drawn if layout is None else drawn.flatten()[list(layout[: drawn.numel()])]
     decoded = decoder.given(latents.reshape(1, *latent_shape))
     if decoded is None or not hasattr(getattr(decoder, "vae", None), "encode"):
         msg = "the pipeline has no autoencoder that both encodes and decodes"

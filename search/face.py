@@ -58,7 +58,7 @@ def optimize(
     """
     from search.methods.options import Options
     from search.methods.registry import method_of, needs_weights, search
-    from search.model.pipeline import open_pipeline
+    from search.model.pipeline import open_asked
 
     height, width = size or (None, None)
     options = Options(
@@ -74,7 +74,10 @@ def optimize(
         seed=seed,
     )
     report("open pipeline", None)
-    opened = open_pipeline(Path(pipeline), weights=needs_weights(method, options), device=device)
-    if scheduler is not None:
-        opened.use_scheduler(scheduler)
+    opened = open_asked(
+        Path(pipeline),
+        scheduler=scheduler,
+        weights=needs_weights(method, options),
+        device=device,
+    )
     return search(opened, method, options, report=report)

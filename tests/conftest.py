@@ -26,13 +26,14 @@ if TYPE_CHECKING:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is marked
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the cases that were measured to take seconds."""
-    from tests.processor_seconds import long_cases
+    """Mark the cases that were measured to take long."""
+    from tests.processor_seconds import LISTS
 
-    long = long_cases()
-    for item in items:
-        if item.nodeid in long:
-            item.add_marker(pytest.mark.long)
+    for each in LISTS:
+        listed = each.read()
+        for item in items:
+            if item.nodeid in listed:
+                item.add_marker(each.mark)
 
 
 SHAPES = Path(__file__).parent.parent / "examples" / "shapes"

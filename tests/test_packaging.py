@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -38,12 +40,21 @@ def test_every_installed_dependency_is_pinned() -> None:
     assert not [version for version in pins.values() if "+" in version]
     normal = {name.lower().replace("_", "-") for name in pins}
     project = PROJECT["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["onnxruntime"]]
-    wanted += project["optional-dependencies"]["serve"]
+    extras = {k: v for k, v in project["optional-dependencies"].items() if k != "tensorrt"}
+    wanted = [*project["dependencies"], *chain.from_iterable(extras.values())]
     wanted += PROJECT["dependency-groups"]["dev"] + PROJECT["dependency-groups"]["docs"]
     for requirement in wanted:
         name = requirement.replace("=", ">").split(">")[0].partition("[")[0]
-        assert name.lower().replace("_", "-") in normal, name
+        assert name.lower().replace("_", "-") in {*normal, "stepcarve"}, name
+
+
+def test_setting_up_installs_every_extra() -> None:
+    """But one of the two packages with the modules of ONNX Runtime, and TensorRT, which is elsewhere."""
+    line = re.search(r'-e "\.\[(.+)\]"', (ROOT / "Makefile").read_text())
+    assert line is not None
+    extras = PROJECT["project"]["optional-dependencies"]
+    implied = {"search", "export"}  # of verify
+    assert {*line[1].split(","), *implied, "run", "tensorrt"} == set(extras)
 
 
 @pytest.mark.parametrize(

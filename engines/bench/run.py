@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import platform
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
@@ -20,7 +19,7 @@ from engines.errors import EngineError
 from engines.machine import describe
 from search.core.liveness import unroll
 from search.core.program import plan_program
-from search.core.versions import installed, versions_of
+from search.core.versions import environment, installed
 
 T = TypeVar("T")
 
@@ -219,14 +218,13 @@ def _threads(settings: BenchSettings) -> int | None:
 
 
 def _environment(settings: BenchSettings) -> dict[str, str]:
-    packages = versions_of(PACKAGES)
+    packages = environment(PACKAGES)
     for engine in settings.engines:
         packages |= installed(engine.replace("-", "_"))
     if Against.DEEPCACHE in settings.against:
         packages |= installed("DeepCache")
     return {
         "machine": describe(settings.device),
-        "python": platform.python_version(),
         "threads": str(_threads(settings) or "each row's own choice"),
         **packages,
     }

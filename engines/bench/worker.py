@@ -159,6 +159,8 @@ class InTorch:
         self._networks = [
             network for network, _ in called_networks(self._opened.networks, subnet.topology)
         ]
+        # A step calls its networks once for each stream: Wan with and without the prompt.
+        self._streams = len(subnet.topology.calls_of(0))
         self._forwards, self._enough = self._prepared(contender), contender.calls
 
     def _prepared(self, contender: Contender) -> list[Callable[..., Any]]:
@@ -189,7 +191,7 @@ class InTorch:
             output = forward(*args, **kwargs)
             self._wait()
             marks.append(time.perf_counter())
-            if len(marks) - 1 == self._enough:
+            if self._enough is not None and len(marks) - 1 == self._enough * self._streams:
                 raise _EnoughError
             return output
 
@@ -205,7 +207,7 @@ class InTorch:
                 grid=self._grid,
             )
         total = time.perf_counter() - began
-        return Sample(total, marks[-1] - marks[0], _between(marks))
+        return Sample(total, marks[-1] - marks[0], _between(marks[:: self._streams]))
 
 
 def _between(marks: list[float]) -> tuple[float, ...]:

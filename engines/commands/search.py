@@ -48,9 +48,10 @@ def _defaults(name: str, of: Callable[[Method], object]) -> str:
 
 
 def _for(name: str, text: str, **attributes: Any) -> shared.Decorator:
-    """An option that only some methods use; its help names them."""
+    """An option that only some methods use; its help names them. A truth value may be denied."""
     users = ", ".join(method.name for method in METHODS if name in method.own)
-    return cloup.option(f"--{name}", help=f"{text}  [used by: {users}]", **attributes)
+    denied = f"/--no-{name}" if isinstance(attributes.get("default"), bool) else ""
+    return cloup.option(f"--{name}{denied}", help=f"{text}  [used by: {users}]", **attributes)
 
 
 def _methods() -> str:
@@ -154,6 +155,11 @@ def _methods() -> str:
         type=AT_LEAST_1,
     ),
     _for(
+        "thin",
+        "Also try one more call than the keep pays for, with blocks left out, where few have to be.",
+        default=True,
+    ),
+    _for(
         "criterion",
         "Score a layer by how much its removal changes the predictions (output, as in the paper) or the "
         "picture they point to (picture, ours), or by another method's score.",
@@ -235,7 +241,7 @@ def command(
     from search.methods.options import Options
     from search.methods.registry import method_of, needs_weights, search_keeps
     from search.methods.whole import full
-    from search.model.pipeline import open_pipeline, require_device
+    from search.model.pipeline import open_asked, require_device
 
     method = method_of(name)
     options = Options(granularity=Granularity(granularity or method.granularity), **values)
@@ -246,10 +252,15 @@ def command(
     with screen.status() as report:
         report("open pipeline")
         loaded = needs_weights(name, options)
-        opened = open_pipeline(pipeline, weights=loaded, device=device, dtype=dtype)
-        if scheduler is not None or scheduler_options:
-            opened.use_scheduler(scheduler, dict(scheduler_options))
-        opened.use_call(dict(call))
+        opened = open_asked(
+            pipeline,
+            scheduler=scheduler,
+            scheduler_options=scheduler_options,
+            call=call,
+            weights=loaded,
+            device=device,
+            dtype=dtype,
+        )
         whole = partial(full, opened, options)
         with _price(cost, engine, pipeline, whole, latencies, report) as price:
             report(f"search: {name}")

@@ -11,11 +11,15 @@ import cloup
 from engines.commands.shared import engine_options
 from search.commands import screen, shared
 from search.commands.values import ABOVE_0, AT_LEAST_1, PATH, Whole
+from search.runs.parallel import Where
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from engines.base import EngineOptions
+    from engines.serve.served import Runs
+    from exporter.bundle import Bundle
 
 
 @shared.command("serve")
@@ -53,6 +57,18 @@ if TYPE_CHECKING:
         default=300,
         help="Give a request up after this many seconds.",
     ),
+    cloup.option(
+        "--parallel",
+        type=click.Choice([Where.LOCAL.value, Where.RAY.value]),
+        default=Where.LOCAL.value,
+        help="Run in this process, or in replicas on a Ray cluster.",
+    ),
+    cloup.option(
+        "--replicas",
+        type=AT_LEAST_1,
+        default=1,
+        help="Load the bundles this many times, each in a process of its own; with --parallel ray.",
+    ),
 )
 @shared.output_options()
 def command(
@@ -65,27 +81,40 @@ def command(
     token_file: Path | None,
     places: int,
     seconds: float,
+    parallel: str,
+    replicas: int,
     as_json: bool,
 ) -> None:
     """Answer the OpenAI images API with bundles, without PyTorch.
 
     A model has the name of its bundle's folder, or the one before the "=". The first is the default.
     """
-    from engines.base import make_engine
+    from contextlib import ExitStack
+
+    from engines.serve.replicas import EngineAsked, replicated
     from engines.serve.server import Server, Settings, load, named
 
-    settings = Settings(host, port, places, seconds, _token(token_file))
+    if parallel != Where.RAY:
+        shared.refuse_unused(shared.given_options(), {"replicas": "--parallel ray"})
+    settings = Settings(host, port, places, seconds, _token(token_file), replicas)
     found = named(bundles)
-    engine = make_engine(engine_name, device, options)
-    with screen.status() as report:
-        models = load(found, engine, report)
+    asked = EngineAsked(engine_name, device, options)
+    with ExitStack() as stack:
+        with screen.status() as report:
+            runner_of: Callable[[Bundle], Runs]
+            if parallel == Where.RAY:
+                loading = replicated(list(found.values()), asked, replicas, report)
+                runner_of = stack.enter_context(loading)
+            else:
+                runner_of = asked.runner_of()
+            models = load(found, runner_of, report)
 
-    def started(address: str) -> None:
-        names = ", ".join(models)
-        told = json.dumps({"address": address, "models": list(models)})
-        click.echo(told if as_json else f"{address} serves {names}; stop it with Ctrl-C")
+        def started(address: str) -> None:
+            names = ", ".join(models)
+            told = json.dumps({"address": address, "models": list(models)})
+            click.echo(told if as_json else f"{address} serves {names}; stop it with Ctrl-C")
 
-    Server(models, settings, started).run_until_stopped()
+        Server(models, settings, started).run_until_stopped()
 
 
 def _token(file: Path | None) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from engines.errors import EngineError
 from search.core.subnet import SubNet
 
 if TYPE_CHECKING:
@@ -29,6 +30,12 @@ def choose_subnet(work: Work, folder: OptimizeFolder) -> None:
         return goal.is_met(error=quality.error, psnr=quality.psnr)
 
     keeps = goal.keeps if len(goal.keeps) == 1 else affordable(work, goal.keeps)
+    if not keeps:
+        msg = (
+            f"the full sampler makes {work.whole.full_calls} call, so there is nothing cheaper to look for; give "
+            "more --steps, or --keep"
+        )
+        raise EngineError(msg)
     keep = cheapest(keeps, is_enough)
     found(keep).save(folder.subnet)
 

@@ -10,7 +10,7 @@ from engines.machine import describe
 from engines.report import PACKAGES
 from search.core.subnet import SubNet
 from search.core.summary import summarise
-from search.core.versions import versions_of
+from search.core.versions import environment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,7 +60,7 @@ def outcome_of(folder: OptimizeFolder, settings: OptimizeSettings) -> dict[str, 
         "run": None if taken is None else run_command(taken, shown),
         "not_done": {**engines["left_out"], **_not_done(settings)},
         "times": folder.times(),
-        "environment": {"machine": describe(settings.device), **versions_of(PACKAGES)},
+        "environment": {"machine": describe(settings.device), **environment(PACKAGES)},
     }
     return {**record, "verdict": verdict(record, settings)}
 
@@ -165,6 +165,12 @@ def _not_done(settings: OptimizeSettings) -> dict[str, str]:
         "pictures that no search has seen; nobody has looked at them",
         "other sizes and batches": "one size, one picture per run; stepcarve export --size --batch adds others",
     }
+    halves = [dtype for dtype in settings.dtypes if dtype != "float32"]
+    if halves:
+        found[f"quality in {', '.join(halves)}"] = (
+            "distances and pictures are those of the SubNet in float32; parity says how far each precision "
+            "is from them"
+        )
     tier = settings.tier
     if tier.iterations < 1:
         found["the whole search"] = (

@@ -15,7 +15,7 @@ from search.frontier.settings import FrontierSettings
 from search.methods.prompts import split_prompts
 from search.methods.registry import method_of, search_keeps
 from search.methods.whole import full
-from search.model.pipeline import open_pipeline
+from search.model.pipeline import open_asked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,11 +48,13 @@ class Work:
         """With its weights."""
         self.report("open pipeline")
         settings = self.settings
-        opened = open_pipeline(settings.pipeline, device=settings.device)
-        if settings.scheduler is not None or settings.scheduler_options:
-            opened.use_scheduler(settings.scheduler, dict(settings.scheduler_options))
-        opened.use_call(dict(settings.call))
-        return opened
+        return open_asked(
+            settings.pipeline,
+            scheduler=settings.scheduler,
+            scheduler_options=settings.scheduler_options,
+            call=settings.call,
+            device=settings.device,
+        )
 
     @cached_property
     def prompts(self) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -162,7 +162,7 @@ class Parity:
 
 @dataclass(frozen=True)
 class ParityPictures:
-    """`[height, width, 3]` uint8 each.
+    """`[height, width, 3]` uint8 each, of a video `[frames, height, width, 3]`.
 
     Attributes:
         full: by diffusers' own pipeline, every block at every step.

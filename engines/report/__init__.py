@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import platform
 from typing import TYPE_CHECKING
 
 from engines.machine import processor
 from engines.report.junit import junit_of
 from engines.report.page import likeness, page_of, quality_of
 from search.core.files import write_atomically
-from search.core.versions import versions_of
+from search.core.versions import environment
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,12 +34,12 @@ PACKAGES = (
 
 def write_report(folder: Path, bundle: Bundle, parity: Parity, pictures: ParityPictures) -> Path:
     """Write `parity.json`, `junit.xml` and `report.html` into `folder`; returns the page's path."""
-    environment = _environment()
-    record = {**parity.to_json(), "bundle": bundle.path.name, "environment": environment}
+    here = _environment()
+    record = {**parity.to_json(), "bundle": bundle.path.name, "environment": here}
     write_atomically(folder / "parity.json", json.dumps(record, indent=1) + "\n")
     write_junit(folder / "junit.xml", bundle, parity)
     page = folder / "report.html"
-    text = page_of(bundle, parity, pictures, verdict=verdict(parity), environment=environment)
+    text = page_of(bundle, parity, pictures, verdict=verdict(parity), environment=here)
     write_atomically(page, text)
     return page
 
@@ -66,9 +65,4 @@ def verdict(parity: Parity) -> str:
 
 
 def _environment() -> dict[str, str]:
-    return {
-        "processor": processor(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        **versions_of(PACKAGES),
-    }
+    return {"processor": processor(), **environment(PACKAGES)}

@@ -170,7 +170,12 @@ def _pictures(pictures: ParityPictures, quality: str) -> dict[str, str]:
         words = f"difference from PyTorch x {GAIN}" if off.any() else "no difference from PyTorch"
         shown[f"this SubNet: {name}"] = made
         shown[f"{words}: {name}"] = off.clip(0, 255).astype(np.uint8)
-    return {name: _png(pixels) for name, pixels in shown.items()}
+    return {name: _png(_still(pixels)) for name, pixels in shown.items()}
+
+
+def _still(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A picture `[height, width, 3]`; of a video its middle frame."""
+    return pixels if pixels.ndim == 3 else pixels[len(pixels) // 2]
 
 
 def _draw_errors(rung: Rung) -> Figure:

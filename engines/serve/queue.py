@@ -1,4 +1,4 @@
-"""The queue of requests, and the thread that makes their pictures, equal requests in one run."""
+"""The queue of requests, and the threads that make their pictures, equal requests in one run."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from engines.batches import filled
 from engines.errors import EngineError
 from engines.serve.errors import RequestError
 
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from engines.runner import Result, Runner
+    from engines.runner import Result
     from engines.serve.metrics import Metrics
-    from engines.serve.served import Asked
+    from engines.serve.served import Asked, Runs
 
 logger = logging.getLogger(__name__)
 
@@ -69,24 +70,35 @@ class _Picture:
 
 
 class RequestQueue:
-    """Holds a limited number of requests and answers them in turn, each run on one thread."""
+    """Holds a limited number of requests and answers them in turn."""
 
-    def __init__(self, places: int, metrics: Metrics) -> None:
+    def __init__(self, places: int, metrics: Metrics, workers: int = 1) -> None:
+        """Start to answer.
+
+        Args:
+            places: how many requests are held at once.
+            metrics: of the server.
+            workers: how many runs are made at once, each on a thread; runners must allow it.
+        """
         self._places, self._metrics = places, metrics
         self._jobs: set[Job] = set()
         self._waiting: deque[_Picture] = deque()
         self._changed = threading.Condition()
         self._is_closed = False
         self._per_picture = 1.0
-        self._thread = threading.Thread(target=self._work, name="stepcarve-serve", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._work, name=f"stepcarve-serve-{number}", daemon=True)
+            for number in range(workers)
+        ]
         metrics.held.set_function(lambda: len(self._jobs))
         metrics.waiting.set_function(lambda: len(self._waiting))
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     @property
     def is_open(self) -> bool:
         """Whether it answers requests."""
-        return self._thread.is_alive() and not self._is_closed
+        return all(thread.is_alive() for thread in self._threads) and not self._is_closed
 
     def enter(self, job: Job) -> None:
         """Take a place.
@@ -128,7 +140,8 @@ class RequestQueue:
 
     def join(self) -> None:
         """Wait until everything that has begun is finished; after `close`."""
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     def _work(self) -> None:
         while batch := self._next():
@@ -145,10 +158,11 @@ class RequestQueue:
                 self._fail(pictures, EngineError(f"{type(error).__name__}: {error}"))
             else:
                 spent = time.perf_counter() - began
-                self._per_picture = 0.8 * self._per_picture + 0.2 * spent / len(pictures)
+                each = spent / len(pictures) / len(self._threads)
+                self._per_picture = 0.8 * self._per_picture + 0.2 * each
                 self._hand_out(pictures, result, spent)
 
-    def _next(self) -> tuple[list[_Picture], Runner] | None:
+    def _next(self) -> tuple[list[_Picture], Runs] | None:
         """The pictures of the next run and what makes them; None when the queue is closed and empty."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._is_closed)
@@ -163,11 +177,9 @@ class RequestQueue:
                 each.job.is_started = True
             return taken, runner
 
-    def _run(self, runner: Runner, pictures: list[_Picture]) -> Result:
+    def _run(self, runner: Runs, pictures: list[_Picture]) -> Result:
         """One run. A batch that is not full makes pictures of further seeds, which nobody gets."""
         asked, calls = pictures[0].job.asked, len(runner.bundle.calls)
-        missing = runner.bundle.shape.images - len(pictures)
-        seeds = [each.seed for each in pictures] + [pictures[-1].seed] * missing
         shown = {
             round((number + 1) * calls / (each.job.asked.previews + 1)) - 1
             for each in pictures
@@ -184,7 +196,7 @@ class RequestQueue:
 
         return runner.run(
             asked.prompt,
-            seed=seeds[0] if len(seeds) == 1 else seeds,
+            seed=filled([each.seed for each in pictures], runner.bundle.shape.images),
             negative=asked.negative,
             guidance=asked.guidance,
             on_call=look if runner.on_host or shown else None,

@@ -9,10 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engines.batches import largest_for
 from engines.errors import EngineError
 from engines.pictures import Generation
 from engines.runner import Runner, guidance_of
 from engines.serve.errors import RequestError
+from engines.serve.replicas import RemoteRunner
 from exporter.bundle import Bundle
 from exporter.picture import LOOKS
 from search.core.errors import SearchError
@@ -23,9 +25,9 @@ from search.core.versions import version_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from engines.base import Engine
     from engines.serve.request import ImageRequest
 
+Runs = Runner | RemoteRunner
 Size = tuple[int, int]
 """Width and height, in the order of the API."""
 
@@ -92,21 +94,28 @@ class Served:
         self,
         name: str,
         path: Path,
-        engine: Engine,
+        runner_of: Callable[[Bundle], Runs],
         report: Callable[[str], None] = lambda _: None,
     ) -> None:
+        """Load a bundle.
+
+        Args:
+            name: of the model.
+            path: of the bundle.
+            runner_of: makes what runs a variant.
+            report: called with a progress message.
+        """
         self.name, self.bundle, self.created = name, Bundle.open(path), int(time.time())
         _require_servable(self.bundle)
-        self.runners: dict[Size, dict[int, Runner]] = {}
+        self.runners: dict[Size, dict[int, Runs]] = {}
         for variant in self.bundle.variants():
             report(f"load {name}, {variant.shape}")
             size = (variant.shape.width, variant.shape.height)
-            self.runners.setdefault(size, {})[variant.shape.images] = Runner(variant, engine)
+            self.runners.setdefault(size, {})[variant.shape.images] = runner_of(variant)
 
-    def runner_for(self, size: Size, waiting: int) -> Runner:
+    def runner_for(self, size: Size, waiting: int) -> Runs:
         """The runner that makes most of the `waiting` pictures at once, without making others."""
-        runners = self.runners[size]
-        return runners[max((n for n in runners if n <= waiting), default=min(runners))]
+        return largest_for(self.runners[size], waiting)
 
     def understand(self, asked: ImageRequest) -> Asked:
         """What is to be made for a request.
@@ -124,8 +133,13 @@ class Served:
         if asked.partial_images and not asked.stream:
             msg = "partial_images are sent while a request is streamed; set stream to true"
             raise RequestError(400, msg, code="unsupported", param="partial_images")
-        if asked.partial_images and self.bundle.preview is None:
-            msg = f"model {self.name!r} has no previews; leave partial_images out, or export the bundle again"
+        if asked.partial_images and not self.has_previews:
+            why = (
+                "export the bundle again"
+                if self.bundle.preview is None
+                else "serve without replicas"
+            )
+            msg = f"model {self.name!r} has no previews; leave partial_images out, or {why}"
             raise RequestError(400, msg, code="unsupported", param="partial_images")
         if asked.stream and (asked.n or 1) > 1:
             msg = f"{asked.n} pictures were requested, but a streamed request makes one; leave n or stream out"
@@ -176,6 +190,12 @@ class Served:
         raise RequestError(400, msg, code="unsupported", param="size")
 
     @property
+    def has_previews(self) -> bool:
+        """Whether its runs can be seen before they are done."""
+        first = next(iter(next(iter(self.runners.values())).values()))
+        return self.bundle.preview is not None and not isinstance(first, RemoteRunner)
+
+    @property
     def sizes(self) -> list[str]:
         """As requests give them, the default first."""
         return [f"{width}x{height}" for width, height in self.runners]
@@ -201,7 +221,7 @@ class Served:
                 "negative_prompt": bundle.takes_negative,
                 "classes": sorted(bundle.labels) if bundle.takes_labels else None,
                 "prompt": bundle.default_prompt,
-                "previews": bundle.preview is not None,
+                "previews": self.has_previews,
                 "blocks": list(subnet.topology.blocks),
                 "looks": [
                     {"colour": colour, "meaning": meaning} for _, colour, meaning in LOOKS.values()

@@ -23,7 +23,8 @@ from engines.serve.served import Served
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from engines.base import Engine
+    from engines.serve.served import Runs
+    from exporter.bundle import Bundle
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Settings:
         places: how many requests are held at once; further ones are refused.
         seconds: in which a request must be answered.
         token: that requests must bring.
+        workers: how many runs are made at once; more than one takes replicas.
     """
 
     host: str = "127.0.0.1"
@@ -43,6 +45,7 @@ class Settings:
     places: int = 16
     seconds: float = 300.0
     token: str | None = None
+    workers: int = 1
 
     def __post_init__(self) -> None:
         """Refuse to let everybody in from elsewhere."""
@@ -87,7 +90,7 @@ class Server(uvicorn.Server):
         on_started: Callable[[str], None] = lambda _: None,
     ) -> None:
         metrics = Metrics()
-        self.queue = RequestQueue(settings.places, metrics)
+        self.queue = RequestQueue(settings.places, metrics, settings.workers)
         desk = Desk(models, self.queue, metrics, settings.seconds, settings.token)
         super().__init__(
             uvicorn.Config(
@@ -131,15 +134,17 @@ class Server(uvicorn.Server):
 
 
 def load(
-    bundles: Mapping[str, Path], engine: Engine, report: Callable[[str], None]
+    bundles: Mapping[str, Path],
+    runner_of: Callable[[Bundle], Runs],
+    report: Callable[[str], None],
 ) -> dict[str, Served]:
-    """All bundles, at all of their shapes.
+    """All bundles, at all of their shapes; `runner_of` makes what runs a variant.
 
     Raises:
         ExportError: one is damaged.
         EngineError: one cannot be loaded, or not be served.
     """
-    return {name: Served(name, path, engine, report) for name, path in bundles.items()}
+    return {name: Served(name, path, runner_of, report) for name, path in bundles.items()}
 
 
 def _is_local(host: str) -> bool:

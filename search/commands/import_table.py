@@ -74,16 +74,16 @@ def command(
     from search.core.summary import one_line, summarise
     from search.foreign.importers import read_foreign
     from search.methods.options import Options
-    from search.model.pipeline import open_pipeline
+    from search.model.pipeline import open_asked
 
     foreign = read_foreign(source, format_name, threshold)
     count = foreign.steps if steps is None else steps
     chosen = Options(steps=count, **options)
     with screen.status() as report:
         report("open pipeline")
-        opened = open_pipeline(pipeline, weights=False)
-        if scheduler is not None or scheduler_options:
-            opened.use_scheduler(scheduler, dict(scheduler_options))
+        opened = open_asked(
+            pipeline, scheduler=scheduler, scheduler_options=scheduler_options, weights=False
+        )
         report(f"import: {format_name}")
         subnet = foreign.subnet(opened, chosen)
         subnet.save(out)

@@ -16,6 +16,7 @@ class Origin:
         seed: of its random choices; None if it makes none.
         options: the other options of the method, by their names on the command line.
         version: of stepcarve; empty where it was not installed.
+        environment: system, Python and packages; empty in files of older versions.
     """
 
     method: str
@@ -23,6 +24,7 @@ class Origin:
     seed: int | None = None
     options: dict[str, Any] = field(default_factory=dict, hash=False)
     version: str = ""
+    environment: dict[str, str] = field(default_factory=dict, hash=False)
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -38,4 +40,5 @@ class Origin:
             seed=None if seed is None else int(seed),
             options=dict(data.get("options", {})),
             version=str(data.get("version", "")),
+            environment=dict(data.get("environment", {})),
         )

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 
 def render(package: str, template: str, **values: Any) -> str:
-    """The template of `package` filled with `values`, which are escaped unless they are markup."""
+    """The template of `package` filled with `values`, which are escaped unless they are markup.
+
+    `page.css`, which templates include, lies beside this module.
+    """
     environment = Environment(
-        loader=PackageLoader(package, ""),
+        loader=ChoiceLoader([PackageLoader(package, ""), PackageLoader(__package__, "")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

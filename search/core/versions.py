@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+import re
 from importlib import metadata
 from typing import TYPE_CHECKING
 
@@ -26,3 +28,26 @@ def version_of(package: str) -> str:
 def versions_of(packages: Iterable[str]) -> dict[str, str]:
     """Package -> version, of those that are installed."""
     return {name: version for name in packages if (version := version_of(name))}
+
+
+def environment(packages: Iterable[str]) -> dict[str, str]:
+    """System, Python and these packages, for the record of what is made here."""
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        **versions_of(packages),
+    }
+
+
+def extra_of(module: str) -> str:
+    """The first extra of stepcarve that brings a module; empty if none does or its metadata is not here."""
+    try:
+        requirements = metadata.requires("stepcarve") or []
+    except metadata.PackageNotFoundError:
+        return ""
+    package = module.partition(".")[0].replace("_", "-")
+    for each in requirements:
+        name, extra = re.match(r"[\w.-]+", each), re.search(r"""extra == ['"](.+?)['"]""", each)
+        if name and extra and name[0].replace("_", "-").lower() == package.lower():
+            return extra[1]
+    return ""

@@ -18,16 +18,16 @@ from search.dipgo.postprocess import Scores, subnet_of
 from search.dipgo.pruner import Pruner, straight_through
 from search.dipgo.recipe import PAPER
 from search.dipgo.records import DipGoProgress, DipGoRun
-from search.dipgo.shares import reuse_unread, step_costs
 from search.model.decoder import Decoder
 from search.runs.checkpoints import Checkpoint
 from search.runs.rates import warmup_cosine
+from search.supernet.shares import reuse_unread, step_costs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from search.dipgo.recipe import DipGoRecipe
-    from search.dipgo.supernet import Case, SuperNet
+    from search.supernet.supernet import Case, SuperNet
 
 REMEMBERED = 64
 """Most full runs kept for comparison; with fixed noise that of a prompt never changes."""

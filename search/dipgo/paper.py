@@ -10,7 +10,7 @@ from search.dipgo.optimise import optimise
 from search.dipgo.postprocess import subnet_at
 from search.dipgo.recipe import PAPER, DipGoRecipe
 from search.dipgo.records import DipGoRun
-from search.dipgo.supernet import CHOICES, CHOICES_WITH_DELTA, supernet
+from search.supernet.supernet import CHOICES, CHOICES_WITH_DELTA, supernet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

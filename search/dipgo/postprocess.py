@@ -10,7 +10,7 @@ import numpy as np
 from search.core.actions import Action
 from search.core.errors import SearchError
 from search.core.table import keep_of, with_rows
-from search.dipgo.shares import reuse_unread
+from search.supernet.shares import reuse_unread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from search.core.errors import SearchError
 from search.fitting.fit import final_latents
 from search.fitting.trajectories import sample_both
-from search.methods.fewer_steps import fewer_steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,7 +27,7 @@ class Adopted:
     Attributes:
         subnet: all blocks at every call of the adopted sampler.
         error: mean relative L2 of its final latents to the full sampler's.
-        plain: the same of as many of the scheduler's own steps; None for a grid that has no such.
+        plain: the same of the SubNet that it is compared with; None without one.
     """
 
     subnet: SubNet
@@ -76,6 +75,7 @@ def adopt(
     pipeline: Pipeline,
     full: SubNet,
     found: SubNet,
+    plain: SubNet | None,
     prompts: Sequence[str],
     *,
     seed: int,
@@ -87,6 +87,7 @@ def adopt(
         pipeline: with its weights loaded.
         full: its full sampler, to which errors are measured.
         found: the SubNet with the sampler.
+        plain: as many of the scheduler's own steps, to compare with, or None.
         prompts: to measure with.
         seed: of the noise.
         report: called with a message and the completed fraction.
@@ -96,14 +97,8 @@ def adopt(
         pipeline, full, prompts, fitted_on=1, held_out=PICTURES,
         reference_steps=None, seed=seed, report=report,
     )  # fmt: skip
-    return Adopted(adopted, _error(pipeline, adopted, runs), _plain(pipeline, full, adopted, runs))
-
-
-def _plain(pipeline: Pipeline, full: SubNet, adopted: SubNet, runs: Trajectories) -> float | None:
-    if not full.binding.grid.is_plain:
-        return None
-    keep = min(1.0, adopted.steps / full.full_calls)
-    return _error(pipeline, fewer_steps(pipeline, full, keep), runs)
+    compared = None if plain is None else _error(pipeline, plain, runs)
+    return Adopted(adopted, _error(pipeline, adopted, runs), compared)
 
 
 def _error(pipeline: Pipeline, subnet: SubNet, runs: Trajectories) -> float:

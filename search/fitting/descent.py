@@ -30,7 +30,7 @@ class Schedule:
 
     Attributes:
         iterations: of Adam; the learning rate falls by a cosine.
-        every: iterations between two evaluations on all pictures.
+        every: iterations between two evaluations on held-out pictures.
         batch: pictures per iteration, other ones in each.
         seed: of their order.
     """
@@ -55,7 +55,7 @@ def descend(
     Args:
         rates: parameters, which change in place, and their learning rates.
         final_of: runs -> final latents `[S, ...]`, differentiable in the parameters.
-        current: what the parameters stand for now, evaluated on all pictures.
+        current: what the parameters stand for now, evaluated on held-out pictures.
         runs: of the full sampler, to take gradients on.
         start: what the parameters stand for at first.
         schedule: how long.

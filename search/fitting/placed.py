@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from search.fitting.rows import run_chain
+from search.fitting.rows import Calls, run_chain
 
 if TYPE_CHECKING:
-    from search.fitting.rows import Calls, Chain
     from search.fitting.trajectories import Trajectories
 
 
@@ -22,23 +21,22 @@ class Placed:
 
     Attributes:
         positions: of the calls.
-        chain: their rows, and what these make of the pictures that they are fitted on.
-        error: `overall` relative L2 of the final latents of all pictures: rows are a few numbers, so
-            those that they were fitted on count too; infinite where one of them is not finite.
+        rows: per call, as in a `Chain`.
+        error: `overall` relative L2 of the final latents of held-out pictures, which no row was fitted
+            to and no gradient was taken on; infinite where one of them is not finite.
     """
 
     positions: tuple[float, ...]
-    chain: Chain
+    rows: tuple[Tensor, ...]
     error: float
 
 
-def evaluate(fitted_on: Trajectories, held_out: Trajectories, calls: Calls, chain: Chain) -> Placed:
-    """`chain`, made of `fitted_on`, with its error on these pictures and others."""
-    others = held_out.error(run_chain(held_out, calls, chain.rows))
-    error = float(overall(torch.cat([fitted_on.error(chain.final), others])))
-    return Placed(
-        tuple(map(float, calls.positions)), chain, error if math.isfinite(error) else math.inf
-    )
+def evaluate(held_out: Trajectories, calls: Calls, rows: tuple[Tensor, ...]) -> Placed:
+    """`rows` with their error."""
+    with torch.no_grad():
+        error = float(overall(held_out.error(run_chain(held_out, calls, rows))))
+    positions = tuple(float(position.detach()) for position in calls.positions)
+    return Placed(positions, rows, error if math.isfinite(error) else math.inf)
 
 
 def best_of(*placed: Placed) -> Placed:

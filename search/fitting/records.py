@@ -26,12 +26,12 @@ class CarveRun:
     Attributes:
         path: of the directory.
         identity: what decides the result, as JSON values; SubNets of another search are refused.
-        errors: per number of calls, the error of each iteration so far, as the search counts it (`placed.overall`).
+        errors: per part of the search, the error of each iteration so far, as the search counts it (`placed.overall`).
     """
 
     path: Path
     identity: Mapping[str, object]
-    errors: dict[int, list[float]] = field(default_factory=dict)
+    errors: dict[str, list[float]] = field(default_factory=dict)
 
     def start(self, *, resume: bool) -> None:
         """Begin, or go on with the same search behind what it has finished.
@@ -47,43 +47,43 @@ class CarveRun:
         )
         log, kept = self.path / "log.jsonl", []
         for line in whole_lines(log):
-            calls, error = _entry(line, str(log))
-            if self._file(calls).exists():
-                self.errors.setdefault(calls, []).append(error)
+            part, error = _entry(line, str(log))
+            if self._file(part).exists():
+                self.errors.setdefault(part, []).append(error)
                 kept.append(line)
         write_atomically(log, b"".join(kept))
 
-    def finished(self, calls: int) -> SubNet | None:
-        """The finished SubNet with that many calls, or None."""
-        path = self._file(calls)
+    def finished(self, part: str) -> SubNet | None:
+        """The SubNet of a part of the search that is finished, or None."""
+        path = self._file(part)
         return SubNet.load(path) if path.exists() else None
 
-    def log(self, calls: int, iteration: int, error: float) -> None:
+    def log(self, part: str, iteration: int, error: float) -> None:
         """Add one iteration."""
-        self.errors.setdefault(calls, []).append(error)
+        self.errors.setdefault(part, []).append(error)
         with (self.path / "log.jsonl").open("a", encoding="utf-8") as file:
-            line = {"calls": calls, "iteration": iteration, "error": error}
+            line = {"part": part, "iteration": iteration, "error": error}
             file.write(json.dumps(line) + "\n")
 
-    def save(self, calls: int, subnet: SubNet) -> None:
+    def save(self, part: str, subnet: SubNet) -> None:
         """Store a finished SubNet, and draw the run so far."""
-        subnet.save(self._file(calls))
+        subnet.save(self._file(part))
         write_atomically(self.path / "run.png", _plot(self.errors))
 
-    def _file(self, calls: int) -> Path:
-        return self.path / f"calls-{calls}.json"
+    def _file(self, part: str) -> Path:
+        return self.path / f"{part}.json"
 
 
-def _entry(line: bytes, source: str) -> tuple[int, float]:
+def _entry(line: bytes, source: str) -> tuple[str, float]:
     entry = parse_json(line, source)
     try:
-        return int(entry["calls"]), float(entry["error"])
+        return str(entry["part"]), float(entry["error"])
     except (KeyError, TypeError, ValueError) as error:
         msg = f"{source!r} has a line that lacks or garbles {error}; give another directory"
         raise SearchError(msg) from error
 
 
-def _plot(errors: Mapping[int, list[float]]) -> bytes:
+def _plot(errors: Mapping[str, list[float]]) -> bytes:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -92,8 +92,8 @@ def _plot(errors: Mapping[int, list[float]]) -> bytes:
         xlabel="iteration", ylabel="relative L2 (square of the mean root)", yscale="log"
     )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for calls, values in sorted(errors.items()):
-        axes.plot(range(1, len(values) + 1), values, label=f"{calls} calls")
+    for part, values in sorted(errors.items()):
+        axes.plot(range(1, len(values) + 1), values, label=part)
     if errors:
         axes.legend()
     return as_png(figure)

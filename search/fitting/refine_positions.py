@@ -23,13 +23,13 @@ RATE = 0.05
 
 
 def assess(fitted_on: Trajectories, held_out: Trajectories, positions: Sequence[float]) -> Placed:
-    """Fit rows at `positions` on some runs, twice for robust weights, and evaluate them on all."""
+    """Fit rows at `positions` on some runs, twice for robust weights, and evaluate them on others."""
     calls = Calls.at_numbers(positions, fitted_on)
     with torch.no_grad():
         first = fit_chain(fitted_on, calls)
         weights = robust_weights(fitted_on.error(first.final))
         chain = fit_chain(fitted_on, calls, weights=weights)
-        return evaluate(fitted_on, held_out, calls, chain)
+    return evaluate(held_out, calls, chain.rows)
 
 
 def refine_positions(
@@ -47,7 +47,7 @@ def refine_positions(
 
     Args:
         fitted_on: runs to fit and to take gradients on.
-        held_out: other runs; the best on all pictures is returned.
+        held_out: other runs, to choose by.
         start: where to begin.
         schedule: how long.
         progress: called with the number of the iteration and the error.

@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import torch
-
 from search.core.errors import SearchError
 from search.core.timestep_grid import TimestepGrid
 from search.fitting.placed import evaluate
-from search.fitting.rows import Calls, Chain, rows_of, run_chain
+from search.fitting.rows import Calls, rows_of
 
 if TYPE_CHECKING:
     from search.core.subnet import SubNet
@@ -27,7 +25,6 @@ def scheduled(
     pipeline: Pipeline,
     full: SubNet,
     *,
-    fitted_on: Trajectories,
     held_out: Trajectories,
     count: int,
 ) -> Placed | None:
@@ -39,8 +36,7 @@ def scheduled(
     Args:
         pipeline: with that scheduler.
         full: the sampler that is to be reached.
-        fitted_on: its runs.
-        held_out: others of its runs.
+        held_out: some of its runs, which say how good it is.
         count: calls.
     """
     if not full.binding.grid.is_plain:
@@ -50,12 +46,10 @@ def scheduled(
         table, timesteps = pipeline.sampler(grid, size), pipeline.timesteps(grid, size)
     except SearchError:
         return None
-    positions = [fitted_on.position_of(each) for each in timesteps]
-    begins_alike = math.isclose(table.inputs[0, 0], fitted_on.first, rel_tol=ALIKE)
+    positions = [held_out.position_of(each) for each in timesteps]
+    begins_alike = math.isclose(table.inputs[0, 0], held_out.first, rel_tol=ALIKE)
     if len(timesteps) != count or len(set(positions)) < count or not begins_alike:
         return None
-    calls = Calls.at_numbers(positions, fitted_on)
-    rows = tuple(row.to(fitted_on.noise) for row in rows_of(table))
-    with torch.no_grad():
-        chain = Chain(run_chain(fitted_on, calls, rows), rows)
-        return evaluate(fitted_on, held_out, calls, chain)
+    calls = Calls.at_numbers(positions, held_out)
+    rows = tuple(row.to(held_out.noise) for row in rows_of(table))
+    return evaluate(held_out, calls, rows)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from search.core.subnet import SubNet
+    from search.fitting.gated_calls import GatedPredictor
     from search.model.pipeline import Pipeline
 
 BISECTIONS = 30
@@ -48,7 +49,7 @@ class Trajectories:
         first: what the noise is multiplied with to be the first input.
     """
 
-    predictor: Predictor
+    predictor: Predictor | GatedPredictor
     timesteps: Tensor
     noise: Tensor
     latents: Tensor
@@ -93,8 +94,26 @@ class Trajectories:
             final=self.final[:count],
         )
 
+    def alone(self, number: int) -> Trajectories:
+        """The same for one of the pictures."""
+        kept = slice(number, number + 1)
+        return dataclasses.replace(
+            self,
+            predictor=self.predictor.alone(number),
+            noise=self.noise[kept],
+            latents=self.latents[:, kept],
+            predictions=self.predictions[:, kept],
+            final=self.final[kept],
+        )
+
+    def by(self, predictor: Predictor | GatedPredictor) -> Trajectories:
+        """The same, to be come close to with other calls."""
+        return dataclasses.replace(self, predictor=predictor)
+
     def some(self, pictures: int) -> Trajectories:
         """The first `pictures` of them, or a few more so that calls of the denoiser stay whole."""
+        if pictures >= len(self.noise):
+            return self
         return self._of_chunks(range(min(self.predictor.chunks, -(-pictures // self._each))))
 
     def batches(self, pictures: int, seed: int) -> Iterator[Trajectories]:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from search.core.errors import SearchError
 from search.core.subnet import Granularity
+from search.fitting.effort import Effort
 from search.fitting.fit import final_latents, fit_sampler
 from search.fitting.placed import overall
-from search.fitting.recipe import Effort
 from search.fitting.trajectories import sample_both
 from search.frontier.candidate import SLACK
 from search.methods.options import Options

@@ -73,6 +73,11 @@ class Distance:
         )
         return low > 0 or high < 0
 
+    def ratio(self, other: Distance, statistic: Statistic) -> dict[str, Any]:
+        """How many times that of another it is, and between which values that lies: a paired bootstrap."""
+        each = _resampled(self.errors, statistic) / _resampled(other.errors, statistic)
+        return {"value": self.value(statistic) / other.value(statistic), "interval": _middle(each)}
+
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
         return {

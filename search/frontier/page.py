@@ -6,7 +6,7 @@ import base64
 from typing import TYPE_CHECKING, Any
 
 from search.core.template import render
-from search.fitting.recipe import Effort
+from search.fitting.effort import Effort
 from search.frontier.rivals.layers import RANDOM
 from search.frontier.rivals.searches import DIP_GO
 from search.frontier.table import (

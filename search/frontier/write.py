@@ -6,9 +6,11 @@ import json
 from typing import TYPE_CHECKING
 
 from search.core.files import whole_directory, write_atomically
+from search.core.versions import environment
 from search.frontier.page import page
 from search.frontier.plot import draw
 from search.frontier.table import as_csv
+from search.methods.registry import PACKAGES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +26,8 @@ def write_frontier(frontier: Frontier, out: Path) -> None:
     """
     with whole_directory(out) as folder:
         plot = draw(frontier)
-        write_atomically(folder / "frontier.json", json.dumps(frontier.to_json(), indent=1) + "\n")
+        record = {**frontier.to_json(), "environment": environment(PACKAGES)}
+        write_atomically(folder / "frontier.json", json.dumps(record, indent=1) + "\n")
         write_atomically(folder / "frontier.csv", as_csv(frontier))
         write_atomically(folder / "frontier.png", plot)
         write_atomically(folder / "frontier.html", page(frontier, plot))

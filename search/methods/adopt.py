@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search.core.errors import SearchError
-from search.core.subnet import SubNet
+from search.methods.fewer_steps import fewer_steps
 from search.methods.method import Method
 
 if TYPE_CHECKING:
+    from search.core.subnet import SubNet
     from search.methods.method import Task
 
 
 def _make(task: Task) -> list[SubNet]:
+    from search.core.subnet import SubNet
     from search.fitting.adopt import adopt
 
     file = task.options.adopt_sampler
@@ -23,16 +25,25 @@ def _make(task: Task) -> list[SubNet]:
             "--adopt-sampler SUBNET.json"
         )
         raise SearchError(msg)
+    found = SubNet.load(Path(file))
     adopted = adopt(
         task.pipeline,
         task.whole,
-        SubNet.load(Path(file)),
+        found,
+        _plain(task, found),
         task.prompts,
         seed=task.options.seed,
         report=task.report,
     )
     task.note(adopted.sentence())
     return task.each(lambda _: adopted.subnet)
+
+
+def _plain(task: Task, found: SubNet) -> SubNet | None:
+    """As many of the scheduler's own steps; a custom grid has none."""
+    if not task.whole.binding.grid.is_plain:
+        return None
+    return fewer_steps(task.pipeline, task.whole, min(1.0, found.steps / task.whole.full_calls))
 
 
 METHOD = Method(

@@ -1,9 +1,10 @@
-"""carve: few whole calls, placed through a fitted sampler and then refined. See docs/recipe.md."""
+"""carve: few calls, placed through a fitted sampler, then refined, and thinned. See docs/recipe.md."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from search.core.granularity import Granularity
 from search.methods.method import Method
 
 if TYPE_CHECKING:
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
 
 
 def _make(task: Task) -> list[SubNet]:
-    from search.fitting.recipe import Effort, place_calls
+    from search.fitting.effort import Effort
+    from search.fitting.recipe import place_calls
 
     options = task.options
     return place_calls(
@@ -22,6 +24,7 @@ def _make(task: Task) -> list[SubNet]:
         task.keeps,
         task.prompts,
         effort=Effort.of(options.pictures, options.iterations),
+        thin=options.thin,
         reference_steps=options.reference_steps,
         seed=options.seed,
         folder=task.folder,
@@ -31,19 +34,22 @@ def _make(task: Task) -> list[SubNet]:
 
 
 def _calls(options: Options, full_calls: int, keep: float) -> float:
-    from search.fitting.recipe import Effort
+    from search.fitting.effort import Effort
 
     effort = Effort.of(options.pictures, options.iterations)
-    return effort.denoiser_calls(full_calls, max(1, int(keep * full_calls)))
+    return effort.denoiser_calls(full_calls, keep, thin=options.thin)
 
 
 METHOD = Method(
     "carve",
-    "choose when to call the denoiser and fit the sampler's coefficients to the full sampler",
+    "choose when to call the denoiser, fit the sampler's coefficients to the full sampler, and leave out "
+    "blocks where that pays for a call",
     _make,
     options=(
-        "keep", "seed", "prompts", "pictures", "iterations", "reference-steps", "run", "resume",
+        "keep", "seed", "prompts", "pictures", "iterations", "thin", "reference-steps", "run",
+        "resume",
     ),
+    granularities=(Granularity.LAYER, Granularity.BRANCH, Granularity.STAGE),
     defaults={"pictures": 96, "iterations": 28},
     needs_weights=True,
     fits_itself=True,

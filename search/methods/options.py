@@ -40,6 +40,7 @@ class Options:
         frames: of a video, likewise.
         pictures: to calibrate with; None is the method's default.
         iterations: of an optimiser; None is the method's default.
+        thin: also try one more call than a keep pays for, with blocks left out.
         reference_steps: of the sampler to come close to, or None for `steps`.
         fit_sampler: fit the SubNet's sampler to the full one afterwards.
         prompts: to search and fit with; none stands for the pipeline's own.
@@ -69,6 +70,7 @@ class Options:
     frames: int | None = None
     pictures: int | None = None
     iterations: int | None = None
+    thin: bool = True
     reference_steps: int | None = None
     fit_sampler: bool = False
     prompts: tuple[str, ...] = ()

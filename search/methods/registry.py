@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from search.core.errors import SearchError
 from search.core.origin import Origin
-from search.core.versions import version_of
+from search.core.versions import environment, version_of
 from search.methods import (
     adopt,
     carve,
@@ -46,6 +46,8 @@ METHODS: tuple[Method, ...] = (
     removals.EVERY_SECOND,
 )
 """The first is the default."""
+PACKAGES = ("stepcarve", "torch", "diffusers", "transformers", "numpy", "scipy")
+"""Whose versions a SubNet tells."""
 NAMES = tuple(method.name for method in METHODS)
 
 
@@ -156,4 +158,5 @@ def _origin(method: Method, task: Task, keep: float) -> Origin:
         seed=task.options.seed if "seed" in used else None,
         options=method.recorded(task.options) | computed,
         version=version_of("stepcarve"),
+        environment=environment(PACKAGES),
     )

@@ -27,7 +27,7 @@ from search.model.sizing import Sizing
 from search.model.weights import DenoiserWeights, plain
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from search.core.sampler import SamplerTable
@@ -404,6 +404,35 @@ def require_device(device: str) -> None:
     if kind not in ("cpu", "cuda"):
         msg = f"unknown device {device!r}; use cpu or cuda"
         raise SearchError(msg)
+
+
+def open_asked(
+    path: Path,
+    *,
+    scheduler: str | None,
+    scheduler_options: Iterable[tuple[str, Any]] = (),
+    call: Iterable[tuple[str, Any]] = (),
+    weights: bool = True,
+    device: str = "cpu",
+    dtype: str = "float32",
+) -> Pipeline:
+    """Open a pipeline with the sampler and the arguments that a user asks for; see `open_pipeline`.
+
+    Args:
+        path: the directory.
+        scheduler: a class of diffusers or a short name; None is the pipeline's own.
+        scheduler_options: settings of it to change.
+        call: further arguments of the pipeline's call.
+        weights: load them.
+        device: where to put the pipeline.
+        dtype: of the denoiser's weights and activations.
+    """
+    opened = open_pipeline(path, weights=weights, device=device, dtype=dtype)
+    settings = dict(scheduler_options)
+    if scheduler is not None or settings:
+        opened.use_scheduler(scheduler, settings)
+    opened.use_call(dict(call))
+    return opened
 
 
 def open_for(

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 
 class Predictor:
-    """Noise predictions for S prompts, guidance applied; differentiable in latents and timestep."""
+    """Noise predictions for S prompts, guidance applied; differentiable in latents and timestep.
+
+    Attributes:
+        bodies: a step for the pictures of each call of the denoiser.
+        size: pictures per call; the last one may have fewer.
+    """
 
     def __init__(
         self,
@@ -48,7 +53,7 @@ class Predictor:
         self.pipeline, self.prompts, self.guidance = pipeline, tuple(prompts), guidance
         self.negative = negative
         size = chunk or len(prompts)
-        self._calls = [
+        self.bodies = [
             Body(
                 pipeline,
                 Request(
@@ -62,15 +67,22 @@ class Predictor:
             )
             for start in range(0, len(prompts), size)
         ]
-        self._size, self.noise_shape = size, noise_shape
-        self.guided = self._calls[0].guided
-        self.latent_shape = self._calls[0].latent_shape
+        self.size, self.noise_shape = size, noise_shape
+        self.guided = self.bodies[0].guided
+        self.latent_shape = self.bodies[0].latent_shape
 
     def first(self, count: int) -> Predictor:
         """For the first `count` prompts, all in one call."""
+        return self._of(self.prompts[:count])
+
+    def alone(self, number: int) -> Predictor:
+        """For one of the prompts."""
+        return self._of(self.prompts[number : number + 1])
+
+    def _of(self, prompts: Sequence[str]) -> Predictor:
         return Predictor(
             self.pipeline,
-            self.prompts[:count],
+            prompts,
             guidance=self.guidance,
             noise_shape=self.noise_shape,
             negative=self.negative,
@@ -79,16 +91,16 @@ class Predictor:
     @property
     def chunks(self) -> int:
         """How many calls of the denoiser it takes for all pictures."""
-        return len(self._calls)
+        return len(self.bodies)
 
     def of_chunks(self, numbers: Sequence[int]) -> Predictor:
         """For the pictures of some of these calls, in order."""
         part = copy.copy(self)
-        part._calls = [self._calls[number] for number in numbers]
+        part.bodies = [self.bodies[number] for number in numbers]
         part.prompts = tuple(
             prompt
             for number in numbers
-            for prompt in self.prompts[number * self._size : (number + 1) * self._size]
+            for prompt in self.prompts[number * self.size : (number + 1) * self.size]
         )
         return part
 
@@ -99,18 +111,18 @@ class Predictor:
 
         Another `guidance` scale than the predictor's own is for calls without gradients.
         """
-        parts: tuple[Tensor, ...] = torch.split(sample, self._size)
+        parts: tuple[Tensor, ...] = torch.split(sample, self.size)
         if guidance is not None:
             asked = [torch.tensor(guidance), timestep.to(torch.float32)]
             return torch.cat(
                 [
                     body(part, asked[1], guidance=asked[0])
-                    for part, body in zip(parts, self._calls, strict=True)
+                    for part, body in zip(parts, self.bodies, strict=True)
                 ]
             )
         is_felt = torch.is_grad_enabled() and (sample.requires_grad or timestep.requires_grad)
         run = self._checkpointed if is_felt else self._predict
-        pairs = zip(parts, self._calls, strict=True)
+        pairs = zip(parts, self.bodies, strict=True)
         return torch.cat([run(part, timestep, body) for part, body in pairs])
 
     def _checkpointed(self, sample: Tensor, timestep: Tensor, body: Body) -> Tensor:

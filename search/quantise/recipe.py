@@ -13,6 +13,7 @@ from search.core.quantisation import Layer, Quantisation, Scheme, digest
 from search.fitting.fit import final_latents, fit_sampler
 from search.fitting.trajectories import sample_both
 from search.laptop.knapsack import choose
+from search.model.predictor import Predictor
 from search.quantise.calibration import calibrate
 from search.quantise.layers import layers_in_loop, layers_of
 from search.quantise.ranges import Ranges
@@ -210,7 +211,9 @@ def _table_of(pipeline: Pipeline, subnet: SubNet) -> SamplerTable:
 def _calibrated(measure: _Measure, runs: Trajectories, ranges: Ranges) -> dict[str, Layer]:
     """The layers in the loop that the SubNet calls."""
     layers = layers_of(measure.pipeline)
-    inside = layers_in_loop(runs.first_pictures(1).predictor, layers, float(runs.timesteps[0]))
+    predictor = runs.first_pictures(1).predictor
+    assert isinstance(predictor, Predictor)  # ranges are those of whole calls
+    inside = layers_in_loop(predictor, layers, float(runs.timesteps[0]))
     found = calibrate(layers, inside, lambda: measure(runs), ranges)
     if not found:
         msg = (

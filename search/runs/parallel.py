@@ -112,21 +112,33 @@ def _backend(where: Where, workers: int) -> Iterator[None]:
 @contextmanager
 def _ray(workers: int) -> Iterator[None]:
     """While open, Ray is there and known to joblib as a backend that hands results on as they come."""
+    with ray_cluster({"num_cpus": workers}):
+        from joblib.parallel import register_parallel_backend
+        from ray.util.joblib.ray_backend import RayBackend
+
+        class Streaming(RayBackend):  # type: ignore[misc]
+            """Ray's own inherits a refusal that is meant for joblib's pool of processes."""
+
+            supports_return_generator = True
+
+        register_parallel_backend("ray", Streaming)
+        yield
+
+
+@contextmanager
+def ray_cluster(new: dict[str, Any]) -> Iterator[None]:
+    """While open, this process is connected to the cluster that RAY_ADDRESS names, or to a new one here.
+
+    Args:
+        new: settings of a new cluster, such as `num_cpus`.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
-    from joblib.parallel import register_parallel_backend
-    from ray.util.joblib.ray_backend import RayBackend
 
-    class Streaming(RayBackend):  # type: ignore[misc]
-        """Ray's own inherits a refusal that is meant for joblib's pool of processes."""
-
-        supports_return_generator = True
-
-    register_parallel_backend("ray", Streaming)
     ours = not ray.is_initialized()
     if ours:
-        new = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": workers}
-        ray.init(logging_level="ERROR", include_dashboard=False, **new)
+        settings = {} if "RAY_ADDRESS" in os.environ else new
+        ray.init(logging_level="ERROR", include_dashboard=False, **settings)
     try:
         yield
     finally:

@@ -20,7 +20,6 @@ from search.core.errors import SearchError
 from search.core.granularity import Granularity
 from search.core.subnet import SubNet
 from search.core.table import with_rows
-from search.dipgo.supernet import supernet
 from search.fitting.fit import fit_subnets
 from search.methods.options import Options
 from search.methods.registry import search
@@ -28,6 +27,7 @@ from search.model.families.text_to_image import call_parameters, scale_argument
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.reference import sample
+from search.supernet.supernet import supernet
 from tests.hand_gating import gated_by_hand
 from tests.mixes import random_mix
 

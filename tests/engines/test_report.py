@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -146,6 +147,23 @@ def test_the_page_brings_everything_it_shows(
     assert text.count("<svg") == 3, "two engines and the grid"
     for outside in ('src="http', 'href="http', "url(http", "<script", "@import"):
         assert outside not in text
+
+
+def test_of_a_video_the_middle_frame_is_shown(
+    bundle: Bundle, pictures: ParityPictures, tmp_path: Path
+) -> None:
+    still, black = pictures.full, np.zeros_like(pictures.full)
+    video = np.stack([black, still, black])
+    shown = [
+        write_report(tmp_path / name, bundle, made_up(RIGHT), each).read_text()
+        for name, each in (
+            ("still", ParityPictures(still, still, {RIGHT.name: still})),
+            ("video", ParityPictures(video, video, {RIGHT.name: video})),
+        )
+    ]
+    sources = [re.findall(r"data:image/png;base64,[^\"]+", text) for text in shown]
+    assert sources[0] == sources[1]
+    assert len(sources[0]) == 4
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium here")

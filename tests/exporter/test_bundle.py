@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import importlib.metadata
 import json
 import os
+import platform
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +44,12 @@ def edit_variant(bundle: Path, **changes: object) -> None:
 
 def test_a_bundle_checks_its_files(bundle: Path) -> None:
     Bundle.open(bundle).check()
+
+
+def test_a_bundle_says_where_it_was_made(bundle: Path) -> None:
+    here = json.loads((bundle / "manifest.json").read_text())["environment"]
+    assert here["python"] == platform.python_version()
+    assert here["onnx"] == importlib.metadata.version("onnx")
 
 
 @pytest.mark.parametrize("name", ["weights.bin", "step_000.onnx", "subnet.json"])

@@ -8,12 +8,12 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 
 from search.core.actions import RECORDS, Action
-from search.dipgo.chain import Checkpointed, StepChain
-from search.dipgo.gates import Carry, GatedStep
 from search.distill.losses import feature_loss, prediction_loss
 from search.distill.recipe import Loss
 from search.laptop.loss import _halved
 from search.laptop.noising import Noising
+from search.supernet.chain import Checkpointed, StepChain
+from search.supernet.gates import Carry, GatedStep
 
 SHAPES = [(24,), (8, 3), (2, 3, 4), (2, 2, 2, 3)]
 """Of a picture's latents, 24 numbers each."""

@@ -26,9 +26,7 @@ def _make(calibration: Calibration, report: Report) -> list[Candidate]:
     fitted_on, held_out = calibration.fitted_on, calibration.chosen_by
     found = []
     for keep, count in calibration.counts().items():
-        own = scheduled(
-            calibration.pipeline, whole, fitted_on=fitted_on, held_out=held_out, count=count
-        )
+        own = scheduled(calibration.pipeline, whole, held_out=held_out, count=count)
         if own is None:
             msg = (
                 f"{whole.binding.scheduler} has no {count} steps of its own among the full sampler's; "

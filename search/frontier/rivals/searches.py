@@ -21,7 +21,7 @@ def _carve(calibration: Calibration, report: Report) -> list[Candidate]:
     settings = calibration.settings
     found = place_calls(
         calibration.pipeline,
-        calibration.whole,
+        calibration.layers,
         settings.keeps,
         calibration.prompts,
         effort=calibration.effort,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -192,8 +193,11 @@ def test_a_subnet_says_what_made_it(pipelines: Callable[[str], Path], tmp_path: 
         *("--steps", 6, "--keep", 0.7, "--seed", 3),
     )
     subnet = SubNet.load(tmp_path / "x.json")
-    assert subnet.origin == Origin(
-        "random", 0.7, 3, {"fit-sampler": False}, version_of("stepcarve")
-    )
+    version = version_of("stepcarve")
+    assert subnet.origin is not None
+    here = subnet.origin.environment
+    assert subnet.origin == Origin("random", 0.7, 3, {"fit-sampler": False}, version, here)
+    assert here["torch"] == version_of("torch")
+    assert here["python"] == platform.python_version()
     told = json.loads(ok("inspect", tmp_path / "x.json", "--json"))
     assert told["origin"]["seed"] == 3

@@ -72,6 +72,67 @@ def test_classes_and_two_streams_of_tokens(
     assert option in str(checked(tmp_path / "out", 3)["run"]).split()
 
 
+@pytest.mark.slow
+def test_a_quality_is_reached_at_the_least_cost_in_the_fastest_of_two_precisions(
+    pipelines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    out, line = tmp_path / "out", list(OPTIONS)
+    at = line.index("--keep")
+    line[at : at + 2] = ["--max-error", "0.3", "--dtype", "float32,float16"]
+    done = stepcarve("optimize", pipelines("three-levels"), "-o", out, *line)
+    assert done.exit_code == 0, done.output
+    result = json.loads((out / "result.json").read_text())
+    assert result["goal_met"] is True
+    assert result["quality"]["error"] <= 0.3
+    assert "quality in float16" in result["not_done"]
+    rows = {row["dtype"]: row for row in result["measured"]}
+    assert set(rows) == {"float32", "float16"}
+    assert result["taken"] == min(rows.values(), key=lambda row: row["seconds"])
+    sizes = {d: (out / "bundles" / d / "weights.bin").stat().st_size for d in rows}
+    assert sizes["float16"] < sizes["float32"]
+    tried = {float(path.stem.removeprefix("keep-")) for path in out.glob("search/keep-*.json")}
+    points = json.loads((out / "quality" / "frontier" / "frontier.json").read_text())["points"]
+    errors = {p["keep"]: p["distances"]["full"]["mean"] for p in points if p["method"] == "carve"}
+    assert set(errors) == tried
+    taken = min(keep for keep, error in errors.items() if error <= 0.3)
+    assert errors[taken] == pytest.approx(result["quality"]["error"])
+
+
+@pytest.mark.slow
+def test_a_quality_that_no_cost_reaches_is_told_on_the_page(
+    pipelines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    out, line = tmp_path / "out", list(OPTIONS)
+    at = line.index("--keep")
+    line[at : at + 2] = ["--min-psnr", "99"]
+    done = stepcarve("optimize", pipelines("three-levels"), "-o", out, *line)
+    assert done.exit_code == 1, done.output
+    result = json.loads((out / "result.json").read_text())
+    assert result["goal_met"] is False
+    assert result["parity_failures"] == []
+    assert "The goal, a PSNR of at least 99 dB, is MISSED" in (out / "index.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_video(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from benchmarks.families.video_wan import SHORT, wan
+
+    wan().save_pretrained(tmp_path / "wan")
+    size = ("--height", SHORT["height"], "--width", SHORT["width"], "--frames", SHORT["num_frames"])
+    call = ("--call", f"max_sequence_length={SHORT['max_sequence_length']}")
+    out = tmp_path / "out"
+    done = stepcarve("optimize", tmp_path / "wan", "-o", out, *OPTIONS, *size, *call)
+    assert done.exit_code == 0, done.output
+    checked(out, 3)
+    with Image.open(out / "quality" / "ours-0.png") as shown:
+        assert shown.size == (32, 32)
+    rows = json.loads((out / "bench" / "float32" / "bench.json").read_text())["rows"]
+    eager = next(row for row in rows if row["kind"] == "eager")
+    assert len(eager["call_seconds"]) == 6, "a step is one call, with and without the prompt"
+
+
 KILLED_WHEN: dict[str, Callable[[Path], bool]] = {
     "search": lambda out: any(out.glob("search/keep-0.5/search.json")),
     "compare": lambda out: (out / "subnet.json").exists(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,23 +20,8 @@ from tests.engines.serve.gate import Gate, Running
 
 
 @pytest.fixture(scope="session")
-def pair(pipelines: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle that makes one or two pictures per run, in four steps."""
-    from exporter.exporting import export
-    from search.methods.options import Options
-    from search.methods.registry import search
-    from search.model.pipeline import open_pipeline
-
-    path = pipelines("three-levels")
-    subnet = search(open_pipeline(path, weights=False), "full", Options(steps=4))
-    out = tmp_path_factory.mktemp("served") / "pair"
-    export(path, subnet, out, batches=(1, 2))
-    return out
-
-
-@pytest.fixture(scope="session")
 def served(pair: Path) -> Served:
-    return Served("pair", pair, make_engine("onnxruntime", "cpu"))
+    return Served("pair", pair, partial(Runner, engine=make_engine("onnxruntime", "cpu")))
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from search.core.program import plan_program
 from search.core.subnet import SubNet
 from search.core.summary import cells, summarise
 from search.core.table import keep_of, with_rows
-from search.dipgo.shares import step_costs
 from search.methods.schedules import random_reuse
+from search.supernet.shares import step_costs
 from tests.arithmetic import executed, worked_out
 from tests.mixes import random_mix
 from tests.toys import guided_at_first, subnet

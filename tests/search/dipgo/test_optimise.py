@@ -18,9 +18,9 @@ from search.dipgo.optimise import optimise
 from search.dipgo.postprocess import Scores
 from search.dipgo.recipe import PAPER, Consistency, DipGoRecipe, Encoder
 from search.dipgo.records import DipGoProgress, DipGoRun
-from search.dipgo.supernet import CHOICES, CHOICES_WITH_DELTA, supernet
 from search.runs.checkpoints import LOG
-from tests.search.dipgo.random_gates import opened
+from search.supernet.supernet import CHOICES, CHOICES_WITH_DELTA, supernet
+from tests.search.supernet.random_gates import opened
 
 QUICK = DipGoRecipe(
     iterations=6,

@@ -12,7 +12,7 @@ from search.core.errors import SearchError
 from search.core.subnet import SubNet
 from search.core.table import keep_of
 from search.dipgo.postprocess import Scores, subnet_at, subnet_of
-from search.dipgo.shares import reuse_unread
+from search.supernet.shares import reuse_unread
 from tests.toys import hourglass, subnet
 
 CHOICES = (Action.RUN, Action.REUSE)

@@ -13,6 +13,7 @@ import torch
 from search.core.errors import SearchError
 from search.core.subnet import SubNet
 from search.fitting.adopt import PICTURES, adopt, adopt_sampler
+from search.methods.fewer_steps import fewer_steps
 from search.methods.options import Options
 from search.methods.registry import search
 from search.methods.whole import full
@@ -45,7 +46,8 @@ def found(pipelines: Callable[[str], Path]) -> SubNet:
 def test_the_sampler_is_taken_and_its_cost_is_what_independent_runs_say(
     opened: Pipeline, whole: SubNet, found: SubNet
 ) -> None:
-    adopted = adopt(opened, whole, found, PROMPTS, seed=3, report=lambda *_: None)
+    plain = fewer_steps(opened, whole, 0.5)
+    adopted = adopt(opened, whole, found, plain, PROMPTS, seed=3, report=lambda *_: None)
     assert adopted.subnet.fitted == found.fitted
     assert adopted.subnet.binding == whole.binding
     assert whole.binding.fingerprint != found.binding.fingerprint

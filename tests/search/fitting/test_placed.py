@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from search.fitting.placed import evaluate, overall, robust_weights
-from search.fitting.rows import Calls, Chain
+from search.fitting.rows import Calls
 from tests.search.fitting.toy import linear_runs
 
 
@@ -20,8 +20,7 @@ def test_pictures_that_went_astray_weigh_less() -> None:
 def test_what_is_not_finite_is_worse_than_anything() -> None:
     runs = linear_runs()
     rows = (torch.tensor([1.0, float("nan")]),)
-    chain = Chain(runs.final * float("nan"), rows)
-    assert evaluate(runs, runs, Calls.at_numbers((0.0,), runs), chain).error == math.inf
+    assert evaluate(runs, Calls.at_numbers((0.0,), runs), rows).error == math.inf
 
 
 def test_one_picture_astray_counts_less_than_in_a_mean() -> None:

@@ -12,6 +12,7 @@ from search.fitting.descent import Schedule
 from search.fitting.placement import measure_local_errors, measure_propagation
 from search.fitting.refine_coefficients import refine_coefficients
 from search.fitting.refine_positions import assess, refine_positions
+from search.fitting.rows import Calls, run_chain
 from search.fitting.trajectories import Trajectories
 from tests.search.fitting.toy import linear_runs
 
@@ -37,7 +38,9 @@ def test_calls_are_refined_alike(shape: tuple[int, ...]) -> None:
         placed = refine_positions(runs, runs, start, SCHEDULE)
         # A start that is not the best, so that the refinement is seen.
         found = refine_coefficients(runs, runs, replace(placed, error=1.0), SCHEDULE)
-        assert found.chain.final.shape == runs.noise.shape
-        return found.chain.final.flatten(1)
+        with torch.no_grad():
+            final = run_chain(runs, Calls.at_numbers(found.positions, runs), found.rows)
+        assert final.shape == runs.noise.shape
+        return final.flatten(1)
 
     torch.testing.assert_close(refined(linear_runs(shape=shape)), refined(linear_runs()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,14 +13,18 @@ import pytest
 from engines.base import make_engine
 from engines.parity import verify
 from exporter.exporting import export
+from search.core.actions import Action
 from search.core.errors import SearchError
 from search.core.subnet import Granularity, SubNet
 from search.core.table import keep_of
-from search.fitting import recipe
+from search.fitting import recipe, whole_calls
+from search.fitting.effort import Effort
+from search.fitting.fit import final_latents
 from search.fitting.placed import Placed
-from search.fitting.recipe import Effort, place_calls
+from search.fitting.recipe import place_calls
 from search.fitting.scheduled import scheduled
-from search.fitting.trajectories import CHUNK
+from search.fitting.thin import Thin
+from search.fitting.trajectories import CHUNK, sample_both
 from search.methods.options import Options
 from search.methods.whole import full
 from search.model.pipeline import Pipeline, open_pipeline
@@ -74,11 +77,11 @@ def test_the_run_is_logged_drawn_and_resumed(
     opened: Pipeline, whole: SubNet, found: list[SubNet], folder: Path
 ) -> None:
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    assert [(line["calls"], line["iteration"]) for line in lines] == [
-        (2, 1),
-        (2, 2),
-        (5, 1),
-        (5, 2),
+    assert [(line["part"], line["iteration"]) for line in lines] == [
+        ("calls-5", 1),
+        ("calls-5", 2),
+        ("calls-2", 1),
+        ("calls-2", 2),
     ]
     assert (folder / "run.png").read_bytes().startswith(b"\x89PNG")
     again = place_calls(
@@ -116,8 +119,8 @@ def test_few_calls_see_more_pictures(
         seen[len(start.positions)] = args[3].batch
         return start
 
-    monkeypatch.setattr(recipe, "refine_positions", stage)
-    monkeypatch.setattr(recipe, "refine_coefficients", stage)
+    monkeypatch.setattr(whole_calls, "refine_positions", stage)
+    monkeypatch.setattr(whole_calls, "refine_coefficients", stage)
     effort = replace(EFFORT, work=60)
     place_calls(opened, whole, (1.0, 0.5, 0.2), PROMPTS, effort=effort)
     assert seen == {10: CHUNK, 5: 12, 2: 30}
@@ -137,23 +140,9 @@ def test_the_schedulers_own_steps_are_refined_where_they_are_better(
         return args[2]
 
     monkeypatch.setattr(recipe, "scheduled", plain)
-    monkeypatch.setattr(recipe, "refine_coefficients", stage)
+    monkeypatch.setattr(whole_calls, "refine_coefficients", stage)
     place_calls(opened, whole, (0.5,), PROMPTS, effort=EFFORT)
     assert (began == [error]) is (error == 0)
-
-
-def test_even_calls_are_those_of_a_scheduler_with_fewer_steps() -> None:
-    assert recipe._spaced(7, 5, 1.0) == pytest.approx([0, 1.6, 3.2, 4.8, 6.4])
-    assert recipe._spaced(7, 8, 1.0) == pytest.approx(range(8))
-    assert recipe._spaced(0, 1, 1.0) == [0]
-
-
-@pytest.mark.parametrize("count", range(1, 12))
-def test_spaced_calls_rise_and_stay_within_the_trajectory(count: int) -> None:
-    places = recipe._spaced(7, count, 0.8)
-    assert places[0] == 0
-    assert places[-1] <= 7
-    assert all(a < b for a, b in itertools.pairwise(places))
 
 
 def test_a_single_call_has_nothing_to_place(
@@ -164,6 +153,69 @@ def test_a_single_call_has_nothing_to_place(
     )
     lines = (tmp_path / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["iteration"] for line in lines] == [1, 2, 3, 4]
+
+
+NEARLY_THREE = 0.28
+"""Of 10 calls: two whole ones, or three with few blocks left out."""
+
+
+@pytest.fixture(scope="module")
+def layers(opened: Pipeline) -> SubNet:
+    return full(opened, Options(steps=10, guidance=4, granularity=Granularity.LAYER))
+
+
+def test_three_thin_calls_are_better_than_two_whole_ones(opened: Pipeline, layers: SubNet) -> None:
+    found, whole = (
+        place_calls(
+            opened, layers, (NEARLY_THREE,), PROMPTS, effort=EFFORT, thin=thin
+        )[0]
+        for thin in (True, False)
+    )  # fmt: skip
+    assert (found.steps, whole.steps) == (3, 2)
+    assert 0.2 < keep_of(found) <= NEARLY_THREE
+    assert any(action is not Action.RUN for row in found.actions for action in row)
+    runs = sample_both(
+        opened, layers, PROMPTS, fitted_on=1, held_out=4, reference_steps=None, seed=7,
+        report=lambda *_: None,
+    )[1]  # fmt: skip
+
+    def error(subnet: SubNet) -> float:
+        assert subnet.fitted is not None
+        made = final_latents(opened, subnet, subnet.fitted.table, runs)
+        return float(runs.error(made).mean())
+
+    assert error(found) < error(whole), "on pictures it has never seen"
+
+
+def test_thin_calls_that_are_no_better_are_not_taken(
+    opened: Pipeline, layers: SubNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worse: Any = lambda *_: Thin(layers, 1e6)
+    monkeypatch.setattr(recipe, "thin_calls", worse)
+    found = place_calls(opened, layers, (NEARLY_THREE,), PROMPTS, effort=EFFORT)[0]
+    assert found.actions == layers.actions[:2]
+
+
+@pytest.mark.parametrize("keep", [0.2, 0.25, 1.0])
+def test_thin_calls_are_not_tried_where_much_would_be_left_out(
+    opened: Pipeline, layers: SubNet, monkeypatch: pytest.MonkeyPatch, keep: float
+) -> None:
+    def refused(*_: Any) -> None:
+        raise AssertionError("not to be called")
+
+    monkeypatch.setattr(recipe, "thin_calls", refused)
+    place_calls(opened, layers, (keep,), PROMPTS, effort=replace(EFFORT, iterations=1))
+
+
+@pytest.mark.slow
+def test_thin_calls_pass_through_the_whole_path(
+    pipelines: Callable[[str], Path], opened: Pipeline, layers: SubNet, tmp_path: Path
+) -> None:
+    found = place_calls(opened, layers, (NEARLY_THREE,), PROMPTS, effort=EFFORT)[0]
+    bundle = export(pipelines("three-levels"), found, tmp_path / "bundle")
+    engine = make_engine("onnxruntime", "cpu")
+    parity, _ = verify(bundle, [engine], pipelines("three-levels"), prompt="a red cross")
+    assert parity.passed, parity.failures
 
 
 def test_less_than_a_call_is_refused(opened: Pipeline, whole: SubNet) -> None:

@@ -16,21 +16,25 @@ def broken(tmp_path: Path) -> CarveRun:
     """Of a search that was stopped in the second number of calls."""
     run = CarveRun(tmp_path, {"seed": 0})
     run.start(resume=False)
-    run.log(2, 1, 0.5)
-    run.log(2, 2, 0.25)
+    run.log("calls-2", 1, 0.5)
+    run.log("calls-2", 2, 0.25)
     (tmp_path / "calls-2.json").touch()
-    run.log(5, 1, 0.75)
+    run.log("calls-5", 1, 0.75)
     return run
 
 
 def test_finished_counts_are_kept_and_broken_ones_begin_again(broken: CarveRun) -> None:
     again = CarveRun(broken.path, broken.identity)
     again.start(resume=True)
-    assert again.errors == {2: [0.5, 0.25]}
-    again.log(5, 1, 0.125)
+    assert again.errors == {"calls-2": [0.5, 0.25]}
+    again.log("calls-5", 1, 0.125)
     lines = [json.loads(line) for line in (broken.path / "log.jsonl").read_text().splitlines()]
-    assert [(line["calls"], line["iteration"]) for line in lines] == [(2, 1), (2, 2), (5, 1)]
-    assert again.errors == {2: [0.5, 0.25], 5: [0.125]}
+    assert [(line["part"], line["iteration"]) for line in lines] == [
+        ("calls-2", 1),
+        ("calls-2", 2),
+        ("calls-5", 1),
+    ]
+    assert again.errors == {"calls-2": [0.5, 0.25], "calls-5": [0.125]}
 
 
 def test_finished_counts_are_not_lost_for_want_of_an_option(broken: CarveRun) -> None:
@@ -48,7 +52,9 @@ def test_the_file_says_what_it_is(broken: CarveRun) -> None:
         broken.start(resume=True)
 
 
-@pytest.mark.parametrize("line", ["7", '{"calls": 2}', '{"calls": "two", "error": 1}'])
+@pytest.mark.parametrize(
+    "line", ["7", '{"part": "calls-2"}', '{"part": "calls-2", "error": "much"}']
+)
 def test_a_garbled_log_is_refused(broken: CarveRun, line: str) -> None:
     (broken.path / "log.jsonl").write_text(line + "\n")
     with pytest.raises(SearchError, match=r"log\.jsonl' has a line that lacks or garbles"):

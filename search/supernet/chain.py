@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from search.dipgo.gates import Carry, GatedStep
+from search.supernet.gates import Carry, GatedStep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -45,8 +45,8 @@ class StepChain:
         self, number: int, sample: Tensor, gates: Tensor, carry: Carry
     ) -> tuple[Tensor, Carry]:
         """The prediction of a step and its carry; `gates` are those of the step, `[N, A]`."""
-        rows = gates.unbind() if number else ()
-        return self.gated_call(number, sample, GatedStep(rows, self.weights[number], carry))
+        now = GatedStep(gates.unbind(), self.weights[number], carry)
+        return self.gated_call(number, sample, now)
 
     def predictions(self, gates: Tensor, keep: dict[int, Carry] | None = None) -> list[Tensor]:
         """The predictions of all steps; `keep` receives the carry into every `every`-th step."""
@@ -112,7 +112,9 @@ class _BackwardPass:
         gates = self.values[number].detach().requires_grad_()
         inputs = [tensor.detach().requires_grad_() for tensor in came.tensors]
         with torch.enable_grad():
-            prediction, gone = chain.call(number, sample, gates, came.with_tensors(inputs))
+            prediction, gone = chain.call(
+                number, sample, gates, Carry.of_layout(came.layout, inputs)
+            )
         carried = self.carried or [None] * len(gone.tensors)
         results = zip(
             [prediction, *gone.tensors], [self.predictions[number], *carried], strict=True

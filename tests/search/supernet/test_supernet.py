@@ -16,11 +16,11 @@ from search.core.errors import SearchError
 from search.core.sampler import FittedSampler, SamplerTable
 from search.core.subnet import Granularity
 from search.core.timestep_grid import TimestepGrid
-from search.dipgo.supernet import CHOICES, CHOICES_WITH_DELTA, Case, SuperNet, supernet
 from search.model.family import Request
 from search.model.reference import sample
+from search.supernet.supernet import CHOICES, CHOICES_WITH_DELTA, Case, SuperNet, supernet
 from tests.hand_gating import gated_by_hand
-from tests.search.dipgo.random_gates import (
+from tests.search.supernet.random_gates import (
     actions_of,
     case_of,
     hard_gates,

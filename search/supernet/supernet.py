@@ -24,13 +24,13 @@ from torch import Tensor, nn
 from search.core.actions import RECORDS, Action, Source
 from search.core.errors import SearchError
 from search.core.streams import block_name, is_inside, module_of, stream_of
-from search.dipgo.chain import Checkpointed, StepChain
-from search.dipgo.gates import REUSE, RUN, Carry, GatedStep, Template
 from search.model.body import Body, places_of
 from search.model.family import Request
 from search.model.hollow import tensors_of
 from search.model.reference import called_networks, forward_replaced
-from search.model.removed import base_of
+from search.model.removed import base_of, tensor_arguments
+from search.supernet.chain import Checkpointed, StepChain
+from search.supernet.gates import REUSE, RUN, Carry, GatedStep, Template
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -127,6 +127,7 @@ class SuperNet:
         self._streams: Iterator[str] = iter(())
         self._stream = ""
         self._templates: dict[int, Template] = {}
+        self._unlike_inputs: set[int] = set()
         names = full.topology.blocks
         self._inside = [
             [i for i, other in enumerate(names) if is_inside(other, name)] for name in names
@@ -139,6 +140,8 @@ class SuperNet:
         # A removed block is its own SKIP: RUN and nothing else.
         gone = [action is Action.SKIP for action in full.actions[0]]
         self.allowed[torch.tensor(gone), 1:] = False
+        firsts = [full.topology.first_step(block) for block in range(len(names))]
+        self._first = torch.arange(full.steps)[:, None] == torch.tensor(firsts)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -171,10 +174,12 @@ class SuperNet:
         return gates
 
     def run(self, gates: Tensor, case: Case) -> SuperNetRun:
-        """Sample with `gates` `[T, N, A]`; those of step 0 are ignored, it runs everything."""
+        """Sample with `gates` `[T, N, A]`; those of the first step of a block are ignored, it runs."""
         self._check(gates)
+        first = self._first[..., None].to(gates.device)
+        gates = torch.where(first, self.full_gates().to(gates), gates)
         chain = StepChain(
-            gated_call=lambda number, sample, now: self.call(number, sample, case, now),
+            gated_call=lambda number, sample, now: self._step(number, sample, case, now),
             noise=case.noise,
             rows=self.table.inputs.tolist(),
             weights=cast("list[list[list[float]]]", gates.detach().tolist()),
@@ -211,14 +216,22 @@ class SuperNet:
             )
             raise SearchError(msg)
 
-    def call(self, number: int, sample: Tensor, case: Case, now: GatedStep) -> tuple[Tensor, Carry]:
-        """One step, gated by `now`: the prediction `[B, ...]`, the next carry."""
+    def _step(
+        self, number: int, sample: Tensor, case: Case, now: GatedStep
+    ) -> tuple[Tensor, Carry]:
         time = self.full.timesteps[number]
         exact = torch.int64 if time.is_integer() else torch.float32
+        timestep = torch.tensor(time, dtype=exact, device=sample.device)
+        return self.call(number, sample, timestep, case.bodies[self.topology.group_of(number)], now)
+
+    def call(
+        self, number: int, sample: Tensor, timestep: Tensor, body: Body, now: GatedStep
+    ) -> tuple[Tensor, Carry]:
+        """One step, gated by `now`: the prediction `[B, ...]`, the next carry."""
         self._now, self._streams = now, iter(self.topology.calls_of(number))
-        self._body = case.bodies[self.topology.group_of(number)]
+        self._body = body
         try:
-            prediction = self._body(sample, torch.tensor(time, dtype=exact, device=sample.device))
+            prediction = body(sample, timestep)
         finally:
             self._now = None
         return prediction.to(sample.dtype), now.carry(len(self.topology.ports))
@@ -275,11 +288,14 @@ class SuperNet:
                 template = Template.of(output, ports)
                 tensors = tensors_of(output)
                 fresh = {port: tensors[index] for index, port in ports.items()}
+                shape = tensor_arguments(module, args, kwargs)[0].shape
+                if any(tensor.shape != shape for tensor in fresh.values()):
+                    self._unlike_inputs.add(block)
                 if template.is_complete:
                     self._templates[block] = template
             for port in ports.values():
                 base = None
-                if has_base:
+                if has_base and (fresh or block not in self._unlike_inputs):
                     argument = self.topology.bases[port].argument
                     base = base_of(module, argument, args, kwargs, fresh.get(port))
                 now.emit(block, port, fresh.get(port), base, self.records)
@@ -289,15 +305,19 @@ class SuperNet:
 
     def _is_idle(self, now: GatedStep, block: int) -> bool:
         """Whether neither the block's result nor a gradient to its gates is wanted."""
-        if not now.gates or torch.is_grad_enabled() or block not in self._templates:
+        is_felt = torch.is_grad_enabled() and now.gates[block].requires_grad
+        if is_felt or block not in self._templates:
             return False
-        if any(map(now.is_first, self.topology.ports_of[block])):
-            return False
+        if block in self._unlike_inputs and self._emits_base(now, block):
+            return False  # What it computes says what the zeros are like.
         held = all(now.weights[i][REUSE] == 1 for i in self._inside[block])
         return now.weights[block][RUN] == 0 and held
 
+    def _emits_base(self, now: GatedStep, block: int) -> bool:
+        pairs = zip(self.records, now.weights[block], strict=True)
+        return any(weight and Source.BASE in record.row for record, weight in pairs)
+
     def _is_felt(self, now: GatedStep, block: int) -> bool:
         """Whether a gradient may pass through the block; gates inside it always receive theirs."""
-        is_first = any(map(now.is_first, self.topology.ports_of[block]))
-        weightless = not is_first and now.weights[block][RUN] == 0 and not self._inside[block]
+        weightless = now.weights[block][RUN] == 0 and not self._inside[block]
         return torch.is_grad_enabled() and not weightless

@@ -13,7 +13,7 @@ from search.core.actions import Source
 from search.model.hollow import tensors_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from search.core.actions import ActionRecord
 
@@ -21,6 +21,8 @@ RUN, REUSE = 0, 1
 """Indices of the common choices on the gates' last axis."""
 Held = dict[Source, Tensor]
 """What is remembered of a port."""
+Layout = tuple[tuple[Source, ...], ...]
+"""Per port, which sources are remembered."""
 
 
 @dataclass(frozen=True)
@@ -38,26 +40,36 @@ class Carry:
         """All that gradients may go through."""
         return [tensor for held in self.held for tensor in held.values()]
 
-    def with_tensors(self, tensors: Sequence[Tensor]) -> Carry:
-        """The same with other tensors, in the order of `tensors`."""
+    @property
+    def layout(self) -> Layout:
+        """What is remembered of each port."""
+        return tuple(map(tuple, self.held))
+
+    @staticmethod
+    def of_layout(layout: Layout, tensors: Sequence[Tensor]) -> Carry:
+        """The carry of this layout with these tensors, in the order of `tensors`."""
         rest = iter(tensors)
-        return Carry(tuple({source: next(rest) for source in held} for held in self.held))
+        return Carry(tuple({source: next(rest) for source in held} for held in layout))
+
+    def only(self, needed: Sequence[Collection[Source]]) -> Carry:
+        """Without what no later step needs, given per port."""
+        return Carry(
+            tuple(
+                {source: tensor for source, tensor in held.items() if source in wanted}
+                for held, wanted in zip(self.held, needed, strict=True)
+            )
+        )
 
 
 class GatedStep:
     """One step in progress: its gates, its incoming carry, its outgoing carry.
 
-    `gates` are one row `[A]` per block, and `weights` their values, known without asking the device;
-    both are empty at step 0, where everything runs. So does a block at the first step that has it.
+    `gates` are one row `[A]` per block, and `weights` their values, known without asking the device.
     """
 
     def __init__(self, gates: tuple[Tensor, ...], weights: list[list[float]], came: Carry) -> None:
         self.gates, self.weights, self.came = gates, weights, came
         self.held: dict[int, Held] = {}
-
-    def is_first(self, port: int) -> bool:
-        """Whether no earlier step had this port."""
-        return not self.gates or not self.came.of(port)
 
     @property
     def outputs(self) -> dict[int, Tensor]:
@@ -74,18 +86,10 @@ class GatedStep:
     ) -> None:
         """Compute what a port emits, and what it carries to later steps.
 
-        `fresh` may be missing where its gate is 0 and gradients are off; `base` where no action that
-        is allowed wants it.
+        `fresh` may be missing where its gate is 0 and wants no gradient; `base` where no action that
+        is allowed wants it. What no earlier step has carried has no weight.
         """
         kept = {source for record in choices for source in record.row}
-        if self.is_first(port):
-            assert fresh is not None, "the first step of a block runs it"
-            held = {Source.EMITTED: fresh}
-            if base is not None and Source.RESIDUAL in kept:
-                held[Source.RESIDUAL] = fresh - base
-            held |= {s: fresh for s in (Source.LAST, Source.PREVIOUS) if s in kept}
-            self.held[port] = held
-            return
         gates, weights, came = self.gates[block], self.weights[block], self.came.of(port)
         now = came | {
             s: t for s, t in ((Source.FRESH, fresh), (Source.BASE, base)) if t is not None
@@ -95,13 +99,15 @@ class GatedStep:
         renewed = {
             Source.RESIDUAL: None if fresh is None or base is None else fresh - base,
             Source.LAST: fresh,
-            Source.PREVIOUS: came.get(Source.LAST),
+            Source.PREVIOUS: came.get(Source.LAST, fresh),
         }
         run = weights[RUN]
         either = torch.stack([gates[RUN], 1 - gates[RUN]])
         for source, new in renewed.items():
             if source in came:
                 held[source] = _mix(either, [run, 1 - run], [new, came[source]])
+            elif source in kept and new is not None:
+                held[source] = new
         self.held[port] = held
 
     def carry(self, ports: int) -> Carry:
@@ -171,9 +177,11 @@ class _Mix(torch.autograd.Function):
         """The gradient of a gate is the inner product of its tensor with the output's gradient."""
         options = ctx.saved_tensors
         shape, dtype, device = ctx.gates
-        gates = torch.zeros(shape, dtype=dtype, device=device)
-        for i, option in enumerate(options):
-            gates[i] = (wanted.to(dtype) * option.to(dtype)).sum()
+        gates = None
+        if ctx.needs_input_grad[0]:
+            gates = torch.zeros(shape, dtype=dtype, device=device)
+            for i, option in enumerate(options):
+                gates[i] = (wanted.to(dtype) * option.to(dtype)).sum()
         passed = [w * wanted if w else None for w in ctx.weights[: len(options)]]
         return gates, None, *passed
 
@@ -183,6 +191,7 @@ def _mix(gates: Tensor, weights: Sequence[float], options: Sequence[Tensor | Non
 
     An option may be None where its weight is 0.
     """
+    assert all(w == 0 or o is not None for w, o in zip(weights, options, strict=True)), "no source"
     if not torch.is_grad_enabled():
         return _weighed(weights, options)
     there = [i for i, option in enumerate(options) if option is not None]

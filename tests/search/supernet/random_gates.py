@@ -11,10 +11,10 @@ from torch import Tensor
 
 from search.core.actions import Action
 from search.core.subnet import Granularity, SubNet
-from search.dipgo.supernet import Case, SuperNet
 from search.methods.options import Options
 from search.methods.whole import full
 from search.model.pipeline import Pipeline, open_pipeline
+from search.supernet.supernet import Case, SuperNet
 
 
 def opened(

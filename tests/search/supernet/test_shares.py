@@ -10,10 +10,16 @@ import pytest
 
 from search.core.actions import Action
 from search.core.subnet import Granularity
-from search.dipgo.shares import action_costs, cascade_shares, own_shares, read_in_step, reuse_unread
 from search.methods.options import Options
 from search.methods.whole import full
 from search.model.pipeline import open_pipeline
+from search.supernet.shares import (
+    action_costs,
+    cascade_shares,
+    own_shares,
+    read_in_step,
+    reuse_unread,
+)
 from tests.pipelines import stable_diffusion_15
 from tests.toys import ACTIONS, chain, hourglass, subnet
 

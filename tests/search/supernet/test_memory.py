@@ -13,8 +13,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from search.dipgo.supernet import supernet
-from tests.search.dipgo.random_gates import case_of, opened
+from search.supernet.supernet import supernet
+from tests.search.supernet.random_gates import case_of, opened
 
 
 class Peak(TorchDispatchMode):

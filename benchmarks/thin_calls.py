@@ -1,0 +1,149 @@
+"""Thin calls against whole ones at equal MACs: `python -m benchmarks.thin_calls shapes-dit`.
+
+carve searches twice with the same whole calls: with --no-thin, and with thin ones tried as well.
+"""
+
+from __future__ import annotations
+
+import resource
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+
+from benchmarks.frontier import GUIDANCE
+from benchmarks.record import write
+from examples.shapes.evaluate import HERE
+from search.core.granularity import Granularity
+from search.core.subnet import SubNet
+from search.core.table import keep_of
+from search.fitting.effort import Effort
+from search.fitting.fit import final_latents
+from search.fitting.recipe import place_calls
+from search.fitting.trajectories import sample_trajectories
+from search.frontier.distance import Distance, Statistic
+from search.methods.options import Options
+from search.methods.prompts import split_prompts
+from search.methods.whole import full
+from search.model.pipeline import open_pipeline
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from search.core.sampler import SamplerTable
+    from search.fitting.trajectories import Trajectories
+    from search.model.pipeline import Pipeline
+
+HELD_OUT_SEED = 999_983
+
+
+def plain(pipeline: Pipeline, whole: SubNet, steps: int) -> SubNet:
+    """The scheduler's own steps, so many of them."""
+    options = Options(steps=steps, guidance=whole.guidance, granularity=Granularity.LAYER)
+    return full(pipeline, options)
+
+
+def searched(
+    pipeline: Pipeline,
+    whole: SubNet,
+    keep: float,
+    prompts: Sequence[str],
+    effort: Effort,
+    report: Callable[..., None],
+) -> dict[str, SubNet]:
+    """What carve finds without and with thin calls, and the whole calls that these began as."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = {}
+        for name, thin in (("whole calls", False), ("with thin calls", True)):
+            (found[name],) = place_calls(
+                pipeline, whole, (keep,), prompts, effort=effort, thin=thin,
+                folder=Path(folder), resume=thin, report=report,
+            )  # fmt: skip
+        more = Path(folder) / f"calls-{found['whole calls'].steps + 1}.json"
+        found["one whole call more"] = SubNet.load(more)
+    return found
+
+
+def errors_of(pipeline: Pipeline, subnet: SubNet, runs: Trajectories) -> Distance:
+    """Relative L2 of the final latents to the full sampler's."""
+    table: SamplerTable = (
+        pipeline.sampler(subnet.binding.grid) if subnet.fitted is None else subnet.fitted.table
+    )
+    return Distance(tuple(runs.error(final_latents(pipeline, subnet, table, runs)).tolist()))
+
+
+@click.command()
+@click.argument("name", type=click.Choice(list(GUIDANCE)))
+@click.option("--steps", default=8, show_default=True)
+@click.option("--scheduler", default="DPMSolverMultistepScheduler", show_default=True)
+@click.option("--keep", default=0.7, show_default=True)
+@click.option("--pictures", type=int, help="To fit and choose by. Default: carve's.")
+@click.option("--iterations", type=int, help="Default: carve's.")
+@click.option("--count", default=64, show_default=True, help="Held-out pictures.")
+def main(
+    name: str,
+    steps: int,
+    scheduler: str,
+    keep: float,
+    pictures: int | None,
+    iterations: int | None,
+    count: int,
+) -> None:
+    """Search, evaluate on held-out pictures and write results/thin-calls-NAME.json."""
+    console = Console(stderr=True)
+    began = time.perf_counter()
+    pipeline = open_pipeline(HERE / name)
+    pipeline.use_scheduler(scheduler, {})
+    whole = full(
+        pipeline,
+        Options(steps=steps, guidance=GUIDANCE[name], granularity=Granularity.LAYER),
+    )
+    prompts, others = split_prompts(pipeline, search=(), evaluate=())
+    effort = Effort.of(pictures, iterations)
+    found = searched(
+        pipeline, whole, keep, prompts, effort,
+        lambda text, _share=None: console.log(text, highlight=False),
+    )  # fmt: skip
+    seconds = round(time.perf_counter() - began)
+    fewer = found["whole calls"].steps
+    found["the scheduler's own steps"] = plain(pipeline, whole, fewer)
+    runs = sample_trajectories(
+        pipeline,
+        [others[i % len(others)] for i in range(count)],
+        grid=whole.binding.grid,
+        guidance=whole.guidance,
+        noise_shape=whole.binding.noise_shape,
+        seed=HELD_OUT_SEED,
+    )
+    runs = runs.first_pictures(count)
+    errors = {label: errors_of(pipeline, subnet, runs) for label, subnet in found.items()}
+    rows = {
+        label: {
+            "calls": subnet.steps,
+            "keep": keep_of(subnet) * subnet.full_calls / whole.full_calls,
+            **errors[label].to_json(),
+        }
+        for label, subnet in found.items()
+    }
+    thin, calls = errors["with thin calls"], errors["whole calls"]
+    ratios = {each.value: thin.ratio(calls, each) for each in Statistic}
+    actions = [[str(action) for action in row] for row in found["with thin calls"].actions]
+    result: dict[str, Any] = {
+        "scheduler": scheduler, "steps": steps, "budget": keep, "effort": vars(effort),
+        "search_seconds": seconds, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "thin_over_whole": ratios, "rows": rows,
+        "blocks": whole.topology.blocks, "actions": actions,
+    }  # fmt: skip
+    for label, row in rows.items():
+        click.echo(
+            f"{label}: {row['calls']} calls, keep {row['keep']:.3f}, mean {row['mean']:.4f}, median {row['median']:.4f}"
+        )
+    click.echo(ratios)
+    click.echo(write(f"thin-calls-{name}", result))
+
+
+if __name__ == "__main__":
+    main()

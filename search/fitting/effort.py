@@ -1,0 +1,93 @@
+"""How much work a search does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from search.fitting.descent import Schedule
+from search.fitting.trajectories import CHUNK
+
+STARTS = 5
+"""Sets of calls that a search begins by comparing."""
+COMPARED = 24
+"""Pictures that starts are fitted on to be compared."""
+PROBED = 8
+"""Pictures with which the propagation of errors is measured."""
+BACKWARD = 4
+"""What a call takes whose gradient is wanted, which is made twice, as a multiple of one without."""
+PROBES = 4
+"""Random directions per picture that the effects of blocks are measured along."""
+FEW = 8
+"""The most calls that are thinned: where there are more, one of them is worth less."""
+THINNEST = 0.1
+"""The largest share of calls that is left out of them."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much work to do.
+
+    Attributes:
+        fitted_on: pictures to fit and take gradients on.
+        held_out: other pictures, to choose by.
+        work: calls times pictures of one gradient, so that few calls, where most is left to gain and
+            most depends on chance, see more pictures.
+        iterations: of the gradient search, per keep.
+        every: iterations between two evaluations on the held-out pictures.
+    """
+
+    fitted_on: int = 64
+    held_out: int = 32
+    work: int = 240
+    iterations: int = 28
+    every: int = 7
+
+    @property
+    def quarter(self) -> int:
+        """Iterations that move the calls, with rows by least squares, and as many that try what is found."""
+        return self.iterations // 4
+
+    def schedule(self, count: int, iterations: int, seed: int) -> Schedule:
+        """Of a gradient search with `count` calls."""
+        return Schedule(iterations, self.every, max(CHUNK, self.work // count), seed)
+
+    def denoiser_calls(self, full_calls: int, keep: float, *, thin: bool) -> float:
+        """About how many calls of the denoiser, one for each picture, a search for `keep` takes."""
+        count = max(1, int(keep * full_calls))
+        calls = (self.fitted_on + self.held_out) * full_calls + PROBED * 90 + self._whole(count)
+        more = thin_count(keep, full_calls) if thin else None
+        if more is not None:
+            effects = self.fitted_on * more * (1 + PROBES * (BACKWARD - 1))
+            calls += self._whole(more) + effects + self._gradients(more) / 2
+        return calls
+
+    def _whole(self, count: int) -> float:
+        starts = STARTS * count * (2 * min(COMPARED, self.fitted_on) + self.held_out)
+        looks = (self.iterations // self.every + 4) * count * self.held_out
+        placed = 3 * count * 2 * self.fitted_on
+        return starts + looks + placed + self._gradients(count)
+
+    def _gradients(self, count: int) -> float:
+        return self.iterations * max(CHUNK, self.work // count) * count * BACKWARD
+
+    @staticmethod
+    def of(pictures: int | None, iterations: int | None) -> Effort:
+        """The given number of pictures, or the default. A third is held out, and half of few pictures."""
+        count = USUAL.fitted_on + USUAL.held_out if pictures is None else pictures
+        held_out = max(1, count // 3, min(count // 2, CHUNK))
+        return replace(
+            USUAL,
+            fitted_on=count - held_out,
+            held_out=held_out,
+            iterations=USUAL.iterations if iterations is None else iterations,
+        )
+
+
+USUAL = Effort()
+
+
+def thin_count(keep: float, full_calls: int) -> int | None:
+    """How many thin calls to try for a keep: one more than it pays for, if few blocks have to be left out."""
+    more = int(keep * full_calls + 1e-9) + 1
+    is_near = keep * full_calls >= (1 - THINNEST) * more
+    return more if is_near and more <= min(FEW, full_calls) else None

@@ -1,0 +1,116 @@
+"""Calls with blocks left out, in the place of fewer whole ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from search.core.actions import Action
+from search.core.sampler import FittedSampler
+from search.fitting.effects import measure_effects
+from search.fitting.gated_calls import GatedPredictor
+from search.fitting.placed import evaluate
+from search.fitting.rows import Calls, rows_of, table_of
+from search.fitting.thinning import thinned
+from search.supernet.supernet import supernet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from search.core.subnet import SubNet
+    from search.fitting.placed import Placed
+    from search.fitting.trajectories import Trajectories
+    from search.fitting.whole_calls import Refinement
+    from search.model.pipeline import Pipeline
+    from search.supernet.supernet import SuperNet
+
+CHOICES = (Action.RUN, Action.REUSE, Action.DELTA, Action.SKIP, Action.FORECAST)
+"""What a block may do at a call."""
+
+
+@dataclass(frozen=True)
+class Thin:
+    """Thin calls.
+
+    Attributes:
+        subnet: with its fitted sampler.
+        error: of held-out pictures, as in `Placed`.
+    """
+
+    subnet: SubNet
+    error: float
+
+
+def thin_calls(
+    pipeline: Pipeline,
+    whole: SubNet,
+    keep: float,
+    refinement: Refinement,
+    report: Callable[..., None],
+) -> Thin | None:
+    """`whole` with as many blocks left out as `keep` asks for, and rows refined with these; None: out of reach.
+
+    Args:
+        pipeline: with its weights loaded.
+        whole: placed calls with fitted rows, all in full.
+        keep: fraction of the full sampler's MACs.
+        refinement: of the rows.
+        report: called with a message and the completed fraction.
+    """
+    fitted_on, held_out = refinement.fitted_on, refinement.held_out
+    placed, count = placed_of(whole, held_out), whole.steps
+    with supernet(pipeline, whole, choices=CHOICES) as net:
+        effects = measure_effects(
+            fitted_on,
+            net,
+            placed,
+            seed=refinement.seed,
+            report=lambda share: report(f"{count} calls: effects of their blocks", share),
+        )
+        found = thinned(whole, keep, effects, CHOICES)
+        if found is None:
+            return None
+        gates = gates_of(net, found)
+        gated = replace(
+            refinement,
+            fitted_on=fitted_on.by(GatedPredictor(fitted_on.predictor, net, gates)),
+            held_out=held_out.by(GatedPredictor(held_out.predictor, net, gates)),
+        )
+        best = gated.best(placed_of(found, gated.held_out))
+    return Thin(replace(found, fitted=fitted_sampler(fitted_on, best)), best.error)
+
+
+def gates_of(net: SuperNet, subnet: SubNet) -> Tensor:
+    """The gates of 0 and 1 that do what `subnet` does, `[T, N, A]`."""
+    gates = torch.zeros(net.shape, device=net.pipeline.denoiser.device)
+    for call, row in enumerate(subnet.actions):
+        for block, action in enumerate(row):
+            runs = action is net.full.actions[call][block]
+            gates[call, block, 0 if runs else net.choices.index(action)] = 1
+    return gates
+
+
+def placed_of(subnet: SubNet, held_out: Trajectories) -> Placed:
+    """The calls and rows of a SubNet, with their error."""
+    assert subnet.fitted is not None
+    positions = [held_out.position_of(time) for time in subnet.timesteps]
+    rows = tuple(row.to(held_out.noise) for row in rows_of(subnet.fitted.table))
+    return evaluate(held_out, Calls.at_numbers(positions, held_out), rows)
+
+
+def fitted_sampler(runs: Trajectories, placed: Placed) -> FittedSampler:
+    """The timesteps and rows of placed calls, each of which is a step."""
+    count = len(placed.positions)
+    timesteps = [float(runs.timestep_at(torch.tensor(p))) for p in placed.positions]
+    table = table_of(
+        placed.rows,
+        runs.first,
+        steps=range(count),
+        predicts=(True,) * count,
+        total=count,
+    )
+    return FittedSampler(tuple(timesteps), table)

@@ -1,0 +1,125 @@
+"""A number of whole calls: where they are, and what their rows are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from search.fitting.effort import COMPARED, PROBED
+from search.fitting.placed import best_of
+from search.fitting.placement import (
+    measure_local_errors,
+    measure_propagation,
+    place,
+    propagation_candidates,
+)
+from search.fitting.refine_coefficients import refine_coefficients
+from search.fitting.refine_positions import assess, refine_positions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from search.fitting.effort import Effort
+    from search.fitting.placed import Placed
+    from search.fitting.trajectories import Trajectories
+
+SPACINGS = (1.0, 0.8)
+"""Exponents of plain spacings to begin at: even, and denser at the end."""
+PLAUSIBLE = 2.0
+"""How much larger the error of a start may be than that of the best one, to be tried at all."""
+
+
+def starts_of(
+    fitted_on: Trajectories, counts: Sequence[int], report: Callable[..., None]
+) -> dict[int, list[list[float]]]:
+    """Per number of calls, where to begin: the placements, and spacings that need no measurement."""
+    report("propagation of errors")
+    local = measure_local_errors(fitted_on)
+    measured = measure_propagation(fitted_on.first_pictures(PROBED), local)
+    most = min(max(counts), len(local.positions))
+    plans = [place(local, each, most) for each in propagation_candidates(measured)]
+    return {
+        count: [
+            *([float(i) for i in plan[count - 1]] for plan in plans if count <= most),
+            *(spaced(fitted_on.last, count, power) for power in SPACINGS),
+        ]
+        for count in counts
+    }
+
+
+def spaced(last: int, count: int, power: float) -> list[float]:
+    """Positions spaced as schedulers do: the end, which has no call, is one after the last."""
+    if count > last:
+        positions: list[float] = (last * np.linspace(0, 1, count) ** power).tolist()
+        return positions
+    ahead = (last + 1) * np.linspace(0, 1, count, endpoint=False) ** power
+    return [min(float(position), last) for position in ahead]
+
+
+@dataclass
+class Refinement:
+    """The gradient searches of one number of calls, which share its iterations.
+
+    Attributes:
+        fitted_on: runs to fit and to take gradients on.
+        held_out: other runs, to choose by.
+        effort: how much work to do.
+        seed: of the order of the pictures.
+        tell: called with the number of the iteration and its error.
+        done: iterations so far.
+    """
+
+    fitted_on: Trajectories
+    held_out: Trajectories
+    effort: Effort
+    seed: int
+    tell: Callable[[int, float], None]
+    done: int = 0
+
+    def placed(self, start: Placed) -> Placed:
+        """`start` with its calls moved, for a quarter of the iterations."""
+        return self._descend(refine_positions, start, self.effort.quarter)
+
+    def best(self, *starts: Placed) -> Placed:
+        """The best that comes of plausible starts: each is tried, and the better one goes on."""
+        likely = min(start.error for start in starts) * PLAUSIBLE
+        tried = [start for start in starts if start.error <= likely]
+        if len(tried) > 1:
+            tried = [
+                self._descend(refine_coefficients, start, self.effort.quarter) for start in tried
+            ]
+        left = self.effort.iterations - self.done
+        return self._descend(refine_coefficients, best_of(*tried), left)
+
+    def _descend(self, refine: Callable[..., Placed], start: Placed, iterations: int) -> Placed:
+        if iterations == 0:
+            return start
+        before, self.done = self.done, self.done + iterations
+        return refine(
+            self.fitted_on,
+            self.held_out,
+            start,
+            self.effort.schedule(len(start.positions), iterations, self.seed + before),
+            progress=lambda iteration, error: self.tell(before + iteration, error),
+        )
+
+
+def search_calls(
+    starts: Sequence[Sequence[float]], plain: Placed | None, refinement: Refinement
+) -> Placed:
+    """Evaluate the starts, move the best, and refine its coefficients or those of the scheduler's own steps.
+
+    Args:
+        starts: positions of the calls.
+        plain: the scheduler's own steps, if there are that many.
+        refinement: how.
+    """
+    fitted_on, held_out = refinement.fitted_on, refinement.held_out
+    few = fitted_on.some(COMPARED)
+    compared = best_of(*(assess(few, held_out, start) for start in starts))
+    best = assess(fitted_on, held_out, compared.positions)
+    if len(best.positions) > 1:
+        best = refinement.placed(best)
+    return refinement.best(*(start for start in (best, plain) if start is not None))
