@@ -118,7 +118,7 @@ class Demo:
         """A line per method, for the terminal."""
         attributes = list(self.rows[0].accuracy)
         table = Table(title="shapes-sd, 50-step DDIM, ONNX Runtime on the CPU")
-        table.add_column("method")
+        table.add_column("method", no_wrap=True)
         for heading in ("calls", "MACs", "s / picture", "speedup", "PSNR to full", *attributes):
             table.add_column(heading, justify="right")
         for row in self.rows:

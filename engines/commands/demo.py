@@ -33,7 +33,7 @@ def command(out: Path, as_json: bool) -> None:
     if as_json:
         click.echo((out / "demo.json").read_text(), nl=False)
     else:
-        screen.print_tables([result.table()], 120)
+        screen.print_tables([result.table()], 130)
         click.echo(verdict(result.parity))
         click.echo(f"report: {result.page}")
     if not result.parity.passed:
