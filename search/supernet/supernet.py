@@ -116,11 +116,7 @@ class SuperNet:
         self.records = tuple(RECORDS[choice] for choice in choices)
         self.pipeline, self.full, self.choices, self.every = pipeline, full, choices, every
         self.topology = full.topology
-        self.table: SamplerTable = (
-            pipeline.sampler(full.binding.grid, pipeline.size(full.binding.noise_shape))
-            if full.fitted is None
-            else full.fitted.table
-        )
+        self.table: SamplerTable = pipeline.sampler_of(full)
         self.table.require_fixed()
         self._now: GatedStep | None = None
         self._body: Body | None = None
