@@ -43,12 +43,17 @@ class Wanted:
 
 
 def largest_for(by_images: Mapping[int, Made], waiting: int) -> Made:
-    """What makes most of the `waiting` pictures at once without others, or the fewest others."""
+    """The entry with the most pictures per run, at most `waiting`; if all make more, that with the fewest.
+
+    Args:
+        by_images: by the number of pictures that a run makes.
+        waiting: pictures that are wanted.
+    """
     return by_images[max((n for n in by_images if n <= waiting), default=min(by_images))]
 
 
 def filled(seeds: Sequence[int], images: int) -> int | list[int]:
-    """The seeds of a run that makes `images` pictures; what nobody asked for repeats the last."""
+    """The `seed` of `Runner.run` for `images` pictures; the last seed is repeated for those nobody asked for."""
     found = [*seeds, *[seeds[-1]] * (images - len(seeds))]
     return found[0] if images == 1 else found
 

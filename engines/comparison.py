@@ -45,7 +45,7 @@ def draw_comparison(shown: Mapping[str, NDArray[np.uint8]]) -> Figure:
 
 
 def _magnified(picture: NDArray[np.uint8], full: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The absolute difference on white."""
+    """The absolute difference, `GAIN` times, as darkness on white; `[height, width, 3]`."""
     difference = np.abs(picture.astype(np.int16) - full)
     inverted: NDArray[np.uint8] = (255 - np.minimum(GAIN * difference, 255)).astype(np.uint8)
     return inverted

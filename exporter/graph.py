@@ -59,7 +59,7 @@ def convert(program: ExportedProgram) -> ir.Model:
 
 
 def _inconvertible(error: BaseException) -> str:
-    """What of a program ONNX does not have."""
+    """Why a program cannot be written as ONNX, with the innermost operation that is named."""
     inner: BaseException | None = error
     found = None
     while inner is not None:
@@ -80,7 +80,7 @@ def _drop_assertions(program: ExportedProgram) -> None:
 
 
 def _widen_indices(program: ExportedProgram) -> None:
-    """Give tensors that others are indexed with 64 bits: ONNX takes no fewer."""
+    """Convert int32 index tensors to int64, in place: ONNX does not index with int32."""
     graph = program.graph
     for node in graph.find_nodes(op="call_function", target=torch.ops.aten.index.Tensor):
         for index in filter(None, node.args[1]):

@@ -120,7 +120,7 @@ def carve_variant(
     binding = subnet.binding
     size = pipeline.size(binding.noise_shape)
     shape = Shape.of(size, images)
-    table = pipeline.sampler(binding.grid, size) if subnet.fitted is None else subnet.fitted.table
+    table = pipeline.sampler_of(subnet)
     program = plan_program(subnet, images)
     report(f"{shape}: trace denoiser")
     master = trace_denoiser(pipeline, subnet, program.bases, images, dtype)

@@ -128,10 +128,7 @@ class Work:
 
     def table(self, subnet: SubNet) -> SamplerTable:
         """The rows that it runs with."""
-        if subnet.fitted is not None:
-            return subnet.fitted.table
-        size = self.pipeline.size(subnet.binding.noise_shape)
-        return self.pipeline.sampler(subnet.binding.grid, size)
+        return self.pipeline.sampler_of(subnet)
 
     def quality(self, subnet: SubNet) -> Quality:
         """Its distance from the full sampler on the held-out pictures."""

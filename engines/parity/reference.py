@@ -72,10 +72,7 @@ class Reference:
     @property
     def table(self) -> SamplerTable:
         """The sampler, one row per step: the pipeline's, or the SubNet's own."""
-        subnet, opened = self.subnet, self.opened
-        if subnet.fitted is not None:
-            return subnet.fitted.table
-        return opened.sampler(subnet.binding.grid, opened.size(subnet.binding.noise_shape))
+        return self.opened.sampler_of(self.subnet)
 
     @cached_property
     def unrolled(self) -> Unrolled:

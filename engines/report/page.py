@@ -174,7 +174,7 @@ def _pictures(pictures: ParityPictures, quality: str) -> dict[str, str]:
 
 
 def _still(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A picture `[height, width, 3]`; of a video its middle frame."""
+    """A picture `[height, width, 3]` as it is; of a video `[frames, height, width, 3]`, its middle frame."""
     return pixels if pixels.ndim == 3 else pixels[len(pixels) // 2]
 
 

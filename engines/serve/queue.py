@@ -206,15 +206,20 @@ class RequestQueue:
         self._metrics.count_run(pictures[0].job.asked.served, len(pictures), spent)
         for place, each in enumerate(pictures):
             job = each.job
-            job.images[each.number] = result.images[place].copy()
-            job.seconds = result.seconds
-            if len(job.images) == len(job.asked.seeds):
+            with self._changed:  # another thread may hand out the other pictures of the job
+                job.images[each.number] = result.images[place].copy()
+                job.seconds = result.seconds
+                is_done = len(job.images) == len(job.asked.seeds)
+            if is_done:
                 self._finish(job, None)
 
     def _fail(self, pictures: list[_Picture], error: EngineError) -> None:
         for job in {each.job for each in pictures}:
             with self._changed:
                 self._waiting = deque(each for each in self._waiting if each.job is not job)
+                if job.error is not None:
+                    continue  # another picture of it has failed before
+                job.error = error
             self._finish(job, error)
 
     def _finish(self, job: Job, error: EngineError | None) -> None:

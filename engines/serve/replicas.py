@@ -134,7 +134,8 @@ def replicated(
         try:
             ray.get([each.ready.remote() for each in replicas])
         except ray.exceptions.RayError as error:
-            reason = str(getattr(error, "cause", error)).strip().splitlines()[-1]
+            reason = str(getattr(error, "cause", error)).strip().rpartition("\n")[2]
+            reason = reason or type(error).__name__
             msg = f"a replica cannot load the bundles ({reason}); try stepcarve run on its machine"
             raise EngineError(msg) from error
         idle: queue.Queue[Any] = queue.Queue()

@@ -51,7 +51,7 @@ class TritonPythonModel:
         ]
 
     def finalize(self) -> None:
-        """Let the graphs go."""
+        """Free the loaded graphs; Triton calls it before it ends the process."""
         del self._batches
 
     def _wanted(self, request: Any) -> list[Wanted] | EngineError:

@@ -19,7 +19,7 @@ from search.core.files import whole_directory
 if TYPE_CHECKING:
     from exporter.bundle import Bundle
 
-NAME = re.compile(r"[A-Za-z0-9_.-]+")
+NAME = re.compile(r"(?!\.)[A-Za-z0-9_.-]+")
 MODEL = Path(__file__).with_name("model.py")
 INPUTS = (
     (PROMPT, "TYPE_STRING", False),
@@ -51,7 +51,10 @@ class TritonModel:
     def __post_init__(self) -> None:
         """Refuse what Triton or the engine would."""
         if not NAME.fullmatch(self.name):
-            msg = f"the model's name is {self.name!r}; give letters, digits, '.', '-' and '_' with --name"
+            msg = f"the model's name is {self.name!r}; give letters, digits, '-', '_' and, not first, '.' with --name"
+            raise EngineError(msg)
+        if self.instances < 1:
+            msg = f"{self.instances} instances are to hold the bundle; give at least 1 with --instances"
             raise EngineError(msg)
         kind = engine_kind(self.engine)
         kind.require_device(self.device)

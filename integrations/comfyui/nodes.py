@@ -31,11 +31,18 @@ Inputs = dict[str, dict[str, tuple[Any, ...]]]
 
 
 def find(name: str) -> Path:
-    """A bundle or a SubNet: a path, or a name in `models/stepcarve`."""
+    """The path of a bundle or a SubNet.
+
+    Args:
+        name: a path, or a name in one of ComfyUI's folders `stepcarve` of models.
+
+    Raises:
+        EngineError: nothing is there.
+    """
     given = Path(name.strip()).expanduser()
     places = [given, *(Path(folder) / given for folder in folder_paths.get_folder_paths(FOLDER))]
     for place in places:
-        if place.exists():
+        if name.strip() and place.exists():
             return place
     msg = f"there is no {name!r}; give its whole path, or its name in the folder models/{FOLDER}"
     raise EngineError(msg)
@@ -52,7 +59,7 @@ class StepcarveLoadBundle:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:  # noqa: N802
-        """See ComfyUI."""
+        """The inputs, in the form that ComfyUI asks of a node."""
         size = {"default": 0, "min": 0, "max": LARGEST, "tooltip": "0 takes the bundle's first."}
         return {
             "required": {
@@ -75,7 +82,7 @@ class StepcarveLoadBundle:
     def load(
         self, path: str, engine: str, device: str, height: int = 0, width: int = 0, images: int = 0
     ) -> tuple[engines.Runner]:
-        """Load it."""
+        """The bundle at one of its shapes; 0 stands for any height, width or number of images."""
         asked = {"height": height, "width": width, "images": images}
         shape = {name: value or None for name, value in asked.items()}
         return (engines.load(find(path), engine, device=device, **shape),)
@@ -92,7 +99,7 @@ class StepcarveRun:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:  # noqa: N802
-        """See ComfyUI."""
+        """The inputs, in the form that ComfyUI asks of a node."""
         text = {"multiline": True, "dynamicPrompts": True, "default": ""}
         seed = {"default": 0, "min": 0, "max": 2**32 - 1, "control_after_generate": True}
         scale = {"default": 0.0, "min": 0.0, "max": 100.0, "step": 0.1}
@@ -150,7 +157,7 @@ class StepcarveSigmas:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:  # noqa: N802
-        """See ComfyUI."""
+        """The inputs, in the form that ComfyUI asks of a node."""
         hint = (
             "Take the times of a fitted sampler without its coefficients; most of its gain is lost."
         )
@@ -167,7 +174,11 @@ class StepcarveSigmas:
         return hashlib.sha256(file.read_bytes()).hexdigest()
 
     def sigmas(self, path: str, grid_only: bool = False) -> tuple[torch.Tensor]:
-        """Of every call, and 0."""
+        """The noise level of each call, then 0: one axis, float32.
+
+        Raises:
+            EngineError: the SubNet has a fitted sampler, and `grid_only` is False.
+        """
         import torch
 
         from exporter.bundle import Bundle

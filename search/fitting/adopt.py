@@ -102,7 +102,5 @@ def adopt(
 
 
 def _error(pipeline: Pipeline, subnet: SubNet, runs: Trajectories) -> float:
-    binding = subnet.binding
-    own = pipeline.sampler(binding.grid, pipeline.size(binding.noise_shape))
-    table = own if subnet.fitted is None else subnet.fitted.table
+    table = pipeline.sampler_of(subnet)
     return float(runs.error(final_latents(pipeline, subnet, table, runs)).mean())

@@ -33,6 +33,8 @@ def measure_effects(
 ) -> NDArray[np.float64]:
     """Products of random directions with the effect of each choice in place of RUN, `[M, T, N, A]`.
 
+    M is the number of pictures times `PROBES`; T, N and A are calls, blocks and choices.
+
     An effect is a vector as long as all final latents of all pictures. A backward pass gives the products
     of all of them with one direction, and the mean square of such products is the square of the vector.
     They are additive, so the square of any sum of effects follows, without making a single choice.

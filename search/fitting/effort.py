@@ -14,13 +14,13 @@ COMPARED = 24
 PROBED = 8
 """Pictures with which the propagation of errors is measured."""
 BACKWARD = 4
-"""What a call takes whose gradient is wanted, which is made twice, as a multiple of one without."""
+"""Cost of a call that is differentiated, and made twice for that, as a multiple of one that is not."""
 PROBES = 4
 """Random directions per picture that the effects of blocks are measured along."""
 FEW = 8
-"""The most calls that are thinned: where there are more, one of them is worth less."""
+"""The largest number of thin calls that is tried: among more calls, one more gains less."""
 THINNEST = 0.1
-"""The largest share of calls that is left out of them."""
+"""The largest fraction of the MACs of thin calls that is left out."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Effort:
 
     @property
     def quarter(self) -> int:
-        """Iterations that move the calls, with rows by least squares, and as many that try what is found."""
+        """A quarter of the iterations: for moving the calls, and again for each start that is compared."""
         return self.iterations // 4
 
     def schedule(self, count: int, iterations: int, seed: int) -> Schedule:
@@ -53,7 +53,7 @@ class Effort:
 
     def denoiser_calls(self, full_calls: int, keep: float, *, thin: bool) -> float:
         """About how many calls of the denoiser, one for each picture, a search for `keep` takes."""
-        count = max(1, int(keep * full_calls))
+        count = max(1, whole_count(keep, full_calls))
         calls = (self.fitted_on + self.held_out) * full_calls + PROBED * 90 + self._whole(count)
         more = thin_count(keep, full_calls) if thin else None
         if more is not None:
@@ -86,8 +86,13 @@ class Effort:
 USUAL = Effort()
 
 
+def whole_count(keep: float, full_calls: int) -> int:
+    """How many whole calls a keep pays for, whatever rounding makes of their product."""
+    return int(keep * full_calls + 1e-9)
+
+
 def thin_count(keep: float, full_calls: int) -> int | None:
     """How many thin calls to try for a keep: one more than it pays for, if few blocks have to be left out."""
-    more = int(keep * full_calls + 1e-9) + 1
+    more = whole_count(keep, full_calls) + 1
     is_near = keep * full_calls >= (1 - THINNEST) * more
     return more if is_near and more <= min(FEW, full_calls) else None

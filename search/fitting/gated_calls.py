@@ -24,7 +24,7 @@ Needed = tuple[frozenset[Source], ...]
 
 
 class GatedPredictor:
-    """Noise predictions of a SuperNet's calls, one after the other; after the last begins the first anew.
+    """Noise predictions of a SuperNet's calls, one after the other; after the last comes the first again.
 
     It is used as a `Predictor` is, so rows are fitted and refined through gated calls as through whole
     ones. It is differentiable in the gates, too, and in what calls hand on to each other.
@@ -36,7 +36,7 @@ class GatedPredictor:
         Args:
             whole: what predicts with whole calls.
             net: open; every step of it is a call.
-            gates: `[T, N, A]`.
+            gates: `[T, N, A]`: calls, blocks, choices.
         """
         self.whole, self._net, self._gates = whole, net, gates
         self._weights = gates.detach().tolist()

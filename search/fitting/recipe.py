@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from search.core.errors import SearchError
-from search.fitting.effort import USUAL, Effort, thin_count
+from search.fitting.effort import USUAL, Effort, thin_count, whole_count
 from search.fitting.records import CarveRun
 from search.fitting.scheduled import scheduled
 from search.fitting.thin import fitted_sampler, placed_of, thin_calls
@@ -74,7 +74,7 @@ def place_calls(
         keep: search.better(keep, count) if keep in tried else search.whole(count)
         for keep, count in counts.items()
     }
-    return [replace(subnet, method=f"carve keep {keep:g}") for keep, subnet in found.items()]
+    return [replace(found[keep], method=f"carve keep {keep:g}") for keep in keeps]
 
 
 def _identity(
@@ -195,7 +195,7 @@ def subnet_of(
 
 
 def _calls(keep: float, full_calls: int) -> int:
-    count = int(keep * full_calls + 1e-9)
+    count = whole_count(keep, full_calls)
     if count < 1:
         msg = f"--keep {keep} of {full_calls} calls is less than one call; keep more"
         raise SearchError(msg)

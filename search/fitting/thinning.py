@@ -53,7 +53,14 @@ def thinned(
 
 
 class Selection:
-    """Choices made one after the other, then exchanged one by one, for the least square of their sum."""
+    """Choices made one after the other, then exchanged one by one, for the least square of their sum.
+
+    Attributes:
+        saving: of each choice, as a share of the full sampler's MACs, `[T, N, A]`.
+        square: of the effect of each choice, with `CAUTION`, `[T, N, A]`.
+        sum: of the effects of the chosen ones, `[M]`.
+        chosen: the choices so far.
+    """
 
     def __init__(
         self, whole: SubNet, effects: NDArray[np.float64], choices: Sequence[Action]

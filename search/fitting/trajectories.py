@@ -107,7 +107,7 @@ class Trajectories:
         )
 
     def by(self, predictor: Predictor | GatedPredictor) -> Trajectories:
-        """The same, to be come close to with other calls."""
+        """The same runs, with other calls to come close to them."""
         return dataclasses.replace(self, predictor=predictor)
 
     def some(self, pictures: int) -> Trajectories:

@@ -75,7 +75,7 @@ def subnet_from_lite(pipeline: Pipeline, settings: TaylorSeer, options: Options)
     computes = settings.computes(whole.steps)
     return forecasting(
         whole,
-        _table_of(pipeline, whole),
+        pipeline.sampler_of(whole),
         computes,
         taylor(computes),
         f"taylorseer lite interval {settings.interval}",
@@ -113,16 +113,11 @@ def subnet_from_meancache(pipeline: Pipeline, mean: MeanVelocity, options: Optio
     sigmas = (*noise_levels(scheduler, whole.timesteps), 0.0)
     return forecasting(
         whole,
-        _table_of(pipeline, whole),
+        pipeline.sampler_of(whole),
         computes,
         mean_velocity(sigmas, orders),
         f"meancache {sum(computes)} calls",
     )
-
-
-def _table_of(pipeline: Pipeline, whole: SubNet) -> SamplerTable:
-    binding = whole.binding
-    return pipeline.sampler(binding.grid, pipeline.size(binding.noise_shape))
 
 
 def forecasting(

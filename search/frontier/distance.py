@@ -74,7 +74,10 @@ class Distance:
         return low > 0 or high < 0
 
     def ratio(self, other: Distance, statistic: Statistic) -> dict[str, Any]:
-        """How many times that of another it is, and between which values that lies: a paired bootstrap."""
+        """Its statistic divided by that of another, as JSON values.
+
+        `interval` are the values between which that lies for `LEVEL` of the resamples: a paired bootstrap.
+        """
         each = _resampled(self.errors, statistic) / _resampled(other.errors, statistic)
         return {"value": self.value(statistic) / other.value(statistic), "interval": _middle(each)}
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 GIVEN = "negative_given"
 _PROMPT = "stepcarve prompt"
-"""Of a text that our prompt is in."""
+"""What every text with our prompt in it contains, in lower case."""
 
 
 class TextConditioner(nn.Module):

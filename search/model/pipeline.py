@@ -287,6 +287,17 @@ class Pipeline:
         settings.apply(scheduler)
         return tuple(float(t) for t in settings.part(scheduler))
 
+    def sampler_of(self, subnet: SubNet) -> SamplerTable:
+        """The fitted sampler of a SubNet, or the present scheduler as a table for its grid and size.
+
+        Raises:
+            SearchError: as `sampler`.
+        """
+        if subnet.fitted is not None:
+            return subnet.fitted.table
+        binding = subnet.binding
+        return self.sampler(binding.grid, self.size(binding.noise_shape))
+
     def sampler(self, grid: TimestepGrid, size: Size | None = None) -> SamplerTable:
         """The present scheduler as a table for `grid` and pictures of `size`.
 

@@ -76,9 +76,9 @@ class Twice(Scheduled):
         return self.returned
 
     def add_noise(self, original_samples: Tensor, *_: Any, **__: Any) -> Tensor:
-        """None."""
+        """The latents as they are, without noise."""
         return original_samples
 
     def scale_noise(self, sample: Tensor, *_: Any, **__: Any) -> Tensor:
-        """None."""
+        """The same, as flow matching calls it."""
         return sample

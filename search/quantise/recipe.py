@@ -150,7 +150,7 @@ def quantise(
         report=report,
     )
     fitted_on, held_out = (r.first_pictures(effort.pictures) for r in (fitted_on, held_out))
-    measure = _Measure(pipeline, subnet, _table_of(pipeline, subnet))
+    measure = _Measure(pipeline, subnet, pipeline.sampler_of(subnet))
     report("ranges of the layers' inputs")
     layers = _calibrated(measure, fitted_on, ranges)
     chosen, predicted = layers, None
@@ -173,7 +173,7 @@ def quantise(
             made = fit_sampler(
                 pipeline, subnet, measure.table, fitted_on=fitted_on, held_out=held_out
             ).subnet
-        best = _Measure(pipeline, made, _table_of(pipeline, made))(held_out)
+        best = _Measure(pipeline, made, pipeline.sampler_of(made))(held_out)
     drift = _relative(off, own)
     return Quantised(
         plan=replace(plan, subnet=digest(made)),
@@ -198,14 +198,6 @@ class _Measure:
     def __call__(self, runs: Trajectories) -> Tensor:
         """Final latents `[S, ...]`."""
         return final_latents(self.pipeline, self.subnet, self.table, runs)
-
-
-def _table_of(pipeline: Pipeline, subnet: SubNet) -> SamplerTable:
-    """Rows over the steps of `subnet`."""
-    if subnet.fitted is not None:
-        return subnet.fitted.table
-    binding = subnet.binding
-    return pipeline.sampler(binding.grid, pipeline.size(binding.noise_shape))
 
 
 def _calibrated(measure: _Measure, runs: Trajectories, ranges: Ranges) -> dict[str, Layer]:

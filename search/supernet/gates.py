@@ -87,7 +87,7 @@ class GatedStep:
         """Compute what a port emits, and what it carries to later steps.
 
         `fresh` may be missing where its gate is 0 and wants no gradient; `base` where no action that
-        is allowed wants it. What no earlier step has carried has no weight.
+        is allowed wants it. A source that no earlier step has carried must have weight 0.
         """
         kept = {source for record in choices for source in record.row}
         gates, weights, came = self.gates[block], self.weights[block], self.came.of(port)

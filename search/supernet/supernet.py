@@ -116,11 +116,7 @@ class SuperNet:
         self.records = tuple(RECORDS[choice] for choice in choices)
         self.pipeline, self.full, self.choices, self.every = pipeline, full, choices, every
         self.topology = full.topology
-        self.table: SamplerTable = (
-            pipeline.sampler(full.binding.grid, pipeline.size(full.binding.noise_shape))
-            if full.fitted is None
-            else full.fitted.table
-        )
+        self.table: SamplerTable = pipeline.sampler_of(full)
         self.table.require_fixed()
         self._now: GatedStep | None = None
         self._body: Body | None = None
@@ -288,9 +284,10 @@ class SuperNet:
                 template = Template.of(output, ports)
                 tensors = tensors_of(output)
                 fresh = {port: tensors[index] for index, port in ports.items()}
-                shape = tensor_arguments(module, args, kwargs)[0].shape
-                if any(tensor.shape != shape for tensor in fresh.values()):
-                    self._unlike_inputs.add(block)
+                if has_base:
+                    shape = tensor_arguments(module, args, kwargs)[0].shape
+                    if any(tensor.shape != shape for tensor in fresh.values()):
+                        self._unlike_inputs.add(block)
                 if template.is_complete:
                     self._templates[block] = template
             for port in ports.values():
@@ -309,7 +306,7 @@ class SuperNet:
         if is_felt or block not in self._templates:
             return False
         if block in self._unlike_inputs and self._emits_base(now, block):
-            return False  # What it computes says what the zeros are like.
+            return False  # Its base may be zeros, whose shape is that of its output.
         held = all(now.weights[i][REUSE] == 1 for i in self._inside[block])
         return now.weights[block][RUN] == 0 and held
 

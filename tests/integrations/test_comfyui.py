@@ -102,8 +102,9 @@ def test_a_bundle_that_changes_is_loaded_again(package: ModuleType, bundle: Bund
     manifest = bundle.path / "manifest.json"
     manifest.write_text(manifest.read_text() + "\n")
     assert load.IS_CHANGED(path="shapes") != before
-    with pytest.raises(EngineError, match=r"there is no 'nowhere'; give its whole path"):
-        load().load("nowhere", "onnxruntime", "cpu")
+    for name in ("nowhere", " "):
+        with pytest.raises(EngineError, match=f"there is no {name!r}; give its whole path"):
+            load().load(name, "onnxruntime", "cpu")
 
 
 def test_a_picture_and_a_mask_are_given_as_files_are(package: ModuleType) -> None:

@@ -157,7 +157,9 @@ def test_an_instance_sees_its_own_gpu_alone(
 def test_what_cannot_be_a_model_is_refused(repository: Path, pair: Path, tmp_path: Path) -> None:
     places = Places(tmp_path, {"pair": pair, "repository": repository, "out": tmp_path / "out"})
     require_refused("triton {pair} -o {repository}", "exists; remove it or choose", places)
-    require_refused("triton {pair} -o {out} --name a/b", "the model's name is 'a/b'", places)
+    for name in ("a/b", ".", ".."):
+        refused = f"the model's name is {name!r}"
+        require_refused(f"triton {{pair}} -o {{out}} --name {name}", refused, places)
     require_refused("triton {pair} -o {out} --height 8", "24 x 24", places)
     line = "triton {pair} -o {out} --engine openvino --device cuda"
     require_refused(line, "openvino runs on cpu", places)
