@@ -37,7 +37,7 @@ def write(rows: Sequence[Row], not_built: Mapping[str, str]) -> None:
         f"| {row.cls} | {_code(row.options)} | {row.calls} | {row.blocks} | {row.pixel * 255:.2f} / 255 |\n"
         for row in equal
     ]
-    lines.append("\n## Refused\n\n| class | why |\n|---|---|\n")
+    lines.append("\n## Not equal\n\n| class | why |\n|---|---|\n")
     lines += [f"| {row.cls} | {_reason(row)} |\n" for row in others]
     lines.append("\n## Not tried\n\n| class | why |\n|---|---|\n")
     lines += [f"| {cls} | {why} |\n" for cls, why in sorted(not_built.items())]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from search.core.errors import SearchError
+from search.core.liveness import unroll
 from search.fitting.fit import final_latents
 from search.fitting.trajectories import sample_both
 
@@ -46,7 +47,8 @@ def adopt_sampler(full: SubNet, found: SubNet) -> SubNet:
     """`full` with the sampler that was fitted for `found`, all blocks at each of its steps.
 
     Raises:
-        SearchError: `found` has no fitted sampler, or one of another scheduler.
+        SearchError: `found` has no fitted sampler, one with steps that make no call, or one of another
+            scheduler.
     """
     fitted = found.fitted
     if fitted is None:
@@ -55,12 +57,19 @@ def adopt_sampler(full: SubNet, found: SubNet) -> SubNet:
             "or of a search with --fit-sampler"
         )
         raise SearchError(msg)
-    theirs, ours = found.binding.scheduler, full.binding.scheduler
+    calls = len(unroll(found).calls)
+    if calls != found.steps:
+        msg = (
+            f"the SubNet to adopt from calls the denoiser at {calls} of its {found.steps} steps, and its "
+            "sampler has no rows for the others; give one that calls it at each, such as one of carve"
+        )
+        raise SearchError(msg)
+    theirs, ours = _scheduler(found), _scheduler(full)
     if theirs != ours:
         msg = (
-            f"the sampler to adopt was fitted to {theirs}, but this pipeline samples with {ours}, whose "
-            f"predictions mean something else; search with --scheduler {theirs} if the model was trained "
-            "for it, or adopt another"
+            f"the sampler to adopt was fitted to {theirs}, but this pipeline samples with {ours}; search "
+            "with --scheduler and --scheduler-option as there if the model was trained for it, or adopt "
+            "another"
         )
         raise SearchError(msg)
     return replace(
@@ -69,6 +78,13 @@ def adopt_sampler(full: SubNet, found: SubNet) -> SubNet:
         fitted=fitted,
         method=f"sampler of {found.method}",
     )
+
+
+def _scheduler(subnet: SubNet) -> str:
+    """The scheduler's class, and what its predictions are of where it says that."""
+    binding = subnet.binding
+    predicts = binding.scheduler_config.get("prediction_type")
+    return binding.scheduler if predicts is None else f"{binding.scheduler} ({predicts})"
 
 
 def adopt(

@@ -40,10 +40,11 @@ def _make(task: Task) -> list[SubNet]:
 
 
 def _plain(task: Task, found: SubNet) -> SubNet | None:
-    """As many of the scheduler's own steps; a custom grid has none."""
-    if not task.whole.binding.grid.is_plain:
+    """As many of the scheduler's own steps, if there are such: a custom grid has none."""
+    try:
+        return fewer_steps(task.pipeline, task.whole, min(1.0, found.steps / task.whole.full_calls))
+    except SearchError:
         return None
-    return fewer_steps(task.pipeline, task.whole, min(1.0, found.steps / task.whole.full_calls))
 
 
 METHOD = Method(

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from search.core.actions import Action
 from search.core.errors import SearchError
 from search.core.subnet import SubNet
+from search.core.table import with_rows
 from search.fitting.adopt import PICTURES, adopt, adopt_sampler
 from search.methods.fewer_steps import fewer_steps
 from search.methods.options import Options
@@ -70,9 +72,14 @@ def test_what_has_no_sampler_or_another_one_is_refused(whole: SubNet, found: Sub
         found, binding=replace(found.binding, scheduler="FlowMatchEulerDiscreteScheduler")
     )
     with pytest.raises(
-        SearchError, match="fitted to FlowMatchEulerDiscreteScheduler, but this pip"
+        SearchError, match=r"fitted to FlowMatchEulerDiscreteScheduler \(epsilon\), but this pip"
     ):
         adopt_sampler(whole, other)
+    rows = [found.actions[0], *[tuple(Action.REUSE for _ in found.actions[0])] * 2]
+    with pytest.raises(
+        SearchError, match="calls the denoiser at 1 of its 3 steps, and its sampler"
+    ):
+        adopt_sampler(whole, with_rows(found, rows))
 
 
 def test_the_method_says_what_it_needs(opened: Pipeline) -> None:
