@@ -24,7 +24,7 @@ test-long: setup  ## the cases that take seconds each, which make test leaves ou
 test-slow: setup  ## the tests that are too slow for make test
 	$(BIN)/python -m pytest -m "slow and not longest and not gpu"
 
-test-longest: setup  ## the few slow cases that take half a minute each or more, which .ci/run leaves out
+test-longest: setup  ## the few slow cases that take twenty seconds each or more, which .ci/run leaves out
 	$(BIN)/python -m pytest -m "slow and longest and not gpu"
 
 check: setup  ## style, types, layers

@@ -51,7 +51,7 @@ class CaseList:
         self.file.write_text("".join(f"{name}\n" for name in listed), encoding="utf-8")
 
 
-LISTS = (CaseList("long", slow=False, limit=1.5), CaseList("longest", slow=True, limit=30.0))
+LISTS = (CaseList("long", slow=False, limit=1.5), CaseList("longest", slow=True, limit=20.0))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
