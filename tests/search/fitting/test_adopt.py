@@ -29,7 +29,7 @@ PROMPTS = ("a red cross", "a blue circle")
 @pytest.fixture(scope="module")
 def opened(pipelines: Callable[[str], Path]) -> Pipeline:
     found = open_pipeline(pipelines("two-levels"))
-    found.use_scheduler("DDIMScheduler", {"clip_sample": False})
+    found.use_scheduler("DDIMScheduler", {"clip_sample": False, "prediction_type": "epsilon"})
     return found
 
 

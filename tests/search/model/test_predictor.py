@@ -49,7 +49,7 @@ def _kept(predictor: Predictor) -> Callable[[Tensor, Tensor], Tensor]:
     """The same with all activations kept."""
 
     def run(sample: Tensor, timestep: Tensor) -> Tensor:
-        parts = zip(sample.split(2), predictor._calls, strict=True)
+        parts = zip(sample.split(2), predictor.bodies, strict=True)
         return torch.cat([predictor._predict(part, timestep, call) for part, call in parts])
 
     return run
