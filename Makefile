@@ -8,7 +8,7 @@ setup: .venv/installed  ## make .venv with all that demo, tests and checks need
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install -q -c constraints.txt --group dev -e ".[verify,lora,onnxruntime,openvino,tensorrt-rtx,ray,dask,serve,video]"
+	$(BIN)/python -m pip install -q -c constraints.txt --group dev --group docs -e ".[verify,lora,onnxruntime,openvino,tensorrt-rtx,ray,dask,serve,video]"
 	touch $@
 
 demo: setup  ## the whole path on the shipped pipeline; OUT=demo by default
@@ -34,7 +34,6 @@ check: setup  ## style, types, layers
 	$(BIN)/lint-imports
 
 docs: setup  ## the documentation site, in site/
-	$(BIN)/python -m pip install -q -c constraints.txt --group docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:

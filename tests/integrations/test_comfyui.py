@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from engines.base import make_engine
 from engines.errors import EngineError
@@ -108,7 +109,6 @@ def test_a_bundle_that_changes_is_loaded_again(package: ModuleType, bundle: Bund
 
 
 def test_a_picture_and_a_mask_are_given_as_files_are(package: ModuleType) -> None:
-    torch = pytest.importorskip("torch")
     values = torch.rand(2, 4, 6, 3)
     picture = package.nodes.picture_of(values)
     assert (picture.mode, picture.size) == ("RGB", (6, 4))

@@ -22,7 +22,6 @@ from tests.engines.serve.gate import pixels
 @pytest.fixture(scope="module")
 def server(pair: Path) -> Iterator[tuple[subprocess.Popen[str], openai.OpenAI]]:
     """The command with two replicas, and a client of it."""
-    pytest.importorskip("ray")
     line = [sys.executable, "-m", "cli", "serve", str(pair), "--port", "0", "--json"]
     line += ["--parallel", "ray", "--replicas", "2", "--threads", "1"]
     with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as process:
