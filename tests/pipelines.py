@@ -354,6 +354,21 @@ RANDOM: dict[str, Callable[[], DiffusionPipeline]] = {
 """Name -> how to make it."""
 
 
+SD15_STAGES = {
+    "down_blocks.0": 54.78,
+    "down_blocks.1": 34.18,
+    "down_blocks.2": 31.89,
+    "down_blocks.3": 3.78,
+    "mid_block": 6.05,
+    "up_blocks.0": 12.90,
+    "up_blocks.1": 75.77,
+    "up_blocks.2": 83.41,
+    "up_blocks.3": 98.78,
+}
+"""GMACs of one sample of `stable_diffusion_15` per stage, attention products included, computed from
+the architecture."""
+
+
 def stable_diffusion_15() -> StableDiffusionPipeline:
     """SD-1.5's U-Net without weights (meta device), behind a text encoder of the right width."""
     from accelerate import init_empty_weights

@@ -9,7 +9,7 @@ import click
 import cloup
 
 from engines.commands.shared import engine_options
-from exporter.commands.shared import bundle_argument
+from exporter.commands.shared import SIZE_OPTIONS, bundle_argument
 from search.commands import screen, shared
 from search.commands.values import AT_LEAST_1, PATH
 
@@ -24,16 +24,7 @@ if TYPE_CHECKING:
 @shared.option_group(
     "Model",
     cloup.option("--name", help="Name of the model.  [default: that of the bundle's folder]"),
-    cloup.option(
-        "--height",
-        type=AT_LEAST_1,
-        help="Make pictures of this height in pixels.  [default: the first variant's]",
-    ),
-    cloup.option(
-        "--width",
-        type=AT_LEAST_1,
-        help="Make pictures of this width in pixels.  [default: the first variant's]",
-    ),
+    *SIZE_OPTIONS,
     cloup.option(
         "--instances",
         type=AT_LEAST_1,

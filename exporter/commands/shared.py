@@ -10,20 +10,26 @@ from search.commands.values import AT_LEAST_1, PATH
 bundle_argument: Decorator = cloup.argument("bundle", type=PATH)
 
 
+SIZE_OPTIONS = (
+    cloup.option(
+        "--height",
+        type=AT_LEAST_1,
+        help="Use a variant with this picture height in pixels.  [default: the first variant's]",
+    ),
+    cloup.option(
+        "--width",
+        type=AT_LEAST_1,
+        help="Use a variant with this picture width in pixels.  [default: the first variant's]",
+    ),
+)
+"""Of the variants that are chosen among, the pictures' size."""
+
+
 def variant_options(*more: Decorator) -> Decorator:
     """Which variant of a bundle: the first that fits what is given."""
     return option_group(
         "Variant",
-        cloup.option(
-            "--height",
-            type=AT_LEAST_1,
-            help="Use a variant with this picture height in pixels.  [default: the first variant's]",
-        ),
-        cloup.option(
-            "--width",
-            type=AT_LEAST_1,
-            help="Use a variant with this picture width in pixels.  [default: the first variant's]",
-        ),
+        *SIZE_OPTIONS,
         cloup.option(
             "--num-images",
             "images",

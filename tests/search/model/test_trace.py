@@ -16,22 +16,10 @@ from search.methods.whole import full
 from search.model.family import Request, family_of
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.trace import Trace, trace
-from tests.pipelines import stable_diffusion_15
+from tests.pipelines import SD15_STAGES, stable_diffusion_15
 
 GIGA = 1e9
-# GMACs of one sample per stage, attention products included, computed from the architecture.
-SD15_STAGES = {
-    "down_blocks.0": 54.78,
-    "down_blocks.1": 34.18,
-    "down_blocks.2": 31.89,
-    "down_blocks.3": 3.78,
-    "mid_block": 6.05,
-    "up_blocks.0": 12.90,
-    "up_blocks.1": 75.77,
-    "up_blocks.2": 83.41,
-    "up_blocks.3": 98.78,
-}
-# The same without the products of queries with keys and of attention weights with values.
+# `SD15_STAGES` without the products of queries with keys and of attention weights with values.
 SD15_STAGES_WITHOUT_ATTENTION = {
     "down_blocks.0": 32.94,
     "down_blocks.1": 31.32,

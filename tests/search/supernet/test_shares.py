@@ -20,7 +20,7 @@ from search.supernet.shares import (
     read_in_step,
     reuse_unread,
 )
-from tests.pipelines import stable_diffusion_15
+from tests.pipelines import SD15_STAGES, stable_diffusion_15
 from tests.toys import ACTIONS, chain, hourglass, subnet
 
 
@@ -64,25 +64,14 @@ def test_shares_are_those_of_stable_diffusion(
     opened = dataclasses.replace(open_pipeline(pipelines("shapes-sd")), pipe=stable_diffusion_15())
     monkeypatch.setattr(type(opened), "fingerprint", "")
     topology = full(opened, Options(granularity=Granularity.STAGE)).topology
-    own = {
-        "down_blocks.0": 54.78,
-        "down_blocks.1": 34.18,
-        "down_blocks.2": 31.89,
-        "down_blocks.3": 3.78,
-        "mid_block": 6.05,
-        "up_blocks.0": 12.90,
-        "up_blocks.1": 75.77,
-        "up_blocks.2": 83.41,
-        "up_blocks.3": 98.78,
-    }
     saved = {
         "up_blocks.0": ("mid_block", "down_blocks.3"),
         "up_blocks.1": ("up_blocks.0", "mid_block", "down_blocks.3", "down_blocks.2"),
-        "up_blocks.2": tuple(set(own) - {"up_blocks.3", "up_blocks.2", "down_blocks.0"}),
-        "up_blocks.3": tuple(set(own) - {"up_blocks.3"}),
+        "up_blocks.2": tuple(set(SD15_STAGES) - {"up_blocks.3", "up_blocks.2", "down_blocks.0"}),
+        "up_blocks.3": tuple(set(SD15_STAGES) - {"up_blocks.3"}),
     }
     found = dict(zip(topology.blocks, cascade_shares(topology) * 401.64, strict=True))
-    for name, macs in own.items():
+    for name, macs in SD15_STAGES.items():
         downsampler = 0.944 if name in ("up_blocks.0", "up_blocks.1", "up_blocks.2") else 0
-        expected = macs + sum(own[other] for other in saved.get(name, ())) + downsampler
+        expected = macs + sum(SD15_STAGES[other] for other in saved.get(name, ())) + downsampler
         assert found[name] == pytest.approx(expected, abs=0.1), name

@@ -30,6 +30,14 @@ from tests.search.supernet.random_gates import (
 
 NAMES = ("three-levels", "two-levels", "learned-variance")
 Find = Callable[[str], Path]
+EACH_GRANULARITY = pytest.mark.parametrize(
+    "granularity",
+    [
+        pytest.param(Granularity.STAGE, marks=pytest.mark.slow),
+        Granularity.BRANCH,
+        Granularity.LAYER,
+    ],
+)
 
 
 def difference(a: Tensor, b: Tensor) -> float:
@@ -72,14 +80,7 @@ def test_a_fitted_sampler_is_used_with_its_own_timesteps(pipelines: Find, name: 
     assert difference(found.latents[-1], sample(pipeline, request_of(net, case)).latents[-1]) > 0.01
 
 
-@pytest.mark.parametrize(
-    "granularity",
-    [
-        pytest.param(Granularity.STAGE, marks=pytest.mark.slow),
-        Granularity.BRANCH,
-        Granularity.LAYER,
-    ],
-)
+@EACH_GRANULARITY
 @pytest.mark.parametrize("name", NAMES)
 def test_with_hard_gates_it_is_the_gated_reference(
     pipelines: Find, name: str, granularity: Granularity
@@ -98,14 +99,7 @@ def test_with_hard_gates_it_is_the_gated_reference(
         assert difference(found.latents[-1], plain.latents[-1]) > 1e-4, "the gates do something"
 
 
-@pytest.mark.parametrize(
-    "granularity",
-    [
-        pytest.param(Granularity.STAGE, marks=pytest.mark.slow),
-        Granularity.BRANCH,
-        Granularity.LAYER,
-    ],
-)
+@EACH_GRANULARITY
 @pytest.mark.parametrize("name", NAMES)
 def test_with_hard_gates_delta_is_that_of_blocks_gated_by_hand(
     pipelines: Find, name: str, granularity: Granularity
