@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from engines.errors import EngineError
 from search.core.subnet import SubNet
+from search.core.table import whole_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,7 +48,7 @@ def searched(searches: Path, keep: float) -> Path:
 
 def affordable(work: Work, keeps: Sequence[float]) -> list[float]:
     """Those that pay for a call of the full sampler, and each for another number of calls."""
-    calls = {int(keep * work.whole.full_calls + 1e-9): keep for keep in reversed(keeps)}
+    calls = {whole_count(keep, work.whole.full_calls): keep for keep in reversed(keeps)}
     return sorted(keep for count, keep in calls.items() if count > 0)
 
 

@@ -15,7 +15,7 @@ from exporter.bundle import Bundle, Shape
 from search.runs.parallel import Where, ray_cluster, require_place
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -104,6 +104,17 @@ class RemoteRunner:
             self._idle.put(replica)
 
 
+def _require_room(has: Mapping[str, float], wanted: Mapping[str, int]) -> None:
+    """Refuse replicas that a cluster would wait for forever."""
+    for kind, count in wanted.items():
+        if has.get(kind, 0) < count:
+            msg = (
+                f"the replicas need {count} {kind}s, and the Ray cluster has {has.get(kind, 0):g}; ask for "
+                "fewer with --replicas, or add machines"
+            )
+            raise EngineError(msg)
+
+
 @contextmanager
 def replicated(
     bundles: Sequence[Path], asked: EngineAsked, count: int, report: Callable[[str], None]
@@ -120,13 +131,14 @@ def replicated(
 
     Raises:
         SearchError: Ray is not installed.
-        EngineError: a replica cannot load the bundles.
+        EngineError: the cluster is too small, or a replica cannot load the bundles.
     """
     require_place(Where.RAY)
     import ray
 
     gpus = int(asked.device == "cuda")
     with ray_cluster({"num_cpus": count}):
+        _require_room(ray.cluster_resources(), {"CPU": count, "GPU": gpus * count})
         actor = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=1)(Replica)
         places = [path.absolute() for path in bundles]
         replicas = [actor.remote(places, asked) for _ in range(count)]

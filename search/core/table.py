@@ -93,3 +93,8 @@ def whole_table(subnet: SubNet) -> SubNet | None:
     row = (Action.RUN,) * len(subnet.topology.blocks)
     rows = (row,) * subnet.full_calls
     return dataclasses.replace(subnet, actions=rows, coefficients=(), fitted=None, method="full")
+
+
+def whole_count(keep: float, full_calls: int) -> int:
+    """How many whole calls a keep pays for, whatever rounding makes of their product."""
+    return int(keep * full_calls + 1e-9)

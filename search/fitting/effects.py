@@ -63,7 +63,10 @@ def measure_effects(
 
 def _weights(errors: NDArray[np.float64]) -> NDArray[np.float64]:
     """Of the squares of the pictures' errors, so that their sum changes as `placed.overall` does."""
-    weights: NDArray[np.float64] = (errors + np.median(errors)) ** -1.5
+    least = (
+        np.finfo(errors.dtype).tiny ** 0.5
+    )  # where there is no error, all pictures weigh the same
+    weights: NDArray[np.float64] = np.maximum(errors + np.median(errors), least) ** -1.5
     weights /= weights.sum()
     return weights
 

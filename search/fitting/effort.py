@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from search.core.table import whole_count
 from search.fitting.descent import Schedule
 from search.fitting.trajectories import CHUNK
 
@@ -84,11 +85,6 @@ class Effort:
 
 
 USUAL = Effort()
-
-
-def whole_count(keep: float, full_calls: int) -> int:
-    """How many whole calls a keep pays for, whatever rounding makes of their product."""
-    return int(keep * full_calls + 1e-9)
 
 
 def thin_count(keep: float, full_calls: int) -> int | None:

@@ -7,7 +7,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from search.core.errors import SearchError
-from search.fitting.effort import USUAL, Effort, thin_count, whole_count
+from search.core.table import whole_count
+from search.fitting.effort import USUAL, Effort, thin_count
 from search.fitting.records import CarveRun
 from search.fitting.scheduled import scheduled
 from search.fitting.thin import fitted_sampler, placed_of, thin_calls

@@ -39,7 +39,8 @@ def thinned(
     """
     need = keep_of(whole) - keep
     while True:
-        chosen = Selection(whole, effects, choices).choose(need)
+        selection = Selection(whole, effects, choices)
+        chosen = selection.choose(need)
         if chosen is None:
             return None
         rows = [list(row) for row in whole.actions]
@@ -49,7 +50,8 @@ def thinned(
         over = keep_of(found) - keep
         if over <= SLACK:
             return found
-        need += over  # What blocks need in common is saved by none of them alone.
+        # The savings are estimates: a choice may still compute a part of its block, such as a shortcut.
+        need = max(need, selection.saved()) + over
 
 
 class Selection:
@@ -73,7 +75,7 @@ class Selection:
 
     def choose(self, need: float) -> list[Choice] | None:
         """The choices that save `need` of the full sampler's MACs; None where all together do not."""
-        while (left := need - self._saved()) > SLACK:
+        while (left := need - self.saved()) > SLACK:
             worth = self._changes() / np.minimum(np.maximum(self.saving, SLACK), left)
             best = self._best(worth, self.saving > SLACK)
             if best is None:
@@ -86,7 +88,7 @@ class Selection:
     def _exchange(self, old: Choice, need: float) -> bool:
         """Put the best choice in the place of another one, or none if that suffices; whether it was better."""
         self._remove(old)
-        left, change = need - self._saved(), self._changes()
+        left, change = need - self.saved(), self._changes()
         if left <= SLACK and change[old] > 0:
             return True
         best = self._best(change, self.saving >= max(left - SLACK, SLACK))
@@ -96,7 +98,8 @@ class Selection:
         self._add(best)
         return True
 
-    def _saved(self) -> float:
+    def saved(self) -> float:
+        """Share of the full sampler's MACs that the choices save."""
         return float(sum(self.saving[choice] for choice in self.chosen))
 
     def _changes(self) -> NDArray[np.float64]:

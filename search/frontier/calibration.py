@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.core.errors import SearchError
 from search.core.subnet import Granularity
+from search.core.table import whole_count
 from search.fitting.effort import Effort
 from search.fitting.fit import final_latents, fit_sampler
 from search.fitting.placed import overall
@@ -88,7 +89,7 @@ class Calibration:
     def counts(self) -> dict[float, int]:
         """Per keep, the whole calls it pays for."""
         calls = self.whole.full_calls
-        return {keep: int(keep * calls + SLACK) for keep in self.settings.keeps}
+        return {keep: whole_count(keep, calls) for keep in self.settings.keeps}
 
     @property
     def effort(self) -> Effort:

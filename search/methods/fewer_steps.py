@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 def fewer_steps(pipeline: Pipeline, whole: SubNet, keep: float) -> SubNet:
     """The pipeline's present sampler with the fraction `keep` of the full calls of `whole`."""
+    from search.core.table import whole_count
+
     grid = whole.binding.grid
     if not grid.is_plain:
         msg = (
@@ -24,7 +26,7 @@ def fewer_steps(pipeline: Pipeline, whole: SubNet, keep: float) -> SubNet:
             "part of it out, or choose another method"
         )
         raise SearchError(msg)
-    budget = keep * whole.full_calls + 1e-9
+    budget = whole_count(keep, whole.full_calls)
     for steps in range(grid.inference_steps, 0, -1):
         binding = pipeline.binding(
             grid=TimestepGrid(steps),

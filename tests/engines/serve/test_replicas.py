@@ -15,6 +15,8 @@ import openai
 import psutil
 import pytest
 
+from engines.errors import EngineError
+from engines.serve.replicas import _require_room
 from tests.command_line import stepcarve
 from tests.engines.serve.gate import pixels
 
@@ -82,3 +84,9 @@ def test_replicas_are_for_a_cluster(pair: Path) -> None:
     refused = stepcarve("serve", pair, "--replicas", 2)
     assert refused.exit_code == 2
     assert "nothing uses --replicas (--parallel ray) here" in refused.stderr
+
+
+def test_a_cluster_that_is_too_small_is_told_and_not_waited_for() -> None:
+    _require_room({"CPU": 2, "GPU": 1.0}, {"CPU": 2, "GPU": 1})
+    with pytest.raises(EngineError, match="need 2 GPUs, and the Ray cluster has 0; ask for fewer"):
+        _require_room({"CPU": 4}, {"CPU": 2, "GPU": 2})
