@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -13,13 +12,12 @@ import numpy as np
 from engines.built import load_graph
 from engines.errors import EngineError, NotFiniteError
 from engines.given import require_pictures, values_of
+from engines.guidance import guidance_of
 from engines.noise import noise_of
 from engines.preview import expected_rows, pictures_of
-from engines.spelled import spelled
+from engines.texts import Texts
 from search.core.names import GUIDANCE, IMAGE, LATENTS, PREDICTION, SAMPLE
-from search.core.placeholders import written_out
-from search.core.prompt import Drawn, PromptField, PromptInput, class_number
-from search.core.quotation import pieces
+from search.core.prompt import Drawn, PromptField, PromptInput
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -33,8 +31,6 @@ if TYPE_CHECKING:
     from exporter.bundle import Bundle, BundleCall
 
     OnCall = Callable[[int, NDArray[Any], NDArray[Any] | None], None]
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -89,7 +85,7 @@ class Runner:
         }
         conditioner = self._sessions[bundle.conditioner]
         self._forms = dict(conditioner.inputs)
-        self._prompt = self._make(conditioner.inputs)
+        self._prompt, self._texts = self._make(conditioner.inputs), Texts(bundle)
         self._inputs |= self._make(conditioner.outputs)
         self._slots = self._make_slots()
         self._latents = self._buffers.zeros(shape, float32)
@@ -204,7 +200,7 @@ class Runner:
             if each.fill in (PromptField.PICTURE, PromptField.NOISE):
                 write(self._prompt[each.name], self._seen(each, pictures, drawn))
             elif each.fill is not PromptField.SCALE:
-                write(self._prompt[each.name], self._filling(each, texts[each.source]))
+                write(self._prompt[each.name], self._texts.filling(each, texts[each.source]))
         self._condition()
         self._prologue()
         for name, rows in self._rows.items():
@@ -254,35 +250,6 @@ class Runner:
         made = self._prediction(number)
         if made is not None and not self._buffers.finite(made):
             raise NotFiniteError(self._not_finite("noise prediction", number))
-
-    def _filling(self, each: PromptInput, text: str) -> Any:
-        match each.fill:
-            case PromptField.LABEL:
-                return class_number(text, self.bundle.labels, each.classes)
-            case PromptField.GIVEN:
-                return bool(text)
-            case PromptField.QUOTED:
-                return each.quotation is not None and bool(each.quotation.words(text))
-            case PromptField.IDS:
-                text, tokens = self._encoded(each, text)
-                _warn_truncated(each, text, tokens)
-                return _padded(each, tokens.ids or [each.alone] * bool(each.multiple))
-            case PromptField.MASK:
-                tokens = self._encoded(each, text)[1]
-                seen = [1] * max(len(tokens), 1)
-                return _padded(each, seen if each.multiple else tokens.attention_mask)
-        raise AssertionError(each.fill)
-
-    def _encoded(self, each: PromptInput, text: str) -> tuple[str, Any]:
-        """The text that is tokenised, and its tokens."""
-        tokenizer = self._tokenizers[each.tokenizer]
-        text = each.written(text)
-        if each.placeholders:
-            text = written_out(text, tokenizer)
-        if each.spelled:
-            apart = pieces(text, each.spelled)
-            return text, spelled(tokenizer, apart, special=each.special)
-        return text, tokenizer.encode(text, add_special_tokens=each.special)
 
     def call(
         self, number: int, sample: NDArray[np.float32], caches: dict[str, NDArray[np.float32]]
@@ -458,63 +425,6 @@ class Runner:
             f"the {what} is not finite after call {number} (step {call.step}, timestep "
             f"{call.timestep:g}, {self.bundle.graphs[call.graph]}), so no image is written; "
             "run stepcarve verify on this bundle"
-        )
-
-    @cached_property
-    def _tokenizers(self) -> dict[str, Any]:
-        from tokenizers import Tokenizer
-
-        files = {each.tokenizer for each in self.bundle.prompt_inputs if each.tokenizer}
-        return {file: Tokenizer.from_file(str(self.bundle.file(file))) for file in files}
-
-
-def guidance_of(bundle: Bundle, guidance: float | None, negative: str) -> float:
-    """The guidance scale of a run; None is the bundle's.
-
-    Raises:
-        EngineError: the bundle takes no negative prompt, or not this scale.
-    """
-    scale = bundle.guidance if guidance is None else guidance
-    if negative and not bundle.takes_negative:
-        what = "shows classes" if bundle.takes_labels else "was exported without guidance"
-        msg = f"the bundle {what}, so it takes no negative prompt; leave it out"
-        raise EngineError(msg)
-    if bundle.subnet.fitted is not None and scale != bundle.guidance:
-        msg = (
-            f"guidance {scale:g} was requested, but the sampler of this bundle was fitted for "
-            f"{bundle.guidance:g}; leave --guidance out, or search again with --guidance {scale:g}"
-        )
-        raise EngineError(msg)
-    if bundle.guided and scale <= 1:
-        msg = (
-            f"guidance {scale} switches guidance off, but the bundle was exported with it; "
-            "search and export with --guidance 1, or give a scale above 1"
-        )
-        raise EngineError(msg)
-    if not bundle.scaled and max(scale, bundle.guidance) > 1 and scale != bundle.guidance:
-        how = f"for {bundle.guidance:g} alone" if bundle.guidance > 1 else "without guidance"
-        msg = (
-            f"guidance {scale:g} was requested, but the bundle was exported {how}; "
-            f"search and export with --guidance {scale:g}"
-        )
-        raise EngineError(msg)
-    return scale
-
-
-def _padded(each: PromptInput, tokens: list[int]) -> list[int]:
-    """Tokens or their mask as long as the input is."""
-    return tokens + [0] * (each.length - len(tokens))
-
-
-def _warn_truncated(each: PromptInput, text: str, tokens: Any) -> None:
-    """Warn which end of a text was truncated, as diffusers does."""
-    lost = [start for part in tokens.overflowing for start, end in part.offsets if end > start]
-    if lost:
-        logger.warning(
-            "the %s is longer than the %d tokens that are read; its end %r is left out",
-            each.source,
-            each.length,
-            text[min(lost) :],
         )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engines.runner import guidance_of
+from engines.guidance import guidance_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

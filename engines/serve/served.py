@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from engines.batches import largest_for
 from engines.errors import EngineError
+from engines.guidance import guidance_of
 from engines.pictures import Generation
-from engines.runner import Runner, guidance_of
+from engines.runner import Runner
 from engines.serve.errors import RequestError
 from engines.serve.replicas import RemoteRunner
 from exporter.bundle import Bundle

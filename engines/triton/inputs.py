@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from engines.batches import Wanted
 from engines.errors import EngineError
-from engines.runner import guidance_of
+from engines.guidance import guidance_of
 from search.core.errors import SearchError
 from search.core.prompt import PromptField, class_number
 

@@ -279,7 +279,7 @@ def test_the_end_of_a_long_prompt_is_told_as_it_is_cut_off(
     runner = Runner(bundle, make_engine("onnxruntime", "cpu"))
     told: list[str] = []
     monkeypatch.setattr(
-        "engines.runner.logger.warning", lambda text, *words: told.append(text % words)
+        "engines.texts.logger.warning", lambda text, *words: told.append(text % words)
     )
     runner.run(PROMPT)
     assert not told
