@@ -9,7 +9,7 @@ import time
 import warnings
 from contextlib import ExitStack, suppress
 from functools import cache, partial
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 from engines.base import EngineOptions, make_engine
@@ -18,12 +18,14 @@ from engines.memory import Memory, while_running
 from engines.parity import given_latents
 from engines.runner import Runner
 from exporter.bundle import Bundle
+from search.core.liveness import unroll
 from search.core.precision import precision_named
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from engines.runner import Result
+    from search.core.topology import Topology
 
 SEED = 0
 
@@ -159,8 +161,8 @@ class InTorch:
         self._networks = [
             network for network, _ in called_networks(self._opened.networks, subnet.topology)
         ]
-        # A step calls its networks once for each stream: Wan with and without the prompt.
-        self._streams = len(subnet.topology.calls_of(0))
+        steps = range(subnet.full_calls) if self._subnet is None else unroll(subnet).calls
+        self._ends = forwards_before(subnet.topology, steps)
         self._forwards, self._enough = self._prepared(contender), contender.calls
 
     def _prepared(self, contender: Contender) -> list[Callable[..., Any]]:
@@ -191,7 +193,7 @@ class InTorch:
             output = forward(*args, **kwargs)
             self._wait()
             marks.append(time.perf_counter())
-            if self._enough is not None and len(marks) - 1 == self._enough * self._streams:
+            if self._enough is not None and len(marks) - 1 == self._ends[self._enough]:
                 raise _EnoughError
             return output
 
@@ -207,7 +209,16 @@ class InTorch:
                 grid=self._grid,
             )
         total = time.perf_counter() - began
-        return Sample(total, marks[-1] - marks[0], _between(marks[:: self._streams]))
+        return Sample(total, marks[-1] - marks[0], _between([marks[end] for end in self._ends if end < len(marks)]))
+
+
+def forwards_before(topology: Topology, steps: Iterable[int]) -> tuple[int, ...]:
+    """How often networks are called before each of `steps`, and in all.
+
+    A step calls one for each of its streams, as Wan does with and without the prompt; not all steps have
+    the same.
+    """
+    return (0, *accumulate(len(topology.calls_of(step)) for step in steps))
 
 
 def _between(marks: list[float]) -> tuple[float, ...]:

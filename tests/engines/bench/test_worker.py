@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
 
 from engines.bench.contenders import DeepCacheSetting, contenders
 from engines.bench.records import Against, ContenderKind
-from engines.bench.worker import opened
+from engines.bench.worker import forwards_before, opened
 from exporter.bundle import Bundle
 from search.core.subnet import SubNet
 from search.methods.options import Options
@@ -68,3 +69,10 @@ def test_every_kind_times_its_calls_and_ends_where_it_should(
         with mock.patch.object(reference, "sample", sample):
             expected.run()
         assert latents[0].allclose(latents[1], atol=1e-4), "the package does what the SubNet does"
+
+
+def test_steps_with_other_numbers_of_calls_end_where_their_last_one_does() -> None:
+    """Guidance off in the last two of four steps."""
+    grouped = SimpleNamespace(calls_of=lambda step: ("cond", "uncond") if step < 2 else ("cond",))
+    assert forwards_before(grouped, range(4)) == (0, 2, 4, 5, 6)  # type: ignore[arg-type]
+    assert forwards_before(grouped, (0, 3)) == (0, 2, 3)  # type: ignore[arg-type]
