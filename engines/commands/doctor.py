@@ -37,10 +37,10 @@ def command(
     call: tuple[tuple[str, Any], ...],
     as_json: bool,
 ) -> None:
-    """Say which engines work here, and how to install others.
+    """Show which engines work here, and how to install others.
 
-    Of a PIPELINE: whether it can be compiled, its blocks, cost and memory, without reading its weights. The
-    exit code is 1 if it cannot be compiled.
+    With a PIPELINE, show whether it can be compiled, its blocks, its cost and its memory, without reading
+    its weights. The exit code is 1 if it cannot be compiled.
     """
     if pipeline is None:
         names = ("height", "width", "frames", "call")

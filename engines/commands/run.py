@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     cloup.option(
         "--prompts",
         type=PROMPTS_FILE,
-        help="Make a picture of every prompt or class in this text file, one per line; the files are numbered.",
+        help="Make a picture of every prompt or class in this text file, one per line, and number the files.",
     ),
     negative_option,
     guidance_option,
@@ -48,29 +48,31 @@ if TYPE_CHECKING:
         "--seed",
         type=AT_LEAST_0,
         default=0,
-        help="Seed of the noise, which is the noise that diffusers draws; further pictures of a prompt take "
-        "the seeds that follow.",
+        help="Seed for the noise, which is the same as diffusers draws; further pictures of a prompt take the "
+        "seeds that follow.",
     ),
     cloup.option(
         "--latents",
         type=PATH,
-        help="Begin from the latents in this .npy file: noise, or what the bundle starts from if that is not noise.",
+        help="Start from the latents in this .npy file: noise, or whatever else the bundle starts from.",
     ),
     cloup.option(
         "--image",
         type=PATH,
-        help="Take this picture: to begin from, to paint in, or to be led by, as the bundle does. Another "
-        "size than the bundle's is resized.",
+        help="Start from this picture, inpaint it, or be guided by it, whichever the bundle does; it is "
+        "resized to the bundle's size.",
     ),
     cloup.option(
-        "--mask", type=PATH, help="Paint where this picture is white; for bundles that take a mask."
+        "--mask",
+        type=PATH,
+        help="Inpaint where this picture is white; for bundles that take a mask.",
     ),
     cloup.option(
         "--lora-scale",
         "lora_scales",
         type=LORA_SCALE,
         multiple=True,
-        help="Scale the changes of this LoRA of export --lora-live; may be repeated.  [default: as exported]",
+        help="Scale of a LoRA that export --lora-live kept; may be repeated.  [default: as exported]",
     ),
 )
 @variant_options()
@@ -79,7 +81,7 @@ if TYPE_CHECKING:
     cloup.option(
         "--resume",
         is_flag=True,
-        help="Leave out pictures whose files are there and say that they were made in this way.",
+        help="Skip pictures whose files exist and were made by the same command.",
     ),
     shared.jobs_option,
     shared.parallel_option,
@@ -90,8 +92,8 @@ if TYPE_CHECKING:
         "--out",
         type=PATH,
         required=True,
-        help="Write the picture to this PNG file; a video also to a GIF or MP4 file, with its frames as PNG "
-        "files beside it.",
+        help="Write the picture to this PNG file. A video may also be a GIF or MP4 file; its frames are "
+        "written beside it as PNG files.",
     ),
     cloup.option(
         "--fps", type=ABOVE_0, default=16.0, help="Frames per second of a GIF or MP4 file."
@@ -100,8 +102,8 @@ if TYPE_CHECKING:
     cloup.option(
         "--preview",
         is_flag=True,
-        help="Every few calls, write an approximation of the picture beside it, to OUT-preview.png, which is "
-        "removed in the end.",
+        help="Every few calls, write an approximation of the picture to OUT-preview.png, which is removed at "
+        "the end.",
     ),
 )
 def command(
