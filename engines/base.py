@@ -174,7 +174,7 @@ def checked(
     if (array.shape, array.dtype) != expected or not array.flags.c_contiguous:
         msg = (
             f"{path.name} takes {name!r} as {expected[1]} {list(expected[0])}, but the buffer is "
-            f"{array.dtype} {list(array.shape)}; give values of that shape"
+            f"{array.dtype} {list(array.shape)}; give values of that type and shape"
         )
         raise EngineError(msg)
     return array

@@ -213,7 +213,7 @@ class Runner:
         for name in sorted(given.keys() - scales.keys()):
             known = ", ".join(scales) or "none"
             msg = (
-                f"the bundle has no LoRA {name!r} whose scale can be moved ({known}); name one of these, or "
+                f"the bundle has no LoRA {name!r} whose scale can be changed ({known}); name one of these, or "
                 "export with --lora-live"
             )
             raise EngineError(msg)
@@ -412,7 +412,7 @@ class Runner:
     def _checked(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
         shape = self.bundle.latent_shape
         if latents.shape != shape:
-            msg = f"the latents are {list(latents.shape)}, but the bundle takes {list(shape)}"
+            msg = f"the latents have the shape {list(latents.shape)}, but the bundle takes {list(shape)}; give latents of that shape"
             raise EngineError(msg)
         if not np.isfinite(latents).all():
             msg = "the given latents are not all finite; give others"

@@ -276,8 +276,8 @@ class Bundle:
             raise ExportError(msg)
         if path.is_symlink() and not _is_blob(path):
             msg = (
-                f"the file {name!r} of the bundle {str(self.path)!r} is a link to somewhere else than the "
-                "blobs of its hub cache; put the file itself there"
+                f"the file {name!r} of the bundle {str(self.path)!r} is a link that leaves the "
+                "blobs of its hub cache; replace it by the file itself"
             )
             raise ExportError(msg)
         found = sha256(path)

@@ -157,7 +157,7 @@ def apply(pipe: Any, subnet: SubNet | Path | str, *, compiler: Compiler | None =
     if not isinstance(subnet, SubNet):
         subnet = SubNet.load(Path(subnet))
     if hasattr(pipe.scheduler, _MARK):
-        msg = "a SubNet is applied to this pipeline already; remove it before you apply another"
+        msg = "a SubNet is already applied to this pipeline; remove it before you apply another"
         raise SearchError(msg)
     grid = subnet.binding.grid
     if not grid.is_whole:

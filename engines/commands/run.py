@@ -165,9 +165,7 @@ def command(
         require_preview(opened)
     is_spread = jobs > 1 or parallel is not Where.LOCAL
     if is_spread and preview:
-        msg = (
-            "--preview shows one run, but --jobs or --parallel makes several; leave one of them out"
-        )
+        msg = "--preview shows one run, but --jobs or --parallel makes many; leave one of them out"
         raise EngineError(msg)
     began, loaded = time.perf_counter(), 0.0
     with ExitStack() as stack:

@@ -99,7 +99,7 @@ def _require_used(subnet: SubNet, format_name: str, *, grid_only: bool) -> None:
     drops = subnet.fitted is not None and format_name != DIFFUSERS
     if drops and not grid_only:
         msg = (
-            f"this SubNet brings a fitted sampler, whose coefficients the format {format_name!r} cannot "
+            f"this SubNet has a fitted sampler, whose coefficients the format {format_name!r} cannot "
             f"hold; use --format {DIFFUSERS}, or --grid-only to export its times alone"
         )
         raise ExportError(msg)
@@ -123,8 +123,8 @@ def _write_scheduler(subnet: SubNet, opened: Pipeline | None, out: Path) -> None
         table = opened.sampler(binding.grid, opened.size(binding.noise_shape))
     else:
         msg = (
-            f"this SubNet has no rows of its own, and those of {subnet.binding.scheduler} depend on what "
-            "its pipeline asks of it; give the pipeline with --pipeline"
+            f"this SubNet has no fitted sampler, and the coefficients of {subnet.binding.scheduler} depend on "
+            "its pipeline; give the pipeline with --pipeline"
         )
         raise ExportError(msg)
     write_scheduler(fitted_scheduler(subnet, reduced_sampler(subnet, table)), out)

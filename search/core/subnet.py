@@ -181,10 +181,10 @@ class SubNet:
             return
         if self.fitted is not None or len(groups.of_steps) != self.steps:
             msg = (
-                f"the steps are in {self.topology.group_count} groups that do not do the same, "
-                f"{len(groups.of_steps)} steps together, and the sampler has {self.steps}"
-                f"{' fitted ones' if self.fitted else ''}; take the pipeline's own scheduler, and one "
-                "row of actions per timestep"
+                f"the pipeline's steps fall into {self.topology.group_count} groups that compute differently, "
+                f"{len(groups.of_steps)} steps in all, but the sampler has {self.steps}"
+                f"{' fitted' if self.fitted else ''} steps; use the pipeline's own scheduler, with one row "
+                "of actions per timestep"
             )
             raise SearchError(msg)
         for step, row in enumerate(self.actions):
@@ -196,8 +196,8 @@ class SubNet:
             if given:
                 msg = (
                     f"step {step} has actions for {given[:8]}, but it makes the calls "
-                    f"{', '.join(self.topology.calls_of(step))} and has no such blocks; leave them at RUN, "
-                    "which says nothing there"
+                    f"{', '.join(self.topology.calls_of(step))} and has no such blocks; set them to RUN, "
+                    "which has no effect there"
                 )
                 raise SearchError(msg)
 
@@ -226,7 +226,7 @@ class SubNet:
                 if blocks:
                     msg = (
                         f"step {step} has {action} for {sorted(names[block] for block in blocks)}, but "
-                        "that hands on what a block is given, and what these emit has another shape; "
+                        "that passes on the input of a block, and the outputs of these have another shape; "
                         "use RUN or REUSE there, or a finer granularity"
                     )
                     raise SearchError(msg)
@@ -265,8 +265,8 @@ class SubNet:
         )
         if wrong:
             msg = (
-                f"the coefficients of (step, block) {wrong} are there twice, or outside the table; "
-                "give them once per cell whose action needs some"
+                f"the coefficients of (step, block) {wrong} appear twice, or lie outside the table; "
+                "give them once for each cell whose action needs them"
             )
             raise SearchError(msg)
         found = self._coefficients

@@ -189,7 +189,7 @@ def test_resuming_makes_what_is_missing_or_was_made_in_another_way(
     other = replace(order, guidance=2.5)
     assert len(generate(runner, other, out, resume=True)) == 4, "made with another scale"
     given = replace(order, images=2, latents=np.zeros(runner.bundle.latent_shape, np.float32))
-    with pytest.raises(EngineError, match="from which latents or pictures they were made"):
+    with pytest.raises(EngineError, match="do not include input latents or pictures"):
         generate(runner, given, out, resume=True)
 
 
