@@ -250,7 +250,9 @@ def test_several_processes_make_the_same_and_resume(
 
 def test_given_latents_begin_one_run(runner: Runner, tmp_path: Path) -> None:
     noise = np.zeros(runner.bundle.latent_shape, np.float32)
-    with pytest.raises(EngineError, match="--latents begins one run, which makes 2 images here"):
+    with pytest.raises(
+        EngineError, match="--latents starts a single run, which makes 2 pictures here"
+    ):
         generate(runner, Order(("red",), images=4, latents=noise), tmp_path / "x.png")
 
 

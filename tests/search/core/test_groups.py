@@ -119,7 +119,7 @@ def test_the_first_step_that_has_a_block_runs_it() -> None:
 
 
 def test_as_many_rows_as_steps_are_needed() -> None:
-    with pytest.raises(SearchError, match="2 groups that do not do the same, 4 steps together"):
+    with pytest.raises(SearchError, match="2 groups that compute differently, 4 steps in all"):
         subnet(guided_at_first(), *FULL[:3])
 
 

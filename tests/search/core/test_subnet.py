@@ -42,15 +42,15 @@ from tests.toys import chain, hourglass, subnet
         (
             ("RRR", "RdR"),
             (
-                "step 1 has DELTA for ['deep'], but that hands on what a block is given, and what "
-                "these emit has another shape; use RUN or REUSE there, or a finer granularity"
+                "step 1 has DELTA for ['deep'], but that passes on the input of a block, and the "
+                "outputs of these have another shape; use RUN or REUSE there, or a finer granularity"
             ),
         ),
         (
             ("sss", "RRR"),
             (
-                "step 0 has SKIP for ['deep', 'down'], but that hands on what a block is given, and "
-                "what these emit has another shape; use RUN or REUSE there, or a finer granularity"
+                "step 0 has SKIP for ['deep', 'down'], but that passes on the input of a block, and "
+                "the outputs of these have another shape; use RUN or REUSE there, or a finer granularity"
             ),
         ),
         (
