@@ -44,7 +44,7 @@ def command(
     """
     if pipeline is None:
         names = ("height", "width", "frames", "call")
-        shared.refuse_unused(shared.given_options(), dict.fromkeys(names, "a PIPELINE"))
+        shared.refuse_unused(shared.given_options(), dict.fromkeys(names, "with a PIPELINE"))
         _examine(as_json=as_json)
         return
     screen.quiet_libraries()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import ExitStack
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import click
@@ -24,10 +24,14 @@ from search.commands.values import ABOVE_0, AT_LEAST_0, LORA_SCALE, PATH, PROMPT
 from search.runs.parallel import Where
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from engines.base import EngineOptions
     from engines.generate import Made
+    from engines.runner import Runner
+    from engines.spread import Loaded
+    from exporter.bundle import Bundle
 
 
 @shared.command("run")
@@ -134,12 +138,10 @@ def command(
     images: int | None,
 ) -> None:
     """Make pictures with a bundle, without PyTorch."""
-    from engines.base import make_engine
     from engines.generate import Order, generate, open_for, prompts_for
     from engines.given import load_picture, require_pictures
     from engines.pictures import load_latents
     from engines.preview import preview_file, require_preview
-    from engines.runner import Runner
     from engines.spread import Loaded, generate_spread
     from engines.video import MOVING, require_name
 
@@ -167,12 +169,12 @@ def command(
     if is_spread and preview:
         msg = "--preview shows one run, but --jobs or --parallel makes many; leave one of them out"
         raise EngineError(msg)
-    began, loaded = time.perf_counter(), 0.0
-    with ExitStack() as stack:
-        report = stack.enter_context(screen.status())
+    loaded = Loaded(bundle, opened.shape, engine_name, device, options)
+    with screen.status() as report:
         if is_spread:
+            seconds = 0.0
             made = generate_spread(
-                Loaded(bundle, opened.shape, engine_name, device, options),
+                loaded,
                 order,
                 out,
                 save_latents=save_latents,
@@ -182,21 +184,30 @@ def command(
                 report=report,
             )
         else:
-            engine = make_engine(engine_name, device, options)
-            report("load graphs")
-            runner = Runner(opened, engine)
-            loaded = time.perf_counter() - began
-            file = preview_file(out.with_stem(f"{out.stem}-preview"))
-            made = generate(
-                runner,
-                order,
-                out,
-                save_latents=save_latents,
-                resume=resume,
-                report=report,
-                callback=stack.enter_context(file) if preview else None,
-            )
-    _print_made(made, len(opened.calls), loaded, as_json=as_json)
+            runner, seconds = _load(opened, loaded, report)
+            path = out.with_stem(f"{out.stem}-preview")
+            with preview_file(path) if preview else nullcontext() as callback:
+                made = generate(
+                    runner,
+                    order,
+                    out,
+                    save_latents=save_latents,
+                    resume=resume,
+                    report=report,
+                    callback=callback,
+                )
+    _print_made(made, len(opened.calls), seconds, as_json=as_json)
+
+
+def _load(bundle: Bundle, loaded: Loaded, report: Callable[..., None]) -> tuple[Runner, float]:
+    """A runner, and the seconds that loading took."""
+    from engines.base import make_engine
+    from engines.runner import Runner
+
+    began = time.perf_counter()
+    engine = make_engine(loaded.engine, loaded.device, loaded.options)
+    report("load graphs")
+    return Runner(bundle, engine), time.perf_counter() - began
 
 
 def _print_made(made: list[Made], calls: int, loaded: float, *, as_json: bool) -> None:

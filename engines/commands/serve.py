@@ -95,7 +95,7 @@ def command(
     from engines.serve.server import Server, Settings, load, named
 
     if parallel != Where.RAY:
-        shared.refuse_unused(shared.given_options(), {"replicas": "--parallel ray"})
+        shared.refuse_unused(shared.given_options(), {"replicas": "with --parallel ray"})
     settings = Settings(host, port, places, seconds, _token(token_file), replicas)
     found = named(bundles)
     asked = EngineAsked(engine_name, device, options)

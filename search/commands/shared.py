@@ -181,12 +181,13 @@ def refuse_unused(given: Iterable[str], unused: dict[str, str]) -> None:
 
     Args:
         given: names of the options on the command line.
-        unused: what would use each option that nothing uses now, by its name.
+        unused: by the names of the options that have no effect now, when they would have one.
 
     Raises:
         SearchError: one of them was given.
     """
     found = [f"--{name} ({unused[name]})" for name in sorted(set(given) & unused.keys())]
     if found:
-        msg = f"nothing uses {', '.join(found)} here; leave out what is not used"
+        have, them = ("has", "it") if len(found) == 1 else ("have", "them")
+        msg = f"{', '.join(found)} {have} no effect here; leave {them} out"
         raise SearchError(msg)
