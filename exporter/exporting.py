@@ -69,19 +69,23 @@ def export(
 
     Args:
         path: the pipeline's directory.
-        subnet: bound to that pipeline.
+        subnet: a SubNet that is bound to that pipeline.
         out: the directory to make; it appears whole or not at all.
-        sizes: of the pictures (height, width); none takes the SubNet's own.
-        batches: images per prompt. There is one variant for each size and each of these; the first
-            is what the bundle is opened at by default.
-        dtype: of the denoiser's weights and activations, one of `denoiser_precisions`.
-        loras: to fuse into the weights, in this order; `subnet` was searched without them.
-        live_loras: to keep apart from the weights, with their scales as inputs; with names.
-        text_dtype: of the text encoders.
-        vae_dtype: of the autoencoder. Parts whose results are not close to those in float32 stay float32.
+        sizes: heights and widths of the pictures in pixels; empty: the SubNet's own.
+        batches: numbers of images per prompt. The bundle has a variant for each size and each of these;
+            the first is the default.
+        dtype: the type of the denoiser's weights and activations: float32, float16 or bfloat16.
+        loras: LoRAs to fuse into the weights, in this order; `subnet` was searched without them.
+        live_loras: named LoRAs to keep apart from the weights, with their scales as inputs.
+        text_dtype: the type of the text encoders.
+        vae_dtype: the type of the autoencoder. A part whose results are not close to those in float32
+            stays float32.
         plan: which layers to quantise, and how; None: none.
         report: called with a short progress message.
         note: called with a sentence for each part that stays float32.
+
+    Returns:
+        The bundle, opened at its first variant.
 
     Raises:
         SearchError: the SubNet is for another pipeline or cannot be used at one of the `sizes`, the plan

@@ -127,12 +127,12 @@ class SubNet:
     """A table steps x blocks of actions, bound to one denoiser and one sampler.
 
     Attributes:
-        binding: the denoiser, scheduler, timesteps and shape it is for.
-        granularity: which submodules the blocks are.
+        binding: the denoiser, scheduler, timesteps and shape that it belongs to.
+        granularity: which submodules are blocks.
         topology: how the blocks depend on each other and what they cost.
         actions: `actions[step][block]`; step 0 is the noisiest.
-        guidance: the guidance scale it was made with.
-        full_calls: how many calls the full sampler makes that this one stands in for.
+        guidance: the guidance scale that it was made with.
+        full_calls: the number of calls that the full sampler, which it replaces, makes.
         method: what made it, for people.
         fitted: the sampler it brings along; None is the scheduler it is bound to.
         origin: the search that made it; None in files that do not say so.
@@ -318,15 +318,15 @@ class SubNet:
         }
 
     def save(self, path: Path | str) -> None:
-        """Write it as JSON, atomically."""
+        """Write the SubNet to a JSON file, atomically."""
         write_atomically(Path(path), json.dumps(self.to_json(), indent=1) + "\n")
 
     @staticmethod
     def load(path: Path) -> SubNet:
-        """Read a file that `save` wrote.
+        """Read a SubNet file, as `save` writes it.
 
         Raises:
-            SearchError: the file is missing, not a SubNet, of a newer schema, or inconsistent.
+            SearchError: the file is missing, is not a SubNet, has a newer schema, or is inconsistent.
         """
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
