@@ -484,7 +484,7 @@ def _bundle(path: Path, data: Any, wanted: Mapping[str, int | None]) -> Bundle:
             sampler=SamplerTable.from_json(variant["sampler"]),
         )
     except (KeyError, TypeError, ValueError) as error:
-        msg = f"the manifest of {str(path)!r} lacks or garbles {error}; export again"
+        msg = f"the manifest of {str(path)!r} is wrong or incomplete at {error}; export again"
         raise ExportError(msg) from error
 
 

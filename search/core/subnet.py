@@ -371,7 +371,7 @@ class SubNet:
             msg = f"{source!r}: {error}"
             raise SearchError(msg) from error
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            msg = f"{source!r} lacks or garbles {error}; give a file written by stepcarve search"
+            msg = f"{source!r} is wrong or incomplete at {error}; give a file written by stepcarve search"
             raise SearchError(msg) from error
 
 

@@ -42,7 +42,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[object], Pa
     line = ["optimize", root / "pipeline", *OPTIONS]
     done = stepcarve(*line, "-o", root / "out")
     assert done.exit_code == 0, done.output
-    assert "to search and about" in done.stderr, "the expected minutes are printed first"
+    assert "and the rest about" in done.stderr, "the expected minutes are printed first"
     return line, root / "out"
 
 
