@@ -37,7 +37,7 @@ def test_float16_halves_the_denoiser_alone(pipelines: Callable[[str], Path]) -> 
 @pytest.mark.parametrize(
     ("memory", "disk", "message"),
     [
-        (10**8, 10**12, "GB of memory, but 0.1 GB are free"),
+        (10**8, 10**12, "GB of memory, but only 0.1 GB is free"),
         (10**12, 10**6, "GB of disk at '.*', but"),
     ],
 )
