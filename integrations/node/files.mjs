@@ -12,7 +12,7 @@ export function readFloats(path) {
   const end = start + (wide ? bytes.readUInt32LE(8) : bytes.readUInt16LE(8));
   const header = bytes.toString("latin1", start, end);
   if (!header.includes("'<f4'") || header.includes("'fortran_order': True")) {
-    throw new Error(`${path} has ${header.trim()}; float32 in C order is read`);
+    throw new Error(`${path} has ${header.trim()}; only float32 in C order is supported`);
   }
   return floats(bytes.subarray(end));
 }

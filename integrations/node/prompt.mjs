@@ -16,7 +16,7 @@ const CLEANINGS = {
 /** Text that neither ftfy nor HTML changes; these are not here. */
 function unchanged(text) {
   if (/^[\x20-\x25\x27-\x7e]*$/.test(text)) return text;
-  throw new Error(`'${text}' may need to be mended, which this runner does not do; give plain ASCII without '&'`);
+  throw new Error(`'${text}' may need cleaning, which this runner does not do; give plain ASCII without '&'`);
 }
 
 /** The inputs of `condition.onnx` by name; `texts` has the prompt and the negative prompt. */
