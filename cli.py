@@ -123,7 +123,8 @@ def main() -> None:
     """Make diffusion models faster without retraining, and prove it.
 
     \b
-    A pipeline is a diffusers directory. All in one, and a page that shows what was gained:
+    PIPELINE is a diffusers directory, the one with model_index.json.
+    Everything in one command, with a page that shows what was gained:
       stepcarve optimize PIPELINE -o OUT
     Step by step:
       stepcarve search PIPELINE -o subnet.json --method deepcache

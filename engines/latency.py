@@ -189,7 +189,7 @@ def read_seconds(path: Path, here: Setting) -> dict[Signature, float]:
         Setting(**setting).require(here, str(path))
         return dict(_read_call(call) for call in data["calls"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        msg = f"{str(path)!r} lacks or garbles {error}; give the name of a new file"
+        msg = f"{str(path)!r} is wrong or incomplete at {error}; give the name of a new file"
         raise EngineError(msg) from error
 
 

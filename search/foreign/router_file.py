@@ -117,7 +117,7 @@ def _load(path: Path) -> Any:
             f"{str(path)!r} names {named[1]!r}, which no router needs, so it is not read; give "
             "routers as Learning-to-Cache publishes them"
             if named
-            else f"{str(path)!r} is no state dict of tensors ({type(error).__name__}); give routers as "
+            else f"{str(path)!r} is not a state dict of tensors ({type(error).__name__}); give routers as "
             "torch.save or safetensors write them"
         )
         raise SearchError(msg) from error

@@ -335,8 +335,10 @@ def test_files_that_may_not_grow_are_one_sentence_and_leave_nothing(
     )  # fmt: skip
     assert ended.returncode == 2
     (sentence,) = ended.stderr.strip().splitlines()
-    assert sentence.startswith(f"Error: there is no room left for {str(tmp_path / 'bundle')!r}")
-    assert sentence.endswith("nothing of it was kept; free some, or choose another place")
+    assert sentence.startswith(f"Error: there is no space left for {str(tmp_path / 'bundle')!r}")
+    assert sentence.endswith(
+        "the unfinished bundle was removed; free some space, or choose another place"
+    )
     assert sorted(tmp_path.rglob("*")) == before
 
 
