@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any, Generic, TypeVar
 from unittest import mock
 
@@ -36,12 +36,12 @@ def traced_once() -> Iterator[None]:
     ) -> Master:
         blocks = repr((subnet.granularity, subnet.topology, sorted(bases)))
         key = (_key(pipeline, subnet, images, dtype), blocks)
-        make = lambda: traced.trace_denoiser(pipeline, subnet, bases, images, dtype)
+        make = partial(traced.trace_denoiser, pipeline, subnet, bases, images, dtype)
         return make() if _has_lora(pipeline) else denoisers.get(key, make)
 
     def trace_ends(pipeline: Pipeline, subnet: SubNet, images: int, dtype: str) -> traced.Ends:
         key = _key(pipeline, subnet, images, dtype)
-        make = lambda: traced.trace_ends(pipeline, subnet, images, dtype)
+        make = partial(traced.trace_ends, pipeline, subnet, images, dtype)
         made = make() if _has_lora(pipeline) else ends.get(key, make)
         # These graphs are written as they are; what is carved from a denoiser is a copy.
         return replace(

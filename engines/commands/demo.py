@@ -25,7 +25,7 @@ from search.commands.values import PATH
 def command(out: Path, as_json: bool) -> None:
     """Search, export, run and verify the shipped pipeline."""
     screen.quiet_libraries()
-    from engines.demo import run_demo
+    from engines.demo.run import run_demo
     from engines.report import verdict
 
     with screen.status() as report:
