@@ -104,7 +104,7 @@ def _sentence(error: Exception) -> str:
         what = f"extra {extra!r}" if extra else "dependencies"
         return (
             f"this needs {error.name!r}, which is not installed; install stepcarve with its {what}, or run "
-            "the command where it is"
+            "the command where it is installed"
         )
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename!r}" if error.filename else error.strerror

@@ -22,7 +22,7 @@ from search.core.sampler import SamplerTable
 from search.core.subnet import SubNet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from PIL.Image import Image
 
@@ -425,7 +425,8 @@ def _find(shapes: Sequence[Shape], wanted: Mapping[str, int | None], path: Path)
     raise ExportError(msg)
 
 
-def _bundle(path: Path, data: Any, wanted: Mapping[str, int | None]) -> Bundle:
+def _require_readable(path: Path, data: Any) -> None:
+    """Refuse the manifest of something else, or of a version that is not read."""
     if not isinstance(data, dict) or data.get("kind") != KIND:
         msg = f"{str(path)!r} is not a bundle; give a directory written by stepcarve export"
         raise ExportError(msg)
@@ -435,14 +436,24 @@ def _bundle(path: Path, data: Any, wanted: Mapping[str, int | None]) -> Bundle:
             f"{READABLE[0]} to {READABLE[-1]}; use the stepcarve that wrote it, or export again"
         )
         raise ExportError(msg)
+
+
+def _require_inside(path: Path, files: Iterable[str]) -> None:
+    """Refuse names of files that lead out of the bundle."""
+    outside = sorted(name for name in files if name != Path(name).name or name == "..")
+    if outside:
+        msg = (
+            f"the manifest of {str(path)!r} names {outside}, but all files of a bundle lie in its own "
+            "directory; do not use this bundle"
+        )
+        raise ExportError(msg)
+
+
+def _bundle(path: Path, data: Any, wanted: Mapping[str, int | None]) -> Bundle:
+    """The bundle of a manifest, at its first variant that fits what is wanted."""
+    _require_readable(path, data)
     try:
-        outside = sorted(n for n in data["files"] if n != Path(n).name or n == "..")
-        if outside:
-            msg = (
-                f"the manifest of {str(path)!r} names {outside}, but all files of a bundle lie in "
-                "its own directory; do not use this bundle"
-            )
-            raise ExportError(msg)
+        _require_inside(path, data["files"])
         shapes = tuple(map(Shape.from_json, data["variants"]))
         if not shapes or len(set(shapes)) < len(shapes):
             msg = "the variants, of which there are none or two alike"

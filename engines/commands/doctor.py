@@ -86,7 +86,7 @@ def _lines(found: Diagnosis) -> list[str]:
     if found.parts is not None and found.step is not None:
         rows += _of_memory(found.parts, found.step)
     if found.without_weights:
-        rows.append(("weights", f"there are none of {', '.join(found.without_weights)}"))
+        rows.append(("weights", f"missing for {', '.join(found.without_weights)}"))
     rows.append(("compiles", "yes" if found.compiles else f"no: {found.obstacle}"))
     width = max(len(name) for name, _ in rows)
     return [f"{name:<{width}}  {text}" for name, text in rows]

@@ -130,7 +130,7 @@ def _state(content: Any, source: str) -> Mapping[Any, Any]:
         unknown = sorted(str(key)[:80] for key in content if key not in CHECKPOINT)
         if unknown:
             msg = (
-                f"{source!r} has {unknown} beside its routers; expected {', '.join(CHECKPOINT)}, as "
+                f"{source!r} has {unknown} besides its routers; expected {', '.join(CHECKPOINT)}, as "
                 "in a checkpoint of Learning-to-Cache"
             )
             raise SearchError(msg)

@@ -188,7 +188,7 @@ BAD_ROUTERS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a model beside routers": (
         saved({"routers": {"0.prob": torch.zeros(2)}, "model": {}}),
-        "has ['model'] beside its routers; expected routers, opt, args",
+        "has ['model'] besides its routers; expected routers, opt, args",
     ),
     "too large when unpacked": (zipped, "bytes, but routers have at most"),
     "a tensor larger than the file": (
