@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from search.core.granularity import Granularity
 from search.core.subnet import SubNet
 from search.methods.options import Options
 from search.methods.registry import search
@@ -77,6 +78,16 @@ def _shipped(name: str) -> Callable[[Pipeline, Example], SubNet]:
     return lambda _, example: SubNet.load(example.folder / "subnets" / f"{name}.json")
 
 
+def _fora(interval: int) -> Callable[[Pipeline, Example], SubNet]:
+    def make(opened: Pipeline, example: Example) -> SubNet:
+        from search.frontier.rivals.layers import fora_table
+
+        options = Options(guidance=example.guidance, granularity=Granularity.LAYER)
+        return fora_table(search(opened, "full", options), interval)
+
+    return make
+
+
 SHAPES = Example(
     "shapes-sd", FOLDER / "shapes", "shapes-sd, 50-step DDIM",
     guidance=4.0,
@@ -93,4 +104,17 @@ SHAPES = Example(
         ),
     ),
 )  # fmt: skip
-EXAMPLES = (SHAPES,)
+EMOJI = Example(
+    "emoji-sd3", FOLDER / "emoji", "emoji-sd3, 28 flow-match Euler steps",
+    guidance=5.0,
+    pictures=16,
+    call=(("max_sequence_length", 1),),
+    contenders=(
+        Contender("full sampler", "full", _searched("full")),
+        Contender("FORA, interval 3", "fora", _fora(3)),
+        Contender("fewer steps", "fewer-steps", _searched("fewer-steps", keep=0.25)),
+        Contender("DiP-GO", "dip-go", _shipped("dip-go")),
+        Contender("carve", PROVED, _shipped("carve")),
+    ),
+)  # fmt: skip
+EXAMPLES = (SHAPES, EMOJI)
