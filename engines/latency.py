@@ -18,7 +18,7 @@ from engines.errors import EngineError
 from engines.kinds import engine_kind
 from engines.machine import describe
 from exporter.carve import carve
-from exporter.variant import trace_denoiser
+from exporter.traced import trace_denoiser
 from exporter.weights import refer, write_weights
 from search.core.actions import Action
 from search.core.files import write_atomically
