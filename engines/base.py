@@ -44,6 +44,12 @@ class EngineOptions:
 
     threads: int | None = _option(None, int, "Compute with this many threads.")
     precision: str | None = _option(None, str, "Compute in this precision.  [default: float32]")
+    resident: int | None = _option(
+        None,
+        int,
+        "Keep only this many graphs loaded, those called last, and load the others again when they are "
+        "called.  [default: all]",
+    )
     compute_capability: str | None = _option(
         None,
         str,

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from exporter.bundle import QUANTISATION, WEIGHTS, Bundle, require_dtype, sha256
+from exporter.bundle import (
+    QUANTISATION,
+    WEIGHTS,
+    Bundle,
+    require_dtype,
+    require_part_dtype,
+    sha256,
+)
 from exporter.errors import ExportError
 from exporter.part_precision import lower_parts
 from exporter.preflight import require_room
@@ -77,7 +84,7 @@ def export(
         dtype: of the denoiser's weights and activations, one of `denoiser_precisions`.
         loras: to fuse into the weights, in this order; `subnet` was searched without them.
         live_loras: to keep beside the weights, with their scales as inputs; with names.
-        text_dtype: likewise of the text encoders.
+        text_dtype: likewise of the text encoders; or one of `weight_schemes`, for their weights alone.
         vae_dtype: likewise of the autoencoder. Parts whose results are not close to those in float32
             stay float32.
         plan: which layers to store and multiply in few bits; None: none.
@@ -90,8 +97,9 @@ def export(
         ExportError: unknown `dtype`, too little memory or disk, or something cannot be exported.
     """
     path, out = Path(path), Path(out)
-    for each in (dtype, text_dtype, vae_dtype):
-        require_dtype(each)
+    require_dtype(dtype)
+    for each in (text_dtype, vae_dtype):
+        require_part_dtype(each)
     if not batches or min(batches) < 1:
         msg = f"the batch is {min(batches, default=0)}; give 1 or more"
         raise ExportError(msg)
@@ -113,7 +121,8 @@ def export(
     key = _key(pipeline, shapes, (dtype, text_dtype, vae_dtype), changed, plan)
     with staging(out, key) as stage:
         variants = [
-            carve_variant(pipeline, each, batch, dtype, plan, report) for each, batch in shapes
+            carve_variant(pipeline, each, batch, dtype, plan, report, parts)
+            for each, batch in shapes
         ]
         report("fit preview")
         first, binding = variants[0], variants[0].subnet.binding

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +12,7 @@ from exporter.bundle import Shape
 from exporter.carve import carve
 from exporter.components import Component, conditioner_graph, decoder_graph, encoder_graph
 from exporter.errors import ExportError
+from exporter.part_precision import coarse_weights
 from exporter.prologue import Prologue, make_prologue
 from exporter.quantise import quantise
 from exporter.trace import Master, trace_master
@@ -22,11 +24,12 @@ from search.model.family import Request
 from search.model.trace import trace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from collections.abc import Set as AbstractSet
 
     import onnx_ir as ir
 
+    from exporter.components import Coarse
     from search.core.prompt import PromptInput
     from search.core.quantisation import Quantisation
     from search.core.sampler import SamplerTable
@@ -102,6 +105,7 @@ def carve_variant(
     dtype: str,
     plan: Quantisation | None = None,
     report: Callable[[str], None] = lambda _: None,
+    parts: Mapping[str, str] = MappingProxyType({}),
 ) -> Variant:
     """Trace and carve `subnet`, at the size that it is bound to.
 
@@ -112,6 +116,7 @@ def carve_variant(
         dtype: of the denoiser's weights and activations.
         plan: which layers to quantise, and how; None: none.
         report: called with a short progress message.
+        parts: the precision of parts around the denoiser, as `lower_parts` made them.
 
     Raises:
         SearchError: the pipeline's scheduler is no table.
@@ -128,9 +133,10 @@ def carve_variant(
         quantise(master, plan)
     report(f"{shape}: trace text encoders and decoder")
     prompts = pipeline.family.conditioner(pipeline, _conditioning(pipeline, subnet, images))
-    condition = conditioner_graph(prompts, dtype)
-    decoder = decoder_graph(pipeline, (images, *binding.latent_shape), size)
-    encoder, encoder_inputs = _encoder(pipeline, subnet, size, images)
+    coarse = coarse_weights(pipeline, parts)
+    condition = conditioner_graph(prompts, dtype, coarse)
+    decoder = decoder_graph(pipeline, (images, *binding.latent_shape), size, coarse)
+    encoder, encoder_inputs = _encoder(pipeline, subnet, size, images, coarse)
     _check_conditions(condition, master)
     report(f"{shape}: carve {len(program.signatures)} step graphs")
     steps = tuple(
@@ -155,13 +161,13 @@ def carve_variant(
 
 
 def _encoder(
-    pipeline: Pipeline, subnet: SubNet, size: tuple[int, ...], images: int
+    pipeline: Pipeline, subnet: SubNet, size: tuple[int, ...], images: int, coarse: Coarse
 ) -> tuple[ir.Model | None, tuple[PromptInput, ...]]:
     """The graph from a picture to clean latents and what it takes; None where none can be made."""
     cls = type(pipeline.pipe).__name__
     if not subnet.binding.grid.adds_noise or image_to_image_of(cls) is None:
         return None, ()
-    made, inputs = encoder_graph(pipeline, size, images)
+    made, inputs = encoder_graph(pipeline, size, images, coarse)
     return made.model, inputs
 
 
