@@ -85,8 +85,6 @@ def session_options(threads: int | None = None) -> onnxruntime.SessionOptions:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     # Threads that wait actively slow down the sessions and processes that have work.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Processors without VNNI would add products of integers in 16 bits, which overflow.
-    options.add_session_config_entry("session.x64quantprecision", "1")
     return options
 
 

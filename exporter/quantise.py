@@ -144,12 +144,7 @@ class _Pass:
         attributes: dict[str, Any] = {"axis": axis % rank}
         if scales.shape is not None and len(scales.shape) > 1:
             attributes = {"axis": 1 - axis % rank, "block_size": self._scheme.block}
-        zeros = []
-        if node.op_type == "Conv" and self._scheme.weights == "int8":
-            # ONNX Runtime takes a convolution's scales per channel for scales per tensor without them.
-            shape = stored[1].shape.numpy()
-            zeros = [self._constant(f"{integers.name}.zero", np.zeros(shape, np.int8))]
-        up = ir.node("DequantizeLinear", [integers, scales, *zeros], attributes)
+        up = ir.node("DequantizeLinear", [integers, scales], attributes)
         result = up.outputs[0]
         result.name = f"{weights.name}/rounded"
         result.shape, result.type = weights.shape, weights.type

@@ -172,7 +172,6 @@ def a_convolution(scheme: Scheme) -> tuple[ir.Graph, nn.Conv2d, Quantisation]:
 
 @pytest.mark.parametrize("name", ["int8", "int8-symmetric", "int8-weights"])
 def test_a_convolution_runs_as_the_engine_loads_it(name: str) -> None:
-    """ONNX Runtime took its scales per channel for scales per tensor while it optimised."""
     graph, module, plan = a_convolution(scheme_named(name))
     sample = torch.randn(2, 8, 5, 5)
     found = run(graph, sample.numpy(), session_options(1))
