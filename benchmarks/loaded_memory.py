@@ -3,7 +3,8 @@
 A U-Net of the size of Stable Diffusion 1.5 with random weights, 50 steps: the full sampler's one graph, DeepCache
 whose branch changes until there are ten, and a random table with a graph for nearly every step. Each is loaded
 and run once in a process of its own, which then tells what it holds: the most it owned, and the weights mapped
-from the bundle's file, as far as they were touched and once however many sessions map them.
+from the bundle's file, as far as they were touched and once however many sessions map them. With `--resident`,
+the graphs are built first and no more of them than that are loaded at a time.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ def rotating(pipeline: Pipeline, options: Options, graphs: int) -> SubNet:
     raise click.ClickException(msg)
 
 
-def export_all(folder: Path, pixels: int, names: tuple[str, ...]) -> None:
+def export_all(
+    folder: Path, pixels: int, channels: tuple[int, ...], names: tuple[str, ...]
+) -> None:
     """A bundle per name, in the folder."""
     from benchmarks import full_size
     from exporter.exporting import export
@@ -58,7 +61,7 @@ def export_all(folder: Path, pixels: int, names: tuple[str, ...]) -> None:
     from search.model.pipeline import open_pipeline
 
     path = folder / "pipeline"
-    full_size.sd15(path)
+    full_size.sd15(path, channels)
     pipeline = open_pipeline(path, weights=False)
     options = Options(steps=50, height=pixels, width=pixels, keep=KEEP, interval=INTERVAL)
     for name in names:
@@ -70,17 +73,18 @@ def export_all(folder: Path, pixels: int, names: tuple[str, ...]) -> None:
         export(path, subnet, folder / name)
 
 
-def measure(bundle: Path, engine: str) -> dict[str, Any]:
+def measure(bundle: Path, engine: str, resident: int | None) -> dict[str, Any]:
     """Load and run once."""
-    from engines.base import make_engine
+    from engines.base import EngineOptions, make_engine
     from engines.memory import while_running
     from engines.runner import Runner
     from exporter.bundle import Bundle
 
     opened = Bundle.open(bundle)
     began = time.perf_counter()
-    runner = Runner(opened, make_engine(engine, "cpu"))
+    runner = Runner(opened, make_engine(engine, "cpu", EngineOptions(resident=resident)))
     loaded = time.perf_counter() - began
+    began = time.process_time()
     held = while_running(lambda: runner.run("a small red circle left on a grey field", seed=0))
     if held is None:
         msg = "memory is measured on Linux only"
@@ -88,6 +92,7 @@ def measure(bundle: Path, engine: str) -> dict[str, Any]:
     return {
         "graphs": len(opened.graphs),
         "seconds_to_load": round(loaded, 1),
+        "processor_seconds_of_a_run": round(time.process_time() - began, 1),
         "resident_mb": held.total >> 20,
         "own_mb": held.own >> 20,
     }
@@ -99,24 +104,58 @@ def measure(bundle: Path, engine: str) -> dict[str, Any]:
 @click.option(
     "--names", default="full,rotating,random", show_default=True, help="The full one is needed."
 )
+@click.option("--resident", type=int, help="Graphs that are loaded at a time.  [default: all]")
+@click.option(
+    "--channels", help="Of the levels of the U-Net, as in 160,320,640,640.  [default: SD-1.5's]"
+)
 @click.option("--bundle", type=click.Path(path_type=Path), hidden=True)
-def main(engine: str, pixels: int, names: str, bundle: Path | None) -> None:
-    """Compare them and write results/loaded-memory-ENGINE.json."""
+def main(
+    engine: str,
+    pixels: int,
+    names: str,
+    resident: int | None,
+    channels: str | None,
+    bundle: Path | None,
+) -> None:
+    """Compare them and write results/loaded-memory-ENGINE.json, with `-resident` in its name."""
     if bundle is not None:
-        click.echo(json.dumps(measure(bundle, engine)))
+        click.echo(json.dumps(measure(bundle, engine, resident)))
         return
+    from benchmarks.full_size import SD15_CHANNELS
+
+    levels = tuple(map(int, channels.split(","))) if channels else SD15_CHANNELS
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        export_all(folder, pixels, tuple(names.split(",")))
+        export_all(folder, pixels, levels, tuple(names.split(",")))
         for each in names.split(","):
-            command = [sys.executable, "-m", "benchmarks.loaded_memory", "--engine", engine]
-            text = subprocess.check_output([*command, "--bundle", str(folder / each)], text=True)
-            found[each] = json.loads(text.splitlines()[-1])
-            click.echo(f"{each}: {found[each]}")
+            found[each] = _apart(folder / each, engine, None)
+            if resident is not None:
+                build(folder / each, engine)
+                found[f"{each}, {resident} resident"] = _apart(folder / each, engine, resident)
+
     for each in found.values():
         each["ratio"] = round(each["resident_mb"] / found["full"]["resident_mb"], 3)
-    click.echo(write(f"loaded-memory-{engine}", {"pixels": pixels, **found}))
+    name = f"loaded-memory-{engine}{'' if resident is None else '-resident'}"
+    click.echo(write(name, {"pixels": pixels, "channels": levels, **found}))
+
+
+def build(bundle: Path, engine: str) -> None:
+    """Build all graphs of a bundle."""
+    from engines.base import make_engine
+    from engines.build import build_bundle
+    from exporter.bundle import Bundle
+
+    build_bundle(Bundle.open(bundle), make_engine(engine, "cpu"))
+
+
+def _apart(bundle: Path, engine: str, resident: int | None) -> dict[str, Any]:
+    """`measure` in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.loaded_memory", "--engine", engine]
+    bound = [] if resident is None else ["--resident", str(resident)]
+    text = subprocess.check_output([*command, *bound, "--bundle", str(bundle)], text=True)
+    measured: dict[str, Any] = json.loads(text.splitlines()[-1])
+    return measured
 
 
 if __name__ == "__main__":

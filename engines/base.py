@@ -48,6 +48,12 @@ class EngineOptions:
     precision: str | None = _option(
         None, str, "Compute in this precision, whatever the bundle's type.  [default: float32]"
     )
+    resident: int | None = _option(
+        None,
+        int,
+        "Keep only this many graphs loaded, the latest that were called, and load the others again when "
+        "they are called.  [default: all]",
+    )
     compute_capability: str | None = _option(
         None,
         str,

@@ -116,13 +116,14 @@ ENGINES = (
         install='pip install "onnxruntime-gpu>=1.31" (or onnxruntime)',
         oldest=(1, 23),
         options={"cpu": ("threads",), "cuda": ("threads", "cuda_graph")},
+        notes={"cpu": "works; multiplies integers in linear layers, but not in convolutions"},
     ),
     EngineKind(
         name="openvino",
         classes={"cpu": "engines.openvino:OpenVino"},
         package="openvino",
         install="pip install openvino, or stepcarve[openvino]",
-        options={"cpu": ("threads", "precision")},
+        options={"cpu": ("threads", "precision", "resident")},
         rates=Rates(2, 0.002, 8, 1),
     ),
     EngineKind(

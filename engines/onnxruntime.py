@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 WARNINGS, SILENT = 2, 4
 """Severities of ONNX Runtime's loggers."""
+ROUNDING = b"QuantizeLinear"
+"""Is in the file of a graph that rounds what its layers take."""
+FUSION = "MatMulAddFusion"
+"""What ONNX Runtime calls making a Gemm of a MatMul and an Add."""
 FALLBACK = "CPUExecutionProvider"
 """ONNX Runtime's fallback provider."""
 # An ONNX model of one node, y = Exp(x).
@@ -60,22 +64,28 @@ class OnnxRuntime:
     def load(self, graph: Path, built: Path | None = None) -> OnnxRuntimeSession:
         """Load a graph; its weights stay in the memory-mapped file, shared by all sessions."""
         del built
-        options = onnxruntime.SessionOptions()
-        if self.options.threads is not None:
-            options.intra_op_num_threads = self.options.threads
-        options.log_severity_level = 3
-        # Prepacked weights are private copies, and so are those of the layout optimisations.
-        options.add_session_config_entry("session.disable_prepacking", "1")
-        _share_arena()
-        options.add_session_config_entry("session.use_env_allocators", "1")
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-        # Threads that wait actively slow down the sessions and processes that have work.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options = session_options(self.options.threads)
         return self.bound(open_session(graph, self.provider, options, self.settings), graph)
 
     def bound(self, session: onnxruntime.InferenceSession, graph: Path) -> OnnxRuntimeSession:
         """The session as the runner takes it."""
         return OnnxRuntimeSession(session, graph)
+
+
+def session_options(threads: int | None = None) -> onnxruntime.SessionOptions:
+    """The options of all sessions."""
+    options = onnxruntime.SessionOptions()
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    # Prepacked weights are private copies, and so are those of the layout optimisations.
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    _share_arena()
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    # Threads that wait actively slow down the sessions and processes that have work.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
 
 
 @cache
@@ -141,7 +151,11 @@ def open_session(
     where = "a probe graph" if isinstance(path, bytes) else repr(str(path))
     try:
         session = onnxruntime.InferenceSession(
-            source, options, providers=[(provider, dict(settings))], enable_fallback=0
+            source,
+            options,
+            providers=[(provider, dict(settings))],
+            enable_fallback=0,
+            disabled_optimizers=_left_out(path, provider),
         )
     except Exception as error:  # the runtime has no error class of its own that covers them all
         msg = f"onnxruntime cannot load {where} on {provider}: {' '.join(str(error).split())[:300]}"
@@ -153,6 +167,14 @@ def open_session(
         )
         raise EngineError(msg)
     return session
+
+
+def _left_out(graph: Path | bytes, provider: str) -> list[str]:
+    """The optimisations that a graph is better without: on the CPU, Gemm multiplies no integers, MatMul does."""
+    if provider != FALLBACK:
+        return []
+    content = graph if isinstance(graph, bytes) else graph.read_bytes()
+    return [FUSION] if ROUNDING in content else []
 
 
 def probe(provider: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -12,10 +13,11 @@ import openvino
 from engines.base import DEFAULTS, EngineOptions, checked
 from engines.buffers import NumpyBuffers
 from engines.errors import EngineError
+from engines.resident import Resident
 from search.core.precision import denoiser_precisions, is_own, of_engine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -47,6 +49,7 @@ class OpenVino:
             raise EngineError(msg)
         chosen = options.precision or "float32"
         self._settings = _settings(options, self._precision(chosen))
+        self._resident = Resident[Compiled](options.resident)
         self.precision = None if chosen == "float32" else chosen
 
     def _precision(self, name: str) -> str:
@@ -79,6 +82,9 @@ class OpenVino:
 
     def load(self, graph: Path, built: Path | None = None) -> OpenVinoSession:
         """Load a graph; what OpenVINO rearranges of the weights is a copy for this graph alone."""
+        return OpenVinoSession(graph, partial(self._loaded, graph, built), self._resident)
+
+    def _loaded(self, graph: Path, built: Path | None) -> Compiled:
         # OpenVINO takes writable memory only; copy-on-write pages stay those of the file.
         blob = None if built is None else np.memmap(built, np.uint8, "c")
         compiled = self._compile(graph) if blob is None else self._import(blob)
@@ -86,7 +92,7 @@ class OpenVino:
         if found != ["CPU"]:
             msg = f"openvino put {str(graph)!r} on {', '.join(found)} instead of CPU; reinstall the package"
             raise EngineError(msg)
-        return OpenVinoSession(compiled, graph, blob)
+        return Compiled(compiled, blob)
 
     def _compile(self, graph: Path) -> openvino.CompiledModel:
         try:
@@ -128,35 +134,64 @@ class _Stream(io.BytesIO):
         self._file.flush()
 
 
+@dataclass(frozen=True)
+class Compiled:
+    """One graph in memory.
+
+    Attributes:
+        model: compiled.
+        blob: the mapped file that it was built into, if it was, which has to live as long.
+        requests: made of it, by what they are bound to.
+    """
+
+    model: openvino.CompiledModel
+    blob: np.memmap[Any, np.dtype[np.uint8]] | None
+    requests: dict[int, openvino.InferRequest] = field(default_factory=dict)
+
+
 class OpenVinoSession:
-    """One graph in OpenVINO, over the mapped file that it was built into, if it was."""
+    """One graph in OpenVINO, loaded now and whenever it is called and not resident."""
 
     def __init__(
-        self,
-        compiled: openvino.CompiledModel,
-        path: Path,
-        blob: np.memmap[Any, np.dtype[np.uint8]] | None,
+        self, path: Path, load: Callable[[], Compiled], resident: Resident[Compiled]
     ) -> None:
-        self._compiled, self._path, self._blob = compiled, path, blob
-        self.inputs: Mapping[str, Form] = {_name(p): _form(p, path) for p in compiled.inputs}
-        self.outputs: Mapping[str, Form] = {_name(p): _form(p, path) for p in compiled.outputs}
+        self._path, self._load, self._resident = path, load, resident
+        self._bound = 0
+        model = self._compiled().model
+        self.inputs: Mapping[str, Form] = {_name(p): _form(p, path) for p in model.inputs}
+        self.outputs: Mapping[str, Form] = {_name(p): _form(p, path) for p in model.outputs}
 
     def bind(
         self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]
     ) -> Callable[[], None]:
         """See `engines.base.Session`."""
-        request = self._compiled.create_infer_request()
-        for number, name in enumerate(self.inputs):
-            array = checked(self._path, name, inputs, self.inputs[name])
-            request.set_input_tensor(number, _shared(array, self._compiled.inputs[number]))
-        for number, name in enumerate(self.outputs):
-            array = checked(self._path, name, outputs, self.outputs[name])
-            request.set_output_tensor(number, _shared(array, self._compiled.outputs[number]))
-        return partial(self._run, request)
+        reads = [checked(self._path, n, inputs, form) for n, form in self.inputs.items()]
+        writes = [checked(self._path, n, outputs, form) for n, form in self.outputs.items()]
+        self._bound += 1
+        return partial(self._run, self._bound, reads, writes)
 
-    def _run(self, request: openvino.InferRequest) -> None:
-        """Of the session, as the blob has to live as long as its requests."""
-        request.infer(share_outputs=True)
+    def _run(
+        self, number: int, reads: Sequence[NDArray[Any]], writes: Sequence[NDArray[Any]]
+    ) -> None:
+        """Call the graph on the arrays of binding `number`."""
+        compiled = self._compiled()
+        if number not in compiled.requests:
+            compiled.requests[number] = _request(compiled.model, reads, writes)
+        compiled.requests[number].infer(share_outputs=True)
+
+    def _compiled(self) -> Compiled:
+        return self._resident.get(self, self._load)
+
+
+def _request(
+    model: openvino.CompiledModel, reads: Sequence[NDArray[Any]], writes: Sequence[NDArray[Any]]
+) -> openvino.InferRequest:
+    request = model.create_infer_request()
+    for number, array in enumerate(reads):
+        request.set_input_tensor(number, _shared(array, model.inputs[number]))
+    for number, array in enumerate(writes):
+        request.set_output_tensor(number, _shared(array, model.outputs[number]))
+    return request
 
 
 def _settings(options: EngineOptions, precision: str) -> dict[str, str]:
@@ -165,6 +200,8 @@ def _settings(options: EngineOptions, precision: str) -> dict[str, str]:
     return {
         "INFERENCE_PRECISION_HINT": precision,
         "PERFORMANCE_HINT": "LATENCY",
+        # Else it rounds what layers with integer weights take to integers too, which no graph asks for.
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
         "ENABLE_CPU_PINNING": "NO",
         **threads,
     }

@@ -16,7 +16,7 @@ from search.core.pictures import example_picture
 from search.core.precision import denoiser_precisions
 from search.core.program import distinct
 from search.core.prompt import Drawn, PromptField, PromptInput
-from search.core.quantisation import Quantisation
+from search.core.quantisation import Quantisation, part_precisions
 from search.core.quotation import Quotation
 from search.core.sampler import SamplerTable
 from search.core.subnet import SubNet
@@ -37,7 +37,15 @@ QUANTISATION = "quantisation.json"
 
 def require_dtype(name: str) -> None:
     """Refuse a dtype that a denoiser does not compute in."""
-    known = [each.name for each in denoiser_precisions()]
+    _require_one_of(name, [each.name for each in denoiser_precisions()])
+
+
+def require_part_dtype(name: str) -> None:
+    """Refuse what neither text encoders nor autoencoders are stored in."""
+    _require_one_of(name, part_precisions())
+
+
+def _require_one_of(name: str, known: Sequence[str]) -> None:
     if name not in known:
         msg = f"unknown dtype {name!r}; choose one of {', '.join(known)}"
         raise ExportError(msg)
@@ -195,9 +203,11 @@ class Bundle:
 
     def __post_init__(self) -> None:
         """Check that every part refers to what is there; every problem is a `ValueError`."""
-        known = [each.name for each in denoiser_precisions()]
-        for dtype in (self.dtype, self.text_dtype, self.vae_dtype, *self.parts.values()):
-            if dtype not in known:
+        if self.dtype not in [each.name for each in denoiser_precisions()]:
+            msg = f"dtype {self.dtype!r}"
+            raise ValueError(msg)
+        for dtype in (self.text_dtype, self.vae_dtype, *self.parts.values()):
+            if dtype not in part_precisions():
                 msg = f"dtype {dtype!r}"
                 raise ValueError(msg)
         if self.rows and self.prologue is None:

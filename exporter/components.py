@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +14,7 @@ from torch.utils._pytree import tree_leaves_with_path
 from exporter.errors import ExportError
 from exporter.graph import convert, forget_inner_types, optimise
 from exporter.group_norm import decompose_group_norms
+from exporter.quantise import quantise_weights
 from search.core.names import IMAGE, LATENTS
 from search.core.precision import precision_named
 from search.core.prompt import PromptField
@@ -25,14 +27,18 @@ SHORT = "a red circle"
 _Example = tuple[Tensor, ...]
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import onnx_ir as ir
     from torch.export import ExportedProgram
 
     from search.core.prompt import PromptInput
+    from search.core.quantisation import Scheme
     from search.model.family import Conditioner
     from search.model.pipeline import Pipeline
+
+    Coarse = Mapping[int, Scheme]
+    """Weights that are stored in few bits: the `id` of the parameter -> how."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,9 @@ class Component:
     outputs: tuple[str, ...]
 
 
-def conditioner_graph(conditioner: Conditioner, dtype: str) -> Component:
+def conditioner_graph(
+    conditioner: Conditioner, dtype: str, coarse: Coarse = MappingProxyType({})
+) -> Component:
     """Prompt inputs -> the denoiser's conditions in `dtype`, under the names the step graphs know."""
     module = _Converted(conditioner.eval(), getattr(torch, precision_named(dtype).torch)).eval()
     ones = tuple(
@@ -61,7 +69,7 @@ def conditioner_graph(conditioner: Conditioner, dtype: str) -> Component:
     with torch.no_grad():
         names = list(module(*texts))
     labels = [each.name for each in conditioner.inputs]
-    made = _component("condition", module, (texts, ones), labels, names)
+    made = _component("condition", module, (texts, ones), labels, names, coarse)
     loose = [v.name for v in made.model.graph.outputs if v.shape is None or not v.shape.is_static()]
     if loose:
         msg = (
@@ -107,21 +115,29 @@ class _Converted(torch.nn.Module):
 
 
 def decoder_graph(
-    pipeline: Pipeline, latent_shape: tuple[int, ...], size: tuple[int, ...]
+    pipeline: Pipeline,
+    latent_shape: tuple[int, ...],
+    size: tuple[int, ...],
+    coarse: Coarse = MappingProxyType({}),
 ) -> Component:
     """Latents `[B, ...]` -> pictures `[B, 3, height, width]` of `size` in 0..1."""
     module = Decoder(pipeline, size)
-    return _component("decode", module, ((torch.zeros(latent_shape),),), [LATENTS], [IMAGE])
+    example = (torch.zeros(latent_shape),)
+    return _component("decode", module, (example,), [LATENTS], [IMAGE], coarse)
 
 
 def encoder_graph(
-    pipeline: Pipeline, size: tuple[int, ...], images: int
+    pipeline: Pipeline,
+    size: tuple[int, ...],
+    images: int,
+    coarse: Coarse = MappingProxyType({}),
 ) -> tuple[Component, tuple[PromptInput, ...]]:
     """A picture and noises -> clean latents `[images, ...]`, and what the graph takes."""
     module = Encoder(pipeline, size, images)
     example = tuple(torch.ones(each.shape) for each in module.inputs)
     names = [each.name for each in module.inputs]
-    return _component("encode", module, (example,), names, [LATENTS]), tuple(module.inputs)
+    made = _component("encode", module, (example,), names, [LATENTS], coarse)
+    return made, tuple(module.inputs)
 
 
 def _exported(module: torch.nn.Module, examples: Sequence[_Example]) -> ExportedProgram:
@@ -174,6 +190,7 @@ def _component(
     examples: Sequence[_Example],
     inputs: list[str],
     outputs: list[str],
+    coarse: Coarse,
 ) -> Component:
     with torch.no_grad():
         program = _exported(module, examples)
@@ -184,6 +201,8 @@ def _component(
     decompose_group_norms(model.graph)
     passes.CommonSubexpressionEliminationPass()(model)
     optimise(model, program.state_dict)
+    named = module.named_parameters(remove_duplicate=False)
+    quantise_weights(model.graph, {n: coarse[id(p)] for n, p in named if id(p) in coarse})
     forget_inner_types(model.graph)
     for value, label in zip(model.graph.outputs, outputs, strict=True):
         value.name = label

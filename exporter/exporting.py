@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from exporter.bundle import QUANTISATION, WEIGHTS, Bundle, require_dtype, sha256
+from exporter.bundle import (
+    QUANTISATION,
+    WEIGHTS,
+    Bundle,
+    require_dtype,
+    require_part_dtype,
+    sha256,
+)
 from exporter.errors import ExportError
 from exporter.part_precision import lower_parts
 from exporter.preflight import require_room
@@ -77,8 +84,8 @@ def export(
         dtype: the type of the denoiser's weights and activations: float32, float16 or bfloat16.
         loras: LoRAs to fuse into the weights, in this order; `subnet` was searched without them.
         live_loras: named LoRAs to keep apart from the weights, with their scales as inputs.
-        text_dtype: the type of the text encoders.
-        vae_dtype: the type of the autoencoder. A part whose results are not close to those in float32
+        text_dtype: the type of the text encoders; or one of `weight_schemes`, for their weights alone.
+        vae_dtype: the same for the autoencoder. A part whose results are not close to those in float32
             stays float32.
         plan: which layers to quantise, and how; None: none.
         report: called with a short progress message.
@@ -107,7 +114,8 @@ def export(
     parts = lower_parts(pipeline, shapes[0][0], text=text_dtype, vae=vae_dtype, note=note)
     with staging(out, _key(pipeline, shapes, dtypes, changed, plan)) as stage:
         variants = [
-            carve_variant(pipeline, each, batch, dtype, plan, report) for each, batch in shapes
+            carve_variant(pipeline, each, batch, dtype, plan, report, parts)
+            for each, batch in shapes
         ]
         report("fit preview")
         preview = _preview(pipeline, variants[0], report)
@@ -139,8 +147,10 @@ def _require_possible(
     plan: Quantisation | None,
 ) -> None:
     """Refuse what is wrong before the pipeline is opened."""
-    for each in dtypes:
-        require_dtype(each)
+    denoiser, *parts = dtypes
+    require_dtype(denoiser)
+    for each in parts:
+        require_part_dtype(each)
     if not batches or min(batches) < 1:
         msg = f"the batch is {min(batches, default=0)}; give 1 or more"
         raise ExportError(msg)

@@ -1,7 +1,8 @@
-"""Text encoders and autoencoders in half precision, where that is close to float32."""
+"""Text encoders and autoencoders with fewer bits, where that is close to float32."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from exporter.errors import ExportError
 from search.core.precision import precision_named
+from search.core.quantisation import weight_scheme
 from search.model.computing import compute_in
 from search.model.decoder import Decoder
 from search.model.encoder import Encoder, image_to_image_of
@@ -16,16 +18,19 @@ from search.model.family import Request
 from search.model.parts_in_place import decoders_of
 from search.model.pictures import sources_of
 from search.model.recording import record_conditions
+from search.quantise.rounded import part_weights, round_part
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
-    from search.core.precision import Precision
+    from search.core.quantisation import Scheme
     from search.core.subnet import SubNet
     from search.model.pipeline import Pipeline
 
 PROMPT = "a photo of a red bicycle in front of an old wall"
 WHOLE = "float32"
+ROUNDED = precision_named("float16").floor
+"""The largest relative error of a part whose weights are rounded, as in half precision."""
 
 
 def lower_parts(
@@ -38,15 +43,16 @@ def lower_parts(
 ) -> dict[str, str]:
     """Let the text encoders compute in `text` and the autoencoder in `vae`, as far as they can.
 
-    A part stays float32 where its results in half precision are not finite, or further from those in
-    float32 than a denoiser may be: measured on a prompt, and on latents of unit variance.
+    A part stays float32 where its results are then not finite, or further from those in float32 than a
+    denoiser's may be: measured on a prompt, and on latents of unit variance.
 
     Args:
         pipeline: with the weights of these parts loaded.
         subnet: says guidance and size.
-        text: of the text encoders, one of `denoiser_precisions`.
+        text: of the text encoders, one of `denoiser_precisions`, or of `weight_schemes`: these round the
+            weights, and compute in float32.
         vae: of the autoencoder.
-        note: called with a sentence for each part that stays float32.
+        note: called with a sentence for each part that stays float32, and each whose weights are rounded.
 
     Returns:
         The precision of each part.
@@ -67,13 +73,34 @@ def lower_parts(
             raise ExportError(msg)
         whole = list(measured(pipeline, subnet))
         for name, part in parts.items():
-            undo = compute_in(part, getattr(torch, precision_named(dtype).torch))
-            why = _why_not(precision_named(dtype), whole, list(measured(pipeline, subnet)))
+            undo = _lower(part, dtype)
+            off = _off(whole, list(measured(pipeline, subnet)))
+            why = _why_not(dtype, off)
             made[name] = WHOLE if why else dtype
             if why:
                 undo()
                 note(f"the {name} stays float32: {why}")
+            elif weight_scheme(dtype) is not None:
+                note(f"the {name} in {dtype}: its results are {off:.2%} off")
     return made
+
+
+def coarse_weights(pipeline: Pipeline, parts: Mapping[str, str]) -> dict[int, Scheme]:
+    """The weights that `lower_parts` rounded: the `id` of the parameter -> how it is stored."""
+    return {
+        id(weight): scheme
+        for name, precision in parts.items()
+        if (scheme := weight_scheme(precision)) is not None
+        for weight in part_weights(getattr(pipeline.pipe, name))
+    }
+
+
+def _lower(part: nn.Module, precision: str) -> Callable[[], None]:
+    """Let a part compute in a precision, or with its weights rounded; returns what undoes it."""
+    scheme = weight_scheme(precision)
+    if scheme is not None:
+        return round_part(part, scheme)
+    return compute_in(part, getattr(torch, precision_named(precision).torch))
 
 
 def _autoencoders(pipeline: Pipeline) -> dict[str, nn.Module]:
@@ -90,15 +117,20 @@ def _texts(pipeline: Pipeline) -> dict[str, nn.Module]:
     }
 
 
-def _why_not(precision: Precision, whole: list[Tensor], half: list[Tensor]) -> str:
-    """Why results in half precision will not do; empty if they do."""
-    if not all(tensor.isfinite().all() for tensor in half):
-        return f"its values in {precision.name} are not finite"
-    pairs = zip(whole, half, strict=True)
-    worst = max(float((b - a).norm() / a.norm().clamp(min=1e-12)) for a, b in pairs)
-    if worst > precision.floor:
-        return f"in {precision.name} its results are {worst:.1%} off"
-    return ""
+def _off(whole: list[Tensor], lowered: list[Tensor]) -> float:
+    """The largest relative L2 of the results; NaN where they are not finite."""
+    if not all(tensor.isfinite().all() for tensor in lowered):
+        return math.nan
+    pairs = zip(whole, lowered, strict=True)
+    return max(float((b - a).norm() / a.norm().clamp(min=1e-12)) for a, b in pairs)
+
+
+def _why_not(precision: str, off: float) -> str:
+    """Why a part will not do in a precision; empty if it does."""
+    if math.isnan(off):
+        return f"its values in {precision} are not finite"
+    most = ROUNDED if weight_scheme(precision) else precision_named(precision).floor
+    return f"in {precision} its results are {off:.1%} off" if off > most else ""
 
 
 def _request(pipeline: Pipeline, subnet: SubNet) -> Request:

@@ -10,12 +10,12 @@ import onnx_ir as ir
 from exporter.errors import ExportError
 from exporter.hoist import Varies, variation
 from exporter.weights import keep
-from search.core.names import layer_of
+from search.core.names import TRANSPOSED, layer_of
 from search.core.precision import precision_named
 from search.core.quantisation import Layer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
@@ -58,6 +58,27 @@ def quantise(master: Master, plan: Quantisation) -> frozenset[str]:
         )
         raise ExportError(msg)
     return frozenset(done)
+
+
+def quantise_weights(graph: ir.Graph, schemes: Mapping[str, Scheme]) -> None:
+    """Store weights of products in few bits, in place.
+
+    Args:
+        graph: of a part beside the denoiser.
+        schemes: by the name of the weights there, before they are transposed.
+    """
+    passes = {scheme: _Pass(graph, scheme) for scheme in schemes.values()}
+    for node in list(graph):
+        if node.op_type not in CHANNELS or node.domain:
+            continue
+        weights = node.inputs[1]
+        if weights is None or not weights.is_initializer() or weights.const_value is None:
+            continue
+        scheme = schemes.get((weights.name or "").removesuffix(TRANSPOSED))
+        if scheme is not None:
+            passes[scheme].quantise(node, Layer())
+            if not weights.uses():
+                graph.initializers.pop(weights.name or "")
 
 
 def weights_of(node: ir.Node) -> str:
@@ -121,9 +142,8 @@ class _Pass:
         stored = StoredWeights.of(weights, axis % rank, self._scheme)
         integers, scales = (self._initializer(each) for each in stored)
         attributes: dict[str, Any] = {"axis": axis % rank}
-        blocks = scales.shape is not None and len(scales.shape) > 1
-        if blocks:
-            attributes = {"axis": 0, "block_size": self._scheme.block}
+        if scales.shape is not None and len(scales.shape) > 1:
+            attributes = {"axis": 1 - axis % rank, "block_size": self._scheme.block}
         up = ir.node("DequantizeLinear", [integers, scales], attributes)
         result = up.outputs[0]
         result.name = f"{weights.name}/rounded"
@@ -171,13 +191,13 @@ class StoredWeights:
         shape = tuple(tensor.shape.numpy())
         assert weights.dtype is not None
         numbers, name = weights.dtype, f"{weights.name}.{scheme.name}"
-        block = (
-            scheme.block
-            if len(shape) == 2 and axis == 1 and not shape[0] % (scheme.block or 1)
-            else 0
-        )
+        block = scheme.block if len(shape) == 2 else 0
+        if block and shape[1 - axis] % block:
+            block = 0
         kind = ir.DataType[precision_named(scheme.weights).onnx]
-        sizes = (shape[0] // block, shape[1]) if block else (shape[axis],)
+        sizes: tuple[int, ...] = (shape[axis],)
+        if block:
+            sizes = tuple(n if i == axis else n // block for i, n in enumerate(shape))
 
         def scales() -> Array:
             return scales_of(tensor.numpy(), axis, block, scheme).astype(numbers.numpy())
@@ -192,10 +212,14 @@ class StoredWeights:
 
 
 def scales_of(weights: Array, axis: int, block: int, scheme: Scheme) -> Array:
-    """One scale per output channel, or per block of one, `[out]` or `[in / block, out]`."""
+    """One scale per output channel `[out]`, or per block of one: the matrix's shape over `block`."""
     size = np.abs(weights.astype(np.float32))
     if block:
-        largest = size.reshape(-1, block, size.shape[1]).max(axis=1)
+        rows, columns = size.shape
+        if axis:
+            largest = size.reshape(-1, block, columns).max(axis=1)
+        else:
+            largest = size.reshape(rows, -1, block).max(axis=2)
     else:
         largest = size.max(axis=tuple(i for i in range(size.ndim) if i != axis))
     return np.where(largest > 0, largest / scheme.largest, 1.0).astype(np.float32)
@@ -205,7 +229,7 @@ def integers_of(weights: Array, scales: Array, axis: int, block: int, scheme: Sc
     """The weights over their scales, rounded to what the scheme stores."""
     wide = scales.astype(np.float32)
     if block:
-        wide = wide.repeat(block, axis=0)
+        wide = wide.repeat(block, axis=1 - axis)
     else:
         wide = wide.reshape([-1 if i == axis else 1 for i in range(weights.ndim)])
     kind = precision_named(scheme.weights).dtype

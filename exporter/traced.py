@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +20,7 @@ from search.model.trace import trace
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
+    from exporter.components import Coarse
     from search.core.prompt import PromptInput
     from search.core.subnet import SubNet
     from search.model.family import Conditioner
@@ -46,8 +48,21 @@ class Ends:
     encoder_inputs: tuple[PromptInput, ...]
 
 
-def trace_ends(pipeline: Pipeline, subnet: SubNet, images: int, dtype: str) -> Ends:
-    """Trace what is around the denoiser, for `images` per prompt and conditions in `dtype`.
+def trace_ends(
+    pipeline: Pipeline,
+    subnet: SubNet,
+    images: int,
+    dtype: str,
+    coarse: Coarse = MappingProxyType({}),
+) -> Ends:
+    """Trace what is around the denoiser.
+
+    Args:
+        pipeline: that `subnet` is bound to.
+        subnet: whose guidance and shape to trace at.
+        images: per prompt.
+        dtype: of the conditions.
+        coarse: the weights to store in few bits, by the parameter's identity.
 
     Raises:
         ExportError: something cannot be exported.
@@ -55,24 +70,24 @@ def trace_ends(pipeline: Pipeline, subnet: SubNet, images: int, dtype: str) -> E
     binding = subnet.binding
     size = pipeline.size(binding.noise_shape)
     prompts = pipeline.family.conditioner(pipeline, _conditioning(pipeline, subnet, images))
-    encode, encoder_inputs = _encoder(pipeline, subnet, size, images)
+    encode, encoder_inputs = _encoder(pipeline, subnet, size, images, coarse)
     return Ends(
         prompts=prompts,
-        condition=conditioner_graph(prompts, dtype),
-        decode=decoder_graph(pipeline, (images, *binding.latent_shape), size),
+        condition=conditioner_graph(prompts, dtype, coarse),
+        decode=decoder_graph(pipeline, (images, *binding.latent_shape), size, coarse),
         encode=encode,
         encoder_inputs=encoder_inputs,
     )
 
 
 def _encoder(
-    pipeline: Pipeline, subnet: SubNet, size: tuple[int, ...], images: int
+    pipeline: Pipeline, subnet: SubNet, size: tuple[int, ...], images: int, coarse: Coarse
 ) -> tuple[Component | None, tuple[PromptInput, ...]]:
     """The graph from a picture to clean latents and what it takes; None where none can be made."""
     cls = type(pipeline.pipe).__name__
     if not subnet.binding.grid.adds_noise or image_to_image_of(cls) is None:
         return None, ()
-    return encoder_graph(pipeline, size, images)
+    return encoder_graph(pipeline, size, images, coarse)
 
 
 def _conditioning(pipeline: Pipeline, subnet: SubNet, batch: int) -> Request:

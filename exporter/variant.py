@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from exporter.bundle import Shape
 from exporter.carve import carve
+from exporter.part_precision import coarse_weights
 from exporter.prologue import Prologue, make_prologue
 from exporter.quantise import quantise
 from exporter.traced import require_conditions, trace_denoiser, trace_ends
@@ -14,7 +16,7 @@ from search.core.names import GUIDANCE
 from search.core.program import Program, plan_program
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     import onnx_ir as ir
 
@@ -91,6 +93,7 @@ def carve_variant(
     dtype: str,
     plan: Quantisation | None = None,
     report: Callable[[str], None] = lambda _: None,
+    parts: Mapping[str, str] = MappingProxyType({}),
 ) -> Variant:
     """Trace and carve `subnet`, at the size that it is bound to.
 
@@ -101,6 +104,7 @@ def carve_variant(
         dtype: of the denoiser's weights and activations.
         plan: which layers to quantise, and how; None: none.
         report: called with a short progress message.
+        parts: the precision of parts around the denoiser, as `lower_parts` made them.
 
     Raises:
         SearchError: the pipeline's scheduler is no table.
@@ -114,7 +118,7 @@ def carve_variant(
     if plan is not None:
         quantise(master, plan)
     report(f"{shape}: trace text encoders and decoder")
-    ends = trace_ends(pipeline, subnet, images, dtype)
+    ends = trace_ends(pipeline, subnet, images, dtype, coarse_weights(pipeline, parts))
     require_conditions(ends.condition, master)
     report(f"{shape}: carve {len(program.signatures)} step graphs")
     steps = tuple(

@@ -39,10 +39,12 @@ def traced_once() -> Iterator[None]:
         make = partial(traced.trace_denoiser, pipeline, subnet, bases, images, dtype)
         return make() if _has_lora(pipeline) else denoisers.get(key, make)
 
-    def trace_ends(pipeline: Pipeline, subnet: SubNet, images: int, dtype: str) -> traced.Ends:
+    def trace_ends(
+        pipeline: Pipeline, subnet: SubNet, images: int, dtype: str, coarse: Any
+    ) -> traced.Ends:
         key = _key(pipeline, subnet, images, dtype)
-        make = partial(traced.trace_ends, pipeline, subnet, images, dtype)
-        made = make() if _has_lora(pipeline) else ends.get(key, make)
+        make = partial(traced.trace_ends, pipeline, subnet, images, dtype, coarse)
+        made = make() if coarse or _has_lora(pipeline) else ends.get(key, make)
         # These graphs are written as they are; what is carved from a denoiser is a copy.
         return replace(
             made,

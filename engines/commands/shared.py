@@ -63,6 +63,7 @@ guidance_option: Decorator = cloup.option(
 )
 _TYPES: dict[str, click.ParamType[Any]] = {
     "threads": AT_LEAST_1,
+    "resident": AT_LEAST_1,
     "precision": click.Choice(HINTS),
     "optimization_level": Whole(0, 5),
     "workspace": AT_LEAST_0,

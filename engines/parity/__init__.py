@@ -12,6 +12,7 @@ from engines.parity.inputs import given_latents, inputs_of
 from engines.parity.measure import psnr, relative_l2
 from engines.parity.record import K, Parity, ParityPictures, Rung
 from search.core.precision import precision_named
+from search.core.quantisation import weight_scheme
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -56,7 +57,8 @@ def verify(
 
     The rungs (`rungs.py`): the manifest against the SubNet; diffusers' own pipeline against PyTorch
     gated to run everything, which must be equal; then PyTorch gated by the SubNet against the ONNX
-    graphs on ONNX Runtime's CPU provider, and against each engine.
+    graphs on ONNX Runtime's CPU provider, and against each engine. Of a quantised bundle there are two
+    more below these: what it stores, and its graphs without rounding.
 
     Args:
         bundle: to verify.
@@ -113,7 +115,7 @@ def _context(
     report: Callable[[str], None],
 ) -> RungContext:
     """What the rungs compare with: the run in PyTorch, and its noise floor in each precision."""
-    from engines.parity.floor import measure_floor
+    from engines.parity.floor import measure_floors
     from engines.parity.reference import run_reference
     from engines.parity.rungs import RungContext, precision_of
 
@@ -123,7 +125,7 @@ def _context(
     reference = run_reference(bundle, pipeline, inputs, probes=steps)
     report("measure the noise floor")
     precisions = dict.fromkeys(precision_of(engine, bundle) for engine in engines)
-    floors = {each: measure_floor(reference, each, probes) for each in precisions}
+    floors = measure_floors(reference, precisions, probes)
     return RungContext(reference, floors, k, bisect, report)
 
 
@@ -146,7 +148,7 @@ def _with_onnx(
     """The engines to climb, that of the ONNX graphs first; and why that one is not there."""
     if any((each.name, each.device) == ONNX for each in engines):
         return sorted(engines, key=lambda each: (each.name, each.device) != ONNX), ()
-    dtypes = (bundle.dtype, *bundle.parts.values())
+    dtypes = (bundle.dtype, *(each for each in bundle.parts.values() if not weight_scheme(each)))
     if lacking := [each for each in dtypes if not precision_named(each).on_cpu]:
         why = f"ONNX Runtime has no {lacking[0]} kernels on the CPU"
     else:

@@ -1,15 +1,20 @@
-"""The first block of a call that is off: the block outputs of a step graph against PyTorch's."""
+"""The first block of a call that is off: the block outputs of a step graph against PyTorch's.
+
+Of a quantised bundle it is the first layer, if one is off by itself.
+"""
 
 from __future__ import annotations
 
 import tempfile
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines.errors import EngineError
 from engines.parity.floor import block_floors
+from engines.parity.layers import first_layer
 from engines.parity.measure import compare
 from engines.parity.replay import replay
 from engines.runner import Runner
@@ -20,7 +25,7 @@ from search.core.precision import precision_named
 from search.core.topology import port_of, residual_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -33,7 +38,7 @@ if TYPE_CHECKING:
 
 
 def first_block(reference: Reference, engine: Engine, rung: Rung, k: float) -> str:
-    """A sentence that names the first block, call and step that are off on a rung that failed."""
+    """A sentence that names the first block or layer, call and step that are off on a rung that failed."""
     bad = [call for call in rung.calls if any(not each.passed for each in call.forced.values())]
     if not bad:
         return (
@@ -42,8 +47,12 @@ def first_block(reference: Reference, engine: Engine, rung: Rung, k: float) -> s
         )
     call = bad[0]
     given = next(each for each in replay(reference, inner=[call.call]) if each.number == call.call)
-    floors = block_floors(reference, rung.precision, given)
-    found = _block_outputs(reference, engine, given)
+    if reference.bundle.plan is not None:
+        layer = first_layer(reference, partial(_outputs, reference, engine, given), given.number)
+        if layer:
+            return f"{rung.name}: {call.where}: {layer}"
+    floors, k = block_floors(reference, rung.precision, given, k)
+    found = _outputs(reference, engine, given, _emitted(reference, given))
     expected = {name: given.made[name] for name in found if name in given.made}
     measured = compare(expected, found, floors, k)
     order = [name for name in given.made if name in measured and name != PREDICTION]
@@ -77,12 +86,31 @@ def _amount(difference: Difference) -> str:
     return f"{difference.relative:.2e}, allowed is {difference.allowed:.1e}"
 
 
-def _block_outputs(
-    reference: Reference, engine: Engine, given: Replayed
+def _emitted(reference: Reference, given: Replayed) -> dict[str, tuple[int, ...]]:
+    """What the blocks of a call emit, inner ones included: name -> shape."""
+    topology = reference.subnet.topology
+    images = reference.bundle.latent_shape[0]
+    shapes = {
+        topology.name(target): port.shape
+        for number, port in enumerate(topology.ports)
+        for target in (port_of(number), residual_of(number))
+    }
+    found = {}
+    for name in given.made:
+        if name != PREDICTION:
+            rows, *rest = shapes[name.rpartition("..")[2]]
+            found[name] = (rows * images, *rest)
+    return found
+
+
+def _outputs(
+    reference: Reference,
+    engine: Engine,
+    given: Replayed,
+    inner: Mapping[str, tuple[int, ...]],
 ) -> dict[str, NDArray[Any]]:
-    """What a call gives on the reference's inputs, inner blocks included."""
+    """What a call gives on the reference's inputs, and the inner values, whose shapes are given."""
     inputs = reference.inputs
-    inner = [name for name in given.made if name != PREDICTION]
     with _exposed(reference.bundle, given.number, inner) as opened:
         runner = Runner(opened, engine)
         runner.prepare(
@@ -97,8 +125,10 @@ def _block_outputs(
 
 
 @contextmanager
-def _exposed(bundle: Bundle, number: int, names: list[str]) -> Iterator[Bundle]:
-    """The bundle with a copy of the graph of call `number` that also gives the inner values `names`.
+def _exposed(
+    bundle: Bundle, number: int, values: Mapping[str, tuple[int, ...]]
+) -> Iterator[Bundle]:
+    """The bundle with a copy of the graph of call `number` that also gives the inner `values`.
 
     The copy lies beside the weights while this is open: runtimes read external data from there only.
 
@@ -107,25 +137,20 @@ def _exposed(bundle: Bundle, number: int, names: list[str]) -> Iterator[Bundle]:
     """
     import onnx
 
-    call, topology = bundle.calls[number], bundle.subnet.topology
+    call = bundle.calls[number]
     source = bundle.graphs[call.graph]
     model = onnx.load(str(bundle.file(source)), load_external_data=False)
     present = {name for node in model.graph.node for name in node.output}
-    inner = [name for name in names if name in present and name not in call.writes]
+    given = {value.name for value in model.graph.output}
+    inner = [name for name in values if name in present - given]
     if not inner and not call.writes:
         msg = f"{source} does not name the outputs of its blocks; export again with this stepcarve"
         raise EngineError(msg)
     kind = getattr(onnx.TensorProto, precision_named(bundle.dtype).onnx)
-    shapes = {
-        topology.name(target): port.shape
-        for number, port in enumerate(topology.ports)
-        for target in (port_of(number), residual_of(number))
-    }
     slots = list(bundle.slots)
     writes = dict(call.writes)
     for name in inner:
-        rows, *rest = shapes[name.rpartition("..")[2]]
-        shape = (rows * bundle.latent_shape[0], *rest)
+        shape = values[name]
         model.graph.output.append(onnx.helper.make_tensor_value_info(name, kind, shape))
         writes[name] = len(slots)
         slots.append(shape)

@@ -27,13 +27,14 @@ from engines.parity.replay import TorchDenoiser, predictors_of, replay
 from search.core.names import PREDICTION
 from search.core.precision import precision_named
 from search.core.program import plan_program
+from search.core.quantisation import weight_scheme
 from search.model.computing import computing_in, convertible_modules
 from search.model.decoder import Decoder
 from search.model.reference import forward_replaced, gated
 from search.quantise.rounded import quantised
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -80,17 +81,27 @@ class Floor:
         )
 
 
-def measure_floor(reference: Reference, precision: str, probes: Sequence[int]) -> Floor:
-    """Run the SubNet in PyTorch in `precision`, and its calls number `probes` on given inputs.
+def measure_floors(
+    reference: Reference, precisions: Iterable[str], probes: Sequence[int]
+) -> dict[str, Floor]:
+    """Run the SubNet in PyTorch in each of `precisions`, and its calls number `probes` on given inputs.
+
+    Of a quantised bundle, that of its float twin is measured as well.
 
     Raises:
         EngineError: PyTorch's own results in that precision are not finite, or noise.
     """
     if reference.bundle.plan is None:
-        return _measured(reference, precision, probes)
-    bundle = replace(reference.bundle, quantisation=None)
-    plain = _measured(replace(reference, bundle=bundle), bundle.dtype, probes)
-    return _at_least(_measured(reference, precision, probes), plain)
+        return {each: _measured(reference, each, probes) for each in precisions}
+    plain = _measured(_without_plan(reference), reference.bundle.dtype, probes)
+    return {
+        plain.precision: plain,
+        **{each: _at_least(_measured(reference, each, probes), plain) for each in precisions},
+    }
+
+
+def _without_plan(reference: Reference) -> Reference:
+    return replace(reference, bundle=replace(reference.bundle, quantisation=None))
 
 
 def _measured(reference: Reference, precision: str, probes: Sequence[int]) -> Floor:
@@ -110,26 +121,36 @@ def _measured(reference: Reference, precision: str, probes: Sequence[int]) -> Fl
 
 def _at_least(rounded: Floor, plain: Floor) -> Floor:
     """The floors of a quantised bundle: where nothing is rounded to a grid, those of its dtype."""
-    share = K / QUANTISED
-
-    def least(floor: float, other: float) -> float:
-        return max(floor, share * other)
-
     return replace(
         rounded,
         forced={
-            number: {name: least(each, plain.forced[number][name]) for name, each in floors.items()}
+            number: _larger(floors, plain.forced[number])
             for number, floors in rounded.forced.items()
         },
-        free=tuple(map(least, rounded.free, plain.free)),
-        latents=least(rounded.latents, plain.latents),
+        free=tuple(map(_least, rounded.free, plain.free)),
+        latents=_least(rounded.latents, plain.latents),
         most=QUANTISED,
     )
 
 
-def block_floors(reference: Reference, precision: str, call: Replayed) -> dict[str, float]:
-    """By name, for everything in `call`."""
-    return _forced_floors(_denoiser_for(reference, precision), call)
+def _least(rounded: float, plain: float) -> float:
+    return max(rounded, K / QUANTISED * plain)
+
+
+def _larger(rounded: Mapping[str, float], plain: Mapping[str, float]) -> dict[str, float]:
+    return {name: _least(floor, plain[name]) for name, floor in rounded.items()}
+
+
+def block_floors(
+    reference: Reference, precision: str, call: Replayed, k: float
+) -> tuple[dict[str, float], float]:
+    """By name, for everything in `call`; and how many of them it may be off if others may be `k`."""
+    floors = _forced_floors(_denoiser_for(reference, precision), call)
+    if reference.bundle.plan is None:
+        return floors, k
+    plain = _without_plan(reference)
+    others = _forced_floors(_denoiser_for(plain, reference.bundle.dtype), call)
+    return _larger(floors, others), QUANTISED
 
 
 def _coarsest(reference: Reference, precision: str) -> str:
@@ -270,8 +291,13 @@ def _as_exported(reference: Reference) -> Iterator[None]:
 
 
 def _half(reference: Reference) -> dict[str, str]:
-    """The parts that the bundle does not have in float32."""
-    return {name: each for name, each in reference.bundle.parts.items() if each != "float32"}
+    """The parts that the bundle does not compute in float32."""
+    parts = reference.bundle.parts
+    return {
+        name: each
+        for name, each in parts.items()
+        if each != "float32" and weight_scheme(each) is None
+    }
 
 
 def _modules(reference: Reference) -> Iterator[nn.Module]:

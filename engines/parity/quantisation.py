@@ -51,10 +51,10 @@ def listed(bundle: Bundle, plan: Quantisation) -> Quantisation:
     if not plan.takes_all:
         return plan
     names = dict.fromkeys(
-        layer_of(_stored_name(node, plan))
+        layer_of(stored_name(stored, plan))
         for file in bundle.graphs
         for node in ir.load(bundle.file(file)).graph
-        if node.op_type == "DequantizeLinear" and _holds(node)
+        if (stored := stored_weights(node)) is not None
     )
     return replace(plan, layers=dict.fromkeys(names, Layer()))
 
@@ -64,12 +64,10 @@ def _graph_faults(
 ) -> Iterator[str]:
     graph = ir.load(bundle.file(file)).graph
     for node in graph:
-        if len(node.inputs) < 2 or node.inputs[1] is None or node.domain:
+        stored = stored_weights(node)
+        if stored is None:
             continue
-        stored = node.inputs[1].producer()
-        if stored is None or stored.op_type != "DequantizeLinear" or not _holds(stored):
-            continue
-        known = _stored_name(stored, plan)
+        known = stored_name(stored, plan)
         name = layer_of(known)
         if name not in weights or not (plan.takes_all or name in plan.layers):
             yield f"{file}: {name!r} is quantised, which the plan does not ask for; export again"
@@ -80,13 +78,26 @@ def _graph_faults(
             yield from _grid_faults(file, name, node, plan)
 
 
-def _holds(node: ir.Node) -> bool:
-    """Whether a DequantizeLinear reads what is stored in the bundle."""
-    value = node.inputs[0]
-    return value is not None and value.is_initializer()
+def stored_weights(node: ir.Node) -> ir.Node | None:
+    """The DequantizeLinear that gives a product the weights that are stored in the bundle, or None."""
+    if len(node.inputs) < 2 or node.inputs[1] is None or node.domain:
+        return None
+    stored = node.inputs[1].producer()
+    if stored is None or stored.op_type != "DequantizeLinear":
+        return None
+    value = stored.inputs[0]
+    return stored if value is not None and value.is_initializer() else None
 
 
-def _stored_name(node: ir.Node, plan: Quantisation) -> str:
+def is_rounded(node: ir.Node) -> bool:
+    """Whether a node is the second half of rounding a tensor to a grid."""
+    down = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
+    return (
+        node.op_type == "DequantizeLinear" and down is not None and down.op_type == "QuantizeLinear"
+    )
+
+
+def stored_name(node: ir.Node, plan: Quantisation) -> str:
     """What the graph calls the weights that a DequantizeLinear gives."""
     value = node.inputs[0]
     stored = (value.name or "") if value is not None else ""
@@ -96,14 +107,16 @@ def _stored_name(node: ir.Node, plan: Quantisation) -> str:
 def _weight_faults(file: str, name: str, node: ir.Node, weights: Tensor) -> Iterator[str]:
     """A dequantised weight that is further than half a scale from the weight."""
     integers, scales = (_tensor(each) for each in node.inputs[:2])
+    zeros = _tensor(node.inputs[2]) if len(node.inputs) > 2 else np.zeros_like(scales)
     right = weights.float().numpy(force=True)
     block = node.attributes.get_int("block_size", 0)
     axis = node.attributes.get_int("axis", 1)
     if block:
-        wide = scales.repeat(block, axis=0)
+        wide, zero = (each.repeat(block, axis=axis) for each in (scales, zeros))
     else:
-        wide = scales.reshape([-1 if i == axis else 1 for i in range(integers.ndim)])
-    off = np.abs(integers * wide - right)
+        shape = [-1 if i == axis else 1 for i in range(integers.ndim)]
+        wide, zero = scales.reshape(shape), zeros.reshape(shape)
+    off = np.abs((integers - zero) * wide - right)
     # Numbers in floating point are spaced by a sixteenth of themselves, integers by one.
     spacing = wide if _is_integer(node) else np.maximum(wide * 2.0**-9, np.abs(right) / 8)
     if not (off <= HALF * np.abs(spacing)).all():
@@ -124,11 +137,12 @@ def _grid_faults(file: str, name: str, node: ir.Node, plan: Quantisation) -> Ite
     layer, taken = plan.layers[name], node.inputs[0]
     wanted = plan.scheme.grid_of(layer.low, layer.high)
     up = None if taken is None else taken.producer()
-    if up is None or up.op_type != "DequantizeLinear":
+    if up is None or not is_rounded(up):
         yield f"{file}: the inputs of {name!r} are not rounded, as the plan asks; export again"
         return
     down = up.inputs[0].producer() if up.inputs[0] is not None else None
-    for each in (up, *([] if down is None else [down])):
+    for each in (up, down):
+        assert each is not None
         scale, zero = (float(_tensor(value)) for value in each.inputs[1:3])
         if not np.isclose(scale, wanted.scale, rtol=1e-2) or zero != wanted.zero:
             yield (

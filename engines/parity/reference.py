@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from search.core.actions import Action
 from search.core.errors import SearchError
 from search.core.liveness import Unrolled, unroll
+from search.core.quantisation import weight_scheme
 from search.core.table import always
 from search.core.topology import TargetKind
 from search.model.family import Request
@@ -26,6 +27,7 @@ from search.model.reference import (
     gated,
     sample,
 )
+from search.quantise.rounded import round_part
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -122,6 +124,9 @@ def run_reference(
 ) -> Reference:
     """Sample in PyTorch with diffusers' own pipeline, full and gated.
 
+    Its weights are those of the bundle: with the LoRAs, and rounded where the weights of parts around the
+    denoiser are stored in few bits.
+
     Args:
         bundle: whose SubNet to run.
         path: of the pipeline it was exported from.
@@ -135,6 +140,9 @@ def run_reference(
     opened = open_for(subnet, path, weights=True)
     fuse(opened.pipe, bundle.loras)
     attach(opened.pipe, bundle.live_loras)
+    for name, precision in bundle.parts.items():
+        if (scheme := weight_scheme(precision)) is not None:
+            round_part(getattr(opened.pipe, name), scheme)
     request = Request(
         prompts=(inputs.prompt,) * bundle.latent_shape[0],
         steps=subnet.binding.inference_steps,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from engines.errors import EngineError
+from engines.parity import ONNX
 from engines.parity.bisect import first_block
 from engines.parity.ladder import climb
 from engines.parity.manifest import check_manifest
@@ -18,7 +19,7 @@ from search.core.actions import Action
 from search.core.names import PREDICTION
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 MANIFEST = "manifest"
 PYTORCH = "gated PyTorch, every block run"
 NUMBERS = "integers and scales"
+TWIN = "without rounding"
 
 
 @dataclass(frozen=True)
@@ -86,12 +88,21 @@ def plan_rungs(bundle: Bundle, engines: Sequence[Engine]) -> tuple[Planned, ...]
     return (
         Planned(MANIFEST, _manifest_rung),
         Planned(PYTORCH, _pytorch_rung),
-        *([] if bundle.plan is None else [Planned(NUMBERS, _numbers_rung)]),
+        *(_quantised_rungs(engines) if bundle.plan is not None else ()),
         *(
             Planned(name, partial(_engine_rung, engine, name))
             for engine, name in zip(engines, names_of(bundle, engines), strict=True)
         ),
     )
+
+
+def _quantised_rungs(engines: Sequence[Engine]) -> Iterator[Planned]:
+    """Below the engines: what is stored, and the graphs as they would be with nothing rounded."""
+    yield Planned(NUMBERS, _numbers_rung)
+    for engine in engines:
+        if (engine.name, engine.device) == ONNX:
+            name = f"{TWIN}, {engine.name} on {engine.device}"
+            yield Planned(name, partial(_twin_rung, engine, name))
 
 
 def names_of(bundle: Bundle, engines: Sequence[Engine]) -> list[str]:
@@ -123,6 +134,16 @@ def _numbers_rung(context: RungContext) -> Climbed:
 
     against = "the pipeline's weights and the quantisation plan"
     return _stated(NUMBERS, against, check_quantisation(context.reference))
+
+
+def _twin_rung(engine: Engine, name: str, context: RungContext) -> Climbed:
+    """PyTorch gated by the SubNet against the graphs of the float twin, at the floors of its dtype."""
+    from engines.parity.twin import float_twin
+
+    context.report(f"{name}: write the graphs")
+    with float_twin(context.reference) as twin:
+        reference = replace(context.reference, bundle=twin)
+        return _engine_rung(engine, name, replace(context, reference=reference))
 
 
 def _stated(name: str, against: str, failures: tuple[str, ...]) -> Climbed:

@@ -12,7 +12,7 @@ from search.commands import screen, shared
 from search.commands.values import AT_LEAST_1, LORA_FILE, PATH, SIZE
 from search.core.errors import SearchError
 from search.core.precision import denoiser_precisions
-from search.core.quantisation import SCHEMES
+from search.core.quantisation import SCHEMES, part_precisions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,14 +38,14 @@ MIXED = "mixed"
     ),
     cloup.option(
         "--text-dtype",
-        type=click.Choice([each.name for each in denoiser_precisions()]),
+        type=click.Choice(part_precisions()),
         default="float32",
-        help="The same for the text encoders; one whose results are not close to float32's stays float32, "
-        "and a message says so.",
+        help="Store and compute the text encoders in this type, or store their weights in these few bits. "
+        "One whose results are then not close to float32's stays float32, and a message says so.",
     ),
     cloup.option(
         "--vae-dtype",
-        type=click.Choice([each.name for each in denoiser_precisions()]),
+        type=click.Choice(part_precisions()),
         default="float32",
         help="The same for the autoencoder.",
     ),

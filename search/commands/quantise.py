@@ -11,7 +11,7 @@ import cloup
 from search.commands import screen, shared
 from search.commands.values import ABOVE_0, AT_LEAST_1, PATH, SHARE, OneOf
 from search.core.quantisation import SCHEMES, SUFFIX
-from search.quantise.ranges import Ranges
+from search.quantise.ranges import Kinds, Ranges
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,6 +38,13 @@ if TYPE_CHECKING:
 )
 @shared.option_group(
     "What stays in floating point",
+    cloup.option(
+        "--layers",
+        "kinds",
+        type=OneOf(Kinds),
+        default=Kinds.ALL.value,
+        help="Quantise all layers, or leave convolutions in floating point.",
+    ),
     cloup.option(
         "--float-share",
         type=SHARE,
@@ -87,6 +94,7 @@ def command(
     out: Path,
     precision: str,
     ranges: Ranges,
+    kinds: Kinds,
     float_share: float | None,
     max_error: float | None,
     prompts: tuple[str, ...],
@@ -125,6 +133,7 @@ def command(
             prompts or default_prompts(opened),
             scheme=scheme_named(precision),
             ranges=ranges,
+            kinds=kinds,
             share=float_share,
             most=max_error,
             refit=refit,

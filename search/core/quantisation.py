@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.core.errors import SearchError
 from search.core.files import SIZE_LIMIT, write_atomically
+from search.core.precision import denoiser_precisions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,6 +78,24 @@ SCHEMES = (
     Scheme("int4-weights", weights="int4", inputs="", largest=7, block=32),
 )
 """A new one is one record here."""
+
+
+def weight_schemes() -> tuple[Scheme, ...]:
+    """Those that store weights in few bits and leave what is computed as it is; they need no plan."""
+    return tuple(each for each in SCHEMES if not each.inputs)
+
+
+def part_precisions() -> list[str]:
+    """What text encoders and autoencoders may be stored in."""
+    return [
+        *(each.name for each in denoiser_precisions()),
+        *(each.name for each in weight_schemes()),
+    ]
+
+
+def weight_scheme(name: str) -> Scheme | None:
+    """The one of these called `name`, or None."""
+    return next((each for each in weight_schemes() if each.name == name), None)
 
 
 def scheme_named(name: str) -> Scheme:

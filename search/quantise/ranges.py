@@ -1,8 +1,18 @@
-"""How the range of a layer's inputs is chosen. No framework."""
+"""Which layers are quantised, and how the ranges of their inputs are chosen. No framework."""
 
 from __future__ import annotations
 
 import enum
+
+
+class Kinds(enum.StrEnum):
+    """Which layers may be quantised.
+
+    LINEAR leaves convolutions in floating point, for engines that multiply integers in linear layers only.
+    """
+
+    ALL = "all"
+    LINEAR = "linear"
 
 
 class Ranges(enum.StrEnum):

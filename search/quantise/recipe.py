@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from search.core.errors import SearchError
 from search.core.quantisation import Layer, Quantisation, Scheme, digest
@@ -16,7 +17,7 @@ from search.laptop.knapsack import choose
 from search.model.predictor import Predictor
 from search.quantise.calibration import calibrate
 from search.quantise.layers import layers_in_loop, layers_of
-from search.quantise.ranges import Ranges
+from search.quantise.ranges import Kinds, Ranges
 from search.quantise.rounded import quantised, rounded
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ def quantise(
     *,
     scheme: Scheme,
     ranges: Ranges = Ranges.MINMAX,
+    kinds: Kinds = Kinds.ALL,
     share: float | None = None,
     most: float | None = None,
     refit: bool = True,
@@ -130,6 +132,7 @@ def quantise(
         prompts: to calibrate on.
         scheme: of the numbers.
         ranges: how those of the inputs are chosen.
+        kinds: which layers may be quantised; of all others nothing is said.
         share: of the work to leave in floating point; None: as `most` needs, else nothing.
         most: largest drift, as predicted from single layers.
         refit: fit the rows of the sampler to the quantised denoiser.
@@ -152,7 +155,7 @@ def quantise(
     fitted_on, held_out = (r.first_pictures(effort.pictures) for r in (fitted_on, held_out))
     measure = _Measure(pipeline, subnet, pipeline.sampler_of(subnet))
     report("ranges of the layers' inputs")
-    layers = _calibrated(measure, fitted_on, ranges)
+    layers = _calibrated(measure, fitted_on, ranges, kinds)
     chosen, predicted = layers, None
     if share is not None or most is not None:
         layers = _probed(measure, layers, scheme, fitted_on.first_pictures(effort.probed), report)
@@ -200,9 +203,13 @@ class _Measure:
         return final_latents(self.pipeline, self.subnet, self.table, runs)
 
 
-def _calibrated(measure: _Measure, runs: Trajectories, ranges: Ranges) -> dict[str, Layer]:
-    """The layers in the loop that the SubNet calls."""
+def _calibrated(
+    measure: _Measure, runs: Trajectories, ranges: Ranges, kinds: Kinds
+) -> dict[str, Layer]:
+    """The layers of these kinds in the loop that the SubNet calls."""
     layers = layers_of(measure.pipeline)
+    if kinds is Kinds.LINEAR:
+        layers = {name: each for name, each in layers.items() if isinstance(each, nn.Linear)}
     predictor = runs.first_pictures(1).predictor
     assert isinstance(predictor, Predictor)  # ranges are those of whole calls
     inside = layers_in_loop(predictor, layers, float(runs.timesteps[0]))

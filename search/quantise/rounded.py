@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from search.quantise.layers import layers_of
+from search.quantise.layers import KINDS, layers_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from torch import Tensor, nn
 
@@ -59,6 +59,26 @@ def _rounded(module: nn.Module, layer: Layer, scheme: Scheme) -> Iterator[None]:
         weight.data = whole
         if handle is not None:
             handle.remove()
+
+
+def round_part(part: nn.Module, scheme: Scheme) -> Callable[[], None]:
+    """Round the weights of all layers of a part of a pipeline in place; returns what undoes it."""
+    before: list[tuple[Any, Tensor]] = []
+    for weight in part_weights(part):
+        before.append((weight, weight.data))
+        weight.data = round_weights(weight.data, scheme)
+
+    def undo() -> None:
+        for weight, whole in before:
+            weight.data = whole
+
+    return undo
+
+
+def part_weights(part: nn.Module) -> list[Any]:
+    """The weights that layers of a part multiply with, each once."""
+    found = [module.weight for module in part.modules() if isinstance(module, KINDS)]
+    return list({id(weight): weight for weight in found}.values())
 
 
 def round_inputs(tensor: Tensor, grid: Grid, scheme: Scheme) -> Tensor:

@@ -133,6 +133,14 @@ def test_a_built_file_gives_the_same_values(bundle: Bundle, tmp_path: Path) -> N
     assert not all(np.all(value == 0) for value in found[0].values())
 
 
+def test_graphs_that_are_loaded_again_give_the_same(bundle: Bundle) -> None:
+    """With one resident graph, every change of the graph loads one."""
+    expected = latents(bundle, "openvino")
+    runner = Runner(bundle, make_engine("openvino", "cpu", EngineOptions(resident=1)))
+    for _ in range(2):
+        assert np.array_equal(runner.run(bundle.default_prompt, seed=1).latents, expected)
+
+
 def test_a_damaged_built_file_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "step.blob").write_bytes(b"damaged" * 100)
     with pytest.raises(EngineError, match=r"openvino cannot load .*step.blob.*build it again"):

@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from benchmarks.integer_kernels import onnxruntime_kernels, openvino_kernels
 from engines.base import make_engine
 from engines.parity import verify
 from engines.runner import Runner
@@ -51,6 +52,21 @@ def test_what_is_left_in_floating_point_is_what_was_asked_for(folder: Path) -> N
     assert all(error is not None and 0 < error < 1 for error in errors)
 
 
+def test_convolutions_are_left_out_where_asked(
+    folder: Path, pipelines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    ok(
+        "quantise", pipelines(PIPELINE), folder / "given.json", "-o", tmp_path / "linear.json",
+        "--layers", "linear", "--pictures", 1, "--no-refit",
+    )  # fmt: skip
+    plan = Quantisation.load(tmp_path / "linear.quantisation.json")
+    both = Quantisation.load(folder / "int8.quantisation.json")
+    convolution = "pos_embed.proj.weight"
+    assert convolution in {*both.layers, *both.kept}
+    assert plan.layers.keys() == {*both.layers, *both.kept} - {convolution}
+    assert sum(each.share for each in plan.layers.values()) == pytest.approx(1)
+
+
 @pytest.mark.parametrize("name", ["int8", "weights"])
 def test_parity_holds_and_the_weights_are_smaller(
     folder: Path, pipelines: Callable[[str], Path], name: str
@@ -59,13 +75,27 @@ def test_parity_holds_and_the_weights_are_smaller(
     engines = [make_engine(each, "cpu") for each in ("onnxruntime", "openvino")]
     parity, _ = verify(bundle, engines, pipelines(PIPELINE), prompt=PROMPT)
     assert parity.passed, parity.failures
-    assert len(parity.engines) == 2
+    names = [rung.name for rung in parity.engines]
+    assert names[0] == "without rounding, onnxruntime on cpu"
+    assert len(names) == 3
+    assert parity.engines[0].worst.allowed < 1e-4 < parity.engines[1].worst.allowed
     assert bundle.precision == ("int8" if name == "int8" else "int8-weights")
     latents = [Runner(each, engines[0]).run(PROMPT, seed=1).latents for each in (bundle, single)]
     off = np.linalg.norm(latents[0] - latents[1]) / np.linalg.norm(latents[1])
     assert 1e-4 < off < 0.2, "bits are lost, the picture is not"
     sizes = [(each.path / "weights.bin").stat().st_size for each in (bundle, single)]
     assert sizes[0] < sizes[1]
+
+
+def test_a_profile_shows_integer_kernels(folder: Path) -> None:
+    """Each layer of the plan is one, and the others are as they were."""
+    whole, coarse = (Bundle.open(folder / each) for each in ("float", "int8"))
+    layers = len(Quantisation.load(folder / "int8.quantisation.json").layers)
+    for count in (onnxruntime_kernels, openvino_kernels):
+        plain, found = (count(each.file(each.graphs[0])) for each in (whole, coarse))
+        assert plain["integer"] == 0
+        assert 0 < found["integer"] <= layers
+        assert found["integer"] + found["floating point"] == plain["floating point"]
 
 
 def test_an_export_is_the_same_bytes_again(
@@ -115,11 +145,13 @@ def _set(value: ir.Value, array: np.ndarray) -> None:
     value.const_value = ir.tensor(array.copy(), name=value.name)
 
 
-def with_change(bundle: Path, target: Path, change: Change) -> tuple[Bundle, str]:
-    """A copy of the bundle whose first step graph is changed, with a manifest that says so."""
+def with_change(
+    bundle: Path, target: Path, change: Change, *, file: str = ""
+) -> tuple[Bundle, str]:
+    """A copy of the bundle whose first step graph or `file` is changed, with a manifest that says so."""
     shutil.copytree(bundle, target)
     manifest = json.loads((target / MANIFEST).read_text())
-    file = manifest["variants"][0]["graphs"][0]
+    file = file or manifest["variants"][0]["graphs"][0]
     model = ir.load(target / file)
     expected = change(model.graph)
     ir.save(model, target / file)
@@ -138,6 +170,42 @@ def test_a_planted_fault_is_named(
     numbers = next(rung for rung in parity.rungs if rung.name == "integers and scales")
     assert len(numbers.failures) >= 1
     assert re.search(expected, numbers.failures[0]), numbers.failures
+
+
+def test_a_fault_that_rounding_hides_is_seen_without_rounding(
+    folder: Path, pipelines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    def a_bias_that_is_slightly_off(graph: ir.Graph) -> str:
+        value = next(v for n, v in graph.initializers.items() if n.endswith(".bias"))
+        _set(value, _array(value) + np.float32(1e-3))
+        return ""
+
+    bundle, _ = with_change(folder / "int8", tmp_path / "bundle", a_bias_that_is_slightly_off)
+    engine = make_engine("onnxruntime", "cpu")
+    parity, _ = verify(bundle, [engine], pipelines(PIPELINE), prompt=PROMPT)
+    passed = {rung.name: rung.passed for rung in parity.rungs}
+    assert passed["onnxruntime on cpu"]
+    assert not passed["without rounding, onnxruntime on cpu"]
+
+
+def test_bisecting_names_the_layer(
+    folder: Path, pipelines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    changed = ""
+
+    def a_scale_in_the_middle(graph: ir.Graph) -> str:
+        nonlocal changed
+        names = [n for n in graph.initializers if n.endswith(".scale")]
+        changed = names[len(names) // 2]
+        value = graph.initializers[changed]
+        _set(value, _array(value) * 2)
+        return ""
+
+    bundle, _ = with_change(folder / "int8", tmp_path / "bundle", a_scale_in_the_middle)
+    engine = make_engine("onnxruntime", "cpu")
+    parity, _ = verify(bundle, [engine], pipelines(PIPELINE), prompt=PROMPT, bisect=True)
+    layer = changed.removeprefix("denoiser.").removesuffix(".int8.scale").removesuffix(".T")
+    assert f"the first layer that is off is {layer!r}" in " ".join(parity.blocks), parity.blocks
 
 
 def test_a_range_that_cuts_off_the_inputs_is_named(

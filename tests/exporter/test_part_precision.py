@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from exporter.part_precision import lower_parts
 from search.methods.options import Options
 from search.methods.registry import search
 from search.model.pipeline import open_pipeline
+from tests.engines.test_quantisation import a_wrong_scale, with_change
 
 PROMPT, STEPS, SEED = "a red cross", 2, 3
 
@@ -93,6 +95,25 @@ def test_both_are_stored_and_compute_in_half_precision(
     assert np.abs(made - theirs).max() < 0.05
     parity, _ = verify(half, [make_engine("onnxruntime", "cpu")], path, prompt=PROMPT)
     assert parity.passed, parity.failures
+
+
+@pytest.mark.slow
+def test_weights_in_few_bits_are_those_of_the_reference(
+    pipelines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """So nothing but rounding in float32 is allowed, and a wrong integer shows."""
+    notes: list[str] = []
+    path, chosen = pipelines("three-levels"), "int8-weights"
+    small = exported(path, tmp_path / "small", notes, text_dtype=chosen, vae_dtype=chosen)
+    assert small.parts == {"text_encoder": chosen, "vae": chosen}
+    assert all(re.fullmatch(r"the \w+ in int8-weights: its .* are [\d.]+% off", n) for n in notes)
+    engines = [make_engine(name, "cpu") for name in ("onnxruntime", "openvino")]
+    parity, _ = verify(small, engines, path, prompt=PROMPT)
+    assert parity.passed, parity.failures
+    assert all(rung.worst.allowed < 1e-4 for rung in parity.engines if rung.worst)
+    for file in (small.conditioner, small.decoder):
+        wrong, _ = with_change(small.path, tmp_path / file, a_wrong_scale, file=file)
+        assert not verify(wrong, engines[:1], path, prompt=PROMPT)[0].passed
 
 
 @pytest.mark.slow

@@ -12,11 +12,19 @@ import pytest
 import torch
 from torch import nn
 
+from engines.onnxruntime import session_options
 from exporter.errors import ExportError
-from exporter.quantise import quantise
+from exporter.quantise import StoredWeights, quantise, quantise_weights
 from exporter.weights import keep
-from search.core.quantisation import SCHEMES, Layer, Quantisation, Scheme, scheme_named
-from search.quantise.rounded import rounded
+from search.core.quantisation import (
+    SCHEMES,
+    Layer,
+    Quantisation,
+    Scheme,
+    scheme_named,
+    weight_schemes,
+)
+from search.quantise.rounded import round_part, round_weights, rounded
 
 WIDE = 64
 
@@ -53,12 +61,15 @@ def quantised(graph: ir.Graph, plan: Quantisation) -> frozenset[str]:
     return quantise(master, plan)
 
 
-def run(graph: ir.Graph, sample: np.ndarray) -> np.ndarray:
-    """The graph on ONNX Runtime, as it is written: no kernel takes another's place."""
+def run(
+    graph: ir.Graph, sample: np.ndarray, options: onnxruntime.SessionOptions | None = None
+) -> np.ndarray:
+    """The graph on ONNX Runtime; without options as it is written: no kernel takes another's place."""
     for name in [n for n, v in graph.initializers.items() if not v.uses()]:
         graph.initializers.pop(name)
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if options is None:
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     model = ir.to_proto(ir.Model(graph, ir_version=10)).SerializeToString()
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {"sample": sample})
@@ -116,6 +127,74 @@ def test_weights_alone_need_no_plan() -> None:
         "1.weight",
     }
     assert [n.op_type for n in graph].count("QuantizeLinear") == 0
+
+
+@pytest.mark.parametrize("scheme", weight_schemes(), ids=lambda each: each.name)
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_matrix_is_rounded_alike_however_it_lies(scheme: Scheme, axis: int) -> None:
+    """Gemm multiplies the matrix `[out, in]`, MatMul its transpose."""
+    weights = torch.randn(WIDE // 2, WIDE)
+    array = (weights.T if axis else weights).numpy().copy()
+    kind = ir.TensorType(ir.DataType.FLOAT)
+    value = ir.Value(
+        name="w", shape=ir.Shape(array.shape), type=kind, const_value=ir.tensor(array, name="w")
+    )
+    integers, scales = (
+        each.numpy().astype(np.float32) for each in StoredWeights.of(value, axis, scheme)
+    )
+    if scales.ndim == 1:
+        scales = np.expand_dims(scales, 1 - axis)
+    made = integers * scales.repeat(array.shape[1 - axis] // scales.shape[1 - axis], 1 - axis)
+    expected = round_weights(weights, scheme).numpy()
+    np.testing.assert_allclose(made.T if axis else made, expected, rtol=1e-6)
+
+
+def a_convolution(scheme: Scheme) -> tuple[ir.Graph, nn.Conv2d, Quantisation]:
+    """One with a bias, quantised."""
+    module = nn.Conv2d(8, 6, 3)
+    kind = ir.TensorType(ir.DataType.FLOAT)
+    arrays = {"denoiser.0.weight": module.weight, "denoiser.0.bias": module.bias}
+    values = [
+        ir.Value(name=n, shape=ir.Shape(p.shape), type=kind, const_value=ir.tensor(p.detach()))
+        for n, p in arrays.items()
+    ]
+    sample = ir.Value(name="sample", shape=ir.Shape((2, 8, 5, 5)), type=kind)
+    node = ir.node("Conv", [sample, *values])
+    made = node.outputs[0]
+    made.name, made.shape, made.type = "y", ir.Shape((2, 6, 3, 3)), kind
+    graph = ir.Graph(
+        [sample], [made], nodes=[node], initializers=values, opset_imports={"": 23}, name="g"
+    )
+    plan = Quantisation(scheme, {"0.weight": Layer(-3, 4)})
+    quantised(graph, plan)
+    return graph, module, plan
+
+
+@pytest.mark.parametrize("name", ["int8", "int8-symmetric", "int8-weights"])
+def test_a_convolution_runs_as_the_engine_loads_it(name: str) -> None:
+    graph, module, plan = a_convolution(scheme_named(name))
+    sample = torch.randn(2, 8, 5, 5)
+    found = run(graph, sample.numpy(), session_options(1))
+    with torch.no_grad(), rounded({"0.weight": module}, plan.layers, plan.scheme):
+        expected = module(sample).numpy()
+    assert np.linalg.norm(found - expected) < 2e-3 * np.linalg.norm(expected)
+
+
+def test_weights_of_a_part_are_stored_by_name() -> None:
+    graph, module = two_layers()
+    sample = torch.randn(3, WIDE)
+    scheme = scheme_named("int8-weights")
+    plain = module(sample).detach().numpy()
+    undo = round_part(module[0], scheme)
+    expected = module(sample).detach().numpy()
+    undo()
+    assert np.array_equal(module(sample).detach().numpy(), plain)
+    quantise_weights(graph, {"denoiser.0.weight": scheme})
+    assert {"denoiser.0.weight.T.int8-weights", "denoiser.1.weight.T"} < set(graph.initializers)
+    assert "denoiser.0.weight.T" not in graph.initializers
+    found = run(graph, sample.numpy())
+    assert np.linalg.norm(found - expected) < 1e-5 * np.linalg.norm(expected)
+    assert np.linalg.norm(found - plain) > 1e-3 * np.linalg.norm(plain)
 
 
 def test_a_plan_for_another_denoiser_is_refused() -> None:

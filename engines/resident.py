@@ -1,0 +1,36 @@
+"""A bound on what is loaded at a time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from engines.errors import EngineError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+Loaded = TypeVar("Loaded")
+
+
+class Resident(Generic[Loaded]):
+    """What is loaded, by key; of more than `most`, those that were used longest ago are given up.
+
+    They are given up before the next is loaded, so that no more than `most` are in memory at any time.
+    """
+
+    def __init__(self, most: int | None) -> None:
+        if most is not None and most < 1:
+            msg = f"{most} graphs may be resident, but one has to be; give --resident 1 or more"
+            raise EngineError(msg)
+        self._most = most
+        self._held: dict[Hashable, Loaded] = {}  # used longest ago first
+
+    def get(self, key: Hashable, load: Callable[[], Loaded]) -> Loaded:
+        """What `key` stands for; `load` makes it if it is not there."""
+        if key in self._held:
+            self._held[key] = held = self._held.pop(key)
+            return held
+        while self._most is not None and len(self._held) >= self._most:
+            self._held.pop(next(iter(self._held)))
+        self._held[key] = made = load()
+        return made
