@@ -14,12 +14,13 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.bundle import QUANTISATION, WEIGHTS, Bundle, require_dtype, sha256
+from exporter.encoding_check import require_own_encoding
 from exporter.errors import ExportError
 from exporter.part_precision import lower_parts
 from exporter.preflight import require_room
 from exporter.preview import fit_preview
 from exporter.staging import Staging, staging
-from exporter.variant import Variant, carve_variant
+from exporter.variant import Variant, carve_variant, conditioning
 from exporter.weights import refer, write_weights
 from search.core.files import require_free
 from search.core.versions import environment, versions_of
@@ -115,8 +116,11 @@ def export(
         variants = [
             carve_variant(pipeline, each, batch, dtype, plan, report) for each, batch in shapes
         ]
-        report("fit preview")
+        report("compare text encoders")
         first, binding = variants[0], variants[0].subnet.binding
+        request = conditioning(pipeline, first.subnet, shapes[0][1])
+        require_own_encoding(pipeline, first.prompts, request, first.reads)
+        report("fit preview")
         shapes_of_one = binding.noise_shape, binding.latent_shape
         made: dict[str, Any] = {
             "text_dtype": text_dtype,

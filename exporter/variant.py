@@ -77,6 +77,12 @@ class Variant:
         return (self.condition, *prologue, *self.steps, self.decode, *encode)
 
     @property
+    def reads(self) -> set[str]:
+        """What the step graphs and the prologue take."""
+        prologue = () if self.prologue is None else (self.prologue.model,)
+        return {v.name or "" for model in (*prologue, *self.steps) for v in model.graph.inputs}
+
+    @property
     def takes_scale(self) -> bool:
         """Whether some graph takes the guidance scale."""
         inputs = (value.name for model in self.models for value in model.graph.inputs)
@@ -127,7 +133,7 @@ def carve_variant(
     if plan is not None:
         quantise(master, plan)
     report(f"{shape}: trace text encoders and decoder")
-    prompts = pipeline.family.conditioner(pipeline, _conditioning(pipeline, subnet, images))
+    prompts = pipeline.family.conditioner(pipeline, conditioning(pipeline, subnet, images))
     condition = conditioner_graph(prompts, dtype)
     decoder = decoder_graph(pipeline, (images, *binding.latent_shape), size)
     encoder, encoder_inputs = _encoder(pipeline, subnet, size, images)
@@ -165,7 +171,7 @@ def _encoder(
     return made.model, inputs
 
 
-def _conditioning(pipeline: Pipeline, subnet: SubNet, batch: int) -> Request:
+def conditioning(pipeline: Pipeline, subnet: SubNet, batch: int) -> Request:
     """What the conditioner is made for: `batch` images of one prompt."""
     binding = subnet.binding
     return Request(
