@@ -63,7 +63,7 @@ def conditioner_graph(
         torch.ones(each.shape, dtype=getattr(torch, each.dtype)) for each in conditioner.inputs
     )
     texts = tuple(
-        _tokenised(conditioner, each, one)
+        tokenised(conditioner, each, one)
         for each, one in zip(conditioner.inputs, ones, strict=True)
     )
     with torch.no_grad():
@@ -88,13 +88,16 @@ def _instead(conditioner: Conditioner) -> str:
     return f"try what its call can switch off: --call {switches[0]}=false"
 
 
-def _tokenised(conditioner: Conditioner, each: PromptInput, otherwise: Tensor) -> Tensor:
-    """What a short text is as an input; `otherwise` where that takes no text."""
+def tokenised(
+    conditioner: Conditioner, each: PromptInput, otherwise: Tensor, text: str = SHORT
+) -> Tensor:
+    """What a text is as an input; `otherwise` where that takes no text."""
     if each.tokenizer not in conditioner.tokenizers:
         return otherwise
     tokenizer = conditioner.tokenizers[each.tokenizer]
-    tokens = tokenizer.encode(each.written(SHORT), add_special_tokens=each.special)
-    values = tokens.ids if each.fill is PromptField.IDS else tokens.attention_mask
+    tokens = tokenizer.encode(each.written(text), add_special_tokens=each.special)
+    seen = [1] * len(tokens) if each.multiple else tokens.attention_mask
+    values = tokens.ids if each.fill is PromptField.IDS else seen
     made = torch.zeros_like(otherwise)
     made[0, : len(values)] = torch.tensor(values)
     return made

@@ -21,11 +21,13 @@ from exporter.bundle import (
     require_part_dtype,
     sha256,
 )
+from exporter.encoding_check import require_own_encoding
 from exporter.errors import ExportError
 from exporter.part_precision import lower_parts
 from exporter.preflight import require_room
 from exporter.preview import fit_preview
 from exporter.staging import Staging, staging
+from exporter.traced import conditioning
 from exporter.variant import Variant, carve_variant
 from exporter.weights import refer, write_weights
 from search.core.files import require_free
@@ -117,8 +119,12 @@ def export(
             carve_variant(pipeline, each, batch, dtype, plan, report, parts)
             for each, batch in shapes
         ]
+        report("compare text encoders")
+        first = variants[0]
+        request = conditioning(pipeline, first.subnet, shapes[0][1])
+        require_own_encoding(pipeline, first.prompts, request, first.reads)
         report("fit preview")
-        preview = _preview(pipeline, variants[0], report)
+        preview = _preview(pipeline, first, report)
         report("write")
         made = _write(pipeline, variants, stage)
         if plan is not None:

@@ -69,7 +69,7 @@ def trace_ends(
     """
     binding = subnet.binding
     size = pipeline.size(binding.noise_shape)
-    prompts = pipeline.family.conditioner(pipeline, _conditioning(pipeline, subnet, images))
+    prompts = pipeline.family.conditioner(pipeline, conditioning(pipeline, subnet, images))
     encode, encoder_inputs = _encoder(pipeline, subnet, size, images, coarse)
     return Ends(
         prompts=prompts,
@@ -90,7 +90,7 @@ def _encoder(
     return encoder_graph(pipeline, size, images, coarse)
 
 
-def _conditioning(pipeline: Pipeline, subnet: SubNet, batch: int) -> Request:
+def conditioning(pipeline: Pipeline, subnet: SubNet, batch: int) -> Request:
     """What the conditioner is made for: `batch` images of one prompt."""
     binding = subnet.binding
     return Request(

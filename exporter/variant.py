@@ -68,6 +68,12 @@ class Variant:
         return (self.condition, *prologue, *self.steps, self.decode, *encode)
 
     @property
+    def reads(self) -> set[str]:
+        """What the step graphs and the prologue take."""
+        prologue = () if self.prologue is None else (self.prologue.model,)
+        return {v.name or "" for model in (*prologue, *self.steps) for v in model.graph.inputs}
+
+    @property
     def takes_scale(self) -> bool:
         """Whether some graph takes the guidance scale."""
         inputs = (value.name for model in self.models for value in model.graph.inputs)

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from benchmarks import record
-from benchmarks.families import image, table, video
+from benchmarks.families import image, pictured, table, video
 from engines.base import make_engine
 from engines.runner import Runner
 from exporter.exporting import export
@@ -32,18 +32,19 @@ from search.methods.options import Options
 from search.methods.registry import search
 from search.model.entry import FRAMES
 from search.model.families.text_to_image import call_parameters, scale_argument
+from search.model.pictures import SOURCES
 from search.model.pipeline import Pipeline, open_pipeline
 
 if TYPE_CHECKING:
     from benchmarks.families.toy import Toy
 
-TOYS = (*image.TOYS, *video.TOYS)
+TOYS = (*image.TOYS, *video.TOYS, *pictured.LED)
 NOT_BUILT = {**image.NOT_BUILT, **video.NOT_BUILT}
 STEPS, SEED = 3, 5
 PIXEL = 1 / 255
 PROMPTS = (("a red circle on a blue field", ""), ("dog", "blurry, low quality"))
-OWN = ("height", "width", *FRAMES, "class_labels")
-"""Arguments of a call that are options of ours."""
+OWN = ("height", "width", *FRAMES, "class_labels", *SOURCES)
+"""Arguments of a call that are options of ours, or pictures."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ def _difference(runner: Runner, path: Path, toy: Toy, prompt: str, negative: str
     if runner.bundle.takes_labels:
         prompt = "3"
     arguments = _arguments(opened, toy, prompt, negative)
+    torch.manual_seed(SEED)  # some draw noise without the generator that they are given
     with torch.no_grad():
         try:
             wanted = opened.pipe(**arguments)[0]
@@ -120,7 +122,8 @@ def _difference(runner: Runner, path: Path, toy: Toy, prompt: str, negative: str
         except NotImplementedError:  # some decode in tiles alone
             opened.pipe.vae.enable_tiling()
             wanted = opened.pipe(**_arguments(opened, toy, prompt, negative))[0]
-    found = runner.run(prompt, seed=SEED, negative=negative).images / 255
+    given = {SOURCES[name]: each for name, each in toy.call.items() if name in SOURCES}
+    found = runner.run(prompt, seed=SEED, negative=negative, pictures=given).images / 255
     return float(np.abs(found.reshape(-1) - np.asarray(wanted).reshape(-1)).max())
 
 

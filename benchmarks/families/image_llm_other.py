@@ -161,8 +161,8 @@ def bria_fibo2() -> BriaFibo2Pipeline:
         min_num_gist_tokens=8,
         max_num_gist_tokens=16,
         gist_step=4,
-        gist_min_text_len=8,
-        gist_max_text_len=64,
+        gist_min_text_len=160,
+        gist_max_text_len=320,
         axes_dims=(4, 6, 6),
     )
     pipe = BriaFibo2Pipeline(

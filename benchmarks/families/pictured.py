@@ -33,6 +33,12 @@ TOYS = (
     *cosmos.FROM_PICTURE,
     *edited.TOYS,
 )
+LED = tuple(
+    toy
+    for toy in TOYS
+    if not {"image", "control_image"}.isdisjoint(toy.call) and "strength" not in toy.call
+)
+"""Those that a picture leads from the first step on, as that of a ControlNet does."""
 
 _PROCESSOR = (
     "its processor is Qwen2-VL's, which needs torchvision; nobody has tried the stand-in yet"

@@ -17,7 +17,8 @@ HEAD = """# Models
 
 Every text-to-image and text-to-video class of diffusers {version}, tried on a tiny instance with random
 weights: searched with `full` and the options named, exported, run on ONNX Runtime without PyTorch,
-and compared with diffusers' own call, pixel by pixel. `python -m benchmarks.families` writes this page.
+and compared with diffusers' own call, pixel by pixel; and classes that a picture leads, as that of a
+ControlNet does, so far as they have been tried. `python -m benchmarks.families` writes this page.
 
 A class that is not listed may work all the same: nothing here is written for a class.
 

@@ -23,7 +23,13 @@ from torch.utils import _pytree as pytree
 from search.core.errors import SearchError
 from search.model.answers import Answers, numbers_among, tensors_as_numbers
 from search.model.encoding import LABELS, Encoding, conditions_of
-from search.model.entry import in_latents, latents_replaced, numbered_noise, sizes_noted
+from search.model.entry import (
+    in_latents,
+    latents_replaced,
+    numbered_noise,
+    shape_noted,
+    sizes_noted,
+)
 from search.model.failures import pipeline_failures
 from search.model.folding import folding_of
 from search.model.hidden_keys import without_padding
@@ -129,6 +135,7 @@ class Body:
             fixed,
             numbered_noise(pipeline.pipe) as drawn,
             sizes_noted(pipeline.pipe) as self.asked,
+            shape_noted(pipeline.pipe) as prepared,
             self._encoding.noted(),
             self._uses_noted() as uses,
             self._parts_noted() as self.parts_around,
@@ -152,7 +159,7 @@ class Body:
         self.uses = tuple(uses)
         self.drawn = drawn[0] if drawn else tuple(stopped.sample.shape)
         self.steps_latents = len(stopped.sample) == self.pictures
-        self._folding = folding_of(stopped.sample, self.drawn, self.pictures)
+        self._folding = folding_of(stopped.sample, self.drawn, self.pictures, *prepared[:1])
         latents = self._in_loop(stopped.sample)[: self.pictures]
         self.latent_shape = tuple(latents.shape[1:])
         self._order = latents.flatten()
@@ -242,7 +249,12 @@ class Body:
         if latents is None:  # the run that records takes the way of the step's own timestep
             times = torch.tensor(place.timesteps[place.step : place.step + 1])
         others = torch.tensor(place.timesteps, dtype=times.dtype, device=times.device)
-        times = torch.cat([others[: place.step], times, others[place.step + 1 :]])
+        after = others[place.step + 1 :]
+        if len(after):
+            after = torch.cat([following(others, times), after[1:]])
+        times = torch.cat([others[: place.step], times, after])
+        if latents is not None and self._folding is not None:
+            latents = self._folding.done(latents)
         self._scheduler = Scheduled(times, own, before=place.step, latents=latents)
         return self._scheduler
 
@@ -307,13 +319,11 @@ class Body:
                     "scheduler's at once; such pipelines are not supported"
                 )
                 raise SearchError(msg) from error
-            # Behind its loop, a pipeline decodes with models that may have no weights.
-            is_past_loop = scheduler.is_copied and "meta" in str(error)
-            if not is_past_loop and not isinstance(error.__cause__, UnboundLocalError):
+            if not isinstance(error.__cause__, UnboundLocalError):
                 raise
         msg = (
-            f"a {type(pipe).__name__} makes no step of a scheduler that has one timestep, because that ends its "
-            "loop or because it steps copies of the scheduler; such pipelines are not supported"
+            f"a {type(pipe).__name__} makes no step at the last of its scheduler's timesteps, and a bundle makes "
+            "one at each; such pipelines are not supported"
         )
         raise SearchError(msg)
 
@@ -371,6 +381,12 @@ class Body:
                 "picture and mask, with 9 channels or more"
             )
             raise SearchError(msg)
+
+
+def following(grid: Tensor, timestep: Tensor) -> Tensor:
+    """The timestep `[1]` behind one of a grid `[N]`, whichever step of a group that is."""
+    place = (grid[:-1] - timestep).abs().argmin().reshape(1)
+    return grid[1:].index_select(0, place)
 
 
 def _looks_ahead(pipe: Any, error: BaseException | None) -> bool:

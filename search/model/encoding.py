@@ -98,7 +98,8 @@ class Encoding:
 
     def _note(self, method: str, made: Any) -> None:
         call = sum(known == method for known, _ in self._returned)
-        prefix = f"{method}_{call}" if call else method
+        name = f"vae_{method}" if method in _POSTERIOR else method  # `sample` are the latents
+        prefix = f"{name}_{call}" if call else name
 
         def named(path: tuple[Any, ...], leaf: Any) -> Any:
             if not isinstance(leaf, Tensor):

@@ -64,6 +64,26 @@ def sizes_noted(pipe: Any) -> Iterator[dict[str, int]]:
 
 
 @contextmanager
+def shape_noted(pipe: Any) -> Iterator[list[tuple[int, ...]]]:
+    """While open, note the shape of the latents that the pipeline prepares."""
+    shapes: list[tuple[int, ...]] = []
+    name = preparation_of(pipe)
+    if name is None:
+        yield shapes
+        return
+    original = getattr(pipe, name)
+
+    @wraps(original)
+    def prepare(*args: Any, **kwargs: Any) -> Any:
+        made = original(*args, **kwargs)
+        shapes.extend(tuple(x.shape) for x in pytree.tree_leaves(made) if isinstance(x, Tensor))
+        return made
+
+    with with_parts(pipe, **{name: prepare}):
+        yield shapes
+
+
+@contextmanager
 def numbered_noise(pipe: Any) -> Iterator[list[tuple[int, ...]]]:
     """While open, what the pipeline draws is numbered element by element; gives the shapes."""
     shapes: list[tuple[int, ...]] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from traceback import extract_tb
 from typing import TYPE_CHECKING, Any
@@ -12,26 +12,55 @@ from torch.compiler import is_exporting
 
 from search.core.errors import SearchError
 from search.model.answers import asks_for_values
+from search.model.replaced import replaced
+from search.model.stand_in_scheduler import UnknownError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _OURS = ("search", "exporter", "engines")
 _LIBRARIES = re.compile(r"/(diffusers|transformers)/")
-_GENERATION = "/transformers/generation/"
 LONGEST = 10**9
 """Tokenizers that do not say how long a text may be say more than this."""
 
 
 @contextmanager
 def pipeline_failures(pipe: Any) -> Iterator[None]:
-    """While open, any error of a library becomes a `SearchError` that names the pipeline's class."""
+    """While open, any error of a library becomes a `SearchError` that names the pipeline's class.
+
+    So does a language model that is to write a text.
+    """
     try:
-        yield
+        with _writing_refused(pipe):
+            yield
+    except UnknownError as error:
+        raise SearchError(error.sentence(type(pipe).__name__)) from error
     except Exception as error:  # diffusers raises whatever its code runs into
         if type(error).__module__.partition(".")[0] in _OURS:
             raise
         raise SearchError(sentence(pipe, error)) from error
+
+
+@contextmanager
+def _writing_refused(pipe: Any) -> Iterator[None]:
+    """While open, no part of a pipeline writes tokens."""
+
+    def refusing(name: str) -> Callable[..., Any]:
+        def generate(*_: Any, **__: Any) -> Any:
+            msg = (
+                f"a {type(pipe).__name__} lets its {name} write tokens one after the other before its loop, "
+                "which no graph does; switch that off with --call if the pipeline's call can, such as --call "
+                "enable_prompt_rewrite=false, or take another pipeline"
+            )
+            raise SearchError(msg)
+
+        return generate
+
+    with ExitStack() as stack:
+        for name, part in pipe.components.items():
+            if hasattr(part, "generate"):
+                stack.enter_context(replaced(part, "generate", refusing(name)))
+        yield
 
 
 def sentence(pipe: Any, error: Exception) -> str:
@@ -58,8 +87,6 @@ def sentence(pipe: Any, error: Exception) -> str:
 def _untraceable(error: Exception) -> str:
     """What the pipeline does that works in diffusers and not in a trace, and where."""
     frames = [f for f in extract_tb(error.__traceback__) if _LIBRARIES.search(f.filename)]
-    if any(_GENERATION in frame.filename for frame in frames):
-        return "lets a language model write tokens one after the other before its loop, which no graph does"
     does = (
         "goes one way or another by the values of its tensors, where a graph has one way"
         if asks_for_values(error)

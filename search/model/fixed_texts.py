@@ -98,6 +98,7 @@ class FixedTexts:
         leads: whether they stand before the text.
         most: tokens that the pipeline reads of a text, by tokenizer, where it drops what is behind them.
         lengths: of a text with its template and padding, in tokens, by tokenizer.
+        shortest: likewise of a short text without padding.
         axes: the conditions whose length is that of a text.
         keys: per attention of a step, in order, the padding among its keys.
         counts: the lengths of texts that a step makes tensors of.
@@ -114,6 +115,7 @@ class FixedTexts:
     leads: bool = False
     most: Mapping[str, int] = field(default_factory=dict)
     lengths: dict[str, int] = field(default_factory=dict)
+    shortest: dict[str, int] = field(default_factory=dict)
     axes: Mapping[str, TextAxis] = field(default_factory=dict)
     keys: tuple[tuple[Padding, ...], ...] = ()
     counts: tuple[Length, ...] = ()
@@ -133,6 +135,13 @@ class FixedTexts:
         counted = (length.source for length in self.counts)
         return sorted({*hidden, *counted, *(each.source for each in self.fills)})
 
+    @property
+    def room(self) -> int:
+        """By how many tokens a text may be shorter than the longest, in whole multiples."""
+        step = self.multiple * self.filled
+        room = min(full - self.shortest[name] for name, full in self.lengths.items())
+        return max(room - self.filled // 3, 0) // step * step
+
     def unseen(self, padding: Tensor) -> Tensor:
         """How many of `padding` tokens are not filled in by the network."""
         return padding // self.filled * self.filled
@@ -147,6 +156,7 @@ class FixedTexts:
 
     def length(self, name: str, tokens: int, longest: int) -> int:
         """Of the texts of a tokenizer; `tokens` long is a short one, with its template."""
+        self.shortest.setdefault(name, tokens)
         if name not in self.lengths:
             length = min(LIMIT + tokens, longest, self.most.get(name, longest))
             step = self.multiple * self.filled

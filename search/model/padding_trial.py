@@ -28,11 +28,13 @@ _CLOSE = 2e-3
 
 
 class Trial:
-    """Predicts with texts as they are, and padded."""
+    """Predicts with texts that are `count` tokens shorter than the longest, as they are and padded."""
 
-    def __init__(self, pipeline: OpenedPipeline, request: Request, texts: FixedTexts) -> None:
+    def __init__(
+        self, pipeline: OpenedPipeline, request: Request, texts: FixedTexts, count: int
+    ) -> None:
         self._pipeline, self._request = pipeline, request
-        self._count = texts.multiple * texts.filled
+        self._count = count
         # Of these, the network fills in some more.
         self._filled = texts.filled // 3
         self._networks = {

@@ -174,7 +174,10 @@ def record_grid_settings(
     arguments.pop("device", None)
     unknown = sorted(arguments.keys() - {"num_inference_steps", "timesteps", "sigmas", "mu"})
     if unknown:
-        msg = f"the pipeline gives its scheduler {unknown}; such pipelines are not supported"
+        msg = (
+            f"a {type(pipeline.pipe).__name__} sets up its scheduler by {' and '.join(unknown)}, and a bundle's "
+            "steps are known by their number, timesteps, sigmas or mu alone; such pipelines are not supported"
+        )
         raise SearchError(msg)
     mu = arguments.get("mu")
     return GridSettings(

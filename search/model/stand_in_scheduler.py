@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +15,8 @@ from search.model.scheduler import combine
 
 if TYPE_CHECKING:
     from search.core.sampler import FittedSampler
+
+_BY = "_stepcarve_timesteps_by"
 
 
 class FixedTimestep(float):
@@ -57,21 +61,84 @@ class FixedTimesteps(list[FixedTimestep]):
         return getattr(torch.tensor([float(each) for each in self]), name)
 
 
-class _NoiseLevel(float):
-    """One that nobody knows; pipelines may look at it, but not give it to a network."""
+class UnknownError(Exception):
+    """A pipeline asks the stand-in for its scheduler for what a step graph does not have.
 
-    __slots__ = ()
+    Attributes:
+        of_copy: whether the pipeline steps copies of its scheduler too.
+    """
 
-    def __mul__(self, other: float) -> _NoiseLevel:
-        return _NoiseLevel(float(self) * other)
+    def __init__(self, *, of_copy: bool) -> None:
+        super().__init__()
+        self.of_copy = of_copy
 
-    def expand(self, *_: Any) -> Any:
-        """Refused."""
-        msg = (
-            "the pipeline tells its network the noise level of the next step too, and a step graph has the "
-            "timestep of its own step alone; such pipelines are not supported"
+    def sentence(self, cls: str) -> str:
+        """Why pipelines of that class are refused."""
+        if self.of_copy:
+            return (
+                f"a {cls} steps copies of its scheduler, as for sound or for frames that are not all as "
+                "far, and a bundle steps one set of latents; switch that off with --call if the pipeline's "
+                "call can, such as --call sample_audio=false, or take another pipeline"
+            )
+        return (
+            f"a {cls} computes with the noise levels of its scheduler, as to tell its network that of the "
+            "next step, and a step graph has the timestep of its own step alone; such pipelines are not "
+            "supported"
         )
-        raise SearchError(msg)
+
+
+class _NoiseLevel:
+    """One that nobody knows: pipelines may hold it, but not compute with it."""
+
+    def __init__(self, scheduler: StandIn | TableScheduler) -> None:
+        self._scheduler = scheduler
+
+    def __float__(self) -> float:
+        return math.nan
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise UnknownError(of_copy=self._scheduler.is_copied)
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _refuse
+    __truediv__ = __rtruediv__ = __pow__ = __rpow__ = __neg__ = _refuse
+    expand = to = item = _refuse
+
+
+class _Levels(Sequence[Any]):
+    """Noise levels that are the timesteps by a number, and none at the end: `[N + 1]`."""
+
+    def __init__(self, timesteps: Tensor, by: float) -> None:
+        self._timesteps, self._by = timesteps, by
+
+    def __len__(self) -> int:
+        return len(self._timesteps) + 1
+
+    def __getitem__(self, index: Any) -> Any:
+        place = range(len(self))[index]
+        times = self._timesteps
+        return times[place] / self._by if place < len(times) else times.new_zeros(())
+
+
+def _timesteps_by(own: Any) -> float | None:
+    """By what number a scheduler's timesteps are its noise levels; None if by none."""
+    known: dict[str, Any] = vars(own)
+    if _BY not in known:  # the first time, no trace is running, in which tensors have no values
+        known[_BY] = _found_by(own)
+    by: float | None = known[_BY]
+    return by
+
+
+def _found_by(own: Any) -> float | None:
+    times, levels = (getattr(own, name, None) for name in ("timesteps", "sigmas"))
+    by = own.config.get("num_train_timesteps")
+    if not by or not isinstance(times, Tensor) or not isinstance(levels, Tensor) or not len(times):
+        return None
+    ends = levels[len(times) :]
+    is_by = len(times) <= len(levels) and torch.allclose(
+        levels[: len(times)] * by, times.to(levels)
+    )
+    is_zero = not ends.any() and not own.config.get("invert_sigmas")
+    return float(by) if is_by and is_zero else None
 
 
 class FixedScheduler:
@@ -81,17 +148,19 @@ class FixedScheduler:
         timesteps: of the run; empty for a loop without steps.
         config: of the scheduler whose place it takes.
         init_noise_sigma: what the pipeline multiplies its noise by, if it does that.
+        is_copied: whether the pipeline has made a copy of it.
     """
 
     order = 1
+    is_copied = False
     init_noise_sigma = 1.0
 
     def __init__(self, timesteps: Tensor | list[FixedTimestep], config: Any) -> None:
         is_list = isinstance(timesteps, list)
         self.timesteps: Any = FixedTimesteps(timesteps) if is_list else timesteps
         self.config = config
-        # Some pipelines look at the noise levels that the scheduler will take.
-        self.sigmas = [_NoiseLevel(0.5)] * (len(timesteps) + 1)
+        # Some pipelines look at the noise levels that the scheduler will take; here they do not count.
+        self.sigmas: Any = [FixedTimestep(0.5)] * (len(timesteps) + 1)
 
     def set_timesteps(
         self,
@@ -152,28 +221,33 @@ class FixedScheduler:
 
 
 class StandIn(FixedScheduler):
-    """The same with all that its steps do not need taken from the scheduler whose place it takes.
-
-    Attributes:
-        is_copied: whether the pipeline has made a copy of it.
-    """
-
-    is_copied = False
+    """The same with all that its steps do not need taken from the scheduler whose place it takes."""
 
     def __init__(self, timesteps: Tensor, own: Any) -> None:
         super().__init__(timesteps, own.config)
-        self._own = own
+        self._own, by = own, _timesteps_by(own)
+        unknown = [_NoiseLevel(self)] * (len(timesteps) + 1)
+        self.sigmas = unknown if by is None else _Levels(timesteps, by)
 
     def __deepcopy__(self, memo: Any) -> StandIn:
-        """A scheduler for something else, as for sound: its steps leave that alone."""
+        """A scheduler for something else, as for sound: it may be there, but not make a step."""
         del memo
         self.is_copied = True
-        return StandIn(self.timesteps, self._own)
+        return _Copy(self.timesteps, self._own)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self._own, name)
+
+
+class _Copy(StandIn):
+    """A copy of a stand-in, whose steps nobody sees."""
+
+    def stepped(self, prediction: Tensor, sample: Tensor) -> Tensor:
+        """Refused."""
+        del prediction, sample
+        raise UnknownError(of_copy=True)
 
 
 class TableScheduler(FixedScheduler):
@@ -185,6 +259,7 @@ class TableScheduler(FixedScheduler):
 
     def __init__(self, fitted: FittedSampler, config: Any) -> None:
         super().__init__(torch.tensor(fitted.timesteps), config)
+        self.sigmas = [_NoiseLevel(self)] * (len(fitted.timesteps) + 1)
         self._timesteps, self.table = fitted.timesteps, fitted.table
         self.init_noise_sigma = float(fitted.table.inputs[0, 0])
         self._values: list[Tensor] = []

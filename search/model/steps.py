@@ -22,6 +22,7 @@ from search.model.answers import Answers, tensors_as_numbers
 from search.model.encoding import Encoding
 from search.model.entry import latents_replaced
 from search.model.failures import pipeline_failures
+from search.model.guiders import without_memory
 from search.model.hollow import shapes_only
 from search.model.parts_in_place import on_vae_device, with_gradients, with_parts
 from search.model.stand_in_scheduler import StandIn
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 MOST = 8
 """Calls that differ, in all steps together."""
+_NEXT = "next timestep"
 
 
 def groups_of_steps(
@@ -66,7 +68,14 @@ def groups_of_steps(
             f"graph of its own; up to {MOST} are supported"
         )
         raise SearchError(msg)
-    if len(groups) == 1 and networks <= {pipeline.family.component}:
+    if walk.looks_ahead and len(set(timesteps)) < len(timesteps):
+        msg = (
+            f"a {type(pipeline.pipe).__name__} reads the timestep of the next step, which two steps of this "
+            "grid at one timestep have different ones of; choose another --scheduler"
+        )
+        raise SearchError(msg)
+    is_one = len(groups) == 1 and not walk.looks_ahead
+    if is_one and networks <= {pipeline.family.component}:
         return None
     return grouped(of_steps, calls)
 
@@ -81,6 +90,7 @@ class _Walk:
     Attributes:
         predictions: per step, the number of its prediction.
         calls: per step, those of the networks.
+        looks_ahead: whether a step reads the timestep of the next one.
     """
 
     def __init__(
@@ -88,6 +98,7 @@ class _Walk:
     ) -> None:
         self.predictions: list[int] = []
         self.calls: list[tuple[Kind, ...]] = []
+        self.looks_ahead = False
         self._pipeline, self._pipe = pipeline, pipeline.pipe
         self._pictures = len(request.prompts) * request.images
         self._guidance = torch.tensor(float(request.guidance))
@@ -138,9 +149,10 @@ class _Walk:
         """End a step; the latents that the next one begins with."""
         number, now = self.numbers.number(prediction), len(self.predictions)
         if not number.steps <= {now}:
+            advice = without_memory(self._pipe) or "such pipelines are not supported"
             msg = (
                 f"a {type(self._pipe).__name__} keeps something from step {min(number.steps)} to step {now} "
-                "beside its latents, as guidance with a memory does; such pipelines are not supported"
+                f"beside its latents, as guidance with a memory does; {advice}"
             )
             raise SearchError(msg)
         self.predictions.append(number.value)
@@ -184,10 +196,14 @@ class _Walk:
         is_like = self._is_folded and tensor.shape == self._latents.shape
         if tensor is self._base or (is_like and torch.equal(tensor, self._latents)):
             return SAMPLE, frozenset({now})
-        place = times.data_ptr() + now * times.element_size()
-        is_real = not tensor.is_meta and not isinstance(tensor, FakeTensor)
-        if tensor.numel() == 1 and is_real and tensor.data_ptr() == place:
+        if tensor.numel() != 1 or tensor.is_meta or isinstance(tensor, FakeTensor):
+            return None
+        ahead = tensor.data_ptr() - times.data_ptr() - now * times.element_size()
+        if ahead == 0:
             return TIMESTEP, frozenset({now})
+        if ahead == times.element_size() and now + 1 < len(times):
+            self.looks_ahead = True
+            return _NEXT, frozenset({now})
         return None
 
     def _watch(self, stack: ExitStack, name: str, part: nn.Module) -> None:

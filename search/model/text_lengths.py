@@ -8,7 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,7 +33,7 @@ from search.model.removed import without_weights
 from search.model.stand_in_weights import QuickLinear, with_stand_in_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from search.model.family import OpenedPipeline, Request
 
@@ -79,7 +79,7 @@ def _find(pipeline: OpenedPipeline, request: Request) -> FixedTexts | None:
     texts = finder.filled_up(finder.as_read(texts))
     axes = finder.axes(texts)
     if axes:
-        texts = finder.filled_by_network(texts)
+        texts = finder.alike(finder.filled_by_network(texts))
     return finder.tried(replace(texts, axes=axes)) if axes else texts
 
 
@@ -175,14 +175,10 @@ class _Finder:
 
     def filled_by_network(self, texts: FixedTexts) -> FixedTexts:
         """The same, with the multiple of tokens that the network fills up a text to with its own."""
-        pipeline = self._pipeline
-        networks = {
-            n: with_stand_in_weights(without_weights(pipeline, n)) for n in pipeline.networks
-        }
-        whole = self._keys(texts, networks, 0)
+        whole = self._keys(texts, 0)
 
         def fewer(cut: int) -> int:
-            keys = self._keys(texts, networks, cut)
+            keys = self._keys(texts, cut)
             return min((n - m for n, m in zip(whole, keys, strict=True) if n != m), default=0)
 
         # By less than what the pipeline itself fills up to, no text becomes shorter.
@@ -199,7 +195,37 @@ class _Finder:
         self.encode(texts)
         return texts
 
-    def _keys(self, texts: FixedTexts, networks: Mapping[str, nn.Module], cut: int) -> list[int]:
+    def alike(self, texts: FixedTexts) -> FixedTexts:
+        """The same, cut to where each token more makes as many keys more as it does of a short text.
+
+        Some networks sum a text up in tokens of their own, whose number goes by its length in stages.
+        """
+        room, step = texts.room, texts.multiple
+        if texts.filled > 1 or room <= step:
+            return texts
+        short, longer = (self._keys(texts, cut) for cut in (room, room - step))
+
+        def is_alike(cut: int) -> bool:
+            more, times = self._keys(texts, cut), (room - cut) // step
+            return more == [k + (l - k) * times for k, l in zip(short, longer, strict=True)]
+
+        if is_alike(0):
+            return texts
+        cut = step * bisect_left(range(room // step), True, key=lambda n: is_alike(n * step))
+        if cut >= room:
+            raise SearchError(self.refusal)
+        most = {name: length - cut for name, length in texts.lengths.items()}
+        texts = replace(texts, most=most, lengths={})
+        self.encode(texts)
+        return texts
+
+    @cached_property
+    def _networks(self) -> dict[str, nn.Module]:
+        """That compute something, quickly."""
+        pipeline = self._pipeline
+        return {n: with_stand_in_weights(without_weights(pipeline, n)) for n in pipeline.networks}
+
+    def _keys(self, texts: FixedTexts, cut: int) -> list[int]:
         """How many keys each attention of a step has, with shorter texts."""
         lengths: list[int] = []
 
@@ -210,7 +236,7 @@ class _Finder:
         latents = torch.zeros(body.pictures, *body.latent_shape)
         parts = {n: with_stand_in_weights(part) for n, part in body.parts_around.items()}
         with torch.no_grad(), QuickLinear(), HiddenKeys(note):
-            body(latents, torch.tensor(500.0), networks=networks, parts=parts)
+            body(latents, torch.tensor(500.0), networks=self._networks, parts=parts)
         return lengths
 
     def filled_up(self, texts: FixedTexts) -> FixedTexts:
@@ -281,11 +307,21 @@ class _Finder:
         return found
 
     def tried(self, texts: FixedTexts) -> FixedTexts:
-        """The same with the padding where the network predicts the same as without it."""
-        trial = Trial(self._pipeline, self._request, texts)
+        """The same with the padding where the network predicts the same as without it.
+
+        With texts that are a little shorter than the longest, and with the shortest.
+        """
+        step = texts.multiple * texts.filled
+        trial = Trial(self._pipeline, self._request, texts, step)
         for told, in_front in ((False, False), (False, True), (True, False)):
-            found = trial.of(replace(texts, told=told, in_front=in_front))
-            if found is not None:
+            tried = replace(texts, told=told, in_front=in_front)
+            found = trial.of(tried)
+            if found is None:
+                continue
+            if texts.room <= step:
+                return found
+            shortest = Trial(self._pipeline, self._request, texts, texts.room).of(tried)
+            if shortest is not None and replace(shortest, cut=found.cut) == found:
                 return found
         raise SearchError(self.refusal)
 

@@ -11,7 +11,7 @@ import pytest
 
 from exporter.components import conditioner_graph
 from exporter.exporting import export
-from exporter.traced import _conditioning
+from exporter.traced import conditioning
 from search.core.subnet import Granularity
 from search.methods.options import Options
 from search.methods.registry import search
@@ -62,7 +62,7 @@ def test_the_pooled_text_of_clip_is_computed_on_the_gpu(
 ) -> None:
     opened = open_pipeline(pipelines(name), weights=False)
     subnet = search(opened, "full", Options(steps=2))
-    prompts = opened.family.conditioner(opened, _conditioning(opened, subnet, 1))
+    prompts = opened.family.conditioner(opened, conditioning(opened, subnet, 1))
     model = ir.to_proto(conditioner_graph(prompts, "float32").model)
     operators = {node.op_type for node in model.graph.node}
     assert "ReduceMin" in operators

@@ -75,12 +75,12 @@ def test_two_calls_per_step_without_weights(tmp_path: Path) -> None:
 
 
 def test_what_stands_in_the_way_is_one_sentence(tmp_path: Path) -> None:
-    path = saved("AnyFlowPipeline", tmp_path)
+    path = saved("SkyReelsV2DiffusionForcingPipeline", tmp_path)
     size = WAN_SIZE
     result = stepcarve("doctor", path, *size)
     assert result.exit_code == 1
     assert "compiles" in result.stdout
-    assert "the noise level of the next step" in result.stdout.splitlines()[-1]
+    assert "steps copies of its scheduler" in result.stdout.splitlines()[-1]
     weights = path / "transformer" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(b"none")
     result = stepcarve("doctor", path, "--json", *size)

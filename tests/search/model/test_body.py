@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline
 
 from benchmarks.families import image, video
 from search.model.answers import Answers
-from search.model.body import Body
+from search.model.body import Body, following
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.sizing import Sizing
@@ -103,3 +103,19 @@ def test_the_size_follows_from_the_noise(
     noise: tuple[int, ...], asked: dict[str, int], size: tuple[int, ...]
 ) -> None:
     assert Sizing.of(noise, asked).size(noise) == size
+
+
+def test_the_timestep_behind_another_is_found_in_the_grid() -> None:
+    grid = torch.tensor([900.0, 500.0, 100.0])
+    assert [following(grid, time).item() for time in grid[:-1]] == [500.0, 100.0]
+    program = torch.export.export(_Following(grid), (grid[0],))
+    assert [program.module()(time).item() for time in grid[:-1]] == [500.0, 100.0]
+
+
+class _Following(torch.nn.Module):
+    def __init__(self, grid: torch.Tensor) -> None:
+        super().__init__()
+        self.grid = grid
+
+    def forward(self, timestep: torch.Tensor) -> torch.Tensor:
+        return following(self.grid, timestep)

@@ -45,14 +45,6 @@ def raised_in(file: str, error: Exception) -> None:
                 "not supported"
             ),
         ),
-        (
-            "/lib/transformers/generation/utils.py",
-            RuntimeError("u0"),
-            (
-                "SomePipeline lets a language model write tokens one after the other before its loop, which no "
-                "graph does; such pipelines are not supported"
-            ),
-        ),
     ],
 )
 def test_what_cannot_be_traced_is_told_without_the_librarys_words(
@@ -70,3 +62,13 @@ def test_what_fails_without_a_trace_is_told_in_the_librarys_words() -> None:
         pipeline_failures(SomePipeline(components={})),
     ):
         raised_in("/lib/diffusers/models/some.py", RuntimeError("sizes"))
+
+
+def test_a_language_model_that_writes_a_text_is_refused() -> None:
+    model = SimpleNamespace(generate=lambda: "a text")
+    with (
+        pytest.raises(SearchError, match=r"lets its text_encoder write tokens .* such as --call"),
+        pipeline_failures(SomePipeline(components={"text_encoder": model, "vae": None})),
+    ):
+        model.generate()
+    assert model.generate() == "a text"

@@ -23,6 +23,7 @@ def test_frames_in_the_batch_are_put_back(scale: float) -> None:
     prediction = torch.randn(DRAWN)
     folded = prediction.permute(0, 2, 1, 3, 4).reshape(3, 4, 2, 5)
     assert torch.equal(folding.undone(folded), prediction)
+    assert torch.equal(folding.done(prediction), folded)
 
 
 @pytest.mark.parametrize(
@@ -35,3 +36,12 @@ def test_frames_in_the_batch_are_put_back(scale: float) -> None:
 )
 def test_anything_else_is_left_as_it_is(handed: torch.Tensor) -> None:
     assert folding_of(handed, DRAWN, pictures=1) is None
+
+
+def test_latents_that_are_permuted_behind_their_preparation_are_put_back() -> None:
+    handed = numbered(DRAWN).permute(0, 2, 1, 3, 4)
+    assert folding_of(handed, DRAWN, 1, (1, 3, 4, 2, 5)) is None  # prepared as they are handed
+    folding = folding_of(handed, DRAWN, 1, DRAWN)
+    assert folding is not None
+    assert torch.equal(folding.undone(handed), numbered(DRAWN))
+    assert torch.equal(folding.done(numbered(DRAWN)), handed)

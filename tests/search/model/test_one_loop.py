@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import copy
+import math
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMPipeline, DDIMScheduler, IFPipeline, StableDiffusionPipeline
+from diffusers import (
+    DDIMPipeline,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    IFPipeline,
+    StableDiffusionPipeline,
+)
 
 from search.core.errors import SearchError
 from search.model.entry import preparation_of
+from search.model.failures import pipeline_failures
 from search.model.one_loop import other_schedulers_refused, require_one_loop
 from search.model.stand_in_scheduler import FixedScheduler, StandIn
 
@@ -82,12 +91,52 @@ def test_who_draws_the_noise_is_found(cls: type, method: str | None) -> None:
     assert preparation_of(object.__new__(cls)) == method
 
 
-def test_a_copy_of_a_stand_in_leaves_what_it_steps_alone() -> None:
+def test_a_copy_of_a_stand_in_makes_no_step() -> None:
     class Ending(StandIn):
         def step(self, *_: Any, **__: Any) -> Any:
             raise AssertionError
 
     copied = copy.deepcopy(Ending(torch.ones(2), DDIMScheduler()))
     sound = torch.rand(3)
-    assert copied.step(sound, 1, sound).prev_sample is sound
     assert copied.alphas_cumprod is not None
+    with pytest.raises(SearchError, match=r"steps copies .* --call sample_audio=false"):
+        stepped(copied, sound)
+
+
+def stepped(scheduler: Any, sample: torch.Tensor) -> Any:
+    with pipeline_failures(SimpleNamespace(components={})):
+        return scheduler.step(sample, 1, sample)
+
+
+def test_noise_levels_that_are_timesteps_by_a_number_follow_these() -> None:
+    own, times = FlowMatchEulerDiscreteScheduler(shift=3.0), torch.tensor([700.0, 200.0])
+    levels = StandIn(times, own).sigmas
+    assert len(levels) == 3
+    torch.testing.assert_close(torch.stack(list(levels)), torch.tensor([0.7, 0.2, 0.0]))
+    assert levels[-2].equal(levels[1])
+    own.set_timesteps(5)
+    torch.testing.assert_close(torch.stack(list(StandIn(own.timesteps, own).sigmas)), own.sigmas)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        EulerDiscreteScheduler(),
+        FlowMatchEulerDiscreteScheduler(invert_sigmas=True),
+        DDIMScheduler(),
+    ],
+    ids=["Euler", "inverted", "DDIM"],
+)
+def test_other_noise_levels_may_be_held_and_not_computed_with(own: Any) -> None:
+    scheduler = StandIn(torch.ones(2), own)
+    level, sample = scheduler.sigmas[1], torch.ones(2)
+    assert math.isnan(float(level))
+    for compute in (lambda: sample * level, lambda: level / 2, lambda: level.expand(3)):
+        with (
+            pytest.raises(SearchError, match="computes with the noise levels of its scheduler"),
+            pipeline_failures(SimpleNamespace(components={})),
+        ):
+            compute()
+    copy.deepcopy(scheduler)
+    with pytest.raises(SearchError, match="steps copies"):
+        stepped(SimpleNamespace(step=lambda *_: sample - level), sample)

@@ -107,6 +107,24 @@ def test_steps_that_do_the_same_by_calls_of_the_denoiser_have_no_groups() -> Non
     assert groups(lambda p, a: p.unet(a.x, 1 - a.t / 1000, a.c[0])) is None
 
 
+def test_noise_levels_of_its_own_step_make_no_groups() -> None:
+    assert groups(lambda p, a: guided(p.unet, a) * p.scheduler.sigmas[a.n]) is None
+
+
+@pytest.mark.parametrize("times", [TIMES, TIMES[:2]])
+def test_the_noise_level_of_the_next_step_is_known_but_at_the_last(
+    times: tuple[float, ...],
+) -> None:
+    found = groups(lambda p, a: p.unet(a.x, p.scheduler.sigmas[a.n + 1], a.c[0]), times)
+    assert found is not None
+    assert found.of_steps == (*[0] * (len(times) - 1), 1)
+
+
+def test_two_next_steps_of_one_timestep_are_refused() -> None:
+    with pytest.raises(SearchError, match="reads the timestep of the next step"):
+        groups(lambda p, a: p.unet(a.x, p.scheduler.sigmas[a.n + 1], a.c[0]), (9.0, 5.0, 5.0, 3.0))
+
+
 def test_another_network_by_timestep() -> None:
     found = groups(lambda p, a: guided(p.unet if a.t > 600 else p.other, a))
     assert found is not None

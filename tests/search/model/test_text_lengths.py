@@ -18,7 +18,7 @@ from search.model.family import Request
 from search.model.fixed_texts import Filling, FixedTexts, Padding, TextAxis, padding_name
 from search.model.hidden_keys import counts_changed, without_padding
 from search.model.pipeline import Pipeline, open_pipeline
-from search.model.text_lengths import fixed_texts_of
+from search.model.text_lengths import _Finder, fixed_texts_of
 
 TOYS = {toy.cls: toy for toy in image.TOYS}
 
@@ -199,6 +199,39 @@ def test_a_network_that_means_over_its_text_is_refused(
     monkeypatch.setattr(CogView4PatchEmbed, "forward", meaning)
     with pytest.raises(SearchError, match="computes otherwise for texts of another length"):
         texts_of(opened("CogView4Pipeline"), "CogView4Pipeline")
+
+
+@pytest.mark.slow
+def test_a_network_that_computes_otherwise_for_the_shortest_texts_is_refused(
+    opened: Callable[[str], Pipeline], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = CogView4PatchEmbed.forward
+
+    def staged(self: Any, picture: torch.Tensor, text: torch.Tensor) -> Any:
+        made, encoded = forward(self, picture, text)
+        # The same for 48 and 32 tokens, another one for 16.
+        return made * (1 + encoded.shape[1] // 32), encoded
+
+    monkeypatch.setattr(CogView4PatchEmbed, "forward", staged)
+    with pytest.raises(SearchError, match="computes otherwise for texts of another length"):
+        texts_of(opened("CogView4Pipeline"), "CogView4Pipeline")
+
+
+@pytest.mark.parametrize(("stage", "longest"), [(0, None), (40, 40), (8, None)])
+def test_texts_are_as_long_as_a_network_makes_the_same_number_of_tokens_of_them(
+    stage: int, longest: int | None
+) -> None:
+    finder: Any = object.__new__(_Finder)
+    texts = FixedTexts(lengths={"tokenizer": 96}, shortest={"tokenizer": 10})
+
+    def keys(texts: FixedTexts, cut: int) -> list[int]:
+        length = texts.lengths["tokenizer"] - cut
+        # Beside the text and one without it, there is a sum of the text in four tokens or eight.
+        return [length, 7, 4 + 4 * (0 < stage < length)]
+
+    finder._keys, finder.encode = keys, lambda texts: texts.length("tokenizer", 10, 96)
+    expected = 96 if longest is None else longest
+    assert finder.alike(texts).lengths == {"tokenizer": expected}
 
 
 @pytest.mark.slow

@@ -1,0 +1,130 @@
+"""A conditioner must make of any text what its pipeline's own encoders make of it.
+
+It is traced for texts of one length. Where a pipeline's call does more with a text than was seen, such as
+to pad it to another length, the two differ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from exporter.components import SHORT, tokenised
+from exporter.errors import ExportError
+from search.core.prompt import PromptField
+from search.model.recording import record_conditions
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from search.core.prompt import PromptInput
+    from search.model.family import Conditioner, Request
+    from search.model.pipeline import Pipeline
+
+LONG = (
+    "a small red circle on a wide blue field under an old stone bridge at night, seen from far away"
+)
+CLOSE = 0.02
+"""How much conditions may differ, relatively: encoders in half precision round."""
+_OF_TEXTS = {PromptField.IDS, PromptField.MASK, PromptField.GIVEN, PromptField.QUOTED}
+
+
+def require_own_encoding(
+    pipeline: Pipeline, conditioner: Conditioner, request: Request, reads: Collection[str]
+) -> None:
+    """Refuse a conditioner that encodes a short or a longer text otherwise than its pipeline.
+
+    One that is given more than texts, such as pictures, is not looked at.
+
+    Args:
+        pipeline: whose call encodes too.
+        conditioner: made for `request`.
+        request: its texts are replaced.
+        reads: names of the conditions that matter.
+
+    Raises:
+        ExportError: the conditions differ, or a text that is read in the place of none is cut.
+    """
+    inputs = conditioner.inputs
+    if not any(each.tokenizer for each in inputs) or any(i.fill not in _OF_TEXTS for i in inputs):
+        return
+    cls = type(pipeline.pipe).__name__
+    _require_whole_defaults(conditioner, cls)
+    for text in dict.fromkeys((SHORT, _fitting(conditioner, LONG))):
+        wanted = replace(request, prompts=(text,) * len(request.prompts), negative=text)
+        with torch.no_grad():
+            own = record_conditions(pipeline, wanted, torch.Generator())
+            made = conditioner.eval()(*(_input(conditioner, each, text) for each in inputs))
+        known = own.keys() & set(reads)
+        off = sorted(n for n in known if n not in made or not is_in(made[n], own[n]))
+        if off:
+            msg = (
+                f"of the prompt {text!r} the bundle would make other conditions {off} than a {cls} itself, "
+                "which does more with a text than a graph of one length can; such pipelines are not supported"
+            )
+            raise ExportError(msg)
+
+
+def _input(conditioner: Conditioner, each: PromptInput, text: str) -> Tensor:
+    """An input for a text without quoted words."""
+    fill = torch.full(each.shape, int(each.fill is not PromptField.QUOTED), dtype=torch.int64)
+    return tokenised(conditioner, each, fill, text)
+
+
+def _require_whole_defaults(conditioner: Conditioner, cls: str) -> None:
+    """Refuse to cut what a pipeline reads where no text is given."""
+    for each in conditioner.inputs:
+        if each.empty and _is_cut(conditioner, each, ""):
+            msg = (
+                f"a {cls} reads {each.empty!r} where no {each.source} text is given, which is longer than "
+                f"the {each.length} tokens that a graph of one length can take; such pipelines are not supported"
+            )
+            raise ExportError(msg)
+
+
+def _fitting(conditioner: Conditioner, text: str) -> str:
+    """As many of its words as no tokenizer cuts."""
+    words = text.split()
+    while len(words) > 1 and any(
+        _is_cut(conditioner, each, " ".join(words)) for each in conditioner.inputs
+    ):
+        words.pop()
+    return " ".join(words)
+
+
+def _is_cut(conditioner: Conditioner, each: PromptInput, text: str) -> bool:
+    """Whether the tokenizer of an input cuts a text."""
+    if each.tokenizer not in conditioner.tokenizers:
+        return False
+    tokenizer = conditioner.tokenizers[each.tokenizer]
+    return bool(tokenizer.encode(each.written(text), add_special_tokens=each.special).overflowing)
+
+
+def is_in(made: Tensor, own: Tensor) -> bool:
+    """Whether a condition is a pipeline's own, or has it before or behind padding along one axis.
+
+    What stands for lengths and places of padded texts is the network's affair.
+    """
+    if made.shape == own.shape:
+        return _is_close(made, own)
+    axes = [
+        n for n, sizes in enumerate(zip(made.shape, own.shape, strict=False)) if len(set(sizes)) > 1
+    ]
+    if made.ndim != own.ndim or len(axes) != 1:
+        return False
+    [axis] = axes
+    length = own.shape[axis]
+    if made.shape[axis] < length:
+        return False
+    if not own.is_floating_point():
+        return True
+    places = range(made.shape[axis] - length + 1)
+    return any(_is_close(made.narrow(axis, place, length), own) for place in places)
+
+
+def _is_close(made: Tensor, own: Tensor) -> bool:
+    made, own = made.double(), own.double()
+    return bool((made - own).norm() <= CLOSE * own.norm())

@@ -1,0 +1,106 @@
+"""A conditioner against what its pipeline's own encoders make of a text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor
+
+from exporter import encoding_check
+from exporter.encoding_check import LONG, is_in, require_own_encoding
+from exporter.errors import ExportError
+from search.core.prompt import PromptField, PromptInput
+from search.model.family import Request
+
+LENGTH = 24
+WORDS = {word: 1 + number for number, word in enumerate(dict.fromkeys(LONG.split()))}
+
+
+def tokenizer(length: int) -> Tokenizer:
+    made = Tokenizer(models.WordLevel({"?": 0, **WORDS}, unk_token="?"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made.enable_truncation(length)
+    made.enable_padding(length=length)
+    return made
+
+
+class Encoding:
+    """Token ids and their mask to a condition: the ids, padding apart."""
+
+    def __init__(self, length: int = LENGTH, empty: str = "") -> None:
+        fields = (PromptField.IDS, PromptField.MASK)
+        self.inputs = [
+            PromptInput(field, "prompt", field, length=length, tokenizer="words", empty=empty)
+            for field in fields
+        ]
+        self.tokenizers = {"words": tokenizer(length)}
+
+    def eval(self) -> Callable[..., dict[str, Tensor]]:
+        return lambda ids, mask: {"text": (ids * mask).float(), "mask": mask}
+
+
+def check(
+    monkeypatch: pytest.MonkeyPatch, own: Callable[[list[int]], Any], conditioner: Any = None
+) -> list[str]:
+    """Compare with a pipeline that makes `own(token ids)` of a text; gives the texts."""
+    texts: list[str] = []
+
+    def record(_: Any, request: Request, __: Any) -> dict[str, Tensor]:
+        texts.append(request.prompts[0])
+        ids = [WORDS.get(word, 0) for word in request.prompts[0].split()]
+        return {"text": torch.tensor([own(ids)]).float()}
+
+    monkeypatch.setattr(encoding_check, "record_conditions", record)
+    pipeline: Any = SimpleNamespace(pipe=SimpleNamespace())
+    require_own_encoding(pipeline, conditioner or Encoding(), Request(("",), 2, 1.0), {"text"})
+    return texts
+
+
+def test_what_its_pipeline_makes_of_a_short_and_a_long_text_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    short, long = check(monkeypatch, lambda ids: ids)
+    assert len(short.split()) < len(long.split()) < LENGTH
+    assert check(monkeypatch, lambda ids: ids + [0] * (LENGTH - len(ids))) == [short, long]
+    assert check(monkeypatch, lambda ids: ids, Encoding(5))[1] == "a small red circle on"
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        lambda ids: [7, *ids],
+        lambda ids: ids + [0] * (LENGTH + 1 - len(ids)),
+        lambda ids: [each + 2 * (len(ids) > 4) for each in ids],
+    ],
+    ids=["another token", "longer than the bundle's", "another one of long texts"],
+)
+def test_anything_else_is_refused(
+    monkeypatch: pytest.MonkeyPatch, own: Callable[[list[int]], list[int]]
+) -> None:
+    with pytest.raises(ExportError, match=r"would make other conditions \['text'\]"):
+        check(monkeypatch, own)
+
+
+def test_a_text_that_is_read_in_the_place_of_none_is_not_cut(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    check(monkeypatch, lambda ids: ids, Encoding(empty="a small red circle"))
+    with pytest.raises(ExportError, match=f"longer than the {LENGTH} tokens"):
+        check(monkeypatch, lambda ids: ids, Encoding(empty="blurred " * (LENGTH + 1)))
+
+
+def test_a_condition_may_have_padding_before_or_behind_it() -> None:
+    own = torch.rand(1, 3, 4)
+    padding = torch.zeros(1, 2, 4)
+    for made in ([own], [own, padding], [padding, own], [padding, own, padding]):
+        assert is_in(torch.cat(made, 1), own)
+    assert not is_in(torch.cat([own + 1, padding], 1), own)
+    assert not is_in(own[:, :2], own)
+    assert not is_in(torch.zeros(1, 5, 5), own)
+    assert is_in(torch.arange(5), torch.arange(3) + 7)  # places are the network's affair
+    assert not is_in(torch.arange(3), torch.arange(3) + 7)
