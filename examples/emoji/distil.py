@@ -27,11 +27,15 @@ if TYPE_CHECKING:
     from examples.emoji.artwork import Artwork
 
 BATCH = 64
-GUIDANCE = 3.0
 FINER = 6
 """Steps of the teacher for each step of the student."""
 PATHS_PER_FILE, FILES = 512, 24
 COURSE = Course(rate=5e-4, steps=4000, warmup=100, cooldown=1500, average=0.995)
+
+
+def teacher(run: Path) -> str:
+    """The stage that is exported: the flow with a falling rate, once there is one."""
+    return "cooled" if (run / "cooled.safetensors").exists() else "flow"
 
 
 def levels(steps: int) -> Tensor:
@@ -48,7 +52,7 @@ def sample_paths(
     """Write the teacher's points at the student's noise levels; files that are there stay."""
     del minutes
     tokens = make_tokenizer(artwork)
-    net = load_average("flow", Flow(tokens), run).eval()
+    net = load_average(teacher(run), Flow(tokens), run).eval()
     items = trained_items(len(artwork.names))
     (run / "paths").mkdir(parents=True, exist_ok=True)
     for number in range(files):
@@ -88,7 +92,7 @@ def _guided(net: Flow, at: Tensor, noise: float, both: Tensor) -> Tensor:
     with torch.autocast("cpu", torch.bfloat16):
         found = net(at.repeat(2, 1, 1, 1), torch.full((count,), noise), both, torch.ones(count))
     without, with_caption = found.float().chunk(2)
-    guided: Tensor = without + GUIDANCE * (with_caption - without)
+    guided: Tensor = without + models.GUIDANCE * (with_caption - without)
     return guided
 
 
@@ -99,7 +103,7 @@ def train_student(
     tokens, noise_levels = make_tokenizer(artwork), levels(steps)
     found = [load_file(_file(run, steps, number)) for number in range(files)]
     ids, points = (torch.cat([each[key] for each in found]) for key in ("ids", "points"))
-    net = load_average("flow", Flow(tokens), run).train()
+    net = load_average(teacher(run), Flow(tokens), run).train()
     trainer = Trainer(f"student-{steps}", net, COURSE, run, seed=7)
 
     def loss() -> Tensor:

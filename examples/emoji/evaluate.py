@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from engines.pictures import save_sheet
 from examples.emoji.artwork import DEFAULT_PACKAGES, SIZE, read_artwork
+from examples.emoji.models import GUIDANCE
 from examples.emoji.pictures import captions, compose, held_out_items
 from examples.emoji.retrieval import retrieve
 from examples.losses import draw_losses
@@ -28,7 +29,6 @@ HERE = Path(__file__).parent
 BATCH = 64
 CALLS = (28, 10, 6, 4)
 FINE = 100
-GUIDANCE = 3.0
 
 
 def sample_pictures(

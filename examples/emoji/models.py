@@ -24,6 +24,8 @@ T5_LENGTH = 256
 TEXT_WIDTH = 128
 SHIFT = 2.0
 """Of the sampler's noise levels towards the noisy end, as in SD3 (Esser et al. 2024, 5.3.2)."""
+GUIDANCE = 5.0
+"""The scale at which the judge reads the most pictures right."""
 LAST_LEVEL = 0.3
 """Noise level from which the student's last step leads to none."""
 
