@@ -29,6 +29,7 @@ def optimize(
     steps: int | None = None,
     scheduler: str | None = None,
     guidance: float | None = None,
+    guidance_range: tuple[float, float] | None = None,
     size: tuple[int, int] | None = None,
     pictures: int | None = None,
     iterations: int | None = None,
@@ -46,6 +47,7 @@ def optimize(
         steps: of the full sampler; None is the pipeline's own number.
         scheduler: a class of diffusers or a short name; None is the pipeline's own.
         guidance: scale; None is the pipeline's own.
+        guidance_range: the least and the largest scale that fitted rows are for; None: `guidance` alone.
         size: of the pictures, height and width; None is the pipeline's own.
         pictures: to calibrate with; None is the method's default.
         iterations: of its optimiser; None is the method's default.
@@ -67,6 +69,7 @@ def optimize(
         prompts=tuple(prompts),
         steps=steps,
         guidance=guidance,
+        guidance_range=guidance_range,
         height=height,
         width=width,
         pictures=pictures,

@@ -51,5 +51,5 @@ def scheduled(
     if len(timesteps) != count or len(set(positions)) < count or not begins_alike:
         return None
     calls = Calls.at_numbers(positions, held_out)
-    rows = tuple(row.to(held_out.noise) for row in rows_of(table))
+    rows = tuple(row.to(held_out.noise) for row in rows_of([table], held_out.degree))
     return evaluate(held_out, calls, rows)

@@ -21,6 +21,7 @@ from search.model.scheduler import combine
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from search.core.sampler import ScaleRange
     from search.core.subnet import SubNet
     from search.fitting.gated_calls import GatedPredictor
     from search.model.pipeline import Pipeline
@@ -29,7 +30,7 @@ BISECTIONS = 30
 """To find a position between two timesteps."""
 CHUNK = 12
 """Pictures per call of the denoiser: fewer leave two cores too little to share, more take more memory
-where gradients are wanted."""
+where gradients are wanted. Where pictures have several guidance scales, a call of each scale together."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Trajectories:
         predictions: of the noise, `[T, S, ...]`.
         final: latents, `[S, ...]`.
         first: what the noise is multiplied with to be the first input.
+        scales: the range of guidance scales that the pictures are of; None: they have one scale.
+        places: of the pictures' guidance scales in it, `[S]`.
     """
 
     predictor: Predictor | GatedPredictor
@@ -56,11 +59,35 @@ class Trajectories:
     predictions: Tensor
     final: Tensor
     first: float
+    scales: ScaleRange | None = None
+    places: Tensor | None = None
 
     @property
     def last(self) -> int:
         """The largest position."""
         return len(self.timesteps) - 1
+
+    @property
+    def degree(self) -> int:
+        """Of the polynomial in the guidance scale that rows for these pictures are."""
+        return 0 if self.scales is None else len(self.scales.fitted_at) - 1
+
+    def terms_of(self, prediction: Tensor) -> list[Tensor]:
+        """A prediction `[S, ...]` times the powers of the place of each picture's guidance scale."""
+        if self.places is None:
+            return [prediction]
+        places = self.places.view(-1, *[1] * (prediction.ndim - 1))
+        return [prediction * places**power for power in range(self.degree + 1)]
+
+    def of_each_scale(self) -> list[Trajectories]:
+        """The runs of each guidance scale on their own."""
+        if self.places is None:
+            return [self]
+        of_calls = self.places[:: self._each].tolist()
+        return [
+            self._of_chunks([number for number, each in enumerate(of_calls) if each == place])
+            for place in dict.fromkeys(of_calls)
+        ]
 
     def latents_at(self, position: Tensor) -> Tensor:
         """The denoiser's inputs at a position `[]`, `[S, ...]`."""
@@ -85,26 +112,11 @@ class Trajectories:
         """The same for the first `count` pictures only, called at once, as gated blocks need it."""
         if count == len(self.noise) and self.predictor.chunks == 1:
             return self
-        return dataclasses.replace(
-            self,
-            predictor=self.predictor.first(count),
-            noise=self.noise[:count],
-            latents=self.latents[:, :count],
-            predictions=self.predictions[:, :count],
-            final=self.final[:count],
-        )
+        return self._of_pictures(self.predictor.first(count), slice(count))
 
     def alone(self, number: int) -> Trajectories:
         """The same for one of the pictures."""
-        kept = slice(number, number + 1)
-        return dataclasses.replace(
-            self,
-            predictor=self.predictor.alone(number),
-            noise=self.noise[kept],
-            latents=self.latents[:, kept],
-            predictions=self.predictions[:, kept],
-            final=self.final[kept],
-        )
+        return self._of_pictures(self.predictor.alone(number), slice(number, number + 1))
 
     def by(self, predictor: Predictor | GatedPredictor) -> Trajectories:
         """The same runs, with other calls to come close to them."""
@@ -114,35 +126,54 @@ class Trajectories:
         """The first `pictures` of them, or a few more so that calls of the denoiser stay whole."""
         if pictures >= len(self.noise):
             return self
-        return self._of_chunks(range(min(self.predictor.chunks, -(-pictures // self._each))))
+        count = -(-pictures // self._each)
+        whole = -(-count // self._scales) * self._scales
+        return self._of_chunks(range(min(self.predictor.chunks, whole)))
 
     def batches(self, pictures: int, seed: int) -> Iterator[Trajectories]:
-        """Endlessly, the runs of `pictures` at a time, whole calls of the denoiser, in random order."""
-        count = max(1, pictures // self._each)
+        """Endlessly, the runs of `pictures` at a time, whole calls of the denoiser, in random order.
+
+        Each time some of all guidance scales.
+        """
+        count = max(1, pictures // (self._each * self._scales))
         if pictures >= len(self.noise):
             yield from itertools.repeat(self)
         random = np.random.default_rng(seed)
+        rounds = max(1, self.predictor.chunks // self._scales)
         left: list[int] = []
         while True:
             if len(left) < count:
-                left = random.permutation(self.predictor.chunks).tolist()
-            chosen, left = sorted(left[:count]), left[count:]
-            yield self._of_chunks(chosen)
+                left = random.permutation(rounds).tolist()
+            chosen, left = left[:count], left[count:]
+            yield self._of_chunks(
+                [n for n in range(self.predictor.chunks) if n // self._scales % rounds in chosen]
+            )
 
     @property
     def _each(self) -> int:
         """Pictures per call of the denoiser; the last one may have fewer."""
-        return min(CHUNK, len(self.noise))
+        return min(CHUNK, len(self.noise)) if self.places is None else self.predictor.size
+
+    @property
+    def _scales(self) -> int:
+        """How many guidance scales there are; the calls of the denoiser have them in turn."""
+        return self.degree + 1
 
     def _of_chunks(self, numbers: Sequence[int]) -> Trajectories:
         kept = [i for i in range(len(self.noise)) if i // self._each in numbers]
+        return self._of_pictures(self.predictor.of_chunks(numbers), kept)
+
+    def _of_pictures(
+        self, predictor: Predictor | GatedPredictor, kept: slice | list[int]
+    ) -> Trajectories:
         return dataclasses.replace(
             self,
-            predictor=self.predictor.of_chunks(numbers),
+            predictor=predictor,
             noise=self.noise[kept],
             latents=self.latents[:, kept],
             predictions=self.predictions[:, kept],
             final=self.final[kept],
+            places=None if self.places is None else self.places[kept],
         )
 
     def error(self, final: Tensor) -> Tensor:
@@ -160,6 +191,7 @@ def sample_trajectories(
     guidance: float,
     noise_shape: tuple[int, ...],
     seed: int,
+    scales: ScaleRange | None = None,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Trajectories:
     """Run the pipeline's present scheduler for all prompts.
@@ -171,6 +203,7 @@ def sample_trajectories(
         guidance: scale.
         noise_shape: of one picture, before the pipeline packs it.
         seed: of the noise.
+        scales: the range of guidance scales to sample at; None: at `guidance` alone.
         progress: called with the number of calls that are done, and of all.
 
     Raises:
@@ -179,9 +212,9 @@ def sample_trajectories(
     size = pipeline.size(noise_shape)
     table, timesteps = pipeline.sampler(grid, size), pipeline.timesteps(grid, size)
     table.require_fixed()
-    predictor = Predictor(
-        pipeline, prompts, guidance=guidance, noise_shape=noise_shape, chunk=CHUNK
-    )
+    asked = (guidance,) if scales is None else scales.fitted_at
+    each = max(1, min(CHUNK, len(prompts)) // len(asked))
+    predictor = Predictor(pipeline, prompts, guidance=asked, noise_shape=noise_shape, chunk=each)
     generator = torch.Generator().manual_seed(seed)
     device = pipeline.pipe.device
     noise = torch.randn(len(prompts), *predictor.latent_shape, generator=generator).to(device)
@@ -203,7 +236,15 @@ def sample_trajectories(
         predictions=torch.stack([values[1 + i] for i in kept]),
         final=combine(table.final, values),
         first=float(table.inputs[0, 0]),
+        scales=scales,
+        places=None if scales is None else _places(predictor, scales).to(noise),
     )
+
+
+def _places(predictor: Predictor, scales: ScaleRange) -> Tensor:
+    """Of the pictures' guidance scales, `[S]`."""
+    pictures = range(len(predictor.prompts))
+    return torch.tensor([scales.place(predictor.scales[n // predictor.size]) for n in pictures])
 
 
 def _require_finite(prediction: Tensor, call: int, timestep: float, prompts: Sequence[str]) -> None:
@@ -225,6 +266,7 @@ def sample_both(
     held_out: int,
     reference_steps: int | None,
     seed: int,
+    scales: ScaleRange | None = None,
     report: Callable[..., None],
 ) -> tuple[Trajectories, Trajectories]:
     """Runs to fit to and other runs to choose by, of different prompts where there are enough.
@@ -237,9 +279,19 @@ def sample_both(
         held_out: pictures in the second.
         reference_steps: inference steps; None takes those of `full`.
         seed: of the noise.
+        scales: the range of guidance scales to sample at; None: at that of `full` alone.
         report: called with a message and the completed fraction.
+
+    Raises:
+        SearchError: there are fewer pictures than scales.
     """
     require_one_group(full.topology.groups, "fitting a sampler")
+    if scales is not None and min(fitted_on, held_out) < len(scales.fitted_at):
+        msg = (
+            f"rows for a range of guidance scales are fitted at {len(scales.fitted_at)} of them, but there "
+            f"are {fitted_on} pictures to fit to and {held_out} to choose by; give more --pictures"
+        )
+        raise SearchError(msg)
     texts = [prompts[i % len(prompts)] for i in range(fitted_on + held_out)]
     both = []
     for number, part in enumerate((texts[:fitted_on], texts[fitted_on:])):
@@ -253,6 +305,7 @@ def sample_both(
                 guidance=full.guidance,
                 noise_shape=full.binding.noise_shape,
                 seed=2 * seed + number,
+                scales=scales,
                 progress=lambda done, total: report(
                     f"full sampler: call {done} of {total}", done / total
                 ),
