@@ -12,7 +12,7 @@ from search.core.liveness import unroll
 from search.core.sampler import FittedSampler
 from search.core.topology import PREDICTION
 from search.fitting.placed import robust_weights
-from search.fitting.rows import HISTORY, Calls, fit_chain, run_chain, tables_of
+from search.fitting.rows import HISTORY, Calls, fit_chain, run_chain, table_of
 from search.fitting.trajectories import sample_both
 from search.model.reference import gated
 from search.model.scheduler import combine
@@ -78,7 +78,7 @@ def fit_sampler(
             chain = fit_chain(fitted_on, calls, history=history, weights=weights)
             error = _mean(held_out, run_chain(held_out, calls, chain.rows))
             if error < best_error:
-                [rows] = tables_of(
+                rows = table_of(
                     chain.rows,
                     fitted_on.first,
                     steps=steps,

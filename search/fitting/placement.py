@@ -51,7 +51,7 @@ class LocalErrors:
 def measure_local_errors(runs: Trajectories) -> LocalErrors:
     """From the Gram matrix of all latents and predictions, each picture scaled to its final latents.
 
-    Pictures of other guidance scales have rows of their own: the error is their root mean square.
+    Each guidance scale has rows of its own: the error is the root of their mean square.
     """
     each = [_local_errors(part) for part in runs.of_each_scale()]
     squares = np.mean([found.error**2 for found in each], axis=0)

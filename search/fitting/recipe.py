@@ -10,8 +10,9 @@ from search.core.errors import SearchError
 from search.core.table import whole_count
 from search.fitting.effort import USUAL, Effort, thin_count
 from search.fitting.records import CarveRun
+from search.fitting.scaled import fitted_sampler
 from search.fitting.scheduled import scheduled
-from search.fitting.thin import fitted_sampler, placed_of, thin_calls
+from search.fitting.thin import placed_of, thin_calls
 from search.fitting.trajectories import sample_both
 from search.fitting.whole_calls import Refinement, search_calls, starts_of
 

@@ -30,9 +30,8 @@ class Chain:
 
     Attributes:
         final: latents, `[S, ...]`.
-        rows: per call, the weights of its input and of the newest predictions, newest first. Where the
-            weight of a prediction is a polynomial in the guidance scale, there are all its terms. That of
-            the input is a number, so that no input is a polynomial of higher degree.
+        rows: per call, the weights of its input and of the newest predictions, newest first; each of them
+            for every guidance scale, where the pictures have several.
     """
 
     final: Tensor
@@ -85,8 +84,7 @@ def fit_chain(
     def fit(number: int, features: list[Tensor]) -> Tensor:
         is_last = number + 1 == len(calls.positions)
         target = runs.final if is_last else runs.latents_at(calls.positions[number + 1])
-        read = features[: 1 + history * (runs.degree + 1)]
-        rows.append(least_squares(read, target, weights))
+        rows.append(least_squares(features[: (1 + history) * runs.scale_count], target, weights))
         return rows[-1]
 
     final = walk(runs, calls, fit)
@@ -104,16 +102,16 @@ def walk(runs: Trajectories, calls: Calls, row_of: Callable[[int, list[Tensor]],
     Args:
         runs: their noise and prompts.
         calls: to make.
-        row_of: the number of a call and its features, the input and the terms of all predictions,
-            newest first -> the row, of the first of these.
+        row_of: the number of a call and its features, the input and all predictions, newest first, each
+            split by guidance scale -> the row, of the first of these.
     """
     sample, predictions = runs.first * runs.noise, list[Tensor]()
     for number, position in enumerate(calls.positions):
         timestep = runs.timestep_at(position)
         made = runs.predictor(sample, timestep)
         if calls.predicts[number]:
-            predictions = [*runs.terms_of(made), *predictions]
-        features = [sample, *predictions]
+            predictions = [*runs.split(made), *predictions]
+        features = [*runs.split(sample), *predictions]
         sample = combine(row_of(number, features), features)
     return sample
 
@@ -140,16 +138,15 @@ def least_squares(
     return found.to(target.dtype)
 
 
-def tables_of(
+def table_of(
     rows: Sequence[Tensor],
     first: float,
     *,
     steps: Sequence[int],
     predicts: Sequence[bool],
     total: int,
-    degree: int = 0,
-) -> tuple[SamplerTable, ...]:
-    """Rows from call to call as tables over the noise and the predictions of `total` steps, one per term.
+) -> SamplerTable:
+    """Rows from call to call as a table over the noise and the predictions of `total` steps.
 
     Args:
         rows: of a `Chain`.
@@ -157,34 +154,29 @@ def tables_of(
         steps: of the calls; the other steps get rows of zeros.
         predicts: which calls make a prediction.
         total: number of steps.
-        degree: of the polynomials that the weights of predictions are.
     """
-    terms = degree + 1
-    inputs = np.zeros((terms, total, 1 + total))
-    current = np.zeros((terms, 1 + total))
-    current[0, 0] = first
+    inputs = np.zeros((total, 1 + total))
+    current = np.zeros(1 + total)
+    current[0] = first
     columns: list[int] = []
     for step, is_new, row in zip(steps, predicts, rows, strict=True):
-        inputs[:, step] = current
+        inputs[step] = current
         columns = [1 + step, *columns] if is_new else columns
         weights = row.double().numpy(force=True)
         current = weights[0] * current
-        for column, weight in zip(columns, weights[1:].reshape(-1, terms), strict=False):
-            current[:, column] += weight
-    return tuple(SamplerTable(*each) for each in zip(inputs, current, strict=True))
+        for column, weight in zip(columns, weights[1:], strict=False):
+            current[column] += weight
+    return SamplerTable(inputs, current)
 
 
-def rows_of(tables: Sequence[SamplerTable], degree: int = 0) -> tuple[Tensor, ...]:
-    """What `tables_of` made `tables` of, where every step makes a prediction; the rows read all of them.
+def rows_of(table: SamplerTable) -> tuple[Tensor, ...]:
+    """What `table_of` made `table` of, where every step makes a prediction; the rows read all of them.
 
     The noise is what an input has besides predictions, so the next input holds it through that one.
-    Terms up to `degree` that the tables lack are 0.
     """
-    every = np.stack([np.vstack([each.inputs, each.final]) for each in tables])
     rows = []
-    for call, (now, then) in enumerate(itertools.pairwise(every.swapaxes(0, 1))):
-        kept = then[0, 0] / now[0, 0]
-        left = np.zeros((call + 1, degree + 1))
-        left[:, : len(tables)] = (then - kept * now)[:, 1 : call + 2][:, ::-1].T
-        rows.append(torch.tensor([kept, *left.flat], dtype=torch.float32))
+    for call, (now, then) in enumerate(itertools.pairwise([*table.inputs, table.final])):
+        kept = then[0] / now[0]
+        left = then - kept * now
+        rows.append(torch.tensor([kept, *left[1 : call + 2][::-1]], dtype=torch.float32))
     return tuple(rows)

@@ -48,8 +48,8 @@ class Trajectories:
         predictions: of the noise, `[T, S, ...]`.
         final: latents, `[S, ...]`.
         first: what the noise is multiplied with to be the first input.
-        scales: the range of guidance scales that the pictures are of; None: they have one scale.
-        places: of the pictures' guidance scales in it, `[S]`.
+        scales: the range of guidance scales that rows are fitted for; None: the pictures have one scale.
+        scale_of: each picture's, as an index into `scales.fitted_at`, `[S]`.
     """
 
     predictor: Predictor | GatedPredictor
@@ -60,7 +60,7 @@ class Trajectories:
     final: Tensor
     first: float
     scales: ScaleRange | None = None
-    places: Tensor | None = None
+    scale_of: Tensor | None = None
 
     @property
     def last(self) -> int:
@@ -68,25 +68,30 @@ class Trajectories:
         return len(self.timesteps) - 1
 
     @property
-    def degree(self) -> int:
-        """Of the polynomial in the guidance scale that rows for these pictures are."""
-        return 0 if self.scales is None else len(self.scales.fitted_at) - 1
+    def scale_count(self) -> int:
+        """How many guidance scales there are; the calls of the denoiser have them in turn."""
+        return 1 if self.scales is None else len(self.scales.fitted_at)
 
-    def terms_of(self, prediction: Tensor) -> list[Tensor]:
-        """A prediction `[S, ...]` times the powers of the place of each picture's guidance scale."""
-        if self.places is None:
-            return [prediction]
-        places = self.places.view(-1, *[1] * (prediction.ndim - 1))
-        return [prediction * places**power for power in range(self.degree + 1)]
+    def masks(self) -> list[Tensor]:
+        """Which pictures have each guidance scale, `[S]`."""
+        if self.scale_of is None:
+            return [torch.ones(len(self.noise), dtype=torch.bool, device=self.noise.device)]
+        return [self.scale_of == number for number in range(self.scale_count)]
+
+    def split(self, values: Tensor) -> list[Tensor]:
+        """`values` `[S, ...]` of the pictures of each guidance scale, and 0 for the others."""
+        if self.scale_of is None:
+            return [values]
+        return [values * mask.view(-1, *[1] * (values.ndim - 1)) for mask in self.masks()]
 
     def of_each_scale(self) -> list[Trajectories]:
         """The runs of each guidance scale on their own."""
-        if self.places is None:
+        if self.scale_of is None:
             return [self]
-        of_calls = self.places[:: self._each].tolist()
+        of_calls = self.scale_of[:: self._each].tolist()
         return [
-            self._of_chunks([number for number, each in enumerate(of_calls) if each == place])
-            for place in dict.fromkeys(of_calls)
+            self._of_chunks([call for call, each in enumerate(of_calls) if each == number])
+            for number in range(self.scale_count)
         ]
 
     def latents_at(self, position: Tensor) -> Tensor:
@@ -127,7 +132,7 @@ class Trajectories:
         if pictures >= len(self.noise):
             return self
         count = -(-pictures // self._each)
-        whole = -(-count // self._scales) * self._scales
+        whole = -(-count // self.scale_count) * self.scale_count
         return self._of_chunks(range(min(self.predictor.chunks, whole)))
 
     def batches(self, pictures: int, seed: int) -> Iterator[Trajectories]:
@@ -135,29 +140,28 @@ class Trajectories:
 
         Each time some of all guidance scales.
         """
-        count = max(1, pictures // (self._each * self._scales))
+        count = max(1, pictures // (self._each * self.scale_count))
         if pictures >= len(self.noise):
             yield from itertools.repeat(self)
         random = np.random.default_rng(seed)
-        rounds = max(1, self.predictor.chunks // self._scales)
+        rounds = max(1, self.predictor.chunks // self.scale_count)
         left: list[int] = []
         while True:
             if len(left) < count:
                 left = random.permutation(rounds).tolist()
             chosen, left = left[:count], left[count:]
             yield self._of_chunks(
-                [n for n in range(self.predictor.chunks) if n // self._scales % rounds in chosen]
+                [
+                    n
+                    for n in range(self.predictor.chunks)
+                    if n // self.scale_count % rounds in chosen
+                ]
             )
 
     @property
     def _each(self) -> int:
         """Pictures per call of the denoiser; the last one may have fewer."""
-        return min(CHUNK, len(self.noise)) if self.places is None else self.predictor.size
-
-    @property
-    def _scales(self) -> int:
-        """How many guidance scales there are; the calls of the denoiser have them in turn."""
-        return self.degree + 1
+        return min(CHUNK, len(self.noise)) if self.scale_of is None else self.predictor.size
 
     def _of_chunks(self, numbers: Sequence[int]) -> Trajectories:
         kept = [i for i in range(len(self.noise)) if i // self._each in numbers]
@@ -173,7 +177,7 @@ class Trajectories:
             latents=self.latents[:, kept],
             predictions=self.predictions[:, kept],
             final=self.final[kept],
-            places=None if self.places is None else self.places[kept],
+            scale_of=None if self.scale_of is None else self.scale_of[kept],
         )
 
     def error(self, final: Tensor) -> Tensor:
@@ -237,14 +241,14 @@ def sample_trajectories(
         final=combine(table.final, values),
         first=float(table.inputs[0, 0]),
         scales=scales,
-        places=None if scales is None else _places(predictor, scales).to(noise),
+        scale_of=None if scales is None else _scale_of(predictor, scales).to(device),
     )
 
 
-def _places(predictor: Predictor, scales: ScaleRange) -> Tensor:
-    """Of the pictures' guidance scales, `[S]`."""
-    pictures = range(len(predictor.prompts))
-    return torch.tensor([scales.place(predictor.scales[n // predictor.size]) for n in pictures])
+def _scale_of(predictor: Predictor, scales: ScaleRange) -> Tensor:
+    """See `Trajectories.scale_of`."""
+    of_calls = [scales.fitted_at.index(scale) for scale in predictor.scales]
+    return torch.tensor([of_calls[n // predictor.size] for n in range(len(predictor.prompts))])
 
 
 def _require_finite(prediction: Tensor, call: int, timestep: float, prompts: Sequence[str]) -> None:

@@ -21,8 +21,9 @@ from search.fitting.placement import measure_local_errors
 from search.fitting.recipe import place_calls
 from search.fitting.refine_coefficients import refine_coefficients
 from search.fitting.rows import Calls, fit_chain, rows_of, run_chain
-from search.fitting.thin import fitted_sampler, placed_of
-from search.fitting.trajectories import sample_trajectories
+from search.fitting.scaled import fitted_sampler, rows_for
+from search.fitting.thin import placed_of
+from search.fitting.trajectories import Trajectories, sample_trajectories
 from search.methods.method import Task
 from search.methods.options import Options
 from search.methods.registry import search_keeps
@@ -41,17 +42,18 @@ PROMPTS = ("a red cross", "a blue circle", "a field")
 def test_between_the_scales_rows_are_nearly_as_good_as_those_of_one_scale_alone() -> None:
     runs = guided_runs(SCALES.fitted_at, SCALES, rounds=6)
     calls = Calls.at_numbers(PLACES, runs)
-    placed = evaluate(runs, calls, fit_chain(runs, calls).rows)
-    sampler = fitted_sampler(runs, placed)
+    sampler = fitted_sampler(runs, evaluate(runs, calls, fit_chain(runs, calls).rows))
+
+    def error(others: Trajectories, scale: float) -> float:
+        rows = rows_of(sampler.at(scale).table)
+        return float(others.error(run_chain(others, calls, rows)).mean())
+
     for scale in (2.0, 2.7, 3.0, 5.0, 6.0):
         others = guided_runs([scale], seed=1, rounds=6)
         alone = fit_chain(guided_runs([scale], rounds=6), calls).rows
-        own = others.error(run_chain(others, calls, alone)).mean()
-        mine = rows_of([sampler.at(scale).table])
-        assert others.error(run_chain(others, calls, mine)).mean() <= 1.3 * own
-        fixed = rows_of([sampler.at(4.0).table])
-        if scale != 4.0:
-            assert others.error(run_chain(others, calls, fixed)).mean() > 1.3 * own
+        own = float(others.error(run_chain(others, calls, alone)).mean())
+        assert error(others, scale) <= 1.3 * own
+        assert error(others, 4.0) > 1.3 * own
 
 
 def test_the_polynomial_makes_what_the_rows_made_at_each_scale() -> None:
@@ -61,6 +63,7 @@ def test_the_polynomial_makes_what_the_rows_made_at_each_scale() -> None:
     sampler = fitted_sampler(runs, evaluate(runs, calls, chain.rows))
     by = sampler.by_scale
     assert by is not None
+    ends = []
     for part, scale in zip(runs.of_each_scale(), SCALES.fitted_at, strict=True):
         place = (scale - SCALES.guidance) / (SCALES.high - SCALES.low)
         terms = [sampler.table, *by.powers]
@@ -70,20 +73,11 @@ def test_the_polynomial_makes_what_the_rows_made_at_each_scale() -> None:
         for row, position in zip(inputs, PLACES, strict=True):
             time = part.timestep_at(torch.tensor(position))
             values.append(part.predictor(combine(row, values), time))
-        assert torch.allclose(combine(final, values), run_chain(part, calls, chain.rows), atol=1e-5)
-
-
-def test_rows_are_read_from_the_polynomial_again() -> None:
-    runs = guided_runs(SCALES.fitted_at, SCALES)
-    calls = Calls.at_numbers(PLACES, runs)
-    chain = fit_chain(runs, calls)
-    sampler = fitted_sampler(runs, evaluate(runs, calls, chain.rows))
-    again = rows_of(sampler.terms, runs.degree)
-    assert torch.allclose(run_chain(runs, calls, again), chain.final, atol=1e-5)
-    fixed = rows_of([sampler.table], runs.degree)
-    assert torch.allclose(
-        run_chain(runs, calls, fixed), run_chain(runs, calls, rows_of([sampler.table])), atol=1e-5
-    ) is (runs.degree == 0)
+        ends.append(combine(final, values))
+    for mask, end in zip(runs.masks(), ends, strict=True):
+        assert torch.allclose(chain.final[mask], end, atol=1e-5)
+    rows = rows_for(runs, lambda scale: sampler.at(scale).table)
+    assert torch.allclose(run_chain(runs, calls, rows), chain.final, atol=1e-5)
 
 
 def test_batches_have_every_scale_and_parts_one() -> None:
@@ -102,7 +96,8 @@ def test_batches_have_every_scale_and_parts_one() -> None:
 def test_local_errors_are_those_of_rows_for_each_scale() -> None:
     runs = guided_runs(SCALES.fitted_at, SCALES)
     found = measure_local_errors(runs).error
-    alone = [measure_local_errors(replace(p, places=None)).error for p in runs.of_each_scale()]
+    parts = [replace(part, scales=None, scale_of=None) for part in runs.of_each_scale()]
+    alone = [measure_local_errors(part).error for part in parts]
     assert np.allclose(found, np.sqrt(np.mean(np.square(alone), axis=0)))
 
 
@@ -112,7 +107,8 @@ def test_refinement_lowers_the_error_of_all_scales_together() -> None:
     start = evaluate(held_out, calls, fit_chain(runs, calls).rows)
     schedule = Effort(iterations=20, every=5).schedule(2, 20, 0)
     found = refine_coefficients(runs, held_out, start, schedule)
-    assert found.error < start.error
+    assert len(found.errors) == 3
+    assert all(after < before for after, before in zip(found.errors, start.errors, strict=True))
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from search.fitting.rows import Calls, fit_chain, least_squares, rows_of, run_chain, tables_of
+from search.fitting.rows import Calls, fit_chain, least_squares, rows_of, run_chain, table_of
 from search.model.scheduler import combine
 from tests.search.fitting.toy import linear_runs
 
@@ -61,7 +61,7 @@ def test_a_table_says_the_same_as_its_rows(predicts: tuple[bool, ...]) -> None:
     calls = Calls(places, predicts)
     chain = fit_chain(runs, calls)
     steps = (0, 2, 3, 5)
-    [table] = tables_of(chain.rows, runs.first, steps=steps, predicts=predicts, total=6)
+    table = table_of(chain.rows, runs.first, steps=steps, predicts=predicts, total=6)
     values: list[Tensor] = [runs.noise, *(torch.zeros_like(runs.noise) for _ in range(6))]
     for step, place, is_new in zip(steps, places, predicts, strict=True):
         made = runs.predictor(combine(table.inputs[step], values), runs.timestep_at(place))
@@ -75,7 +75,7 @@ def test_rows_of_a_table_say_the_same_as_the_table() -> None:
     runs = linear_runs()
     calls = Calls.at_numbers((0.0, 2.0, 3.5, 6.0, 7.0), runs)
     chain = fit_chain(runs, calls)
-    tables = tables_of(chain.rows, runs.first, steps=range(5), predicts=(True,) * 5, total=5)
-    rows = rows_of(tables)
+    table = table_of(chain.rows, runs.first, steps=range(5), predicts=(True,) * 5, total=5)
+    rows = rows_of(table)
     assert [len(row) for row in rows] == [2, 3, 4, 5, 6]
     assert torch.allclose(run_chain(runs, calls, rows), chain.final, atol=1e-5)

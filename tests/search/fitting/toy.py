@@ -88,10 +88,10 @@ def guided_runs(
     for timestep in timesteps:
         predictions.append(predictor(latents[-1], timestep))
         latents.append(latents[-1] - predictions[-1] / steps)
-    places = None
+    scale_of = None
     if scales is not None:
-        each = [scales.place(predictor.scales[n // size]) for n in range(pictures)]
-        places = torch.tensor(each)
+        each = [scales.fitted_at.index(predictor.scales[n // size]) for n in range(pictures)]
+        scale_of = torch.tensor(each)
     return Trajectories(
         predictor=predictor,
         timesteps=timesteps,
@@ -101,5 +101,5 @@ def guided_runs(
         final=latents[-1],
         first=1.0,
         scales=scales,
-        places=places,
+        scale_of=scale_of,
     )
