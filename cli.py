@@ -104,7 +104,7 @@ def _sentence(error: Exception) -> str:
         what = f"extra {extra!r}" if extra else "dependencies"
         return (
             f"this needs {error.name!r}, which is not installed; install stepcarve with its {what}, or run "
-            "the command where it is"
+            "the command where it is installed"
         )
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename!r}" if error.filename else error.strerror
@@ -123,7 +123,8 @@ def main() -> None:
     """Make diffusion models faster without retraining, and prove it.
 
     \b
-    A pipeline is a diffusers directory. All in one, and a page that shows what was gained:
+    PIPELINE is a diffusers directory, the one with model_index.json.
+    Everything in one command, with a page that shows what was gained:
       stepcarve optimize PIPELINE -o OUT
     Step by step:
       stepcarve search PIPELINE -o subnet.json --method deepcache

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import click
 import numpy as np
@@ -22,7 +20,6 @@ from benchmarks.record import write
 from engines.base import make_engine
 from engines.parity import relative_l2
 from engines.runner import Runner
-from exporter import variant as carving
 from exporter.exporting import export
 from search.core.subnet import Granularity, SubNet
 from search.methods.options import Options
@@ -32,43 +29,15 @@ from search.model.pipeline import Pipeline, open_pipeline
 from search.model.reference import sample
 from tests.hand_gating import gated_by_hand
 from tests.pipelines import RANDOM, SHIPPED
+from tests.traces import traced_once
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 GUIDANCE = 7.5
 PROMPTS = {"shapes-dit": "red circle", "learned-variance": "7"}
 PROMPT = "a small red circle left on a grey field"
 DEEPCACHE = ((2, 0), (3, 1), (5, 0), (5, 4), (10, 7))
-
-
-@contextmanager
-def traced_once() -> Iterator[None]:
-    """Within, exports of one pipeline and granularity share what they trace."""
-    with ExitStack() as stack:
-        for name in ("trace_denoiser", "conditioner_graph", "decoder_graph"):
-            stack.enter_context(mock.patch.object(carving, name, _remembered(name)))
-        yield
-
-
-def _remembered(name: str) -> Callable[..., Any]:
-    original = getattr(carving, name)
-    known: list[tuple[Any, list[Any]]] = []
-
-    def weights_of(made: Any) -> list[Any]:
-        return list(made.model.graph.initializers.values())
-
-    def function(*arguments: Any, **options: Any) -> Any:
-        if not known:
-            made = original(*arguments, **options)
-            known.append((made, [value.const_value for value in weights_of(made)]))
-        made, tensors = known[0]
-        # An export points the weights at its own file; the next one starts from the model's again.
-        for value, tensor in zip(weights_of(made), tensors, strict=True):
-            value.const_value = tensor
-        return made
-
-    return function
 
 
 class Exactness:

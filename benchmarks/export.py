@@ -103,7 +103,7 @@ def trace_only(path: Path, out: Path, dtype: str) -> dict[str, Any]:
     """Preflight and trace, as the export begins."""
     from exporter.errors import ExportError
     from exporter.preflight import needs_of, require_room
-    from exporter.variant import trace_denoiser
+    from exporter.traced import trace_denoiser
     from search.methods.options import Options
     from search.methods.whole import full
     from search.model.pipeline import open_pipeline

@@ -24,7 +24,7 @@ from engines.base import make_engine
 from engines.latency import filled
 from exporter.carve import carve
 from exporter.prologue import make_prologue
-from exporter.variant import trace_denoiser
+from exporter.traced import trace_denoiser
 from exporter.weights import refer, write_weights
 from search.core.program import plan_program
 from search.methods.options import Options

@@ -16,7 +16,7 @@ from benchmarks.export import save_pipeline
 from benchmarks.record import write
 from exporter.carve import carve
 from exporter.exporting import export
-from exporter.variant import trace_denoiser
+from exporter.traced import trace_denoiser
 from search.core.program import plan_program
 from search.core.subnet import Granularity
 from search.laptop.knapsack import choose

@@ -1,6 +1,6 @@
 """The run side: builds, runs, verifies and measures bundles.
 
-`__all__` is what is public; see docs/python.md. Nothing is loaded before it is used.
+`__all__` lists the public names (docs/python.md); each is loaded when it is first used.
 """
 
 from typing import TYPE_CHECKING

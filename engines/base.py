@@ -42,8 +42,12 @@ class EngineOptions:
     The command line has an option per field, with the field's help.
     """
 
-    threads: int | None = _option(None, int, "Compute with this many threads.")
-    precision: str | None = _option(None, str, "Compute in this precision.  [default: float32]")
+    threads: int | None = _option(
+        None, int, "Compute with this many threads.  [default: the engine's own]"
+    )
+    precision: str | None = _option(
+        None, str, "Compute in this precision, whatever the bundle's type.  [default: float32]"
+    )
     compute_capability: str | None = _option(
         None,
         str,
@@ -52,13 +56,15 @@ class EngineOptions:
     optimization_level: int | None = _option(
         None,
         int,
-        "Optimisation level of the builder: a higher one takes longer and may find faster kernels.",
+        "Optimisation level of the builder; a higher level takes longer and may find faster kernels.",
     )
     workspace: int | None = _option(None, int, "Limit the builder's workspace to this many MiB.")
     strip_weights: bool = _option(
-        False, bool, "Leave the weights out of plans and read them from the bundle."
+        False, bool, "Leave the weights out of the built plans and read them from the bundle."
     )
-    cuda_graph: bool = _option(True, bool, "On CUDA, record the calls once and replay them.")
+    cuda_graph: bool = _option(
+        True, bool, "On CUDA, record each call as a CUDA graph and replay it."
+    )
 
     def require_only(self, engine: str, known: Sequence[str]) -> None:
         """Refuse options that `engine`, which takes those in `known`, would ignore."""
@@ -168,7 +174,7 @@ def checked(
     if (array.shape, array.dtype) != expected or not array.flags.c_contiguous:
         msg = (
             f"{path.name} takes {name!r} as {expected[1]} {list(expected[0])}, but the buffer is "
-            f"{array.dtype} {list(array.shape)}; give values of that shape"
+            f"{array.dtype} {list(array.shape)}; give values of that type and shape"
         )
         raise EngineError(msg)
     return array

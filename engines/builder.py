@@ -93,7 +93,7 @@ def build_apart(job: BuildJob, report: Report = lambda *_: None) -> Record:
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
     msg = (
         f"the process that built {job.graph.name} with {job.engine} died ({how}"
-        f"{''.join(f': {line[:200]}' for line in last)}); free memory, give fewer --jobs, or leave "
+        f"{''.join(f': {line[:200]}' for line in last)}); free memory, use fewer --jobs, or leave "
         "this engine out"
     )
     raise EngineError(msg)
@@ -104,7 +104,7 @@ def build_here(job: BuildJob, report: Report) -> Record:
     engine = make_engine(job.engine, job.device, job.options)
     here = BuildInputs(job.source.graph, job.source.weights, engine.key())
     if different := here.differences(job.source):
-        msg = f"{job.graph.name} is to be built for {different}; use workers that are all alike"
+        msg = f"{job.graph.name} is to be built for {different}; use workers with the same hardware and versions"
         raise EngineError(msg)
     found = read_record(job.record)
     if found is not None and not flaw(job.record, found, job.source):

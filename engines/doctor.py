@@ -34,7 +34,7 @@ CLUSTERS = ("ray", "distributed")
 def examine() -> list[Finding]:
     """Look at every package the export needs and every engine on every device."""
     found = [_package(name, "search and export") for name in PACKAGES]
-    found += [_package(name, "run jobs on such a cluster") for name in CLUSTERS]
+    found += [_package(name, "run jobs on a cluster") for name in CLUSTERS]
     for kind in kinds.ENGINES:
         found += [_engine(kind, device) for device in kind.classes]
     return found

@@ -1,8 +1,8 @@
-"""The error a user of an engine sees: one sentence that says what is wrong, where, and what to do."""
+"""The errors of the engines: one sentence that says what is wrong, where, and what to do."""
 
 
 class EngineError(RuntimeError):
-    """An engine that cannot be made or run."""
+    """An engine cannot be used, or a run failed."""
 
 
 class NotRecordedError(EngineError):

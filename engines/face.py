@@ -23,19 +23,22 @@ def load(
     width: int | None = None,
     images: int | None = None,
 ) -> Runner:
-    """Load a bundle, once; the result's `run` makes pictures, again and again. No torch on the CPU.
+    """Load a bundle once, to make pictures with its `run` any number of times. On the CPU, torch is not needed.
 
     Args:
-        bundle: a directory that an export wrote.
-        engine: as `stepcarve run --engine`.
+        bundle: a bundle's directory.
+        engine: one of the engines of `stepcarve run`.
         device: `cpu` or `cuda`.
-        options: of the engine.
-        height: of the pictures in pixels, to choose among the bundle's variants; None takes any.
-        width: likewise.
-        images: per prompt, likewise.
+        options: options of the engine.
+        height: the height of the pictures in pixels, to choose a variant of the bundle; None: any.
+        width: the width of the pictures in pixels, to choose a variant; None: any.
+        images: the number of images per prompt, to choose a variant; None: any.
+
+    Returns:
+        A runner, whose buffers are allocated and whose graphs are loaded.
 
     Raises:
-        ExportError: no bundle, a damaged one, or none of its variants fits.
+        ExportError: the directory is not a bundle, the bundle is damaged, or no variant fits.
         EngineError: the engine does not work here, or cannot load the graphs.
     """
     opened = Bundle.open(Path(bundle), height=height, width=width, images=images)

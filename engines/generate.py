@@ -169,7 +169,7 @@ def runs_of(order: Order, batch: int, out: Path, save_latents: Path | None = Non
     """
     if order.latents is not None and order.images > batch:
         msg = (
-            f"--latents begins one run, which makes {batch} images here, but --num-images is "
+            f"--latents starts a single run, which makes {batch} pictures here, but --num-images is "
             f"{order.images}; leave one of them out"
         )
         raise EngineError(msg)
@@ -197,8 +197,8 @@ def not_made(bundle: Bundle, order: Order, runs: Sequence[Run]) -> list[Run]:
     """
     if order.latents is not None or order.pictures:
         msg = (
-            "--resume compares what is asked for with what the files say, and they do not say from which "
-            "latents or pictures they were made; leave --resume out"
+            "--resume recognises finished pictures by the settings in their files, which do not include input "
+            "latents or pictures; leave --resume out"
         )
         raise EngineError(msg)
     return [run for run in runs if not _is_made(bundle, order, run)]

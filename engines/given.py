@@ -53,7 +53,7 @@ def require_pictures(
     taken = bundle.pictures
     if bundle.encoder is not None:
         if has_latents and "image" in given:
-            msg = "the run begins from a picture or from latents; leave --image or --latents out"
+            msg = "--image and --latents are both given, but a run starts from one of them; leave one of them out"
             raise EngineError(msg)
         if not has_latents and "image" not in given:
             begins = bundle.subnet.binding.grid.begins

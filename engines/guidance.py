@@ -18,7 +18,7 @@ def guidance_of(bundle: Bundle, guidance: float | None, negative: str) -> float:
     """
     scale = bundle.guidance if guidance is None else guidance
     if negative and not bundle.takes_negative:
-        what = "shows classes" if bundle.takes_labels else "was exported without guidance"
+        what = "is class-conditional" if bundle.takes_labels else "was exported without guidance"
         msg = f"the bundle {what}, so it takes no negative prompt; leave it out"
         raise EngineError(msg)
     low, high = bundle.subnet.guidance_range or (scale, scale)

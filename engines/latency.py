@@ -18,7 +18,7 @@ from engines.errors import EngineError
 from engines.kinds import engine_kind
 from engines.machine import describe
 from exporter.carve import carve
-from exporter.variant import trace_denoiser
+from exporter.traced import trace_denoiser
 from exporter.weights import refer, write_weights
 from search.core.actions import Action
 from search.core.files import write_atomically
@@ -189,7 +189,7 @@ def read_seconds(path: Path, here: Setting) -> dict[Signature, float]:
         Setting(**setting).require(here, str(path))
         return dict(_read_call(call) for call in data["calls"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        msg = f"{str(path)!r} lacks or garbles {error}; give the name of a new file"
+        msg = f"{str(path)!r} is wrong or incomplete at {error}; give the name of a new file"
         raise EngineError(msg) from error
 
 

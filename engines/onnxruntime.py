@@ -147,7 +147,10 @@ def open_session(
         msg = f"onnxruntime cannot load {where} on {provider}: {' '.join(str(error).split())[:300]}"
         raise EngineError(msg) from error
     if session.get_providers()[0] != provider:
-        msg = f"onnxruntime put {where} on {session.get_providers()[0]} instead of {provider}"
+        msg = (
+            f"onnxruntime put {where} on {session.get_providers()[0]} instead of {provider}; "
+            "check its installation with stepcarve doctor"
+        )
         raise EngineError(msg)
     return session
 

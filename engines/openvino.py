@@ -84,7 +84,7 @@ class OpenVino:
         compiled = self._compile(graph) if blob is None else self._import(blob)
         found = compiled.get_property("EXECUTION_DEVICES")
         if found != ["CPU"]:
-            msg = f"openvino put {str(graph)!r} on {', '.join(found)} instead of CPU"
+            msg = f"openvino put {str(graph)!r} on {', '.join(found)} instead of CPU; reinstall the package"
             raise EngineError(msg)
         return OpenVinoSession(compiled, graph, blob)
 

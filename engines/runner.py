@@ -39,9 +39,9 @@ class Result:
     """What one run made.
 
     Attributes:
-        latents: final, `[B, C, H, W]` float32.
-        images: `[B, height, width, 3]` uint8, of videos `[B, frames, height, width, 3]`.
-        seconds: for the conditions (and the prologue), the loop and the decoder.
+        latents: the final latents, `[B, C, H, W]` float32.
+        images: the pictures, `[B, height, width, 3]` uint8; of videos `[B, frames, height, width, 3]`.
+        seconds: the seconds for `condition` (with the prologue), `loop` and `decode`.
     """
 
     latents: NDArray[np.float32]
@@ -65,10 +65,10 @@ class _Drawn:
 
 
 class Runner:
-    """A bundle loaded on an engine at its shape, ready to run again and again.
+    """One variant of a bundle, loaded on an engine, to run any number of times.
 
-    All buffers are allocated and bound here: the step graphs write caches and noise predictions
-    straight into them, and a run does nothing but call them and add up the sampler's sums.
+    All buffers are allocated and bound when it is made: the step graphs write caches and noise
+    predictions straight into them, and a run only calls the graphs and computes the sampler's sums.
     """
 
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
@@ -127,18 +127,19 @@ class Runner:
         """Sample pictures for one prompt (or class name or number).
 
         Args:
-            prompt: what to show.
-            latents: what the bundle begins from, `[B, C, H, W]`: noise of unit variance, which `seed`
-                gives where it is None, or the latents of another run, or clean ones.
-            seed: of the noises; the same picture as diffusers makes with that seed on the CPU. Several: one for
-                each picture, which then does not depend on the others.
-            negative: what to guide away from.
-            guidance: scale; None takes the bundle's.
-            pictures: `image` and `mask`, those that the bundle takes; others sizes are resized.
-            lora_scales: of the LoRAs beside the weights, by name; the bundle's where none is given.
+            prompt: the text, or the name or number of a class.
+            latents: what the bundle starts from, `[B, C, H, W]`: noise of unit variance, the latents of
+                another run, or clean latents. None: the noise of `seed`.
+            seed: the seed of the noise; the picture is the one that diffusers makes with that seed on the
+                CPU. With one seed per picture, no picture depends on the others.
+            negative: the negative prompt.
+            guidance: the guidance scale; None: the bundle's.
+            pictures: `image` and `mask`, if the bundle takes them; they are resized to its size.
+            lora_scales: scales of the LoRAs that are kept apart from the weights, by name; the others have
+                the bundle's.
             on_call: called after each call with its number, the denoiser's input and the noise prediction
-                (None if it made none); the arrays are the runner's own and change with the next call. What it
-                raises ends the run, and the runner can run again.
+                (None if it made none). The arrays are the runner's own and change with the next call. An
+                exception ends the run; the runner can run again.
 
         Raises:
             EngineError: wrong prompt, shape or scale, or a value that is not finite.
@@ -220,7 +221,7 @@ class Runner:
         for name in sorted(given.keys() - scales.keys()):
             known = ", ".join(scales) or "none"
             msg = (
-                f"the bundle has no LoRA {name!r} whose scale can be moved ({known}); name one of these, or "
+                f"the bundle has no LoRA {name!r} whose scale can be changed ({known}); name one of these, or "
                 "export with --lora-live"
             )
             raise EngineError(msg)
@@ -412,7 +413,7 @@ class Runner:
     def _checked(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
         shape = self.bundle.latent_shape
         if latents.shape != shape:
-            msg = f"the latents are {list(latents.shape)}, but the bundle takes {list(shape)}"
+            msg = f"the latents have the shape {list(latents.shape)}, but the bundle takes {list(shape)}; give latents of that shape"
             raise EngineError(msg)
         if not np.isfinite(latents).all():
             msg = "the given latents are not all finite; give others"

@@ -1,6 +1,6 @@
-"""The build side: from a SubNet and its pipeline to a bundle.
+"""The build side: compiles a SubNet and its pipeline into a bundle.
 
-`__all__` is what is public; see docs/python.md. Nothing is loaded before it is used.
+`__all__` lists the public names (docs/python.md); each is loaded when it is first used.
 """
 
 from typing import TYPE_CHECKING

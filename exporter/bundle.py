@@ -22,7 +22,7 @@ from search.core.sampler import SamplerTable
 from search.core.subnet import SubNet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from PIL.Image import Image
 
@@ -125,9 +125,9 @@ class Bundle:
     Attributes:
         path: the directory.
         dtype: of the denoiser's weights and activations.
-        text_dtype: that was asked for the text encoders.
-        vae_dtype: likewise for the autoencoder.
-        parts: the precision of each of these, where another than float32 was asked for.
+        text_dtype: that was requested for the text encoders.
+        vae_dtype: that was requested for the autoencoder.
+        parts: the dtype of each of these parts, where another than float32 was requested.
         guided: whether the denoiser sees every picture with and without its prompt.
         scaled: whether the graphs take a guidance scale: those of a guided pipeline, and of one whose
             network has it as an input.
@@ -137,7 +137,7 @@ class Bundle:
         labels: class name -> number; empty for texts.
         pipeline: directory of the pipeline it was exported from, as it was given.
         loras: that were fused into the pipeline's weights, in this order.
-        live_loras: beside these weights, whose scales a run moves.
+        live_loras: kept apart from these weights; a run may change their scales.
         quantisation: file of the plan by which its layers were quantised, or None.
         preview: matrix `[3, C + 1]` from the latents at a place, and 1, to its colour in 0..1, for
             approximate pictures; None where none was fitted.
@@ -276,8 +276,8 @@ class Bundle:
             raise ExportError(msg)
         if path.is_symlink() and not _is_blob(path):
             msg = (
-                f"the file {name!r} of the bundle {str(self.path)!r} is a link to somewhere else than the "
-                "blobs of its hub cache; put the file itself there"
+                f"the file {name!r} of the bundle {str(self.path)!r} is a link that leaves the "
+                "blobs of its hub cache; replace it by the file itself"
             )
             raise ExportError(msg)
         found = sha256(path)
@@ -306,7 +306,7 @@ class Bundle:
 
     @property
     def pictures(self) -> frozenset[str]:
-        """Those that a run needs beside what it begins from: `image`, `mask`."""
+        """The pictures that a run needs in addition to its latents: `image`, `mask`."""
         inputs = [each for each in self.prompt_inputs if each.fill is PromptField.PICTURE]
         return frozenset(each.source for each in inputs)
 
@@ -366,7 +366,7 @@ class Bundle:
             self.file(name)
 
     def variants(self) -> Iterator[Bundle]:
-        """The bundle opened at each of its shapes."""
+        """The bundle, opened at each of its variants in turn."""
         for each in self.shapes:
             yield Bundle.open(self.path, height=each.height, width=each.width, images=each.images)
 
@@ -378,16 +378,16 @@ class Bundle:
         width: int | None = None,
         images: int | None = None,
     ) -> Bundle:
-        """Read the manifest of a bundle, and take its first variant that fits.
+        """Read the manifest of a bundle, and choose its first variant that fits.
 
         Args:
-            path: the directory.
-            height: of the pictures in pixels; None takes any.
-            width: likewise.
-            images: per prompt; None takes any number.
+            path: the bundle's directory.
+            height: the height of the pictures in pixels; None: any.
+            width: the width of the pictures in pixels; None: any.
+            images: the number of images per prompt; None: any.
 
         Raises:
-            ExportError: there is no manifest, it cannot be trusted, or no variant fits.
+            ExportError: there is no manifest, it is damaged, or no variant fits.
         """
         try:
             data = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
@@ -425,7 +425,8 @@ def _find(shapes: Sequence[Shape], wanted: Mapping[str, int | None], path: Path)
     raise ExportError(msg)
 
 
-def _bundle(path: Path, data: Any, wanted: Mapping[str, int | None]) -> Bundle:
+def _require_readable(path: Path, data: Any) -> None:
+    """Refuse the manifest of something else, or of a version that is not read."""
     if not isinstance(data, dict) or data.get("kind") != KIND:
         msg = f"{str(path)!r} is not a bundle; give a directory written by stepcarve export"
         raise ExportError(msg)
@@ -435,14 +436,24 @@ def _bundle(path: Path, data: Any, wanted: Mapping[str, int | None]) -> Bundle:
             f"{READABLE[0]} to {READABLE[-1]}; use the stepcarve that wrote it, or export again"
         )
         raise ExportError(msg)
+
+
+def _require_inside(path: Path, files: Iterable[str]) -> None:
+    """Refuse names of files that lead out of the bundle."""
+    outside = sorted(name for name in files if name != Path(name).name or name == "..")
+    if outside:
+        msg = (
+            f"the manifest of {str(path)!r} names {outside}, but all files of a bundle lie in its own "
+            "directory; do not use this bundle"
+        )
+        raise ExportError(msg)
+
+
+def _bundle(path: Path, data: Any, wanted: Mapping[str, int | None]) -> Bundle:
+    """The bundle of a manifest, at its first variant that fits what is wanted."""
+    _require_readable(path, data)
     try:
-        outside = sorted(n for n in data["files"] if n != Path(n).name or n == "..")
-        if outside:
-            msg = (
-                f"the manifest of {str(path)!r} names {outside}, but all files of a bundle lie in "
-                "its own directory; do not use this bundle"
-            )
-            raise ExportError(msg)
+        _require_inside(path, data["files"])
         shapes = tuple(map(Shape.from_json, data["variants"]))
         if not shapes or len(set(shapes)) < len(shapes):
             msg = "the variants, of which there are none or two alike"
@@ -484,7 +495,7 @@ def _bundle(path: Path, data: Any, wanted: Mapping[str, int | None]) -> Bundle:
             sampler=SamplerTable.from_json(variant["sampler"]),
         )
     except (KeyError, TypeError, ValueError) as error:
-        msg = f"the manifest of {str(path)!r} lacks or garbles {error}; export again"
+        msg = f"the manifest of {str(path)!r} is wrong or incomplete at {error}; export again"
         raise ExportError(msg) from error
 
 

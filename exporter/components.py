@@ -65,7 +65,7 @@ def conditioner_graph(conditioner: Conditioner, dtype: str) -> Component:
     loose = [v.name for v in made.model.graph.outputs if v.shape is None or not v.shape.is_static()]
     if loose:
         msg = (
-            f"the pipeline makes the conditions {loose} as long as its text; a graph is of one length, so "
+            f"the conditions {loose} are as long as the text, but a graph has one fixed length, so "
             f"{_instead(conditioner)}"
         )
         raise ExportError(msg)
@@ -144,8 +144,8 @@ def _exported(module: torch.nn.Module, examples: Sequence[_Example]) -> Exported
         if all(_agree(program, module, each) for each in examples if each is not example):
             return program
     msg = (
-        "the text encoders compute otherwise for texts of another length, because diffusers asks a mask for "
-        "its values; such pipelines are not supported"
+        "the text encoders take another path for texts of another length, because diffusers reads the "
+        "values of a mask; such pipelines are not supported"
     )
     raise ExportError(msg)
 

@@ -69,28 +69,77 @@ def export(
 
     Args:
         path: the pipeline's directory.
-        subnet: bound to that pipeline.
+        subnet: a SubNet that is bound to that pipeline.
         out: the directory to make; it appears whole or not at all.
-        sizes: of the pictures (height, width); none takes the SubNet's own.
-        batches: images per prompt. There is one variant for each size and each of these; the first
-            is what the bundle is opened at by default.
-        dtype: of the denoiser's weights and activations, one of `denoiser_precisions`.
-        loras: to fuse into the weights, in this order; `subnet` was searched without them.
-        live_loras: to keep beside the weights, with their scales as inputs; with names.
-        text_dtype: likewise of the text encoders.
-        vae_dtype: likewise of the autoencoder. Parts whose results are not close to those in float32
-            stay float32.
-        plan: which layers to store and multiply in few bits; None: none.
+        sizes: heights and widths of the pictures in pixels; empty: the SubNet's own.
+        batches: numbers of images per prompt. The bundle has a variant for each size and each of these;
+            the first is the default.
+        dtype: the type of the denoiser's weights and activations: float32, float16 or bfloat16.
+        loras: LoRAs to fuse into the weights, in this order; `subnet` was searched without them.
+        live_loras: named LoRAs to keep apart from the weights, with their scales as inputs.
+        text_dtype: the type of the text encoders.
+        vae_dtype: the type of the autoencoder. A part whose results are not close to those in float32
+            stays float32.
+        plan: which layers to quantise, and how; None: none.
         report: called with a short progress message.
         note: called with a sentence for each part that stays float32.
 
+    Returns:
+        The bundle, opened at its first variant.
+
     Raises:
-        SearchError: the SubNet is for another pipeline, or the plan for another SubNet, or cannot be used at one of the `sizes`, a LoRA
-            does not fit, or `out` exists.
+        SearchError: the SubNet is for another pipeline or cannot be used at one of the `sizes`, the plan
+            is for another SubNet, a LoRA does not fit, or `out` exists.
         ExportError: unknown `dtype`, too little memory or disk, or something cannot be exported.
     """
     path, out = Path(path), Path(out)
-    for each in (dtype, text_dtype, vae_dtype):
+    dtypes = (dtype, text_dtype, vae_dtype)
+    _require_possible(subnet, out, dtypes, batches, plan)
+    report("open pipeline")
+    pipeline = open_for(subnet, path, weights=False)
+    shapes = _shapes(pipeline, subnet, sizes, batches)
+    changed = (*loras, *live_loras)
+    report(require_room(pipeline, out, dtype, len(shapes), fused=bool(changed)))
+    if changed:
+        report(f"load {', '.join(each.file.name for each in changed)}")
+        take_loras(pipeline, loras, live_loras)
+    pipeline.load_around()
+    parts = lower_parts(pipeline, shapes[0][0], text=text_dtype, vae=vae_dtype, note=note)
+    with staging(out, _key(pipeline, shapes, dtypes, changed, plan)) as stage:
+        variants = [
+            carve_variant(pipeline, each, batch, dtype, plan, report) for each, batch in shapes
+        ]
+        report("fit preview")
+        preview = _preview(pipeline, variants[0], report)
+        report("write")
+        made = _write(pipeline, variants, stage)
+        if plan is not None:
+            made["quantisation"] = stage.share(QUANTISATION, plan.save)
+        stage.commit(
+            {
+                "dtype": dtype,
+                "text_dtype": text_dtype,
+                "vae_dtype": vae_dtype,
+                "parts": parts,
+                "loras": [each.to_json() for each in loras],
+                "live_loras": [each.to_json() for each in live_loras],
+                "preview": preview,
+                **made,
+                "environment": environment(PACKAGES),
+            }
+        )
+    return Bundle.open(out)
+
+
+def _require_possible(
+    subnet: SubNet,
+    out: Path,
+    dtypes: Sequence[str],
+    batches: Sequence[int],
+    plan: Quantisation | None,
+) -> None:
+    """Refuse what is wrong before the pipeline is opened."""
+    for each in dtypes:
         require_dtype(each)
     if not batches or min(batches) < 1:
         msg = f"the batch is {min(batches, default=0)}; give 1 or more"
@@ -98,40 +147,23 @@ def export(
     require_free(out)
     if plan is not None:
         plan.require_for(subnet)
-    report("open pipeline")
-    pipeline = open_for(subnet, path, weights=False)
+
+
+def _shapes(
+    pipeline: Pipeline, subnet: SubNet, sizes: Sequence[tuple[int, int]], batches: Sequence[int]
+) -> list[tuple[SubNet, int]]:
+    """Per variant, the SubNet at its size and the number of images."""
     own = pipeline.size(subnet.binding.noise_shape)
     subnets = [resized(pipeline, subnet, size) for size in dict.fromkeys(sizes or (own,))]
-    shapes = list(product(subnets, dict.fromkeys(batches)))
-    changed = (*loras, *live_loras)
-    report(require_room(pipeline, out, dtype, len(shapes), fused=bool(changed)))
-    if changed:
-        report(f"load {', '.join(each.file.name for each in changed)}")
-        take_loras(pipeline, loras, live_loras)
-    pipeline.load_around()
-    parts = lower_parts(pipeline, subnets[0], text=text_dtype, vae=vae_dtype, note=note)
-    key = _key(pipeline, shapes, (dtype, text_dtype, vae_dtype), changed, plan)
-    with staging(out, key) as stage:
-        variants = [
-            carve_variant(pipeline, each, batch, dtype, plan, report) for each, batch in shapes
-        ]
-        report("fit preview")
-        first, binding = variants[0], variants[0].subnet.binding
-        shapes_of_one = binding.noise_shape, binding.latent_shape
-        made: dict[str, Any] = {
-            "text_dtype": text_dtype,
-            "vae_dtype": vae_dtype,
-            "parts": parts,
-            "loras": [each.to_json() for each in loras],
-            "live_loras": [each.to_json() for each in live_loras],
-            "preview": fit_preview(pipeline, *shapes_of_one, first.layout, report),
-        }
-        report("write")
-        made |= _write(pipeline, variants, stage)
-        if plan is not None:
-            made["quantisation"] = stage.share(QUANTISATION, plan.save)
-        stage.commit({"dtype": dtype, **made, "environment": environment(PACKAGES)})
-    return Bundle.open(out)
+    return list(product(subnets, dict.fromkeys(batches)))
+
+
+def _preview(
+    pipeline: Pipeline, variant: Variant, report: Callable[[str], None]
+) -> list[list[float]] | None:
+    """The matrix from latents to colours."""
+    binding = variant.subnet.binding
+    return fit_preview(pipeline, binding.noise_shape, binding.latent_shape, variant.layout, report)
 
 
 def _write(pipeline: Pipeline, variants: list[Variant], stage: Staging) -> dict[str, Any]:

@@ -67,46 +67,16 @@ def _bars(values: Sequence[float], most: float) -> str:
 
 def draw_grid(subnet: SubNet) -> Figure:
     """The grid over what each step costs, which graph it calls and what is cached after it."""
-    from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
 
-    order = list(LOOKS)
-    rows = cells(subnet)
-    values = [[order.index(row[b]) for row in rows] for b in range(len(subnet.topology.blocks))]
-    height = 1.6 + 0.17 * len(values)
+    height = 1.6 + 0.17 * len(subnet.topology.blocks)
     figure = Figure(
         figsize=(max(4 + 0.13 * subnet.steps, LEGEND), height + 2.4), layout="constrained"
     )
     grid, graphs, cost, cache = figure.subplots(
         4, 1, sharex=True, gridspec_kw={"height_ratios": [height, 0.3, 0.9, 0.9], "hspace": 0.02}
     )
-    edges = [step - 0.5 for step in range(subnet.steps + 1)]
-    grid.pcolormesh(
-        edges,
-        [b - 0.5 for b in range(len(values) + 1)],
-        values,
-        cmap=ListedColormap([colour for _, colour, _ in LOOKS.values()]),
-        vmin=0,
-        vmax=len(order) - 1,
-        edgecolors="white",
-        linewidth=0.6,
-    )
-    grid.set_yticks(range(len(values)), subnet.topology.blocks, fontsize=7)
-    grid.invert_yaxis()
-    grid.set_title(subnet.method, fontsize=9)
-    handles = [
-        Patch(facecolor=colour, edgecolor="#999999", label=meaning)
-        for _, colour, meaning in LOOKS.values()
-    ]
-    grid.legend(
-        handles=handles,
-        ncols=2,
-        fontsize=7,
-        frameon=False,
-        loc="lower left",
-        bbox_to_anchor=(0, 1.04),
-    )
+    _draw_cells(grid, subnet)
     program = plan_program(subnet, 1)
     _draw_graphs(graphs, program)
     full = subnet.topology.macs
@@ -116,6 +86,41 @@ def draw_grid(subnet: SubNet) -> Figure:
     _draw_bars(cache, megavalues, "million values\ncached after it", "#d9883b")
     cache.set_xlabel("step (0 is the noisiest)", fontsize=8)
     return figure
+
+
+def _draw_cells(axes: Axes, subnet: SubNet) -> None:
+    """A cell per step and block, in the colour of its action, with a legend."""
+    from matplotlib.colors import ListedColormap
+    from matplotlib.patches import Patch
+
+    order = list(LOOKS)
+    rows = cells(subnet)
+    values = [[order.index(row[b]) for row in rows] for b in range(len(subnet.topology.blocks))]
+    axes.pcolormesh(
+        [step - 0.5 for step in range(subnet.steps + 1)],
+        [b - 0.5 for b in range(len(values) + 1)],
+        values,
+        cmap=ListedColormap([colour for _, colour, _ in LOOKS.values()]),
+        vmin=0,
+        vmax=len(order) - 1,
+        edgecolors="white",
+        linewidth=0.6,
+    )
+    axes.set_yticks(range(len(values)), subnet.topology.blocks, fontsize=7)
+    axes.invert_yaxis()
+    axes.set_title(subnet.method, fontsize=9)
+    handles = [
+        Patch(facecolor=colour, edgecolor="#999999", label=meaning)
+        for _, colour, meaning in LOOKS.values()
+    ]
+    axes.legend(
+        handles=handles,
+        ncols=2,
+        fontsize=7,
+        frameon=False,
+        loc="lower left",
+        bbox_to_anchor=(0, 1.04),
+    )
 
 
 def _draw_graphs(axes: Axes, program: Program) -> None:

@@ -81,8 +81,8 @@ def require_room(
         if needed > free[what]:
             where = f" at {str(folder)!r}" if what == "disk" else ""
             msg = (
-                f"the export needs about {needed / GIGABYTE:.1f} GB of {what}{where}, but "
-                f"{free[what] / GIGABYTE:.1f} GB are free; free some, or use a smaller --dtype"
+                f"the export needs about {needed / GIGABYTE:.1f} GB of {what}{where}, but only "
+                f"{free[what] / GIGABYTE:.1f} GB is free; free some, or use a smaller --dtype"
             )
             raise ExportError(msg)
     return (

@@ -51,8 +51,8 @@ def reduced_sampler(subnet: SubNet, table: SamplerTable) -> FittedSampler:
     steps = predicting_steps(subnet)
     if table.noises > 1:
         msg = (
-            f"{subnet.binding.scheduler} draws noise at its steps, which rows alone cannot do; use that "
-            "scheduler itself, or export a SubNet of one that draws none"
+            f"{subnet.binding.scheduler} draws noise at its steps, which coefficients alone cannot do; use that "
+            "scheduler itself, or export a SubNet whose scheduler draws none"
         )
         raise ExportError(msg)
     timesteps, origins = tuple(subnet.timesteps[step] for step in steps), _origins(subnet)

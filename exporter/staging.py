@@ -31,8 +31,8 @@ def needing_room(target: Path) -> Iterator[None]:
         if error.errno not in FULL:
             raise
         msg = (
-            f"there is no room left for {str(target)!r} ({error.strerror or error}), and "
-            "nothing of it was kept; free some, or choose another place"
+            f"there is no space left for {str(target)!r} ({error.strerror or error}), and "
+            "the unfinished bundle was removed; free some space, or choose another place"
         )
         raise ExportError(msg) from error
 

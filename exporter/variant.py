@@ -5,25 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from exporter.bundle import Shape
 from exporter.carve import carve
-from exporter.components import Component, conditioner_graph, decoder_graph, encoder_graph
-from exporter.errors import ExportError
 from exporter.prologue import Prologue, make_prologue
 from exporter.quantise import quantise
-from exporter.trace import Master, trace_master
-from search.core.names import GUIDANCE, SAMPLE, TIMESTEP
-from search.core.precision import precision_named
+from exporter.traced import require_conditions, trace_denoiser, trace_ends
+from search.core.names import GUIDANCE
 from search.core.program import Program, plan_program
-from search.model.encoder import image_to_image_of
-from search.model.family import Request
-from search.model.trace import trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from collections.abc import Set as AbstractSet
 
     import onnx_ir as ir
 
@@ -33,8 +24,6 @@ if TYPE_CHECKING:
     from search.core.subnet import SubNet
     from search.model.family import Conditioner
     from search.model.pipeline import Pipeline
-
-LOOP_INPUTS = frozenset({SAMPLE, TIMESTEP, GUIDANCE})
 
 
 @dataclass(frozen=True)
@@ -117,9 +106,7 @@ def carve_variant(
         SearchError: the pipeline's scheduler is no table.
         ExportError: something cannot be exported.
     """
-    binding = subnet.binding
-    size = pipeline.size(binding.noise_shape)
-    shape = Shape.of(size, images)
+    shape = Shape.of(pipeline.size(subnet.binding.noise_shape), images)
     table = pipeline.sampler_of(subnet)
     program = plan_program(subnet, images)
     report(f"{shape}: trace denoiser")
@@ -127,11 +114,8 @@ def carve_variant(
     if plan is not None:
         quantise(master, plan)
     report(f"{shape}: trace text encoders and decoder")
-    prompts = pipeline.family.conditioner(pipeline, _conditioning(pipeline, subnet, images))
-    condition = conditioner_graph(prompts, dtype)
-    decoder = decoder_graph(pipeline, (images, *binding.latent_shape), size)
-    encoder, encoder_inputs = _encoder(pipeline, subnet, size, images)
-    _check_conditions(condition, master)
+    ends = trace_ends(pipeline, subnet, images, dtype)
+    require_conditions(ends.condition, master)
     report(f"{shape}: carve {len(program.signatures)} step graphs")
     steps = tuple(
         carve(master, signature, f"step_{number:03d}")
@@ -143,95 +127,12 @@ def carve_variant(
         subnet=subnet,
         program=program,
         sampler=program.reduce(table),
-        prompts=prompts,
-        condition=condition.model,
+        prompts=ends.prompts,
+        condition=ends.condition.model,
         prologue=make_prologue(master, reads, program.timesteps),
         steps=steps,
-        decode=decoder.model,
+        decode=ends.decode.model,
         layout=master.layout,
-        encode=encoder,
-        encoder_inputs=encoder_inputs,
+        encode=None if ends.encode is None else ends.encode.model,
+        encoder_inputs=ends.encoder_inputs,
     )
-
-
-def _encoder(
-    pipeline: Pipeline, subnet: SubNet, size: tuple[int, ...], images: int
-) -> tuple[ir.Model | None, tuple[PromptInput, ...]]:
-    """The graph from a picture to clean latents and what it takes; None where none can be made."""
-    cls = type(pipeline.pipe).__name__
-    if not subnet.binding.grid.adds_noise or image_to_image_of(cls) is None:
-        return None, ()
-    made, inputs = encoder_graph(pipeline, size, images)
-    return made.model, inputs
-
-
-def _conditioning(pipeline: Pipeline, subnet: SubNet, batch: int) -> Request:
-    """What the conditioner is made for: `batch` images of one prompt."""
-    binding = subnet.binding
-    return Request(
-        prompts=(pipeline.default_prompt,),
-        steps=binding.inference_steps,
-        guidance=subnet.guidance,
-        latents=torch.zeros(batch, *binding.latent_shape),
-        images=batch,
-    ).sized(pipeline.size(binding.noise_shape))
-
-
-def trace_denoiser(
-    pipeline: Pipeline,
-    subnet: SubNet,
-    bases: AbstractSet[int],
-    batch: int,
-    dtype: str = "float32",
-) -> Master:
-    """Trace for `batch` images and check that the blocks are those of the SubNet.
-
-    Args:
-        pipeline: that `subnet` is bound to.
-        subnet: whose granularity, guidance and shape to trace at.
-        bases: the ports whose bases are wanted.
-        batch: images per prompt.
-        dtype: of weights and activations.
-
-    Raises:
-        ExportError: the denoiser has other blocks, or makes latents of another shape.
-    """
-    binding = subnet.binding
-    request = Request(
-        prompts=(pipeline.default_prompt,) * batch,
-        steps=binding.inference_steps,
-        guidance=subnet.guidance,
-    ).sized(pipeline.size(binding.noise_shape))
-    traced = trace(
-        pipeline,
-        subnet.granularity,
-        request,
-        getattr(torch, precision_named(dtype).torch),
-        groups=subnet.topology.groups,
-        timesteps=subnet.timesteps,
-    )
-    if not subnet.topology.has_blocks_of(traced.topology):
-        msg = (
-            f"the denoiser traced here has other blocks than the SubNet ({len(traced.topology.blocks)} "
-            f"against {len(subnet.topology.blocks)}); search again with this version of diffusers"
-        )
-        raise ExportError(msg)
-    if traced.latent_shape != binding.latent_shape:
-        msg = (
-            f"the SubNet is for latents {binding.latent_shape}, but the pipeline makes "
-            f"{traced.latent_shape}; search again with this pipeline's size"
-        )
-        raise ExportError(msg)
-    return trace_master(pipeline, traced, bases)
-
-
-def _check_conditions(condition: Component, master: Master) -> None:
-    missing = sorted(
-        set(master.inputs) - set(master.invariants) - set(condition.outputs) - LOOP_INPUTS
-    )
-    if missing:
-        msg = (
-            f"the denoiser takes {missing}, which no prompt gives; "
-            "the pipeline's family must make them in its conditioner"
-        )
-        raise ExportError(msg)

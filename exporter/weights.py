@@ -72,7 +72,7 @@ def refer(folder: Path, model: ir.Model, index: Index) -> None:
             raise ValueError(msg)
         if tensor.meta[_KEY] not in index:
             msg = (
-                f"{WEIGHTS} that an earlier, killed export left has no {name!r} of this one; it was "
+                f"{WEIGHTS}, left by an interrupted export, lacks {name!r} of this one; it was "
                 "removed, so export again"
             )
             raise ExportError(msg)

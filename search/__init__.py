@@ -1,6 +1,6 @@
-"""PyTorch side: searches a SubNet for a pipeline.
+"""The search side: decides which blocks of a pipeline's denoiser run at which step.
 
-`__all__` is what is public; see docs/python.md. Nothing is loaded before it is used.
+`__all__` lists the public names (docs/python.md); each is loaded when it is first used.
 """
 
 from typing import TYPE_CHECKING

@@ -41,8 +41,8 @@ class Applied:
     """A SubNet in effect, until `remove` is called or the `with` block ends.
 
     Attributes:
-        subnet: that the pipeline obeys.
-        inference_steps: what the pipeline has to be given as `num_inference_steps`.
+        subnet: the SubNet that the pipeline runs.
+        inference_steps: the `num_inference_steps` to call the pipeline with.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Applied:
         self._sampler.enter_context(replaced(pipe, "scheduler", self._scheduler()))
 
     def remove(self) -> None:
-        """Leave the pipeline as it was; a second time does nothing."""
+        """Restore the pipeline; calling it again does nothing."""
         self._gates.close()
         self._sampler.close()
         self._gate_of.clear()  # the gates hold what the last steps kept
@@ -149,22 +149,26 @@ class Applied:
 
 
 def apply(pipe: Any, subnet: SubNet | Path | str, *, compiler: Compiler | None = None) -> Applied:
-    """Make a pipeline of diffusers obey a SubNet, from now on.
+    """Make a diffusers pipeline object run a SubNet from now on.
 
-    The result is a handle: `remove()` undoes it, and so does the end of a `with` block. The pipeline's
-    scheduler is replaced by the SubNet's sampler. With coefficients of its own, it belongs to the size,
-    the guidance scales and the number of steps that it was fitted for; otherwise the SubNet's scheduler
-    and number of steps are needed, and the size is free.
+    `remove()` of the result, or the end of its `with` block, restores the pipeline. The pipeline's
+    scheduler is replaced by the SubNet's sampler. A fitted sampler works only at the size, the guidance
+    scales and the number of steps that it was fitted for; any other needs the SubNet's scheduler and
+    number of steps, and works at every size.
 
     Args:
-        pipe: a pipeline object with its weights, of a kind that stepcarve knows; on any device and in
-            any float type.
-        subnet: made for this denoiser, or the path of its file.
-        compiler: of the blocks, such as `torch.compile`. What switches them is never compiled, and so a
-            denoiser that was compiled as a whole runs uncompiled until the SubNet is removed.
+        pipe: a pipeline object with its weights, of a class that stepcarve supports, on any device and in
+            any floating-point type.
+        subnet: a SubNet that was made for this denoiser, or the path of its file.
+        compiler: compiles each block, such as `torch.compile`. The code that switches blocks is never
+            compiled, so a denoiser that was compiled as a whole runs uncompiled until the SubNet is
+            removed.
+
+    Returns:
+        A handle that removes the SubNet.
 
     Raises:
-        SearchError: the pipeline has another denoiser, or the SubNet begins from a picture or ends early.
+        SearchError: the pipeline has another denoiser, or the SubNet starts from a picture or ends early.
     """
     from search.model.family import family_of
     from search.model.loaded import require_denoiser
@@ -172,7 +176,7 @@ def apply(pipe: Any, subnet: SubNet | Path | str, *, compiler: Compiler | None =
     if not isinstance(subnet, SubNet):
         subnet = SubNet.load(Path(subnet))
     if hasattr(pipe.scheduler, _MARK):
-        msg = "a SubNet is applied to this pipeline already; remove it before you apply another"
+        msg = "a SubNet is already applied to this pipeline; remove it before you apply another"
         raise SearchError(msg)
     grid = subnet.binding.grid
     if not grid.is_whole:

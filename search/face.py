@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def load_subnet(path: Path | str) -> SubNet:
-    """Read a SubNet that a search, an import or an export has written.
+    """Read a SubNet file, as a search or an import writes it.
 
     Raises:
-        SearchError: it is no SubNet, or one that this version cannot read.
+        SearchError: the file is not a SubNet, or this version cannot read it.
     """
     return SubNet.load(Path(path))
 
@@ -40,23 +40,26 @@ def optimize(
     """Decide which blocks of a pipeline's denoiser run at which step.
 
     Args:
-        pipeline: a directory that diffusers' `save_pretrained` wrote.
-        keep: fraction of the full sampler's multiply-accumulates that may remain.
-        method: as `stepcarve search --method`.
-        prompts: to search with; none stands for the pipeline's own or built-in ones.
-        steps: of the full sampler; None is the pipeline's own number.
-        scheduler: a class of diffusers or a short name; None is the pipeline's own.
-        guidance: scale; None is the pipeline's own.
-        guidance_range: the least and the largest scale that fitted rows are for; None: `guidance` alone.
-        size: of the pictures, height and width; None is the pipeline's own.
-        pictures: to calibrate with; None is the method's default.
-        iterations: of its optimiser; None is the method's default.
-        seed: of noise and random choices.
+        pipeline: a pipeline directory, as diffusers' `save_pretrained` writes it.
+        keep: the fraction of the full sampler's multiply-accumulates to keep.
+        method: one of the methods of `stepcarve search`.
+        prompts: the prompts to search with; empty: the pipeline's own or built-in ones.
+        steps: the number of steps of the full sampler; None: the pipeline's own.
+        scheduler: a diffusers class name or a short name; None: the pipeline's own.
+        guidance: the guidance scale; None: the pipeline's own.
+        guidance_range: the least and the largest scale to fit the sampler for; None: `guidance` alone.
+        size: height and width of the pictures in pixels; None: the pipeline's own.
+        pictures: the number of pictures to calibrate with; None: the method's default.
+        iterations: the number of iterations of the optimiser; None: the method's default.
+        seed: the seed for noise and random choices.
         device: `cpu` or `cuda`.
-        report: called with a progress message and the completed fraction, or None.
+        report: called with a progress message and the completed fraction (or None).
+
+    Returns:
+        The SubNet that was found.
 
     Raises:
-        SearchError: no pipeline, or options that do not fit it or the method.
+        SearchError: `pipeline` is not a pipeline, or an option does not fit it or the method.
     """
     from search.methods.options import Options
     from search.methods.registry import method_of, needs_weights, search

@@ -41,11 +41,11 @@ SHAPES = Path(__file__).parent.parent / "examples" / "shapes"
 
 @pytest.fixture(scope="session", autouse=True)
 def trace_once() -> Iterator[None]:
-    """Searches in all tests share the traces they read topologies off; tracing has tests of its own."""
+    """Searches in all tests share the traces they read topologies off, and exports theirs."""
     from unittest import mock
 
-    import exporter.exporting  # noqa: F401 - exports trace for themselves
     from search.model import trace as module
+    from tests.traces import traced_once
 
     traced: dict[tuple[object, ...], Trace] = {}
     original = module.trace
@@ -60,7 +60,7 @@ def trace_once() -> Iterator[None]:
             traced[key] = original(pipeline, granularity, request, **options)
         return traced[key]
 
-    with mock.patch.object(module, "trace", trace):
+    with mock.patch.object(module, "trace", trace), traced_once():
         yield
 
 

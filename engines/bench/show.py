@@ -89,7 +89,7 @@ def _calls_table(found: Bench) -> Table | None:
     if not subnets or not 1 < len(count) <= MOST_GRAPHS:
         return None
     table = Table(
-        title="one call of each step graph, beside a full call on the same engine",
+        title="one call of each step graph, against a full call on the same engine",
         caption="ms (share of a full call)",
     )
     for heading in ("graph", "calls", "MACs", *(row.contender.name for row in subnets)):

@@ -209,7 +209,11 @@ class InTorch:
                 grid=self._grid,
             )
         total = time.perf_counter() - began
-        return Sample(total, marks[-1] - marks[0], _between([marks[end] for end in self._ends if end < len(marks)]))
+        return Sample(
+            total,
+            marks[-1] - marks[0],
+            _between([marks[end] for end in self._ends if end < len(marks)]),
+        )
 
 
 def forwards_before(topology: Topology, steps: Iterable[int]) -> tuple[int, ...]:

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
         "--against",
         type=Names(Against, may_be_empty=True),
         default="eager,deepcache",
-        help="Compare with PyTorch, full and gated (eager), with the DeepCache package (deepcache), or with "
-        "torch.compile (compile).",
+        help="Compare with PyTorch, without and with the SubNet (eager), the DeepCache package (deepcache), "
+        "or torch.compile (compile).",
     ),
     pipeline_option,
     lora_option,
@@ -51,19 +51,19 @@ if TYPE_CHECKING:
     cloup.option(
         "--interval",
         type=AT_LEAST_1,
-        help="Interval of the DeepCache package.  [default: the SubNet's]",
+        help="Interval for the DeepCache package.  [default: the SubNet's]",
     ),
     cloup.option(
         "--branch",
         type=AT_LEAST_0,
-        help="Branch of the DeepCache package.  [default: the SubNet's]",
+        help="Branch for the DeepCache package.  [default: the SubNet's]",
     ),
     cloup.option("--repeats", type=AT_LEAST_1, default=5, help="Measure this many rounds."),
     cloup.option(
         "--warmup",
         type=AT_LEAST_1,
         default=1,
-        help="Run this many rounds first, without measuring them.",
+        help="Run this many rounds first, unmeasured.",
     ),
 )
 @variant_options()
@@ -88,7 +88,7 @@ def command(
     images: int | None,
     **options: Any,
 ) -> None:
-    """Measure a bundle's time and memory beside PyTorch's.
+    """Measure a bundle's time and memory against PyTorch's.
 
     Each row of the table runs in its own process, and the rows take turns.
     """

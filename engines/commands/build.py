@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     cloup.option(
         "--dry-run",
         is_flag=True,
-        help="Only list what would be built, with estimates of time and size.",
+        help="Only list what would be built, with estimated time and size.",
     ),
 )
 @shared.output_options()
@@ -46,8 +46,8 @@ def command(
 ) -> None:
     """Compile the graphs of a bundle for an engine, ahead of time.
 
-    Graphs that are built already are left alone, so you can stop the command at any time and run it again. For an engine that compiles in memory, every graph is
-    loaded once instead, and nothing is written.
+    Graphs that are built already are skipped, so you can stop the command at any time and run it again. An
+    engine that compiles in memory loads every graph once instead, and nothing is written.
     """
     from engines.base import make_engine
     from engines.build import build_bundle, load_all, plan_build

@@ -8,11 +8,22 @@ from pathlib import Path
 import click
 import cloup
 
+from engines.demo.example import EXAMPLES
 from search.commands import screen, shared
 from search.commands.values import PATH
 
 
 @shared.command("demo")
+@cloup.option_group(
+    "What to show",
+    cloup.option(
+        "--example",
+        "name",
+        type=click.Choice([each.name for each in EXAMPLES]),
+        default=EXAMPLES[0].name,
+        help="Show this pipeline.",
+    ),
+)
 @shared.output_options(
     cloup.option(
         "-o",
@@ -22,14 +33,15 @@ from search.commands.values import PATH
         help="Write everything to this new directory.",
     )
 )
-def command(out: Path, as_json: bool) -> None:
-    """Search, export, run and verify the shipped pipeline."""
+def command(name: str, out: Path, as_json: bool) -> None:
+    """Search, export, run and verify a shipped pipeline."""
     screen.quiet_libraries()
-    from engines.demo import run_demo
+    from engines.demo.run import run_demo
     from engines.report import verdict
 
+    example = next(each for each in EXAMPLES if each.name == name)
     with screen.status() as report:
-        result = run_demo(out, report)
+        result = run_demo(out, report, example=example)
     if as_json:
         click.echo((out / "demo.json").read_text(), nl=False)
     else:

@@ -37,14 +37,14 @@ def command(
     call: tuple[tuple[str, Any], ...],
     as_json: bool,
 ) -> None:
-    """Say which engines work here, and how to install others.
+    """Show which engines work here, and how to install others.
 
-    Of a PIPELINE: whether it can be compiled, its blocks, cost and memory, without reading its weights. The
-    exit code is 1 if it cannot be compiled.
+    With a PIPELINE, show whether it can be compiled, its blocks, its cost and its memory, without reading
+    its weights. The exit code is 1 if it cannot be compiled.
     """
     if pipeline is None:
         names = ("height", "width", "frames", "call")
-        shared.refuse_unused(shared.given_options(), dict.fromkeys(names, "a PIPELINE"))
+        shared.refuse_unused(shared.given_options(), dict.fromkeys(names, "with a PIPELINE"))
         _examine(as_json=as_json)
         return
     screen.quiet_libraries()
@@ -86,7 +86,7 @@ def _lines(found: Diagnosis) -> list[str]:
     if found.parts is not None and found.step is not None:
         rows += _of_memory(found.parts, found.step)
     if found.without_weights:
-        rows.append(("weights", f"there are none of {', '.join(found.without_weights)}"))
+        rows.append(("weights", f"missing for {', '.join(found.without_weights)}"))
     rows.append(("compiles", "yes" if found.compiles else f"no: {found.obstacle}"))
     width = max(len(name) for name, _ in rows)
     return [f"{name:<{width}}  {text}" for name, text in rows]

@@ -24,25 +24,27 @@ GOALS = ("keep", "speedup", "max_error", "min_psnr")
 @shared.command("optimize")
 @shared.pipeline_argument
 @shared.option_group(
-    "Goal, one of these",
+    "Goal (at most one)",
     cloup.option(
         "--keep",
         type=Number(min=0, max=1, min_open=True),
         help=f"Keep this fraction of the full sampler's MACs.  [default: {DEFAULT_KEEP}]",
     ),
     cloup.option(
-        "--speedup", type=Number(min=1), help="So many times fewer MACs; 4 is --keep 0.25."
+        "--speedup",
+        type=Number(min=1),
+        help="Divide the full sampler's MACs by this; 4 is --keep 0.25.",
     ),
     cloup.option(
         "--max-error",
         type=ABOVE_0,
-        help="The least cost at which the final latents are at most this far from the full sampler's "
+        help="Find the lowest cost at which the final latents differ from the full sampler's by at most this "
         "(relative L2).",
     ),
     cloup.option(
         "--min-psnr",
         type=ABOVE_0,
-        help="The least cost at which the pictures have this PSNR to the full sampler's, in dB.",
+        help="Find the lowest cost at which the pictures reach this PSNR to the full sampler's, in dB.",
     ),
 )
 @shared.option_group(
@@ -52,19 +54,22 @@ GOALS = ("keep", "speedup", "max_error", "min_psnr")
         "tier",
         type=click.Choice([each.name for each in TIERS]),
         default=TIERS[1].name,
-        help="How much work to put into the search and the measurements; the minutes are said "
-        "beforehand.",
+        help="How much work to put into the search and the measurements; the expected minutes are printed "
+        "first.",
     ),
     cloup.option(
-        "--method", type=click.Choice(SEARCHES), default=SEARCHES[0], help="How to search."
+        "--method",
+        type=click.Choice(SEARCHES),
+        default=SEARCHES[0],
+        help="Search with this method.",
     ),
     cloup.option(
         "--prompts",
         type=PROMPTS_FILE,
         default=(),
         show_default=False,
-        help="Prompts in a text file, one per line: every other one to search with, the rest to compare "
-        "with.  [default: the pipeline's prompts.txt, its classes, or built-in captions]",
+        help="Use the prompts in this text file, one per line: every other one to search, the rest to "
+        "compare.  [default: the pipeline's prompts.txt, its classes, or built-in captions]",
     ),
     shared.seed_option,
 )
@@ -76,23 +81,24 @@ GOALS = ("keep", "speedup", "max_error", "min_psnr")
         type=Names(engine_names(), may_be_empty=True),
         default="",
         show_default=False,
-        help="Measure these engines and take the fastest.  [default: all that run here]",
+        help="Measure these engines and take the fastest.  [default: all that work here]",
     ),
     cloup.option(
         "--dtype",
-        "--precision",
         "dtypes",
         type=Names([each.name for each in denoiser_precisions()]),
         default="float32",
-        help="Measure the denoiser in these precisions and take the fastest.",
+        help="Measure the denoiser in these floating-point types and take the fastest.",
     ),
     shared.device_option,
     cloup.option(
-        "--threads", type=AT_LEAST_1, help="Measure with this many threads.  [default: all]"
+        "--threads",
+        type=AT_LEAST_1,
+        help="Compute with this many threads.  [default: the engine's own]",
     ),
     cloup.option(
         "--compute-capability",
-        help="Build plans for GPUs of this compute capability, such as 8.9.  [default: this machine's]",
+        help="Build for GPUs of this compute capability, such as 8.9.  [default: this machine's]",
     ),
 )
 @shared.option_group(
@@ -103,8 +109,8 @@ GOALS = ("keep", "speedup", "max_error", "min_psnr")
     shared.call_option,
     shared.guidance_option,
     shared.height_option,
-    shared.frames_option,
     shared.width_option,
+    shared.frames_option,
 )
 @shared.output_options(
     cloup.option(
@@ -112,7 +118,7 @@ GOALS = ("keep", "speedup", "max_error", "min_psnr")
         "--out",
         type=PATH,
         required=True,
-        help="Write everything to this directory; the same command goes on with what a stopped one left.",
+        help="Write everything to this directory; after an interruption, the same command continues there.",
     )
 )
 def command(
@@ -131,11 +137,11 @@ def command(
     as_json: bool,
     **values: Any,
 ) -> None:
-    """Search, export, build, verify and measure, in one go.
+    """Search, export, build, verify and measure, in one command.
 
     OUT/index.html shows the result: speed, pictures, quality against cost, parity, and the command that
     makes pictures. You can stop the command at any time and run it again. The exit code is 1 if parity
-    fails or the quality that was asked for is not reached.
+    fails or the requested quality is not reached.
     """
     screen.quiet_libraries()
     from engines.optimize.run import optimize

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import ExitStack
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import click
@@ -24,10 +24,14 @@ from search.commands.values import ABOVE_0, AT_LEAST_0, LORA_SCALE, PATH, PROMPT
 from search.runs.parallel import Where
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from engines.base import EngineOptions
     from engines.generate import Made
+    from engines.runner import Runner
+    from engines.spread import Loaded
+    from exporter.bundle import Bundle
 
 
 @shared.command("run")
@@ -40,7 +44,7 @@ if TYPE_CHECKING:
     cloup.option(
         "--prompts",
         type=PROMPTS_FILE,
-        help="Make a picture of every prompt or class in this text file, one per line; the files are numbered.",
+        help="Make a picture of every prompt or class in this text file, one per line, and number the files.",
     ),
     negative_option,
     guidance_option,
@@ -48,29 +52,31 @@ if TYPE_CHECKING:
         "--seed",
         type=AT_LEAST_0,
         default=0,
-        help="Seed of the noise, which is the noise that diffusers draws; further pictures of a prompt take "
-        "the seeds that follow.",
+        help="Seed for the noise, which is the same as diffusers draws; further pictures of a prompt take the "
+        "seeds that follow.",
     ),
     cloup.option(
         "--latents",
         type=PATH,
-        help="Begin from the latents in this .npy file: noise, or what the bundle starts from if that is not noise.",
+        help="Start from the latents in this .npy file: noise, or whatever else the bundle starts from.",
     ),
     cloup.option(
         "--image",
         type=PATH,
-        help="Take this picture: to begin from, to paint in, or to be led by, as the bundle does. Another "
-        "size than the bundle's is resized.",
+        help="Start from this picture, inpaint it, or be guided by it, whichever the bundle does; it is "
+        "resized to the bundle's size.",
     ),
     cloup.option(
-        "--mask", type=PATH, help="Paint where this picture is white; for bundles that take a mask."
+        "--mask",
+        type=PATH,
+        help="Inpaint where this picture is white; for bundles that take a mask.",
     ),
     cloup.option(
         "--lora-scale",
         "lora_scales",
         type=LORA_SCALE,
         multiple=True,
-        help="Scale the changes of this LoRA of export --lora-live; may be repeated.  [default: as exported]",
+        help="Scale of a LoRA that export --lora-live kept; may be repeated.  [default: as exported]",
     ),
 )
 @variant_options()
@@ -79,7 +85,7 @@ if TYPE_CHECKING:
     cloup.option(
         "--resume",
         is_flag=True,
-        help="Leave out pictures whose files are there and say that they were made in this way.",
+        help="Skip pictures whose files exist and were made by the same command.",
     ),
     shared.jobs_option,
     shared.parallel_option,
@@ -90,8 +96,8 @@ if TYPE_CHECKING:
         "--out",
         type=PATH,
         required=True,
-        help="Write the picture to this PNG file; a video also to a GIF or MP4 file, with its frames as PNG "
-        "files beside it.",
+        help="Write the picture to this PNG file. A video may also be a GIF or MP4 file; its frames are "
+        "written beside it as PNG files.",
     ),
     cloup.option(
         "--fps", type=ABOVE_0, default=16.0, help="Frames per second of a GIF or MP4 file."
@@ -100,8 +106,8 @@ if TYPE_CHECKING:
     cloup.option(
         "--preview",
         is_flag=True,
-        help="Every few calls, write an approximation of the picture beside it, to OUT-preview.png, which is "
-        "removed in the end.",
+        help="Every few calls, write an approximation of the picture to OUT-preview.png, which is removed at "
+        "the end.",
     ),
 )
 def command(
@@ -132,12 +138,10 @@ def command(
     images: int | None,
 ) -> None:
     """Make pictures with a bundle, without PyTorch."""
-    from engines.base import make_engine
     from engines.generate import Order, generate, open_for, prompts_for
     from engines.given import load_picture, require_pictures
     from engines.pictures import load_latents
     from engines.preview import preview_file, require_preview
-    from engines.runner import Runner
     from engines.spread import Loaded, generate_spread
     from engines.video import MOVING, require_name
 
@@ -163,16 +167,14 @@ def command(
         require_preview(opened)
     is_spread = jobs > 1 or parallel is not Where.LOCAL
     if is_spread and preview:
-        msg = (
-            "--preview shows one run, but --jobs or --parallel makes several; leave one of them out"
-        )
+        msg = "--preview shows one run, but --jobs or --parallel makes many; leave one of them out"
         raise EngineError(msg)
-    began, loaded = time.perf_counter(), 0.0
-    with ExitStack() as stack:
-        report = stack.enter_context(screen.status())
+    loaded = Loaded(bundle, opened.shape, engine_name, device, options)
+    with screen.status() as report:
         if is_spread:
+            seconds = 0.0
             made = generate_spread(
-                Loaded(bundle, opened.shape, engine_name, device, options),
+                loaded,
                 order,
                 out,
                 save_latents=save_latents,
@@ -182,21 +184,30 @@ def command(
                 report=report,
             )
         else:
-            engine = make_engine(engine_name, device, options)
-            report("load graphs")
-            runner = Runner(opened, engine)
-            loaded = time.perf_counter() - began
-            file = preview_file(out.with_stem(f"{out.stem}-preview"))
-            made = generate(
-                runner,
-                order,
-                out,
-                save_latents=save_latents,
-                resume=resume,
-                report=report,
-                callback=stack.enter_context(file) if preview else None,
-            )
-    _print_made(made, len(opened.calls), loaded, as_json=as_json)
+            runner, seconds = _load(opened, loaded, report)
+            path = out.with_stem(f"{out.stem}-preview")
+            with preview_file(path) if preview else nullcontext() as callback:
+                made = generate(
+                    runner,
+                    order,
+                    out,
+                    save_latents=save_latents,
+                    resume=resume,
+                    report=report,
+                    callback=callback,
+                )
+    _print_made(made, len(opened.calls), seconds, as_json=as_json)
+
+
+def _load(bundle: Bundle, loaded: Loaded, report: Callable[..., None]) -> tuple[Runner, float]:
+    """A runner, and the seconds that loading took."""
+    from engines.base import make_engine
+    from engines.runner import Runner
+
+    began = time.perf_counter()
+    engine = make_engine(loaded.engine, loaded.device, loaded.options)
+    report("load graphs")
+    return Runner(bundle, engine), time.perf_counter() - began
 
 
 def _print_made(made: list[Made], calls: int, loaded: float, *, as_json: bool) -> None:

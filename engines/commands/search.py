@@ -50,9 +50,9 @@ def _defaults(name: str, of: Callable[[Method], object]) -> str:
 
 def _for(name: str, text: str, **attributes: Any) -> shared.Decorator:
     """An option that only some methods use; its help names them. A truth value may be denied."""
-    users = ", ".join(method.name for method in METHODS if name in method.own)
+    users = [method.name for method in METHODS if name in method.own]
     denied = f"/--no-{name}" if isinstance(attributes.get("default"), bool) else ""
-    return cloup.option(f"--{name}{denied}", help=f"{text}  [used by: {users}]", **attributes)
+    return cloup.option(f"--{name}{denied}", help=shared.used_by(text, users), **attributes)
 
 
 def _methods() -> str:
@@ -67,14 +67,18 @@ def _methods() -> str:
 @shared.option_group(
     "Method",
     cloup.option(
-        "--method", "name", type=click.Choice(NAMES), default=NAMES[0], help="How to search."
+        "--method",
+        "name",
+        type=click.Choice(NAMES),
+        default=NAMES[0],
+        help="Search with this method.",
     ),
     cloup.option(
         "--keep",
         "keeps",
         type=FRACTIONS,
         default="0.5",
-        help="Keep this fraction of the full cost; several, such as 0.2,0.3, write one file each.",
+        help="Keep this fraction of the full cost; a list, such as 0.2,0.3, writes one file for each.",
     ),
     cloup.option(
         "--granularity",
@@ -106,37 +110,39 @@ def _methods() -> str:
         type=FALLING,
         default=(),
         show_default=False,
-        help="Use these noise levels instead of --steps, as the scheduler's set_timesteps takes them.",
+        help="Use these noise levels instead of --steps, as the scheduler's set_timesteps takes them, such "
+        "as 1.0,0.75,0.5,0.25.",
     ),
     cloup.option(
         "--start-step",
         type=AT_LEAST_0,
         default=0,
-        help="Begin at this step, from the latents that run --latents reads.",
+        help="Start at this step, from the latents given to run --latents.",
     ),
     cloup.option(
-        "--end-step", type=AT_LEAST_1, help="Stop before this step.  [default: after the last]"
+        "--end-step", type=AT_LEAST_1, help="Stop before this step.  [default: after the last step]"
     ),
     cloup.option(
         "--add-noise",
         is_flag=True,
-        help="Add noise to clean latents, which run --latents reads, and begin from them: image to image.",
+        help="Start from clean latents, given to run --latents, and add noise to them: image to image.",
     ),
     shared.scheduler_option,
     shared.scheduler_options_option,
     shared.call_option,
     shared.guidance_option,
     shared.height_option,
-    shared.frames_option,
     shared.width_option,
+    shared.frames_option,
 )
 @shared.option_group(
     "Fixed schedules",
-    _for("interval", "Compute all blocks at every N-th step.", type=AT_LEAST_1, default=5),
+    _for("interval", "Compute all blocks at every N-th step only.", type=AT_LEAST_1, default=5),
     _for("branch", "Cache this branch; 0 is the outermost.", type=AT_LEAST_0, default=0),
     _for(
         "variant",
-        "Remove the layers that this published variant lacks; keep removes in the same order, down to --keep.",
+        "Remove the layers that this published variant lacks; keep removes them in the same order, down to "
+        "--keep.",
         type=click.Choice(VARIANTS),
         default=VARIANTS[0],
     ),
@@ -151,36 +157,35 @@ def _methods() -> str:
     ),
     _for(
         "iterations",
-        "Iterations of the optimiser.  "
+        "Number of optimiser iterations.  "
         + _defaults("iterations", lambda m: m.defaults["iterations"]),
         type=AT_LEAST_1,
     ),
     _for(
         "thin",
-        "Also try one more call than the keep pays for, with blocks left out, where few have to be.",
+        "Also try one call more than --keep allows, and leave out blocks to pay for it, if few are enough.",
         default=True,
     ),
     _for(
         "criterion",
-        "Score a layer by how much its removal changes the predictions (output, as in the paper) or the "
-        "picture they point to (picture, ours), or by another method's score.",
+        "Score a layer by how much its removal changes the denoiser's predictions (output, as in the paper) "
+        "or the clean pictures predicted from them (picture, ours); the others are scores of other "
+        "methods.",
         type=OneOf(Criterion),
         default=Criterion.OUTPUT.value,
     ),
     _for(
         "rounds",
-        "Rounds of search around the chosen layers.  [default: 0, as in the paper; 2 "
+        "Rounds of local search around the chosen layers.  [default: 0, as in the paper; 2 "
         "with --criterion picture]",
         type=AT_LEAST_0,
     ),
     _for(
         "adopt-sampler",
-        "Take the fitted sampler of this SubNet, of another model, size or precision.",
+        "Take the fitted sampler of this SubNet, which was made for another model, size or dtype.",
         type=click.Path(dir_okay=False, exists=True),
     ),
-    _for(
-        "tuples", "Score layers on this many inputs of the denoiser.", type=AT_LEAST_1, default=64
-    ),
+    _for("tuples", "Score layers on this many denoiser inputs.", type=AT_LEAST_1, default=64),
     cloup.option(
         "--fit-sampler", is_flag=True, help="Fit the sampler's coefficients to the full sampler."
     ),
@@ -212,12 +217,13 @@ def _methods() -> str:
         "engine_name",
         type=click.Choice(engine_names()),
         default="onnxruntime",
-        help="Measure the time of --cost latency on this engine.",
+        help="With --cost latency, measure time on this engine.",
     ),
     cloup.option(
         "--latencies",
         type=PATH,
-        help="Keep measured times in this JSON file and measure only what it lacks.",
+        help="With --cost latency, keep the measured times in this JSON file, and measure only those that it "
+        "lacks.",
     ),
 )
 @shared.output_options(shared.subnet_out_option())

@@ -30,32 +30,32 @@ if TYPE_CHECKING:
     cloup.option(
         "--host",
         default="127.0.0.1",
-        help="Listen at this address; any but this machine's own takes a token.",
+        help="Listen on this address; any but a loopback address needs a token.",
     ),
     cloup.option(
         "--port",
         type=Whole(0, 65535),
         default=8000,
-        help="Listen at this port; 0 takes a free one.",
+        help="Listen on this port; 0 picks a free one.",
     ),
     cloup.option(
         "--token-file",
         type=PATH,
-        help="Answer only requests with the token in this file; the environment variable STEPCARVE_TOKEN does "
-        "the same.",
+        help="Answer only requests that carry the token in this file; without the option, the environment "
+        "variable STEPCARVE_TOKEN holds it.",
     ),
     cloup.option(
         "--places",
         type=AT_LEAST_1,
         default=16,
-        help="Hold this many requests, running ones included; refuse others with status 429.",
+        help="Hold this many requests at once, running ones included; refuse others with status 429.",
     ),
     cloup.option(
         "--time-limit",
         "seconds",
         type=ABOVE_0,
         default=300,
-        help="Give a request up after this many seconds.",
+        help="Give up a request after this many seconds.",
     ),
     cloup.option(
         "--parallel",
@@ -67,7 +67,7 @@ if TYPE_CHECKING:
         "--replicas",
         type=AT_LEAST_1,
         default=1,
-        help="Load the bundles this many times, each in a process of its own; with --parallel ray.",
+        help="With --parallel ray, load the bundles this many times, each in its own process.",
     ),
 )
 @shared.output_options()
@@ -85,9 +85,9 @@ def command(
     replicas: int,
     as_json: bool,
 ) -> None:
-    """Answer the OpenAI images API with bundles, without PyTorch.
+    """Serve bundles over the OpenAI images API, without PyTorch.
 
-    A model has the name of its bundle's folder, or the one before the "=". The first is the default.
+    A model is called NAME, or else as its bundle's directory. The first is the default.
     """
     from contextlib import ExitStack
 
@@ -95,7 +95,7 @@ def command(
     from engines.serve.server import Server, Settings, load, named
 
     if parallel != Where.RAY:
-        shared.refuse_unused(shared.given_options(), {"replicas": "--parallel ray"})
+        shared.refuse_unused(shared.given_options(), {"replicas": "with --parallel ray"})
     settings = Settings(host, port, places, seconds, _token(token_file), replicas)
     found = named(bundles)
     asked = EngineAsked(engine_name, device, options)

@@ -15,6 +15,7 @@ from search.commands.shared import (
     Decorator,
     device_option,
     option_group,
+    used_by,
 )
 from search.commands.values import (
     AT_LEAST_0,
@@ -45,7 +46,8 @@ lora_option: Decorator = cloup.option(
     "loras",
     type=PATH,
     multiple=True,
-    help="A LoRA file that the bundle was made with; may be repeated.  [default: where it was then]",
+    help="A LoRA file that the bundle was made with; may be repeated.  [default: the path it was "
+    "exported from]",
 )
 prompt_option: Decorator = cloup.option(
     "--prompt", help="The prompt; for a class-conditional pipeline, the name or number of a class."
@@ -57,7 +59,7 @@ negative_option: Decorator = cloup.option(
     "--negative", default="", show_default=False, help="The negative prompt."
 )
 guidance_option: Decorator = cloup.option(
-    "--guidance", type=NUMBER, help="The guidance scale.  [default: the bundle's]"
+    "--guidance", type=NUMBER, help="Guidance scale.  [default: the bundle's]"
 )
 _TYPES: dict[str, click.ParamType[Any]] = {
     "threads": AT_LEAST_1,
@@ -71,7 +73,7 @@ _TYPES: dict[str, click.ParamType[Any]] = {
 def engine_setting(field: Field[Any]) -> Decorator:
     """The option for one field of `EngineOptions`; its help names the engines that take it."""
     flag = f"--{field.name.replace('_', '-')}"
-    text = f"{field.metadata['help']}  [used by: {', '.join(takers(field.name))}]"
+    text = used_by(field.metadata["help"], takers(field.name))
     if field.metadata["type"] is not bool:
         return cloup.option(flag, type=_TYPES.get(field.name), help=text)
     if field.default:

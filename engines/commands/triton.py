@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 @bundle_argument
 @shared.option_group(
     "Model",
-    cloup.option("--name", help="Name of the model.  [default: that of the bundle's folder]"),
+    cloup.option("--name", help="Name of the model.  [default: that of the bundle's directory]"),
     *SIZE_OPTIONS,
     cloup.option(
         "--instances",
         type=AT_LEAST_1,
         default=1,
-        help="Load the bundle in this many processes; with --device cuda, on each GPU.",
+        help="Load the bundle in this many processes, or with --device cuda, in this many on each GPU.",
     ),
 )
 @engine_options()
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
         "--out",
         type=PATH,
         required=True,
-        help="Add the model to this repository, a directory, which is made if it is not there.",
+        help="Add the model to this model repository, a directory, which is created if it is missing.",
     )
 )
 def command(
@@ -54,9 +54,10 @@ def command(
     out: Path,
     as_json: bool,
 ) -> None:
-    """Write a bundle as a model of Triton Inference Server, with its Python backend.
+    """Write a bundle as a model for Triton Inference Server.
 
-    The model makes pictures of one size, as many at once as the bundle has variants for.
+    The model runs in Triton's Python backend. It makes pictures of one size, as many at once as the bundle
+    has variants for.
     """
     from engines.triton.repository import TritonModel, write_model
     from exporter.bundle import Bundle

@@ -55,7 +55,7 @@ _engines_option = cloup.option(
         "--k",
         type=ABOVE_0,
         default=5.0,
-        help="Allow differences up to this many times the error that rounding alone makes.",
+        help="Allow differences up to this many times the measured rounding error.",
     ),
     cloup.option(
         "--bisect",
@@ -67,7 +67,7 @@ _engines_option = cloup.option(
     cloup.option(
         "--all-variants",
         is_flag=True,
-        help="Verify every variant that fits the options above, not only the first.",
+        help="Verify every variant that fits these options, not only the first.",
     )
 )
 @shared.option_group("Running", shared.jobs_option, shared.parallel_option)

@@ -33,8 +33,8 @@ def choose_subnet(work: Work, folder: OptimizeFolder) -> None:
     keeps = goal.keeps if len(goal.keeps) == 1 else affordable(work, goal.keeps)
     if not keeps:
         msg = (
-            f"the full sampler makes {work.whole.full_calls} call, so there is nothing cheaper to look for; give "
-            "more --steps, or --keep"
+            f"the full sampler makes {work.whole.full_calls} call, so nothing cheaper can be found; give more "
+            "--steps, or --keep"
         )
         raise EngineError(msg)
     keep = cheapest(keeps, is_enough)

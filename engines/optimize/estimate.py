@@ -50,7 +50,7 @@ def estimate(work: Work, engines: int) -> str:
     )
     words = "an unknown time" if search is None else _minutes(search)
     return (
-        f"this takes {words} to search and about {_minutes(rest)} for the rest: a call of the denoiser "
+        f"the search takes {words}, and the rest about {_minutes(rest)}: a call of the denoiser "
         f"takes {1000 * call:.0f} ms per picture here, and the full sampler makes {calls}"
     )
 

@@ -71,7 +71,7 @@ class OptimizeFolder:
                 write_atomically(self.path / SETTINGS, json.dumps(record, indent=1) + "\n")
                 yield
         except Timeout as error:
-            msg = f"another run works in {str(self.path)!r}; wait for it, or give another directory"
+            msg = f"another run is using {str(self.path)!r}; wait for it, or give another directory"
             raise EngineError(msg) from error
 
     def _require_same(self, settings: OptimizeSettings) -> None:
@@ -81,18 +81,15 @@ class OptimizeFolder:
             other = differing({**KIND, **settings.to_json()}, found)
             if other:
                 msg = (
-                    f"{str(self.path)!r} holds a run with another {', '.join(other)}; give the same "
-                    "options to go on with it, or another directory"
+                    f"{str(self.path)!r} holds a run with a different {', '.join(other)}; give the same "
+                    "options to continue it, or another directory"
                 )
                 raise EngineError(msg)
         elif self.path.exists() and (
             not self.path.is_dir()
             or any(not each.name.startswith(".") for each in self.path.iterdir())
         ):
-            msg = (
-                f"{str(self.path)!r} exists and no run of optimize began it; give a directory that is "
-                "new or empty"
-            )
+            msg = f"{str(self.path)!r} exists but was not made by optimize; give a new or empty directory"
             raise EngineError(msg)
 
     def _sweep(self) -> None:

@@ -126,7 +126,7 @@ def verdict(record: dict[str, Any], settings: OptimizeSettings) -> str:
     """What to tell others, in a few sentences."""
     taken, quality, fewer = record["taken"], record["quality"], record["fewer_steps"]
     if taken is None:
-        return f"Parity fails: {', '.join(record['parity_failures'])}. Nothing was taken."
+        return f"Parity fails: {', '.join(record['parity_failures'])}. No engine was chosen."
     eager, failed = taken["speedup_over_pytorch"], ", ".join(record["parity_failures"])
     over = "" if eager is None else f", {eager:.2f} x faster than diffusers in PyTorch"
     speed = (
@@ -140,7 +140,7 @@ def verdict(record: dict[str, Any], settings: OptimizeSettings) -> str:
         f"{'' if record['told_apart'] else '; the difference may be chance'}."
     )
     parity = (
-        f"Parity FAILS for {failed}, which was not taken."
+        f"Parity FAILS for {failed}, which was not chosen."
         if failed
         else "Parity with PyTorch holds."
     )
@@ -160,7 +160,7 @@ def _not_done(settings: OptimizeSettings) -> dict[str, str]:
     """What nobody should think was done."""
     found = {
         "other methods": f"only {settings.method} was searched; stepcarve frontier compares all of them",
-        "fewer bits": "weights were not quantised; stepcarve quantise plans it, export --precision does it",
+        "quantised weights": "none were tried; stepcarve quantise makes a plan, and export --precision applies it",
         "judgement by people": f"quality is the distance to the full sampler on {settings.tier.held_out} "
         "pictures that no search has seen; nobody has looked at them",
         "other sizes and batches": "one size, one picture per run; stepcarve export --size --batch adds others",
@@ -168,13 +168,13 @@ def _not_done(settings: OptimizeSettings) -> dict[str, str]:
     halves = [dtype for dtype in settings.dtypes if dtype != "float32"]
     if halves:
         found[f"quality in {', '.join(halves)}"] = (
-            "distances and pictures are those of the SubNet in float32; parity says how far each precision "
-            "is from them"
+            "distances and pictures are those of the SubNet in float32; parity says how far each type is "
+            "from them"
         )
     tier = settings.tier
     if tier.iterations < 1:
         found["the whole search"] = (
-            f"--quality {tier.name} takes {tier.pictures:.0%} of the method's usual pictures and "
+            f"--quality {tier.name} uses {tier.pictures:.0%} of the method's usual pictures and "
             f"{tier.iterations:.0%} of its iterations; --quality good finds better SubNets"
         )
     return found

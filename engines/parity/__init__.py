@@ -78,7 +78,7 @@ def verify(
     from engines.parity.rungs import plan_rungs
 
     if not k > 0:
-        msg = f"k is {k:g}; give a number of floors above 0"
+        msg = f"k is {k:g}; give a number above 0"
         raise EngineError(msg)
     bundle.check()
     inputs = inputs_of(bundle, prompt=prompt, negative=negative, guidance=guidance, seed=seed)

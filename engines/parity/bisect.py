@@ -113,7 +113,7 @@ def _exposed(bundle: Bundle, number: int, names: list[str]) -> Iterator[Bundle]:
     present = {name for node in model.graph.node for name in node.output}
     inner = [name for name in names if name in present and name not in call.writes]
     if not inner and not call.writes:
-        msg = f"{source} does not name what its blocks emit; export again with this stepcarve"
+        msg = f"{source} does not name the outputs of its blocks; export again with this stepcarve"
         raise EngineError(msg)
     kind = getattr(onnx.TensorProto, precision_named(bundle.dtype).onnx)
     shapes = {
@@ -156,5 +156,5 @@ def _beside(folder: Path, content: bytes) -> Iterator[Path]:
             stream.flush()
             yield Path(stream.name)
     except PermissionError as error:
-        msg = f"{str(folder)!r} cannot be written to, but --bisect puts a graph there; copy the bundle"
+        msg = f"{str(folder)!r} cannot be written to, but --bisect writes a graph there; copy the bundle to a place where it can"
         raise EngineError(msg) from error

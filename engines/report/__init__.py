@@ -59,7 +59,7 @@ def verdict(parity: Parity) -> str:
     return (
         f"Parity {word}: {worst.name}, {len(worst.calls)} calls, worst call {call}, final latents "
         f"{final.relative:.1e} (allowed {final.allowed:.1e}), picture against the SubNet's in PyTorch "
-        f"{likeness(worst.psnr)}; allowed is {parity.k:g} x what rounding makes. Quality, no part of parity: "
+        f"{likeness(worst.psnr)}; the limit is {parity.k:g} x the rounding error. Quality, not part of parity: "
         f"the SubNet's picture against the full sampler's {quality_of(parity)}"
     )
 

@@ -88,7 +88,7 @@ def _facts(bundle: Bundle, parity: Parity) -> dict[str, str]:
         "negative prompt": parity.negative or "none",
         "guidance": f"{parity.guidance:g}",
         "seed": str(parity.seed),
-        "quality: SubNet against full sampler": f"{quality_of(parity)} (no part of parity)",
+        "quality: SubNet against full sampler": f"{quality_of(parity)} (not part of parity)",
     }
 
 
@@ -138,7 +138,7 @@ def _share(difference: Difference | None) -> dict[str, str]:
 
 
 def _worst(rung: Rung) -> list[dict[str, Any]]:
-    """The calls of an engine that are off most."""
+    """The calls of an engine with the largest errors."""
     ranked = sorted(rung.calls, key=lambda call: -call.worst[1].excess)[:WORST]
     return [_worst_row(rung, call, *call.worst) for call in ranked]
 

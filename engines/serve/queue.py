@@ -230,5 +230,7 @@ class RequestQueue:
 
 
 def _closing() -> RequestError:
-    msg = "the server is being stopped; send the request again in a few seconds, or to another one"
+    msg = (
+        "the server is shutting down; send the request again in a few seconds, or to another server"
+    )
     return RequestError(503, msg, code="stopping", retry_after=5)

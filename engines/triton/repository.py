@@ -54,7 +54,7 @@ class TritonModel:
             msg = f"the model's name is {self.name!r}; give letters, digits, '-', '_' and, not first, '.' with --name"
             raise EngineError(msg)
         if self.instances < 1:
-            msg = f"{self.instances} instances are to hold the bundle; give at least 1 with --instances"
+            msg = f"--instances is {self.instances}; give 1 or more"
             raise EngineError(msg)
         kind = engine_kind(self.engine)
         kind.require_device(self.device)

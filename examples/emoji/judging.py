@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 BATCH = 64
 NOISE = 0.06
-COURSE = Course(rate=2e-3, steps=4250, cooldown=550, average=0.99)
+COURSE = Course(rate=2e-3, steps=7000, cooldown=1500, average=0.99)
 
 
 def vocabulary(artwork: Artwork) -> dict[str, tuple[str, ...]]:

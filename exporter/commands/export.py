@@ -34,31 +34,31 @@ MIXED = "mixed"
         "--dtype",
         type=click.Choice([each.name for each in denoiser_precisions()]),
         default="float32",
-        help="Store and compute the denoiser in this type.",
+        help="Store the denoiser in this floating-point type and compute in it.",
     ),
     cloup.option(
         "--text-dtype",
         type=click.Choice([each.name for each in denoiser_precisions()]),
         default="float32",
-        help="Store and compute the text encoders in this type; those whose results are then not close to "
-        "float32's stay float32, which is said.",
+        help="The same for the text encoders; one whose results are not close to float32's stays float32, "
+        "and a message says so.",
     ),
     cloup.option(
         "--vae-dtype",
         type=click.Choice([each.name for each in denoiser_precisions()]),
         default="float32",
-        help="Likewise the autoencoder.",
+        help="The same for the autoencoder.",
     ),
     cloup.option(
         "--precision",
         type=click.Choice([*(each.name for each in SCHEMES), MIXED]),
-        help="Store and multiply the weights of layers in these few bits; what takes the layers' inputs "
-        "along needs --quantisation.  [default: the scheme of --quantisation, else --dtype]",
+        help="Quantise the denoiser's layers to this precision, or as the plan says (mixed); all but those "
+        "that end in -weights need a plan.  [default: the scheme of --quantisation, else --dtype]",
     ),
     cloup.option(
         "--quantisation",
         type=PATH,
-        help="Quantise by this plan of stepcarve quantise.  [default: the one beside SUBNET, if "
+        help="Take the plan that stepcarve quantise wrote to this file.  [default: the one beside SUBNET, if "
         "--precision needs one]",
     ),
     cloup.option(
@@ -67,7 +67,7 @@ MIXED = "mixed"
         type=SIZE,
         metavar="HEIGHTxWIDTH",
         multiple=True,
-        help="Make variants of this size in pixels, such as 512x768; may be repeated.  [default: the "
+        help="Make variants for this size in pixels, such as 512x768; may be repeated.  [default: the "
         "SubNet's]",
     ),
     cloup.option(
@@ -77,23 +77,22 @@ MIXED = "mixed"
         multiple=True,
         default=(1,),
         show_default=False,
-        help="Make variants of this many images per prompt; may be repeated.  [default: 1]",
+        help="Make variants for this many pictures per prompt; may be repeated.  [default: 1]",
     ),
     cloup.option(
         "--lora",
         "loras",
         type=LORA_FILE,
         multiple=True,
-        help="Fuse this LoRA into the weights, with its changes scaled; may be repeated.  [default "
-        "scale: 1]",
+        help="Fuse this LoRA into the weights, multiplied by SCALE; may be repeated.  [default scale: 1]",
     ),
     cloup.option(
         "--lora-live",
         "live_loras",
         type=LORA_FILE,
         multiple=True,
-        help="Keep this LoRA beside the weights: run --lora-scale moves its scale; may be repeated.  "
-        "[default scale: 1]",
+        help="Keep this LoRA apart from the weights, so that run --lora-scale can change its SCALE; may be "
+        "repeated.  [default scale: 1]",
     ),
 )
 @shared.output_options(

@@ -29,20 +29,20 @@ if TYPE_CHECKING:
         "format_name",
         type=click.Choice(FORMATS),
         default=DIFFUSERS,
-        help="Write a scheduler of diffusers, which does all that the SubNet's sampler does; or only the "
-        "times of its calls, as what diffusers takes as timesteps= or sigmas=, as the text of ComfyUI's "
-        "ManualSigmas, or as the --sigmas of stable-diffusion.cpp.",
+        help="Write a diffusers scheduler that does all that the SubNet's sampler does (diffusers), or only "
+        "the times of its calls: for the argument timesteps or sigmas of a diffusers pipeline, for the "
+        "ManualSigmas node of ComfyUI (comfyui), or for --sigmas of stable-diffusion.cpp (sd-cpp).",
     ),
     cloup.option(
         "--pipeline",
         type=PipelineDirectory(),
-        help="The pipeline that the SubNet was made for; needed for the scheduler of a SubNet without a "
-        "fitted sampler, and for sigmas that depend on the size of the picture.",
+        help="The pipeline that the SubNet was made for; needed to write the scheduler of a SubNet without a "
+        "fitted sampler, or sigmas that depend on the size of the picture.",
     ),
     cloup.option(
         "--grid-only",
         is_flag=True,
-        help="Export the times of a fitted sampler without its coefficients.",
+        help="Write the times of a fitted sampler without its coefficients.",
     ),
 )
 @shared.output_options(
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
         "--out",
         type=PATH,
         required=True,
-        help="Write to this directory (diffusers) or file (the lists).",
+        help="Write to this directory (diffusers) or file (all other formats).",
     )
 )
 def command(
@@ -64,7 +64,7 @@ def command(
 ) -> None:
     """Export a SubNet's sampler, for use without stepcarve.
 
-    Nothing is compiled. Blocks that the SubNet leaves out are not part of a sampler: every call then
+    Nothing is compiled. A sampler decides when the denoiser is called, not which blocks run: every call
     computes all of them.
     """
     screen.quiet_libraries()
@@ -100,7 +100,7 @@ def _require_used(subnet: SubNet, format_name: str, *, grid_only: bool) -> None:
     drops = subnet.fitted is not None and format_name != DIFFUSERS
     if drops and not grid_only:
         msg = (
-            f"this SubNet brings a fitted sampler, whose coefficients the format {format_name!r} cannot "
+            f"this SubNet has a fitted sampler, whose coefficients the format {format_name!r} cannot "
             f"hold; use --format {DIFFUSERS}, or --grid-only to export its times alone"
         )
         raise ExportError(msg)
@@ -124,8 +124,8 @@ def _write_scheduler(subnet: SubNet, opened: Pipeline | None, out: Path) -> None
         table = opened.sampler(binding.grid, opened.size(binding.noise_shape))
     else:
         msg = (
-            f"this SubNet has no rows of its own, and those of {subnet.binding.scheduler} depend on what "
-            "its pipeline asks of it; give the pipeline with --pipeline"
+            f"this SubNet has no fitted sampler, and the coefficients of {subnet.binding.scheduler} depend on "
+            "its pipeline; give the pipeline with --pipeline"
         )
         raise ExportError(msg)
     write_scheduler(fitted_scheduler(subnet, reduced_sampler(subnet, table)), out)

@@ -14,12 +14,12 @@ SIZE_OPTIONS = (
     cloup.option(
         "--height",
         type=AT_LEAST_1,
-        help="Use a variant with this picture height in pixels.  [default: the first variant's]",
+        help="Use a variant for pictures of this height in pixels.  [default: the first variant's]",
     ),
     cloup.option(
         "--width",
         type=AT_LEAST_1,
-        help="Use a variant with this picture width in pixels.  [default: the first variant's]",
+        help="Use a variant for pictures of this width in pixels.  [default: the first variant's]",
     ),
 )
 """Of the variants that are chosen among, the pictures' size."""
@@ -34,7 +34,7 @@ def variant_options(*more: Decorator) -> Decorator:
             "--num-images",
             "images",
             type=AT_LEAST_1,
-            help="Use a variant with this many images per prompt.  [default: the first variant's]",
+            help="Use a variant for this many pictures per prompt.  [default: the first variant's]",
         ),
         *more,
     )

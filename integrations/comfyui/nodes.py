@@ -189,7 +189,7 @@ class StepcarveSigmas:
         subnet = Bundle.open(found).subnet if found.is_dir() else SubNet.load(found)
         if subnet.fitted is not None and not grid_only:
             msg = (
-                f"{path!r} brings a fitted sampler, whose coefficients are not in its sigmas; set grid_only to "
+                f"{path!r} has a fitted sampler, whose coefficients are not in its sigmas; set grid_only to "
                 "take its times alone, or run its bundle"
             )
             raise EngineError(msg)

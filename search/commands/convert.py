@@ -23,8 +23,8 @@ if TYPE_CHECKING:
         "--config",
         type=PipelineDirectory(),
         required=True,
-        help="Take configurations, tokenizers and what the file lacks from this directory; its weights "
-        "need not be there.",
+        help="Take configurations, tokenizers and the parts that CHECKPOINT lacks from this pipeline "
+        "directory; it needs no other weights.",
     ),
 )
 @shared.output_options(
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     )
 )
 def command(checkpoint: Path, config: Path, out: Path, as_json: bool) -> None:
-    """Write a single-file checkpoint as a pipeline directory, which every command takes.
+    """Write a single-file checkpoint as a pipeline directory.
 
-    Nothing is downloaded.
+    Every command takes such a directory. Nothing is downloaded.
     """
     screen.quiet_libraries()
     from search.core.files import require_free

@@ -27,15 +27,17 @@ if TYPE_CHECKING:
         "--data",
         type=PATH,
         required=True,
-        help="Train on the pictures and captions in this folder; docs/distill.md says how it is laid out.",
+        help="Train on the pictures and captions in this directory; docs/distill.md describes its layout.",
     ),
     cloup.option(
         "--drop",
         type=SHARE,
         default=0.1,
-        help="Train on this share of the pictures without their captions.",
+        help="Train on this fraction of the pictures without their captions.",
     ),
-    cloup.option("--batch", type=AT_LEAST_1, default=32, help="Pictures per batch and process."),
+    cloup.option(
+        "--batch", type=AT_LEAST_1, default=32, help="Pictures per batch, in each process."
+    ),
 )
 @shared.option_group(
     "Loss",
@@ -43,13 +45,14 @@ if TYPE_CHECKING:
         "--loss",
         type=OneOf(Loss),
         default=Loss.NORMALIZED.value,
-        help="Compare features relative to their norm, as they are, or not at all (output).",
+        help="Compare features relative to their norm (normalized), as they are (plain), or not at all "
+        "(output).",
     ),
     cloup.option(
         "--features",
         type=OneOf(Granularity),
         default=Granularity.LAYER.value,
-        help="Compare the outputs of these blocks.",
+        help="Compare the outputs of blocks of this granularity.",
     ),
     cloup.option(
         "--task-weight",
@@ -72,19 +75,32 @@ if TYPE_CHECKING:
 )
 @shared.option_group(
     "Optimiser",
-    cloup.option("--iterations", type=AT_LEAST_1, default=2000, help="Steps of the optimiser."),
+    cloup.option(
+        "--iterations", type=AT_LEAST_1, default=2000, help="Number of optimiser iterations."
+    ),
     cloup.option(
         "--minutes",
         type=ABOVE_0,
-        help="Make only as many iterations as fit into this many minutes.",
+        help="Limit the iterations to those that fit into this many minutes.",
     ),
-    cloup.option("--accumulate", type=AT_LEAST_1, default=1, help="Batches per iteration."),
-    cloup.option("--learning-rate", type=ABOVE_0, default=5e-4, help="Highest learning rate."),
-    cloup.option("--ema", type=SHARE, default=0.995, help="Decay of the averaged weights."),
+    cloup.option(
+        "--accumulate",
+        type=AT_LEAST_1,
+        default=1,
+        help="Accumulate the gradients of this many batches per iteration.",
+    ),
+    cloup.option("--learning-rate", type=ABOVE_0, default=5e-4, help="Peak learning rate."),
+    cloup.option(
+        "--ema",
+        type=SHARE,
+        default=0.995,
+        help="Decay of the exponential moving average of the weights.",
+    ),
     cloup.option(
         "--precision",
         type=click.Choice(PRECISIONS),
-        help="Train in mixed precision; no is float32.  [default: that of --dtype]",
+        help="Compute in this precision while training (mixed precision); no is float32.  [default: that "
+        "of --dtype]",
     ),
     shared.seed_option,
 )
@@ -95,8 +111,8 @@ if TYPE_CHECKING:
         "--dtype",
         type=click.Choice([each.name for each in denoiser_precisions()]),
         default="float32",
-        help="Hold the teacher's weights in this type and compute in it; the student's weights and all "
-        "losses stay float32.",
+        help="Hold the teacher's weights in this floating-point type and compute in it; the student's "
+        "weights and all losses stay float32.",
     ),
     cloup.option(
         "--run",
@@ -105,7 +121,9 @@ if TYPE_CHECKING:
         help="Keep the log and checkpoints in this directory.  [default: OUT.run]",
     ),
     cloup.option("--resume", is_flag=True, help="Continue the training in --run."),
-    cloup.option("--save-every", type=AT_LEAST_1, default=200, help="Iterations per checkpoint."),
+    cloup.option(
+        "--save-every", type=AT_LEAST_1, default=200, help="Write a checkpoint every N iterations."
+    ),
 )
 @shared.output_options(
     cloup.option(

@@ -44,7 +44,7 @@ def _names() -> tuple[str, ...]:
         default=(),
         show_default=False,
         help="Evaluate with the prompts in this text file, one per line.  [default: prompts that no "
-        "search has seen]",
+        "method has seen]",
     ),
     cloup.option("--count", type=AT_LEAST_2, default=32, help="Evaluate on this many pictures."),
     cloup.option(
@@ -55,17 +55,18 @@ def _names() -> tuple[str, ...]:
     cloup.option(
         "--features",
         type=FILE,
-        help="Measure the Fréchet distance to the features of real pictures in this .npy file.",
+        help="With --judge, measure the Fréchet distance to the features of real pictures in this .npy "
+        "file.",
     ),
     cloup.option(
         "--fine-steps",
         type=AT_LEAST_1,
-        help="Inference steps of the fine reference.  [default: 10 x the full sampler's]",
+        help="Number of inference steps of the fine reference.  [default: 10 x the full sampler's]",
     ),
     cloup.option(
         "--reference-steps",
         type=AT_LEAST_1,
-        help="Fit all rows to a sampler with this many steps, not to the full one.",
+        help="Fit to a sampler with this many steps instead of the full one.",
     ),
     shared.seed_option,
 )
@@ -81,26 +82,26 @@ def _names() -> tuple[str, ...]:
     cloup.option(
         "--pictures",
         type=AT_LEAST_2,
-        help="Choose and fit all rows by this many pictures.  "
+        help="Calibrate every method with this many pictures.  "
         f"[default: {carve.METHOD.defaults['pictures']}]",
     ),
     cloup.option(
         "--iterations",
         type=AT_LEAST_1,
-        help="Iterations of carve and of bns, per keep.  "
+        help="Number of iterations of carve and bns, for each keep.  "
         f"[default: {carve.METHOD.defaults['iterations']}]",
     ),
     cloup.option(
         "--dip-go-iterations",
         type=AT_LEAST_1,
         default=100,
-        help="Iterations of dip-go, for all keeps together; its paper has 1000.",
+        help="Number of iterations of dip-go, for all keeps together; its paper uses 1000.",
     ),
     cloup.option(
         "--random",
         type=AT_LEAST_1,
         default=40,
-        help="Try this many random tables, or sets of steps in annealing, per keep.",
+        help="Number of candidates that random, step-mask and budcache try, for each keep.",
     ),
     shared.device_option,
     shared.dtype_option,
@@ -123,7 +124,10 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Compare the searches, published rivals and simple baselines: quality against cost."""
+    """Compare search methods by quality and cost.
+
+    The comparison covers our searches, published rivals and simple baselines.
+    """
     screen.quiet_libraries()
     from search.core.files import require_free
     from search.frontier.registry import NAMES, SERIES, series_named

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         "format_name",
         type=click.Choice(FORMATS),
         required=True,
-        help="What kind of file SOURCE is.",
+        help="Format of SOURCE.",
     ),
     cloup.option(
         "--pipeline",
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     cloup.option(
         "--threshold",
         type=NUMBER,
-        help="Compute a layer where the router's score is above this; only for learning-to-cache.  [default: 0.1]",
+        help="For learning-to-cache: compute a layer where its router score is above this.  [default: "
+        "0.1]",
     ),
 )
 @shared.option_group(
@@ -44,8 +45,8 @@ if TYPE_CHECKING:
     cloup.option(
         "--steps",
         type=AT_LEAST_1,
-        help="Inference steps; for timesteps and sigmas, of the sampler that they replace.  [default: as "
-        "many as SOURCE has, or the pipeline's own]",
+        help="Number of inference steps; for timesteps and sigmas, of the sampler that they replace.  "
+        "[default: as many as SOURCE has, or the pipeline's own]",
     ),
     shared.scheduler_option,
     shared.scheduler_options_option,
@@ -66,9 +67,10 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Turn a table or list that another project published into a SubNet.
+    """Turn another project's schedule into a SubNet.
 
-    docs/formats.md says what each format looks like and where it was found.
+    SOURCE is a file that the project published, such as a table of cached blocks or a list of timesteps.
+    docs/formats.md describes every format and names its source.
     """
     screen.quiet_libraries()
     from search.core.summary import one_line, summarise

@@ -21,18 +21,19 @@ if TYPE_CHECKING:
 @shared.pipeline_argument
 @shared.subnet_argument
 @shared.option_group(
-    "Numbers",
+    "Number format",
     cloup.option(
         "--precision",
         type=click.Choice([each.name for each in SCHEMES]),
         default="int8",
-        help="Store weights, and the layers' inputs where it says so, in these few bits.",
+        help="Quantise to this precision; those that end in -weights leave the layers' inputs in floating "
+        "point.",
     ),
     cloup.option(
         "--ranges",
         type=OneOf(Ranges),
         default=Ranges.MINMAX.value,
-        help="Let the range of a layer's inputs cover all that was seen, or all but the outermost.",
+        help="Range of a layer's inputs: all values seen (minmax), or all but the outermost (percentile).",
     ),
 )
 @shared.option_group(
@@ -40,27 +41,33 @@ if TYPE_CHECKING:
     cloup.option(
         "--float-share",
         type=SHARE,
-        help="Leave this share of the multiply-accumulates in floating point, where it helps most.",
+        help="Leave this fraction of the multiply-accumulates in floating point, where it helps most.",
     ),
     cloup.option(
         "--max-error",
         type=ABOVE_0,
-        help="Leave as little in floating point as this relative error of the latents allows.",
+        help="Leave as little in floating point as this relative error of the final latents allows.",
     ),
 )
 @shared.option_group(
     "Calibration",
     shared.prompts_option,
     cloup.option(
-        "--pictures", type=AT_LEAST_1, default=16, help="To calibrate on, and as many to judge by."
+        "--pictures",
+        type=AT_LEAST_1,
+        default=16,
+        help="Calibrate with this many pictures, and judge by as many others.",
     ),
     cloup.option(
-        "--probed", type=AT_LEAST_1, default=4, help="Of these, to measure each layer alone with."
+        "--probed",
+        type=AT_LEAST_1,
+        default=4,
+        help="Quantise each layer alone, and measure it with this many of the pictures.",
     ),
     cloup.option(
         "--refit/--no-refit",
         default=True,
-        help="Fit the rows of the sampler to the quantised denoiser.",
+        help="Fit the sampler's coefficients again, to the quantised denoiser.",
     ),
     shared.seed_option,
 )
@@ -71,7 +78,7 @@ if TYPE_CHECKING:
         "--out",
         type=PATH,
         required=True,
-        help=f"Write the SubNet to this file, and its plan beside it, ending in {SUFFIX}.",
+        help=f"Write the SubNet to this JSON file, and the quantisation plan beside it, ending in {SUFFIX}.",
     )
 )
 def command(
@@ -90,7 +97,11 @@ def command(
     device: str,
     as_json: bool,
 ) -> None:
-    """Calibrate SUBNET's denoiser for few bits, and choose what must stay in floating point."""
+    """Choose which layers of a SubNet to quantise.
+
+    Calibrate the layers of its denoiser, choose those that must stay in floating point, and write the
+    plan that export --precision mixed applies.
+    """
     screen.quiet_libraries()
     from search.core.quantisation import scheme_named
     from search.core.subnet import SubNet

@@ -64,6 +64,12 @@ def output_options(*options: Decorator) -> Decorator:
     )
 
 
+def used_by(text: str, users: Iterable[str]) -> str:
+    """The help of an option that only some methods or engines use: they stand before its default."""
+    sentence, default, value = text.partition("  [default")
+    return f"{sentence}  [used by: {', '.join(users)}]{default}{value}"
+
+
 pipeline_argument: Decorator = cloup.argument("pipeline", type=PipelineDirectory())
 subnet_argument: Decorator = cloup.argument("subnet", type=SubNetFile())
 
@@ -78,11 +84,11 @@ def subnet_out_option() -> Decorator:
 steps_option: Decorator = cloup.option(
     "--steps",
     type=AT_LEAST_1,
-    help="Inference steps of the full sampler.  [default: the pipeline's own]",
+    help="Number of inference steps of the full sampler.  [default: the pipeline's own]",
 )
 scheduler_option: Decorator = cloup.option(
     "--scheduler",
-    help="Use this scheduler: a class name of diffusers or a short name such as ddim, euler or "
+    help="Use this scheduler: a diffusers class name, or a short name such as ddim, euler or "
     "dpmpp-2m.  [default: the pipeline's own]",
 )
 scheduler_options_option: Decorator = cloup.option(
@@ -90,14 +96,14 @@ scheduler_options_option: Decorator = cloup.option(
     "scheduler_options",
     type=ASSIGNMENT,
     multiple=True,
-    help="Change one setting of the scheduler, such as clip_sample=false; may be repeated.",
+    help="Override one setting of the scheduler, such as clip_sample=false; may be repeated.",
 )
 call_option: Decorator = cloup.option(
     "--call",
     "call",
     type=ASSIGNMENT,
     multiple=True,
-    help="Give the pipeline's call one more argument, such as max_sequence_length=128; may be "
+    help="Pass this argument to the pipeline's call, such as max_sequence_length=128; may be "
     "repeated.",
 )
 guidance_option: Decorator = cloup.option(
@@ -106,38 +112,38 @@ guidance_option: Decorator = cloup.option(
     help="Guidance scale; 1 switches guidance off.  [default: the pipeline's own]",
 )
 height_option: Decorator = cloup.option(
-    "--height", type=AT_LEAST_1, help="Height of the image in pixels.  [default: the pipeline's]"
+    "--height", type=AT_LEAST_1, help="Height of the picture in pixels.  [default: the pipeline's]"
 )
 width_option: Decorator = cloup.option(
-    "--width", type=AT_LEAST_1, help="Width of the image in pixels.  [default: the pipeline's]"
+    "--width", type=AT_LEAST_1, help="Width of the picture in pixels.  [default: the pipeline's]"
 )
 frames_option: Decorator = cloup.option(
     "--frames",
     type=AT_LEAST_1,
-    help="Frames of a video; give --height and --width too.  [default: the pipeline's]",
+    help="Number of frames of a video; needs --height and --width.  [default: the pipeline's]",
 )
 device_option: Decorator = cloup.option(
     "--device",
     type=click.Choice(["cpu", "cuda"]),
     default="cpu",
-    help="Compute on this device; if it is missing, the command stops.",
+    help="Compute on this device; the command stops if it is missing.",
 )
 dtype_option: Decorator = cloup.option(
     "--dtype",
     type=click.Choice([each.name for each in denoiser_precisions()]),
     default="float32",
-    help="Hold the denoiser's weights in this type and compute in it; the sampler and all losses stay "
-    "float32.",
+    help="Hold the denoiser's weights in this floating-point type and compute in it; the sampler and all "
+    "losses stay float32.",
 )
 seed_option: Decorator = cloup.option(
-    "--seed", type=AT_LEAST_0, default=0, help="Seed of noise and random choices."
+    "--seed", type=AT_LEAST_0, default=0, help="Seed for noise and random choices."
 )
 prompts_option: Decorator = cloup.option(
     "--prompts",
     type=PROMPTS_FILE,
     default=(),
     show_default=False,
-    help="Search with the prompts in this text file, one per line.  [default: the pipeline's "
+    help="Use the prompts in this text file, one per line.  [default: the pipeline's "
     "prompts.txt, its classes, or built-in captions]",
 )
 jobs_option: Decorator = cloup.option(
@@ -175,12 +181,13 @@ def refuse_unused(given: Iterable[str], unused: dict[str, str]) -> None:
 
     Args:
         given: names of the options on the command line.
-        unused: what would use each option that nothing uses now, by its name.
+        unused: by the names of the options that have no effect now, when they would have one.
 
     Raises:
         SearchError: one of them was given.
     """
     found = [f"--{name} ({unused[name]})" for name in sorted(set(given) & unused.keys())]
     if found:
-        msg = f"nothing uses {', '.join(found)} here; leave out what is not used"
+        have, them = ("has", "it") if len(found) == 1 else ("have", "them")
+        msg = f"{', '.join(found)} {have} no effect here; leave {them} out"
         raise SearchError(msg)

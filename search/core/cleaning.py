@@ -18,7 +18,7 @@ def _mended(text: str) -> str:
     try:
         import ftfy
     except ImportError as error:
-        msg = "prompts of this pipeline are mended with ftfy, which is not installed; pip install ftfy"
+        msg = "this pipeline cleans its prompts with ftfy, which is not installed; pip install ftfy"
         raise SearchError(msg) from error
     return ftfy.fix_text(text)
 

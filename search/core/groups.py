@@ -118,12 +118,12 @@ def require_one_group(groups: Groups | None, what: str) -> None:
     if groups is not None:
         changes = [s for s, g in enumerate(groups.of_steps) if s and g != groups.of_steps[s - 1]]
         where = (
-            f"steps {changes[:8]} do other things than those before them"
+            f"steps {changes[:8]} compute something else than the steps before them"
             if changes
             else (f"each step calls {', '.join(groups.streams)}")
         )
         msg = (
-            f"{what} is for pipelines whose steps all do the same with one network, and here {where}; "
+            f"{what} needs a pipeline whose steps all run one network in the same way, but here {where}; "
             "choose another method, such as dip-go or random"
         )
         raise SearchError(msg)

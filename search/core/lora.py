@@ -44,7 +44,7 @@ class Lora:
             msg = f"there is no LoRA file {str(file)!r}; give FILE, or FILE:SCALE as in style.safetensors:0.8"
             raise SearchError(msg)
         if file.suffix != SUFFIX:
-            msg = f"the LoRA {str(file)!r} is no {SUFFIX} file; save or download it as one"
+            msg = f"the LoRA {str(file)!r} is not a {SUFFIX} file; save or download it as one"
             raise SearchError(msg)
         if not math.isfinite(scale):
             msg = f"the LoRA {str(file)!r} has the scale {scale}; give a finite number"

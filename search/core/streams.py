@@ -50,7 +50,7 @@ def require_one_call(streams: Iterable[str], what: str) -> None:
     found = [stream for stream in streams if stream]
     if found:
         msg = (
-            f"{what} is for pipelines that call their denoiser once per step, and this one makes the calls "
+            f"{what} needs a pipeline that calls its denoiser once per step, and this one makes the calls "
             f"{', '.join(found)}; choose another method, such as carve or dip-go"
         )
         raise SearchError(msg)

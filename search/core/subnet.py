@@ -129,12 +129,12 @@ class SubNet:
     """A table steps x blocks of actions, bound to one denoiser and one sampler.
 
     Attributes:
-        binding: the denoiser, scheduler, timesteps and shape it is for.
-        granularity: which submodules the blocks are.
+        binding: the denoiser, scheduler, timesteps and shape that it belongs to.
+        granularity: which submodules are blocks.
         topology: how the blocks depend on each other and what they cost.
         actions: `actions[step][block]`; step 0 is the noisiest.
-        guidance: the guidance scale it was made with, and the one to use when none is given.
-        full_calls: how many calls the full sampler makes that this one stands in for.
+        guidance: the guidance scale that it was made with, and the one to use when none is given.
+        full_calls: the number of calls that the full sampler, which it replaces, makes.
         method: what made it, for people.
         fitted: the sampler it brings along; None is the scheduler it is bound to.
         origin: the search that made it; None in files that do not say so.
@@ -193,10 +193,10 @@ class SubNet:
             return
         if self.fitted is not None or len(groups.of_steps) != self.steps:
             msg = (
-                f"the steps are in {self.topology.group_count} groups that do not do the same, "
-                f"{len(groups.of_steps)} steps together, and the sampler has {self.steps}"
-                f"{' fitted ones' if self.fitted else ''}; take the pipeline's own scheduler, and one "
-                "row of actions per timestep"
+                f"the pipeline's steps fall into {self.topology.group_count} groups that compute differently, "
+                f"{len(groups.of_steps)} steps in all, but the sampler has {self.steps}"
+                f"{' fitted' if self.fitted else ''} steps; use the pipeline's own scheduler, with one row "
+                "of actions per timestep"
             )
             raise SearchError(msg)
         for step, row in enumerate(self.actions):
@@ -208,8 +208,8 @@ class SubNet:
             if given:
                 msg = (
                     f"step {step} has actions for {given[:8]}, but it makes the calls "
-                    f"{', '.join(self.topology.calls_of(step))} and has no such blocks; leave them at RUN, "
-                    "which says nothing there"
+                    f"{', '.join(self.topology.calls_of(step))} and has no such blocks; set them to RUN, "
+                    "which has no effect there"
                 )
                 raise SearchError(msg)
 
@@ -238,7 +238,7 @@ class SubNet:
                 if blocks:
                     msg = (
                         f"step {step} has {action} for {sorted(names[block] for block in blocks)}, but "
-                        "that hands on what a block is given, and what these emit has another shape; "
+                        "that passes on the input of a block, and the outputs of these have another shape; "
                         "use RUN or REUSE there, or a finer granularity"
                     )
                     raise SearchError(msg)
@@ -277,8 +277,8 @@ class SubNet:
         )
         if wrong:
             msg = (
-                f"the coefficients of (step, block) {wrong} are there twice, or outside the table; "
-                "give them once per cell whose action needs some"
+                f"the coefficients of (step, block) {wrong} appear twice, or lie outside the table; "
+                "give them once for each cell whose action needs them"
             )
             raise SearchError(msg)
         found = self._coefficients
@@ -354,15 +354,15 @@ class SubNet:
         }
 
     def save(self, path: Path | str) -> None:
-        """Write it as JSON, atomically."""
+        """Write the SubNet to a JSON file, atomically."""
         write_atomically(Path(path), json.dumps(self.to_json(), indent=1) + "\n")
 
     @staticmethod
     def load(path: Path) -> SubNet:
-        """Read a file that `save` wrote.
+        """Read a SubNet file, as `save` writes it.
 
         Raises:
-            SearchError: the file is missing, not a SubNet, of a newer schema, or inconsistent.
+            SearchError: the file is missing, is not a SubNet, has a newer schema, or is inconsistent.
         """
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
@@ -407,7 +407,7 @@ class SubNet:
             msg = f"{source!r}: {error}"
             raise SearchError(msg) from error
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            msg = f"{source!r} lacks or garbles {error}; give a file written by stepcarve search"
+            msg = f"{source!r} is wrong or incomplete at {error}; give a file written by stepcarve search"
             raise SearchError(msg) from error
 
 

@@ -88,7 +88,7 @@ def subnet_at(
     if cost(found) > keep:
         msg = (
             f"a keep of {keep} cannot be reached: {cost(found):.4f} remains when only step 0 and "
-            "residuals run; keep more, or take more steps"
+            "residuals run; raise --keep, or take more --steps"
         )
         raise SearchError(msg)
     cells = [(1 + int(i) // run.shape[1], int(i) % run.shape[1]) for i in order[:count][::-1]]

@@ -55,12 +55,12 @@ def read_folder(folder: Path) -> Captioned:
             not UTF-8.
     """
     if not folder.is_dir():
-        msg = f"there is no directory {str(folder)!r}; give a folder of pictures with captions"
+        msg = f"there is no directory {str(folder)!r}; give a directory of pictures with captions"
         raise SearchError(msg)
     listed = folder / METADATA
     pairs = list(_listed(folder, listed) if listed.is_file() else _beside(folder))
     if not pairs:
-        msg = f"{str(folder)!r} has no pictures; give a folder with {METADATA}, or with a .txt beside each"
+        msg = f"{str(folder)!r} has no pictures; give a directory with {METADATA}, or with a .txt beside each"
         raise SearchError(msg)
     return Captioned(tuple(file for file, _ in pairs), tuple(text for _, text in pairs))
 
@@ -81,7 +81,7 @@ def _listed(folder: Path, listed: Path) -> Iterator[tuple[Path, str]]:
             raise SearchError(msg) from error
         file = folder / name
         if not file.resolve().is_relative_to(folder.resolve()) or not file.is_file():
-            msg = f"line {number} of {str(listed)!r} names {name!r}, which is no file in the folder; remove it"
+            msg = f"line {number} of {str(listed)!r} names {name!r}, which is not a file in the directory; remove the line"
             raise SearchError(msg)
         yield file, caption
 
@@ -153,7 +153,10 @@ def encode_pictures(
 def _scaling(vae: Any) -> tuple[float, float]:
     """What latents are multiplied by after a shift is taken off."""
     if getattr(vae.config, "latents_mean", None) or getattr(vae.config, "latents_std", None):
-        msg = "the VAE scales each channel by its own mean and deviation, which distill cannot yet"
+        msg = (
+            "the VAE scales each channel by its own mean and deviation, which distill does not support; give "
+            "a pipeline whose VAE has one scale"
+        )
         raise SearchError(msg)
     return float(vae.config.scaling_factor), float(getattr(vae.config, "shift_factor", None) or 0.0)
 

@@ -25,7 +25,7 @@ def skipped_blocks(subnet: SubNet) -> list[str]:
     if mixed or other:
         what = f"has {', '.join(sorted(other))}" if other else f"changes {mixed[:3]} between steps"
         msg = (
-            f"the SubNet {what}, but only blocks that every step skips can be taken out for good; "
+            f"the SubNet {what}, but only blocks that every step skips can be removed for good; "
             "give one of --method laptop, bk-sdm, ssd-1b, vega or every-second"
         )
         raise SearchError(msg)

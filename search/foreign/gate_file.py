@@ -67,7 +67,7 @@ def read_gates(path: Path) -> tuple[Mapping[Gate, bool], ...]:
         raise SearchError(msg) from error
     except Exception as error:  # what a damaged pickle raises has no common class
         msg = (
-            f"{str(path)!r} is no complete plain pickle ({type(error).__name__}); give a gate file as "
+            f"{str(path)!r} is not a complete plain pickle ({type(error).__name__}); give a gate file as "
             "DiP-GO publishes them (torch.save writes another format), or download it again"
         )
         raise SearchError(msg) from error
@@ -116,7 +116,7 @@ def _unpickle_file(data: bytes) -> Any:
     content = _unpickle(stream, lambda pickled: _Unpickler(pickled, known))
     if stream.tell() != len(data):
         msg = (
-            f"goes on for {len(data) - stream.tell()} bytes after its end; give a gate file as "
+            f"continues for {len(data) - stream.tell()} bytes after its end; give a gate file as "
             "DiP-GO publishes them"
         )
         raise SearchError(msg)

@@ -52,6 +52,6 @@ def _numbers(text: str, source: str, what: str) -> tuple[float, ...]:
         if not all(map(math.isfinite, found)):
             raise ValueError
     except (TypeError, ValueError) as error:
-        msg = f"{source!r} is no list of {what}; give numbers as JSON, or with commas or blanks between"
+        msg = f"{source!r} is not a list of {what}; give numbers as JSON, or separated by commas or spaces"
         raise SearchError(msg) from error
     return found

@@ -185,7 +185,7 @@ def _mask(content: object, source: str) -> tuple[bool, ...]:
     if not digits or any(
         str(digit) not in ("0", "1") or isinstance(digit, bool) for digit in digits
     ):
-        msg = f"{source!r} is no step mask; give one 1 (compute) or 0 (cache) per step"
+        msg = f"{source!r} is not a step mask; give one 1 (compute) or 0 (cache) per step"
         raise SearchError(msg)
     return tuple(str(digit) == "1" for digit in digits)
 

@@ -117,7 +117,7 @@ def _load(path: Path) -> Any:
             f"{str(path)!r} names {named[1]!r}, which no router needs, so it is not read; give "
             "routers as Learning-to-Cache publishes them"
             if named
-            else f"{str(path)!r} is no state dict of tensors ({type(error).__name__}); give routers as "
+            else f"{str(path)!r} is not a state dict of tensors ({type(error).__name__}); give routers as "
             "torch.save or safetensors write them"
         )
         raise SearchError(msg) from error
@@ -130,7 +130,7 @@ def _state(content: Any, source: str) -> Mapping[Any, Any]:
         unknown = sorted(str(key)[:80] for key in content if key not in CHECKPOINT)
         if unknown:
             msg = (
-                f"{source!r} has {unknown} beside its routers; expected {', '.join(CHECKPOINT)}, as "
+                f"{source!r} has {unknown} besides its routers; expected {', '.join(CHECKPOINT)}, as "
                 "in a checkpoint of Learning-to-Cache"
             )
             raise SearchError(msg)

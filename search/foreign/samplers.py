@@ -52,7 +52,7 @@ def subnet_from_sigmas(pipeline: Pipeline, sigmas: tuple[float, ...], options: O
     if len(made) != len(levels) or not np.allclose(made, levels, rtol=1e-3):
         first = f"{made[0]:g} with {len(made)} calls"
         msg = (
-            f"{type(scheduler).__name__} begins at the sigma {first} here, but the list at {levels[0]:g} "
+            f"{type(scheduler).__name__} starts at the sigma {first} here, but the list at {levels[0]:g} "
             f"with {len(levels)}; give a list for this kind of model, or another --scheduler"
         )
         raise SearchError(msg)

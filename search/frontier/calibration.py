@@ -112,7 +112,7 @@ def prepare(
     whole = full(pipeline, options_of(settings, Granularity.BRANCH))
     least = min(settings.keeps)
     if least * whole.full_calls < 1 - SLACK:
-        msg = f"--keep {least} of {whole.full_calls} calls is less than one call; keep more"
+        msg = f"--keep {least} of {whole.full_calls} calls is less than one call; raise --keep"
         raise SearchError(msg)
     effort = Effort.of(settings.pictures, settings.iterations)
     fitted_on, chosen_by = sample_both(

@@ -61,6 +61,6 @@ def require_any(series: Series, found: list[Candidate], least: float) -> list[Ca
         SearchError: there is no candidate.
     """
     if not found:
-        msg = f"the least that {series.label} can cost here is {least:.2f} of the full sampler; keep more"
+        msg = f"the least that {series.label} can cost here is {least:.2f} of the full sampler; raise --keep"
         raise SearchError(msg)
     return found

@@ -24,7 +24,7 @@ FLOOR = 1e-7
 def draw(frontier: Frontier, *, marked: Point | None = None) -> bytes:
     """A PNG: cost against the distance to each target, one marker per series, filled if the sampler is fitted.
 
-    At each keep, rings mark the winner and what cannot be told from it.
+    At each keep, rings mark the winner and what cannot be told apart from it.
 
     Args:
         frontier: to draw.

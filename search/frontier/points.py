@@ -98,7 +98,7 @@ class Verdict:
     tied: tuple[Point, ...]
 
     def mark(self, point: Point) -> str:
-        """A star for the winner, `=` for one that cannot be told from it."""
+        """A star for the winner, `=` for one that cannot be told apart from it."""
         if point is self.winner:
             return "*"
         return "=" if any(point is each for each in self.tied) else ""
@@ -108,7 +108,7 @@ class Verdict:
         what = f"{self.statistic} distance to the {self.target} sampler: {self.winner.name} wins"
         if not self.tied:
             return f"{what}, beyond chance"
-        return f"{what}, but cannot be told from {', '.join(each.name for each in self.tied)}"
+        return f"{what}, but cannot be told apart from {', '.join(each.name for each in self.tied)}"
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""

@@ -294,7 +294,7 @@ def read_features(path: Path, size: int) -> NDArray[np.float32]:
     try:
         features = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
-        msg = f"{str(path)!r} is no .npy file ({error}); give the judge's features of real pictures"
+        msg = f"{str(path)!r} is not a .npy file ({error}); give the judge's features of real pictures"
         raise SearchError(msg) from error
     if features.ndim != 2 or features.shape[1] != size or len(features) < 2:
         msg = (

@@ -222,7 +222,5 @@ def _matching(layers: Layers, fits: Callable[[str], bool]) -> frozenset[int]:
 
 def _require_structure(fits: bool, what: str, wanted: str) -> None:
     if not fits:
-        msg = (
-            f"{what} is made for {wanted}; this denoiser is built otherwise: choose another method"
-        )
+        msg = f"{what} is made for {wanted}; this denoiser has another structure: choose another method"
         raise SearchError(msg)

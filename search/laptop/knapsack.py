@@ -55,8 +55,8 @@ def choose(
         if nearest is None:
             most = amounts @ _solved(-amounts, amounts, nested, (0, np.inf))
             msg = (
-                f"what can be left out leaves {1 - most:.1%} of the cost, but --keep is {keep:g}; keep "
-                "more, or count another --cost"
+                f"{1 - most:.1%} of the cost cannot be left out, but --keep is {keep:g}; raise --keep, or "
+                "choose another --cost"
             )
             raise SearchError(msg)
         chosen = _best(values, amounts, nested, (least, amounts @ nearest))

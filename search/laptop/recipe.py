@@ -327,7 +327,7 @@ def within(
     if not fitting:
         msg = (
             f"no choice of layers was found that keeps {keep:g} of the cost, whose shares do not add up; "
-            "keep a little more or less, or count another --cost"
+            "change --keep a little, or choose another --cost"
         )
         raise SearchError(msg)
     return max(fitting, key=fitting.__getitem__)

@@ -22,8 +22,8 @@ def fewer_steps(pipeline: Pipeline, whole: SubNet, keep: float) -> SubNet:
     grid = whole.binding.grid
     if not grid.is_plain:
         msg = (
-            "fewer-steps makes grids of its own, from noise to the end; leave the custom grid and the "
-            "part of it out, or choose another method"
+            "fewer-steps chooses its own timestep grids, from noise to the end; leave the custom grid or "
+            "the part of one out, or choose another method"
         )
         raise SearchError(msg)
     budget = whole_count(keep, whole.full_calls)
@@ -41,7 +41,7 @@ def fewer_steps(pipeline: Pipeline, whole: SubNet, keep: float) -> SubNet:
                 actions=whole.actions[:1] * len(binding.timesteps),
                 method=f"fewer-steps keep {keep}",
             )
-    msg = f"--keep {keep} of {whole.full_calls} calls is less than one call; keep more"
+    msg = f"--keep {keep} of {whole.full_calls} calls is less than one call; raise --keep"
     raise SearchError(msg)
 
 

@@ -55,19 +55,19 @@ BK_SDM = Method(
 )
 SSD_1B = Method(
     "ssd-1b",
-    "remove the layers of SDXL that SSD-1B does without",
+    "remove the layers of SDXL that SSD-1B lacks",
     _ssd_1b,
     granularities=GRANULARITIES,
 )
 VEGA = Method(
     "vega",
-    "remove the layers of SDXL that Segmind-Vega does without",
+    "remove the layers of SDXL that Segmind-Vega lacks",
     _vega,
     granularities=GRANULARITIES,
 )
 EVERY_SECOND = Method(
     "every-second",
-    "remove every second block of a transformer, then more",
+    "remove every second block of a transformer, then more, down to --keep",
     _every_second,
     options=("keep",),
     granularities=GRANULARITIES,

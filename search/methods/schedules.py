@@ -131,7 +131,7 @@ def random_within(full: SubNet, *, keep: float, seed: int) -> SubNet:
     for subnet in fitting:
         if keep_of(subnet) <= keep + 1e-9:
             return dataclasses.replace(subnet, method=f"random within {keep:g} seed {seed}")
-    msg = f"step 0 alone costs more than a keep of {keep}; keep more, or take more steps"
+    msg = f"step 0 alone costs more than a keep of {keep}; raise --keep, or take more --steps"
     raise SearchError(msg)
 
 

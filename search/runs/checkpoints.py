@@ -108,7 +108,7 @@ class CheckpointFolder(ABC, Generic[Entry]):
         path = self.path / CHECKPOINT
         if not resume and (path.exists() or (self.path / LOG).exists()):
             msg = (
-                f"{str(self.path)!r} holds a {self.what} already; give --resume to go on with it, or "
+                f"{str(self.path)!r} holds a {self.what} already; give --resume to continue it, or "
                 "another directory"
             )
             raise SearchError(msg)
@@ -127,7 +127,7 @@ class CheckpointFolder(ABC, Generic[Entry]):
         other = differing(identity, known)
         if other:
             msg = (
-                f"the checkpoint {str(self.path / CHECKPOINT)!r} is of a {self.what} with another "
+                f"the checkpoint {str(self.path / CHECKPOINT)!r} is of a {self.what} with a different "
                 f"{' and '.join(other)}; use the same, or give another directory"
             )
             raise SearchError(msg)

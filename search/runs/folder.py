@@ -29,12 +29,14 @@ def claim(file: Path, identity: Mapping[str, object], *, results: str, resume: b
         write_atomically(file, json.dumps(identity, indent=1) + "\n")
         return
     if not resume:
-        msg = f"{folder!r} holds a search already; give --resume to go on with it, or another directory"
+        msg = (
+            f"{folder!r} holds a search already; give --resume to continue it, or another directory"
+        )
         raise SearchError(msg)
     other = differing(identity, parse_json(file.read_bytes(), str(file)))
     if other:
         msg = (
-            f"{folder!r} holds a search with another {', '.join(other)}; give another directory, or "
+            f"{folder!r} holds a search with a different {', '.join(other)}; give another directory, or "
             "the same options"
         )
         raise SearchError(msg)

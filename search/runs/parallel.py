@@ -35,7 +35,7 @@ def require_place(where: Where) -> None:
     """Refuse a place whose package is not installed."""
     if where in PACKAGES and importlib.util.find_spec(PACKAGES[where]) is None:
         msg = (
-            f"--parallel {where} takes the package {PACKAGES[where]!r}, which is not installed; install "
+            f"--parallel {where} needs the package {PACKAGES[where]!r}, which is not installed; install "
             f"stepcarve[{where}], or leave --parallel out"
         )
         raise SearchError(msg)
@@ -84,8 +84,8 @@ def run_jobs(
             yield from pool(numbered)
         except TerminatedWorkerError as error:
             msg = (
-                f"one of {workers} worker processes died, most likely for want of memory; give fewer "
-                "--jobs, and --resume where the command has it"
+                f"one of {workers} worker processes died, most likely because memory ran out; use fewer "
+                "--jobs, with --resume if the command has it"
             )
             raise SearchError(msg) from error
 

@@ -11,7 +11,7 @@ import pytest
 
 from exporter.components import conditioner_graph
 from exporter.exporting import export
-from exporter.variant import _conditioning
+from exporter.traced import _conditioning
 from search.core.subnet import Granularity
 from search.methods.options import Options
 from search.methods.registry import search

@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from engines.demo import CONTENDERS, run_demo
+from engines.demo.example import SHAPES
+from engines.demo.run import run_demo
 from search.core.errors import SearchError
 
 
 @pytest.mark.slow
 def test_the_demo_shows_what_each_method_costs_and_that_parity_holds(tmp_path: Path) -> None:
     told: list[str] = []
-    demo = run_demo(tmp_path / "demo", told.append, pictures=2)
-    assert [row.name for row in demo.rows] == [contender.name for contender in CONTENDERS]
+    demo = run_demo(tmp_path / "demo", told.append, example=SHAPES, pictures=2)
+    assert [row.name for row in demo.rows] == [contender.name for contender in SHAPES.contenders]
     full, cached, fewer, paper, ours, live = demo.rows
     assert (full.calls, cached.calls) == (50, 50)
     assert all(row.macs <= cached.macs < 0.35 * full.macs for row in (fewer, paper, ours, live))

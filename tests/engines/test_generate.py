@@ -189,7 +189,7 @@ def test_resuming_makes_what_is_missing_or_was_made_in_another_way(
     other = replace(order, guidance=2.5)
     assert len(generate(runner, other, out, resume=True)) == 4, "made with another scale"
     given = replace(order, images=2, latents=np.zeros(runner.bundle.latent_shape, np.float32))
-    with pytest.raises(EngineError, match="from which latents or pictures they were made"):
+    with pytest.raises(EngineError, match="do not include input latents or pictures"):
         generate(runner, given, out, resume=True)
 
 
@@ -250,7 +250,9 @@ def test_several_processes_make_the_same_and_resume(
 
 def test_given_latents_begin_one_run(runner: Runner, tmp_path: Path) -> None:
     noise = np.zeros(runner.bundle.latent_shape, np.float32)
-    with pytest.raises(EngineError, match="--latents begins one run, which makes 2 images here"):
+    with pytest.raises(
+        EngineError, match="--latents starts a single run, which makes 2 pictures here"
+    ):
         generate(runner, Order(("red",), images=4, latents=noise), tmp_path / "x.png")
 
 

@@ -178,7 +178,7 @@ def test_the_supernet_is_the_gated_reference(saved: Any, name: str) -> None:
 def test_what_fits_samplers_refuses_groups(saved: Any) -> None:
     pipeline = opened(saved("wan_two_experts"), "wan_two_experts")
     full = search(pipeline, "full", options("wan_two_experts"))
-    with pytest.raises(SearchError, match="fitting a sampler is for pipelines whose steps"):
+    with pytest.raises(SearchError, match="fitting a sampler needs a pipeline whose steps"):
         fit_subnets(
             pipeline, full, [full], ["a"], reference_steps=None, seed=0, report=lambda *_: None
         )

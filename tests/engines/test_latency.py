@@ -162,8 +162,8 @@ def test_latencies_of_another_setting_are_refused(
         ({"kind": "stepcarve-subnet"}, "is not a table of latencies"),
         ({"schema": 9}, "has schema 9, but this stepcarve reads 3"),
         ({"schema": 2}, "has schema 2, but this stepcarve reads 3"),
-        ({"calls": [{"computes": [PREDICTION]}]}, "lacks or garbles 'reads'"),
-        ({"setting": {}}, "lacks or garbles 'latent_shape'"),
+        ({"calls": [{"computes": [PREDICTION]}]}, "is wrong or incomplete at 'reads'"),
+        ({"setting": {}}, "is wrong or incomplete at 'latent_shape'"),
         (
             {
                 "calls": [
@@ -176,7 +176,7 @@ def test_latencies_of_another_setting_are_refused(
                     }
                 ]
             },
-            "lacks or garbles the seconds of a call, 0.0",
+            "is wrong or incomplete at the seconds of a call, 0.0",
         ),
     ],
 )

@@ -490,7 +490,7 @@ def test_what_is_allowed_is_k_floors(cached: Bundle, pipelines: Callable[[str], 
     worst = top(parity).worst
     assert worst is not None
     assert worst.allowed == pytest.approx(0.01 * worst.floor)
-    with pytest.raises(EngineError, match="k is 0; give a number of floors above 0"):
+    with pytest.raises(EngineError, match="k is 0; give a number above 0"):
         verify(cached, [engine], pipelines("shapes-sd"), prompt=PROMPT, k=0)
 
 

@@ -188,7 +188,7 @@ def test_image_to_image_begins_from_the_encoded_picture(
     with pytest.raises(AssertionError):
         require_equal(runner, {"image": picture(seed=3)}, *expected)
     latents = np.zeros(bundle.latent_shape, np.float32)
-    with pytest.raises(EngineError, match="leave --image or --latents out"):
+    with pytest.raises(EngineError, match="--image and --latents are both given"):
         runner.run(PROMPT, latents=latents, pictures={"image": picture()})
     assert np.isfinite(runner.run(PROMPT, latents=latents).latents).all()
 

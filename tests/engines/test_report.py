@@ -111,8 +111,8 @@ def test_junit_holds_no_character_that_xml_cannot(bundle: Bundle, tmp_path: Path
 def test_the_verdict_is_of_the_engine_that_is_off_most() -> None:
     assert verdict(made_up(RIGHT, WRONG)) == (
         "Parity FAILS: openvino on cpu, 4 calls, worst call 3.0e-04 (allowed 5.0e-06), final latents "
-        "1.0e-06 (allowed 5.0e-06), picture against the SubNet's in PyTorch identical; allowed is 5 x what "
-        "rounding makes. Quality, no part of parity: the SubNet's picture against the full sampler's PSNR 30.0 dB"
+        "1.0e-06 (allowed 5.0e-06), picture against the SubNet's in PyTorch identical; the limit is 5 x the "
+        "rounding error. Quality, not part of parity: the SubNet's picture against the full sampler's PSNR 30.0 dB"
     )
     assert verdict(made_up(RIGHT)).startswith("Parity holds: onnxruntime on cpu")
 

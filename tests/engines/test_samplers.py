@@ -339,7 +339,7 @@ def test_nothing_is_fitted_to_given_latents(pipelines: Callable[[str], Path]) ->
     options = Options(steps=4, start_step=2, fit_sampler=True)
     with pytest.raises(SearchError, match="begins from given latents, so there are no runs"):
         search_keeps(opened, "full", options, [1.0])
-    with pytest.raises(SearchError, match="fewer-steps makes grids of its own"):
+    with pytest.raises(SearchError, match="fewer-steps chooses its own timestep grids"):
         search(opened, "fewer-steps", replace(options, fit_sampler=False))
     with pytest.raises(SearchError, match="steps 2 to 9 were requested, but the sampler has 4"):
         search(opened, "full", replace(options, end_step=9))

@@ -19,7 +19,7 @@ from engines.base import EngineOptions, make_engine
 from engines.errors import EngineError
 from exporter.carve import carve
 from exporter.exporting import export
-from exporter.variant import trace_denoiser
+from exporter.traced import trace_denoiser
 from exporter.weights import refer, write_weights
 from search.core.program import plan_program
 from search.core.subnet import Granularity

@@ -102,6 +102,6 @@ def test_verify_says_that_it_needs_the_reference(
     assert done.returncode == 2
     assert re.fullmatch(
         r"Error: this needs '\w+', which is not installed; install stepcarve with its dependencies, "
-        r"or run the command where it is\n",
+        r"or run the command where it is installed\n",
         done.stderr,
     )

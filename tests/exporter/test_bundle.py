@@ -81,7 +81,7 @@ def test_a_path_out_of_the_bundle_is_refused(bundle: Path, name: str) -> None:
 def test_a_link_out_of_the_bundle_is_refused(bundle: Path, tmp_path: Path) -> None:
     shutil.move(bundle / "weights.bin", tmp_path / "elsewhere.bin")
     (bundle / "weights.bin").symlink_to(tmp_path / "elsewhere.bin")
-    with pytest.raises(ExportError, match=r"'weights.bin' .*is a link to somewhere else"):
+    with pytest.raises(ExportError, match=r"'weights.bin' .*is a link that leaves"):
         Bundle.open(bundle).check()
 
 
@@ -94,9 +94,9 @@ def test_a_link_out_of_the_bundle_is_refused(bundle: Path, tmp_path: Path) -> No
             {"schema": 3},
             "has schema 3, but this stepcarve reads 4 to 5; use the stepcarve that wrote it",
         ),
-        ({"variants": []}, "garbles the variants, of which there are none"),
-        ({"dtype": "int8"}, "garbles dtype 'int8'"),
-        ({"guidance": None}, "lacks or garbles"),
+        ({"variants": []}, "incomplete at the variants, of which there are none"),
+        ({"dtype": "int8"}, "incomplete at dtype 'int8'"),
+        ({"guidance": None}, "is wrong or incomplete at"),
         ({"files": {}}, "leaves out ['condition.onnx', 'decode.onnx', 'prologue.onnx', "),
     ],
 )
@@ -112,12 +112,12 @@ def test_a_manifest_that_cannot_be_read_is_refused(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"calls": [{"step": 0}]}, "lacks or garbles"),
-        ({"calls": []}, "garbles the sampler, 3 rows for 0 calls"),
+        ({"calls": [{"step": 0}]}, "is wrong or incomplete at"),
+        ({"calls": []}, "incomplete at the sampler, 3 rows for 0 calls"),
         ({"graphs": []}, "call 0, which names a graph, slot or prediction that is not there"),
-        ({"prologue": None}, "garbles the prologue, which should give"),
+        ({"prologue": None}, "incomplete at the prologue, which should give"),
         ({"decoder": "../decode.onnx"}, "leaves out ['../decode.onnx']"),
-        ({"height": "tall"}, "lacks or garbles"),
+        ({"height": "tall"}, "is wrong or incomplete at"),
     ],
 )
 def test_a_variant_that_cannot_be_read_is_refused(
@@ -161,7 +161,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path, error: O
 
     with (
         pytest.raises(
-            ExportError, match=r"no room left for .*bundle' \(.*\), and nothing of it was"
+            ExportError, match=r"no space left for .*bundle' \(.*\), and the unfinished bundle was"
         ),
         staging(tmp_path / "bundle", "key") as stage,
     ):
@@ -221,7 +221,7 @@ def test_links_that_leave_the_cache_are_refused(
     bundle: Path, tmp_path: Path, blobs: str, snapshot: str
 ) -> None:
     opened = Bundle.open(linked(bundle, tmp_path / blobs, tmp_path / snapshot))
-    with pytest.raises(ExportError, match="is a link to somewhere else than the blobs of its hub"):
+    with pytest.raises(ExportError, match="is a link that leaves the blobs of its hub"):
         opened.check()
 
 

@@ -166,7 +166,7 @@ def test_scales_are_read_off_the_end(tmp_path: Path) -> None:
     with pytest.raises(SearchError, match="scale nan; give a finite number"):
         Lora.parse(f"{file}:nan")
     odd.write_bytes(b"2")
-    with pytest.raises(SearchError, match=r"is no \.safetensors file"):
+    with pytest.raises(SearchError, match=r"is not a \.safetensors file"):
         Lora.parse(str(odd))
 
 

@@ -11,7 +11,7 @@ import pytest
 from exporter.carve import carve
 from exporter.graph import DOMAIN
 from exporter.trace import Master
-from exporter.variant import trace_denoiser
+from exporter.traced import trace_denoiser
 from search.core.program import plan_program
 from search.core.subnet import Granularity
 from search.laptop.layers import Layers, layers_of, once

@@ -175,7 +175,7 @@ def test_what_a_subnet_is_not_for_is_refused(pipelines: Callable[[str], Path]) -
     with pytest.raises(SearchError, match=r"begins at step 2 .*; apply one that goes from noise"):
         apply(pipe, later)
     with apply(pipe, subnet):
-        with pytest.raises(SearchError, match="applied to this pipeline already; remove it before"):
+        with pytest.raises(SearchError, match="already applied to this pipeline; remove it before"):
             apply(pipe, subnet)
         with pytest.raises(
             SearchError, match=r"runs 5 steps, .* for 6, at .* num_inference_steps=6"

@@ -6,6 +6,7 @@ DeepCache is arXiv 2312.00858, FORA arXiv 2407.01425, SmoothCache arXiv 2411.105
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from search.core.actions import Action
@@ -65,17 +66,17 @@ def _deepcache(calibration: Calibration, report: Report) -> list[Candidate]:
 def _fora(calibration: Calibration, report: Report) -> list[Candidate]:
     """Attentions and feed-forwards run at every n-th step and are reused at the others."""
     del report
-    layers = calibration.layers
+    return within(calibration, FORA, partial(fora_table, calibration.layers))
+
+
+def fora_table(layers: SubNet, interval: int) -> SubNet:
+    """FORA's table (Selvaraju et al. 2024), from the full sampler at layer granularity."""
     chosen = branches(layers, FORA)
-
-    def made(interval: int) -> SubNet:
-        return with_actions(
-            layers,
-            lambda step, block: Action.REUSE if block in chosen and step % interval else Action.RUN,
-            method=f"fora interval {interval}",
-        )
-
-    return within(calibration, FORA, made)
+    return with_actions(
+        layers,
+        lambda step, block: Action.REUSE if block in chosen and step % interval else Action.RUN,
+        method=f"fora interval {interval}",
+    )
 
 
 def _smoothcache(calibration: Calibration, report: Report) -> list[Candidate]:

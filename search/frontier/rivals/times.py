@@ -91,7 +91,7 @@ def _clean(
             return latents - s * predictions
         case "sample":
             return predictions
-    msg = f"AYS needs the clean latents, and they cannot be told from predictions of {kind!r}; leave ays out"
+    msg = f"AYS needs the clean latents, which predictions of {kind!r} do not give; leave ays out"
     raise SearchError(msg)
 
 

@@ -15,7 +15,7 @@ from tests.command_line import Places, require_refused
     ("bench {bundle} -o {out} --against jax", "'jax' is not one of the choices; choose from eager, deepcache, compile"),
         (
             "bench {bundle} -o {out} --against eager --interval 3",
-            "nothing uses --interval (with --against deepcache) here",
+            "--interval (with --against deepcache) has no effect here",
         ),
     ],
 )  # fmt: skip

@@ -91,7 +91,10 @@ def test_what_stands_in_the_way_is_one_sentence(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--height", 64, "--width", 64], "nothing uses --height"),
+        (
+            ["--height", 64, "--width", 64],
+            "--height (with a PIPELINE), --width (with a PIPELINE) have no effect",
+        ),
         (["no-such-folder"], "there is no directory"),
         (["{sd}", "--height", 64], "both --height and --width"),
         (["{sd}", "--call", "colour=1"], "takes no colour"),

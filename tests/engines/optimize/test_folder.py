@@ -35,7 +35,7 @@ def test_the_folder_of_other_settings_is_refused(
     with folder.claimed(SETTINGS):
         pass
     before = (tmp_path / "out" / "settings.json").read_bytes()
-    message = f"holds a run with another {named}; give the same options"
+    message = f"holds a run with a different {named}; give the same options"
     with pytest.raises(EngineError, match=message), folder.claimed(replace(SETTINGS, **change)):
         pass
     assert (tmp_path / "out" / "settings.json").read_bytes() == before
@@ -45,14 +45,14 @@ def test_the_folder_of_other_settings_is_refused(
 
 def test_a_folder_that_holds_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
-    refused = pytest.raises(EngineError, match="no run of optimize began it")
+    refused = pytest.raises(EngineError, match="was not made by optimize")
     with refused, OptimizeFolder(tmp_path).claimed(SETTINGS):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
-    refused = pytest.raises(EngineError, match="another run works in")
+    refused = pytest.raises(EngineError, match="another run is using")
     with FileLock(tmp_path / ".lock"), refused, OptimizeFolder(tmp_path).claimed(SETTINGS):
         pass
 

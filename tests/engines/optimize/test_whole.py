@@ -42,7 +42,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[object], Pa
     line = ["optimize", root / "pipeline", *OPTIONS]
     done = stepcarve(*line, "-o", root / "out")
     assert done.exit_code == 0, done.output
-    assert "to search and about" in done.stderr, "the minutes are said beforehand"
+    assert "and the rest about" in done.stderr, "the expected minutes are printed first"
     return line, root / "out"
 
 
@@ -59,7 +59,7 @@ def test_a_finished_folder_is_told_again_and_not_touched(
     assert changed <= {"settings.json", ".lock"}
     refused = stepcarve(*line, "-o", out, "--seed", 1)
     assert refused.exit_code == 2
-    assert "holds a run with another seed" in refused.stderr
+    assert "holds a run with a different seed" in refused.stderr
 
 
 @pytest.mark.slow

@@ -150,7 +150,7 @@ def test_what_has_begun_is_finished_and_what_waits_is_refused(
     waits = pool.submit(running.client.images.generate, prompt="blue")
     until(lambda: running.metric("stepcarve_held_requests") == 2)
     running.server.should_exit = True
-    with pytest.raises(openai.InternalServerError, match="the server is being stopped") as refused:
+    with pytest.raises(openai.InternalServerError, match="the server is shutting down") as refused:
         waits.result()
     assert (refused.value.status_code, refused.value.response.headers["Retry-After"]) == (503, "5")
     assert not begun.done()

@@ -83,7 +83,7 @@ def test_a_replica_that_dies_loses_no_request(
 def test_replicas_are_for_a_cluster(pair: Path) -> None:
     refused = stepcarve("serve", pair, "--replicas", 2)
     assert refused.exit_code == 2
-    assert "nothing uses --replicas (--parallel ray) here" in refused.stderr
+    assert "--replicas (with --parallel ray) has no effect here" in refused.stderr
 
 
 def test_a_cluster_that_is_too_small_is_told_and_not_waited_for() -> None:

@@ -55,7 +55,7 @@ def test_the_schedulers_own_rows_need_the_pipeline(
     out, pipeline = tmp_path / "sampler", pipelines("three-levels")
     refused = stepcarve("export-scheduler", subnets["plain"], "-o", out)
     assert refused.exit_code == 2
-    assert "those of DDIMScheduler depend on what its pipeline asks of it" in refused.stderr
+    assert "the coefficients of DDIMScheduler depend on its pipeline" in refused.stderr
     assert not out.exists()
     printed = ok(
         "export-scheduler", subnets["plain"], "-o", out, "--pipeline", pipeline, "--json"

@@ -46,7 +46,7 @@ def test_inspect_draws_the_grid(made: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-    ("inspect {subnet} --num-images 2", "nothing uses --num-images (for a bundle; a SubNet has one shape) here"),
+    ("inspect {subnet} --num-images 2", "--num-images (for a bundle; a SubNet has one shape) has no effect here"),
     ("inspect {tmp}", "is not a bundle"),
     ("inspect {subnet} --image {tmp}/x.bmp", "give a file that ends in .png, .svg or .pdf"),
     ],

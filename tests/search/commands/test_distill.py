@@ -75,7 +75,7 @@ def test_json_says_what_is_gone(pipelines: Callable[[str], Path], folder: Path) 
         ),
         (
             ("subnet.json", "pictures", "--loss", "output", "--feature-weight", "2"),
-            "nothing uses --feature-weight (for --loss normalized and plain) here",
+            "--feature-weight (for --loss normalized and plain) has no effect here",
         ),
         (("subnet.json", "pictures", "--batch", "0"), "0 is not in the range x>=1"),
     ],

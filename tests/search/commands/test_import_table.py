@@ -105,9 +105,9 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: b"\x80\x02]r\xff\xff\xff\x7f.",
         "numbers an entry 2147483647 in 9 bytes",
     ),
-    "truncated": (lambda: pickle.dumps(gates())[:-20], "is no complete plain pickle"),
-    "empty": (lambda: b"", "is no complete plain pickle"),
-    "text": (lambda: b"gates", "is no complete plain pickle"),
+    "truncated": (lambda: pickle.dumps(gates())[:-20], "is not a complete plain pickle"),
+    "empty": (lambda: b"", "is not a complete plain pickle"),
+    "text": (lambda: b"gates", "is not a complete plain pickle"),
     "two pickles": (lambda: pickle.dumps(gates()) * 2, "bytes after its end"),
     "too large": (lambda: bytes(SIZE_LIMIT + 1), "bytes, but a gate file has at most"),
     "not a list": (lambda: pickle.dumps({"gates": 1}), "holds a dict, not a list"),
@@ -135,7 +135,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: changed(
             1, UP, Planted(torch._utils._rebuild_tensor_v2, (0.0, 1.0), 9, (2,), (1,), False, None)
         ),
-        "is no complete plain pickle (IndexError)",
+        "is not a complete plain pickle (IndexError)",
     ),
     "another kind": (
         lambda: changed(1, ("side", "block", 0, 0), torch.tensor(gate_files.KEEP)),

@@ -119,7 +119,7 @@ def test_the_first_step_that_has_a_block_runs_it() -> None:
 
 
 def test_as_many_rows_as_steps_are_needed() -> None:
-    with pytest.raises(SearchError, match="2 groups that do not do the same, 4 steps together"):
+    with pytest.raises(SearchError, match="2 groups that compute differently, 4 steps in all"):
         subnet(guided_at_first(), *FULL[:3])
 
 
@@ -141,5 +141,5 @@ def test_costs_of_a_step_are_those_of_its_group() -> None:
 
 def test_what_needs_steps_that_do_the_same_refuses_others() -> None:
     require_one_group(None, "fitting")
-    with pytest.raises(SearchError, match=r"fitting is for .*steps \[2\] do other things"):
+    with pytest.raises(SearchError, match=r"fitting needs a .*steps \[2\] compute something else"):
         require_one_group(guided_at_first().groups, "fitting")

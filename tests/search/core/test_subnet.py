@@ -42,15 +42,15 @@ from tests.toys import chain, hourglass, subnet
         (
             ("RRR", "RdR"),
             (
-                "step 1 has DELTA for ['deep'], but that hands on what a block is given, and what "
-                "these emit has another shape; use RUN or REUSE there, or a finer granularity"
+                "step 1 has DELTA for ['deep'], but that passes on the input of a block, and the "
+                "outputs of these have another shape; use RUN or REUSE there, or a finer granularity"
             ),
         ),
         (
             ("sss", "RRR"),
             (
-                "step 0 has SKIP for ['deep', 'down'], but that hands on what a block is given, and "
-                "what these emit has another shape; use RUN or REUSE there, or a finer granularity"
+                "step 0 has SKIP for ['deep', 'down'], but that passes on the input of a block, and "
+                "the outputs of these have another shape; use RUN or REUSE there, or a finer granularity"
             ),
         ),
         (
@@ -160,7 +160,7 @@ def test_a_saved_subnet_is_read_back_equal(tmp_path: Path) -> None:
             '{"kind": "stepcarve-subnet", "schema": 99}',
             "has schema 99, but this stepcarve reads 1 to 6",
         ),
-        ('{"kind": "stepcarve-subnet", "schema": 3}', "lacks or garbles 'binding'"),
+        ('{"kind": "stepcarve-subnet", "schema": 3}', "is wrong or incomplete at 'binding'"),
     ],
 )
 def test_a_file_that_is_no_subnet_is_refused(tmp_path: Path, content: str, message: str) -> None:
@@ -286,10 +286,10 @@ def test_a_shortcut_of_an_older_file_is_that_of_today() -> None:
 @pytest.mark.parametrize(
     ("deltas", "message"),
     [
-        ([0, 2], "garbles the topology, 7 rows for 9 targets"),
-        ([0], "garbles the topology, in which a block allows DELTA without having one port"),
-        ([9], "garbles the topology, in which a block allows DELTA without having one port"),
-        ([1], "garbles the topology, in which a target reads a later one"),
+        ([0, 2], "incomplete at the topology, 7 rows for 9 targets"),
+        ([0], "incomplete at the topology, in which a block allows DELTA without having one port"),
+        ([9], "incomplete at the topology, in which a block allows DELTA without having one port"),
+        ([1], "incomplete at the topology, in which a target reads a later one"),
     ],
 )
 def test_an_older_topology_with_other_deltas_than_rows_is_refused(
@@ -319,7 +319,7 @@ def test_an_older_topology_with_other_deltas_than_rows_is_refused(
 def test_a_garbled_topology_is_refused(part: str, value: list[Any], message: str) -> None:
     data = subnet(hourglass(), "RRR").to_json()
     data["topology"][part] = value
-    with pytest.raises(SearchError, match=f"garbled.json' lacks or garbles .*{message}"):
+    with pytest.raises(SearchError, match=f"garbled.json' is wrong or incomplete at .*{message}"):
         SubNet.from_json(data, "garbled.json")
 
 

@@ -53,8 +53,11 @@ def test_captions_come_from_text_files(tmp_path: Path) -> None:
     [
         ("{", "line 1 of .* has no file_name with a caption"),
         ('{"file_name": "a.png"}', "line 1 of .* has no file_name with a caption"),
-        ('{"file_name": "b.png", "text": "x"}', "names 'b.png', which is no file in the folder"),
-        ('{"file_name": "../out.png", "text": "x"}', "names '../out.png', which is no file in"),
+        (
+            '{"file_name": "b.png", "text": "x"}',
+            "names 'b.png', which is not a file in the directory",
+        ),
+        ('{"file_name": "../out.png", "text": "x"}', "names '../out.png', which is not a file in"),
     ],
 )
 def test_garbled_metadata_is_refused(tmp_path: Path, line: str, message: str) -> None:

@@ -114,7 +114,9 @@ def test_another_seed_gives_another_student(teacher: Pipeline) -> None:
 def test_a_checkpoint_of_another_run_is_refused(teacher: Pipeline, tmp_path: Path) -> None:
     draws, folder = draws_for(teacher), DistillRun(tmp_path)
     train(teacher, GONE, draws, SHORT, folder=folder)
-    with pytest.raises(SearchError, match="is of a distillation with another recipe; use the same"):
+    with pytest.raises(
+        SearchError, match="is of a distillation with a different recipe; use the same"
+    ):
         train(
             teacher,
             GONE,
@@ -136,7 +138,9 @@ def test_a_checkpoint_of_other_pictures_is_refused(
     other = Draws(teacher, scale * latents, captions, (24, 24))
     folder = DistillRun(tmp_path)
     train(teacher, GONE, first, SHORT, folder=folder)
-    with pytest.raises(SearchError, match="is of a distillation with another data; use the same"):
+    with pytest.raises(
+        SearchError, match="is of a distillation with a different data; use the same"
+    ):
         train(teacher, GONE, other, SHORT, folder=folder, start=folder.load(resume=True))
 
 
@@ -325,7 +329,7 @@ def test_a_scheduler_is_refused_before_pictures_are_encoded(
 
 @pytest.mark.parametrize(
     ("gone", "seed", "message"),
-    [(GONE, 1, "with another recipe;"), (GONE[:1], 0, "with another removed;")],
+    [(GONE, 1, "with a different recipe;"), (GONE[:1], 0, "with a different removed;")],
 )
 def test_a_checkpoint_is_refused_before_pictures_are_encoded(
     pipelines: Callable[[str], Path],

@@ -48,7 +48,7 @@ def test_the_file_says_what_it_is(broken: CarveRun) -> None:
     content = json.loads(file.read_text())
     assert content == {"schema": 1, "kind": "stepcarve-search-run", "seed": 0}
     file.write_text(json.dumps({**content, "schema": 0}))
-    with pytest.raises(SearchError, match="holds a search with another schema; give another"):
+    with pytest.raises(SearchError, match="holds a search with a different schema; give another"):
         broken.start(resume=True)
 
 

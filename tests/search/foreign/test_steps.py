@@ -255,8 +255,8 @@ def test_gits_and_oss_lists_end_with_the_end_of_the_sampler(
     ("form", "content", "message"),
     [
         ("sigmas", [1, 2], "has the sigmas 1, 2; give two or more, each below the one before"),
-        ("sigmas", {"a": 1}, "is no list of sigmas; give numbers as JSON, or with commas"),
-        ("timesteps", "999 5 nan", "is no list of timesteps"),
+        ("sigmas", {"a": 1}, "is not a list of sigmas; give numbers as JSON, or separated"),
+        ("timesteps", "999 5 nan", "is not a list of timesteps"),
         (
             "lemica",
             [1, 0],

@@ -203,7 +203,7 @@ def test_a_judge_adds_accuracy_and_frechet_distance(
         (("--iterations", "0"), "0 is not in the range x>=1"),
         (("--guidance", "nan"), "nan is not a finite number"),
         (("--judge", "nowhere.onnx"), "File 'nowhere.onnx' does not exist"),
-        (("--methods", "hold", "--random", "3"), "nothing uses --random (for step-mask, budcache, random) here"),
+        (("--methods", "hold", "--random", "3"), "--random (for step-mask, budcache, random) has no effect here"),
         (("--prompts", "nowhere.txt"), "cannot read prompts from 'nowhere.txt'"),
         (("--device", "tpu"), "'tpu' is not one of 'cpu', 'cuda'"),
         (("--scheduler", "Magic"), "no scheduler 'Magic' for this pipeline"),

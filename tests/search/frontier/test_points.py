@@ -83,7 +83,7 @@ def test_what_cannot_be_told_from_the_winner_is_named() -> None:
     assert found.mark(PAPER) == "="
     assert found.mark(EXACT) == ""
     assert found.sentence() == (
-        "mean distance to the full sampler: carve keep 0.3 wins, but cannot be told from dip-go keep 0.29"
+        "mean distance to the full sampler: carve keep 0.3 wins, but cannot be told apart from dip-go keep 0.29"
     )
     alone = verdict([OURS, EXACT], Target.FULL)
     assert alone.tied == ()

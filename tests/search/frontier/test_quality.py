@@ -162,7 +162,7 @@ def test_a_judge_of_another_size_is_refused(pipeline: Pipeline, whole: SubNet) -
         (np.zeros((5, 3)), r"has the shape \[5, 3\], but the judge makes 64 features"),
         (np.zeros(64), r"has the shape \[64\]"),
         (np.zeros((1, 64)), "2 rows or more"),
-        (np.array([{}]), "is no .npy file"),
+        (np.array([{}]), "is not a .npy file"),
     ],
 )
 def test_features_that_are_not_the_judges_are_refused(

@@ -78,7 +78,7 @@ def test_layers_too_coarse_for_the_budget_keep_the_nearest_below() -> None:
 
 
 def test_a_budget_beyond_all_layers_is_refused() -> None:
-    message = "what can be left out leaves 30.0% of the cost, but --keep is 0.2; keep more"
+    message = "30.0% of the cost cannot be left out, but --keep is 0.2; raise --keep"
     with pytest.raises(SearchError, match=message):
         choose([1, 2], [0.4, 0.3], [1, 1], keep=0.2)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,9 +48,12 @@ def noise(shape: tuple[int, ...]) -> Tensor:
 def all_in(path: Path, dtype: torch.dtype, latents: Tensor) -> Tensor:
     """Final latents of diffusers' own call with every part in `dtype`."""
     pipe = diffusers.DiffusionPipeline.from_pretrained(path, dtype=dtype)
+    binned = "use_resolution_binning" in inspect.signature(pipe.__call__).parameters
+    own_size = {"use_resolution_binning": False} if binned else {}
     with torch.no_grad():
         made = pipe(
             prompt=PROMPT,
+            **own_size,
             num_inference_steps=STEPS,
             guidance_scale=GUIDANCE,
             latents=latents.to(dtype),

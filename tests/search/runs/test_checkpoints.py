@@ -67,7 +67,7 @@ def test_there_may_be_no_checkpoint(tmp_path: Path) -> None:
 
 def test_a_run_is_not_begun_over_another(saved: Folder) -> None:
     with pytest.raises(
-        SearchError, match="holds a dream already; give --resume to go on with it, or"
+        SearchError, match="holds a dream already; give --resume to continue it, or"
     ):
         saved.load(resume=False)
     assert Folder(saved.path / "new").load(resume=False) is None
@@ -95,7 +95,9 @@ def test_another_run_is_refused_by_what_differs(saved: Folder) -> None:
     found = saved.load(resume=True)
     assert found is not None
     saved.require_same(found, {"seed": 0})
-    with pytest.raises(SearchError, match="is of a dream with another prompts and seed; use the"):
+    with pytest.raises(
+        SearchError, match="is of a dream with a different prompts and seed; use the"
+    ):
         saved.require_same(found, {"seed": 1, "prompts": ("a circle",)})
 
 

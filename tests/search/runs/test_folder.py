@@ -27,7 +27,7 @@ def test_a_search_that_was_begun_is_gone_on_with(file: Path) -> None:
 
 def test_a_search_is_not_begun_where_one_is(file: Path) -> None:
     claim(file, SEARCH, results="*.done", resume=False)
-    with pytest.raises(SearchError, match="holds a search already; give --resume to go on"):
+    with pytest.raises(SearchError, match="holds a search already; give --resume to continue"):
         claim(file, SEARCH, results="*.done", resume=False)
 
 
@@ -40,7 +40,9 @@ def test_results_of_an_unknown_search_are_refused(tmp_path: Path, *, resume: boo
 
 def test_another_search_is_refused_by_what_differs(file: Path) -> None:
     claim(file, {**SEARCH, "older": 1}, results="*.done", resume=False)
-    with pytest.raises(SearchError, match="holds a search with another older, seed; give another"):
+    with pytest.raises(
+        SearchError, match="holds a search with a different older, seed; give another"
+    ):
         claim(file, {**SEARCH, "seed": 1}, results="*.done", resume=True)
 
 

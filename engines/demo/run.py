@@ -1,17 +1,17 @@
-"""The whole path on the shipped pipeline: search, export, run, verify, and a table of the gains."""
+"""The whole path on a shipped pipeline: search, export, run, verify, and a table of the gains."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.table import Table
 
 from engines.base import Engine, make_engine
 from engines.comparison import draw_comparison
+from engines.demo.example import EXAMPLES, PROVED, Example
 from engines.errors import EngineError
 from engines.parity import Parity, psnr, verify
 from engines.pictures import save_sheet
@@ -20,63 +20,17 @@ from engines.runner import Runner
 from exporter.exporting import export
 from exporter.picture import save_figure
 from search.core.files import require_free, write_atomically
-from search.core.subnet import SubNet
 from search.core.summary import summarise
 from search.frontier.judge import Judge
-from search.methods.options import Options
-from search.methods.registry import search
-from search.model.pipeline import open_pipeline
+from search.model.pipeline import open_asked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from exporter.bundle import Bundle
-    from search.model.pipeline import Pipeline
-
-SHAPES = Path(__file__).parent.parent / "examples" / "shapes"
-GUIDANCE = 4.0
-KEEP = 0.2
-PICTURES = 32
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A line of the table before it is run.
-
-    Attributes:
-        name: in the table.
-        file: of its bundle and pictures.
-        make: searches or loads its SubNet.
-    """
-
-    name: str
-    file: str
-    make: Callable[[Pipeline], SubNet]
-
-
-def _searched(method: str, **options: Any) -> Callable[[Pipeline], SubNet]:
-    return lambda opened: search(opened, method, Options(guidance=GUIDANCE, **options))
-
-
-def _shipped(name: str) -> Callable[[Pipeline], SubNet]:
-    return lambda _: SubNet.load(SHAPES / "subnets" / f"{name}.json")
-
-
-CONTENDERS = (
-    Contender("full sampler", "full", _searched("full")),
-    Contender("DeepCache, interval 5", "deepcache", _searched("deepcache", interval=5)),
-    Contender("fewer steps", "fewer-steps", _searched("fewer-steps", keep=KEEP)),
-    Contender("DiP-GO", "dip-go", _shipped("dip-go")),
-    Contender("carve", "carve", _shipped("carve")),
-    Contender(
-        "carve, a short search", "carve-live",
-        _searched("carve", keep=KEEP, pictures=8, iterations=2),
-    ),
-)  # fmt: skip
-PROVED = "carve"
-"""The file of the contender that is compared with PyTorch."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +59,13 @@ class Demo:
     """What the demo found.
 
     Attributes:
-        rows: as `CONTENDERS`.
+        title: of the table.
+        rows: one per contender.
         parity: of the bundle of `PROVED`.
         page: the report.
     """
 
+    title: str
     rows: tuple[DemoRow, ...]
     parity: Parity
     page: Path
@@ -117,7 +73,7 @@ class Demo:
     def table(self) -> Table:
         """A line per method, for the terminal."""
         attributes = list(self.rows[0].accuracy)
-        table = Table(title="shapes-sd, 50-step DDIM, ONNX Runtime on the CPU")
+        table = Table(title=f"{self.title}, ONNX Runtime on the CPU")
         table.add_column("method", no_wrap=True)
         for heading in ("calls", "MACs", "s / picture", "speedup", "PSNR to full", *attributes):
             table.add_column(heading, justify="right")
@@ -134,23 +90,35 @@ class Demo:
         return table
 
 
-def run_demo(out: Path, report: Callable[[str], None], *, pictures: int = PICTURES) -> Demo:
-    """Run everything with `pictures` prompts and write it to `out`, which must not exist."""
-    pipeline = SHAPES / "shapes-sd"
-    if not pipeline.is_dir():
+def run_demo(
+    out: Path,
+    report: Callable[[str], None],
+    *,
+    example: Example = EXAMPLES[0],
+    pictures: int | None = None,
+) -> Demo:
+    """Run everything and write it to `out`, which must not exist.
+
+    Args:
+        out: the directory to make.
+        report: called with a short progress message.
+        example: which of the shipped pipelines.
+        pictures: how many prompts; None takes the example's number.
+    """
+    if not example.pipeline.is_dir():
         msg = (
-            f"the shipped pipeline {str(pipeline)!r} is not here; clone the repository and install "
+            f"the shipped pipeline {str(example.pipeline)!r} is not here; clone the repository and install "
             "it from there with make setup"
         )
         raise EngineError(msg)
     require_free(out)
-    prompts = (SHAPES / "prompts.txt").read_text().splitlines()[:pictures]
-    judge = Judge(SHAPES / "judge.onnx")
-    bundles = _bundles(pipeline, out, report)
+    prompts = example.prompts()[: pictures or example.pictures]
+    judge = Judge(example.folder / "judge.onnx")
+    bundles = _bundles(example, out, report)
     engine = make_engine("onnxruntime", "cpu")
     rows: list[DemoRow] = []
     shown: dict[str, NDArray[np.uint8]] = {}
-    for contender, bundle in zip(CONTENDERS, bundles, strict=True):
+    for contender, bundle in zip(example.contenders, bundles, strict=True):
         images, seconds = _sample(contender.name, Runner(bundle, engine), prompts, report)
         save_sheet(images, out / f"{contender.file}.png")
         shown[contender.name] = images
@@ -160,23 +128,28 @@ def run_demo(out: Path, report: Callable[[str], None], *, pictures: int = PICTUR
                 calls=len(bundle.calls),
                 macs=summarise(bundle.subnet)["macs_kept"],
                 seconds=seconds,
-                psnr=_closeness(images, shown[CONTENDERS[0].name]),
+                psnr=_closeness(images, shown[example.contenders[0].name]),
                 accuracy=judge.accuracy(judge.read(images), prompts),
             )
         )
     save_figure(draw_comparison(shown), out / "compared.png")
-    parity, page = _prove(bundles, engine, pipeline, prompts[0], out, report)
-    record = {"rows": [asdict(row) for row in rows], "parity": parity.to_json()}
+    parity, page = _prove(bundles, engine, example.pipeline, prompts[0], out, report)
+    record = {
+        "example": example.name,
+        "rows": [asdict(row) for row in rows],
+        "parity": parity.to_json(),
+    }
     write_atomically(out / "demo.json", json.dumps(record, indent=1) + "\n")
-    return Demo(tuple(rows), parity, page)
+    return Demo(example.title, tuple(rows), parity, page)
 
 
-def _bundles(pipeline: Path, out: Path, report: Callable[[str], None]) -> list[Bundle]:
-    opened = open_pipeline(pipeline)
+def _bundles(example: Example, out: Path, report: Callable[[str], None]) -> list[Bundle]:
+    opened = open_asked(example.pipeline, scheduler=None, call=example.call)
     bundles = []
-    for contender in CONTENDERS:
+    for contender in example.contenders:
         report(f"{contender.name}: search and export")
-        bundles.append(export(pipeline, contender.make(opened), out / contender.file))
+        subnet = contender.make(opened, example)
+        bundles.append(export(example.pipeline, subnet, out / contender.file))
     return bundles
 
 
