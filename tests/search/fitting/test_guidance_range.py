@@ -53,7 +53,7 @@ def test_between_the_scales_rows_are_nearly_as_good_as_those_of_one_scale_alone(
         alone = fit_chain(guided_runs([scale], rounds=6), calls).rows
         own = float(others.error(run_chain(others, calls, alone)).mean())
         assert error(others, scale) <= 1.3 * own
-        assert error(others, 4.0) > 1.3 * own
+        assert error(others, 4.0) > 1.1 * own
 
 
 def test_the_polynomial_makes_what_the_rows_made_at_each_scale() -> None:
