@@ -163,7 +163,8 @@ class Method:
         """The options that decide what is found, as JSON values, beside keep and seed."""
         used = self.used(options, self.cost) - {"keep", "seed", "prompts"}
         decide = [f.name for f in fields(options) if f.name.replace("_", "-") in used - RUNNING]
-        return {name.replace("_", "-"): getattr(options, name) for name in decide}
+        values = {name.replace("_", "-"): getattr(options, name) for name in decide}
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
 
 
 RUNNING = {"run", "resume", "jobs", "parallel", "device"}
