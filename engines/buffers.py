@@ -42,10 +42,11 @@ class Buffers(Protocol):
     def finite(self, buffer: Buffer) -> bool:
         """Whether all values are."""
 
-    def combination(
-        self, row: NDArray[np.float32], terms: Buffer, out: Buffer
-    ) -> Callable[[], None]:
-        """A function that writes `sum(row[i] * terms[i])` into `out`; `terms` is a table."""
+    def combination(self, row: Buffer, terms: Buffer, out: Buffer) -> Callable[[], None]:
+        """A function that writes `sum(row[i] * terms[i])` into `out`; `terms` is a table.
+
+        The values of `row` are those that it has when the function is called.
+        """
 
     def record(self, walk: Callable[[], None]) -> Callable[[], None]:
         """A faster equivalent of `walk`, which uses only these buffers."""
@@ -82,9 +83,7 @@ class NumpyBuffers:
         """See `Buffers`."""
         return bool(np.isfinite(buffer).all())
 
-    def combination(
-        self, row: NDArray[np.float32], terms: Buffer, out: Buffer
-    ) -> Callable[[], None]:
+    def combination(self, row: Buffer, terms: Buffer, out: Buffer) -> Callable[[], None]:
         """See `Buffers`."""
         known, flat = terms[: row.size].reshape(row.size, -1), out.reshape(-1)
 

@@ -182,16 +182,14 @@ class TorchBuffers:
             return bool(torch.isfinite(buffer.float()).all())
 
     def combination(
-        self, row: NDArray[np.float32], terms: torch.Tensor, out: torch.Tensor
+        self, row: torch.Tensor, terms: torch.Tensor, out: torch.Tensor
     ) -> Callable[[], None]:
         """See `engines.buffers.Buffers`."""
-        with self._on_stream():
-            weights = torch.from_numpy(row).to(self._device)
-        known, flat = terms[: row.size].flatten(1).T, out.view(-1)
+        known, flat = terms[: len(row)].flatten(1).T, out.view(-1)
 
         def combine() -> None:
             with self._on_stream():
-                torch.mv(known, weights, out=flat)
+                torch.mv(known, row, out=flat)
 
         return combine
 

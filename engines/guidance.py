@@ -21,10 +21,14 @@ def guidance_of(bundle: Bundle, guidance: float | None, negative: str) -> float:
         what = "is class-conditional" if bundle.takes_labels else "was exported without guidance"
         msg = f"the bundle {what}, so it takes no negative prompt; leave it out"
         raise EngineError(msg)
-    if bundle.subnet.fitted is not None and scale != bundle.guidance:
+    low, high = bundle.subnet.guidance_range or (scale, scale)
+    if not low <= scale <= high:
+        asked = f"guidance {scale:g} was requested, but the sampler of this bundle was fitted for"
         msg = (
-            f"guidance {scale:g} was requested, but the sampler of this bundle was fitted for "
-            f"{bundle.guidance:g}; leave --guidance out, or search again with --guidance {scale:g}"
+            f"{asked} {low:g}; leave --guidance out, or search again with --guidance {scale:g}"
+            if low == high
+            else f"{asked} {low:g} to {high:g}; give a scale in that range, or search again with another "
+            "--guidance-range"
         )
         raise EngineError(msg)
     if bundle.guided and scale <= 1:

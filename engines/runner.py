@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from engines.given import require_pictures, values_of
 from engines.guidance import guidance_of
 from engines.noise import noise_of
 from engines.preview import expected_rows, pictures_of
+from engines.sampler_rows import SamplerRows
 from engines.texts import Texts
 from search.core.names import GUIDANCE, IMAGE, LATENTS, PREDICTION, SAMPLE
 from search.core.prompt import Drawn, PromptField, PromptInput
@@ -98,8 +99,12 @@ class Runner:
         self._rows = {n: self._buffers.rows(self._invariants[n]) for n in bundle.rows}
         self._constants: list[Buffer] = []
         self._calls = [self._bind(call) for call in bundle.calls]
-        self._combine = [self._combination(r, self._inputs[SAMPLE]) for r in sampler.inputs]
-        self._finish = self._combination(sampler.final, self._latents)
+        self._sampler = SamplerRows(bundle, self._buffers)
+        outs = [*[self._inputs[SAMPLE]] * len(self._calls), self._latents]
+        *self._combine, self._finish = (
+            self._buffers.combination(row, self._stack, out)
+            for row, out in zip(self._sampler.weights, outs, strict=True)
+        )
         self._loop = self._buffers.record(self._walk)
 
     @property
@@ -195,7 +200,9 @@ class Runner:
         drawn: _Drawn,
     ) -> None:
         write = self._buffers.write
-        write(self._inputs[GUIDANCE], guidance_of(self.bundle, guidance, negative))
+        scale = guidance_of(self.bundle, guidance, negative)
+        write(self._inputs[GUIDANCE], scale)
+        self._sampler.use(scale)
         texts = {"prompt": prompt, "negative": negative}
         for each in self.bundle.prompt_inputs:
             if each.fill in (PromptField.PICTURE, PromptField.NOISE):
@@ -282,15 +289,13 @@ class Runner:
         """
         if self.bundle.preview is None:
             return None
-        row = np.trim_zeros(self._expected[number], "b").astype(np.float32)
+        made = [call.prediction for call in self.bundle.calls]
+        row = expected_rows(self._sampler.table, made)[number]
+        row = np.trim_zeros(row, "b").astype(np.float32)
         if not row.size:
             return None
         terms = self._buffers.host(self._stack[: row.size])
         return pictures_of(self.bundle, np.tensordot(row, terms, axes=1))
-
-    @cached_property
-    def _expected(self) -> NDArray[np.float64]:
-        return expected_rows(self.bundle.sampler, [call.prediction for call in self.bundle.calls])
 
     def decode(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
         """Pictures `[B, height, width, 3]` in 0..1 from final latents."""
@@ -362,11 +367,6 @@ class Runner:
         self._buffers.write(buffer, np.asarray(values, np.float32))
         self._constants.append(buffer)
         return buffer
-
-    def _combination(self, row: NDArray[np.float64], out: Buffer) -> Callable[[], None]:
-        """The sum of what is known and the predictions that `row` gives, up to the last that counts."""
-        weights = np.trim_zeros(row, "b").astype(np.float32)
-        return self._buffers.combination(weights, self._stack, out)
 
     def _drawn(self, seed: int | Sequence[int], latents: NDArray[np.float32] | None) -> _Drawn:
         """What a seed gives before the loop, in the order in which diffusers draws it.

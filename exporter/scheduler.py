@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,8 +55,12 @@ def reduced_sampler(subnet: SubNet, table: SamplerTable) -> FittedSampler:
             "scheduler itself, or export a SubNet whose scheduler draws none"
         )
         raise ExportError(msg)
-    timesteps = tuple(subnet.timesteps[step] for step in steps)
-    return FittedSampler(timesteps, table.merge(_origins(subnet), steps))
+    timesteps, origins = tuple(subnet.timesteps[step] for step in steps), _origins(subnet)
+    by_scale = None if subnet.fitted is None else subnet.fitted.by_scale
+    if by_scale is not None:
+        powers = tuple(power.merge(origins, steps) for power in by_scale.powers)
+        by_scale = replace(by_scale, powers=powers)
+    return FittedSampler(timesteps, table.merge(origins, steps), by_scale)
 
 
 def _origins(subnet: SubNet) -> tuple[int, ...]:

@@ -94,13 +94,28 @@ class Applied:
         def set_timesteps(*args: Any, **kwargs: Any) -> None:
             original(*args, **kwargs)
             _require_timesteps(self.subnet, [float(t) for t in scheduler.timesteps])
-            _require_guidance(self.subnet, self._pipe)
+            self._take_guidance(scheduler)
             # A run that was broken off has left its values behind.
             self._gate()
 
         scheduler.set_timesteps = set_timesteps
         setattr(scheduler, _MARK, True)
         return scheduler
+
+    def _take_guidance(self, scheduler: Any) -> None:
+        """Take the rows of the run's guidance scale; not every pipeline says which it has."""
+        scale, by_range = getattr(self._pipe, "_guidance_scale", None), self.subnet.guidance_range
+        if scale is None or by_range is None:
+            return
+        low, high = by_range
+        if not low <= scale <= high:
+            fitted = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+            msg = (
+                f"the guidance scale is {scale:g}, but the sampler of this SubNet was fitted at {fitted}; "
+                "give guidance_scale as it was fitted, or search at the other one"
+            )
+            raise SearchError(msg)
+        scheduler.use_guidance_scale(scale)
 
     def _gate(self) -> None:
         """Gate the denoiser anew."""
@@ -138,7 +153,7 @@ def apply(pipe: Any, subnet: SubNet | Path | str, *, compiler: Compiler | None =
 
     `remove()` of the result, or the end of its `with` block, restores the pipeline. The pipeline's
     scheduler is replaced by the SubNet's sampler. A fitted sampler works only at the size, the guidance
-    scale and the number of steps that it was fitted for; any other needs the SubNet's scheduler and
+    scales and the number of steps that it was fitted for; any other needs the SubNet's scheduler and
     number of steps, and works at every size.
 
     Args:
@@ -225,17 +240,6 @@ def _require_timesteps(subnet: SubNet, timesteps: list[float]) -> None:
         f"SubNet was made for {len(mine)}, at {_few(mine)}; give {asked}, and the size it was made for"
     )
     raise SearchError(msg)
-
-
-def _require_guidance(subnet: SubNet, pipe: Any) -> None:
-    """Refuse another guidance scale than a fitted sampler's; not every pipeline says which it has."""
-    scale = getattr(pipe, "_guidance_scale", None)
-    if subnet.fitted is not None and scale is not None and scale != subnet.guidance:
-        msg = (
-            f"the guidance scale is {scale:g}, but the sampler of this SubNet was fitted at "
-            f"{subnet.guidance:g}; give guidance_scale={subnet.guidance:g}, or search at the other one"
-        )
-        raise SearchError(msg)
 
 
 def _few(timesteps: list[float]) -> str:

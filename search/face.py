@@ -29,6 +29,7 @@ def optimize(
     steps: int | None = None,
     scheduler: str | None = None,
     guidance: float | None = None,
+    guidance_range: tuple[float, float] | None = None,
     size: tuple[int, int] | None = None,
     pictures: int | None = None,
     iterations: int | None = None,
@@ -46,6 +47,7 @@ def optimize(
         steps: the number of steps of the full sampler; None: the pipeline's own.
         scheduler: a diffusers class name or a short name; None: the pipeline's own.
         guidance: the guidance scale; None: the pipeline's own.
+        guidance_range: the least and the largest scale to fit the sampler for; None: `guidance` alone.
         size: height and width of the pictures in pixels; None: the pipeline's own.
         pictures: the number of pictures to calibrate with; None: the method's default.
         iterations: the number of iterations of the optimiser; None: the method's default.
@@ -70,6 +72,7 @@ def optimize(
         prompts=tuple(prompts),
         steps=steps,
         guidance=guidance,
+        guidance_range=guidance_range,
         height=height,
         width=width,
         pictures=pictures,

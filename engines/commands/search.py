@@ -18,6 +18,7 @@ from search.commands.values import (
     AT_LEAST_2,
     FALLING,
     FRACTIONS,
+    NUMBER,
     PATH,
     OneOf,
 )
@@ -192,6 +193,13 @@ def _methods() -> str:
         "--reference-steps",
         type=AT_LEAST_1,
         help="Fit to a sampler with this many steps instead of --steps.",
+    ),
+    cloup.option(
+        "--guidance-range",
+        type=NUMBER,
+        nargs=2,
+        metavar="LOW HIGH",
+        help="Fit for all guidance scales from LOW to HIGH, not for one: run --guidance then takes any.",
     ),
 )
 @shared.option_group(

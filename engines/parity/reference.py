@@ -68,8 +68,8 @@ class Reference:
 
     @property
     def subnet(self) -> SubNet:
-        """That of the bundle."""
-        return self.bundle.subnet
+        """That of the bundle, with the rows of the run's guidance scale."""
+        return self.bundle.subnet.at(self.inputs.guidance)
 
     @property
     def table(self) -> SamplerTable:
@@ -136,7 +136,7 @@ def run_reference(
     Raises:
         SearchError: the pipeline is not the one the bundle was exported from, or a LoRA is missing.
     """
-    subnet = bundle.subnet
+    subnet = bundle.subnet.at(inputs.guidance)
     opened = open_for(subnet, path, weights=True)
     fuse(opened.pipe, bundle.loras)
     attach(opened.pipe, bundle.live_loras)

@@ -124,8 +124,9 @@ def precision_of(engine: Engine, bundle: Bundle) -> str:
 
 def _manifest_rung(context: RungContext) -> Climbed:
     """The manifest's calls, cache slots and coefficients against the SubNet's, without running it."""
-    reference = context.reference
-    return _stated(MANIFEST, "the SubNet", check_manifest(reference.bundle, reference.table))
+    bundle = context.reference.bundle
+    own = context.reference.opened.sampler_of(bundle.subnet)
+    return _stated(MANIFEST, "the SubNet", check_manifest(bundle, own))
 
 
 def _numbers_rung(context: RungContext) -> Climbed:

@@ -89,6 +89,7 @@ def command(
         "full_calls": loaded.full_calls,
         "timesteps": [loaded.timesteps[step] for step in steps],
         "guidance": None if loaded.fitted is None else loaded.guidance,
+        "guidance_range": loaded.guidance_range,
         "not_included": not_included(loaded),
     }
     click.echo(json.dumps(found) if as_json else _text(loaded, found))
@@ -147,6 +148,12 @@ def _text(subnet: SubNet, found: dict[str, Any]) -> str:
             f'  pipe.scheduler = FittedScheduler.from_pretrained("{found["out"]}")',
             f"  pipe(..., num_inference_steps={calls}{scale})",
         ]
+        low, high = found["guidance_range"] or (0.0, 0.0)
+        if low < high:
+            lines.append(
+                f"  another scale from {low:g} to {high:g}: "
+                f'FittedScheduler.from_pretrained("{found["out"]}", guidance_scale=...)'
+            )
     elif is_fitted:
         lines.append("not included: the fitted coefficients; the tool's own sampler steps between")
     else:

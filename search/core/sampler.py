@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from search.core.errors import SearchError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -112,41 +113,176 @@ class SamplerTable:
 
 
 @dataclass(frozen=True)
+class ScaleRange:
+    """The guidance scales that a fitted sampler is for.
+
+    Attributes:
+        low: the least.
+        high: the largest.
+        guidance: the one to use when none is given.
+    """
+
+    low: float
+    high: float
+    guidance: float
+
+    def __post_init__(self) -> None:
+        """Check that the range is one, and has that scale in it."""
+        is_range = math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high
+        if not is_range or not self.low <= self.guidance <= self.high:
+            msg = (
+                f"the guidance range {self.low:g} to {self.high:g} does not go from a scale to a larger one "
+                f"with guidance {self.guidance:g} between them; give --guidance-range LOW HIGH with the scale "
+                "of --guidance, or else of the pipeline, in it"
+            )
+            raise SearchError(msg)
+
+    @property
+    def fitted_at(self) -> tuple[float, ...]:
+        """The scales that rows for the range are fitted at; a polynomial of one degree less has a term for each."""
+        return ((self.low + self.high) / 2, self.low, self.high)
+
+    def place(self, scale: float) -> float:
+        """The distance of a scale from `guidance`, relative to the size of the range."""
+        return (scale - self.guidance) / (self.high - self.low)
+
+    def require(self, scale: float) -> None:
+        """Refuse a scale outside."""
+        if not self.low <= scale <= self.high:
+            msg = (
+                f"guidance {scale:g} was requested, but the sampler was fitted for {self.low:g} to "
+                f"{self.high:g}; give a scale in that range, or search again with another --guidance-range"
+            )
+            raise SearchError(msg)
+
+
+@dataclass(frozen=True)
+class ByScale:
+    """How rows change with the guidance scale: a polynomial in its place in a range.
+
+    Attributes:
+        scales: the range.
+        powers: the coefficients of the place, of its square, ...; the constant term are the rows at
+            `scales.guidance`.
+    """
+
+    scales: ScaleRange
+    powers: tuple[SamplerTable, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {**vars(self.scales), "powers": [table.to_json() for table in self.powers]}
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> ByScale:
+        """Read what `to_json` wrote."""
+        scales = ScaleRange(*(float(data[name]) for name in ("low", "high", "guidance")))
+        return ByScale(scales, tuple(map(SamplerTable.from_json, data["powers"])))
+
+
+@dataclass(frozen=True)
 class FittedSampler:
     """A SubNet's fitted sampler, which approximates the full sampler.
 
     Attributes:
         timesteps: that the denoiser receives, one per step of the SubNet.
-        table: its rows; those of steps that make no call are never used.
+        table: its rows at the guidance scale of the SubNet; those of steps that make no call are never
+            used.
+        by_scale: how they change with that scale; None: they are for that scale alone.
     """
 
     timesteps: tuple[float, ...]
     table: SamplerTable
+    by_scale: ByScale | None = None
 
     def __post_init__(self) -> None:
         """Check that the rows are one per step and use only earlier predictions."""
-        self.table.require_fixed()
+        for table in self.terms:
+            self._check(table)
+
+    def _check(self, table: SamplerTable) -> None:
+        table.require_fixed()
         steps = len(self.timesteps)
-        if self.table.inputs.shape != (steps, 1 + steps) or self.table.final.shape != (1 + steps,):
+        if table.inputs.shape != (steps, 1 + steps) or table.final.shape != (1 + steps,):
             msg = (
                 f"the fitted sampler has {steps} timesteps but a table of "
-                f"{list(self.table.inputs.shape)} and {list(self.table.final.shape)}; "
+                f"{list(table.inputs.shape)} and {list(table.final.shape)}; "
                 "give one row per timestep"
             )
             raise SearchError(msg)
-        if np.triu(self.table.inputs[:, 1:]).any():
+        if np.triu(table.inputs[:, 1:]).any():
             msg = "the fitted sampler uses a prediction before it is made; fit it again"
             raise SearchError(msg)
-        values = (*self.timesteps, *self.table.inputs.flat, *self.table.final)
+        values = (*self.timesteps, *table.inputs.flat, *table.final)
         if not np.isfinite(values).all():
             msg = "the fitted sampler has coefficients that are not finite; fit it again"
             raise SearchError(msg)
 
+    @property
+    def terms(self) -> tuple[SamplerTable, ...]:
+        """Of the polynomial that the rows are, the constant one first."""
+        return (self.table, *(() if self.by_scale is None else self.by_scale.powers))
+
+    def at(self, scale: float) -> FittedSampler:
+        """The same for one guidance scale.
+
+        Raises:
+            SearchError: the rows are for a range that the scale is not in.
+        """
+        if self.by_scale is None:
+            return self
+        scales = self.by_scale.scales
+        scales.require(scale)
+        weights = [scales.place(scale) ** power for power in range(len(self.terms))]
+        inputs = sum(w * table.inputs for w, table in zip(weights, self.terms, strict=True))
+        final = sum(w * table.final for w, table in zip(weights, self.terms, strict=True))
+        return FittedSampler(self.timesteps, SamplerTable(np.asarray(inputs), np.asarray(final)))
+
+    def around(self, guidance: float) -> FittedSampler:
+        """The same rows, with another scale of their range as the one to use when none is given."""
+        if self.by_scale is None:
+            return self
+        scales = replace(self.by_scale.scales, guidance=guidance)
+        each = np.linspace(scales.low, scales.high, len(self.terms)).tolist()
+        return FittedSampler.through({scale: self.at(scale) for scale in each}, scales)
+
+    @staticmethod
+    def through(found: Mapping[float, FittedSampler], scales: ScaleRange) -> FittedSampler:
+        """The polynomial through rows at several guidance scales.
+
+        Args:
+            found: rows for single scales at the same timesteps, by their scale.
+            scales: their range.
+        """
+        tables = [each.table for each in found.values()]
+        values = np.stack([np.vstack([each.inputs, each.final]) for each in tables])
+        powers = np.vander([scales.place(scale) for scale in found], increasing=True)
+        terms = np.linalg.solve(powers, values.reshape(len(tables), -1)).reshape(values.shape)
+        timesteps = next(iter(found.values())).timesteps
+        return FittedSampler.of_terms(
+            timesteps, [SamplerTable(term[:-1], term[-1]) for term in terms], scales
+        )
+
+    @staticmethod
+    def of_terms(
+        timesteps: Sequence[float], terms: Sequence[SamplerTable], scales: ScaleRange | None
+    ) -> FittedSampler:
+        """The polynomial with these terms, the constant one first; without a range it has that alone."""
+        table, *powers = terms
+        by_scale = None if scales is None else ByScale(scales, tuple(powers))
+        return FittedSampler(tuple(timesteps), table, by_scale)
+
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
-        return {"timesteps": list(self.timesteps), **self.table.to_json()}
+        found = {"timesteps": list(self.timesteps), **self.table.to_json()}
+        return found if self.by_scale is None else {**found, "by_scale": self.by_scale.to_json()}
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> FittedSampler:
-        """Read what `to_json` wrote."""
-        return FittedSampler(tuple(map(float, data["timesteps"])), SamplerTable.from_json(data))
+        """Read what `to_json` wrote; before schema 7 rows were for one guidance scale."""
+        by = data.get("by_scale")
+        return FittedSampler(
+            tuple(map(float, data["timesteps"])),
+            SamplerTable.from_json(data),
+            None if by is None else ByScale.from_json(by),
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 SCHEMA = 5
 WITH_GROUPS = 6
 """The schema of SubNets whose steps do not all do the same; others are written as before."""
-READABLE = (1, 2, 3, 4, 5, 6)
+WITH_SCALES = 7
+"""The schema of SubNets whose fitted rows depend on the guidance scale; likewise."""
+READABLE = (1, 2, 3, 4, 5, 6, 7)
 """Schema 1 has no `deltas` in its topology, so nothing in it allows DELTA; before schema 3 noise and
 latents had one shape, before schema 4 every sampler went all the way on the scheduler's own grid;
 before schema 5 no cell had coefficients, and a topology numbered its targets."""
@@ -131,7 +133,7 @@ class SubNet:
         granularity: which submodules are blocks.
         topology: how the blocks depend on each other and what they cost.
         actions: `actions[step][block]`; step 0 is the noisiest.
-        guidance: the guidance scale that it was made with.
+        guidance: the guidance scale that it was made with, and the one to use when none is given.
         full_calls: the number of calls that the full sampler, which it replaces, makes.
         method: what made it, for people.
         fitted: the sampler it brings along; None is the scheduler it is bound to.
@@ -169,11 +171,21 @@ class SubNet:
         if self.full_calls < 1:
             msg = f"the full sampler makes {self.full_calls} calls; give 1 or more"
             raise SearchError(msg)
+        self._check_scales()
         self._check_groups()
         self._check_first()
         self._check_filled()
         self._check_based()
         self._check_coefficients()
+
+    def _check_scales(self) -> None:
+        by_scale = None if self.fitted is None else self.fitted.by_scale
+        if by_scale is not None and by_scale.scales.guidance != self.guidance:
+            msg = (
+                f"the SubNet has guidance {self.guidance:g}, but its fitted rows are written around "
+                f"{by_scale.scales.guidance:g}; write them around the same scale"
+            )
+            raise SearchError(msg)
 
     def _check_groups(self) -> None:
         groups, blocks = self.topology.groups, self.topology.blocks
@@ -296,14 +308,38 @@ class SubNet:
         return self.binding.timesteps if self.fitted is None else self.fitted.timesteps
 
     @property
+    def guidance_range(self) -> tuple[float, float] | None:
+        """The least and the largest guidance scale that it is for; None: fitted to none, so for any."""
+        if self.fitted is None:
+            return None
+        by = self.fitted.by_scale
+        return (self.guidance,) * 2 if by is None else (by.scales.low, by.scales.high)
+
+    def at(self, guidance: float) -> SubNet:
+        """The same for one guidance scale: rows that depend on it are those for that scale.
+
+        Raises:
+            SearchError: it is not in the range of the rows.
+        """
+        if self.fitted is None or self.fitted.by_scale is None:
+            return self
+        return replace(self, fitted=self.fitted.at(guidance), guidance=guidance)
+
+    @property
     def steps(self) -> int:
         """How many timesteps the sampler has."""
         return len(self.actions)
 
+    @property
+    def _schema(self) -> int:
+        if self.topology.groups is not None:
+            return WITH_GROUPS
+        return SCHEMA if self.fitted is None or self.fitted.by_scale is None else WITH_SCALES
+
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values; see docs/formats.md."""
         return {
-            "schema": SCHEMA if self.topology.groups is None else WITH_GROUPS,
+            "schema": self._schema,
             "kind": "stepcarve-subnet",
             "method": self.method,
             "origin": None if self.origin is None else self.origin.to_json(),

@@ -71,6 +71,8 @@ def summarise(subnet: SubNet, batch: int = 1, dtype: str = "float32") -> dict[st
         "macs_per_step": list(unrolled.macs),
         "signature_per_call": [call.signature for call in program.calls],
         "fitted": subnet.fitted is not None,
+        "guidance": subnet.guidance,
+        "guidance_range": subnet.guidance_range,
         "timesteps": list(subnet.timesteps),
         "call_timesteps": [subnet.timesteps[call.step] for call in program.calls],
         "grid": vars(subnet.binding.grid),
@@ -117,4 +119,6 @@ def one_line(summary: dict[str, Any]) -> str:
 def call_times(summary: dict[str, Any]) -> str:
     """The timesteps of a fitted SubNet's calls, as a text."""
     times = ", ".join(f"{timestep:g}" for timestep in summary["call_timesteps"])
-    return f"fitted sampler, calls at timesteps {times}"
+    low, high = summary["guidance_range"]
+    scales = f" for guidance {low:g} to {high:g}" if low < high else ""
+    return f"fitted sampler{scales}, calls at timesteps {times}"

@@ -75,7 +75,7 @@ def adopt_sampler(full: SubNet, found: SubNet) -> SubNet:
     return replace(
         full,
         actions=full.actions[:1] * len(fitted.timesteps),
-        fitted=fitted,
+        fitted=fitted.around(full.guidance),
         method=f"sampler of {found.method}",
     )
 

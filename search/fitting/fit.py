@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from search.core.sampler import SamplerTable
+    from search.core.sampler import SamplerTable, ScaleRange
     from search.core.subnet import SubNet
     from search.core.topology import Target
     from search.fitting.trajectories import Trajectories
@@ -78,16 +78,14 @@ def fit_sampler(
             chain = fit_chain(fitted_on, calls, history=history, weights=weights)
             error = _mean(held_out, run_chain(held_out, calls, chain.rows))
             if error < best_error:
-                fitted = FittedSampler(
-                    subnet.timesteps,
-                    table_of(
-                        chain.rows,
-                        fitted_on.first,
-                        steps=steps,
-                        predicts=calls.predicts,
-                        total=subnet.steps,
-                    ),
+                rows = table_of(
+                    chain.rows,
+                    fitted_on.first,
+                    steps=steps,
+                    predicts=calls.predicts,
+                    total=subnet.steps,
                 )
+                fitted = FittedSampler(subnet.timesteps, rows)
                 best, best_error = dataclasses.replace(subnet, fitted=fitted), error
     return Fit(best, best_error, plain)
 
@@ -100,9 +98,13 @@ def fit_subnets(
     *,
     reference_steps: int | None,
     seed: int,
+    scales: ScaleRange | None = None,
     report: Callable[..., None],
 ) -> list[SubNet]:
     """Each of `subnets` with a sampler fitted to that of `full`, where that helps.
+
+    Gates remember one batch, which has one guidance scale. So for a range of scales rows are fitted at
+    each on its own, and are then the polynomial through them.
 
     Args:
         pipeline: with its weights loaded and the scheduler of all of them.
@@ -111,8 +113,46 @@ def fit_subnets(
         prompts: to calibrate on.
         reference_steps: fit to a sampler with other inference steps than `full`.
         seed: of the noise.
+        scales: the range of guidance scales; None: that of `full` alone.
         report: called with a message and the completed fraction.
     """
+
+    def at(guidance: float) -> list[SubNet]:
+        there = dataclasses.replace(full, guidance=guidance)
+        return _fitted_at(pipeline, there, subnets, prompts, reference_steps, seed, report)
+
+    if scales is None:
+        return at(full.guidance)
+    found = [at(guidance) for guidance in scales.fitted_at]
+    return [
+        _through(pipeline, subnet, dict(zip(scales.fitted_at, each, strict=True)), scales)
+        for subnet, *each in zip(subnets, *found, strict=True)
+    ]
+
+
+def _through(
+    pipeline: Pipeline, subnet: SubNet, found: dict[float, SubNet], scales: ScaleRange
+) -> SubNet:
+    """`subnet` with the polynomial through what was found at single scales, if rows were fitted at any."""
+    if all(each.fitted is None for each in found.values()):
+        return subnet
+    rows = {
+        scale: FittedSampler(subnet.timesteps, pipeline.sampler_of(each))
+        for scale, each in found.items()
+    }
+    return dataclasses.replace(subnet, fitted=FittedSampler.through(rows, scales))
+
+
+def _fitted_at(
+    pipeline: Pipeline,
+    full: SubNet,
+    subnets: Sequence[SubNet],
+    prompts: Sequence[str],
+    reference_steps: int | None,
+    seed: int,
+    report: Callable[..., None],
+) -> list[SubNet]:
+    """Each of `subnets` with rows fitted at the guidance scale of `full`."""
     fitted_on, held_out = sample_both(
         pipeline,
         full,
@@ -129,7 +169,10 @@ def fit_subnets(
         binding = subnet.binding
         table = pipeline.sampler(binding.grid, pipeline.size(binding.noise_shape))
         fit = fit_sampler(pipeline, subnet, table, fitted_on=fitted_on, held_out=held_out)
-        report(f"fitted: held-out error {fit.error:.4f}, with the scheduler's rows {fit.plain:.4f}")
+        report(
+            f"fitted at guidance {full.guidance:g}: held-out error {fit.error:.4f}, with the scheduler's "
+            f"rows {fit.plain:.4f}"
+        )
         found.append(fit.subnet)
     return found
 

@@ -28,7 +28,7 @@ class Moves:
     Attributes:
         start: what changes.
         last: the largest position.
-        bases: per row, a matrix whose columns are its directions.
+        bases: per row, a matrix whose columns are its directions; each is of one guidance scale.
         room: per call, the distance that its timestep's change is measured in, `[N]`.
         rows: per row, its change along the directions.
         shifts: of the calls, `[N]`.
@@ -48,9 +48,15 @@ class Moves:
         gaps = places.diff(append=places.new_tensor([float(runs.last)])).clamp_min(0.05)
         room = torch.minimum(gaps, gaps.roll(1))
         room[0] = 0  # Another timestep for the first call gained nothing; see docs/recipe.md.
+        # What is left to correct, and so how far rows should move, differs between guidance scales.
+        errors = torch.tensor(start.errors or (start.error,)).to(room)
+        reach = (errors / start.error).nan_to_num(1.0)
+        bases = tuple(
+            base * reach.repeat(len(base) // len(reach)) for base in _directions(runs, start)
+        )
         rows = tuple(torch.zeros_like(row, requires_grad=True) for row in start.rows)
         shifts = torch.zeros_like(places, requires_grad=True)
-        return Moves(start, runs.last, tuple(_directions(runs, start)), room, rows, shifts)
+        return Moves(start, runs.last, bases, room, rows, shifts)
 
     def calls(self) -> Calls:
         """Where the calls are now."""

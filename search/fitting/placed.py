@@ -24,19 +24,23 @@ class Placed:
         rows: per call, as in a `Chain`.
         error: `overall` relative L2 of the final latents of held-out pictures, which no row was fitted
             to and no gradient was taken on; infinite where one of them is not finite.
+        errors: the same of the pictures of each guidance scale.
     """
 
     positions: tuple[float, ...]
     rows: tuple[Tensor, ...]
     error: float
+    errors: tuple[float, ...] = ()
 
 
 def evaluate(held_out: Trajectories, calls: Calls, rows: tuple[Tensor, ...]) -> Placed:
     """`rows` with their error."""
     with torch.no_grad():
-        error = float(overall(held_out.error(run_chain(held_out, calls, rows))))
+        found = held_out.error(run_chain(held_out, calls, rows))
     positions = tuple(float(position.detach()) for position in calls.positions)
-    return Placed(positions, rows, error if math.isfinite(error) else math.inf)
+    error = float(overall(found))
+    each = tuple(float(overall(found[mask])) for mask in held_out.masks())
+    return Placed(positions, rows, error if math.isfinite(error) else math.inf, each)
 
 
 def best_of(*placed: Placed) -> Placed:

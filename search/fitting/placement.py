@@ -8,7 +8,7 @@ minimised over all choices of calls at once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,7 +49,16 @@ class LocalErrors:
 
 
 def measure_local_errors(runs: Trajectories) -> LocalErrors:
-    """From the Gram matrix of all latents and predictions, each picture scaled to its final latents."""
+    """From the Gram matrix of all latents and predictions, each picture scaled to its final latents.
+
+    Each guidance scale has rows of its own: the error is the root of their mean square.
+    """
+    each = [_local_errors(part) for part in runs.of_each_scale()]
+    squares = np.mean([found.error**2 for found in each], axis=0)
+    return replace(each[0], error=np.sqrt(squares))
+
+
+def _local_errors(runs: Trajectories) -> LocalErrors:
     positions = np.unique(np.rint(np.linspace(0, runs.last, min(GRID, runs.last + 1))).astype(int))
     vectors = [*runs.latents[positions], runs.final, *runs.predictions[positions]]
     scale = 1 / runs.final.flatten(1).norm(dim=1)

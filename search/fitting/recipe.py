@@ -10,8 +10,9 @@ from search.core.errors import SearchError
 from search.core.table import whole_count
 from search.fitting.effort import USUAL, Effort, thin_count
 from search.fitting.records import CarveRun
+from search.fitting.scaled import fitted_sampler
 from search.fitting.scheduled import scheduled
-from search.fitting.thin import fitted_sampler, placed_of, thin_calls
+from search.fitting.thin import placed_of, thin_calls
 from search.fitting.trajectories import sample_both
 from search.fitting.whole_calls import Refinement, search_calls, starts_of
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from search.core.sampler import ScaleRange
     from search.core.subnet import SubNet
     from search.fitting.placed import Placed
     from search.fitting.trajectories import Trajectories
@@ -37,6 +39,7 @@ def place_calls(
     effort: Effort = USUAL,
     thin: bool = True,
     reference_steps: int | None = None,
+    scales: ScaleRange | None = None,
     runs: tuple[Trajectories, Trajectories] | None = None,
     seed: int = 0,
     folder: Path | None = None,
@@ -53,6 +56,7 @@ def place_calls(
         effort: how much work to do.
         thin: also try one more call, with blocks left out, where few have to be.
         reference_steps: inference steps of the sampler to come close to; None is the full sampler's.
+        scales: the range of guidance scales that rows are for; None: that of `full` alone.
         runs: of that sampler, to fit to and to choose by, if they are there already.
         seed: of the noise.
         folder: for the log, its plot and finished SubNets; None writes nothing.
@@ -65,10 +69,12 @@ def place_calls(
     counts = {keep: _calls(keep, full.full_calls) for keep in keeps}
     run = None
     if folder is not None:
-        identity = _identity(full, prompts, effort, reference_steps, seed)
+        identity = _identity(full, prompts, effort, reference_steps, scales, seed)
         run = CarveRun(folder, {**identity, "dtype": pipeline.dtype})
         run.start(resume=resume)
-    search = _Search(pipeline, full, prompts, effort, reference_steps, seed, report, run, runs)
+    search = _Search(
+        pipeline, full, prompts, effort, reference_steps, scales, seed, report, run, runs
+    )
     tried = {keep for keep in keeps if thin and thin_count(keep, full.full_calls)}
     search.counts |= {*counts.values(), *(counts[keep] + 1 for keep in tried)}
     found = {
@@ -79,7 +85,12 @@ def place_calls(
 
 
 def _identity(
-    full: SubNet, prompts: Sequence[str], effort: Effort, reference_steps: int | None, seed: int
+    full: SubNet,
+    prompts: Sequence[str],
+    effort: Effort,
+    reference_steps: int | None,
+    scales: ScaleRange | None,
+    seed: int,
 ) -> dict[str, Any]:
     """What a search is resumed with: anything that changes its result but the keeps."""
     return {
@@ -89,6 +100,7 @@ def _identity(
         "seed": seed,
         "binding": full.binding.to_json(),
         "guidance": full.guidance,
+        **({} if scales is None else {"guidance_range": [scales.low, scales.high]}),
         "blocks": full.topology.blocks,
         "prompts": list(prompts),
     }
@@ -109,6 +121,7 @@ class _Search:
     prompts: Sequence[str]
     effort: Effort
     reference_steps: int | None
+    scales: ScaleRange | None
     seed: int
     report: Callable[..., None]
     run: CarveRun | None
@@ -127,6 +140,7 @@ class _Search:
             held_out=self.effort.held_out,
             reference_steps=self.reference_steps,
             seed=self.seed,
+            scales=self.scales,
             report=self.report,
         )
 

@@ -45,7 +45,7 @@ def refine_coefficients(
         progress: called with the number of the iteration and the error.
     """
     moves = Moves.of(start, next(fitted_on.batches(schedule.batch, schedule.seed)))
-    rate = RATE * start.error / math.sqrt(sum(map(len, start.rows)))
+    rate = RATE * start.error / math.sqrt(sum(map(len, start.rows)) / fitted_on.scale_count)
     return descend(
         {**dict.fromkeys(moves.rows, rate), moves.shifts: TIMESTEP_RATE},
         lambda runs: run_chain(runs, moves.calls(), moves.moved()),

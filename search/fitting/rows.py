@@ -30,7 +30,8 @@ class Chain:
 
     Attributes:
         final: latents, `[S, ...]`.
-        rows: per call, the weights of its input and of the newest predictions, newest first.
+        rows: per call, the weights of its input and of the newest predictions, newest first; each of them
+            for every guidance scale, where the pictures have several.
     """
 
     final: Tensor
@@ -83,7 +84,7 @@ def fit_chain(
     def fit(number: int, features: list[Tensor]) -> Tensor:
         is_last = number + 1 == len(calls.positions)
         target = runs.final if is_last else runs.latents_at(calls.positions[number + 1])
-        rows.append(least_squares(features[: 1 + history], target, weights))
+        rows.append(least_squares(features[: (1 + history) * runs.scale_count], target, weights))
         return rows[-1]
 
     final = walk(runs, calls, fit)
@@ -101,16 +102,16 @@ def walk(runs: Trajectories, calls: Calls, row_of: Callable[[int, list[Tensor]],
     Args:
         runs: their noise and prompts.
         calls: to make.
-        row_of: the number of a call and its features, the input and all predictions, newest first ->
-            the row, of the first of these.
+        row_of: the number of a call and its features, the input and all predictions, newest first, each
+            split by guidance scale -> the row, of the first of these.
     """
     sample, predictions = runs.first * runs.noise, list[Tensor]()
     for number, position in enumerate(calls.positions):
         timestep = runs.timestep_at(position)
         made = runs.predictor(sample, timestep)
         if calls.predicts[number]:
-            predictions = [made, *predictions]
-        features = [sample, *predictions]
+            predictions = [*runs.split(made), *predictions]
+        features = [*runs.split(sample), *predictions]
         sample = combine(row_of(number, features), features)
     return sample
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from search.core.errors import SearchError
 from search.core.timestep_grid import TimestepGrid
 from search.fitting.placed import evaluate
-from search.fitting.rows import Calls, rows_of
+from search.fitting.rows import Calls
+from search.fitting.scaled import rows_for
 
 if TYPE_CHECKING:
     from search.core.subnet import SubNet
@@ -51,5 +52,4 @@ def scheduled(
     if len(timesteps) != count or len(set(positions)) < count or not begins_alike:
         return None
     calls = Calls.at_numbers(positions, held_out)
-    rows = tuple(row.to(held_out.noise) for row in rows_of(table))
-    return evaluate(held_out, calls, rows)
+    return evaluate(held_out, calls, rows_for(held_out, lambda _: table))

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from search.core.actions import Action
-from search.core.sampler import FittedSampler
 from search.fitting.effects import measure_effects
 from search.fitting.gated_calls import GatedPredictor
 from search.fitting.placed import evaluate
-from search.fitting.rows import Calls, rows_of, table_of
+from search.fitting.rows import Calls
+from search.fitting.scaled import fitted_sampler, rows_for
 from search.fitting.thinning import thinned
 from search.supernet.supernet import supernet
 
@@ -96,21 +96,8 @@ def gates_of(net: SuperNet, subnet: SubNet) -> Tensor:
 
 def placed_of(subnet: SubNet, held_out: Trajectories) -> Placed:
     """The calls and rows of a SubNet, with their error."""
-    assert subnet.fitted is not None
+    fitted = subnet.fitted
+    assert fitted is not None
     positions = [held_out.position_of(time) for time in subnet.timesteps]
-    rows = tuple(row.to(held_out.noise) for row in rows_of(subnet.fitted.table))
+    rows = rows_for(held_out, lambda scale: fitted.at(scale).table)
     return evaluate(held_out, Calls.at_numbers(positions, held_out), rows)
-
-
-def fitted_sampler(runs: Trajectories, placed: Placed) -> FittedSampler:
-    """The timesteps and rows of placed calls, each of which is a step."""
-    count = len(placed.positions)
-    timesteps = [float(runs.timestep_at(torch.tensor(p))) for p in placed.positions]
-    table = table_of(
-        placed.rows,
-        runs.first,
-        steps=range(count),
-        predicts=(True,) * count,
-        total=count,
-    )
-    return FittedSampler(tuple(timesteps), table)

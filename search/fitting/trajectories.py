@@ -21,6 +21,7 @@ from search.model.scheduler import combine
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from search.core.sampler import ScaleRange
     from search.core.subnet import SubNet
     from search.fitting.gated_calls import GatedPredictor
     from search.model.pipeline import Pipeline
@@ -29,7 +30,7 @@ BISECTIONS = 30
 """To find a position between two timesteps."""
 CHUNK = 12
 """Pictures per call of the denoiser: fewer leave two cores too little to share, more take more memory
-where gradients are wanted."""
+where gradients are wanted. Where pictures have several guidance scales, a call of each scale together."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Trajectories:
         predictions: of the noise, `[T, S, ...]`.
         final: latents, `[S, ...]`.
         first: what the noise is multiplied with to be the first input.
+        scales: the range of guidance scales that rows are fitted for; None: the pictures have one scale.
+        scale_of: each picture's, as an index into `scales.fitted_at`, `[S]`.
     """
 
     predictor: Predictor | GatedPredictor
@@ -56,11 +59,40 @@ class Trajectories:
     predictions: Tensor
     final: Tensor
     first: float
+    scales: ScaleRange | None = None
+    scale_of: Tensor | None = None
 
     @property
     def last(self) -> int:
         """The largest position."""
         return len(self.timesteps) - 1
+
+    @property
+    def scale_count(self) -> int:
+        """How many guidance scales there are; the calls of the denoiser have them in turn."""
+        return 1 if self.scales is None else len(self.scales.fitted_at)
+
+    def masks(self) -> list[Tensor]:
+        """Which pictures have each guidance scale, `[S]`."""
+        if self.scale_of is None:
+            return [torch.ones(len(self.noise), dtype=torch.bool, device=self.noise.device)]
+        return [self.scale_of == number for number in range(self.scale_count)]
+
+    def split(self, values: Tensor) -> list[Tensor]:
+        """`values` `[S, ...]` of the pictures of each guidance scale, and 0 for the others."""
+        if self.scale_of is None:
+            return [values]
+        return [values * mask.view(-1, *[1] * (values.ndim - 1)) for mask in self.masks()]
+
+    def of_each_scale(self) -> list[Trajectories]:
+        """The runs of each guidance scale on their own."""
+        if self.scale_of is None:
+            return [self]
+        of_calls = self.scale_of[:: self._each].tolist()
+        return [
+            self._of_chunks([call for call, each in enumerate(of_calls) if each == number])
+            for number in range(self.scale_count)
+        ]
 
     def latents_at(self, position: Tensor) -> Tensor:
         """The denoiser's inputs at a position `[]`, `[S, ...]`."""
@@ -85,26 +117,11 @@ class Trajectories:
         """The same for the first `count` pictures only, called at once, as gated blocks need it."""
         if count == len(self.noise) and self.predictor.chunks == 1:
             return self
-        return dataclasses.replace(
-            self,
-            predictor=self.predictor.first(count),
-            noise=self.noise[:count],
-            latents=self.latents[:, :count],
-            predictions=self.predictions[:, :count],
-            final=self.final[:count],
-        )
+        return self._of_pictures(self.predictor.first(count), slice(count))
 
     def alone(self, number: int) -> Trajectories:
         """The same for one of the pictures."""
-        kept = slice(number, number + 1)
-        return dataclasses.replace(
-            self,
-            predictor=self.predictor.alone(number),
-            noise=self.noise[kept],
-            latents=self.latents[:, kept],
-            predictions=self.predictions[:, kept],
-            final=self.final[kept],
-        )
+        return self._of_pictures(self.predictor.alone(number), slice(number, number + 1))
 
     def by(self, predictor: Predictor | GatedPredictor) -> Trajectories:
         """The same runs, with other calls to come close to them."""
@@ -114,35 +131,53 @@ class Trajectories:
         """The first `pictures` of them, or a few more so that calls of the denoiser stay whole."""
         if pictures >= len(self.noise):
             return self
-        return self._of_chunks(range(min(self.predictor.chunks, -(-pictures // self._each))))
+        count = -(-pictures // self._each)
+        whole = -(-count // self.scale_count) * self.scale_count
+        return self._of_chunks(range(min(self.predictor.chunks, whole)))
 
     def batches(self, pictures: int, seed: int) -> Iterator[Trajectories]:
-        """Endlessly, the runs of `pictures` at a time, whole calls of the denoiser, in random order."""
-        count = max(1, pictures // self._each)
+        """Endlessly, the runs of `pictures` at a time, whole calls of the denoiser, in random order.
+
+        Each time some of all guidance scales.
+        """
+        count = max(1, pictures // (self._each * self.scale_count))
         if pictures >= len(self.noise):
             yield from itertools.repeat(self)
         random = np.random.default_rng(seed)
+        rounds = max(1, self.predictor.chunks // self.scale_count)
         left: list[int] = []
         while True:
             if len(left) < count:
-                left = random.permutation(self.predictor.chunks).tolist()
-            chosen, left = sorted(left[:count]), left[count:]
-            yield self._of_chunks(chosen)
+                left = random.permutation(rounds).tolist()
+            chosen, left = left[:count], left[count:]
+            yield self._of_chunks(
+                [
+                    n
+                    for n in range(self.predictor.chunks)
+                    if n // self.scale_count % rounds in chosen
+                ]
+            )
 
     @property
     def _each(self) -> int:
         """Pictures per call of the denoiser; the last one may have fewer."""
-        return min(CHUNK, len(self.noise))
+        return min(CHUNK, len(self.noise)) if self.scale_of is None else self.predictor.size
 
     def _of_chunks(self, numbers: Sequence[int]) -> Trajectories:
         kept = [i for i in range(len(self.noise)) if i // self._each in numbers]
+        return self._of_pictures(self.predictor.of_chunks(numbers), kept)
+
+    def _of_pictures(
+        self, predictor: Predictor | GatedPredictor, kept: slice | list[int]
+    ) -> Trajectories:
         return dataclasses.replace(
             self,
-            predictor=self.predictor.of_chunks(numbers),
+            predictor=predictor,
             noise=self.noise[kept],
             latents=self.latents[:, kept],
             predictions=self.predictions[:, kept],
             final=self.final[kept],
+            scale_of=None if self.scale_of is None else self.scale_of[kept],
         )
 
     def error(self, final: Tensor) -> Tensor:
@@ -160,6 +195,7 @@ def sample_trajectories(
     guidance: float,
     noise_shape: tuple[int, ...],
     seed: int,
+    scales: ScaleRange | None = None,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Trajectories:
     """Run the pipeline's present scheduler for all prompts.
@@ -171,6 +207,7 @@ def sample_trajectories(
         guidance: scale.
         noise_shape: of one picture, before the pipeline packs it.
         seed: of the noise.
+        scales: the range of guidance scales to sample at; None: at `guidance` alone.
         progress: called with the number of calls that are done, and of all.
 
     Raises:
@@ -179,9 +216,9 @@ def sample_trajectories(
     size = pipeline.size(noise_shape)
     table, timesteps = pipeline.sampler(grid, size), pipeline.timesteps(grid, size)
     table.require_fixed()
-    predictor = Predictor(
-        pipeline, prompts, guidance=guidance, noise_shape=noise_shape, chunk=CHUNK
-    )
+    asked = (guidance,) if scales is None else scales.fitted_at
+    each = max(1, min(CHUNK, len(prompts)) // len(asked))
+    predictor = Predictor(pipeline, prompts, guidance=asked, noise_shape=noise_shape, chunk=each)
     generator = torch.Generator().manual_seed(seed)
     device = pipeline.pipe.device
     noise = torch.randn(len(prompts), *predictor.latent_shape, generator=generator).to(device)
@@ -203,7 +240,15 @@ def sample_trajectories(
         predictions=torch.stack([values[1 + i] for i in kept]),
         final=combine(table.final, values),
         first=float(table.inputs[0, 0]),
+        scales=scales,
+        scale_of=None if scales is None else _scale_of(predictor, scales).to(device),
     )
+
+
+def _scale_of(predictor: Predictor, scales: ScaleRange) -> Tensor:
+    """See `Trajectories.scale_of`."""
+    of_calls = [scales.fitted_at.index(scale) for scale in predictor.scales]
+    return torch.tensor([of_calls[n // predictor.size] for n in range(len(predictor.prompts))])
 
 
 def _require_finite(prediction: Tensor, call: int, timestep: float, prompts: Sequence[str]) -> None:
@@ -225,6 +270,7 @@ def sample_both(
     held_out: int,
     reference_steps: int | None,
     seed: int,
+    scales: ScaleRange | None = None,
     report: Callable[..., None],
 ) -> tuple[Trajectories, Trajectories]:
     """Runs to fit to and other runs to choose by, of different prompts where there are enough.
@@ -237,9 +283,19 @@ def sample_both(
         held_out: pictures in the second.
         reference_steps: inference steps; None takes those of `full`.
         seed: of the noise.
+        scales: the range of guidance scales to sample at; None: at that of `full` alone.
         report: called with a message and the completed fraction.
+
+    Raises:
+        SearchError: there are fewer pictures than scales.
     """
     require_one_group(full.topology.groups, "fitting a sampler")
+    if scales is not None and min(fitted_on, held_out) < len(scales.fitted_at):
+        msg = (
+            f"rows for a range of guidance scales are fitted at {len(scales.fitted_at)} of them, but there "
+            f"are {fitted_on} pictures to fit to and {held_out} to choose by; give more --pictures"
+        )
+        raise SearchError(msg)
     texts = [prompts[i % len(prompts)] for i in range(fitted_on + held_out)]
     both = []
     for number, part in enumerate((texts[:fitted_on], texts[fitted_on:])):
@@ -253,6 +309,7 @@ def sample_both(
                 guidance=full.guidance,
                 noise_shape=full.binding.noise_shape,
                 seed=2 * seed + number,
+                scales=scales,
                 progress=lambda done, total: report(
                     f"full sampler: call {done} of {total}", done / total
                 ),

@@ -37,7 +37,8 @@ def starts_of(
     """Per number of calls, where to begin: the placements, and spacings that need no measurement."""
     report("propagation of errors")
     local = measure_local_errors(fitted_on)
-    measured = measure_propagation(fitted_on.first_pictures(PROBED), local)
+    probed = fitted_on.of_each_scale()[0]
+    measured = measure_propagation(probed.first_pictures(min(PROBED, len(probed.noise))), local)
     most = min(max(counts), len(local.positions))
     plans = [place(local, each, most) for each in propagation_candidates(measured)]
     return {

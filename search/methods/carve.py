@@ -26,6 +26,7 @@ def _make(task: Task) -> list[SubNet]:
         effort=Effort.of(options.pictures, options.iterations),
         thin=options.thin,
         reference_steps=options.reference_steps,
+        scales=task.scales,
         seed=options.seed,
         folder=task.folder,
         resume=task.resume,
@@ -46,8 +47,8 @@ METHOD = Method(
     "blocks where that pays for a call",
     _make,
     options=(
-        "keep", "seed", "prompts", "pictures", "iterations", "thin", "reference-steps", "run",
-        "resume",
+        "keep", "seed", "prompts", "pictures", "iterations", "thin", "reference-steps",
+        "guidance-range", "run", "resume",
     ),
     granularities=(Granularity.LAYER, Granularity.BRANCH, Granularity.STAGE),
     defaults={"pictures": 96, "iterations": 28},

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.core.errors import SearchError
 from search.core.granularity import Granularity
+from search.core.sampler import ScaleRange
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 COSTS = ("macs", "params", "latency")
 """What `--keep` can be a fraction of."""
-FITTING = ("prompts", "seed", "reference-steps")
+FITTING = ("prompts", "seed", "reference-steps", "guidance-range")
 """Options of whatever fits a sampler, with `--fit-sampler`."""
 MEASURING = ("engine", "latencies")
 """Options of what measures calls, with `--cost latency`."""
@@ -59,6 +60,25 @@ class Task:
         from search.methods.whole import full
 
         return full(self.pipeline, self.options)
+
+    @property
+    def scales(self) -> ScaleRange | None:
+        """The guidance scales that fitted rows are for; None: one.
+
+        Raises:
+            SearchError: a scale among them switches guidance off, or that of the search is not among them.
+        """
+        asked = self.options.guidance_range
+        if asked is None:
+            return None
+        scales = ScaleRange(*asked, self.whole.guidance)
+        if self.whole.binding.guided and scales.low <= 1:
+            msg = (
+                f"guidance {scales.low:g} in --guidance-range switches guidance off, and the calls are then "
+                "others; give a range above 1"
+            )
+            raise SearchError(msg)
+        return scales
 
     @cached_property
     def prompts(self) -> Sequence[str]:
@@ -143,7 +163,8 @@ class Method:
         """The options that decide what is found, as JSON values, beside keep and seed."""
         used = self.used(options, self.cost) - {"keep", "seed", "prompts"}
         decide = [f.name for f in fields(options) if f.name.replace("_", "-") in used - RUNNING]
-        return {name.replace("_", "-"): getattr(options, name) for name in decide}
+        values = {name.replace("_", "-"): getattr(options, name) for name in decide}
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
 
 
 RUNNING = {"run", "resume", "jobs", "parallel", "device"}
@@ -184,8 +205,16 @@ def _users(name: str, method: Method, methods: Sequence[Method]) -> str:
 
 
 def require_fit(options: Options, method: Method) -> None:
-    """Refuse `--reference-steps` without a fit."""
-    if options.reference_steps is not None and not (options.fit_sampler or method.fits_itself):
+    """Refuse `--reference-steps` and `--guidance-range` without a fit."""
+    if options.fit_sampler or method.fits_itself:
+        return
+    if options.guidance_range is not None:
+        msg = (
+            "--guidance-range says which scales to fit rows for, but nothing is fitted; add --fit-sampler, "
+            "or leave it out: the scheduler's own rows are for any scale"
+        )
+        raise SearchError(msg)
+    if options.reference_steps is not None:
         msg = (
             "--reference-steps names the sampler to fit to, but nothing is fitted; add --fit-sampler, "
             "or leave it out"

@@ -42,6 +42,8 @@ class Options:
         iterations: of an optimiser; None is the method's default.
         thin: also try one more call than a keep pays for, with blocks left out.
         reference_steps: of the sampler to come close to, or None for `steps`.
+        guidance_range: the least and the largest guidance scale that fitted rows are for; None: `guidance`
+            alone.
         fit_sampler: fit the SubNet's sampler to the full one afterwards.
         prompts: to search and fit with; none stands for the pipeline's own.
         criterion: of a layer's importance.
@@ -72,6 +74,7 @@ class Options:
     iterations: int | None = None
     thin: bool = True
     reference_steps: int | None = None
+    guidance_range: tuple[float, float] | None = None
     fit_sampler: bool = False
     prompts: tuple[str, ...] = ()
     criterion: str = "output"

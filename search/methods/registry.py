@@ -142,6 +142,7 @@ def _fitted(task: Task, found: Sequence[SubNet]) -> list[SubNet]:
         found,
         task.prompts,
         reference_steps=task.options.reference_steps,
+        scales=task.scales,
         seed=task.options.seed,
         report=task.report,
     )

@@ -5,6 +5,8 @@
     pipe.scheduler = FittedScheduler.from_pretrained("DIRECTORY")
     pipe(prompt, num_inference_steps=pipe.scheduler.num_inference_steps)
 
+Coefficients that are for a range of guidance scales need to be told another scale than their own, because
+a pipeline does not tell its scheduler: `from_pretrained("DIRECTORY", guidance_scale=5.0)`.
 `stepcarve export-scheduler` writes the directory.
 """
 
@@ -28,7 +30,10 @@ class FittedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         inputs: per call, the coefficients of the noise and of each earlier prediction.
         final: the same for the final latents.
         latent_shape: of one image as the denoiser takes it, if the rows are for that size only.
-        guidance_scale: that the rows were made for, if they are for one only; a scheduler is not told.
+        guidance_scale: that the rows are for, if they are not for all; a scheduler is not told.
+        by_scale: how the rows change with that scale, if they do: the range `low` to `high`, the scale
+            `guidance` at which they are `inputs` and `final`, and `powers`, what is added to these times
+            the first, second, ... power of (scale - guidance) / (high - low).
         num_train_timesteps: of the model; some pipelines read it.
     """
 
@@ -42,15 +47,37 @@ class FittedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         final: list[float],
         latent_shape: list[int] | None = None,
         guidance_scale: float | None = None,
+        by_scale: dict[str, Any] | None = None,
         num_train_timesteps: int = 1000,
     ) -> None:
-        del guidance_scale, num_train_timesteps
-        self._rows = [*inputs, final]
+        del num_train_timesteps
+        self._terms, self._by_scale = [[*inputs, final]], by_scale
+        if by_scale is not None:
+            self._terms += [[*power["inputs"], power["final"]] for power in by_scale["powers"]]
+        self.use_guidance_scale(guidance_scale)
         self._shape = latent_shape
         self.num_inference_steps = len(inputs)
         self.init_noise_sigma = float(inputs[0][0])
         self.timesteps = torch.tensor(timesteps)
         self._values: list[torch.Tensor] = []
+
+    def use_guidance_scale(self, scale: float | None) -> None:
+        """Take the rows for a guidance scale, where they depend on it."""
+        by = self._by_scale
+        if by is None:
+            self._rows = self._terms[0]
+            return
+        if scale is None or not by["low"] <= scale <= by["high"]:
+            msg = (
+                f"the guidance scale is {scale}, but this scheduler's coefficients are for {by['low']:g} to "
+                f"{by['high']:g}; give guidance_scale in that range"
+            )
+            raise ValueError(msg)
+        place = (scale - by["guidance"]) / (by["high"] - by["low"])
+        self._rows = [
+            [sum(c * place**k for k, c in enumerate(terms)) for terms in zip(*rows, strict=True)]
+            for rows in zip(*self._terms, strict=True)
+        ]
 
     def set_timesteps(
         self,

@@ -140,8 +140,16 @@ def quantise(
         report: called with a message and the completed fraction.
 
     Raises:
-        SearchError: the denoiser has no layer to quantise, or `most` cannot be met.
+        SearchError: the denoiser has no layer to quantise, `most` cannot be met, or rows for a range of
+            guidance scales would be fitted to one.
     """
+    if refit and subnet.fitted is not None and subnet.fitted.by_scale is not None:
+        msg = (
+            "the rows of this SubNet are for a range of guidance scales, and would be fitted to the "
+            f"quantised denoiser at guidance {subnet.guidance:g} alone; give --no-refit to keep them, or "
+            "search without --guidance-range"
+        )
+        raise SearchError(msg)
     fitted_on, held_out = sample_both(
         pipeline,
         full,

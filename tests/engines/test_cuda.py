@@ -118,7 +118,10 @@ def test_sums_equal_those_of_numpy(device: str) -> None:
     for each in (NumpyBuffers(), TorchBuffers(device)):
         table, out = each.table(terms.shape, FLOAT32), each.zeros((4, 6), FLOAT32)
         each.write(table, terms)
-        each.combination(row, table, out)()
+        weights = each.zeros(row.shape, FLOAT32)
+        combine = each.combination(weights, table, out)
+        each.write(weights, row)  # the sum has the values of its call
+        combine()
         found.append(each.host(out))
     np.testing.assert_allclose(found[0], np.tensordot(row, terms[:3], 1), rtol=1e-5)
     np.testing.assert_allclose(found[1], found[0], rtol=1e-5, atol=1e-6)
@@ -353,11 +356,13 @@ def test_a_walk_on_a_gpu_is_recorded_and_replays_what_it_did() -> None:
     """Proves that the sampler's sums can be recorded, and that a replay sees what is new in its buffers."""
     buffers = TorchBuffers("cuda")
     table, out = buffers.table((2, 8), FLOAT32), buffers.zeros((8,), FLOAT32)
-    run = buffers.record(buffers.combination(np.array([2.0, 3.0], "f4"), table, out))
+    row = buffers.zeros((2,), FLOAT32)
+    run = buffers.record(buffers.combination(row, table, out))
     for number in range(3):
+        buffers.write(row, [2.0, 1.0 + number])
         buffers.write(table, np.full((2, 8), number))
         run()
-        np.testing.assert_array_equal(buffers.host(out), np.full(8, 5.0 * number, "f4"))
+        np.testing.assert_array_equal(buffers.host(out), np.full(8, (3.0 + number) * number, "f4"))
     assert run.__self__._replay is not None
     assert run.__self__._replay != run.__self__._walk
 

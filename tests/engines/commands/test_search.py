@@ -184,7 +184,7 @@ def test_what_another_option_brings_into_use_is_accepted(
     origin = SubNet.load(tmp_path / "x.json").origin
     assert origin is not None
     assert (origin.method, origin.seed, origin.keep) == ("full", 1, None)
-    assert origin.options == {"fit-sampler": True, "reference-steps": 3}
+    assert origin.options == {"fit-sampler": True, "reference-steps": 3, "guidance-range": None}
 
 
 def test_a_subnet_says_what_made_it(pipelines: Callable[[str], Path], tmp_path: Path) -> None:
