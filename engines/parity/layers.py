@@ -5,12 +5,13 @@ from __future__ import annotations
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
 
 from engines.parity.measure import relative_l2
-from engines.parity.quantisation import is_rounded, listed, stored_name, stored_weights
+from engines.parity.quantisation import before_rounding, listed, stored_name, stored_weights
 from search.core.names import layer_of
 from search.quantise.layers import layers_of
 from search.quantise.rounded import rounded
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engines.parity.reference import Reference
+    from exporter.bundle import Bundle
+    from search.core.quantisation import Quantisation
 
     Array = NDArray[Any]
     Shapes = Mapping[str, tuple[int, ...]]
@@ -48,25 +51,14 @@ def first_layer(
     Returns:
         The sentence; empty if all layers do what they should.
     """
-    bundle, plan = reference.bundle, reference.bundle.plan
+    plan = reference.bundle.plan
     assert plan is not None
-    file = bundle.file(bundle.graphs[bundle.calls[number].graph])
-    nodes = {
-        layer_of(stored_name(stored, plan)): node
-        for node in ir.load(file).graph
-        if (stored := stored_weights(node)) is not None
-    }
-    shapes = _shapes(onnx.load(str(file), load_external_data=False))
-    inner = {
-        name: shapes[name]
-        for node in nodes.values()
-        for name in (_taken(node), node.outputs[0].name or "")
-        if name in shapes
-    }
-    found = outputs(inner)
-    modules, layers = layers_of(reference.opened), listed(bundle, plan).layers
+    nodes, shapes = _layers(reference.bundle, plan, number)
+    wanted = {name for each in nodes.values() for name in (_taken(each), _made(each))}
+    found = outputs({name: shapes[name] for name in sorted(wanted & shapes.keys())})
+    modules, layers = layers_of(reference.opened), listed(reference.bundle, plan).layers
     for count, (name, node) in enumerate(nodes.items()):
-        taken, made = (found.get(each or "") for each in (_taken(node), node.outputs[0].name))
+        taken, made = found.get(_taken(node)), found.get(_made(node))
         if taken is None or made is None or name not in modules or name not in layers:
             continue
         whole, right = (
@@ -82,15 +74,27 @@ def first_layer(
     return ""
 
 
+def _layers(
+    bundle: Bundle, plan: Quantisation, number: int
+) -> tuple[dict[str, ir.Node], dict[str, tuple[int, ...]]]:
+    """Of the graph of a call: layer -> its node, in order; and the shapes of what nodes give."""
+    file = bundle.file(bundle.graphs[bundle.calls[number].graph])
+    nodes = {
+        layer_of(stored_name(stored, plan)): node
+        for node in ir.load(file).graph
+        if (stored := stored_weights(node)) is not None
+    }
+    return nodes, _shapes(onnx.load(str(file), load_external_data=False))
+
+
 def _taken(node: ir.Node) -> str:
     """What a layer takes, before it is rounded."""
-    value = node.inputs[0]
-    assert value is not None
-    up = value.producer()
-    if up is not None and is_rounded(up):
-        down = up.inputs[0].producer()  # type: ignore[union-attr]
-        value = down.inputs[0]  # type: ignore[union-attr]
-    return value.name or ""  # type: ignore[union-attr]
+    assert node.inputs[0] is not None
+    return before_rounding(node.inputs[0]).name or ""
+
+
+def _made(node: ir.Node) -> str:
+    return node.outputs[0].name or ""
 
 
 def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
@@ -108,7 +112,7 @@ def _product(
     """What a layer makes of its inputs, with a bias where its node adds one."""
     has_bias = len(node.inputs) > 2 and node.inputs[2] is not None
     with torch.no_grad(), context, nullcontext() if has_bias else _without_bias(module):
-        made: Array = module(torch.from_numpy(taken).float()).numpy(force=True)
+        made: Array = module(torch.from_numpy(taken.astype(np.float32))).numpy(force=True)
     return made
 
 

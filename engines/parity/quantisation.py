@@ -97,6 +97,18 @@ def is_rounded(node: ir.Node) -> bool:
     )
 
 
+def before_rounding(value: ir.Value) -> ir.Value:
+    """What was rounded to a grid to give `value`; itself if nothing was."""
+    up = value.producer()
+    if up is None or not is_rounded(up):
+        return value
+    assert up.inputs[0] is not None
+    down = up.inputs[0].producer()
+    assert down is not None
+    assert down.inputs[0] is not None
+    return down.inputs[0]
+
+
 def stored_name(node: ir.Node, plan: Quantisation) -> str:
     """What the graph calls the weights that a DequantizeLinear gives."""
     value = node.inputs[0]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from engines.errors import EngineError
-from engines.parity.quantisation import is_rounded, stored_name, stored_weights
+from engines.parity.quantisation import before_rounding, stored_name, stored_weights
 from engines.temporary import process_name, remove_stale
 from exporter.bundle import WEIGHTS, sha256
 from exporter.weights import keep, refer, write_weights
@@ -78,9 +78,8 @@ def _unround(graph: ir.Graph, plan: Quantisation, weights: Mapping[str, Tensor])
         if stored is None:
             continue
         node.replace_input_with(1, _whole(graph, stored, plan, weights))
-        up = node.inputs[0].producer() if node.inputs[0] is not None else None
-        if up is not None and is_rounded(up):
-            node.replace_input_with(0, up.inputs[0].producer().inputs[0])  # type: ignore[union-attr]
+        assert node.inputs[0] is not None
+        node.replace_input_with(0, before_rounding(node.inputs[0]))
     for node in reversed(list(graph)):
         if node.op_type in ("DequantizeLinear", "QuantizeLinear") and not node.outputs[0].uses():
             graph.remove(node, safe=True)
