@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -46,8 +47,15 @@ def test_every_command_and_option_has_help(name: str) -> None:
     assert command is not None
     assert command.help
     for parameter in command.params:
-        if parameter.param_type_name == "option" and parameter.name:
-            assert parameter.help, parameter.name
+        if isinstance(parameter, click.Option):
+            sentence = (parameter.help or "").partition("  [")[0]
+            assert re.fullmatch(r"[A-Z].*\.", sentence), f"{parameter.name}: {sentence!r}"
+
+
+def test_the_list_of_commands_cuts_off_no_sentence() -> None:
+    commands = stepcarve("--help").stdout.partition("Try it:")[2]
+    assert "optimize" in commands
+    assert "..." not in commands
 
 
 def test_cuda_where_there_is_none_is_refused(
