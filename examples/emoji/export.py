@@ -17,7 +17,7 @@ from examples.emoji import models
 from examples.emoji.artwork import DEFAULT_PACKAGES, read_artwork
 from examples.emoji.flow import Flow, read_latents
 from examples.emoji.judging import export_judge, vocabulary
-from examples.emoji.pictures import captions, held_out_items
+from examples.emoji.pictures import Items, captions, held_out_items, trained_items
 from examples.emoji.text import make_tokenizer
 from examples.emoji.trainer import DEFAULT_RUN, load_average, read_record
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 PRECISION = torch.float16
+PROMPTS = "prompts.txt"
+"""In the pipeline's directory: captions that it was trained with, for searches."""
 
 
 def export_pipeline(
@@ -67,9 +69,8 @@ def _open_in_single_precision(config: Path) -> None:
     config.write_text(json.dumps(record, indent=2) + "\n")
 
 
-def write_prompts(artwork: Artwork, path: Path, *, count: int = 512) -> None:
-    """Write held-out captions: emoji on the background that no training showed them on."""
-    items = held_out_items(len(artwork.names))
+def write_prompts(artwork: Artwork, items: Items, path: Path, *, count: int) -> None:
+    """Write captions of some of the items."""
     chosen = np.random.default_rng(11).permutation(len(items))[:count]
     path.write_text("\n".join(captions(artwork, items[chosen])) + "\n")
 
@@ -112,7 +113,9 @@ def main(out: Path, run: Path, packages: Path, stage: str, distil_steps: int | N
     export_pipeline(artwork, run, folder, stage=name, scheduler=scheduler)
     words = vocabulary(artwork)
     export_judge(load_average("judge", models.JudgeNet(words), run), words, out / "judge.onnx")
-    write_prompts(artwork, out / "prompts.txt")
+    count = len(artwork.names)
+    write_prompts(artwork, held_out_items(count), out / "prompts.txt", count=512)
+    write_prompts(artwork, trained_items(count), folder / PROMPTS, count=256)
     write_record(run, out / "training")
 
 
