@@ -29,6 +29,7 @@ from search.model.bound_scheduler import fitted_scheduler
 from search.model.fitted_scheduler import FittedScheduler
 from search.model.pipeline import open_pipeline
 
+pytestmark = pytest.mark.slow
 NAME = "three-levels"
 PROMPT = "a small red circle"
 SCALES = ScaleRange(2.0, 6.0, 3.0)
@@ -117,7 +118,6 @@ def test_other_scales_are_refused_and_the_range_is_named(bundle: Bundle) -> None
             runner.run(PROMPT, guidance=scale)
 
 
-@pytest.mark.slow
 def test_it_is_verified_at_any_scale_of_the_range(
     pipelines: Callable[[str], Path], bundle: Bundle
 ) -> None:

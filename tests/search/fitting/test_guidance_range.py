@@ -121,6 +121,7 @@ def whole(opened: Pipeline) -> SubNet:
     return full(opened, Options(steps=6, guidance=SCALES.guidance))
 
 
+@pytest.mark.slow
 def test_calls_have_the_scales_in_turn(opened: Pipeline, whole: SubNet) -> None:
     shape = whole.binding.noise_shape
     several = Predictor(
