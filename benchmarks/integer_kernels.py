@@ -63,7 +63,10 @@ def openvino_kernels(graph: Path) -> Counter[str]:
     """Likewise, as OpenVINO describes what it compiled."""
     import openvino
 
-    model = openvino.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    from engines.base import DEFAULTS
+    from engines.openvino import settings_of
+
+    model = openvino.Core().compile_model(graph, "CPU", settings_of(DEFAULTS, "f32"))
     found = Counter[str]()
     for node in model.get_runtime_model().get_ops():
         told = {key: str(value.value) for key, value in node.get_rt_info().items()}

@@ -68,9 +68,10 @@ def step_graph(
     master = trace_denoiser(pipeline, subnet, program.bases, 1, dtype)
     if plan is not None:
         quantise(master, plan)
-    refer(folder, master.model, write_weights(folder, [master.model]))
+    step = carve(master, program.signatures[0], "step")
+    refer(folder, step, write_weights(folder, [step]))
     graph = folder / "step.onnx"
-    ir.save(carve(master, program.signatures[0], "step"), graph)
+    ir.save(step, graph)
     return graph
 
 

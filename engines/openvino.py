@@ -48,7 +48,7 @@ class OpenVino:
             msg = f"this openvino {openvino.__version__} has no CPU plugin; reinstall the package"
             raise EngineError(msg)
         chosen = options.precision or "float32"
-        self._settings = _settings(options, self._precision(chosen))
+        self._settings = settings_of(options, self._precision(chosen))
         self._resident = Resident[Compiled](options.resident)
         self.precision = None if chosen == "float32" else chosen
 
@@ -194,7 +194,7 @@ def _request(
     return request
 
 
-def _settings(options: EngineOptions, precision: str) -> dict[str, str]:
+def settings_of(options: EngineOptions, precision: str) -> dict[str, str]:
     """One call at a time, as fast as it goes; threads may move, as other processes use the cores too."""
     threads = {} if options.threads is None else {"INFERENCE_NUM_THREADS": str(options.threads)}
     return {
