@@ -56,7 +56,7 @@ def sample_pictures(
 def open_pipe(folder: Path) -> Any:
     """The pipeline in `folder`, silent."""
     logging.set_verbosity_error()  # it warns of the empty T5's text, which is cut
-    pipe = StableDiffusion3Pipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipe = StableDiffusion3Pipeline.from_pretrained(folder, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
