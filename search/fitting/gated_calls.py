@@ -50,6 +50,11 @@ class GatedPredictor:
         return self.whole.bodies
 
     @property
+    def scales(self) -> tuple[float, ...]:
+        """As in `Predictor`."""
+        return self.whole.scales
+
+    @property
     def size(self) -> int:
         """As in `Predictor`."""
         return self.whole.size

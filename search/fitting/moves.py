@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from search.fitting.placed import overall
 from search.fitting.rows import Calls, walk
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Moves:
         room[0] = 0  # Another timestep for the first call gained nothing; see docs/recipe.md.
         # What is left to correct, and so how far rows should move, differs between guidance scales.
         errors = torch.tensor(start.errors or (start.error,)).to(room)
-        reach = (errors / start.error).nan_to_num(1.0)
+        reach = (errors / overall(errors)).nan_to_num(1.0)
         bases = tuple(
             base * reach.repeat(len(base) // len(reach)) for base in _directions(runs, start)
         )

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from search.core.errors import SearchError
 from search.core.granularity import Granularity
-from search.core.sampler import ScaleRange
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from search.core.sampler import ScaleRange
     from search.core.subnet import SubNet
     from search.core.table import Cost
     from search.methods.options import Options
@@ -68,6 +68,8 @@ class Task:
         Raises:
             SearchError: a scale among them switches guidance off, or that of the search is not among them.
         """
+        from search.core.sampler import ScaleRange
+
         asked = self.options.guidance_range
         if asked is None:
             return None

@@ -98,7 +98,7 @@ def test_one_runner_takes_every_scale_of_the_range(
 ) -> None:
     runner = Runner(bundle, make_engine("onnxruntime", "cpu"))
     noise = np.random.default_rng(3).standard_normal(bundle.latent_shape).astype(np.float32)
-    made = {}
+    made: dict[float, np.ndarray] = {}
     for scale in (3.0, 5.0, 2.0, 3.0):
         asked = None if scale == 3.0 else scale
         found = runner.run(PROMPT, latents=noise, guidance=asked).latents

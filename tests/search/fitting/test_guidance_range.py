@@ -67,17 +67,17 @@ def test_the_polynomial_makes_what_the_rows_made_at_each_scale() -> None:
     for part, scale in zip(runs.of_each_scale(), SCALES.fitted_at, strict=True):
         place = (scale - SCALES.guidance) / (SCALES.high - SCALES.low)
         terms = [sampler.table, *by.powers]
-        inputs = np.polynomial.polynomial.polyval(place, np.stack([t.inputs for t in terms]))
-        final = np.polynomial.polynomial.polyval(place, np.stack([t.final for t in terms]))
+        tables = np.stack([np.vstack([t.inputs, t.final]) for t in terms])
+        rows: np.ndarray = np.asarray(np.polynomial.polynomial.polyval(place, tables))
         values = [part.noise]
-        for row, position in zip(inputs, PLACES, strict=True):
+        for row, position in zip(rows, PLACES, strict=False):
             time = part.timestep_at(torch.tensor(position))
             values.append(part.predictor(combine(row, values), time))
-        ends.append(combine(final, values))
+        ends.append(combine(rows[-1], values))
     for mask, end in zip(runs.masks(), ends, strict=True):
         assert torch.allclose(chain.final[mask], end, atol=1e-5)
-    rows = rows_for(runs, lambda scale: sampler.at(scale).table)
-    assert torch.allclose(run_chain(runs, calls, rows), chain.final, atol=1e-5)
+    again = rows_for(runs, lambda scale: sampler.at(scale).table)
+    assert torch.allclose(run_chain(runs, calls, again), chain.final, atol=1e-5)
 
 
 def test_batches_have_every_scale_and_parts_one() -> None:
