@@ -18,10 +18,11 @@ from search.core.prompt import PromptField
 from search.model.recording import record_conditions
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping, Sequence
 
     from search.core.prompt import PromptInput
     from search.model.family import Conditioner, Request
+    from search.model.fixed_texts import FixedTexts
     from search.model.pipeline import Pipeline
 
 LONG = (
@@ -53,11 +54,15 @@ def require_own_encoding(
         return
     cls = type(pipeline.pipe).__name__
     _require_whole_defaults(conditioner, cls)
+    texts: FixedTexts | None = getattr(conditioner, "texts", None)
     for text in dict.fromkeys((SHORT, _fitting(conditioner, LONG))):
         wanted = replace(request, prompts=(text,) * len(request.prompts), negative=text)
+        given = [_input(conditioner, each, text) for each in inputs]
         with torch.no_grad():
             own = record_conditions(pipeline, wanted, torch.Generator())
-            made = conditioner.eval()(*(_input(conditioner, each, text) for each in inputs))
+            made = conditioner.eval()(*given)
+        if texts is not None:
+            own = texts_alone(own, made, texts, _padding(inputs, given))
         known = own.keys() & set(reads)
         off = sorted(n for n in known if n not in made or not is_in(made[n], own[n]))
         if off:
@@ -66,6 +71,35 @@ def require_own_encoding(
                 "which does more with a text than a graph of one length can; such pipelines are not supported"
             )
             raise ExportError(msg)
+
+
+def _padding(inputs: Sequence[PromptInput], given: Sequence[Tensor]) -> dict[str, int]:
+    """How many tokens of each text of any length are padding."""
+    masks = {
+        each.source: tensor
+        for each, tensor in zip(inputs, given, strict=True)
+        if each.fill is PromptField.MASK and each.multiple
+    }
+    return {source: mask.shape[1] - int(mask.sum()) for source, mask in masks.items()}
+
+
+def texts_alone(
+    own: Mapping[str, Tensor],
+    made: Mapping[str, Tensor],
+    texts: FixedTexts,
+    padding: Mapping[str, int],
+) -> dict[str, Tensor]:
+    """The encoded texts among a pipeline's conditions, without the padding that it may have behind them.
+
+    What else there is of texts of any length, as their masks, is the network's affair, which was tried.
+    """
+    found = {}
+    for name, (axis, source) in texts.axes.items():
+        if name in own and source in padding:
+            size = own[name].shape[axis]
+            unseen = padding[source] if size == made[name].shape[axis] else 0
+            found[name] = own[name].narrow(axis, 0, size - unseen)
+    return found
 
 
 def _input(conditioner: Conditioner, each: PromptInput, text: str) -> Tensor:

@@ -103,6 +103,11 @@ class TextConditioner(nn.Module):
             if each.default is True and "mask" in name
         ]
 
+    @property
+    def texts(self) -> FixedTexts | None:
+        """How texts of any length are made as long as the longest; None if the pipeline pads them itself."""
+        return self._reading.fixed
+
     def _ignores_empty(self) -> bool:
         """Whether no negative prompt is another thing than an empty one: zeros, and no text is read."""
         if not any(each.source == "negative" for each in self.inputs):

@@ -22,6 +22,15 @@ class TokenizerStandIn:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.tokenizer, name)
 
+    @property
+    def padding_side(self) -> str:
+        """That of the tokenizer; some pipelines set it while they encode a prompt."""
+        return str(self.tokenizer.padding_side)
+
+    @padding_side.setter
+    def padding_side(self, side: str) -> None:
+        self.tokenizer.padding_side = side
+
     def __call__(self, text: str | list[str], **options: Any) -> Any:
         """Tokens of texts."""
         return self.tokenizer(text=text, **options)

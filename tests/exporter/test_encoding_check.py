@@ -12,10 +12,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
 from exporter import encoding_check
-from exporter.encoding_check import LONG, is_in, require_own_encoding
+from exporter.encoding_check import LONG, is_in, require_own_encoding, texts_alone
 from exporter.errors import ExportError
 from search.core.prompt import PromptField, PromptInput
 from search.model.family import Request
+from search.model.fixed_texts import FixedTexts, TextAxis
 
 LENGTH = 24
 WORDS = {word: 1 + number for number, word in enumerate(dict.fromkeys(LONG.split()))}
@@ -104,3 +105,14 @@ def test_a_condition_may_have_padding_before_or_behind_it() -> None:
     assert not is_in(torch.zeros(1, 5, 5), own)
     assert is_in(torch.arange(5), torch.arange(3) + 7)  # places are the network's affair
     assert not is_in(torch.arange(3), torch.arange(3) + 7)
+
+
+def test_of_texts_of_any_length_the_padding_behind_them_does_not_count() -> None:
+    texts = FixedTexts(axes={"text": TextAxis(1, "prompt"), "other": TextAxis(1, "negative")})
+    text, mask = torch.rand(1, 6, 2), torch.ones(1, 6)
+    made = {"text": text.roll(2, 1), "mask": mask}
+    for own in (text, text[:, :4]):  # padded by the pipeline itself, or not
+        alone = texts_alone({"text": own, "mask": mask}, made, texts, {"prompt": 2})
+        assert alone.keys() == {"text"}
+        assert torch.equal(alone["text"], text[:, :4])
+        assert is_in(made["text"], alone["text"])

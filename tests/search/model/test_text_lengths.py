@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from search.model.fixed_texts import Filling, FixedTexts, Padding, TextAxis, pad
 from search.model.hidden_keys import counts_changed, without_padding
 from search.model.pipeline import Pipeline, open_pipeline
 from search.model.text_lengths import _Finder, fixed_texts_of
+from search.model.tokens import TokenizerStandIn
 
 TOYS = {toy.cls: toy for toy in image.TOYS}
 
@@ -251,3 +253,9 @@ def test_padding_is_where_positions_stay(
     assert texts.in_front is in_front
     assert len(texts.counts) == counts
     assert texts.hidden == ["negative", "prompt"]
+
+
+def test_the_side_that_a_pipeline_pads_on_is_set_on_its_tokenizer() -> None:
+    tokenizer = SimpleNamespace(padding_side="left")
+    TokenizerStandIn("tokenizer", tokenizer).padding_side = "right"
+    assert tokenizer.padding_side == "right"
