@@ -12,7 +12,8 @@ import torch
 
 from search.core.errors import SearchError
 from search.core.sampler import ScaleRange
-from search.core.subnet import SubNet
+from search.core.subnet import Granularity, SubNet
+from search.core.table import keep_of
 from search.fitting.adopt import adopt_sampler
 from search.fitting.effort import Effort
 from search.fitting.fit import final_latents, fit_subnets
@@ -22,8 +23,9 @@ from search.fitting.recipe import place_calls
 from search.fitting.refine_coefficients import refine_coefficients
 from search.fitting.rows import Calls, fit_chain, rows_of, run_chain
 from search.fitting.scaled import fitted_sampler, rows_for
-from search.fitting.thin import placed_of
-from search.fitting.trajectories import Trajectories, sample_trajectories
+from search.fitting.thin import placed_of, thin_calls
+from search.fitting.trajectories import Trajectories, sample_both, sample_trajectories
+from search.fitting.whole_calls import Refinement
 from search.methods.method import Task
 from search.methods.options import Options
 from search.methods.registry import search_keeps
@@ -153,6 +155,23 @@ def test_a_search_fits_rows_for_the_range(opened: Pipeline, whole: SubNet) -> No
     ranged = placed_of(found, held_out).error
     fixed = placed_of(found.at(6.0), held_out).error
     assert ranged < fixed
+
+
+@pytest.mark.slow
+def test_calls_for_a_range_are_thinned(opened: Pipeline) -> None:
+    options = Options(steps=4, guidance=SCALES.guidance, granularity=Granularity.LAYER)
+    whole = full(opened, options)
+    [calls] = place_calls(opened, whole, (0.75,), PROMPTS, effort=EFFORT, thin=False, scales=SCALES)
+    runs = sample_both(
+        opened, whole, PROMPTS, fitted_on=6, held_out=3, reference_steps=None, seed=0, scales=SCALES,
+        report=lambda *_: None,
+    )  # fmt: skip
+    refinement = Refinement(*runs, EFFORT, 0, lambda *_: None)
+    thin = thin_calls(opened, calls, 0.7, refinement, lambda *_: None)
+    assert thin is not None
+    assert keep_of(thin.subnet) <= 0.7
+    assert thin.subnet.guidance_range == (2.0, 6.0)
+    assert placed_of(thin.subnet.at(3.0), runs[1]).error < 1
 
 
 @pytest.mark.slow
