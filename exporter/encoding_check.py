@@ -47,13 +47,12 @@ def require_own_encoding(
         reads: names of the conditions that matter.
 
     Raises:
-        ExportError: the conditions differ, or a text that is read in the place of none is cut.
+        ExportError: the conditions differ.
     """
     inputs = conditioner.inputs
     if not any(each.tokenizer for each in inputs) or any(i.fill not in _OF_TEXTS for i in inputs):
         return
     cls = type(pipeline.pipe).__name__
-    _require_whole_defaults(conditioner, cls)
     texts: FixedTexts | None = getattr(conditioner, "texts", None)
     for text in dict.fromkeys((SHORT, _fitting(conditioner, LONG))):
         wanted = replace(request, prompts=(text,) * len(request.prompts), negative=text)
@@ -64,7 +63,13 @@ def require_own_encoding(
         if texts is not None:
             own = texts_alone(own, made, texts, _padding(inputs, given))
         known = own.keys() & set(reads)
-        off = sorted(n for n in known if n not in made or not is_in(made[n], own[n]))
+        unseen = max(_padding(inputs, given, least=0).values(), default=0)
+        off = sorted(
+            name
+            for name in known
+            if name not in made
+            or not (is_in(made[name], own[name]) or is_padding(made[name], own[name], unseen))
+        )
         if off:
             msg = (
                 f"of the prompt {text!r} the bundle would make other conditions {off} than a {cls} itself, "
@@ -73,12 +78,14 @@ def require_own_encoding(
             raise ExportError(msg)
 
 
-def _padding(inputs: Sequence[PromptInput], given: Sequence[Tensor]) -> dict[str, int]:
-    """How many tokens of each text of any length are padding."""
+def _padding(
+    inputs: Sequence[PromptInput], given: Sequence[Tensor], *, least: int = 1
+) -> dict[str, int]:
+    """How many tokens of each text are padding, if it is filled up to a multiple of `least`."""
     masks = {
         each.source: tensor
         for each, tensor in zip(inputs, given, strict=True)
-        if each.fill is PromptField.MASK and each.multiple
+        if each.fill is PromptField.MASK and each.multiple >= least
     }
     return {source: mask.shape[1] - int(mask.sum()) for source, mask in masks.items()}
 
@@ -89,7 +96,7 @@ def texts_alone(
     texts: FixedTexts,
     padding: Mapping[str, int],
 ) -> dict[str, Tensor]:
-    """The encoded texts among a pipeline's conditions, without the padding that it may have behind them.
+    """The encoded texts among a pipeline's conditions, without padding of the pipeline's own at either end.
 
     What else there is of texts of any length, as their masks, is the network's affair, which was tried.
     """
@@ -97,8 +104,9 @@ def texts_alone(
     for name, (axis, source) in texts.axes.items():
         if name in own and source in padding:
             size = own[name].shape[axis]
-            unseen = padding[source] if size == made[name].shape[axis] else 0
-            found[name] = own[name].narrow(axis, 0, size - unseen)
+            count = min(size, made[name].shape[axis] - padding[source])
+            first, last = (own[name].narrow(axis, at, count) for at in (0, size - count))
+            found[name] = first if is_in(made[name], first) else last
     return found
 
 
@@ -106,17 +114,6 @@ def _input(conditioner: Conditioner, each: PromptInput, text: str) -> Tensor:
     """An input for a text without quoted words."""
     fill = torch.full(each.shape, int(each.fill is not PromptField.QUOTED), dtype=torch.int64)
     return tokenised(conditioner, each, fill, text)
-
-
-def _require_whole_defaults(conditioner: Conditioner, cls: str) -> None:
-    """Refuse to cut what a pipeline reads where no text is given."""
-    for each in conditioner.inputs:
-        if each.empty and _is_cut(conditioner, each, ""):
-            msg = (
-                f"a {cls} reads {each.empty!r} where no {each.source} text is given, which is longer than "
-                f"the {each.length} tokens that a graph of one length can take; such pipelines are not supported"
-            )
-            raise ExportError(msg)
 
 
 def _fitting(conditioner: Conditioner, text: str) -> str:
@@ -157,6 +154,14 @@ def is_in(made: Tensor, own: Tensor) -> bool:
         return True
     places = range(made.shape[axis] - length + 1)
     return any(_is_close(made.narrow(axis, place, length), own) for place in places)
+
+
+def is_padding(made: Tensor, own: Tensor, count: int) -> bool:
+    """Whether two encoded texts `[..., T, D]` differ in no more than `count` tokens, all padding."""
+    if made.shape != own.shape or own.ndim < 3 or not own.is_floating_point():
+        return False
+    off = (made - own).norm(dim=-1) > CLOSE * own.norm(dim=-1)
+    return bool((off.sum(-1) <= count).all())
 
 
 def _is_close(made: Tensor, own: Tensor) -> bool:

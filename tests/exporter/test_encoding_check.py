@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
 from exporter import encoding_check
-from exporter.encoding_check import LONG, is_in, require_own_encoding, texts_alone
+from exporter.encoding_check import LONG, is_in, is_padding, require_own_encoding, texts_alone
 from exporter.errors import ExportError
 from search.core.prompt import PromptField, PromptInput
 from search.model.family import Request
@@ -87,14 +87,6 @@ def test_anything_else_is_refused(
         check(monkeypatch, own)
 
 
-def test_a_text_that_is_read_in_the_place_of_none_is_not_cut(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    check(monkeypatch, lambda ids: ids, Encoding(empty="a small red circle"))
-    with pytest.raises(ExportError, match=f"longer than the {LENGTH} tokens"):
-        check(monkeypatch, lambda ids: ids, Encoding(empty="blurred " * (LENGTH + 1)))
-
-
 def test_a_condition_may_have_padding_before_or_behind_it() -> None:
     own = torch.rand(1, 3, 4)
     padding = torch.zeros(1, 2, 4)
@@ -116,3 +108,12 @@ def test_of_texts_of_any_length_the_padding_behind_them_does_not_count() -> None
         assert alone.keys() == {"text"}
         assert torch.equal(alone["text"], text[:, :4])
         assert is_in(made["text"], alone["text"])
+
+
+def test_padding_may_be_encoded_otherwise() -> None:
+    own = torch.rand(1, 5, 2)
+    made = own.clone()
+    made[:, 3:] = 0
+    assert is_padding(made, own, 2)
+    assert not is_padding(made, own, 1)
+    assert not is_padding(made[..., 0], own[..., 0], 5)
