@@ -168,6 +168,9 @@ class OpenVinoSession:
         reads = [checked(self._path, n, inputs, form) for n, form in self.inputs.items()]
         writes = [checked(self._path, n, outputs, form) for n, form in self.outputs.items()]
         self._bound += 1
+        if self in self._resident:
+            compiled = self._compiled()
+            compiled.requests[self._bound] = _request(compiled.model, reads, writes)
         return partial(self._run, self._bound, reads, writes)
 
     def _run(

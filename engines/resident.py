@@ -25,6 +25,9 @@ class Resident(Generic[Loaded]):
         self._most = most
         self._held: dict[Hashable, Loaded] = {}  # used longest ago first
 
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._held
+
     def get(self, key: Hashable, load: Callable[[], Loaded]) -> Loaded:
         """What `key` stands for; `load` makes it if it is not there."""
         if key in self._held:
