@@ -67,9 +67,9 @@ def _padded(each: PromptInput, tokens: list[int]) -> list[int]:
 
 
 def _warn_truncated(each: PromptInput, text: str, tokens: Any) -> None:
-    """Warn which end of a text was truncated, as diffusers does."""
+    """Warn which end of a text was truncated, as diffusers does, unless the input never reads any."""
     lost = [start for part in tokens.overflowing for start, end in part.offsets if end > start]
-    if lost:
+    if lost and any(end > start for start, end in tokens.offsets):
         logger.warning(
             "the %s is longer than the %d tokens that are read; its end %r is left out",
             each.source,

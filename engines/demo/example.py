@@ -107,7 +107,7 @@ SHAPES = Example(
 EMOJI = Example(
     "emoji-sd3", FOLDER / "emoji", "emoji-sd3, 28 flow-match Euler steps",
     guidance=5.0,
-    pictures=16,
+    pictures=32,
     call=(("max_sequence_length", 1),),
     contenders=(
         Contender("full sampler", "full", _searched("full")),
