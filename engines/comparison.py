@@ -13,15 +13,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 COLUMNS = 5
-GAIN = 20
-"""By what differences are multiplied, to be seen."""
 
 
-def draw_comparison(shown: Mapping[str, NDArray[np.uint8]]) -> Figure:
+def draw_comparison(shown: Mapping[str, NDArray[np.uint8]], gain: int) -> Figure:
     """A row per sampler: its pictures, and at the right their differences to the first row's.
 
     Args:
         shown: name -> pictures `[N, height, width, 3]`; the first is the one to come close to.
+        gain: by what differences are multiplied, to be seen.
     """
     from matplotlib.figure import Figure
 
@@ -31,21 +30,21 @@ def draw_comparison(shown: Mapping[str, NDArray[np.uint8]]) -> Figure:
     halves: NDArray[np.object_] = figure.subfigures(1, 2, wspace=0.02, squeeze=False)
     left, right = halves[0]
     left.suptitle("pictures from equal noise", fontsize=10)
-    right.suptitle(f"difference to the {next(iter(shown))}, {GAIN} times", fontsize=10)
+    right.suptitle(f"difference to the {next(iter(shown))}, {gain} times", fontsize=10)
     for half in (left, right):
         axes = half.subplots(len(shown), count, squeeze=False)
         for line, (name, images) in zip(axes, shown.items(), strict=True):
             for axis, picture, whole in zip(line, images, full, strict=False):
                 axis.set(xticks=[], yticks=[])
                 axis.spines[:].set_visible(False)
-                axis.imshow(picture if half is left else _magnified(picture, whole))
+                axis.imshow(picture if half is left else _magnified(picture, whole, gain))
             if half is left:
                 line[0].set_ylabel(name.replace(", ", ",\n"), fontsize=8)
     return figure
 
 
-def _magnified(picture: NDArray[np.uint8], full: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The absolute difference, `GAIN` times, as darkness on white; `[height, width, 3]`."""
+def _magnified(picture: NDArray[np.uint8], full: NDArray[np.uint8], gain: int) -> NDArray[np.uint8]:
+    """The absolute difference, `gain` times, as darkness on white; `[height, width, 3]`."""
     difference = np.abs(picture.astype(np.int16) - full)
-    inverted: NDArray[np.uint8] = (255 - np.minimum(GAIN * difference, 255)).astype(np.uint8)
+    inverted: NDArray[np.uint8] = (255 - np.minimum(gain * difference, 255)).astype(np.uint8)
     return inverted

@@ -47,6 +47,7 @@ class Example:
         guidance: scale.
         contenders: the rows; the first is the full sampler.
         pictures: prompts to sample.
+        gain: by what differences between pictures are multiplied, to be seen.
         call: further arguments of the pipeline's call.
     """
 
@@ -56,6 +57,7 @@ class Example:
     guidance: float
     contenders: tuple[Contender, ...]
     pictures: int
+    gain: int
     call: tuple[tuple[str, Any], ...] = ()
 
     @property
@@ -92,6 +94,7 @@ SHAPES = Example(
     "shapes-sd", FOLDER / "shapes", "shapes-sd, 50-step DDIM",
     guidance=4.0,
     pictures=32,
+    gain=20,
     contenders=(
         Contender("full sampler", "full", _searched("full")),
         Contender("DeepCache, interval 5", "deepcache", _searched("deepcache", interval=5)),
@@ -108,6 +111,7 @@ EMOJI = Example(
     "emoji-sd3", FOLDER / "emoji", "emoji-sd3, 28 flow-match Euler steps",
     guidance=5.0,
     pictures=32,
+    gain=5,
     call=(("max_sequence_length", 1),),
     contenders=(
         Contender("full sampler", "full", _searched("full")),
@@ -115,6 +119,10 @@ EMOJI = Example(
         Contender("fewer steps", "fewer-steps", _searched("fewer-steps", keep=0.25)),
         Contender("DiP-GO", "dip-go", _shipped("dip-go")),
         Contender("carve", PROVED, _shipped("carve")),
+        Contender(
+            "carve, a short search", "carve-live",
+            _searched("carve", keep=0.25, pictures=8, iterations=2),
+        ),
     ),
 )  # fmt: skip
-EXAMPLES = (SHAPES, EMOJI)
+EXAMPLES = (EMOJI, SHAPES)

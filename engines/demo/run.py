@@ -132,7 +132,7 @@ def run_demo(
                 accuracy=judge.accuracy(judge.read(images), prompts),
             )
         )
-    save_figure(draw_comparison(shown), out / "compared.png")
+    save_figure(draw_comparison(shown, example.gain), out / "compared.png")
     parity, page = _prove(bundles, engine, example.pipeline, prompts[0], out, report)
     record = {
         "example": example.name,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.demo.example import SHAPES
+from engines.demo.example import EMOJI, SHAPES
 from engines.demo.run import run_demo
 from search.core.errors import SearchError
 
@@ -35,6 +35,18 @@ def test_the_demo_shows_what_each_method_costs_and_that_parity_holds(tmp_path: P
         path.name for path in (tmp_path / "demo").iterdir()
     }
     assert "verify carve against PyTorch" in told
+
+
+@pytest.mark.slow
+def test_the_demo_of_a_transformer(tmp_path: Path) -> None:
+    demo = run_demo(tmp_path / "demo", lambda _: None, example=EMOJI, pictures=4)
+    full, cached, fewer, paper, ours, live = demo.rows
+    assert all(row.macs < cached.macs < 0.4 * full.macs for row in (fewer, paper, ours, live))
+    others = [row.psnr or 0.0 for row in (cached, fewer, paper)]
+    assert (ours.psnr or 0.0) > max(others)
+    assert (live.psnr or 0.0) > (fewer.psnr or 0.0)
+    assert set(full.accuracy) == {"emoji", "style", "background"}
+    assert demo.parity.passed
 
 
 def test_the_demo_does_not_write_over_anything(tmp_path: Path) -> None:
