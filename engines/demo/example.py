@@ -6,14 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.core.granularity import Granularity
-from search.core.subnet import SubNet
-from search.methods.options import Options
-from search.methods.registry import search
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from search.core.subnet import SubNet
     from search.model.pipeline import Pipeline
 
 FOLDER = Path(__file__).parent.parent.parent / "examples"
@@ -71,21 +67,31 @@ class Example:
 
 
 def _searched(method: str, **options: Any) -> Callable[[Pipeline, Example], SubNet]:
-    return lambda opened, example: search(
-        opened, method, Options(guidance=example.guidance, **options)
-    )
+    def make(opened: Pipeline, example: Example) -> SubNet:
+        from search.methods.options import Options
+        from search.methods.registry import search
+
+        return search(opened, method, Options(guidance=example.guidance, **options))
+
+    return make
 
 
 def _shipped(name: str) -> Callable[[Pipeline, Example], SubNet]:
-    return lambda _, example: SubNet.load(example.folder / "subnets" / f"{name}.json")
+    def make(_: Pipeline, example: Example) -> SubNet:
+        from search.core.subnet import SubNet
+
+        return SubNet.load(example.folder / "subnets" / f"{name}.json")
+
+    return make
 
 
 def _fora(interval: int) -> Callable[[Pipeline, Example], SubNet]:
     def make(opened: Pipeline, example: Example) -> SubNet:
+        from search.core.granularity import Granularity
         from search.frontier.rivals.layers import fora_table
 
-        options = Options(guidance=example.guidance, granularity=Granularity.LAYER)
-        return fora_table(search(opened, "full", options), interval)
+        full = _searched("full", granularity=Granularity.LAYER)(opened, example)
+        return fora_table(full, interval)
 
     return make
 

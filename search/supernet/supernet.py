@@ -206,7 +206,7 @@ class SuperNet:
                 for block, choice in wrong.nonzero().tolist()
             )
             msg = (
-                f"the gates ask for {', '.join(cells)}, which these blocks cannot do: {Action.DELTA} needs "
+                f"the gates give {', '.join(cells)}, which these blocks cannot do: {Action.DELTA} needs "
                 f"an input of the shape of each output, {Action.REUSE} a block that was not removed; "
                 f"give {Action.RUN}"
             )

@@ -292,7 +292,10 @@ def test_the_end_of_a_long_prompt_is_told_as_it_is_cut_off(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"latents": np.zeros((1, 4, 3, 3), np.float32)}, r"the latents are \[1, 4, 3, 3\], but"),
+        (
+            {"latents": np.zeros((1, 4, 3, 3), np.float32)},
+            r"the latents have the shape \[1, 4, 3, 3\], but",
+        ),
         ({"latents": np.full((1, 4, 12, 12), np.nan, np.float32)}, "are not all finite"),
         (
             {"guidance": 1.0},

@@ -180,7 +180,7 @@ def test_gates_do_not_mind_how_many_pictures_a_call_had(calibration: Calibration
     several = Predictor(
         whole.pipeline,
         whole.prompts,
-        guidance=whole.guidance,
+        guidance=whole.scales,
         noise_shape=whole.noise_shape,
         chunk=len(whole.prompts) - 1,
     )
