@@ -11,7 +11,7 @@ setup: .venv/installed  ## make .venv with all that demo, tests and checks need
 	$(BIN)/python -m pip install -q -c constraints.txt --group dev --group docs -e ".[verify,lora,onnxruntime,openvino,tensorrt-rtx,ray,dask,serve,video]"
 	touch $@
 
-demo: setup  ## the whole path on the shipped pipeline; OUT=demo by default
+demo: setup  ## the whole path on a shipped pipeline; OUT=demo by default
 	$(if $(OUT),,rm -rf demo)
 	$(BIN)/stepcarve demo -o $(or $(OUT),demo)
 

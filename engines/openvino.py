@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import weakref
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -156,7 +157,9 @@ class OpenVinoSession:
         self, path: Path, load: Callable[[], Compiled], resident: Resident[Compiled]
     ) -> None:
         self._path, self._load, self._resident = path, load, resident
-        self._bound = 0
+        self._key, self._bound = object(), 0
+        # The engine, which may outlive the session, holds what is loaded.
+        weakref.finalize(self, resident.forget, self._key)
         model = self._compiled().model
         self.inputs: Mapping[str, Form] = {_name(p): _form(p, path) for p in model.inputs}
         self.outputs: Mapping[str, Form] = {_name(p): _form(p, path) for p in model.outputs}
@@ -168,7 +171,7 @@ class OpenVinoSession:
         reads = [checked(self._path, n, inputs, form) for n, form in self.inputs.items()]
         writes = [checked(self._path, n, outputs, form) for n, form in self.outputs.items()]
         self._bound += 1
-        if self in self._resident:
+        if self._key in self._resident:
             compiled = self._compiled()
             compiled.requests[self._bound] = _request(compiled.model, reads, writes)
         return partial(self._run, self._bound, reads, writes)
@@ -183,7 +186,7 @@ class OpenVinoSession:
         compiled.requests[number].infer(share_outputs=True)
 
     def _compiled(self) -> Compiled:
-        return self._resident.get(self, self._load)
+        return self._resident.get(self._key, self._load)
 
 
 def _request(

@@ -37,3 +37,7 @@ class Resident(Generic[Loaded]):
             self._held.pop(next(iter(self._held)))
         self._held[key] = made = load()
         return made
+
+    def forget(self, key: Hashable) -> None:
+        """Give up what `key` stands for, if it is there."""
+        self._held.pop(key, None)

@@ -413,7 +413,10 @@ class Runner:
     def _checked(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
         shape = self.bundle.latent_shape
         if latents.shape != shape:
-            msg = f"the latents have the shape {list(latents.shape)}, but the bundle takes {list(shape)}; give latents of that shape"
+            msg = (
+                f"the latents have the shape {list(latents.shape)}, but the bundle takes {list(shape)}; give "
+                "latents of that shape"
+            )
             raise EngineError(msg)
         if not np.isfinite(latents).all():
             msg = "the given latents are not all finite; give others"

@@ -1,7 +1,7 @@
-"""A conditioner must make of any text what its pipeline's own encoders make of it.
+"""Checks that a conditioner encodes a short and a longer text as its pipeline does.
 
-It is traced for texts of one length. Where a pipeline's call does more with a text than was seen, such as
-to pad it to another length, the two differ.
+It is traced with texts of one length. If the pipeline's call does more with a text than was recorded, such
+as padding it to another length, the conditions differ.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LONG = (
     "a small red circle on a wide blue field under an old stone bridge at night, seen from far away"
 )
 CLOSE = 0.02
-"""How much conditions may differ, relatively: encoders in half precision round."""
+"""The largest relative L2 of conditions, which encoders in half precision round."""
 _OF_TEXTS = {PromptField.IDS, PromptField.MASK, PromptField.GIVEN, PromptField.QUOTED}
 
 
@@ -38,7 +38,7 @@ def require_own_encoding(
 ) -> None:
     """Refuse a conditioner that encodes a short or a longer text otherwise than its pipeline.
 
-    One that is given more than texts, such as pictures, is not looked at.
+    One that takes more than texts, such as pictures, is not checked.
 
     Args:
         pipeline: whose call encodes too.
@@ -81,7 +81,7 @@ def require_own_encoding(
 def _padding(
     inputs: Sequence[PromptInput], given: Sequence[Tensor], *, least: int = 1
 ) -> dict[str, int]:
-    """How many tokens of each text are padding, if it is filled up to a multiple of `least`."""
+    """How many tokens of each text its mask hides; of the inputs alone whose `multiple` is `least` or more."""
     masks = {
         each.source: tensor
         for each, tensor in zip(inputs, given, strict=True)
@@ -96,9 +96,9 @@ def texts_alone(
     texts: FixedTexts,
     padding: Mapping[str, int],
 ) -> dict[str, Tensor]:
-    """The encoded texts among a pipeline's conditions, without padding of the pipeline's own at either end.
+    """The encoded texts among a pipeline's conditions, without the pipeline's own padding at either end.
 
-    What else there is of texts of any length, as their masks, is the network's affair, which was tried.
+    Nothing else of such a pipeline is compared, such as masks: `padding_trial.py` has tried the network.
     """
     found = {}
     for name, (axis, source) in texts.axes.items():
@@ -117,7 +117,7 @@ def _input(conditioner: Conditioner, each: PromptInput, text: str) -> Tensor:
 
 
 def _fitting(conditioner: Conditioner, text: str) -> str:
-    """As many of its words as no tokenizer cuts."""
+    """As many words of a text as no tokenizer truncates."""
     words = text.split()
     while len(words) > 1 and any(
         _is_cut(conditioner, each, " ".join(words)) for each in conditioner.inputs
@@ -127,7 +127,7 @@ def _fitting(conditioner: Conditioner, text: str) -> str:
 
 
 def _is_cut(conditioner: Conditioner, each: PromptInput, text: str) -> bool:
-    """Whether the tokenizer of an input cuts a text."""
+    """Whether the tokenizer of an input truncates a text."""
     if each.tokenizer not in conditioner.tokenizers:
         return False
     tokenizer = conditioner.tokenizers[each.tokenizer]
@@ -137,7 +137,7 @@ def _is_cut(conditioner: Conditioner, each: PromptInput, text: str) -> bool:
 def is_in(made: Tensor, own: Tensor) -> bool:
     """Whether a condition is a pipeline's own, or has it before or behind padding along one axis.
 
-    What stands for lengths and places of padded texts is the network's affair.
+    Integers of another length, such as positions, pass: `padding_trial.py` has tried the network with them.
     """
     if made.shape == own.shape:
         return _is_close(made, own)

@@ -91,7 +91,7 @@ def export(
             stays float32.
         plan: which layers to quantise, and how; None: none.
         report: called with a short progress message.
-        note: called with a sentence for each part that stays float32.
+        note: called with a sentence for each part that stays float32, or whose weights are rounded.
 
     Returns:
         The bundle, opened at its first variant.

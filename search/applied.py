@@ -104,15 +104,15 @@ class Applied:
 
     def _take_guidance(self, scheduler: Any) -> None:
         """Take the rows of the run's guidance scale; not every pipeline says which it has."""
-        scale, by_range = getattr(self._pipe, "_guidance_scale", None), self.subnet.guidance_range
-        if scale is None or by_range is None:
+        scale, scales = getattr(self._pipe, "_guidance_scale", None), self.subnet.guidance_range
+        if scale is None or scales is None:
             return
-        low, high = by_range
+        low, high = scales
         if not low <= scale <= high:
             fitted = f"{low:g}" if low == high else f"{low:g} to {high:g}"
             msg = (
                 f"the guidance scale is {scale:g}, but the sampler of this SubNet was fitted at {fitted}; "
-                "give guidance_scale as it was fitted, or search at the other one"
+                "give guidance_scale as it was fitted, or search again for this one"
             )
             raise SearchError(msg)
         scheduler.use_guidance_scale(scale)

@@ -81,7 +81,7 @@ class OptimizeFolder:
             other = differing({**KIND, **settings.to_json()}, found)
             if other:
                 msg = (
-                    f"{str(self.path)!r} holds a run with a different {', '.join(other)}; give the same "
+                    f"{str(self.path)!r} holds a run that differs in {', '.join(other)}; give the same "
                     "options to continue it, or another directory"
                 )
                 raise EngineError(msg)

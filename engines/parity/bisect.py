@@ -181,5 +181,8 @@ def _beside(folder: Path, content: bytes) -> Iterator[Path]:
             stream.flush()
             yield Path(stream.name)
     except PermissionError as error:
-        msg = f"{str(folder)!r} cannot be written to, but --bisect writes a graph there; copy the bundle to a place where it can"
+        msg = (
+            f"{str(folder)!r} cannot be written to, but --bisect writes a graph there; copy the bundle to a "
+            "directory that can"
+        )
         raise EngineError(msg) from error

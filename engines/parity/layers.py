@@ -57,7 +57,8 @@ def first_layer(
     wanted = {name for each in nodes.values() for name in (_taken(each), _made(each))}
     found = outputs({name: shapes[name] for name in sorted(wanted & shapes.keys())})
     modules, layers = layers_of(reference.opened), listed(reference.bundle, plan).layers
-    for count, (name, node) in enumerate(nodes.items()):
+    count = 0
+    for name, node in nodes.items():
         taken, made = found.get(_taken(node)), found.get(_made(node))
         if taken is None or made is None or name not in modules or name not in layers:
             continue
@@ -71,6 +72,7 @@ def first_layer(
                 f"the first layer that is off is {name!r}, its product differs by {off:.2e} from that of the "
                 f"same inputs in PyTorch, allowed is {allowed:.1e}; {count} before it are right"
             )
+        count += 1
     return ""
 
 

@@ -66,7 +66,7 @@ class Reference:
     gated: Trajectory
     ungated: dict[int, tuple[Array, Array]]
 
-    @property
+    @cached_property
     def subnet(self) -> SubNet:
         """That of the bundle, with the rows of the run's guidance scale."""
         return self.bundle.subnet.at(self.inputs.guidance)

@@ -34,7 +34,7 @@ COURSE = Course(rate=5e-4, steps=4000, warmup=100, cooldown=1500, average=0.995)
 
 
 def teacher(run: Path) -> str:
-    """The stage that is exported: the flow with a falling rate, once there is one."""
+    """The stage that a student learns from: the flow with a falling rate, once there is one."""
     return "cooled" if (run / "cooled.safetensors").exists() else "flow"
 
 

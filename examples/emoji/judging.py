@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from onnx_ir.passes import common as passes
 
 from examples.emoji import models
 from examples.emoji.artwork import SIZE, STYLES
@@ -74,5 +75,6 @@ def export_judge(net: Any, words: dict[str, tuple[str, ...]], path: Path) -> Non
         verbose=False,
     )
     assert program is not None
+    passes.ClearMetadataAndDocStringPass()(program.model)  # it has the paths of this machine
     program.model.metadata_props.update({k: json.dumps(v) for k, v in words.items()})
     program.save(path, external_data=False)

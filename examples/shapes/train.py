@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DiTPipeline, StableDiffusionPipeline
+from onnx_ir.passes import common as passes
 
 from examples.shapes import models
 from examples.shapes.pictures import ATTRIBUTES, SIZE, Pictures, class_names, draw
@@ -164,6 +165,7 @@ def export_judge(net: nn.Module, path: Path) -> None:
         verbose=False,
     )
     assert program is not None
+    passes.ClearMetadataAndDocStringPass()(program.model)  # it has the paths of this machine
     program.model.metadata_props.update({k: json.dumps(v) for k, v in ATTRIBUTES.items()})
     program.save(path, external_data=False)
 

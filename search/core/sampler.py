@@ -131,15 +131,15 @@ class ScaleRange:
         is_range = math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high
         if not is_range or not self.low <= self.guidance <= self.high:
             msg = (
-                f"the guidance range {self.low:g} to {self.high:g} does not go from a scale to a larger one "
-                f"with guidance {self.guidance:g} between them; give --guidance-range LOW HIGH with the scale "
-                "of --guidance, or else of the pipeline, in it"
+                f"the guidance range is {self.low:g} to {self.high:g} and guidance is {self.guidance:g}, but the "
+                "range must go from a smaller to a larger scale with guidance between them; give "
+                "--guidance-range LOW HIGH around --guidance, or around the pipeline's own scale"
             )
             raise SearchError(msg)
 
     @property
     def fitted_at(self) -> tuple[float, ...]:
-        """The scales that rows for the range are fitted at; a polynomial of one degree less has a term for each."""
+        """The scales that rows for the range are fitted at; the polynomial through them has as many terms."""
         return ((self.low + self.high) / 2, self.low, self.high)
 
     def place(self, scale: float) -> float:
@@ -162,7 +162,7 @@ class ByScale:
 
     Attributes:
         scales: the range.
-        powers: the coefficients of the place, of its square, ...; the constant term are the rows at
+        powers: the coefficients of the place, of its square, ...; the constant term is the table at
             `scales.guidance`.
     """
 
@@ -239,9 +239,14 @@ class FittedSampler:
         return FittedSampler(self.timesteps, SamplerTable(np.asarray(inputs), np.asarray(final)))
 
     def around(self, guidance: float) -> FittedSampler:
-        """The same rows, with another scale of their range as the one to use when none is given."""
+        """The same rows, with another scale of their range as the one to use when none is given.
+
+        Raises:
+            SearchError: the range does not have that scale.
+        """
         if self.by_scale is None:
             return self
+        self.by_scale.scales.require(guidance)
         scales = replace(self.by_scale.scales, guidance=guidance)
         each = np.linspace(scales.low, scales.high, len(self.terms)).tolist()
         return FittedSampler.through({scale: self.at(scale) for scale in each}, scales)

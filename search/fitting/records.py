@@ -79,7 +79,9 @@ def _entry(line: bytes, source: str) -> tuple[str, float]:
     try:
         return str(entry["part"]), float(entry["error"])
     except (KeyError, TypeError, ValueError) as error:
-        msg = f"{source!r} has a line that lacks or garbles {error}; give another directory"
+        msg = (
+            f"{source!r} has a line that is wrong or incomplete at {error}; give another directory"
+        )
         raise SearchError(msg) from error
 
 

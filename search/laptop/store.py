@@ -75,7 +75,9 @@ def _losses(line: bytes, source: str) -> tuple[tuple[str, frozenset[str]], tuple
         key = str(entry["criterion"]), frozenset(map(str, entry["removed"]))
         parts = tuple(map(float, entry["losses"]))
     except (KeyError, TypeError, ValueError) as error:
-        msg = f"{source!r} has a line that lacks or garbles {error}; give another directory"
+        msg = (
+            f"{source!r} has a line that is wrong or incomplete at {error}; give another directory"
+        )
         raise SearchError(msg) from error
     if not parts or not all(map(math.isfinite, parts)):
         msg = f"{source!r} has the losses {list(parts)}; give another directory"

@@ -76,8 +76,8 @@ class Task:
         scales = ScaleRange(*asked, self.whole.guidance)
         if self.whole.binding.guided and scales.low <= 1:
             msg = (
-                f"guidance {scales.low:g} in --guidance-range switches guidance off, and the calls are then "
-                "others; give a range above 1"
+                f"guidance {scales.low:g} in --guidance-range switches guidance off, which makes other calls "
+                "of the denoiser; give a range above 1"
             )
             raise SearchError(msg)
         return scales

@@ -70,8 +70,8 @@ def groups_of_steps(
         raise SearchError(msg)
     if walk.looks_ahead and len(set(timesteps)) < len(timesteps):
         msg = (
-            f"a {type(pipeline.pipe).__name__} reads the timestep of the next step, which two steps of this "
-            "grid at one timestep have different ones of; choose another --scheduler"
+            f"a {type(pipeline.pipe).__name__} reads the timestep of the next step, but two steps of this "
+            "grid have the same timestep and different next ones; choose another --scheduler"
         )
         raise SearchError(msg)
     is_one = len(groups) == 1 and not walk.looks_ahead

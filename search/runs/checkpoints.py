@@ -127,7 +127,7 @@ class CheckpointFolder(ABC, Generic[Entry]):
         other = differing(identity, known)
         if other:
             msg = (
-                f"the checkpoint {str(self.path / CHECKPOINT)!r} is of a {self.what} with a different "
+                f"the checkpoint {str(self.path / CHECKPOINT)!r} is of a {self.what} that differs in "
                 f"{' and '.join(other)}; use the same, or give another directory"
             )
             raise SearchError(msg)

@@ -36,7 +36,7 @@ def claim(file: Path, identity: Mapping[str, object], *, results: str, resume: b
     other = differing(identity, parse_json(file.read_bytes(), str(file)))
     if other:
         msg = (
-            f"{folder!r} holds a search with a different {', '.join(other)}; give another directory, or "
+            f"{folder!r} holds a search that differs in {', '.join(other)}; give another directory, or "
             "the same options"
         )
         raise SearchError(msg)

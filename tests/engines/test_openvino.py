@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino
@@ -139,6 +141,15 @@ def test_graphs_that_are_loaded_again_give_the_same(bundle: Bundle) -> None:
     runner = Runner(bundle, make_engine("openvino", "cpu", EngineOptions(resident=1)))
     for _ in range(2):
         assert np.array_equal(runner.run(bundle.default_prompt, seed=1).latents, expected)
+
+
+def test_nothing_stays_loaded_for_a_runner_that_is_gone(bundle: Bundle) -> None:
+    engine: Any = make_engine("openvino", "cpu")
+    runner = Runner(bundle, engine)
+    assert engine._resident._held
+    del runner
+    gc.collect()
+    assert not engine._resident._held
 
 
 def test_a_damaged_built_file_is_refused(bundle: Bundle, tmp_path: Path) -> None:

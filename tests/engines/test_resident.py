@@ -53,6 +53,14 @@ def test_what_is_given_up_is_gone_before_the_next_is_loaded() -> None:
     assert seen == [0, 0, 0]
 
 
+def test_what_is_forgotten_is_loaded_again() -> None:
+    resident = Resident[str](None)
+    assert use(resident, "ab") == list("ab")
+    for key in "ac":
+        resident.forget(key)
+    assert use(resident, "ab") == ["a"]
+
+
 def test_nothing_at_all_is_refused() -> None:
     with pytest.raises(EngineError, match="0 graphs may be resident, but one has to be"):
         Resident(0)

@@ -95,7 +95,7 @@ def test_a_condition_may_have_padding_before_or_behind_it() -> None:
     assert not is_in(torch.cat([own + 1, padding], 1), own)
     assert not is_in(own[:, :2], own)
     assert not is_in(torch.zeros(1, 5, 5), own)
-    assert is_in(torch.arange(5), torch.arange(3) + 7)  # places are the network's affair
+    assert is_in(torch.arange(5), torch.arange(3) + 7)  # positions are not compared
     assert not is_in(torch.arange(3), torch.arange(3) + 7)
 
 

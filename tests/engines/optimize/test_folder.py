@@ -35,7 +35,7 @@ def test_the_folder_of_other_settings_is_refused(
     with folder.claimed(SETTINGS):
         pass
     before = (tmp_path / "out" / "settings.json").read_bytes()
-    message = f"holds a run with a different {named}; give the same options"
+    message = f"holds a run that differs in {named}; give the same options"
     with pytest.raises(EngineError, match=message), folder.claimed(replace(SETTINGS, **change)):
         pass
     assert (tmp_path / "out" / "settings.json").read_bytes() == before

@@ -59,7 +59,7 @@ def test_a_finished_folder_is_told_again_and_not_touched(
     assert changed <= {"settings.json", ".lock"}
     refused = stepcarve(*line, "-o", out, "--seed", 1)
     assert refused.exit_code == 2
-    assert "holds a run with a different seed" in refused.stderr
+    assert "holds a run that differs in seed" in refused.stderr
 
 
 @pytest.mark.slow

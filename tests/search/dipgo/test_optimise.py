@@ -151,10 +151,10 @@ def test_the_plot_is_a_picture(path: Path, tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_search_is_refused(path: Path, tmp_path: Path) -> None:
     search(path, folder=tmp_path)
-    with pytest.raises(SearchError, match=r"is of a search with a different seed; use the same"):
+    with pytest.raises(SearchError, match=r"is of a search that differs in seed; use the same"):
         search(path, folder=tmp_path, resume=True, seed=1)
     recipe = dataclasses.replace(QUICK, alpha=2.0)
-    with pytest.raises(SearchError, match=r"is of a search with a different recipe; use the same"):
+    with pytest.raises(SearchError, match=r"is of a search that differs in recipe; use the same"):
         search(path, recipe, folder=tmp_path, resume=True)
 
 

@@ -115,7 +115,7 @@ def test_a_checkpoint_of_another_run_is_refused(teacher: Pipeline, tmp_path: Pat
     draws, folder = draws_for(teacher), DistillRun(tmp_path)
     train(teacher, GONE, draws, SHORT, folder=folder)
     with pytest.raises(
-        SearchError, match="is of a distillation with a different recipe; use the same"
+        SearchError, match="is of a distillation that differs in recipe; use the same"
     ):
         train(
             teacher,
@@ -139,7 +139,7 @@ def test_a_checkpoint_of_other_pictures_is_refused(
     folder = DistillRun(tmp_path)
     train(teacher, GONE, first, SHORT, folder=folder)
     with pytest.raises(
-        SearchError, match="is of a distillation with a different data; use the same"
+        SearchError, match="is of a distillation that differs in data; use the same"
     ):
         train(teacher, GONE, other, SHORT, folder=folder, start=folder.load(resume=True))
 
@@ -329,7 +329,7 @@ def test_a_scheduler_is_refused_before_pictures_are_encoded(
 
 @pytest.mark.parametrize(
     ("gone", "seed", "message"),
-    [(GONE, 1, "with a different recipe;"), (GONE[:1], 0, "with a different removed;")],
+    [(GONE, 1, "that differs in recipe;"), (GONE[:1], 0, "that differs in removed;")],
 )
 def test_a_checkpoint_is_refused_before_pictures_are_encoded(
     pipelines: Callable[[str], Path],

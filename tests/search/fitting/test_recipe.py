@@ -94,7 +94,7 @@ def test_the_run_is_logged_drawn_and_resumed(
 def test_another_search_is_not_resumed(
     opened: Pipeline, whole: SubNet, found: list[SubNet], folder: Path
 ) -> None:
-    with pytest.raises(SearchError, match="holds a search with a different seed; give"):
+    with pytest.raises(SearchError, match="holds a search that differs in seed; give"):
         place_calls(
             opened, whole, (0.5,), PROMPTS, effort=EFFORT, folder=folder, resume=True, seed=1
         )
@@ -105,7 +105,7 @@ def test_another_granularity_is_not_resumed(
 ) -> None:
     other = full(opened, Options(steps=10, guidance=4, granularity=Granularity.LAYER))
     assert other.timesteps == whole.timesteps
-    with pytest.raises(SearchError, match="holds a search with a different blocks; give"):
+    with pytest.raises(SearchError, match="holds a search that differs in blocks; give"):
         place_calls(opened, other, (0.5,), PROMPTS, effort=EFFORT, folder=folder, resume=True)
 
 

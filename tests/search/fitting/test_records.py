@@ -48,7 +48,7 @@ def test_the_file_says_what_it_is(broken: CarveRun) -> None:
     content = json.loads(file.read_text())
     assert content == {"schema": 1, "kind": "stepcarve-search-run", "seed": 0}
     file.write_text(json.dumps({**content, "schema": 0}))
-    with pytest.raises(SearchError, match="holds a search with a different schema; give another"):
+    with pytest.raises(SearchError, match="holds a search that differs in schema; give another"):
         broken.start(resume=True)
 
 
@@ -57,5 +57,5 @@ def test_the_file_says_what_it_is(broken: CarveRun) -> None:
 )
 def test_a_garbled_log_is_refused(broken: CarveRun, line: str) -> None:
     (broken.path / "log.jsonl").write_text(line + "\n")
-    with pytest.raises(SearchError, match=r"log\.jsonl' has a line that lacks or garbles"):
+    with pytest.raises(SearchError, match=r"log\.jsonl' has a line that is wrong or incomplete"):
         broken.start(resume=True)

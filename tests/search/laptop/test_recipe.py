@@ -160,12 +160,12 @@ def test_another_schema_is_refused(
 ) -> None:
     run = json.loads((done[0] / "run.json").read_text())
     (tmp_path / "run.json").write_text(json.dumps({**run, "schema": 0}))
-    with pytest.raises(SearchError, match="holds a search with a different schema"):
+    with pytest.raises(SearchError, match="holds a search that differs in schema"):
         search(opened, QUICK, tmp_path, resume=True)
 
 
 def test_another_search_is_refused(opened: Opened, done: tuple[Path, Removal]) -> None:
-    with pytest.raises(SearchError, match="holds a search with a different seed, tuples"):
+    with pytest.raises(SearchError, match="holds a search that differs in seed, tuples"):
         search(opened, LaptopSettings(tuples=3, seed=1), done[0], resume=True)
 
 

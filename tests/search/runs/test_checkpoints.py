@@ -96,7 +96,7 @@ def test_another_run_is_refused_by_what_differs(saved: Folder) -> None:
     assert found is not None
     saved.require_same(found, {"seed": 0})
     with pytest.raises(
-        SearchError, match="is of a dream with a different prompts and seed; use the"
+        SearchError, match="is of a dream that differs in prompts and seed; use the"
     ):
         saved.require_same(found, {"seed": 1, "prompts": ("a circle",)})
 

@@ -41,7 +41,7 @@ def test_results_of_an_unknown_search_are_refused(tmp_path: Path, *, resume: boo
 def test_another_search_is_refused_by_what_differs(file: Path) -> None:
     claim(file, {**SEARCH, "older": 1}, results="*.done", resume=False)
     with pytest.raises(
-        SearchError, match="holds a search with a different older, seed; give another"
+        SearchError, match="holds a search that differs in older, seed; give another"
     ):
         claim(file, {**SEARCH, "seed": 1}, results="*.done", resume=True)
 
