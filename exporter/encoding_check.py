@@ -18,7 +18,7 @@ from search.core.prompt import PromptField
 from search.model.recording import record_conditions
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from search.core.prompt import PromptInput
     from search.model.family import Conditioner, Request
@@ -63,12 +63,16 @@ def require_own_encoding(
         if texts is not None:
             own = texts_alone(own, made, texts, _padding(inputs, given))
         known = own.keys() & set(reads)
-        unseen = max(_padding(inputs, given, least=0).values(), default=0)
+        hidden = [
+            tensor[0] == 0
+            for each, tensor in zip(inputs, given, strict=True)
+            if each.fill is PromptField.MASK
+        ]
         off = sorted(
             name
             for name in known
             if name not in made
-            or not (is_in(made[name], own[name]) or is_padding(made[name], own[name], unseen))
+            or not (is_in(made[name], own[name]) or is_padding(made[name], own[name], hidden))
         )
         if off:
             msg = (
@@ -78,14 +82,12 @@ def require_own_encoding(
             raise ExportError(msg)
 
 
-def _padding(
-    inputs: Sequence[PromptInput], given: Sequence[Tensor], *, least: int = 1
-) -> dict[str, int]:
-    """How many tokens of each text its mask hides; of the inputs alone whose `multiple` is `least` or more."""
+def _padding(inputs: Sequence[PromptInput], given: Sequence[Tensor]) -> dict[str, int]:
+    """How many tokens of each text its mask hides, where the pipeline fills texts up to a multiple."""
     masks = {
         each.source: tensor
         for each, tensor in zip(inputs, given, strict=True)
-        if each.fill is PromptField.MASK and each.multiple >= least
+        if each.fill is PromptField.MASK and each.multiple
     }
     return {source: mask.shape[1] - int(mask.sum()) for source, mask in masks.items()}
 
@@ -156,12 +158,20 @@ def is_in(made: Tensor, own: Tensor) -> bool:
     return any(_is_close(made.narrow(axis, place, length), own) for place in places)
 
 
-def is_padding(made: Tensor, own: Tensor, count: int) -> bool:
-    """Whether two encoded texts `[..., T, D]` differ in no more than `count` tokens, all padding."""
+def is_padding(made: Tensor, own: Tensor, hidden: Iterable[Tensor]) -> bool:
+    """Whether two encoded texts `[..., T, D]` differ in padding alone.
+
+    Args:
+        made: by the conditioner.
+        own: by the pipeline.
+        hidden: bool `[L]`, the tokens that the mask of a text hides; the encoded text begins or ends with it.
+    """
     if made.shape != own.shape or own.ndim < 3 or not own.is_floating_point():
         return False
     off = (made - own).norm(dim=-1) > CLOSE * own.norm(dim=-1)
-    return bool((off.sum(-1) <= count).all())
+    length = off.shape[-1]
+    either_end = ((h[:length], h[-length:]) for h in hidden if len(h) >= length)
+    return any(not (off & ~h).any() for ends in either_end for h in ends)
 
 
 def _is_close(made: Tensor, own: Tensor) -> bool:

@@ -114,6 +114,9 @@ def test_padding_may_be_encoded_otherwise() -> None:
     own = torch.rand(1, 5, 2)
     made = own.clone()
     made[:, 3:] = 0
-    assert is_padding(made, own, 2)
-    assert not is_padding(made, own, 1)
-    assert not is_padding(made[..., 0], own[..., 0], 5)
+    behind = torch.tensor([False, False, False, True, True])
+    assert is_padding(made, own, [behind])
+    assert is_padding(made, own, [torch.cat([torch.zeros(2, dtype=torch.bool), behind])])
+    assert not is_padding(made, own, [behind.flip(0)]), "the text itself differs"
+    assert not is_padding(made, own, [])
+    assert not is_padding(made[..., 0], own[..., 0], [behind])
