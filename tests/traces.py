@@ -21,7 +21,7 @@ from search.core.subnet import SubNet
 from search.model.pipeline import Pipeline
 
 Made = TypeVar("Made")
-KEPT = 16
+KEPT = 8
 """Denoisers, and as many of what is around them, that are kept in memory."""
 
 
