@@ -308,7 +308,7 @@ def test_parity_holds_with_a_negative_prompt_and_another_scale(
 def test_inputs_that_a_run_refuses_are_refused(
     adding: Bundle, cached: Bundle, pipelines: Callable[[str], Path]
 ) -> None:
-    with pytest.raises(EngineError, match="shows classes, so it takes no negative prompt"):
+    with pytest.raises(EngineError, match="is class-conditional, so it takes no negative prompt"):
         check(adding.path, pipelines("shapes-dit"), negative="blue")
     with pytest.raises(EngineError, match="switches guidance off"):
         check(cached.path, pipelines("shapes-sd"), guidance=1.0)
