@@ -27,7 +27,8 @@ from engines.base import make_engine
 from engines.bench.records import BenchRow, Contender, ContenderKind
 from engines.bench.run import in_turn
 from engines.kinds import engine_names
-from exporter.bundle import Bundle, Shape
+from exporter.bundle import Bundle
+from exporter.shape import Shape
 from search.core.actions import Action
 from search.core.program import plan_program
 from search.core.table import keep_of, with_actions

@@ -20,8 +20,7 @@ from engines.base import EngineOptions, make_engine
 from engines.built import BuildInputs, Record, flaw, read_record
 from engines.errors import EngineError
 from engines.temporary import process_name
-from exporter.bundle import sha256
-from search.core.files import flush
+from search.core.files import flush, sha256
 
 if TYPE_CHECKING:
     from engines.base import Report

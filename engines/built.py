@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.errors import EngineError
-from exporter.bundle import WEIGHTS, sha256
-from search.core.files import write_atomically
+from exporter.bundle import WEIGHTS
+from search.core.files import sha256, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

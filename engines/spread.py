@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 from engines.base import EngineOptions, make_engine
 from engines.generate import Made, Order, Run, make, not_made, runs_of
 from engines.runner import Runner
-from exporter.bundle import Bundle, Shape
+from exporter.bundle import Bundle
 from search.runs.parallel import Where, run_jobs
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from engines.base import Report
+    from exporter.shape import Shape
 
 
 @dataclass(frozen=True)

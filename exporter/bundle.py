@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporter.errors import ExportError
+from exporter.shape import Shape, find_shape
+from search.core.files import sha256
 from search.core.lora import Lora, placed
 from search.core.pictures import example_picture
 from search.core.precision import denoiser_precisions
@@ -49,56 +50,6 @@ def _require_one_of(name: str, known: Sequence[str]) -> None:
     if name not in known:
         msg = f"unknown dtype {name!r}; choose one of {', '.join(known)}"
         raise ExportError(msg)
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What one variant of a bundle makes.
-
-    Attributes:
-        height: of the pictures, in pixels.
-        width: likewise.
-        images: per prompt.
-        frames: of a video; None for pictures.
-    """
-
-    height: int
-    width: int
-    images: int
-    frames: int | None = None
-
-    @staticmethod
-    def of(size: tuple[int, ...], images: int) -> Shape:
-        """Of pictures of `size`: height, width and a video's frames."""
-        height, width, *frames = size
-        return Shape(height, width, images, *frames)
-
-    @staticmethod
-    def from_json(data: dict[str, Any]) -> Shape:
-        """Read a variant of a manifest."""
-        frames = data.get("frames")
-        size = int(data["height"]), int(data["width"])
-        return Shape(*size, int(data["images"]), None if frames is None else int(frames))
-
-    @property
-    def asked(self) -> dict[str, int]:
-        """What `Bundle.open` finds it by."""
-        return {"height": self.height, "width": self.width, "images": self.images}
-
-    def to_json(self) -> dict[str, int]:
-        """As plain JSON values; pictures have no frames."""
-        return self.asked | ({} if self.frames is None else {"frames": self.frames})
-
-    @property
-    def tag(self) -> str:
-        """For names of files."""
-        frames = "" if self.frames is None else f"x{self.frames}"
-        return f"{self.height}x{self.width}{frames}x{self.images}"
-
-    def __str__(self) -> str:
-        images = "image" if self.images == 1 else "images"
-        frames = "" if self.frames is None else f" x {self.frames} frames"
-        return f"{self.height} x {self.width}{frames} with {self.images} {images}"
 
 
 @dataclass(frozen=True)
@@ -418,23 +369,6 @@ def _is_blob(link: Path) -> bool:
     return False
 
 
-def _find(shapes: Sequence[Shape], wanted: Mapping[str, int | None], path: Path) -> int:
-    """The first of `shapes`, those of the bundle at `path`, that matches the request; None matches any."""
-    for name, want in wanted.items():
-        if want is not None and want < 1:
-            msg = f"{name} is {want}; give 1 or more"
-            raise ExportError(msg)
-    for number, shape in enumerate(shapes):
-        if all(want in (None, getattr(shape, name)) for name, want in wanted.items()):
-            return number
-    given = ", ".join(f"{name} {want}" for name, want in wanted.items() if want is not None)
-    msg = (
-        f"the bundle {str(path)!r} has no variant for {given}; it makes "
-        f"{', '.join(map(str, shapes))}; take one of these, or export again with others"
-    )
-    raise ExportError(msg)
-
-
 def _require_readable(path: Path, data: Any) -> None:
     """Refuse the manifest of something else, or of a version that is not read."""
     if not isinstance(data, dict) or data.get("kind") != KIND:
@@ -468,7 +402,7 @@ def _bundle(path: Path, data: Any, wanted: Mapping[str, int | None]) -> Bundle:
         if not shapes or len(set(shapes)) < len(shapes):
             msg = "the variants, of which there are none or two alike"
             raise ValueError(msg)
-        number = _find(shapes, wanted, path)
+        number = find_shape(shapes, wanted, path)
         variant = data["variants"][number]
         return Bundle(
             path=path,
@@ -532,9 +466,3 @@ def _input(data: dict[str, Any]) -> PromptInput:
 def _quotation(data: dict[str, Any] | None) -> Quotation | None:
     """How a text is made of quoted words."""
     return None if data is None else Quotation(**{**data, "marks": tuple(data["marks"])})
-
-
-def sha256(path: Path) -> str:
-    """Checksum of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -13,14 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from exporter.bundle import (
-    QUANTISATION,
-    WEIGHTS,
-    Bundle,
-    require_dtype,
-    require_part_dtype,
-    sha256,
-)
+from exporter.bundle import QUANTISATION, WEIGHTS, Bundle, require_dtype, require_part_dtype
 from exporter.encoding_check import require_own_encoding
 from exporter.errors import ExportError
 from exporter.part_precision import lower_parts
@@ -30,7 +23,7 @@ from exporter.staging import Staging, staging
 from exporter.traced import conditioning
 from exporter.variant import Variant, carve_variant
 from exporter.weights import refer, write_weights
-from search.core.files import require_free
+from search.core.files import require_free, sha256
 from search.core.versions import environment, versions_of
 from search.model.lora import take_loras
 from search.model.pipeline import Pipeline, open_for

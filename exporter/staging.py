@@ -10,9 +10,9 @@ import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from exporter.bundle import KIND, MANIFEST, SCHEMA, sha256
+from exporter.bundle import KIND, MANIFEST, SCHEMA
 from exporter.errors import ExportError
-from search.core.files import flush, move_into_place, require_free, write_atomically
+from search.core.files import flush, move_into_place, require_free, sha256, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from exporter.bundle import Shape
 from exporter.carve import carve
 from exporter.part_precision import coarse_weights
 from exporter.prologue import Prologue, make_prologue
 from exporter.quantise import quantise
+from exporter.shape import Shape
 from exporter.traced import require_conditions, trace_denoiser, trace_ends
 from search.core.names import GUIDANCE
 from search.core.program import Program, plan_program

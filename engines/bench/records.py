@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from engines.memory import Memory
-    from exporter.bundle import Shape
+    from exporter.shape import Shape
 
 SCHEMA = 1
 

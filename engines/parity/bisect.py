@@ -19,7 +19,7 @@ from engines.parity.measure import compare
 from engines.parity.replay import replay
 from engines.runner import Runner
 from engines.temporary import process_name, remove_stale
-from exporter.bundle import sha256
+from search.core.files import sha256
 from search.core.names import PREDICTION
 from search.core.precision import precision_named
 from search.core.topology import port_of, residual_of

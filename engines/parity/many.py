@@ -10,7 +10,7 @@ from engines.base import DEFAULTS, EngineOptions, make_engine
 from engines.errors import EngineError
 from engines.parity import K, verify
 from engines.report import write_junit, write_report
-from exporter.bundle import Bundle, Shape
+from exporter.bundle import Bundle
 from search.runs.parallel import Where, require_workers, run_jobs
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from engines.base import Engine, Report
     from engines.parity.record import Parity
+    from exporter.shape import Shape
 
 
 @dataclass(frozen=True)

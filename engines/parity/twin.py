@@ -17,8 +17,9 @@ import onnx_ir as ir
 from engines.errors import EngineError
 from engines.parity.quantisation import before_rounding, stored_name, stored_weights
 from engines.temporary import process_name, remove_stale
-from exporter.bundle import WEIGHTS, sha256
+from exporter.bundle import WEIGHTS
 from exporter.weights import keep, refer, write_weights
+from search.core.files import sha256
 from search.core.names import TRANSPOSED, layer_of
 from search.quantise.layers import layers_of
 

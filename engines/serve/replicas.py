@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from engines.base import EngineOptions, make_engine
 from engines.errors import EngineError
 from engines.runner import Result, Runner
-from exporter.bundle import Bundle, Shape
+from exporter.bundle import Bundle
 from search.runs.parallel import Where, ray_cluster, require_place
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from exporter.shape import Shape
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from engines.serve.request import ImageRequest
-    from search.core.subnet import SubNet
 
 Runs = Runner | RemoteRunner
 Size = tuple[int, int]
@@ -220,7 +219,7 @@ class Served:
                 "keep": summarise(subnet)["keep"],
                 "method": subnet.method,
                 "guidance_scale": bundle.guidance,
-                "guidance_range": _range(subnet),
+                "guidance_range": subnet.guidance_range,
                 "negative_prompt": bundle.takes_negative,
                 "classes": sorted(bundle.labels) if bundle.takes_labels else None,
                 "prompt": bundle.default_prompt,
@@ -232,12 +231,6 @@ class Served:
                 "grid": [[order.index(cell) for cell in row] for row in cells(subnet)],
             },
         }
-
-
-def _range(subnet: SubNet) -> list[float] | None:
-    """The lowest and highest scale that fitted rows are for; None where they do not say."""
-    rows = None if subnet.fitted is None else subnet.fitted.by_scale
-    return None if rows is None else [rows.scales.low, rows.scales.high]
 
 
 def _require_servable(bundle: Bundle) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -208,3 +209,9 @@ def _no_pipeline(path: Path) -> str:
         f"{str(path)!r} has no model_index.json, so it is not a diffusers pipeline; "
         "give a directory written by save_pretrained"
     )
+
+
+def sha256(path: Path) -> str:
+    """Checksum of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.core.errors import SearchError
+from search.core.files import sha256
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +49,7 @@ class Lora:
         if not math.isfinite(scale):
             msg = f"the LoRA {str(file)!r} has the scale {scale}; give a finite number"
             raise SearchError(msg)
-        return Lora(file, scale, _sha256(file))
+        return Lora(file, scale, sha256(file))
 
     @staticmethod
     def parse(text: str) -> Lora:
@@ -68,7 +68,7 @@ class Lora:
         if not self.file.is_file():
             msg = f"the LoRA {str(self.file)!r} is not there; say where it is with --lora"
             raise SearchError(msg)
-        found = _sha256(self.file)
+        found = sha256(self.file)
         if found != self.sha256:
             msg = (
                 f"the LoRA {str(self.file)!r} has the SHA-256 {found[:12]}..., but the one with "
@@ -137,8 +137,3 @@ def placed(loras: Sequence[Lora], given: Sequence[Path]) -> tuple[Lora, ...]:
             )
             raise SearchError(msg)
     return tuple(replace(each, file=places.get(each.sha256, each.file)) for each in loras)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

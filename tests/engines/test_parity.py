@@ -19,10 +19,11 @@ from engines.base import make_engine
 from engines.errors import EngineError
 from engines.parity import Parity, ParityPictures, Rung, psnr, relative_l2, verify
 from engines.report import verdict, write_report
-from exporter.bundle import Bundle, sha256
+from exporter.bundle import Bundle
 from exporter.exporting import export
 from search.core.actions import Action
 from search.core.errors import SearchError
+from search.core.files import sha256
 from search.core.liveness import unroll
 from search.core.names import GUIDANCE
 from search.core.subnet import Granularity

@@ -18,7 +18,7 @@ from engines import video
 from engines.errors import EngineError
 from engines.runner import Result
 from engines.video import MOVING, require_name
-from exporter.bundle import Shape
+from exporter.shape import Shape
 from search.core.errors import SearchError
 from search.methods.options import Options
 from search.methods.registry import search

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from exporter.bundle import Bundle, Shape
+from exporter.bundle import Bundle
 from exporter.errors import ExportError
 from exporter.exporting import export
+from exporter.shape import Shape
 from search.methods.options import Options
 from search.methods.registry import search
 from search.model.pipeline import open_pipeline

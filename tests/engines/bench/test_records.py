@@ -14,7 +14,7 @@ from engines.bench.records import (
     Sample,
     Spread,
 )
-from exporter.bundle import Shape
+from exporter.shape import Shape
 
 SHAPE = Shape(64, 64, 1)
 

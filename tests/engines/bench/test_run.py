@@ -17,7 +17,8 @@ from engines.bench.run import BenchSettings, bench, in_turn
 from engines.bench.show import tables, write_bench
 from engines.errors import EngineError
 from engines.memory import Memory
-from exporter.bundle import Bundle, Shape
+from exporter.bundle import Bundle
+from exporter.shape import Shape
 from search.core.subnet import SubNet
 from search.methods.options import Options
 from search.methods.registry import search
