@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engines.errors import EngineError
+from search.core.sampler import refused_scale
 
 if TYPE_CHECKING:
     from exporter.bundle import Bundle
@@ -21,16 +22,8 @@ def guidance_of(bundle: Bundle, guidance: float | None, negative: str) -> float:
         what = "is class-conditional" if bundle.takes_labels else "was exported without guidance"
         msg = f"the bundle {what}, so it takes no negative prompt; leave it out"
         raise EngineError(msg)
-    low, high = bundle.subnet.guidance_range or (scale, scale)
-    if not low <= scale <= high:
-        asked = f"guidance {scale:g} was requested, but the sampler of this bundle was fitted for"
-        msg = (
-            f"{asked} {low:g}; leave --guidance out, or search again with --guidance {scale:g}"
-            if low == high
-            else f"{asked} {low:g} to {high:g}; give a scale in that range, or search again with another "
-            "--guidance-range"
-        )
-        raise EngineError(msg)
+    if why := refused_scale(scale, *(bundle.subnet.guidance_range or (scale, scale))):
+        raise EngineError(why)
     if bundle.guided and scale <= 1:
         msg = (
             f"guidance {scale} switches guidance off, but the bundle was exported with it; "

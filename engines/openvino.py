@@ -174,7 +174,14 @@ class OpenVinoSession:
         if self._key in self._resident:
             compiled = self._compiled()
             compiled.requests[self._bound] = _request(compiled.model, reads, writes)
-        return partial(self._run, self._bound, reads, writes)
+        call = partial(self._run, self._bound, reads, writes)
+        weakref.finalize(call, self._release, self._bound)
+        return call
+
+    def _release(self, number: int) -> None:
+        """Give up the request of a binding that is gone."""
+        if self._key in self._resident:
+            self._compiled().requests.pop(number, None)
 
     def _run(
         self, number: int, reads: Sequence[NDArray[Any]], writes: Sequence[NDArray[Any]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from engines.errors import EngineError
@@ -16,13 +17,14 @@ class Resident(Generic[Loaded]):
     """What is loaded, by key; of more than `most`, those that were used longest ago are given up.
 
     They are given up before the next is loaded, so that no more than `most` are in memory at any time.
+    Threads may share it.
     """
 
     def __init__(self, most: int | None) -> None:
         if most is not None and most < 1:
             msg = f"{most} graphs may be resident, but one has to be; give --resident 1 or more"
             raise EngineError(msg)
-        self._most = most
+        self._most, self._lock = most, threading.RLock()
         self._held: dict[Hashable, Loaded] = {}  # used longest ago first
 
     def __contains__(self, key: Hashable) -> bool:
@@ -30,14 +32,16 @@ class Resident(Generic[Loaded]):
 
     def get(self, key: Hashable, load: Callable[[], Loaded]) -> Loaded:
         """What `key` stands for; `load` makes it if it is not there."""
-        if key in self._held:
-            self._held[key] = held = self._held.pop(key)
-            return held
-        while self._most is not None and len(self._held) >= self._most:
-            self._held.pop(next(iter(self._held)))
-        self._held[key] = made = load()
-        return made
+        with self._lock:
+            if key not in self._held:
+                while self._most is not None and len(self._held) >= self._most:
+                    self._held.pop(next(iter(self._held)), None)
+                self._held[key] = load()
+            elif self._most is not None:
+                self._held[key] = self._held.pop(key)
+            return self._held[key]
 
     def forget(self, key: Hashable) -> None:
         """Give up what `key` stands for, if it is there."""
-        self._held.pop(key, None)
+        with self._lock:
+            self._held.pop(key, None)

@@ -54,6 +54,9 @@ def command(
     from exporter.bundle import Bundle
     from search.runs.parallel import require_place
 
+    shared.refuse_unused(
+        shared.given_options(), {"resident": "for runs; build loads one graph at a time"}
+    )
     require_place(parallel)
     engine = make_engine(engine_name, device, options)
     opened = Bundle.open(bundle)

@@ -152,6 +152,21 @@ def test_nothing_stays_loaded_for_a_runner_that_is_gone(bundle: Bundle) -> None:
     assert not engine._resident._held
 
 
+def test_a_binding_that_is_gone_keeps_no_request(bundle: Bundle) -> None:
+    engine: Any = make_engine("openvino", "cpu")
+    session = engine.load(bundle.path / bundle.graphs[0])
+    inputs, outputs = (
+        {name: np.zeros(*form) for name, form in forms.items()}
+        for forms in (session.inputs, session.outputs)
+    )
+    calls = [session.bind(inputs, outputs) for _ in range(3)]
+    [compiled] = engine._resident._held.values()
+    assert len(compiled.requests) == 3
+    del calls[1:]
+    gc.collect()
+    assert len(compiled.requests) == 1
+
+
 def test_a_damaged_built_file_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "step.blob").write_bytes(b"damaged" * 100)
     with pytest.raises(EngineError, match=r"openvino cannot load .*step.blob.*build it again"):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from engines.errors import EngineError
@@ -59,6 +62,19 @@ def test_what_is_forgotten_is_loaded_again() -> None:
     for key in "ac":
         resident.forget(key)
     assert use(resident, "ab") == ["a"]
+
+
+def test_threads_load_a_thing_once() -> None:
+    resident, loaded = Resident[str](2), list[str]()
+
+    def load() -> str:
+        time.sleep(0.05)
+        loaded.append("a")
+        return "a"
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda _: resident.get("a", load), range(8))) == ["a"] * 8
+    assert loaded == ["a"]
 
 
 def test_nothing_at_all_is_refused() -> None:

@@ -44,6 +44,7 @@ def test_build_says_what_it_would_do_and_does_only_that(made: Path, tmp_path: Pa
     ("build {bundle} --engine onnxruntime --workspace 9", "does not take --workspace"),
     ("build {bundle} --jobs 0", "0 is not in the range x>=1"),
     ("build {bundle} --parallel moon", "'moon' is not one of 'local', 'ray', 'dask'"),
+        ("build {bundle} --engine openvino --resident 2", "--resident (for runs; build loads one"),
         ("build {bundle} --no-cuda-graph", "onnxruntime on cpu does not take --no-cuda-graph"),
         ("build {bundle} --jobs 2", "--jobs (for engines that build files; onnxruntime"),
     ],
