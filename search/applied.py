@@ -23,6 +23,7 @@ import numpy as np
 from search.core.errors import SearchError
 from search.core.groups import require_one_group
 from search.core.liveness import unroll
+from search.core.sampler import refused_scale
 from search.core.subnet import SubNet
 
 if TYPE_CHECKING:
@@ -107,14 +108,8 @@ class Applied:
         scale, scales = getattr(self._pipe, "_guidance_scale", None), self.subnet.guidance_range
         if scale is None or scales is None:
             return
-        low, high = scales
-        if not low <= scale <= high:
-            fitted = f"{low:g}" if low == high else f"{low:g} to {high:g}"
-            msg = (
-                f"the guidance scale is {scale:g}, but the sampler of this SubNet was fitted at {fitted}; "
-                "give guidance_scale as it was fitted, or search again for this one"
-            )
-            raise SearchError(msg)
+        if why := refused_scale(scale, *scales):
+            raise SearchError(why)
         scheduler.use_guidance_scale(scale)
 
     def _gate(self) -> None:

@@ -112,6 +112,16 @@ class SamplerTable:
         return SamplerTable(inputs, final, int(data.get("noises", 1)), bool(data.get("given")))
 
 
+def refused_scale(scale: float, low: float, high: float) -> str | None:
+    """Why rows that were fitted for `low` to `high` are not for a guidance scale; None: they are."""
+    if low <= scale <= high:
+        return None
+    asked = f"guidance {scale:g} was requested, but the sampler was fitted for {low:g}"
+    if low == high:
+        return f"{asked}; give that scale, or search again with --guidance {scale:g}"
+    return f"{asked} to {high:g}; give a scale in that range, or search again with another --guidance-range"
+
+
 @dataclass(frozen=True)
 class ScaleRange:
     """The guidance scales that a fitted sampler is for.
@@ -148,12 +158,8 @@ class ScaleRange:
 
     def require(self, scale: float) -> None:
         """Refuse a scale outside."""
-        if not self.low <= scale <= self.high:
-            msg = (
-                f"guidance {scale:g} was requested, but the sampler was fitted for {self.low:g} to "
-                f"{self.high:g}; give a scale in that range, or search again with another --guidance-range"
-            )
-            raise SearchError(msg)
+        if why := refused_scale(scale, self.low, self.high):
+            raise SearchError(why)
 
 
 @dataclass(frozen=True)

@@ -158,5 +158,5 @@ def test_diffusers_gets_the_rows_of_the_scale_that_it_is_told(
         for scale in (5.0, 2.5):
             expected = by_hand(pipelines(NAME), tmp_path / "subnet.json", scale, noise)
             assert (pictures(scale) - expected).norm() <= 1e-4 * expected.norm()
-        with pytest.raises(SearchError, match="was fitted at 2 to 6; give guidance_scale"):
+        with pytest.raises(SearchError, match="was fitted for 2 to 6; give a scale in that range"):
             pictures(7.5)
