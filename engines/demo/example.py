@@ -41,9 +41,10 @@ class Example:
         folder: with `prompts.txt` and `judge.onnx` too.
         title: of the table.
         guidance: scale.
-        contenders: the rows; the first is the full sampler.
-        pictures: prompts to sample.
+        keep: of the methods that have a budget.
+        rival: what caches blocks by a fixed rule, as people do today.
         gain: by what differences between pictures are multiplied, to be seen.
+        pictures: prompts to sample.
         call: further arguments of the pipeline's call.
     """
 
@@ -51,15 +52,33 @@ class Example:
     folder: Path
     title: str
     guidance: float
-    contenders: tuple[Contender, ...]
-    pictures: int
+    keep: float
+    rival: Contender
     gain: int
+    pictures: int = 32
     call: tuple[tuple[str, Any], ...] = ()
 
     @property
     def pipeline(self) -> Path:
         """Its directory."""
         return self.folder / self.name
+
+    @property
+    def contenders(self) -> tuple[Contender, ...]:
+        """The rows; the first is the full sampler."""
+        keep = self.keep
+        return (
+            Contender("full sampler", "full", _searched("full")),
+            self.rival,
+            Contender("fewer steps", "fewer-steps", _searched("fewer-steps", keep=keep)),
+            Contender("DiP-GO", "dip-go", _shipped("dip-go")),
+            Contender("carve", PROVED, _shipped("carve")),
+            Contender(
+                "carve, a short search",
+                "carve-live",
+                _searched("carve", keep=keep, pictures=8, iterations=2),
+            ),
+        )
 
     def prompts(self) -> list[str]:
         """All of them."""
@@ -97,38 +116,22 @@ def _fora(interval: int) -> Callable[[Pipeline, Example], SubNet]:
 
 
 SHAPES = Example(
-    "shapes-sd", FOLDER / "shapes", "shapes-sd, 50-step DDIM",
+    "shapes-sd",
+    FOLDER / "shapes",
+    "shapes-sd, 50-step DDIM",
     guidance=4.0,
-    pictures=32,
+    keep=0.2,
+    rival=Contender("DeepCache, interval 5", "deepcache", _searched("deepcache", interval=5)),
     gain=20,
-    contenders=(
-        Contender("full sampler", "full", _searched("full")),
-        Contender("DeepCache, interval 5", "deepcache", _searched("deepcache", interval=5)),
-        Contender("fewer steps", "fewer-steps", _searched("fewer-steps", keep=0.2)),
-        Contender("DiP-GO", "dip-go", _shipped("dip-go")),
-        Contender("carve", PROVED, _shipped("carve")),
-        Contender(
-            "carve, a short search", "carve-live",
-            _searched("carve", keep=0.2, pictures=8, iterations=2),
-        ),
-    ),
-)  # fmt: skip
+)
 EMOJI = Example(
-    "emoji-sd3", FOLDER / "emoji", "emoji-sd3, 28 flow-match Euler steps",
+    "emoji-sd3",
+    FOLDER / "emoji",
+    "emoji-sd3, 28 flow-match Euler steps",
     guidance=5.0,
-    pictures=32,
+    keep=0.25,
+    rival=Contender("FORA, interval 3", "fora", _fora(3)),
     gain=5,
     call=(("max_sequence_length", 1),),
-    contenders=(
-        Contender("full sampler", "full", _searched("full")),
-        Contender("FORA, interval 3", "fora", _fora(3)),
-        Contender("fewer steps", "fewer-steps", _searched("fewer-steps", keep=0.25)),
-        Contender("DiP-GO", "dip-go", _shipped("dip-go")),
-        Contender("carve", PROVED, _shipped("carve")),
-        Contender(
-            "carve, a short search", "carve-live",
-            _searched("carve", keep=0.25, pictures=8, iterations=2),
-        ),
-    ),
-)  # fmt: skip
+)
 EXAMPLES = (EMOJI, SHAPES)

@@ -16,7 +16,7 @@ from search.model.parts_in_place import with_parts
 from search.model.replaced import replaced
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 FRAMES = ("num_frames", "video_length", "frames")
 """Names of the argument of a pipeline's call that says how many frames a video has."""
@@ -47,19 +47,11 @@ def noise_replaced(pipe: Any, draw: Callable[..., Tensor]) -> Iterator[None]:
 def sizes_noted(pipe: Any) -> Iterator[dict[str, int]]:
     """While open, note for which height, width and frames the pipeline prepares its latents."""
     found: dict[str, int] = {}
-    name = preparation_of(pipe)
-    if name is None:
-        yield found
-        return
-    original = getattr(pipe, name)
 
-    @wraps(original)
-    def prepare(*args: Any, **kwargs: Any) -> Any:
-        given = inspect.signature(original).bind(*args, **kwargs).arguments
+    def note(given: Mapping[str, Any], _: Any) -> None:
         found.update({to: int(given[name]) for name, to in _SIZES.items() if given.get(name)})
-        return original(*args, **kwargs)
 
-    with with_parts(pipe, **{name: prepare}):
+    with _preparation_watched(pipe, note):
         yield found
 
 
@@ -67,20 +59,33 @@ def sizes_noted(pipe: Any) -> Iterator[dict[str, int]]:
 def shape_noted(pipe: Any) -> Iterator[list[tuple[int, ...]]]:
     """While open, note the shape of the latents that the pipeline prepares."""
     shapes: list[tuple[int, ...]] = []
+
+    def note(_: Mapping[str, Any], made: Any) -> None:
+        shapes.extend(tuple(x.shape) for x in pytree.tree_leaves(made) if isinstance(x, Tensor))
+
+    with _preparation_watched(pipe, note):
+        yield shapes
+
+
+@contextmanager
+def _preparation_watched(
+    pipe: Any, note: Callable[[Mapping[str, Any], Any], None]
+) -> Iterator[None]:
+    """While open, what prepares the latents tells `note` its arguments and what it made."""
     name = preparation_of(pipe)
     if name is None:
-        yield shapes
+        yield
         return
     original = getattr(pipe, name)
 
     @wraps(original)
     def prepare(*args: Any, **kwargs: Any) -> Any:
         made = original(*args, **kwargs)
-        shapes.extend(tuple(x.shape) for x in pytree.tree_leaves(made) if isinstance(x, Tensor))
+        note(inspect.signature(original).bind(*args, **kwargs).arguments, made)
         return made
 
     with with_parts(pipe, **{name: prepare}):
-        yield shapes
+        yield
 
 
 @contextmanager

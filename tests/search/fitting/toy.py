@@ -26,12 +26,16 @@ def linear_runs(
 ) -> Trajectories:
     """Euler's method on `predict` from random noise, the same numbers in every shape of a picture."""
     noise = torch.randn(pictures, *shape, generator=torch.Generator().manual_seed(seed))
+    return _euler(predict, noise, steps)
+
+
+def _euler(predictor: Any, noise: Tensor, steps: int, **more: Any) -> Trajectories:
+    """Trajectories of Euler's method from `noise`."""
     timesteps = torch.linspace(1000, 1000 / steps, steps)
     latents, predictions = [noise], []
     for timestep in timesteps:
-        predictions.append(predict(latents[-1], timestep))
+        predictions.append(predictor(latents[-1], timestep))
         latents.append(latents[-1] - predictions[-1] / steps)
-    predictor: Any = predict
     return Trajectories(
         predictor=predictor,
         timesteps=timesteps,
@@ -40,6 +44,7 @@ def linear_runs(
         predictions=torch.stack(predictions),
         final=latents[-1],
         first=1.0,
+        **more,
     )
 
 
@@ -83,23 +88,8 @@ def guided_runs(
     predictor: Any = Guided(tuple(asked) * rounds, size)
     pictures = predictor.chunks * size
     noise = torch.randn(pictures, *SHAPE, generator=torch.Generator().manual_seed(seed))
-    timesteps = torch.linspace(1000, 1000 / steps, steps)
-    latents, predictions = [noise], []
-    for timestep in timesteps:
-        predictions.append(predictor(latents[-1], timestep))
-        latents.append(latents[-1] - predictions[-1] / steps)
     scale_of = None
     if scales is not None:
         each = [scales.fitted_at.index(predictor.scales[n // size]) for n in range(pictures)]
         scale_of = torch.tensor(each)
-    return Trajectories(
-        predictor=predictor,
-        timesteps=timesteps,
-        noise=noise,
-        latents=torch.stack(latents[:-1]),
-        predictions=torch.stack(predictions),
-        final=latents[-1],
-        first=1.0,
-        scales=scales,
-        scale_of=scale_of,
-    )
+    return _euler(predictor, noise, steps, scales=scales, scale_of=scale_of)
