@@ -14,6 +14,7 @@ from rich.console import Console
 
 from benchmarks.frontier import GUIDANCE
 from benchmarks.record import write
+from benchmarks.search_options import search_options
 from examples.shapes.evaluate import HERE
 from search.commands.values import NUMBER
 from search.core.sampler import ScaleRange
@@ -81,12 +82,8 @@ def compared(
 @click.argument("name", type=click.Choice(list(GUIDANCE)))
 @click.option("--range", "ends", type=NUMBER, nargs=2, default=(2.0, 7.0), show_default=True)
 @click.option("--at", "scales", type=NUMBER, multiple=True, default=(3.0, 5.5), show_default=True)
-@click.option("--steps", default=8, show_default=True)
-@click.option("--scheduler", default="DPMSolverMultistepScheduler", show_default=True)
+@search_options
 @click.option("--keep", default=0.5, show_default=True)
-@click.option("--pictures", type=int, help="To fit and choose by. Default: carve's.")
-@click.option("--iterations", type=int, help="Default: carve's.")
-@click.option("--count", default=64, show_default=True, help="Held-out pictures.")
 def main(
     name: str,
     ends: tuple[float, float],

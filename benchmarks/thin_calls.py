@@ -16,6 +16,7 @@ from rich.console import Console
 
 from benchmarks.frontier import GUIDANCE
 from benchmarks.record import write
+from benchmarks.search_options import search_options
 from examples.shapes.evaluate import HERE
 from search.core.granularity import Granularity
 from search.core.subnet import SubNet
@@ -77,12 +78,8 @@ def errors_of(pipeline: Pipeline, subnet: SubNet, runs: Trajectories) -> Distanc
 
 @click.command()
 @click.argument("name", type=click.Choice(list(GUIDANCE)))
-@click.option("--steps", default=8, show_default=True)
-@click.option("--scheduler", default="DPMSolverMultistepScheduler", show_default=True)
+@search_options
 @click.option("--keep", default=0.7, show_default=True)
-@click.option("--pictures", type=int, help="To fit and choose by. Default: carve's.")
-@click.option("--iterations", type=int, help="Default: carve's.")
-@click.option("--count", default=64, show_default=True, help="Held-out pictures.")
 def main(
     name: str,
     steps: int,
