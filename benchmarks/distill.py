@@ -19,10 +19,12 @@ from examples.shapes.pictures import class_names, draw
 from search.core.blocks import outermost
 from search.core.subnet import Granularity, SubNet
 from search.distill.data import Draws, encode_pictures
-from search.distill.distill import prune, save_pipeline, summarise, train
+from search.distill.distill import summarise
 from search.distill.recipe import DistillRecipe, Loss
 from search.distill.records import DistillRun
 from search.distill.skipped import skipped_blocks
+from search.distill.student import prune, save_pipeline
+from search.distill.training import train
 from search.frontier.judge import Judge, frechet_distance
 from search.model.family import Request
 from search.model.parts_in_place import with_parts

@@ -16,7 +16,7 @@ from exporter.exporting import export
 from exporter.picture import grid_lines
 from search.core.actions import Action
 from search.core.subnet import Granularity, SubNet
-from search.distill.distill import prune, save_pipeline
+from search.distill.student import prune, save_pipeline
 from search.methods.options import Options
 from search.methods.whole import full
 from search.model.pipeline import open_pipeline

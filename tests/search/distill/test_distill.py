@@ -24,10 +24,12 @@ from search.core.errors import SearchError
 from search.core.subnet import Granularity, SubNet
 from search.core.table import with_actions
 from search.distill import distill as module
+from search.distill import training
 from search.distill.data import Draws, read_folder
-from search.distill.distill import distill, train
+from search.distill.distill import distill
 from search.distill.recipe import PRECISIONS, DistillRecipe, Loss
 from search.distill.records import DistillRun
+from search.distill.training import train
 from search.laptop.noising import Noising
 from search.methods.options import Options
 from search.methods.whole import full
@@ -161,7 +163,7 @@ def test_a_loss_that_is_not_finite_is_refused(
     teacher: Pipeline, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
     # CPUs have no fp16, whose scaler lets gradients pass that are not finite.
-    monkeypatch.setattr(module, "Accelerator", lambda cpu, **_: Accelerator(cpu=cpu))
+    monkeypatch.setattr(training, "Accelerator", lambda cpu, **_: Accelerator(cpu=cpu))
     draws = Draws(teacher, np.full((2, 2, 4, 12, 12), np.nan, np.float32), ["a", "b"], (24, 24))
     with pytest.raises(SearchError, match="the loss of iteration 0 is not finite; lower"):
         train(teacher, GONE, draws, replace(SHORT, precision=precision))
@@ -377,7 +379,7 @@ TWO_PROCESSES = """
 import sys
 from pathlib import Path
 import torch
-from search.distill.distill import train
+from search.distill.training import train
 from search.distill.recipe import DistillRecipe
 from search.model.pipeline import open_pipeline
 from tests.search.distill.test_distill import GONE, SHORT, draws_for

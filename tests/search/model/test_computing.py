@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from search.core.granularity import Granularity
 from search.core.precision import denoiser_precisions
 from search.core.topology import Target
-from search.distill.distill import prune, save_pipeline
+from search.distill.student import prune, save_pipeline
 from search.methods.options import Options
 from search.methods.registry import search
 from search.methods.whole import full

@@ -18,7 +18,7 @@ from search.core.summary import cells
 from search.core.table import keep_of, with_actions
 from search.dipgo.paper import run_paper
 from search.dipgo.recipe import PAPER
-from search.distill.distill import prune, save_pipeline
+from search.distill.student import prune, save_pipeline
 from search.methods.options import Options
 from search.methods.prompts import default_prompts
 from search.methods.registry import search, search_keeps
