@@ -1,4 +1,4 @@
-"""Opening a diffusers pipeline directory."""
+"""A diffusers pipeline directory, opened: its parts, its sampler, its sizes, and the ways to open one."""
 
 from __future__ import annotations
 
