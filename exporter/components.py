@@ -163,8 +163,8 @@ def _exported(module: torch.nn.Module, examples: Sequence[_Example]) -> Exported
         if all(_agree(program, module, each) for each in examples if each is not example):
             return program
     msg = (
-        "the text encoders take another path for texts of another length, because diffusers reads the "
-        "values of a mask; such pipelines are not supported"
+        "the text encoders follow another path for other text lengths, because diffusers reads "
+        "the values of a mask; such pipelines are not supported"
     )
     raise ExportError(msg)
 

@@ -292,8 +292,9 @@ def sample_both(
     require_one_group(full.topology.groups, "fitting a sampler")
     if scales is not None and min(fitted_on, held_out) < len(scales.fitted_at):
         msg = (
-            f"rows for a range of guidance scales are fitted at {len(scales.fitted_at)} of them, but there "
-            f"are {fitted_on} pictures to fit to and {held_out} to choose by; give more --pictures"
+            f"rows for a range of guidance scales are fitted at {len(scales.fitted_at)} scales, "
+            f"but there are only {fitted_on} pictures to fit to and {held_out} to choose by; give "
+            "more --pictures"
         )
         raise SearchError(msg)
     texts = [prompts[i % len(prompts)] for i in range(fitted_on + held_out)]

@@ -193,8 +193,8 @@ class Body:
         order = (self._order / (SCALE if self.scales_latents else 1)).long()
         if not torch.equal(order.sort().values, torch.arange(math.prod(self.drawn))):
             msg = (
-                f"the pipeline makes latents {(self.pictures, *self.latent_shape)} of noise "
-                f"{self.drawn} by more than reordering it; such pipelines are not supported"
+                f"the pipeline does more than reorder its noise {self.drawn} to make latents "
+                f"{(self.pictures, *self.latent_shape)}; such pipelines are not supported"
             )
             raise SearchError(msg)
         return tuple(order.tolist())
@@ -315,15 +315,16 @@ class Body:
         except SearchError as error:
             if _looks_ahead(pipe, error.__cause__):
                 msg = (
-                    f"a {type(pipe).__name__} does not run at one timestep, because it looks at several of its "
-                    "scheduler's at once; such pipelines are not supported"
+                    f"a {type(pipe).__name__} does not run with a single timestep, because it "
+                    "reads several timesteps of its scheduler at once; such pipelines are not "
+                    "supported"
                 )
                 raise SearchError(msg) from error
             if not isinstance(error.__cause__, UnboundLocalError):
                 raise
         msg = (
-            f"a {type(pipe).__name__} makes no step at the last of its scheduler's timesteps, and a bundle makes "
-            "one at each; such pipelines are not supported"
+            f"a {type(pipe).__name__} makes no step at the last timestep of its scheduler, but a "
+            "bundle makes one at every timestep; such pipelines are not supported"
         )
         raise SearchError(msg)
 
@@ -376,9 +377,9 @@ class Body:
             stopped = self._run(twice, self.request)
         if twice.returned is None or not torch.equal(stopped.sample, twice.returned):
             msg = (
-                f"{type(self.pipeline.pipe).__name__} changes its latents behind each step, as to put back "
-                "what a mask leaves out; that is not supported: take a pipeline whose network is given "
-                "picture and mask, with 9 channels or more"
+                f"{type(self.pipeline.pipe).__name__} changes its latents after each step, for "
+                "example to restore what a mask keeps, which is not supported; take a pipeline "
+                "whose denoiser reads the picture and the mask, with 9 input channels or more"
             )
             raise SearchError(msg)
 
@@ -410,12 +411,12 @@ def _require_prediction(pipe: Any, prediction: Tensor, latents: Tensor) -> None:
     kind = str(getattr(pipe.scheduler.config, "variance_type", ""))
     if kind.startswith("learned"):
         msg = (
-            f"{given}: half of it is the variance of the noise that the scheduler draws, so that is no "
-            "affine map; draw noise of the usual variance with --scheduler-option "
+            f"{given}: half of it is the variance of the noise that the scheduler draws, so the "
+            "step is not affine; take a fixed variance with --scheduler-option "
             "variance_type=fixed_small"
         )
     else:
-        msg = f"{given}, which is of another shape; such pipelines are not supported"
+        msg = f"{given}, but both must have the same shape; such pipelines are not supported"
     raise SearchError(msg)
 
 

@@ -84,9 +84,10 @@ class TextConditioner(nn.Module):
             self.inputs += quoted.inputs
         if not any(each.source == "prompt" for each in self.inputs):
             how = (
-                "neither pads nor cuts the tokens of its prompt to a length, and a graph is of one"
+                "neither pads nor truncates the tokens of its prompt to a fixed length, which a "
+                "graph needs"
                 if any(_PROMPT in text.lower() for text in self._reading.texts)
-                else "reads its prompt in another way than through its tokenizers, so no graph can take one"
+                else "does not read its prompt through its tokenizers, so a graph cannot take one"
             )
             msg = f"a {type(pipe).__name__} {how}; such pipelines are not supported"
             raise SearchError(msg)

@@ -93,9 +93,9 @@ class _Finder:
     def refusal(self) -> str:
         """Why such a pipeline cannot be compiled."""
         return (
-            f"the {type(self._pipeline.denoiser).__name__} of a {self._pipeline.family.pipeline} computes "
-            "otherwise for texts of another length, even if it does not attend to padding; a graph is of "
-            "one length, so such pipelines are not supported"
+            f"the {type(self._pipeline.denoiser).__name__} of a {self._pipeline.family.pipeline} "
+            "gives other results for a padded text even where the padding is masked, but a graph "
+            "has one text length; such pipelines are not supported"
         )
 
     def encode(

@@ -200,8 +200,8 @@ def _fill_diagonal(tensor: Tensor, value: float, wrap: bool = False) -> Tensor:
     """The same as torch's own, which writes through strides and so cannot be exported to ONNX."""
     if wrap or tensor.ndim != 2:
         msg = (
-            f"a step fills the diagonal of a tensor {tuple(tensor.shape)}, and a graph does that for two "
-            "dimensions without wrapping; such pipelines are not supported"
+            f"a step fills the diagonal of a tensor {tuple(tensor.shape)}, which a graph can do "
+            "for two dimensions without wrapping only; such pipelines are not supported"
         )
         raise SearchError(msg)
     on = torch.eye(*tensor.shape, dtype=torch.bool, device=tensor.device)

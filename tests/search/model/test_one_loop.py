@@ -67,7 +67,7 @@ def test_another_scheduler_is_refused_when_it_is_used() -> None:
     pipe = SimpleNamespace(components={"scheduler": own, "prior_scheduler": other})
     with other_schedulers_refused(pipe):
         own.set_timesteps(3)
-        with pytest.raises(SearchError, match="runs a loop of its prior_scheduler"):
+        with pytest.raises(SearchError, match="runs another loop, that of its prior_scheduler"):
             other.set_timesteps(3)
     other.set_timesteps(3)
 
