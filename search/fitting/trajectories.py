@@ -21,7 +21,7 @@ from search.model.scheduler import combine
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from search.core.sampler import ScaleRange
+    from search.core.sampler import SamplerTable, ScaleRange
     from search.core.subnet import SubNet
     from search.fitting.gated_calls import GatedPredictor
     from search.model.pipeline import Pipeline
@@ -222,13 +222,7 @@ def sample_trajectories(
     generator = torch.Generator().manual_seed(seed)
     device = pipeline.pipe.device
     noise = torch.randn(len(prompts), *predictor.latent_shape, generator=generator).to(device)
-    values, inputs = [noise], []
-    with torch.no_grad():
-        for number, (row, timestep) in enumerate(zip(table.inputs, timesteps, strict=True)):
-            inputs.append(combine(row, values))
-            values.append(predictor(inputs[-1], torch.tensor(timestep, device=device)))
-            _require_finite(values[-1], number, timestep, prompts)
-            progress(number + 1, len(timesteps))
+    values, inputs = _run(predictor, table, timesteps, noise, progress)
     # Samplers with predictor steps visit a timestep twice; the later latents are the better ones.
     last = {timestep: number for number, timestep in enumerate(timesteps)}
     kept = sorted(last.values())
@@ -243,6 +237,24 @@ def sample_trajectories(
         scales=scales,
         scale_of=None if scales is None else _scale_of(predictor, scales).to(device),
     )
+
+
+def _run(
+    predictor: Predictor,
+    table: SamplerTable,
+    timesteps: Sequence[float],
+    noise: Tensor,
+    progress: Callable[[int, int], None],
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The noise and all predictions `[S, ...]`, and the denoiser's inputs, of one run of the sampler."""
+    values, inputs = [noise], []
+    with torch.no_grad():
+        for number, (row, timestep) in enumerate(zip(table.inputs, timesteps, strict=True)):
+            inputs.append(combine(row, values))
+            values.append(predictor(inputs[-1], torch.tensor(timestep, device=noise.device)))
+            _require_finite(values[-1], number, timestep, predictor.prompts)
+            progress(number + 1, len(timesteps))
+    return values, inputs
 
 
 def _scale_of(predictor: Predictor, scales: ScaleRange) -> Tensor:
@@ -290,6 +302,28 @@ def sample_both(
         SearchError: there are fewer pictures than scales.
     """
     require_one_group(full.topology.groups, "fitting a sampler")
+    _require_enough(scales, fitted_on, held_out)
+    texts = [prompts[i % len(prompts)] for i in range(fitted_on + held_out)]
+    first, second = (
+        sample_trajectories(
+            pipeline,
+            part,
+            grid=full.binding.grid if reference_steps is None else TimestepGrid(reference_steps),
+            guidance=full.guidance,
+            noise_shape=full.binding.noise_shape,
+            seed=2 * seed + number,
+            scales=scales,
+            progress=lambda done, total: report(
+                f"full sampler: call {done} of {total}", done / total
+            ),
+        )
+        for number, part in enumerate((texts[:fitted_on], texts[fitted_on:]))
+    )
+    return first, second
+
+
+def _require_enough(scales: ScaleRange | None, fitted_on: int, held_out: int) -> None:
+    """Refuse fewer pictures than guidance scales."""
     if scales is not None and min(fitted_on, held_out) < len(scales.fitted_at):
         msg = (
             f"rows for a range of guidance scales are fitted at {len(scales.fitted_at)} scales, "
@@ -297,26 +331,6 @@ def sample_both(
             "more --pictures"
         )
         raise SearchError(msg)
-    texts = [prompts[i % len(prompts)] for i in range(fitted_on + held_out)]
-    both = []
-    for number, part in enumerate((texts[:fitted_on], texts[fitted_on:])):
-        both.append(
-            sample_trajectories(
-                pipeline,
-                part,
-                grid=full.binding.grid
-                if reference_steps is None
-                else TimestepGrid(reference_steps),
-                guidance=full.guidance,
-                noise_shape=full.binding.noise_shape,
-                seed=2 * seed + number,
-                scales=scales,
-                progress=lambda done, total: report(
-                    f"full sampler: call {done} of {total}", done / total
-                ),
-            )
-        )
-    return both[0], both[1]
 
 
 def _interpolate(position: Tensor, values: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ def test_what_fails_without_a_trace_is_told_in_the_librarys_words() -> None:
 def test_a_language_model_that_writes_a_text_is_refused() -> None:
     model = SimpleNamespace(generate=lambda: "a text")
     with (
-        pytest.raises(SearchError, match=r"lets its text_encoder write tokens .* such as --call"),
+        pytest.raises(SearchError, match=r"generates text with its text_encoder .* such as --call"),
         pipeline_failures(SomePipeline(components={"text_encoder": model, "vae": None})),
     ):
         model.generate()

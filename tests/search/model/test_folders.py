@@ -113,7 +113,7 @@ def keep(folder: Path, *names: str) -> None:
 @pytest.mark.parametrize(
     ("part", "names", "message"),
     [
-        ("unet", [f"{STEM}.bin"], r"its weights in 'diffusion_pytorch_model.bin' alone, a pickle"),
+        ("unet", [f"{STEM}.bin"], r"weights only in 'diffusion_pytorch_model.bin', a pickle"),
         (
             "text_encoder",
             ["pytorch_model.bin"],
@@ -123,7 +123,7 @@ def keep(folder: Path, *names: str) -> None:
         (
             "unet",
             [f"{STEM}.fp16.safetensors", f"{STEM}.ema.safetensors"],
-            "variants ema, fp16; keep",
+            r"several variants \(ema, fp16\); keep",
         ),
         ("unet", ["pytorch_lora_weights.safetensors"], "has only LoRA weights; load them into"),
         ("vae", ["other.safetensors"], "no diffusion_pytorch_model.safetensors in"),
