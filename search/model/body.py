@@ -33,11 +33,11 @@ from search.model.entry import (
 from search.model.failures import pipeline_failures
 from search.model.folding import folding_of
 from search.model.hidden_keys import without_padding
-from search.model.hollow import shapes_only
 from search.model.one_loop import other_schedulers_refused, require_one_loop
 from search.model.parts_in_place import on_vae_device, with_gradients, with_parts
 from search.model.pictures import sources_of
 from search.model.replaced import replaced
+from search.model.shapes import shapes_only
 from search.model.stopping_scheduler import SCALE, Scheduled, StoppedError, Twice
 
 if TYPE_CHECKING:

@@ -91,7 +91,7 @@ class Reading:
     alone: int = 0
     quoted: QuotedWords = field(default_factory=QuotedWords)
 
-    def told(self, ids: Tensor) -> Tensor | None:
+    def mask_of(self, ids: Tensor) -> Tensor | None:
         """The mask of the text that was tokenised last, if these are its tokens."""
         mask, self.new = self.new, None
         if self.is_empty and ids.shape == (1, 1):
@@ -214,7 +214,7 @@ class InputTokenizer(TokenizerStandIn):
         if not reading.is_empty:
             reading.masks[source] = mask
         # What is padding is said to the encoder; the pipeline is to take all of them for its text.
-        every = mask if reading.fixed.told else (ids >= 0).long()
+        every = mask if reading.fixed.masked else (ids >= 0).long()
         return _Encoded(lambda field: ids if field is PromptField.IDS else every)
 
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from search.core.errors import SearchError
 from search.model.checkpoint_files import DIFFUSERS, TRANSFORMERS, WeightFiles, checkpoint_of
-from search.model.hollow import make_hollow, shapes_of
+from search.model.shapes import make_uninitialised, shapes_of
 from search.model.weights import quantised, require_no_lora
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def _without_weights(cls: Any, folder: Path) -> nn.Module:
 
     @functools.cache
     def room() -> nn.Module:
-        return make_hollow(build())
+        return make_uninitialised(build())
 
     def run(*args: Any, **kwargs: Any) -> Any:
         # A mask changes no shape, and models ask for its values.

@@ -23,8 +23,8 @@ from search.model.encoding import Encoding
 from search.model.entry import latents_replaced
 from search.model.failures import pipeline_failures
 from search.model.guiders import without_memory
-from search.model.hollow import shapes_only
 from search.model.parts_in_place import on_vae_device, with_gradients, with_parts
+from search.model.shapes import shapes_only
 from search.model.stand_in_scheduler import StandIn
 from search.model.stopping_scheduler import as_often
 from search.model.value_numbers import Number, ValueNumbers

@@ -15,10 +15,10 @@ from search.core.streams import block_name, stream_names
 from search.core.subnet import Granularity
 from search.model.body import Body, Place
 from search.model.complex_numbers import without_complex
-from search.model.hollow import hollow
 from search.model.live_lora import live_loras, scale_input
 from search.model.removed import without_weights
 from search.model.replaced import replaced
+from search.model.shapes import uninitialised
 from search.model.text_lengths import fixed_texts_of, with_short_texts
 from search.model.traced_graph import TracedGraph, Units, emitted_by, read_topology
 from search.model.traced_step import Output, TracedCalls, TracedStep
@@ -101,7 +101,7 @@ def trace(
     family, calls = pipeline.family, _calls(pipeline, bodies, groups)
     used = {pipeline.family.component, *calls.networks.values()}
     networks = {
-        name: hollow(without_weights(pipeline, name), dtype)
+        name: uninitialised(without_weights(pipeline, name), dtype)
         for name in pipeline.networks
         if name in used
     }
@@ -112,7 +112,7 @@ def trace(
     outputs: dict[Output, int] = {}
     order: dict[str, list[str]] = {}
     around = {name: part for each in reversed(bodies) for name, part in each.parts_around.items()}
-    parts = {name: hollow(part, dtype) for name, part in around.items()}
+    parts = {name: uninitialised(part, dtype) for name, part in around.items()}
     step = TracedStep(bodies, networks, parts, modules, calls, outputs, order, dtype)
     inputs = {
         SAMPLE: torch.zeros(body.pictures, *body.latent_shape),
