@@ -97,7 +97,7 @@ def _lowered(
     return made
 
 
-def coarse_weights(pipeline: Pipeline, parts: Mapping[str, str]) -> dict[int, Scheme]:
+def rounded_weights(pipeline: Pipeline, parts: Mapping[str, str]) -> dict[int, Scheme]:
     """The weights that `lower_parts` rounded: the `id` of the parameter -> how it is stored."""
     return {
         id(weight): scheme

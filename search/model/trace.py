@@ -114,16 +114,7 @@ def trace(
     around = {name: part for each in reversed(bodies) for name, part in each.parts_around.items()}
     parts = {name: uninitialised(part, dtype) for name, part in around.items()}
     step = TracedStep(bodies, networks, parts, modules, calls, outputs, order, dtype)
-    inputs = {
-        SAMPLE: torch.zeros(body.pictures, *body.latent_shape),
-        TIMESTEP: torch.ones(()),
-        **{
-            name: torch.zeros(t.shape, dtype=dtype if t.is_floating_point() else t.dtype)
-            for name, t in body.conditions.items()
-        },
-        **{scale_input(name): torch.ones(1, dtype=dtype) for name in live_loras(networks.values())},
-        GUIDANCE: torch.ones(()),
-    }
+    inputs = _example_inputs(body, networks, dtype)
     with torch.no_grad(), replaced(Tensor, "fill_diagonal_", _fill_diagonal):
         program = without_aliases(torch.export.export(step, (), inputs, strict=False))
     program = without_complex(program, inputs)
@@ -167,6 +158,22 @@ def _bodies(
     steps = map(groups.first_step, range(len(groups.calls)))
     places = [Place(step, tuple(timesteps), request.steps) for step in steps]
     return tuple(Body(pipeline, request, texts, place) for place in places)
+
+
+def _example_inputs(
+    body: Body, networks: Mapping[str, torch.nn.Module], dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """The inputs of a step by name, with the shapes and types of the trace."""
+    return {
+        SAMPLE: torch.zeros(body.pictures, *body.latent_shape),
+        TIMESTEP: torch.ones(()),
+        **{
+            name: torch.zeros(t.shape, dtype=dtype if t.is_floating_point() else t.dtype)
+            for name, t in body.conditions.items()
+        },
+        **{scale_input(name): torch.ones(1, dtype=dtype) for name in live_loras(networks.values())},
+        GUIDANCE: torch.ones(()),
+    }
 
 
 def _calls(pipeline: Pipeline, bodies: Sequence[Body], groups: Groups | None) -> TracedCalls:
