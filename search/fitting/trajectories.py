@@ -69,7 +69,7 @@ class Trajectories:
 
     @property
     def scale_count(self) -> int:
-        """How many guidance scales there are; the calls of the denoiser have them in turn."""
+        """The number of guidance scales; the calls of the denoiser take them in turn."""
         return 1 if self.scales is None else len(self.scales.fitted_at)
 
     def masks(self) -> list[Tensor]:
@@ -114,17 +114,17 @@ class Trajectories:
         return near
 
     def first_pictures(self, count: int) -> Trajectories:
-        """The same for the first `count` pictures only, called at once, as gated blocks need it."""
+        """The first `count` pictures only, in one call, as gated blocks need it."""
         if count == len(self.noise) and self.predictor.chunks == 1:
             return self
         return self._of_pictures(self.predictor.first(count), slice(count))
 
     def alone(self, number: int) -> Trajectories:
-        """The same for one of the pictures."""
+        """One of the pictures alone."""
         return self._of_pictures(self.predictor.alone(number), slice(number, number + 1))
 
     def by(self, predictor: Predictor | GatedPredictor) -> Trajectories:
-        """The same runs, with other calls to come close to them."""
+        """The same runs, approximated with another predictor."""
         return dataclasses.replace(self, predictor=predictor)
 
     def some(self, pictures: int) -> Trajectories:
