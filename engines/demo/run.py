@@ -105,17 +105,43 @@ def run_demo(
         example: which of the shipped pipelines.
         pictures: how many prompts; None takes the example's number.
     """
+    _require_shipped(example)
+    require_free(out)
+    prompts = example.prompts()[: pictures or example.pictures]
+    bundles = _bundles(example, out, report)
+    engine = make_engine("onnxruntime", "cpu")
+    rows, shown = _measured(example, bundles, engine, prompts, out, report)
+    save_figure(draw_comparison(shown, example.gain), out / "compared.png")
+    parity, page = _prove(bundles, engine, example.pipeline, prompts[0], out, report)
+    record = {
+        "example": example.name,
+        "rows": [asdict(row) for row in rows],
+        "parity": parity.to_json(),
+    }
+    write_atomically(out / "demo.json", json.dumps(record, indent=1) + "\n")
+    return Demo(example.title, tuple(rows), parity, page)
+
+
+def _require_shipped(example: Example) -> None:
+    """Refuse an installation without the repository's examples."""
     if not example.pipeline.is_dir():
         msg = (
             f"the shipped pipeline {str(example.pipeline)!r} is not here; clone the repository and install "
             "it from there with make setup"
         )
         raise EngineError(msg)
-    require_free(out)
-    prompts = example.prompts()[: pictures or example.pictures]
+
+
+def _measured(
+    example: Example,
+    bundles: Sequence[Bundle],
+    engine: Engine,
+    prompts: Sequence[str],
+    out: Path,
+    report: Callable[[str], None],
+) -> tuple[list[DemoRow], dict[str, NDArray[np.uint8]]]:
+    """A row per contender, and its pictures `[N, H, W, 3]`, of which a sheet is written to `out`."""
     judge = Judge(example.folder / "judge.onnx")
-    bundles = _bundles(example, out, report)
-    engine = make_engine("onnxruntime", "cpu")
     rows: list[DemoRow] = []
     shown: dict[str, NDArray[np.uint8]] = {}
     for contender, bundle in zip(example.contenders, bundles, strict=True):
@@ -132,15 +158,7 @@ def run_demo(
                 accuracy=judge.accuracy(judge.read(images), prompts),
             )
         )
-    save_figure(draw_comparison(shown, example.gain), out / "compared.png")
-    parity, page = _prove(bundles, engine, example.pipeline, prompts[0], out, report)
-    record = {
-        "example": example.name,
-        "rows": [asdict(row) for row in rows],
-        "parity": parity.to_json(),
-    }
-    write_atomically(out / "demo.json", json.dumps(record, indent=1) + "\n")
-    return Demo(example.title, tuple(rows), parity, page)
+    return rows, shown
 
 
 def _bundles(example: Example, out: Path, report: Callable[[str], None]) -> list[Bundle]:
