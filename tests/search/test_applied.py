@@ -89,7 +89,9 @@ def test_a_fitted_sampler_is_put_in_place(pipelines: Callable[[str], Path], tmp_
     subnet.save(tmp_path / "subnet.json")
     applied = apply(pipe, tmp_path / "subnet.json")
     assert np.abs(pictures(pipe) - reference(opened, subnet)).max() <= 1e-5
-    with pytest.raises(SearchError, match=r"guidance 7.5 was requested, .* fitted for 3; give that scale"):
+    with pytest.raises(
+        SearchError, match=r"guidance 7.5 was requested, .* fitted for 3; give that scale"
+    ):
         pictures(pipe, guidance=7.5)
     with pytest.raises(ValueError, match="give num_inference_steps=6"):
         pictures(pipe, steps=7)
