@@ -57,38 +57,38 @@ def compare(work: Work, folder: OptimizeFolder) -> None:
     for number, point in enumerate([*mine, *rivals]):
         work.report(f"compare: {point[0]} {point[1]}", number / (len(mine) + len(rivals)))
         points.append(_point(work, *point))
-    coarse = _coarse(work, folder, mine[0])
+    quantised = _quantised(work, folder, mine[0])
     frontier = Frontier(
         pipeline=str(work.settings.pipeline),
         settings=replace(
             work.comparison,
             keeps=tuple(keep for _, _, keep, _ in mine),
-            precisions=tuple(coarse),
+            precisions=tuple(quantised),
         ),
         whole=work.whole,
         fine_steps=fine_steps(work.pipeline, work.whole, work.comparison),
         prompts=work.prompts,
         reference=None,
         full=work.held_out.examine_full(),
-        points=(*points, *coarse.values()),
+        points=(*points, *quantised.values()),
         notes=notes,
     )
     with whole_directory(folder.quality) as place:
         write_frontier(frontier, place / "frontier")
         write_atomically(place / "plot.png", draw(frontier, marked=points[0]))
         fewer = next(point for point in points if point.subnet is equal)
-        _write_pictures(work, {OURS: points[0], **coarse, FEWER: fewer}, place)
+        _write_pictures(work, {OURS: points[0], **quantised, FEWER: fewer}, place)
 
 
-def _coarse(
+def _quantised(
     work: Work, folder: OptimizeFolder, taken: tuple[Series, str, float, SubNet]
 ) -> dict[str, Point]:
     """The SubNet that is taken, by each scheme that it was quantised in."""
-    refused = folder.read(folder.quantised)["refused"]
+    refused = folder.read(folder.tried)["refused"]
     found = {}
     for scheme in [name for name, why in refused.items() if not why]:
         work.report(f"compare: {taken[1]} in {scheme}")
-        file = folder.coarse(scheme) / "subnet.json"
+        file = folder.quantised(scheme) / "subnet.json"
         plan = Quantisation.load(file.with_suffix(SUFFIX))
         found[scheme] = _point(work, *taken[:3], SubNet.load(file), plan)
     return found

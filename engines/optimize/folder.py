@@ -32,13 +32,13 @@ class OptimizeFolder:
         self.path = path
         self.searches = path / "search"
         self.subnet = path / "subnet.json"
-        self.quantised = path / "quantised.json"
+        self.tried = path / "quantised.json"
         self.quality = path / "quality"
         self.engines = path / "engines.json"
         self.result = path / "result.json"
         self.page = path / "index.html"
 
-    def coarse(self, scheme: str) -> Path:
+    def quantised(self, scheme: str) -> Path:
         """The SubNet fitted to its quantised denoiser, and the plan."""
         return self.path / "quantised" / scheme
 

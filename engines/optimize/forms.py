@@ -38,22 +38,22 @@ class Form:
 
 def forms_of(folder: OptimizeFolder, settings: OptimizeSettings) -> tuple[Form, ...]:
     """Those that are measured, once the stage `compare` is done."""
-    coarse = [
+    quantised = [
         Form(
             name=scheme,
             dtype=settings.dtypes[0],
-            subnet=folder.coarse(scheme) / "subnet.json",
-            plan=folder.coarse(scheme) / f"subnet{SUFFIX}",
+            subnet=folder.quantised(scheme) / "subnet.json",
+            plan=folder.quantised(scheme) / f"subnet{SUFFIX}",
         )
         for scheme, why in refusals(folder, settings.goal).items()
         if not why
     ]
-    return (*(Form(dtype, dtype, folder.subnet) for dtype in settings.dtypes), *coarse)
+    return (*(Form(dtype, dtype, folder.subnet) for dtype in settings.dtypes), *quantised)
 
 
 def refusals(folder: OptimizeFolder, goal: Goal) -> dict[str, str]:
     """Scheme that was tried -> why it is not measured; empty if it is."""
-    refused: dict[str, str] = folder.read(folder.quantised)["refused"]
+    refused: dict[str, str] = folder.read(folder.tried)["refused"]
     points = folder.read(folder.quality / "pictures.json")["points"]
     return {
         scheme: why or too_far(points[scheme], points["ours"], goal)
@@ -61,9 +61,9 @@ def refusals(folder: OptimizeFolder, goal: Goal) -> dict[str, str]:
     }
 
 
-def too_far(coarse: dict[str, Any], own: dict[str, Any], goal: Goal) -> str:
+def too_far(quantised: dict[str, Any], own: dict[str, Any], goal: Goal) -> str:
     """Why a quantised SubNet is not close enough, by its figures and its own in floating point; empty if it is."""
-    error, psnr = coarse["error"], coarse["psnr"]
+    error, psnr = quantised["error"], quantised["psnr"]
     if goal.is_quality:
         met = goal.is_met(error=error, psnr=psnr)
         return "" if met else f"its error is {error:.4f}, its PSNR {psnr:.1f} dB; wanted: {goal}"

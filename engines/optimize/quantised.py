@@ -36,10 +36,10 @@ def quantise_subnet(
         engines: scheme -> names of those that will run it.
     """
     refused = {
-        scheme: _quantise(work, folder.subnet, scheme, layers_for(names), folder.coarse(scheme))
+        scheme: _quantise(work, folder.subnet, scheme, layers_for(names), folder.quantised(scheme))
         for scheme, names in engines.items()
     }
-    folder.write(folder.quantised, {"refused": refused})
+    folder.write(folder.tried, {"refused": refused})
 
 
 def layers_for(engines: Sequence[str]) -> Kinds:

@@ -247,7 +247,7 @@ def _benches(run: Run) -> list[Path]:
 
 STAGES = (
     Stage("search", lambda run: [run.folder.subnet], _search),
-    Stage("quantise", lambda run: [run.folder.quantised], _quantise),
+    Stage("quantise", lambda run: [run.folder.tried], _quantise),
     Stage("compare", lambda run: [run.folder.quality], _compare),
     Stage("export", _bundles, _export),
     Stage("build", lambda run: [run.folder.engines], _build),

@@ -23,11 +23,11 @@ def weights_bytes(pipeline: Pipeline, plan: Quantisation | None) -> int:
     """
     layers = layers_of(pipeline)
     names = () if plan is None else tuple(layers) if plan.takes_all else tuple(plan.layers)
-    coarse = {id(layers[name].weight) for name in names}
+    quantised = {id(layers[name].weight) for name in names}
     weights = {id(w): w for network in pipeline.networks.values() for w in network.parameters()}
     return sum(
         stored_bytes(weight, plan.scheme)
-        if plan is not None and key in coarse
+        if plan is not None and key in quantised
         else weight.numel() * weight.element_size()
         for key, weight in weights.items()
     )

@@ -71,11 +71,11 @@ def test_a_quantised_full_sampler_stands_beside_the_one_in_floating_point(
     found: Found, make_bundle: MakeBundle
 ) -> None:
     full = make_bundle(PIPELINE, found("full"))
-    coarse = replace(full, quantisation="quantisation.json")
-    vars(coarse)["plan"] = Quantisation.of_weights(scheme_named("int8-weights"))
+    quantised = replace(full, quantisation="quantisation.json")
+    vars(quantised)["plan"] = Quantisation.of_weights(scheme_named("int8-weights"))
     rows = contenders(
-        coarse,
-        full_bundle(coarse, Path("p"), given=full.path, folder=Path("f")),
+        quantised,
+        full_bundle(quantised, Path("p"), given=full.path, folder=Path("f")),
         pipeline=Path("p"),
         engines=("a",),
         device="cpu",
@@ -87,7 +87,7 @@ def test_a_quantised_full_sampler_stands_beside_the_one_in_floating_point(
         ("a", "float32", "float32", True), ("a + SubNet", "float32", "int8-weights", False),
     ]  # fmt: skip
     with pytest.raises(EngineError, match="has precision 'int8-weights', but the full sampler of"):
-        _require(full, coarse)
+        _require(full, quantised)
 
 
 @pytest.mark.slow

@@ -66,9 +66,9 @@ def test_a_subnet_is_held_against_its_own_engine() -> None:
 def test_a_quantised_row_has_the_error_that_its_plan_says() -> None:
     bench = made()
     *others, last = bench.rows
-    coarse = replace(last, contender=replace(last.contender, precision="int8"))
+    quantised = replace(last, contender=replace(last.contender, precision="int8"))
     errors = {"error_float": 0.03, "error_refitted": 0.04, "drift": 0.02}
-    bench = replace(bench, rows=(*others, coarse), errors=errors)
+    bench = replace(bench, rows=(*others, quantised), errors=errors)
     assert [bench.error(row) for row in bench.rows] == [None, None, None, 0.04]
     told = bench.to_json()
     assert [row["precision"] for row in told["rows"]] == ["float32"] * 3 + ["int8"]

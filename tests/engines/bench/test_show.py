@@ -40,8 +40,8 @@ def test_a_quantised_bundle_shows_its_precision_memory_and_error() -> None:
     bench = made()
     *others, last = bench.rows
     contender = replace(last.contender, precision="int8")
-    coarse = replace(last, contender=contender, memory=Memory(20_000_000, 3_000_000))
-    bench = replace(bench, rows=(*others, coarse), errors={"error_refitted": 0.0421})
+    quantised = replace(last, contender=contender, memory=Memory(20_000_000, 3_000_000))
+    bench = replace(bench, rows=(*others, quantised), errors={"error_refitted": 0.0421})
     line = next(each for each in printed(bench).splitlines() if "ort + SubNet" in each)
     cells = [cell.strip() for cell in line.split("│")[2:-1]]
     assert (cells[0], *cells[-2:]) == ("int8", "23 MB", "0.0421")

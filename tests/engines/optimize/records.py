@@ -26,7 +26,7 @@ def write_all(
     settings: OptimizeSettings,
     *,
     failing: tuple[str, ...] = (),
-    coarse: float | None = None,
+    quantised: float | None = None,
 ) -> OptimizeFolder:
     """A folder in which only the page is missing.
 
@@ -34,7 +34,7 @@ def write_all(
         out: the folder.
         settings: of the run.
         failing: engines on which parity fails.
-        coarse: the error in int8, which the second engine runs; None: it was not tried.
+        quantised: the error in int8, which the second engine runs; None: it was not tried.
     """
     from PIL import Image
 
@@ -42,8 +42,8 @@ def write_all(
     write(out / "settings.json", settings.to_json())
     shutil.copy(SUBNET, folder.subnet)
     engines = ("onnxruntime", "openvino")
-    tried = {} if coarse is None else {"int8": ("openvino",)}
-    write(folder.quantised, {"refused": dict.fromkeys(tried, "")})
+    tried = {} if quantised is None else {"int8": ("openvino",)}
+    write(folder.tried, {"refused": dict.fromkeys(tried, "")})
     write(
         folder.engines,
         {
@@ -52,7 +52,7 @@ def write_all(
             "left_out": {"tensorrt": "no <GPU> here"},
         },
     )
-    points = {} if coarse is None else {"int8": {**POINT, "error": coarse, "psnr": 40.0}}
+    points = {} if quantised is None else {"int8": {**POINT, "error": quantised, "psnr": 40.0}}
     fewer = {**POINT, "method": "fewer-steps", "cost": 0.2, "psnr": 30.25}
     write(
         folder.quality / "pictures.json",
@@ -77,8 +77,8 @@ def write_all(
     rungs += [_rung(f"{name} on cpu", passed=name not in failing) for name in engines]
     write(folder.parity("float32") / "parity.json", {"rungs": rungs})
     write(folder.parity("float32") / "report.html", "")
-    if coarse is not None:
-        _write_coarse(folder, holds="int8" not in failing)
+    if quantised is not None:
+        _write_quantised(folder, holds="int8" not in failing)
     rows = [_row("eager", "", 4.0, full=True)]
     for name, seconds in zip(engines, (0.5, 0.4), strict=True):
         if name not in failing:
@@ -91,7 +91,7 @@ def write_all(
     return folder
 
 
-def _write_coarse(folder: OptimizeFolder, *, holds: bool) -> None:
+def _write_quantised(folder: OptimizeFolder, *, holds: bool) -> None:
     """Parity and seconds in int8."""
     rungs = [_rung("manifest", passed=True), _rung("integers and scales", passed=True)]
     rungs += [_rung("openvino on cpu in int8", passed=holds)]

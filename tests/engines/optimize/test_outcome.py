@@ -68,7 +68,7 @@ def test_a_goal_that_is_missed_fails(tmp_path: Path, goal: Goal, met: bool) -> N
 
 
 def test_few_bits_are_taken_where_they_are_faster_and_close_enough(tmp_path: Path) -> None:
-    folder = write_all(tmp_path, SETTINGS, coarse=0.025)
+    folder = write_all(tmp_path, SETTINGS, quantised=0.025)
     result = outcome_of(folder, SETTINGS)
     rows = {(row["engine"], row["precision"]): row for row in result["measured"]}
     taken = result["taken"]
@@ -95,14 +95,14 @@ def test_few_bits_are_measured_within_the_goal_or_close_to_the_subnets_own_error
     tmp_path: Path, goal: Goal, error: float, is_measured: bool
 ) -> None:
     settings = OptimizeSettings(pipeline=Path("mine"), goal=goal)
-    folder = write_all(tmp_path, settings, coarse=error)
+    folder = write_all(tmp_path, settings, quantised=error)
     names = [form.name for form in forms_of(folder, settings)]
     assert names == (["float32", "int8"] if is_measured else ["float32"])
     assert bool(refusals(folder, goal)["int8"]) is not is_measured
 
 
 def test_few_bits_are_not_taken_if_their_parity_fails(tmp_path: Path) -> None:
-    result = outcome_of(write_all(tmp_path, SETTINGS, coarse=0.02, failing=("int8",)), SETTINGS)
+    result = outcome_of(write_all(tmp_path, SETTINGS, quantised=0.02, failing=("int8",)), SETTINGS)
     assert "openvino in int8" in result["parity_failures"]
     assert not result["passed"]
 

@@ -292,16 +292,16 @@ def test_a_quantised_point_stands_beside_its_own_in_floating_point(tmp_path: Pat
     found = toy_frontier()
     (plain,) = found.points
     plan = Quantisation(scheme_named("int8"), {"a.weight": Layer(-1, 1, 1.0)})
-    coarse = dataclasses.replace(
+    quantised = dataclasses.replace(
         plain, label="k", is_fitted=True, plan=plan, weights_bytes=1_200_000
     )
     settings = dataclasses.replace(found.settings, precisions=("int8",))
     both = dataclasses.replace(
-        found, points=(dataclasses.replace(plain, label="k"), coarse), settings=settings
+        found, points=(dataclasses.replace(plain, label="k"), quantised), settings=settings
     )
-    assert coarse.name == "hold k, fitted, int8"
+    assert quantised.name == "hold k, fitted, int8"
     assert "precision" not in headings(found)
-    row = dict(zip(headings(both), figures_of(both, coarse), strict=True))
+    row = dict(zip(headings(both), figures_of(both, quantised), strict=True))
     assert (row["precision"], row["weights"]) == ("int8", "1.2 MB")
     assert len(both.comparisons[0].ranking) == 2, "they do not rank as one"
     write_frontier(both, tmp_path / "out")
@@ -322,14 +322,16 @@ def test_every_fitted_subnet_is_quantised_where_asked(
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     points = json.loads((tmp_path / "out" / "frontier.json").read_text())["points"]
-    plain, fitted, coarse = points
+    plain, fitted, quantised = points
     assert [each["precision"] for each in points] == [None, None, "int8"]
-    assert coarse["weights_bytes"] < 0.5 * fitted["weights_bytes"] == 0.5 * plain["weights_bytes"]
-    errors = [each["distances"]["full"]["mean"] for each in (fitted, coarse)]
+    assert (
+        quantised["weights_bytes"] < 0.5 * fitted["weights_bytes"] == 0.5 * plain["weights_bytes"]
+    )
+    errors = [each["distances"]["full"]["mean"] for each in (fitted, quantised)]
     assert errors[0] != errors[1]
     assert errors[1] < errors[0] + 0.1, "bits are lost, the picture is not"
-    made = SubNet.load(tmp_path / "out" / coarse["subnet"])
+    made = SubNet.load(tmp_path / "out" / quantised["subnet"])
     plan = Quantisation.load(
-        (tmp_path / "out" / coarse["subnet"]).with_suffix(".quantisation.json")
+        (tmp_path / "out" / quantised["subnet"]).with_suffix(".quantisation.json")
     )
     assert plan.subnet == digest(made)
