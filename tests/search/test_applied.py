@@ -22,7 +22,7 @@ from search.core.subnet import SubNet
 from search.methods.options import Options
 from search.methods.whole import full
 from search.model.family import Request
-from search.model.pipeline import Pipeline, open_pipeline
+from search.model.pipeline import Pipeline, open_asked, open_pipeline
 from search.model.reference import sample
 from tests.mixes import random_mix
 
@@ -78,6 +78,17 @@ def test_pictures_are_the_references_and_the_pipeline_is_as_before_afterwards(
     assert pipe.scheduler is scheduler
     assert own_forwards(getattr(pipe, opened.family.component)) == []
     assert np.array_equal(pictures(pipe), plain)
+
+
+def test_a_subnet_of_split_streams_is_refused(pipelines: Callable[[str], Path]) -> None:
+    opened = open_asked(
+        pipelines("three-levels"), scheduler=None, split_streams=True, weights=False
+    )
+    subnet = full(opened, Options(steps=2, guidance=3))
+    with pytest.raises(
+        SearchError, match=r"one call for both halves .*; export it, or search again"
+    ):
+        apply(loaded(pipelines("three-levels")), subnet)
 
 
 def test_a_fitted_sampler_is_put_in_place(pipelines: Callable[[str], Path], tmp_path: Path) -> None:
