@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from engines.optimize.chart import draw_measured
 from exporter.picture import draw_grid
 from search.core.subnet import SubNet
 from search.core.summary import call_times, one_line, summarise
@@ -35,6 +36,7 @@ def page_of(folder: OptimizeFolder, result: dict[str, Any]) -> str:
         plot=_address(folder.quality / "plot.png"),
         qualities=_qualities(result),
         measured=[_measured(row, result["taken"]) for row in result["measured"]],
+        chart=svg_of(draw_measured(result["measured"], result["taken"])) if result["taken"] else "",
         times_called=svg_of(_draw_times(folder, summary)),
         grid=svg_of(draw_grid(subnet)),
         summary=one_line(summary),
@@ -48,19 +50,19 @@ def page_of(folder: OptimizeFolder, result: dict[str, Any]) -> str:
 
 def _figures(result: dict[str, Any]) -> list[tuple[str, str]]:
     """The large numbers at the top, and what they are."""
-    taken, quality = result["taken"], result["quality"]
+    taken = result["taken"]
     if taken is None:
         return []
     found = [
         (
             f"{taken['speedup']:.2f} x",
-            f"faster than the full sampler on {taken['engine']}, measured",
+            f"faster than the full sampler on {taken['engine']} in {taken['precision']}, measured",
         ),
         (
             f"{result['macs_ratio']:.2f} x",
             f"fewer MACs, {result['calls']} of {result['full_calls']} calls",
         ),
-        (f"{quality['psnr']:.1f} dB", "PSNR to the full sampler's pictures"),
+        (f"{taken['psnr']:.1f} dB", "PSNR to the full sampler's pictures"),
         (
             f"{taken['seconds']:.3g} s",
             f"per run; the full sampler takes {taken['full_seconds']:.3g} s",
@@ -77,7 +79,8 @@ def _pictures(folder: OptimizeFolder) -> dict[str, Any]:
     record = folder.read(folder.quality / "pictures.json")
     prompts, psnr = record["prompts"], record["psnr"]
     rows = []
-    for key, name in NAMES.items():
+    few_bits = {key: f"the same in {key}" for key in psnr if key not in NAMES}
+    for key, name in {**NAMES, **few_bits}.items():
         shown = [
             {
                 "prompt": prompt,
@@ -112,12 +115,14 @@ def _measured(row: dict[str, Any], taken: dict[str, Any] | None) -> dict[str, An
         "is_taken": row == taken,
         "cells": (
             f"{row['engine']} on {row['device']}",
-            row["dtype"],
+            row["precision"],
             f"{row['seconds']:.3g} s",
             f"{row['full_seconds']:.3g} s",
             f"{row['speedup']:.2f} x",
             "-" if eager is None else f"{eager:.3g} s",
             "-" if over is None else f"{over:.2f} x",
+            "-" if row["memory_bytes"] is None else f"{row['memory_bytes'] / 1e6:.0f} MB",
+            f"{row['error']:.4f}",
         ),
     }
 
