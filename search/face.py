@@ -27,9 +27,9 @@ def progress() -> AbstractContextManager[Callable[..., None]]:
     In a terminal they stand beside a bar, in a notebook in a line that each message overwrites; both go at the
     end. Elsewhere nothing is shown.
     """
-    from search.commands import screen
+    from search.core.progress import status
 
-    return screen.status()
+    return status()
 
 
 def optimize(
