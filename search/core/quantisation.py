@@ -45,6 +45,11 @@ class Scheme:
     block: int = 0
 
     @property
+    def bits(self) -> int:
+        """Of one weight."""
+        return int("".join(filter(str.isdigit, self.weights)))
+
+    @property
     def is_symmetric(self) -> bool:
         """Whether zero stands for zero among the inputs, without a zero point of its own."""
         return self.lowest == -self.highest

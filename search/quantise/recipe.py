@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from search.core.errors import SearchError
-from search.core.quantisation import Layer, Quantisation, Scheme, digest
+from search.core.quantisation import SUFFIX, Layer, Quantisation, Scheme, digest
 from search.fitting.fit import final_latents, fit_sampler
 from search.fitting.trajectories import sample_both
 from search.laptop.knapsack import choose
@@ -22,6 +22,7 @@ from search.quantise.rounded import quantised, rounded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from torch import Tensor
 
@@ -89,6 +90,13 @@ class Quantised:
             "drift_worst": self.worst,
             "drift_predicted": self.predicted,
         }
+
+    def save(self, file: Path) -> Path:
+        """Write the SubNet to `file` and, beside it, the plan with these figures; returns its file."""
+        self.subnet.save(file)
+        plan = file.with_suffix(SUFFIX)
+        replace(self.plan, origin=self.to_json()).save(plan)
+        return plan
 
     @property
     def share(self) -> float:

@@ -98,6 +98,13 @@ def test_a_profile_shows_integer_kernels(folder: Path) -> None:
         assert found["integer"] + found["floating point"] == plain["floating point"]
 
 
+def test_with_integer_weights_alone_no_kernel_multiplies_integers(folder: Path) -> None:
+    whole, weights = (Bundle.open(folder / each) for each in ("float", "weights"))
+    for count in (onnxruntime_kernels, openvino_kernels):
+        plain, found = (count(each.file(each.graphs[0])) for each in (whole, weights))
+        assert found == plain
+
+
 def test_an_export_is_the_same_bytes_again(
     folder: Path, pipelines: Callable[[str], Path], tmp_path: Path
 ) -> None:
