@@ -57,7 +57,7 @@ def groups_of_steps(
     networks = {kind.network for kind in kinds}
     if len(kinds) > MOST:
         msg = (
-            f"a {type(pipeline.pipe).__name__} calls {', '.join(sorted(networks))} in "
+            f"{type(pipeline.pipe).__name__} calls {', '.join(sorted(networks))} in "
             f"{len(kinds)} ways at {len(of_steps)} steps, for example because it reads the "
             f"timestep as a number, and each way needs a graph of its own; at most {MOST} are "
             "supported"
@@ -65,7 +65,7 @@ def groups_of_steps(
         raise SearchError(msg)
     if walk.looks_ahead and len(set(timesteps)) < len(timesteps):
         msg = (
-            f"a {type(pipeline.pipe).__name__} reads the timestep of the next step, but two steps of this "
+            f"{type(pipeline.pipe).__name__} reads the timestep of the next step, but two steps of this "
             "grid have the same timestep and different next ones; choose another --scheduler"
         )
         raise SearchError(msg)
@@ -135,7 +135,7 @@ class _Walk:
                 self._pipeline.family.call(self._pipe, self._request, None)
         if not self.predictions:
             msg = (
-                f"a {type(self._pipe).__name__} steps copies of its scheduler instead of the "
+                f"{type(self._pipe).__name__} steps copies of its scheduler instead of the "
                 "scheduler itself, for example for frames at different noise levels; such "
                 "pipelines are not supported"
             )
@@ -147,7 +147,7 @@ class _Walk:
         if not number.steps <= {now}:
             advice = without_memory(self._pipe) or "such pipelines are not supported"
             msg = (
-                f"a {type(self._pipe).__name__} carries a value other than the latents from step "
+                f"{type(self._pipe).__name__} carries a value other than the latents from step "
                 f"{min(number.steps)} to step {now}, as guidance with momentum does; {advice}"
             )
             raise SearchError(msg)
