@@ -27,7 +27,7 @@ from search.model.parts_in_place import on_vae_device, with_gradients, with_part
 from search.model.shapes import shapes_only
 from search.model.stand_in_scheduler import StandIn
 from search.model.stopping_scheduler import as_often
-from search.model.value_numbers import Number, ValueNumbers
+from search.model.value_numbers import ValueNumber, ValueNumbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -225,11 +225,11 @@ class _Walk:
                 if isinstance(leaf, Tensor):
                     self.numbers.mark(leaf, name, *how, place)
             if name in self._pipeline.networks:
-                given = (each.value if isinstance(each, Number) else each for each in how)
+                given = (each.value if isinstance(each, ValueNumber) else each for each in how)
                 self._note_call(name, tuple(given))
             return fresh
 
-        entered: list[list[Number | str]] = []
+        entered: list[list[ValueNumber | str]] = []
         stack.callback(part.register_forward_pre_hook(enter, with_kwargs=True).remove)
         stack.callback(part.register_forward_hook(leave, with_kwargs=True).remove)
 

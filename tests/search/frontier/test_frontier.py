@@ -21,7 +21,7 @@ from search.core.quantisation import Layer, Quantisation, digest, scheme_named
 from search.core.subnet import SubNet
 from search.core.table import keep_of
 from search.frontier import write
-from search.frontier.distance import Distance, Target
+from search.frontier.distance import Baseline, Distance
 from search.frontier.judge import Judge
 from search.frontier.points import Frontier, Point
 from search.frontier.quality import Quality
@@ -237,7 +237,7 @@ def test_a_directory_that_exists_is_left_alone(
 
 
 def quality(*errors: float, **judged: Any) -> Quality:
-    return Quality({target: Distance(errors) for target in Target}, 30, 0.9, **judged)
+    return Quality({target: Distance(errors) for target in Baseline}, 30, 0.9, **judged)
 
 
 def toy_frontier() -> Frontier:
