@@ -76,8 +76,9 @@ def require_own_encoding(
         )
         if off:
             msg = (
-                f"of the prompt {text!r} the bundle would make other conditions {off} than a {cls} itself, "
-                "which does more with a text than a graph of one length can; such pipelines are not supported"
+                f"for the prompt {text!r} the bundle would make other conditions {off} than a "
+                f"{cls} itself, whose text encoding does not fit a graph of one length; such "
+                "pipelines are not supported"
             )
             raise ExportError(msg)
 

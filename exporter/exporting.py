@@ -102,26 +102,16 @@ def export(
     shapes = _shapes(pipeline, subnet, sizes, batches)
     changed = (*loras, *live_loras)
     report(require_room(pipeline, out, dtype, len(shapes), fused=bool(changed)))
-    if changed:
-        report(f"load {', '.join(each.file.name for each in changed)}")
-        take_loras(pipeline, loras, live_loras)
-    pipeline.load_around()
+    _load(pipeline, loras, live_loras, report)
     parts = lower_parts(pipeline, shapes[0][0], text=text_dtype, vae=vae_dtype, note=note)
     with staging(out, _key(pipeline, shapes, dtypes, changed, plan)) as stage:
         variants = [
             carve_variant(pipeline, each, batch, dtype, plan, report, parts)
             for each, batch in shapes
         ]
-        report("compare text encoders")
-        first = variants[0]
-        request = conditioning(pipeline, first.subnet, shapes[0][1])
-        require_own_encoding(pipeline, first.prompts, request, first.reads)
-        report("fit preview")
-        preview = _preview(pipeline, first, report)
+        _compare_encodings(pipeline, variants[0], shapes[0][1], report)
+        preview = _preview(pipeline, variants[0], report)
         report("write")
-        made = _write(pipeline, variants, stage)
-        if plan is not None:
-            made["quantisation"] = stage.share(QUANTISATION, plan.save)
         stage.commit(
             {
                 "dtype": dtype,
@@ -131,7 +121,8 @@ def export(
                 "loras": [each.to_json() for each in loras],
                 "live_loras": [each.to_json() for each in live_loras],
                 "preview": preview,
-                **made,
+                **_write(pipeline, variants, stage),
+                **({} if plan is None else {"quantisation": stage.share(QUANTISATION, plan.save)}),
                 "environment": environment(PACKAGES),
             }
         )
@@ -167,10 +158,33 @@ def _shapes(
     return list(product(subnets, dict.fromkeys(batches)))
 
 
+def _load(
+    pipeline: Pipeline,
+    loras: Sequence[Lora],
+    live_loras: Sequence[Lora],
+    report: Callable[[str], None],
+) -> None:
+    """Load LoRAs, and the weights of the parts around the denoiser."""
+    if loras or live_loras:
+        report(f"load {', '.join(each.file.name for each in (*loras, *live_loras))}")
+        take_loras(pipeline, loras, live_loras)
+    pipeline.load_around()
+
+
+def _compare_encodings(
+    pipeline: Pipeline, variant: Variant, batch: int, report: Callable[[str], None]
+) -> None:
+    """Refuse text encoders that encode a prompt otherwise than the pipeline does."""
+    report("compare text encoders")
+    request = conditioning(pipeline, variant.subnet, batch)
+    require_own_encoding(pipeline, variant.prompts, request, variant.reads)
+
+
 def _preview(
     pipeline: Pipeline, variant: Variant, report: Callable[[str], None]
 ) -> list[list[float]] | None:
     """The matrix from latents to colours."""
+    report("fit preview")
     binding = variant.subnet.binding
     return fit_preview(pipeline, binding.noise_shape, binding.latent_shape, variant.layout, report)
 

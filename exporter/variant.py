@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from exporter.carve import carve
-from exporter.part_precision import coarse_weights
+from exporter.part_precision import rounded_weights
 from exporter.prologue import Prologue, make_prologue
 from exporter.quantise import quantise
 from exporter.shape import Shape
@@ -124,7 +124,7 @@ def carve_variant(
     if plan is not None:
         quantise(master, plan)
     report(f"{shape}: trace text encoders and decoder")
-    ends = trace_ends(pipeline, subnet, images, dtype, coarse_weights(pipeline, parts))
+    ends = trace_ends(pipeline, subnet, images, dtype, rounded_weights(pipeline, parts))
     require_conditions(ends.condition, master)
     report(f"{shape}: carve {len(program.signatures)} step graphs")
     steps = tuple(

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from typing import TYPE_CHECKING, Any
-
-from markupsafe import Markup
 
 from engines.optimize.chart import draw_measured
 from exporter.picture import draw_grid
 from search.core.subnet import SubNet
 from search.core.summary import call_times, one_line, summarise
-from search.core.template import render
+from search.core.template import png_address, render, svg_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,9 +36,9 @@ def page_of(folder: OptimizeFolder, result: dict[str, Any]) -> str:
         plot=_address(folder.quality / "plot.png"),
         qualities=_qualities(result),
         measured=[_measured(row, result["taken"]) for row in result["measured"]],
-        chart=_svg(draw_measured(result["measured"], result["taken"])) if result["taken"] else "",
-        times_called=_svg(_draw_times(folder, summary)),
-        grid=_svg(draw_grid(subnet)),
+        chart=svg_of(draw_measured(result["measured"], result["taken"])) if result["taken"] else "",
+        times_called=svg_of(_draw_times(folder, summary)),
+        grid=svg_of(draw_grid(subnet)),
         summary=one_line(summary),
         calls=call_times(summary) if summary["fitted"] else "",
         parity=_parity(folder),
@@ -203,13 +199,5 @@ def _number(value: float | str) -> float:
     return float(value)
 
 
-def _svg(figure: Figure) -> Markup:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
-    text = buffer.getvalue()
-    return Markup(text[text.index("<svg") :].replace("<svg", '<svg role="img"', 1))
-
-
 def _address(file: Path) -> str:
-    """A PNG as an address that holds it."""
-    return f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
+    return png_address(file.read_bytes())

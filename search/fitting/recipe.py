@@ -96,7 +96,7 @@ def _identity(
     scales: ScaleRange | None,
     seed: int,
 ) -> dict[str, Any]:
-    """What a search is resumed with: anything that changes its result but the keeps."""
+    """What must be equal to resume a search: all that changes its result, except the keeps."""
     return {
         "recipe": RECIPE,
         **vars(effort),

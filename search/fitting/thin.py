@@ -1,4 +1,4 @@
-"""Calls with blocks left out, in the place of fewer whole ones."""
+"""Calls with blocks left out, instead of fewer whole calls."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def thinned(
     choices: Sequence[Action],
     cost: Cost = keep_of,
 ) -> SubNet | None:
-    """`whole` with actions in the place of RUN, for at most `keep`; None where the budget is out of reach.
+    """`whole` with other actions instead of RUN, for at most `keep`; None where that is out of reach.
 
     Args:
         whole: all calls in full.
@@ -62,7 +62,7 @@ def thinned(
 
 
 class Selection:
-    """Choices made one after the other, then exchanged one by one, for the least square of their sum.
+    """Choices made one by one, then exchanged one by one, so that the square of their sum is smallest.
 
     Attributes:
         saving: of each choice, as a share of the full sampler's MACs, `[T, N, A]`.
@@ -93,7 +93,7 @@ class Selection:
         return self.chosen
 
     def _exchange(self, old: Choice, need: float) -> bool:
-        """Put the best choice in the place of another one, or none if that suffices; whether it was better."""
+        """Replace a choice by the best other one, or by none if that suffices; whether that was better."""
         self._remove(old)
         left, change = need - self.saved(), self._changes()
         if left <= SLACK and change[old] > 0:
@@ -150,7 +150,7 @@ class Selection:
 
 
 def _savings(whole: SubNet, choices: Sequence[Action]) -> NDArray[np.float64]:
-    """What each choice saves for certain, of the full sampler's MACs, `[T, N, A]`; 0 where it is not allowed.
+    """The fraction of the full sampler's MACs that each choice surely saves, `[T, N, A]`; 0 if not allowed.
 
     That is what only the block's own tensors need, so a block that others are in saves what is between
     them: to reuse the last one would save a whole call, and is no small change.

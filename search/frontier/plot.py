@@ -28,11 +28,13 @@ def draw(frontier: Frontier, *, marked: Point | None = None) -> bytes:
 
     Args:
         frontier: to draw.
-        marked: one of its points, to be pointed at.
+        marked: one of its points, to be pointed at. Such a figure has few series, and is smaller, so that its
+            letters are larger on a page.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(15, 6.4), layout="constrained")
+    size = (15, 6.4) if marked is None else (11, 4.8)
+    figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(1, len(Target))
     for axes, target in zip(panels, Target, strict=True):
         for series in SERIES:
@@ -47,7 +49,7 @@ def draw(frontier: Frontier, *, marked: Point | None = None) -> bytes:
             _point_at(axes, marked, target)
         axes.set_yscale("log")
         axes.set_title(f"to the {target} sampler", fontsize=10)
-        axes.set_xlabel("MACs, as a fraction of the full sampler's (attention included)")
+        axes.set_xlabel("MACs, as a fraction of the full sampler's")
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("relative L2 of the final latents, mean and 95 % interval")
     handles, labels = panels[0].get_legend_handles_labels()
@@ -130,7 +132,6 @@ def _point_at(axes: Axes, point: Point, target: Target) -> None:
         (point.cost, _height(point, target)),
         xytext=(14, -14),
         textcoords="offset points",
-        fontsize=9,
         color=point.method.colour,
         weight="bold",
     )

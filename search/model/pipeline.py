@@ -322,17 +322,18 @@ class Pipeline:
         body = self.body(size)
         if not body.scales_latents and getattr(scheduler, "init_noise_sigma", 1) != 1:
             msg = (
-                f"{self.family.pipeline} cannot use {type(scheduler).__name__}, which wants its noise "
-                "scaled; choose one that does not, such as DDIMScheduler or UniPCMultistepScheduler"
+                f"{self.family.pipeline} cannot use {type(scheduler).__name__}, which expects "
+                "scaled noise; choose one that does not, such as DDIMScheduler or "
+                "UniPCMultistepScheduler"
             )
             raise SearchError(msg)
         table = read_sampler(scheduler, settings)
         draws = table.noises > (grid.adds_noise or not grid.takes_latents)
         if draws and not body.steps_latents:
             msg = (
-                f"{self.family.pipeline} cannot use {type(scheduler).__name__}, which draws noise: it "
-                "would draw some for the half without a class too; choose one that draws none, such as "
-                "DDIMScheduler or UniPCMultistepScheduler"
+                f"{self.family.pipeline} cannot use {type(scheduler).__name__}, which would draw "
+                "noise for the unconditional half of the batch as well; choose one that draws "
+                "none, such as DDIMScheduler or UniPCMultistepScheduler"
             )
             raise SearchError(msg)
         return table

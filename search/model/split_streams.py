@@ -20,7 +20,7 @@ from search.model.answers import Answers
 from search.model.body import Body
 from search.model.family import Request
 from search.model.halves import PICTURES
-from search.model.hollow import shapes_only
+from search.model.shapes import shapes_only
 
 if TYPE_CHECKING:
     from search.model.family import OpenedPipeline

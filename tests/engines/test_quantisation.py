@@ -243,7 +243,7 @@ def test_a_plan_of_another_subnet_is_refused(
     folder: Path, pipelines: Callable[[str], Path], tmp_path: Path
 ) -> None:
     refused(
-        "the quantisation was calibrated on the calls of another SubNet",
+        "the quantisation plan was calibrated on the calls of another SubNet",
         "export", pipelines(PIPELINE), folder / "given.json", "-o", tmp_path / "out",
         "--quantisation", folder / "int8.quantisation.json",
     )  # fmt: skip
@@ -253,7 +253,7 @@ def test_int8_without_a_plan_is_refused(
     folder: Path, pipelines: Callable[[str], Path], tmp_path: Path
 ) -> None:
     refused(
-        "there is no quantisation",
+        "there is no quantisation plan",
         "export", pipelines(PIPELINE), folder / "given.json", "-o", tmp_path / "out",
         "--precision", "int8",
     )  # fmt: skip

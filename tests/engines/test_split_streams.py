@@ -82,7 +82,8 @@ def holding(denoiser: Any) -> Callable[[], None]:
             kept[:] = [halves[own]]
         halves[own] = kept[0]
         calls += 1
-        return (torch.cat(halves), *output[1:])
+        joined = torch.cat(halves)
+        return (joined, *output[1:]) if isinstance(output, tuple) else type(output)(sample=joined)
 
     handle: Any = denoiser.register_forward_hook(hold)
     end: Callable[[], None] = handle.remove

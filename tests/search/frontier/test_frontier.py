@@ -193,6 +193,29 @@ def test_a_judge_adds_accuracy_and_frechet_distance(
     assert found["a"]["full"]["frechet"] != found["b"]["full"]["frechet"]
 
 
+@pytest.mark.slow
+def test_with_split_streams_the_half_without_the_prompt_can_be_extrapolated(
+    pipelines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    found = {}
+    for name, extra in (("batched", ()), ("split", ("--split-streams",))):
+        result = frontier(
+            pipelines("three-levels"), "-o", tmp_path / name, "--steps", 6, "--guidance", 3,
+            "--keep", "0.75", "--count", 2, "--methods", "guidance-extrapolated,fewer-steps",
+            "--pictures", 4,
+            "--fine-steps", 8, *extra, "--json",
+        )  # fmt: skip
+        assert result.exit_code == 0, result.output
+        found[name] = json.loads(result.stdout)
+    (note,) = found["batched"]["notes"]
+    assert note.startswith("guidance-extrapolated is left out")
+    assert not found["split"]["notes"]
+    methods = [point["method"] for point in found["split"]["points"]]
+    assert "guidance-extrapolated" in methods
+    full = [each["full"]["distances"]["fine"]["mean"] for each in found.values()]
+    assert full[0] == pytest.approx(full[1], rel=1e-3), "the full samplers are the same"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -50,12 +50,12 @@ def test_a_plan_survives_its_file(tmp_path: Path) -> None:
 def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
     file = tmp_path / "plan.json"
     file.write_text(text)
-    with pytest.raises(SearchError, match="is no quantisation that this version reads"):
+    with pytest.raises(SearchError, match="is no quantisation plan that this version can read"):
         Quantisation.load(file)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SearchError, match=r"there is no quantisation .*none.json"):
+    with pytest.raises(SearchError, match=r"there is no quantisation plan .*none.json"):
         Quantisation.load(tmp_path / "none.json")
 
 
