@@ -145,7 +145,12 @@ def texts_alone(
     Of the others, those as long as no text are left, such as pooled ones. Masks and positions are not
     compared: `padding_trial.py` has tried the network.
     """
-    lengths = {made[name].shape[axis] for name, (axis, _) in texts.axes.items() if name in made}
+    lengths = {
+        conditions[name].shape[axis]
+        for conditions in (own, made)
+        for name, (axis, _) in texts.axes.items()
+        if name in conditions
+    }
     found = {
         name: tensor
         for name, tensor in own.items()
