@@ -69,7 +69,11 @@ def compared(path: Path, out: Path) -> dict[str, Any]:
     by_class = "class_labels" in takes
     import torch
 
+    found = runner.run(CLASS if by_class else PROMPT, seed=SEED).images
+    height, width = found.shape[1:3]
     given = {
+        "height": height,
+        "width": width,
         "prompt": PROMPT,
         "class_labels": [int(CLASS)],
         "guidance_scale": 4.0,
@@ -82,7 +86,6 @@ def compared(path: Path, out: Path) -> dict[str, Any]:
     }
     with torch.no_grad():
         wanted = pipe(**{name: value for name, value in given.items() if name in takes})[0]
-    found = runner.run(CLASS if by_class else PROMPT, seed=SEED).images
     return {"pixel": round(float(np.abs(found - 255 * np.asarray(wanted)).max()), 2)}
 
 

@@ -35,8 +35,9 @@ PRODUCTS = {
     "QLinearConv": INTEGER, "ConvInteger": INTEGER, "QLinearMatMul": INTEGER, "MatMulInteger": INTEGER,
     "MatMulIntegerToFloat": INTEGER, "QGemm": INTEGER,
     "Conv": FLOAT, "FusedConv": FLOAT, "MatMul": FLOAT, "FusedMatMul": FLOAT, "Gemm": FLOAT,
+    "MatMulNBits": FLOAT,
 }  # fmt: skip
-"""ONNX Runtime's kernels that multiply."""
+"""ONNX Runtime's kernels that multiply, by what they multiply in; MatMulNBits has integer weights alone."""
 
 
 def onnxruntime_kernels(graph: Path) -> Counter[str]:
@@ -60,7 +61,10 @@ def onnxruntime_kernels(graph: Path) -> Counter[str]:
 
 
 def openvino_kernels(graph: Path) -> Counter[str]:
-    """Likewise, as OpenVINO describes what it compiled."""
+    """Likewise, as OpenVINO describes what it compiled: by the type in which a layer's input arrives.
+
+    `runtimePrecision` is that of the weights where these alone are integers.
+    """
     import openvino
 
     from engines.base import DEFAULTS
@@ -69,10 +73,17 @@ def openvino_kernels(graph: Path) -> Counter[str]:
     model = openvino.Core().compile_model(graph, "CPU", settings_of(DEFAULTS, "f32"))
     found = Counter[str]()
     for node in model.get_runtime_model().get_ops():
-        told = {key: str(value.value) for key, value in node.get_rt_info().items()}
-        if told.get("layerType") in ("Convolution", "FullyConnected", "MatMul"):
-            found[INTEGER if told["runtimePrecision"] in ("i8", "u8") else FLOAT] += 1
+        if _told(node).get("layerType") in ("Convolution", "FullyConnected", "MatMul"):
+            taken = node.input_value(0)
+            types = _told(taken.get_node())["outputPrecisions"].split(",")
+            arrives = types[min(taken.get_index(), len(types) - 1)]
+            found[INTEGER if arrives in ("i8", "u8") else FLOAT] += 1
     return found
+
+
+def _told(node: Any) -> dict[str, str]:
+    """What OpenVINO says of a node that it compiled."""
+    return {key: str(value.value) for key, value in node.get_rt_info().items()}
 
 
 KERNELS: Mapping[str, Callable[[Path], Counter[str]]] = {

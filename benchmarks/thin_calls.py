@@ -1,6 +1,7 @@
-"""Thin calls against whole ones at equal MACs: `python -m benchmarks.thin_calls shapes-dit`.
+"""Thin calls against whole ones at equal cost: `python -m benchmarks.thin_calls shapes-dit`.
 
-carve searches twice with the same whole calls: with --no-thin, and with thin ones tried as well.
+carve searches twice with the same whole calls: with --no-thin, and with thin ones tried as well. The cost is MACs, or
+with `--engine` the seconds that its calls take on that engine.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import resource
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +35,10 @@ from search.model.pipeline import open_pipeline
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
 
     from search.core.sampler import SamplerTable
+    from search.core.table import Cost
     from search.fitting.trajectories import Trajectories
     from search.model.pipeline import Pipeline
 
@@ -53,6 +57,7 @@ def searched(
     keep: float,
     prompts: Sequence[str],
     effort: Effort,
+    cost: Cost,
     report: Callable[..., None],
 ) -> dict[str, SubNet]:
     """What carve finds without and with thin calls, and the whole calls that these began as."""
@@ -60,7 +65,7 @@ def searched(
         found = {}
         for name, thin in (("whole calls", False), ("with thin calls", True)):
             (found[name],) = place_calls(
-                pipeline, whole, (keep,), prompts, effort=effort, thin=thin,
+                pipeline, whole, (keep,), prompts, effort=effort, thin=thin, cost=cost,
                 folder=Path(folder), resume=thin, report=report,
             )  # fmt: skip
         more = Path(folder) / f"calls-{found['whole calls'].steps + 1}.json"
@@ -76,20 +81,32 @@ def errors_of(pipeline: Pipeline, subnet: SubNet, runs: Trajectories) -> Distanc
     return Distance(tuple(runs.error(final_latents(pipeline, subnet, table, runs)).tolist()))
 
 
+def cost_of(path: Path, whole: SubNet, engine: str | None) -> AbstractContextManager[Cost]:
+    """Of a SubNet as a fraction of the full sampler's: its MACs, or its seconds on an engine."""
+    if engine is None:
+        return nullcontext(keep_of)
+    from engines.base import make_engine
+    from engines.latency import latency_table
+
+    return latency_table(path, whole, make_engine(engine, "cpu"))
+
+
 @click.command()
 @click.argument("name", type=click.Choice(list(GUIDANCE)))
 @search_options
 @click.option("--keep", default=0.7, show_default=True)
+@click.option("--engine", help="Whose seconds the keep is of.  [default: MACs]")
 def main(
     name: str,
     steps: int,
     scheduler: str,
     keep: float,
+    engine: str | None,
     pictures: int | None,
     iterations: int | None,
     count: int,
 ) -> None:
-    """Search, evaluate on held-out pictures and write results/thin-calls-NAME.json."""
+    """Search, evaluate on held-out pictures and write results/thin-calls-NAME.json, or -NAME-ENGINE.json."""
     console = Console(stderr=True)
     began = time.perf_counter()
     pipeline = open_pipeline(HERE / name)
@@ -100,10 +117,12 @@ def main(
     )
     prompts, others = split_prompts(pipeline, search=(), evaluate=())
     effort = Effort.of(pictures, iterations)
-    found = searched(
-        pipeline, whole, keep, prompts, effort,
-        lambda text, _share=None: console.log(text, highlight=False),
-    )  # fmt: skip
+    with cost_of(HERE / name, whole, engine) as cost:
+        found = searched(
+            pipeline, whole, keep, prompts, effort, cost,
+            lambda text, _share=None: console.log(text, highlight=False),
+        )  # fmt: skip
+        costs = {label: cost(subnet) for label, subnet in found.items()}
     seconds = round(time.perf_counter() - began)
     fewer = found["whole calls"].steps
     found["the scheduler's own steps"] = plain(pipeline, whole, fewer)
@@ -121,6 +140,7 @@ def main(
         label: {
             "calls": subnet.steps,
             "keep": keep_of(subnet) * subnet.full_calls / whole.full_calls,
+            **({"seconds": costs[label]} if engine and label in costs else {}),
             **errors[label].to_json(),
         }
         for label, subnet in found.items()
@@ -129,7 +149,8 @@ def main(
     ratios = {each.value: thin.ratio(calls, each) for each in Statistic}
     actions = [[str(action) for action in row] for row in found["with thin calls"].actions]
     result: dict[str, Any] = {
-        "scheduler": scheduler, "steps": steps, "budget": keep, "effort": vars(effort),
+        "scheduler": scheduler, "steps": steps, "budget": keep, "budget_of": engine or "macs",
+        "effort": vars(effort),
         "search_seconds": seconds, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "thin_over_whole": ratios, "rows": rows,
         "blocks": whole.topology.blocks, "actions": actions,
@@ -139,7 +160,7 @@ def main(
             f"{label}: {row['calls']} calls, keep {row['keep']:.3f}, mean {row['mean']:.4f}, median {row['median']:.4f}"
         )
     click.echo(ratios)
-    click.echo(write(f"thin-calls-{name}", result))
+    click.echo(write(f"thin-calls-{name}{'' if engine is None else f'-{engine}'}", result))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ COLUMNS = 5
 
 
 def draw_comparison(shown: Mapping[str, NDArray[np.uint8]], gain: int) -> Figure:
-    """A row per sampler: its pictures, and at the right their differences to the first row's.
+    """A row per sampler: its pictures, and at the right their differences from the first row's.
 
     Args:
         shown: name -> pictures `[N, height, width, 3]`; the first is the one to come close to.
@@ -29,8 +29,8 @@ def draw_comparison(shown: Mapping[str, NDArray[np.uint8]], gain: int) -> Figure
     figure = Figure(figsize=(1.1 * 2 * count + 1.5, 1.15 * len(shown) + 0.3), layout="constrained")
     halves: NDArray[np.object_] = figure.subfigures(1, 2, wspace=0.02, squeeze=False)
     left, right = halves[0]
-    left.suptitle("pictures from equal noise", fontsize=10)
-    right.suptitle(f"difference to the {next(iter(shown))}, {gain} times", fontsize=10)
+    left.suptitle("pictures from the same noise", fontsize=10)
+    right.suptitle(f"difference from the {next(iter(shown))}, magnified {gain} times", fontsize=10)
     for half in (left, right):
         axes = half.subplots(len(shown), count, squeeze=False)
         for line, (name, images) in zip(axes, shown.items(), strict=True):

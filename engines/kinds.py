@@ -51,6 +51,8 @@ class EngineKind:
         rates: of builds, as measured on small graphs; what a bundle has built corrects them.
         needs_build: whether it runs built files only.
         builds_only: devices on which it builds files for another machine, and runs none.
+        schemes: device -> schemes of quantisation that its kernels multiply in, the best first.
+        convolves_integers: whether they do so in convolutions too.
         notes: device -> what there is to say of it beside that it works.
     """
 
@@ -63,6 +65,8 @@ class EngineKind:
     oldest: tuple[int, ...] = ()
     needs_build: bool = False
     builds_only: tuple[str, ...] = ()
+    schemes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    convolves_integers: bool = True
     notes: Mapping[str, str] = field(default_factory=dict)
 
     def require_device(self, device: str) -> None:
@@ -104,6 +108,7 @@ class EngineKind:
 
 TENSORRT_OPTIONS = ("optimization_level", "workspace", "strip_weights", "cuda_graph")
 RTX_OPTIONS = ("compute_capability", "workspace", "cuda_graph")
+SYMMETRIC = ("int8-symmetric", "fp8")
 
 ENGINES = (
     EngineKind(
@@ -116,6 +121,8 @@ ENGINES = (
         install='pip install "onnxruntime-gpu>=1.31" (or onnxruntime)',
         oldest=(1, 23),
         options={"cpu": ("threads",), "cuda": ("threads", "cuda_graph")},
+        schemes={"cpu": ("int8",)},
+        convolves_integers=False,
         notes={"cpu": "works; multiplies integers in linear layers, but not in convolutions"},
     ),
     EngineKind(
@@ -125,6 +132,7 @@ ENGINES = (
         install="pip install openvino, or stepcarve[openvino]",
         options={"cpu": ("threads", "precision", "resident")},
         rates=Rates(2, 0.002, 8, 1),
+        schemes={"cpu": ("int8",)},
     ),
     EngineKind(
         name="tensorrt",
@@ -137,6 +145,7 @@ ENGINES = (
         options={"cuda": TENSORRT_OPTIONS},
         oldest=(10, 14),  # attention
         rates=Rates(10, 0.05, 20, 1.1),
+        schemes={"cuda": SYMMETRIC},
         needs_build=True,
     ),
     EngineKind(
@@ -149,6 +158,7 @@ ENGINES = (
         install="pip install tensorrt-rtx",
         options={"cpu": RTX_OPTIONS, "cuda": RTX_OPTIONS},
         rates=Rates(2, 0.005, 30, 1.3),
+        schemes={"cpu": SYMMETRIC, "cuda": SYMMETRIC},
         needs_build=True,
         builds_only=("cpu",),
         notes={"cpu": "builds plans (give --compute-capability); they run on cuda"},

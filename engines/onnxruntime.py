@@ -80,6 +80,8 @@ def session_options(threads: int | None = None) -> onnxruntime.SessionOptions:
     options.log_severity_level = 3
     # Prepacked weights are private copies, and so are those of the layout optimisations.
     options.add_session_config_entry("session.disable_prepacking", "1")
+    # Else it may round what layers with integer weights take to integers too, which no graph asks for.
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     _share_arena()
     options.add_session_config_entry("session.use_env_allocators", "1")
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED

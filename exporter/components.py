@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from search.model.family import Conditioner
     from search.model.pipeline import Pipeline
 
-    Coarse = Mapping[int, Scheme]
+    RoundedWeights = Mapping[int, Scheme]
     """Weights that are stored in few bits: the `id` of the parameter -> how."""
 
 
@@ -55,7 +55,7 @@ class Component:
 
 
 def conditioner_graph(
-    conditioner: Conditioner, dtype: str, coarse: Coarse = MappingProxyType({})
+    conditioner: Conditioner, dtype: str, rounded: RoundedWeights = MappingProxyType({})
 ) -> Component:
     """Prompt inputs -> the denoiser's conditions in `dtype`, under the names the step graphs know."""
     module = _Converted(conditioner.eval(), getattr(torch, precision_named(dtype).torch)).eval()
@@ -69,7 +69,7 @@ def conditioner_graph(
     with torch.no_grad():
         names = list(module(*texts))
     labels = [each.name for each in conditioner.inputs]
-    made = _component("condition", module, (texts, ones), labels, names, coarse)
+    made = _component("condition", module, (texts, ones), labels, names, rounded)
     loose = [v.name for v in made.model.graph.outputs if v.shape is None or not v.shape.is_static()]
     if loose:
         msg = (
@@ -121,25 +121,25 @@ def decoder_graph(
     pipeline: Pipeline,
     latent_shape: tuple[int, ...],
     size: tuple[int, ...],
-    coarse: Coarse = MappingProxyType({}),
+    rounded: RoundedWeights = MappingProxyType({}),
 ) -> Component:
     """Latents `[B, ...]` -> pictures `[B, 3, height, width]` of `size` in 0..1."""
     module = Decoder(pipeline, size)
     example = (torch.zeros(latent_shape),)
-    return _component("decode", module, (example,), [LATENTS], [IMAGE], coarse)
+    return _component("decode", module, (example,), [LATENTS], [IMAGE], rounded)
 
 
 def encoder_graph(
     pipeline: Pipeline,
     size: tuple[int, ...],
     images: int,
-    coarse: Coarse = MappingProxyType({}),
+    rounded: RoundedWeights = MappingProxyType({}),
 ) -> tuple[Component, tuple[PromptInput, ...]]:
     """A picture and noises -> clean latents `[images, ...]`, and what the graph takes."""
     module = Encoder(pipeline, size, images)
     example = tuple(torch.ones(each.shape) for each in module.inputs)
     names = [each.name for each in module.inputs]
-    made = _component("encode", module, (example,), names, [LATENTS], coarse)
+    made = _component("encode", module, (example,), names, [LATENTS], rounded)
     return made, tuple(module.inputs)
 
 
@@ -163,8 +163,8 @@ def _exported(module: torch.nn.Module, examples: Sequence[_Example]) -> Exported
         if all(_agree(program, module, each) for each in examples if each is not example):
             return program
     msg = (
-        "the text encoders take another path for texts of another length, because diffusers reads the "
-        "values of a mask; such pipelines are not supported"
+        "the text encoders follow another path for other text lengths, because diffusers reads "
+        "the values of a mask; such pipelines are not supported"
     )
     raise ExportError(msg)
 
@@ -193,7 +193,7 @@ def _component(
     examples: Sequence[_Example],
     inputs: list[str],
     outputs: list[str],
-    coarse: Coarse,
+    rounded: RoundedWeights,
 ) -> Component:
     with torch.no_grad():
         program = _exported(module, examples)
@@ -205,7 +205,7 @@ def _component(
     passes.CommonSubexpressionEliminationPass()(model)
     optimise(model, program.state_dict)
     named = module.named_parameters(remove_duplicate=False)
-    quantise_weights(model.graph, {n: coarse[id(p)] for n, p in named if id(p) in coarse})
+    quantise_weights(model.graph, {n: rounded[id(p)] for n, p in named if id(p) in rounded})
     forget_inner_types(model.graph)
     for value, label in zip(model.graph.outputs, outputs, strict=True):
         value.name = label

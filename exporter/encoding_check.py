@@ -101,8 +101,8 @@ def require_own_encoding(pipe: Any, unlike: Mapping[str, str], reads: Collection
     off = sorted(unlike.keys() & set(reads))
     if off:
         msg = (
-            f"of the prompt {unlike[off[0]]!r} the bundle would make other conditions {off} than a "
-            f"{type(pipe).__name__} itself, which does more with a text than a graph of one length can; such "
+            f"for the prompt {unlike[off[0]]!r} the bundle would make other conditions {off} than a "
+            f"{type(pipe).__name__} itself, whose encoding does not fit a graph of one length; such "
             "pipelines are not supported"
         )
         raise ExportError(msg)

@@ -103,13 +103,7 @@ def export(
     shapes = _shapes(pipeline, subnet, sizes, batches)
     changed = (*loras, *live_loras)
     report(require_room(pipeline, out, dtype, len(shapes), fused=bool(changed)))
-    if changed:
-        report(f"load {', '.join(each.file.name for each in changed)}")
-        take_loras(pipeline, loras, live_loras)
-    if ip_adapter is not None:
-        report(f"load {ip_adapter.file.name}")
-        take_ip_adapter(pipeline, ip_adapter)
-    pipeline.load_around()
+    _load(pipeline, loras, live_loras, ip_adapter, report)
     parts = lower_parts(pipeline, shapes[0][0], text=text_dtype, vae=vae_dtype, note=note)
     changed += () if ip_adapter is None else (ip_adapter,)
     with staging(out, _key(pipeline, shapes, dtypes, changed, plan)) as stage:
@@ -117,12 +111,8 @@ def export(
             carve_variant(pipeline, each, batch, dtype, plan, report, parts)
             for each, batch in shapes
         ]
-        report("fit preview")
         preview = _preview(pipeline, variants[0], report)
         report("write")
-        made = _write(pipeline, variants, stage)
-        if plan is not None:
-            made["quantisation"] = stage.share(QUANTISATION, plan.save)
         stage.commit(
             {
                 "dtype": dtype,
@@ -133,7 +123,8 @@ def export(
                 "live_loras": [each.to_json() for each in live_loras],
                 "ip_adapter": None if ip_adapter is None else ip_adapter.to_json(),
                 "preview": preview,
-                **made,
+                **_write(pipeline, variants, stage),
+                **({} if plan is None else {"quantisation": stage.share(QUANTISATION, plan.save)}),
                 "environment": environment(PACKAGES),
             }
         )
@@ -169,10 +160,28 @@ def _shapes(
     return list(product(subnets, dict.fromkeys(batches)))
 
 
+def _load(
+    pipeline: Pipeline,
+    loras: Sequence[Lora],
+    live_loras: Sequence[Lora],
+    ip_adapter: IPAdapter | None,
+    report: Callable[[str], None],
+) -> None:
+    """Load LoRAs and IP-Adapter, and the weights of the parts around the denoiser."""
+    if loras or live_loras:
+        report(f"load {', '.join(each.file.name for each in (*loras, *live_loras))}")
+        take_loras(pipeline, loras, live_loras)
+    if ip_adapter is not None:
+        report(f"load {ip_adapter.file.name}")
+        take_ip_adapter(pipeline, ip_adapter)
+    pipeline.load_around()
+
+
 def _preview(
     pipeline: Pipeline, variant: Variant, report: Callable[[str], None]
 ) -> list[list[float]] | None:
     """The matrix from latents to colours."""
+    report("fit preview")
     binding = variant.subnet.binding
     return fit_preview(pipeline, binding.noise_shape, binding.latent_shape, variant.layout, report)
 

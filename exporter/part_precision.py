@@ -1,8 +1,9 @@
-"""Text encoders and autoencoders with fewer bits, where that is close to float32."""
+"""Text encoders and autoencoders in a lower precision, where the results stay close to float32."""
 
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,7 +22,7 @@ from search.model.recording import record_conditions
 from search.quantise.rounded import part_weights, round_part
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from search.core.quantisation import Scheme
     from search.core.subnet import SubNet
@@ -41,10 +42,10 @@ def lower_parts(
     vae: str = WHOLE,
     note: Callable[[str], None] = lambda _: None,
 ) -> dict[str, str]:
-    """Let the text encoders compute in `text` and the autoencoder in `vae`, as far as they can.
+    """Let the text encoders compute in `text` and the autoencoder in `vae`, where that stays close.
 
-    A part stays float32 where its results are then not finite, or further from those in float32 than a
-    denoiser's may be: measured on a prompt, and on latents of unit variance.
+    A part stays float32 if its results would not be finite, or would be further from those in float32
+    than a denoiser's may be. They are measured on a prompt, and on latents of unit variance.
 
     Args:
         pipeline: with the weights of these parts loaded.
@@ -71,21 +72,32 @@ def lower_parts(
         if not parts:
             msg = f"a {type(pipeline.pipe).__name__} has no part that {option} is for; leave it out"
             raise ExportError(msg)
-        whole = list(measured(pipeline, subnet))
-        for name, part in parts.items():
-            undo = _lower(part, dtype)
-            off = _off(whole, list(measured(pipeline, subnet)))
-            why = _why_not(dtype, off)
-            made[name] = WHOLE if why else dtype
-            if why:
-                undo()
-                note(f"the {name} stays float32: {why}")
-            elif weight_scheme(dtype) is not None:
-                note(f"the {name} in {dtype}: its results are {off:.2%} off")
+        made |= _lowered(parts, dtype, partial(measured, pipeline, subnet), note)
     return made
 
 
-def coarse_weights(pipeline: Pipeline, parts: Mapping[str, str]) -> dict[int, Scheme]:
+def _lowered(
+    parts: Mapping[str, nn.Module],
+    dtype: str,
+    measured: Callable[[], Iterable[Tensor]],
+    note: Callable[[str], None],
+) -> dict[str, str]:
+    """Let each part compute in `dtype` if its results, `measured`, then stay close; the precision of each."""
+    made, whole = {}, list(measured())
+    for name, part in parts.items():
+        undo = _lower(part, dtype)
+        off = _off(whole, list(measured()))
+        why = _why_not(dtype, off)
+        made[name] = WHOLE if why else dtype
+        if why:
+            undo()
+            note(f"the {name} stays float32: {why}")
+        elif weight_scheme(dtype) is not None:
+            note(f"the {name} in {dtype}: its results are {off:.2%} off")
+    return made
+
+
+def rounded_weights(pipeline: Pipeline, parts: Mapping[str, str]) -> dict[int, Scheme]:
     """The weights that `lower_parts` rounded: the `id` of the parameter -> how it is stored."""
     return {
         id(weight): scheme

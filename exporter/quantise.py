@@ -1,4 +1,4 @@
-"""Layers of the master graph in few bits: weights stored as integers, inputs rounded to a grid."""
+"""Quantised layers of the master graph: weights stored as integers, inputs rounded to a grid."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ CHANNELS = {"Conv": 0, "MatMul": -1, "Gemm": 0}
 
 
 def quantise(master: Master, plan: Quantisation) -> frozenset[str]:
-    """Quantise the layers of `plan` in place; every step graph carved afterwards has them so.
+    """Quantise the layers of `plan` in place, for every step graph carved afterwards.
 
-    Only what depends on the latents is touched: what the prologue computes once stays as it is. The
-    integers and scales of weights are made when they are written.
+    Only what depends on the latents changes; the prologue stays in floating point. The integers and
+    scales of weights are computed when they are written.
 
     Returns:
         The names of the weights that were quantised.
@@ -53,7 +53,7 @@ def quantise(master: Master, plan: Quantisation) -> frozenset[str]:
     missing = sorted(set(plan.layers) - done)
     if missing:
         msg = (
-            f"the quantisation has the layer {missing[0]!r}, which the denoiser's loop has not; make it "
+            f"the quantisation plan has the layer {missing[0]!r}, which is not in the denoiser's loop; make it "
             "again with stepcarve quantise"
         )
         raise ExportError(msg)
@@ -61,11 +61,11 @@ def quantise(master: Master, plan: Quantisation) -> frozenset[str]:
 
 
 def quantise_weights(graph: ir.Graph, schemes: Mapping[str, Scheme]) -> None:
-    """Store weights of products in few bits, in place.
+    """Quantise the weights of products, in place.
 
     Args:
-        graph: of a part beside the denoiser.
-        schemes: by the name of the weights there, before they are transposed.
+        graph: of a part other than the denoiser.
+        schemes: by the name of the weights in the part, before they are transposed.
     """
     passes = {scheme: _Pass(graph, scheme) for scheme in schemes.values()}
     for node in list(graph):
@@ -100,7 +100,7 @@ class _Pass:
         self._inputs: dict[tuple[ir.Value, float, float], ir.Value] = {}
 
     def quantise(self, node: ir.Node, layer: Layer) -> None:
-        """Let `node` multiply what few bits hold."""
+        """Let `node` read quantised weights and, if the scheme says so, inputs."""
         taken, weights = node.inputs[:2]
         assert taken is not None
         assert weights is not None

@@ -21,7 +21,7 @@ from search.model.trace import trace
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
-    from exporter.components import Coarse
+    from exporter.components import RoundedWeights
     from search.core.prompt import PromptInput
     from search.core.subnet import SubNet
     from search.model.family import Conditioner
@@ -56,7 +56,7 @@ def trace_ends(
     subnet: SubNet,
     images: int,
     dtype: str,
-    coarse: Coarse = MappingProxyType({}),
+    rounded: RoundedWeights = MappingProxyType({}),
 ) -> Ends:
     """Trace what is around the denoiser, and compare how texts are encoded.
 
@@ -65,7 +65,7 @@ def trace_ends(
         subnet: whose guidance and shape to trace at.
         images: per prompt.
         dtype: of the conditions.
-        coarse: the weights to store in few bits, by the parameter's identity.
+        rounded: the scheme of each weight that is stored rounded, by the parameter's identity.
 
     Raises:
         ExportError: something cannot be exported.
@@ -75,25 +75,25 @@ def trace_ends(
     request = conditioning(pipeline, subnet, images)
     prompts = pipeline.family.conditioner(pipeline, request)
     unlike = unlike_encodings(pipeline, prompts, request)
-    encode, encoder_inputs = _encoder(pipeline, subnet, size, images, coarse)
+    encode, encoder_inputs = _encoder(pipeline, subnet, size, images, rounded)
     return Ends(
         prompts=prompts,
         unlike=unlike,
-        condition=conditioner_graph(prompts, dtype, coarse),
-        decode=decoder_graph(pipeline, (images, *binding.latent_shape), size, coarse),
+        condition=conditioner_graph(prompts, dtype, rounded),
+        decode=decoder_graph(pipeline, (images, *binding.latent_shape), size, rounded),
         encode=encode,
         encoder_inputs=encoder_inputs,
     )
 
 
 def _encoder(
-    pipeline: Pipeline, subnet: SubNet, size: tuple[int, ...], images: int, coarse: Coarse
+    pipeline: Pipeline, subnet: SubNet, size: tuple[int, ...], images: int, rounded: RoundedWeights
 ) -> tuple[Component | None, tuple[PromptInput, ...]]:
     """The graph from a picture to clean latents and what it takes; None where none can be made."""
     cls = type(pipeline.pipe).__name__
     if not subnet.binding.grid.adds_noise or image_to_image_of(cls) is None:
         return None, ()
-    return encoder_graph(pipeline, size, images, coarse)
+    return encoder_graph(pipeline, size, images, rounded)
 
 
 def conditioning(pipeline: Pipeline, subnet: SubNet, batch: int) -> Request:

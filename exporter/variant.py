@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from exporter.carve import carve
 from exporter.encoding_check import require_own_encoding
-from exporter.part_precision import coarse_weights
+from exporter.part_precision import rounded_weights
 from exporter.prologue import Prologue, make_prologue
 from exporter.quantise import quantise
 from exporter.shape import Shape
@@ -115,7 +115,7 @@ def carve_variant(
     table = pipeline.sampler_of(subnet)
     program = plan_program(subnet, images)
     report(f"{shape}: trace text encoders and decoder")
-    ends = trace_ends(pipeline, subnet, images, dtype, coarse_weights(pipeline, parts))
+    ends = trace_ends(pipeline, subnet, images, dtype, rounded_weights(pipeline, parts))
     report(f"{shape}: trace denoiser")
     master = trace_denoiser(pipeline, subnet, program.bases, images, dtype)
     require_conditions(ends.condition, master)

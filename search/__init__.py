@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from search.applied import Applied, apply
     from search.core.errors import SearchError
     from search.core.subnet import SubNet
-    from search.face import load_subnet, optimize
+    from search.face import load_subnet, optimize, progress
 
-__all__ = ["Applied", "SearchError", "SubNet", "apply", "load_subnet", "optimize"]
+__all__ = ["Applied", "SearchError", "SubNet", "apply", "load_subnet", "optimize", "progress"]
 
 __getattr__ = lazily(
     __name__,
@@ -24,5 +24,6 @@ __getattr__ = lazily(
         "apply": "search.applied",
         "load_subnet": "search.face",
         "optimize": "search.face",
+        "progress": "search.face",
     },
 )

@@ -182,6 +182,12 @@ def apply(pipe: Any, subnet: SubNet | Path | str, *, compiler: Compiler | None =
         )
         raise SearchError(msg)
     require_one_group(subnet.topology.groups, "apply")
+    if subnet.binding.split_streams:
+        msg = (
+            "this SubNet was searched with --split-streams, and a pipeline of diffusers makes one call for both "
+            "halves of guidance; export it, or search again without --split-streams"
+        )
+        raise SearchError(msg)
     found = getattr(pipe, family_of(type(pipe).__name__).component)
     denoiser = getattr(found, "_orig_mod", found)
     require_denoiser(denoiser, subnet.binding)

@@ -9,6 +9,7 @@ from search.core.subnet import SubNet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
 
 
 def load_subnet(path: Path | str) -> SubNet:
@@ -18,6 +19,17 @@ def load_subnet(path: Path | str) -> SubNet:
         SearchError: the file is not a SubNet, or this version cannot read it.
     """
     return SubNet.load(Path(path))
+
+
+def progress() -> AbstractContextManager[Callable[..., None]]:
+    """Show the messages of the function that it gives, which is to be passed on as `report`.
+
+    In a terminal they stand beside a bar, in a notebook in a line that each message overwrites; both go at the
+    end. Elsewhere nothing is shown.
+    """
+    from search.core.progress import status
+
+    return status()
 
 
 def optimize(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import onnx
 import pytest
 
 from benchmarks.distill import kept_results, require_same
@@ -17,7 +18,22 @@ from search.distill.recipe import DistillRecipe
 from tests.toys import chain, subnet
 
 FOLDER = re.compile(r'(?:"|\s)(/\w[^"\s]*/[^"\s]+)')
-COMMITTED = [*RESULTS.glob("*.json"), *(ROOT / "examples").rglob("*.json")]
+COMMITTED = [
+    *RESULTS.glob("*.json"),
+    *(found for end in ("json", "onnx") for found in (ROOT / "examples").rglob(f"*.{end}")),
+]
+
+
+def text_of(file: Path) -> str:
+    """The text of a file; of a graph, all but the values of its tensors."""
+    if file.suffix != ".onnx":
+        return file.read_text(encoding="utf-8")
+    model = onnx.load(file, load_external_data=False)
+    attributes = (each for node in model.graph.node for each in node.attribute)
+    constants = (each.t for each in attributes if each.HasField("t"))
+    for tensor in (*model.graph.initializer, *constants):
+        tensor.ClearField("raw_data")
+    return str(model)
 
 
 @pytest.mark.parametrize(
@@ -38,12 +54,25 @@ def test_a_record_keeps_no_folder_of_the_machine(value: object, kept: object) ->
 
 @pytest.mark.parametrize("file", COMMITTED, ids=[str(f.relative_to(ROOT)) for f in COMMITTED])
 def test_no_committed_file_names_a_folder_of_a_machine(file: Path) -> None:
-    assert not FOLDER.findall(file.read_text(encoding="utf-8"))
+    assert not FOLDER.findall(text_of(file))
 
 
 def test_a_folder_would_be_seen() -> None:
     assert FOLDER.findall('"judge": "/home/someone/judge.onnx"')
     assert FOLDER.findall('"command": "python -m x -o /home/out"')
+
+
+def test_a_folder_would_be_seen_in_a_graph(tmp_path: Path) -> None:
+    node = onnx.helper.make_node("Relu", ["x"], ["y"])
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", [], []))
+    onnx.save(model, tmp_path / "plain.onnx")
+    assert not FOLDER.findall(text_of(tmp_path / "plain.onnx"))
+    trace = node.metadata_props.add(
+        key="stack_trace", value='File "/home/someone/train.py", line 3'
+    )
+    model.graph.node[0].metadata_props.append(trace)
+    onnx.save(model, tmp_path / "traced.onnx")
+    assert FOLDER.findall(text_of(tmp_path / "traced.onnx"))
 
 
 @pytest.mark.parametrize(

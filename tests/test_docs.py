@@ -3,36 +3,35 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-SHELL = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
-SCRIPTS = {
-    page.name: "\n".join(SHELL.findall(page.read_text()))
+from tests.documented import ROOT, blocks, run
+
+ELSEWHERE = {"steps.md", "tutorial.md", "python.md", "serving.md"}
+"""Pages that other tests run."""
+SKETCHES = {"add-a-family.md", "add-an-engine.md"}
+"""Pages with parts of programs."""
+CHOSEN = [
+    page
     for page in sorted((ROOT / "docs").glob("*.md"))
-    if SHELL.search(page.read_text()) and page.name != "steps.md"  # test_readme.py runs that
-}
+    if page.name not in ELSEWHERE | SKETCHES and (blocks(page, "sh") or blocks(page, "python"))
+]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", SCRIPTS)
-def test_the_commands_of_a_page_run_in_order(tmp_path: Path, page: str) -> None:
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
+@pytest.mark.parametrize("page", CHOSEN, ids=lambda page: page.name)
+def test_the_blocks_of_a_page_run_in_order(tmp_path: Path, page: Path) -> None:
+    """Its commands, then its Python as one program."""
     (tmp_path / "out").mkdir()
-    command = tmp_path / "bin" / "stepcarve"
-    command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m cli "$@"\n')
-    command.chmod(0o755)
-    path = {"PATH": f"{command.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        ["sh", "-euc", SCRIPTS[page]],
-        cwd=tmp_path, env=os.environ | path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    script = "\n".join(blocks(page, "sh"))
+    if programs := blocks(page, "python"):
+        (tmp_path / "program.py").write_text("\n".join(programs))
+        script += "\npython program.py"
+    done = run(tmp_path, script)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -1,28 +1,30 @@
-"""Every command in the README and in its step-by-step page works as it stands there."""
+"""Every command in the README, its step-by-step page and the tutorial works as it stands there."""
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.documented import ROOT, blocks, run
 from tests.test_links import PAGES
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-STEPS = (ROOT / "docs" / "steps.md").read_text()
-SCRIPTS = re.findall(r"^```sh\n(.*?)^```", README + STEPS, re.MULTILINE | re.DOTALL)
-TARGETS = re.findall(r"^make (\w+)$", README, re.MULTILINE)
+README = ROOT / "README.md"
+SCRIPTS = [
+    text
+    for page in (README, ROOT / "docs" / "steps.md", ROOT / "docs" / "tutorial.md")
+    for text in blocks(page, "sh")
+]
+TARGETS = re.findall(r"^make (\w+)$", README.read_text(), re.MULTILINE)
 
 
 @pytest.mark.parametrize(
-    ("blocks", "made", "proofs"),
+    ("chosen", "made", "proofs"),
     [
-        pytest.param((0,), {"shapes"}, 0, marks=pytest.mark.slow),
+        # The tutorial's search is the README's, which is not done twice.
+        pytest.param((0, 6, 7, 8, 9), {"shapes", "cross.png"}, 0, marks=pytest.mark.slow),
         ((1, 5), {"subnet.png", "bundle", "report", "cross.png", "fewer.json", "sampler"}, 1),
         pytest.param(
             (2, 3), {"triangle.png", "fast-0.5.json", "fast.png"}, 2, marks=pytest.mark.slow
@@ -31,25 +33,11 @@ TARGETS = re.findall(r"^make (\w+)$", README, re.MULTILINE)
     ],
 )
 def test_the_readme_commands_run_in_order(
-    tmp_path: Path, blocks: tuple[int, ...], made: set[str], proofs: int
+    tmp_path: Path, chosen: tuple[int, ...], made: set[str], proofs: int
 ) -> None:
-    """As a shell session in a fresh directory that holds the examples; the pipelines beside each other."""
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
-    bin_folder = tmp_path / ".venv" / "bin"
-    bin_folder.mkdir(parents=True)
-    (bin_folder / "activate").touch()
-    for name, module in (("stepcarve", "-m cli"), ("python", "")):
-        (bin_folder / name).write_text(f'#!/bin/sh\nexec {sys.executable} {module} "$@"\n')
-        (bin_folder / name).chmod(0o755)
-    environment = os.environ | {
-        "PATH": f"{bin_folder}:{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
-    }
-    assert len(SCRIPTS) == 6
-    done = subprocess.run(
-        ["sh", "-euc", "\n".join(SCRIPTS[block] for block in blocks)],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    """Of both pipelines beside each other."""
+    assert len(SCRIPTS) == 10
+    done = run(tmp_path, "\n".join(SCRIPTS[number] for number in chosen))
     assert done.returncode == 0, done.stdout + done.stderr
     assert made <= {path.name for path in (tmp_path / "out").iterdir()}
     assert done.stdout.count("Parity holds") == proofs

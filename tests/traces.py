@@ -40,11 +40,11 @@ def traced_once() -> Iterator[None]:
         return make() if _has_lora(pipeline) else denoisers.get(key, make)
 
     def trace_ends(
-        pipeline: Pipeline, subnet: SubNet, images: int, dtype: str, coarse: Any
+        pipeline: Pipeline, subnet: SubNet, images: int, dtype: str, rounded: Any
     ) -> traced.Ends:
         key = _key(pipeline, subnet, images, dtype)
-        make = partial(traced.trace_ends, pipeline, subnet, images, dtype, coarse)
-        made = make() if coarse or _has_lora(pipeline) else ends.get(key, make)
+        make = partial(traced.trace_ends, pipeline, subnet, images, dtype, rounded)
+        made = make() if rounded or _has_lora(pipeline) else ends.get(key, make)
         # These graphs are written as they are; what is carved from a denoiser is a copy.
         return replace(
             made,

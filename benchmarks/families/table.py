@@ -17,10 +17,11 @@ HEAD = """# Models
 
 Every text-to-image and text-to-video class of diffusers {version}, tried on a tiny instance with random
 weights: searched with `full` and the options named, exported, run on ONNX Runtime without PyTorch,
-and compared with diffusers' own call, pixel by pixel; and classes that a picture leads, as that of a
-ControlNet does, so far as they have been tried. `python -m benchmarks.families` writes this page.
+and compared with diffusers' own call, pixel by pixel. Classes that also take a picture, such as those
+with a ControlNet, are listed as far as they have been tried. `python -m benchmarks.families` writes
+this page.
 
-A class that is not listed may work all the same: nothing here is written for a class.
+A class that is not listed may work as well: stepcarve has no code for a particular class.
 
 ## Equal to diffusers: {count} pipelines
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
 
-from engines.bench.full import is_full
 from engines.bench.records import Against, Contender, ContenderKind
 from search.core.errors import SearchError
 from search.core.table import whole_table
@@ -49,7 +48,7 @@ def contenders(
     threads: int | None = None,
 ) -> list[Contender]:
     """One row per contender, in the order of the table."""
-    shape, whole = bundle.shape, is_full(bundle.subnet)
+    shape, whole = bundle.shape, full is bundle
 
     # Half precision is not for diffusers' pipelines on the CPU.
     in_torch = "float32" if device == "cpu" else bundle.dtype
@@ -65,6 +64,7 @@ def contenders(
             pipeline=pipeline,
             loras=tuple(loras),
             dtype=bundle.dtype if kind is ContenderKind.ENGINE else in_torch,
+            precision=which.precision if kind is ContenderKind.ENGINE else in_torch,
             threads=threads,
             **more,  # type: ignore[arg-type]
         )

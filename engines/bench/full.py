@@ -28,7 +28,7 @@ def full_bundle(
     folder: Path,
     report: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
-    """The full sampler's bundle with the shape and dtype of `bundle`.
+    """The full sampler's bundle with the shape and dtype of `bundle`, and nothing quantised in the denoiser.
 
     Args:
         bundle: whose full sampler is wanted; it may be that itself.
@@ -40,7 +40,7 @@ def full_bundle(
     Raises:
         EngineError: `given`, or what is in `folder`, is another sampler's or another shape's.
     """
-    if is_full(bundle.subnet):
+    if is_full(bundle.subnet) and bundle.plan is None:
         return bundle
     place = folder if given is None else given
     if given is None and not (folder / MANIFEST).exists():
@@ -100,6 +100,7 @@ def _require(bundle: Bundle, full: Bundle) -> None:
         "scheduler": (mine.binding.scheduler, theirs.binding.scheduler),
         "number of calls": (mine.full_calls, theirs.full_calls),
         "dtype": (bundle.dtype, full.dtype),
+        "precision": (bundle.dtype, full.precision),
         "dtypes of text encoders and autoencoder": (bundle.parts, full.parts),
         "LoRAs and IP-Adapter": (_fused(bundle), _fused(full)),
         "guidance": (mine.guidance, theirs.guidance),

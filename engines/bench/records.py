@@ -52,6 +52,7 @@ class Contender:
         pipeline: directory of the pipeline; an engine does not look at it.
         loras: files that were fused into it and may not be where they were; likewise.
         dtype: that the denoiser computes in: PyTorch's pipelines are made so, an engine's bundle is.
+        precision: that it multiplies in: the scheme of its quantisation, or else `dtype`.
         engine: its name; empty for PyTorch.
         interval: of full steps, for the DeepCache package.
         branch: likewise.
@@ -73,6 +74,7 @@ class Contender:
     threads: int | None = None
     calls: int | None = None
     loras: tuple[Path, ...] = ()
+    precision: str = ""
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,7 @@ class Bench:
         rows: in the order in which they took turns.
         warmup: rounds that were thrown away.
         environment: machine and versions.
+        errors: what its quantisation plan says of the errors that it makes; empty without a plan.
     """
 
     bundle: str
@@ -181,6 +184,7 @@ class Bench:
     rows: tuple[BenchRow, ...]
     warmup: int
     environment: dict[str, str] = field(default_factory=dict)
+    errors: dict[str, float] = field(default_factory=dict)
 
     @property
     def measured(self) -> tuple[BenchRow, ...]:
@@ -203,6 +207,14 @@ class Bench:
             if theirs.kind is kind and theirs.engine == mine.engine and theirs.is_full:
                 return other
         return None
+
+    def error(self, row: BenchRow) -> float | None:
+        """Of the SubNet's final latents to the full sampler's, where a plan says so: rounded, or in floating point."""
+        if not self.is_subnet(row):
+            return None
+        mine = row.contender
+        is_rounded = mine.precision not in ("", mine.dtype)
+        return self.errors.get("error_refitted" if is_rounded else "error_float")
 
     def is_subnet(self, row: BenchRow) -> bool:
         """Whether it runs the SubNet, call by call."""
@@ -227,6 +239,7 @@ class Bench:
             "subnet": self.subnet,
             "shape": asdict(self.shape),
             "dtype": self.dtype,
+            "errors": self.errors,
             "macs_ratio": self.macs_ratio,
             "rounds": max((len(row.samples) for row in self.rows), default=0),
             "warmup": self.warmup,
@@ -246,6 +259,7 @@ class Bench:
             "engine": mine.engine,
             "device": mine.device,
             "dtype": mine.dtype,
+            "precision": mine.precision or mine.dtype,
             "full": mine.is_full,
         }
         if not row.samples:
@@ -255,6 +269,7 @@ class Bench:
             **record,
             "load_seconds": row.load_seconds,
             "memory": None if row.memory is None else asdict(row.memory),
+            "error": self.error(row),
             "seconds": asdict(row.total),
             "loop_seconds": asdict(row.loop),
             "call_seconds": list(row.calls),

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     Report = Callable[..., None]
 
 ABSENT = "not installed; pip install DeepCache"
+ERRORS = ("error_float", "error_refitted", "drift")
+"""Of those that a quantisation plan has."""
 NOTE = 200
 """Characters of it."""
 PACKAGES = ("stepcarve", "torch", "diffusers", "numpy")
@@ -206,7 +208,14 @@ def _measurements(bundle: Bundle, rows: tuple[BenchRow, ...], settings: BenchSet
         rows=rows,
         warmup=settings.warmup,
         environment=_environment(settings),
+        errors=_errors(bundle),
     )
+
+
+def _errors(bundle: Bundle) -> dict[str, float]:
+    """What `quantise` found on held-out pictures: errors to the full sampler."""
+    origin = {} if bundle.plan is None else bundle.plan.origin
+    return {name: float(origin[name]) for name in ERRORS if name in origin}
 
 
 def _threads(settings: BenchSettings) -> int | None:

@@ -56,16 +56,16 @@ def _rows_table(found: Bench) -> Table:
         caption="medians and quartiles; speedups are of the loop, round by round",
     )
     table.add_column("")
-    table.add_column("dtype")
+    table.add_column("precision")
     for heading in (
         "s / run", "quartiles", "loop, s", "x PyTorch", "x own full", "of MACs ratio", "memory",
+        *(["error"] if found.errors else []),
     ):  # fmt: skip
         table.add_column(heading, justify="right")
     for row in found.rows:
-        if row.samples:
-            table.add_row(row.contender.name, row.contender.dtype, *_figures(found, row))
-        else:
-            table.add_row(row.contender.name, row.contender.dtype, row.note, *["-"] * 6)
+        mine = row.contender
+        cells = _figures(found, row) if row.samples else (row.note, *["-"] * 6)
+        table.add_row(mine.name, mine.precision or mine.dtype, *cells)
     return table
 
 
@@ -79,6 +79,7 @@ def _figures(found: Bench, row: BenchRow) -> tuple[str, ...]:
         "-" if full is None or full is row else _times(row.speedup_over(full)),
         "-" if reached is None else f"{reached:.0%}",
         _size(row.memory),
+        *([_error(found, row)] if found.errors else []),
     )
 
 
@@ -147,9 +148,10 @@ def _draw_rows(axes: Axes, found: Bench) -> None:
             va="center",
             fontsize=8,
         )
-    axes.set_yticks(range(len(rows)), [row.contender.name for row in rows], fontsize=8)
+    names = [_name(row) for row in rows]
+    axes.set_yticks(range(len(rows)), names, fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.35 * max(row.total.high for row in rows))
+    axes.set_xlim(0, 1.6 * max(row.total.high for row in rows))
     axes.set_xlabel("seconds per run, from the prompt to the pictures", fontsize=8)
     axes.set_title(f"{found.subnet}: {found.macs_ratio:.2f} x fewer MACs", fontsize=10)
     _plain(axes)
@@ -198,7 +200,17 @@ def _label(found: Bench, row: BenchRow) -> str:
     reached = found.reached(row)
     if reached is not None:
         words.append(f"{reached:.0%} of the MACs ratio")
+    if row.memory is not None:
+        words.append(_size(row.memory))
+    if found.error(row) is not None:
+        words.append(f"error {_error(found, row)}")
     return ", ".join(words)
+
+
+def _name(row: BenchRow) -> str:
+    """With its precision, if that is not its dtype."""
+    mine = row.contender
+    return mine.name if mine.precision in ("", mine.dtype) else f"{mine.name}, {mine.precision}"
 
 
 def _plain(axes: Axes) -> None:
@@ -213,6 +225,11 @@ def _seconds(value: float) -> str:
 
 def _times(spread: Spread) -> str:
     return f"{spread.median:.2f} x"
+
+
+def _error(found: Bench, row: BenchRow) -> str:
+    error = found.error(row)
+    return "-" if error is None else f"{error:.4f}"
 
 
 def _size(memory: Memory | None) -> str:

@@ -47,6 +47,6 @@ def command(name: str, out: Path, as_json: bool) -> None:
     else:
         screen.print_tables([result.table()], 130)
         click.echo(verdict(result.parity))
-        click.echo(f"report: {result.page}")
+        click.echo(f"page: {result.page}")
     if not result.parity.passed:
         sys.exit(1)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import cloup
 
-from engines.kinds import engine_names
+from engines.kinds import ENGINES, engine_names
 from engines.optimize.settings import DEFAULT_KEEP, SEARCHES, TIERS
 from search.commands import screen, shared
 from search.commands.values import ABOVE_0, AT_LEAST_1, PATH, PROMPTS_FILE, Names, Number
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 GOALS = ("keep", "speedup", "max_error", "min_psnr")
+NONE = "none"
+SCHEMES = tuple(
+    dict.fromkeys(scheme for kind in ENGINES for each in kind.schemes.values() for scheme in each)
+)
 
 
 @shared.command("optimize")
@@ -90,6 +94,13 @@ GOALS = ("keep", "speedup", "max_error", "min_psnr")
         default="float32",
         help="Measure the denoiser in these floating-point types and take the fastest.",
     ),
+    cloup.option(
+        "--precision",
+        "precisions",
+        type=Names((*SCHEMES, NONE)),
+        help="Also quantise the denoiser to these precisions, and take one if it is faster and close enough.  "
+        "[default: what the engines multiply fast in; none with --quality quick]",
+    ),
     shared.device_option,
     cloup.option(
         "--threads",
@@ -128,6 +139,7 @@ def command(
     method: str,
     engines: tuple[str, ...],
     dtypes: tuple[str, ...],
+    precisions: tuple[str, ...] | None,
     device: str,
     threads: int | None,
     compute_capability: str | None,
@@ -162,6 +174,7 @@ def command(
         call=call,
         engines=engines,
         dtypes=dtypes,
+        precisions=precisions and tuple(each for each in precisions if each != NONE),
         device=device,
         threads=threads,
         compute_capability=compute_capability,

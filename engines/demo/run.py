@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.table import Table
 
 from engines.base import Engine, make_engine
 from engines.comparison import draw_comparison
 from engines.demo.example import EXAMPLES, PROVED, Example
+from engines.demo.page import page_of
+from engines.demo.record import Demo, DemoRow
 from engines.errors import EngineError
+from engines.machine import describe
 from engines.parity import Parity, psnr, verify
 from engines.pictures import save_sheet
-from engines.report import write_report
+from engines.report import PACKAGES, write_report
 from engines.runner import Runner
 from exporter.exporting import export
 from exporter.picture import save_figure
 from search.core.files import require_free, write_atomically
 from search.core.summary import summarise
+from search.core.versions import environment
 from search.frontier.judge import Judge
 from search.model.pipeline import open_asked
 
@@ -31,63 +34,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from exporter.bundle import Bundle
-
-
-@dataclass(frozen=True)
-class DemoRow:
-    """One line of the table.
-
-    Attributes:
-        name: of the method.
-        calls: of the denoiser per picture.
-        macs: multiply-accumulates per picture and guidance half.
-        seconds: of the loop per picture, median.
-        psnr: mean over the pictures of the PSNR to the full sampler's, in dB; None for itself.
-        accuracy: attribute -> share of pictures that show what their prompt names.
-    """
-
-    name: str
-    calls: int
-    macs: int
-    seconds: float
-    psnr: float | None
-    accuracy: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Demo:
-    """What the demo found.
-
-    Attributes:
-        title: of the table.
-        rows: one per contender.
-        parity: of the bundle of `PROVED`.
-        page: the report.
-    """
-
-    title: str
-    rows: tuple[DemoRow, ...]
-    parity: Parity
-    page: Path
-
-    def table(self) -> Table:
-        """A line per method, for the terminal."""
-        attributes = list(self.rows[0].accuracy)
-        table = Table(title=f"{self.title}, ONNX Runtime on the CPU")
-        table.add_column("method", no_wrap=True)
-        for heading in ("calls", "MACs", "s / picture", "speedup", "PSNR to full", *attributes):
-            table.add_column(heading, justify="right")
-        for row in self.rows:
-            table.add_row(
-                row.name,
-                str(row.calls),
-                f"{row.macs / 1e9:.2f} G",
-                f"{row.seconds:.2f}",
-                f"{self.rows[0].seconds / row.seconds:.2f} x",
-                "-" if row.psnr is None else f"{row.psnr:.1f} dB",
-                *(f"{row.accuracy[name]:.0%}" for name in attributes),
-            )
-        return table
 
 
 def run_demo(
@@ -113,9 +59,47 @@ def run_demo(
         raise EngineError(msg)
     require_free(out)
     prompts = example.prompts()[: pictures or example.pictures]
-    judge = Judge(example.folder / "judge.onnx")
     bundles = _bundles(example, out, report)
     engine = make_engine("onnxruntime", "cpu")
+    rows, shown = _compared(example, bundles, engine, prompts, out, report)
+    sheet = out / "compared.png"
+    save_figure(draw_comparison(shown, example.gain), sheet)
+    parity, proof = _prove(bundles, engine, example.pipeline, prompts[0], out, report)
+    proved = [contender.file for contender in example.contenders].index(PROVED)
+    demo = Demo(example.title, rows, proved, parity, out / "index.html")
+    here = {"machine": describe("cpu"), **environment(PACKAGES)}
+    record = {
+        "example": example.name,
+        "rows": [asdict(row) for row in rows],
+        "parity": parity.to_json(),
+        "environment": here,
+    }
+    write_atomically(out / "demo.json", json.dumps(record, indent=1) + "\n")
+    text = page_of(demo, sheet.read_bytes(), proof.relative_to(out).as_posix(), here)
+    write_atomically(demo.page, text)
+    return demo
+
+
+def _bundles(example: Example, out: Path, report: Callable[[str], None]) -> list[Bundle]:
+    opened = open_asked(example.pipeline, scheduler=None, call=example.call)
+    bundles = []
+    for contender in example.contenders:
+        report(f"{contender.name}: search and export")
+        subnet = contender.make(opened, example)
+        bundles.append(export(example.pipeline, subnet, out / contender.file))
+    return bundles
+
+
+def _compared(
+    example: Example,
+    bundles: Sequence[Bundle],
+    engine: Engine,
+    prompts: Sequence[str],
+    out: Path,
+    report: Callable[[str], None],
+) -> tuple[tuple[DemoRow, ...], dict[str, NDArray[np.uint8]]]:
+    """A row per bundle, and its pictures."""
+    judge = Judge(example.folder / "judge.onnx")
     rows: list[DemoRow] = []
     shown: dict[str, NDArray[np.uint8]] = {}
     for contender, bundle in zip(example.contenders, bundles, strict=True):
@@ -132,25 +116,7 @@ def run_demo(
                 accuracy=judge.accuracy(judge.read(images), prompts),
             )
         )
-    save_figure(draw_comparison(shown, example.gain), out / "compared.png")
-    parity, page = _prove(bundles, engine, example.pipeline, prompts[0], out, report)
-    record = {
-        "example": example.name,
-        "rows": [asdict(row) for row in rows],
-        "parity": parity.to_json(),
-    }
-    write_atomically(out / "demo.json", json.dumps(record, indent=1) + "\n")
-    return Demo(example.title, tuple(rows), parity, page)
-
-
-def _bundles(example: Example, out: Path, report: Callable[[str], None]) -> list[Bundle]:
-    opened = open_asked(example.pipeline, scheduler=None, call=example.call)
-    bundles = []
-    for contender in example.contenders:
-        report(f"{contender.name}: search and export")
-        subnet = contender.make(opened, example)
-        bundles.append(export(example.pipeline, subnet, out / contender.file))
-    return bundles
+    return tuple(rows), shown
 
 
 def _prove(

@@ -12,6 +12,8 @@ from engines.parity import ONNX
 from search.core.precision import denoiser_precisions, precision_named
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from engines.base import Engine
     from engines.optimize.settings import OptimizeSettings
 
@@ -21,7 +23,7 @@ class Candidates:
     """What there is to choose from.
 
     Attributes:
-        engines: per precision, names of those that run here.
+        engines: per type of `--dtype` and scheme of quantisation, names of those that run here.
         builders: names of those that only build for another machine.
         left_out: what is not measured -> why.
     """
@@ -67,10 +69,44 @@ def find_candidates(settings: OptimizeSettings) -> Candidates:
         why = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         msg = f"no engine runs {', '.join(found)} on {settings.device} ({why}); give another"
         raise EngineError(msg)
+    schemes = _schemes(settings, running)
+    if not schemes:
+        left_out["quantised layers"] = "none were tried; --precision tries those that it names"
     others = [p.name for p in denoiser_precisions() if p.name not in settings.dtypes]
     if others:
         left_out[", ".join(others)] = "not asked for; --dtype measures several precisions"
-    return Candidates(found, tuple(builders), left_out)
+    return Candidates({**found, **schemes}, tuple(builders), left_out)
+
+
+def _schemes(settings: OptimizeSettings, running: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Scheme of quantisation -> names of the engines that multiply fast in it.
+
+    Raises:
+        EngineError: one that was asked for is of no engine here.
+    """
+    known = {
+        name: engine_kind(name).schemes.get(settings.device, ())
+        for name in running
+        if _runs(name, settings.device, settings.dtypes[0])
+    }
+    wanted = settings.precisions
+    if wanted is None:
+        wanted = tuple(
+            dict.fromkeys(each[0] for each in known.values() if each and settings.tier.quantises)
+        )
+    found = {
+        scheme: tuple(name for name, schemes in known.items() if scheme in schemes)
+        for scheme in wanted
+    }
+    for scheme, names in found.items():
+        if not names:
+            can = sorted({each for schemes in known.values() for each in schemes})
+            msg = (
+                f"no engine that runs here multiplies fast in {scheme}; give --precision "
+                f"{' or '.join([*can, 'none'])}"
+            )
+            raise EngineError(msg)
+    return found
 
 
 def engine_for(settings: OptimizeSettings, name: str) -> Engine:

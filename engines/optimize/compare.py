@@ -12,6 +12,7 @@ from engines.parity import psnr
 from search.core.errors import SearchError
 from search.core.files import whole_directory, write_atomically
 from search.core.liveness import unroll
+from search.core.quantisation import SUFFIX, Quantisation
 from search.core.subnet import SubNet
 from search.core.table import keep_of
 from search.frontier.distance import Statistic, Target
@@ -24,6 +25,7 @@ from search.frontier.rivals.solvers import FEWER_STEPS
 from search.frontier.write import write_frontier
 from search.methods.fewer_steps import fewer_steps
 from search.methods.schedules import deepcache
+from search.quantise.size import weights_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,22 +57,41 @@ def compare(work: Work, folder: OptimizeFolder) -> None:
     for number, point in enumerate([*mine, *rivals]):
         work.report(f"compare: {point[0]} {point[1]}", number / (len(mine) + len(rivals)))
         points.append(_point(work, *point))
+    quantised = _quantised(work, folder, mine[0])
     frontier = Frontier(
         pipeline=str(work.settings.pipeline),
-        settings=replace(work.comparison, keeps=tuple(keep for _, _, keep, _ in mine)),
+        settings=replace(
+            work.comparison,
+            keeps=tuple(keep for _, _, keep, _ in mine),
+            precisions=tuple(quantised),
+        ),
         whole=work.whole,
         fine_steps=fine_steps(work.pipeline, work.whole, work.comparison),
         prompts=work.prompts,
         reference=None,
         full=work.held_out.examine_full(),
-        points=tuple(points),
+        points=(*points, *quantised.values()),
         notes=notes,
     )
     with whole_directory(folder.quality) as place:
         write_frontier(frontier, place / "frontier")
         write_atomically(place / "plot.png", draw(frontier, marked=points[0]))
         fewer = next(point for point in points if point.subnet is equal)
-        _write_pictures(work, {OURS: points[0], FEWER: fewer}, {OURS: taken, FEWER: equal}, place)
+        _write_pictures(work, {OURS: points[0], **quantised, FEWER: fewer}, place)
+
+
+def _quantised(
+    work: Work, folder: OptimizeFolder, taken: tuple[Series, str, float, SubNet]
+) -> dict[str, Point]:
+    """The SubNet that is taken, by each scheme that it was quantised in."""
+    refused = folder.read(folder.tried)["refused"]
+    found = {}
+    for scheme in [name for name, why in refused.items() if not why]:
+        work.report(f"compare: {taken[1]} in {scheme}")
+        file = folder.quantised(scheme) / "subnet.json"
+        plan = Quantisation.load(file.with_suffix(SUFFIX))
+        found[scheme] = _point(work, *taken[:3], SubNet.load(file), plan)
+    return found
 
 
 def _mine(
@@ -117,7 +138,14 @@ def _rivals(
     return rivals, ()
 
 
-def _point(work: Work, method: Series, label: str, keep: float, subnet: SubNet) -> Point:
+def _point(
+    work: Work,
+    method: Series,
+    label: str,
+    keep: float,
+    subnet: SubNet,
+    plan: Quantisation | None = None,
+) -> Point:
     return Point(
         method=method,
         label=label,
@@ -125,19 +153,21 @@ def _point(work: Work, method: Series, label: str, keep: float, subnet: SubNet) 
         is_fitted=subnet.fitted is not None,
         cost=keep_of(subnet),
         calls=len(unroll(subnet).calls),
-        quality=work.quality(subnet),
+        quality=work.quality(subnet, plan),
         subnet=subnet,
+        plan=plan,
+        weights_bytes=weights_bytes(work.pipeline, plan),
     )
 
 
-def _write_pictures(
-    work: Work, shown: Mapping[str, Point], subnets: Mapping[str, SubNet], place: Path
-) -> None:
+def _write_pictures(work: Work, shown: Mapping[str, Point], place: Path) -> None:
     """One PNG per picture and way, and `pictures.json`, which says what they show."""
     held_out = work.held_out
     sets = {FULL: _pixels(held_out.pictures, work)}
-    for name, subnet in subnets.items():
-        sets[name] = _pixels(held_out.pictures_of(subnet, work.table(subnet)), work)
+    for name, point in shown.items():
+        assert point.subnet is not None  # all that is shown could be compiled
+        made = held_out.pictures_of(point.subnet, work.table(point.subnet), point.plan)
+        sets[name] = _pixels(made, work)
     texts = [prompt for runs in held_out.runs for prompt in runs.predictor.prompts]
     count = min(SHOWN, len(texts))
     for name, pictures in sets.items():

@@ -11,6 +11,8 @@ import torch
 from search.fitting.trajectories import CHUNK
 from search.methods.registry import method_of
 from search.model.predictor import Predictor
+from search.quantise.layers import layers_of
+from search.quantise.recipe import Effort
 
 if TYPE_CHECKING:
     from engines.optimize.work import Work
@@ -19,16 +21,19 @@ COMPARED = 6
 """How often the held-out pictures are sampled, as a multiple of the full sampler's calls."""
 VERIFIED = 8
 """Runs of the full sampler that `verify` takes as long as."""
+FITTED = 6
+"""Runs of the SubNet that calibrating, fitting and judging a quantised one take as long as."""
 EXPORTED = 4
 """Traces that an export takes as long as."""
 
 
-def estimate(work: Work, engines: int) -> str:
+def estimate(work: Work, engines: int, schemes: int = 0) -> str:
     """One sentence: minutes of the search and of the rest, on this machine as it is now.
 
     Args:
         work: its pipeline is opened and traced for this.
         engines: that will be measured, one for each precision.
+        schemes: of quantisation, that a plan is made for.
     """
     started = time.time() - psutil.Process().create_time()
     whole = work.whole
@@ -44,6 +49,7 @@ def estimate(work: Work, engines: int) -> str:
     rows = 2 * engines + 2
     rest = (
         COMPARED * tier.held_out * calls * call
+        + schemes * _quantising_calls(work, calls, keep) * call
         + 2 * len(work.settings.dtypes) * EXPORTED * traced
         + VERIFIED * calls * call
         + rows * (started + (tier.rounds + 1) * calls * call * (1 + keep) / 2)
@@ -74,6 +80,13 @@ def _search_calls(work: Work, keep: float, calls: int) -> float | None:
     """Calls of the denoiser that the search takes, one for each picture; None if unknown."""
     of = method_of(work.settings.method).calls
     return None if of is None else of(work.options, calls, keep)
+
+
+def _quantising_calls(work: Work, calls: int, keep: float) -> float:
+    """Calls that a plan takes: pictures of the full sampler, each layer alone, and a fit of the rows."""
+    layers = len(layers_of(work.pipeline))
+    once = layers * work.settings.tier.probed + FITTED * Effort.pictures
+    return 2 * Effort.pictures * calls + once * calls * keep
 
 
 def _share(count: int) -> float:

@@ -32,26 +32,31 @@ class OptimizeFolder:
         self.path = path
         self.searches = path / "search"
         self.subnet = path / "subnet.json"
+        self.tried = path / "quantised.json"
         self.quality = path / "quality"
         self.engines = path / "engines.json"
         self.result = path / "result.json"
         self.page = path / "index.html"
 
-    def bundle(self, dtype: str) -> Path:
+    def quantised(self, scheme: str) -> Path:
+        """The SubNet fitted to its quantised denoiser, and the plan."""
+        return self.path / "quantised" / scheme
+
+    def bundle(self, form: str) -> Path:
         """The bundle of the SubNet."""
-        return self.path / "bundles" / dtype
+        return self.path / "bundles" / form
 
     def full(self, dtype: str) -> Path:
         """The bundle of the full sampler, to measure beside it."""
         return self.path / "full" / dtype
 
-    def parity(self, dtype: str) -> Path:
+    def parity(self, form: str) -> Path:
         """The report of `verify`."""
-        return self.path / "parity" / dtype
+        return self.path / "parity" / form
 
-    def bench(self, dtype: str) -> Path:
+    def bench(self, form: str) -> Path:
         """The figures of `bench`."""
-        return self.path / "bench" / dtype
+        return self.path / "bench" / form
 
     @contextmanager
     def claimed(self, settings: OptimizeSettings) -> Iterator[None]:

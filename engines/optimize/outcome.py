@@ -6,7 +6,9 @@ import shlex
 import statistics
 from typing import TYPE_CHECKING, Any
 
+from engines.kinds import engine_names
 from engines.machine import describe
+from engines.optimize.forms import forms_of
 from engines.report import PACKAGES
 from search.core.subnet import SubNet
 from search.core.summary import summarise
@@ -16,21 +18,25 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from engines.optimize.folder import OptimizeFolder
+    from engines.optimize.forms import Form
     from engines.optimize.settings import OptimizeSettings
 
 
 def holding(
-    folder: OptimizeFolder, dtype: str, names: Sequence[str], device: str
+    folder: OptimizeFolder, form: str, names: Sequence[str], device: str
 ) -> tuple[str, ...]:
     """The engines for which parity holds, and all rungs below them."""
-    report = folder.parity(dtype) / "parity.json"
+    report = folder.parity(form) / "parity.json"
     if not report.is_file():
         return ()
-    rungs = folder.read(report)["rungs"]
-    if not all(rung["passed"] for rung in rungs[:2]):
+    passed: dict[str, bool] = {
+        rung["name"]: rung["passed"] for rung in folder.read(report)["rungs"]
+    }
+    engines = tuple(f"{name} on " for name in engine_names())
+    if not all(holds for name, holds in passed.items() if not name.startswith(engines)):
         return ()
-    passed = {rung["name"] for rung in rungs[2:] if rung["passed"]}
-    return tuple(name for name in names if f"{name} on {device}" in passed)
+    wanted = {name: (f"{name} on {device}", f"{name} on {device} in {form}") for name in names}
+    return tuple(name for name in names if any(passed.get(rung) for rung in wanted[name]))
 
 
 def outcome_of(folder: OptimizeFolder, settings: OptimizeSettings) -> dict[str, Any]:
@@ -39,7 +45,8 @@ def outcome_of(folder: OptimizeFolder, settings: OptimizeSettings) -> dict[str, 
     summary = summarise(SubNet.load(folder.subnet))
     shown = folder.read(folder.quality / "pictures.json")
     quality = shown["points"]["ours"]
-    rows = [row for dtype in engines["engines"] for row in _rows(folder, dtype, engines, settings)]
+    forms = forms_of(folder, settings)
+    rows = [row for form in forms for row in _rows(folder, form, engines, shown, settings)]
     taken = min(rows, key=lambda row: row["seconds"], default=None)
     failed = _failures(folder, engines, settings)
     met = settings.goal.is_met(error=quality["error"], psnr=quality["psnr"])
@@ -66,16 +73,21 @@ def outcome_of(folder: OptimizeFolder, settings: OptimizeSettings) -> dict[str, 
 
 
 def _rows(
-    folder: OptimizeFolder, dtype: str, engines: dict[str, Any], settings: OptimizeSettings
+    folder: OptimizeFolder,
+    form: Form,
+    engines: dict[str, Any],
+    shown: dict[str, Any],
+    settings: OptimizeSettings,
 ) -> list[dict[str, Any]]:
-    """The SubNet's row of every engine that was measured in one precision."""
-    file = folder.bench(dtype) / "bench.json"
+    """The SubNet's row of every engine that was measured in one form."""
+    file = folder.bench(form.name) / "bench.json"
     if not file.is_file():
         return []
     rows = folder.read(file)["rows"]
     eager = next((row for row in rows if row["kind"] == "eager" and "seconds" in row), None)
+    quality = shown["points"]["ours" if form.plan is None else form.name]
     found = []
-    for name in engines["engines"][dtype]:
+    for name in engines["engines"][form.name]:
         mine = [row for row in rows if row["kind"] == "engine" and row["engine"] == name]
         if mine:
             full, ours = mine[0], mine[-1]  # the same if the SubNet is the full sampler
@@ -83,16 +95,26 @@ def _rows(
                 {
                     "engine": name,
                     "device": settings.device,
-                    "dtype": dtype,
-                    "bundle": str(folder.bundle(dtype)),
+                    "dtype": form.dtype,
+                    "precision": form.name,
+                    "bundle": str(folder.bundle(form.name)),
                     "seconds": ours["seconds"]["median"],
                     "full_seconds": full["seconds"]["median"],
                     "pytorch_seconds": None if eager is None else eager["seconds"]["median"],
                     "speedup": _speedup(ours, full),
                     "speedup_over_pytorch": None if eager is None else _speedup(ours, eager),
+                    "memory_bytes": _memory(ours),
+                    "error": quality["error"],
+                    "psnr": quality["psnr"],
                 }
             )
     return found
+
+
+def _memory(row: dict[str, Any]) -> int | None:
+    """Of its process while it ran; None where the system does not say."""
+    memory = row.get("memory")
+    return None if memory is None else memory["own"] + memory["mapped"]
 
 
 def _speedup(ours: dict[str, Any], other: dict[str, Any]) -> float:
@@ -124,19 +146,19 @@ def run_command(taken: dict[str, Any], shown: dict[str, Any]) -> str:
 
 def verdict(record: dict[str, Any], settings: OptimizeSettings) -> str:
     """What to tell others, in a few sentences."""
-    taken, quality, fewer = record["taken"], record["quality"], record["fewer_steps"]
+    taken, fewer = record["taken"], record["fewer_steps"]
     if taken is None:
         return f"Parity fails: {', '.join(record['parity_failures'])}. No engine was chosen."
     eager, failed = taken["speedup_over_pytorch"], ", ".join(record["parity_failures"])
     over = "" if eager is None else f", {eager:.2f} x faster than diffusers in PyTorch"
     speed = (
         f"{taken['speedup']:.2f} x faster than the full sampler on {taken['engine']} in "
-        f"{taken['dtype']}{over}: {taken['seconds']:.3g} s per run; {record['macs_ratio']:.2f} x fewer "
+        f"{taken['precision']}{over}: {taken['seconds']:.3g} s per run; {record['macs_ratio']:.2f} x fewer "
         f"MACs, {record['calls']} of {record['full_calls']} calls."
     )
     likeness = (
-        f"Its pictures are at {_decibels(quality['psnr'])} PSNR from the full sampler's; those of fewer "
-        f"steps, at {fewer['cost'] / quality['cost']:.0%} of its cost, at {_decibels(fewer['psnr'])}"
+        f"Its pictures are at {_decibels(taken['psnr'])} PSNR from the full sampler's; those of fewer "
+        f"steps, at {fewer['cost'] / record['quality']['cost']:.0%} of its cost, at {_decibels(fewer['psnr'])}"
         f"{'' if record['told_apart'] else '; the difference may be chance'}."
     )
     parity = (
@@ -160,7 +182,6 @@ def _not_done(settings: OptimizeSettings) -> dict[str, str]:
     """What nobody should think was done."""
     found = {
         "other methods": f"only {settings.method} was searched; stepcarve frontier compares all of them",
-        "quantised weights": "none were tried; stepcarve quantise makes a plan, and export --precision applies it",
         "judgement by people": f"quality is the distance to the full sampler on {settings.tier.held_out} "
         "pictures that no search has seen; nobody has looked at them",
         "other sizes and batches": "one size, one picture per run; stepcarve export --size --batch adds others",

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from typing import TYPE_CHECKING, Any
 
-from markupsafe import Markup
-
+from engines.optimize.chart import draw_measured
 from exporter.picture import draw_grid
 from search.core.subnet import SubNet
 from search.core.summary import call_times, one_line, summarise
-from search.core.template import render
+from search.core.template import png_address, render, svg_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,8 +36,9 @@ def page_of(folder: OptimizeFolder, result: dict[str, Any]) -> str:
         plot=_address(folder.quality / "plot.png"),
         qualities=_qualities(result),
         measured=[_measured(row, result["taken"]) for row in result["measured"]],
-        times_called=_svg(_draw_times(folder, summary)),
-        grid=_svg(draw_grid(subnet)),
+        chart=svg_of(draw_measured(result["measured"], result["taken"])) if result["taken"] else "",
+        times_called=svg_of(_draw_times(folder, summary)),
+        grid=svg_of(draw_grid(subnet)),
         summary=one_line(summary),
         calls=call_times(summary) if summary["fitted"] else "",
         parity=_parity(folder),
@@ -52,19 +50,19 @@ def page_of(folder: OptimizeFolder, result: dict[str, Any]) -> str:
 
 def _figures(result: dict[str, Any]) -> list[tuple[str, str]]:
     """The large numbers at the top, and what they are."""
-    taken, quality = result["taken"], result["quality"]
+    taken = result["taken"]
     if taken is None:
         return []
     found = [
         (
             f"{taken['speedup']:.2f} x",
-            f"faster than the full sampler on {taken['engine']}, measured",
+            f"faster than the full sampler on {taken['engine']} in {taken['precision']}, measured",
         ),
         (
             f"{result['macs_ratio']:.2f} x",
             f"fewer MACs, {result['calls']} of {result['full_calls']} calls",
         ),
-        (f"{quality['psnr']:.1f} dB", "PSNR to the full sampler's pictures"),
+        (f"{taken['psnr']:.1f} dB", "PSNR to the full sampler's pictures"),
         (
             f"{taken['seconds']:.3g} s",
             f"per run; the full sampler takes {taken['full_seconds']:.3g} s",
@@ -81,7 +79,8 @@ def _pictures(folder: OptimizeFolder) -> dict[str, Any]:
     record = folder.read(folder.quality / "pictures.json")
     prompts, psnr = record["prompts"], record["psnr"]
     rows = []
-    for key, name in NAMES.items():
+    few_bits = {key: f"the same in {key}" for key in psnr if key not in NAMES}
+    for key, name in {**NAMES, **few_bits}.items():
         shown = [
             {
                 "prompt": prompt,
@@ -116,12 +115,14 @@ def _measured(row: dict[str, Any], taken: dict[str, Any] | None) -> dict[str, An
         "is_taken": row == taken,
         "cells": (
             f"{row['engine']} on {row['device']}",
-            row["dtype"],
+            row["precision"],
             f"{row['seconds']:.3g} s",
             f"{row['full_seconds']:.3g} s",
             f"{row['speedup']:.2f} x",
             "-" if eager is None else f"{eager:.3g} s",
             "-" if over is None else f"{over:.2f} x",
+            "-" if row["memory_bytes"] is None else f"{row['memory_bytes'] / 1e6:.0f} MB",
+            f"{row['error']:.4f}",
         ),
     }
 
@@ -198,13 +199,5 @@ def _number(value: float | str) -> float:
     return float(value)
 
 
-def _svg(figure: Figure) -> Markup:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
-    text = buffer.getvalue()
-    return Markup(text[text.index("<svg") :].replace("<svg", '<svg role="img"', 1))
-
-
 def _address(file: Path) -> str:
-    """A PNG as an address that holds it."""
-    return f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
+    return png_address(file.read_bytes())

@@ -6,23 +6,27 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from engines.bench.full import full_bundle
+from engines.bench.full import full_bundle, is_full
 from engines.bench.records import Against
 from engines.bench.run import BenchSettings, bench
 from engines.bench.show import write_bench
 from engines.build import build_bundle
+from engines.kinds import engine_kind
 from engines.optimize.candidates import engine_for, find_candidates
 from engines.optimize.choose import choose_subnet
 from engines.optimize.compare import compare
 from engines.optimize.estimate import estimate
 from engines.optimize.folder import OptimizeFolder
+from engines.optimize.forms import Form, forms_of, refusals
 from engines.optimize.outcome import holding, outcome_of
 from engines.optimize.page import page_of
+from engines.optimize.quantised import quantise_subnet
 from engines.optimize.work import Work
 from engines.parity.many import VerifyPlan, verify_many
 from exporter.bundle import Bundle
 from exporter.exporting import export
 from search.core.files import whole_directory, write_atomically
+from search.core.quantisation import Quantisation
 from search.core.subnet import SubNet
 from search.runs.parallel import Where
 
@@ -55,6 +59,11 @@ class Run:
     def candidates(self) -> Candidates:
         """The engines and precisions to choose from."""
         return find_candidates(self.settings)
+
+    @property
+    def forms(self) -> tuple[Form, ...]:
+        """In which the SubNet is measured."""
+        return forms_of(self.folder, self.settings)
 
     @cached_property
     def work(self) -> Work:
@@ -114,9 +123,19 @@ def optimize(
 
 def _search(run: Run) -> None:
     candidates = run.candidates  # what is not installed should not be found out after the search
-    run.note(estimate(run.work, sum(map(len, candidates.engines.values()))))
+    run.note(estimate(run.work, sum(map(len, candidates.engines.values())), len(_schemes(run))))
     run.folder.searches.mkdir(exist_ok=True)
     choose_subnet(run.work, run.folder)
+
+
+def _schemes(run: Run) -> dict[str, tuple[str, ...]]:
+    """Scheme of quantisation -> engines that it is tried for."""
+    dtypes, engines = run.settings.dtypes, run.candidates.engines
+    return {name: names for name, names in engines.items() if name not in dtypes}
+
+
+def _quantise(run: Run) -> None:
+    quantise_subnet(run.work, run.folder, _schemes(run))
 
 
 def _compare(run: Run) -> None:
@@ -126,38 +145,45 @@ def _compare(run: Run) -> None:
 
 def _export(run: Run) -> None:
     settings, folder = run.settings, run.folder
-    for dtype in settings.dtypes:
-        if not folder.bundle(dtype).exists():
-            subnet = SubNet.load(folder.subnet)
-            tell = run.tell(f"export {dtype}")
-            export(settings.pipeline, subnet, folder.bundle(dtype), dtype=dtype, report=tell)
-        bundle = Bundle.open(folder.bundle(dtype))
-        full = folder.full(dtype)
-        full_bundle(bundle, settings.pipeline, given=None, folder=full, report=run.report)
+    for form in run.forms:
+        out = folder.bundle(form.name)
+        if not out.exists():
+            subnet = SubNet.load(form.subnet)
+            plan = None if form.plan is None else Quantisation.load(form.plan)
+            tell = run.tell(f"export {form.name}")
+            export(settings.pipeline, subnet, out, dtype=form.dtype, plan=plan, report=tell)
+        if form.plan is None:
+            bundle, full = Bundle.open(out), folder.full(form.dtype)
+            full_bundle(bundle, settings.pipeline, given=None, folder=full, report=run.report)
 
 
 def _build(run: Run) -> None:
     candidates, settings, folder = run.candidates, run.settings, run.folder
-    for dtype, names in candidates.engines.items():
-        for name in (*names, *candidates.builders):
+    for form in run.forms:
+        names = candidates.engines[form.name]
+        builders = candidates.builders if form.plan is None else ()
+        for name in (*names, *builders):
             engine = engine_for(settings, name)
-            if engine.suffix is not None and _must_build(name):
-                for place in (folder.bundle(dtype), folder.full(dtype)):
+            if engine.suffix is not None and engine_kind(name).needs_build:
+                for place in dict.fromkeys((folder.bundle(form.name), _full(run, form))):
                     build_bundle(Bundle.open(place), engine, report=run.tell(f"build {name}"))
-    folder.write(folder.engines, vars(candidates))
+    refused = {name: why for name, why in refusals(folder, settings.goal).items() if why}
+    engines = {form.name: candidates.engines[form.name] for form in run.forms}
+    left_out = {**candidates.left_out, **refused}
+    folder.write(folder.engines, {**vars(candidates), "engines": engines, "left_out": left_out})
 
 
-def _must_build(name: str) -> bool:
-    from engines.kinds import engine_kind
-
-    return engine_kind(name).needs_build
+def _full(run: Run, form: Form) -> Path:
+    """The full sampler's bundle in floating point; the SubNet's own if it is that."""
+    own = run.folder.bundle(form.dtype)
+    return own if is_full(Bundle.open(own).subnet) else run.folder.full(form.dtype)
 
 
 def _verify(run: Run) -> None:
     folder = run.folder
     prompt = folder.read(folder.quality / "pictures.json")["prompts"][0]
-    for dtype, names in folder.read(folder.engines)["engines"].items():
-        place, bundle = folder.parity(dtype), Bundle.open(folder.bundle(dtype))
+    for form, names in folder.read(folder.engines)["engines"].items():
+        place, bundle = folder.parity(form), Bundle.open(folder.bundle(form))
         if place.exists() or not names:
             continue
         with whole_directory(place) as whole:
@@ -175,20 +201,21 @@ def _verify(run: Run) -> None:
 
 def _bench(run: Run) -> None:
     settings, folder = run.settings, run.folder
-    for dtype, names in folder.read(folder.engines)["engines"].items():
-        good = holding(folder, dtype, names, settings.device)
-        if folder.bench(dtype).exists() or not good:
+    engines = folder.read(folder.engines)["engines"]
+    for form in run.forms:
+        good = holding(folder, form.name, engines[form.name], settings.device)
+        if folder.bench(form.name).exists() or not good:
             continue
-        with whole_directory(folder.bench(dtype)) as whole:
+        with whole_directory(folder.bench(form.name)) as whole:
             wanted = BenchSettings(
                 engines=good,
                 device=settings.device,
                 against=(Against.EAGER,),
-                full=folder.full(dtype),
+                full=_full(run, form),
                 repeats=settings.tier.rounds,
                 threads=settings.threads,
             )
-            bundle = Bundle.open(folder.bundle(dtype))
+            bundle = Bundle.open(folder.bundle(form.name))
             found = bench(bundle, settings.pipeline, wanted, out=whole, report=run.tell("bench"))
             write_bench(found, whole)
 
@@ -199,18 +226,20 @@ def _page(run: Run) -> None:
     write_atomically(folder.page, page_of(folder, folder.read(folder.result)))
 
 
-def _of_each(place: Callable[[str], Path], run: Run) -> list[Path]:
-    return [place(dtype) for dtype in run.settings.dtypes]
+def _bundles(run: Run) -> list[Path]:
+    """One of the SubNet in each form, and one of the full sampler in each type."""
+    fulls = [_full(run, form) for form in run.forms if run.folder.bundle(form.dtype).exists()]
+    return [*(run.folder.bundle(form.name) for form in run.forms), *fulls]
 
 
-def _of_engines(place: Callable[[str], Path], run: Run) -> list[Path]:
-    """One for each precision that an engine runs in."""
+def _reports(run: Run) -> list[Path]:
+    """One for each form that an engine runs."""
     found = run.folder.read(run.folder.engines)["engines"]
-    return [place(dtype) for dtype, names in found.items() if names]
+    return [run.folder.parity(form) for form, names in found.items() if names]
 
 
 def _benches(run: Run) -> list[Path]:
-    """One for each precision in which parity holds."""
+    """One for each form in which parity holds."""
     folder, device = run.folder, run.settings.device
     found = folder.read(folder.engines)["engines"]
     return [folder.bench(d) for d, names in found.items() if holding(folder, d, names, device)]
@@ -218,14 +247,11 @@ def _benches(run: Run) -> list[Path]:
 
 STAGES = (
     Stage("search", lambda run: [run.folder.subnet], _search),
+    Stage("quantise", lambda run: [run.folder.tried], _quantise),
     Stage("compare", lambda run: [run.folder.quality], _compare),
-    Stage(
-        "export",
-        lambda run: [*_of_each(run.folder.bundle, run), *_of_each(run.folder.full, run)],
-        _export,
-    ),
+    Stage("export", _bundles, _export),
     Stage("build", lambda run: [run.folder.engines], _build),
-    Stage("verify", lambda run: _of_engines(run.folder.parity, run), _verify),
+    Stage("verify", _reports, _verify),
     Stage("bench", _benches, _bench),
     Stage("page", lambda run: [run.folder.result, run.folder.page], _page),
 )

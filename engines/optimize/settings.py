@@ -30,6 +30,8 @@ class Tier:
         held_out: pictures to compare with.
         finer: steps of the fine reference that they are compared with too, times the full sampler's.
         rounds: of the measurement of seconds.
+        probed: pictures on which each layer is quantised alone.
+        quantises: whether quantised layers are tried without being asked for.
     """
 
     name: str
@@ -38,12 +40,27 @@ class Tier:
     held_out: int
     finer: int
     rounds: int
+    probed: int
+    quantises: bool
 
 
 TIERS = (
-    Tier("quick", pictures=1 / 6, iterations=1 / 4, held_out=8, finer=2, rounds=3),
-    Tier("good", pictures=1, iterations=1, held_out=32, finer=4, rounds=5),
-    Tier("best", pictures=2, iterations=4, held_out=64, finer=10, rounds=9),
+    Tier(
+        "quick",
+        pictures=1 / 6,
+        iterations=1 / 4,
+        held_out=8,
+        finer=2,
+        rounds=3,
+        probed=1,
+        quantises=False,
+    ),
+    Tier(
+        "good", pictures=1, iterations=1, held_out=32, finer=4, rounds=5, probed=2, quantises=True
+    ),
+    Tier(
+        "best", pictures=2, iterations=4, held_out=64, finer=10, rounds=9, probed=4, quantises=True
+    ),
 )
 """The second is the default."""
 
@@ -75,6 +92,11 @@ class Goal:
         if len(given) != 1:
             msg = f"{' and '.join(given) or 'nothing'} is the goal; give one goal"
             raise EngineError(msg)
+
+    @property
+    def is_quality(self) -> bool:
+        """Whether the goal is a quality, not a cost."""
+        return self.max_error is not None or self.min_psnr is not None
 
     @property
     def keeps(self) -> tuple[float, ...]:
@@ -113,7 +135,9 @@ class OptimizeSettings:
         scheduler_options: settings of it to change.
         call: further arguments of the pipeline's call.
         engines: to choose from; none stands for all that run here.
-        dtypes: to choose from.
+        dtypes: to choose from; what is not quantised is in the first.
+        precisions: schemes of quantisation to choose from too; None: what the engines multiply fast in,
+            if the tier says so.
         device: of searches and engines.
         threads: of PyTorch and engines while they are measured; None leaves them as many as they take.
         compute_capability: of the GPU that plans are built for; None is this machine's.
@@ -129,6 +153,7 @@ class OptimizeSettings:
     call: tuple[tuple[str, Any], ...] = ()
     engines: tuple[str, ...] = ()
     dtypes: tuple[str, ...] = ("float32",)
+    precisions: tuple[str, ...] | None = None
     device: str = "cpu"
     threads: int | None = None
     compute_capability: str | None = None

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from engines.optimize.settings import OptimizeSettings
+    from search.core.quantisation import Quantisation
     from search.core.sampler import SamplerTable
     from search.core.subnet import SubNet
     from search.frontier.quality import HeldOut, Quality
@@ -130,9 +131,9 @@ class Work:
         """The rows that it runs with."""
         return self.pipeline.sampler_of(subnet)
 
-    def quality(self, subnet: SubNet) -> Quality:
-        """Its distance from the full sampler on the held-out pictures."""
-        return self.held_out.examine(subnet, self.table(subnet))
+    def quality(self, subnet: SubNet, plan: Quantisation | None = None) -> Quality:
+        """Its distance from the full sampler on the held-out pictures, its layers rounded by a plan."""
+        return self.held_out.examine(subnet, self.table(subnet), plan=plan)
 
 
 def scaled(usual: int | None, share: float, least: int) -> int | None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from markupsafe import Markup
 
 from exporter.picture import draw_grid
 from search.core.summary import summarise
-from search.core.template import render
+from search.core.template import png_address, render, svg_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -57,13 +55,14 @@ def page_of(
         rungs=[_row(rung) for rung in parity.rungs],
         notes=[*parity.notes, *(f"{rung.name}: {n}" for rung in parity.rungs for n in rung.notes)],
         errors=[
-            (f"Error per step of {rung.name}", _svg(_draw_errors(rung))) for rung in parity.engines
+            (f"Error per step of {rung.name}", svg_of(_draw_errors(rung)))
+            for rung in parity.engines
         ],
         k=f"{parity.k:g}",
         worst=[each for rung in parity.engines for each in _worst(rung)],
         prompt=parity.prompt,
         pictures=_pictures(pictures, quality_of(parity)),
-        grid=_svg(draw_grid(bundle.subnet)),
+        grid=svg_of(draw_grid(bundle.subnet)),
         facts=_facts(bundle, parity),
         environment=environment,
     )
@@ -220,16 +219,9 @@ def _draw(axes: Axes, steps: Sequence[int], found: Iterable[Difference], colour:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _svg(figure: Figure) -> Markup:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
-    text = buffer.getvalue()
-    return Markup(text[text.index("<svg") :].replace("<svg", '<svg role="img"', 1))
-
-
 def _png(pixels: NDArray[np.uint8]) -> str:
     from PIL import Image
 
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return png_address(buffer.getvalue())

@@ -40,8 +40,11 @@ MIXED = "mixed"
         "--text-dtype",
         type=click.Choice(part_precisions()),
         default="float32",
-        help="Store and compute the text encoders in this type, or store their weights in these few bits. "
-        "One whose results are then not close to float32's stays float32, and a message says so.",
+        help=(
+            "Store and compute the text encoders in this type, or quantise their weights. A "
+            "part whose results are then too far from those in float32 stays in float32, with a "
+            "message."
+        ),
     ),
     cloup.option(
         "--vae-dtype",

@@ -10,6 +10,7 @@ import cloup
 
 from search.commands import screen, shared
 from search.commands.values import AT_LEAST_1, AT_LEAST_2, FRACTIONS, PATH, PROMPTS_FILE, Names
+from search.core.quantisation import SCHEMES
 from search.methods import carve
 
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -67,6 +68,14 @@ def _names() -> tuple[str, ...]:
         "--reference-steps",
         type=AT_LEAST_1,
         help="Fit to a sampler with this many steps instead of the full one.",
+    ),
+    cloup.option(
+        "--precision",
+        "precisions",
+        type=Names([each.name for each in SCHEMES], may_be_empty=True),
+        default="",
+        show_default=False,
+        help="Also quantise every fitted SubNet to these precisions, and compare.  [default: none]",
     ),
     shared.seed_option,
 )

@@ -140,9 +140,7 @@ def command(
             effort=Effort(pictures, min(probed, pictures), seed),
             report=report,
         )
-    found.subnet.save(out)
-    plan = out.with_suffix(SUFFIX)
-    found.plan.save(plan)
+    plan = found.save(out)
     if as_json:
         click.echo(json.dumps({"subnet": str(out), "plan": str(plan), **found.to_json()}))
     else:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from search.core.progress import status
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable
 
     from rich.table import Table
+
+__all__ = ["print_tables", "quiet_libraries", "status"]
 
 
 def print_tables(tables: Iterable[Table], width: int) -> None:
@@ -19,24 +22,6 @@ def print_tables(tables: Iterable[Table], width: int) -> None:
     console = Console(width=None if sys.stdout.isatty() else width)
     for table in tables:
         console.print(table)
-
-
-@contextmanager
-def status() -> Iterator[Callable[..., None]]:
-    """Progress messages, with a bar if the fraction is known; on stderr, on terminals only."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda _text, _share=None: None
-        return
-    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("start", total=None)
-        yield lambda text, share=None: progress.update(
-            task, description=text, total=None if share is None else 1, completed=share or 0
-        )
 
 
 def quiet_libraries() -> None:

@@ -106,6 +106,12 @@ call_option: Decorator = cloup.option(
     help="Pass this argument to the pipeline's call, such as max_sequence_length=128; may be "
     "repeated.",
 )
+split_streams_option: Decorator = cloup.option(
+    "--split-streams",
+    is_flag=True,
+    help="Call the denoiser once for the prompt and once for the negative prompt, where the pipeline makes "
+    "one call for both; each has blocks of its own then.",
+)
 guidance_option: Decorator = cloup.option(
     "--guidance",
     type=NUMBER,

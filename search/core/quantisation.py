@@ -1,4 +1,4 @@
-"""Which layers of a denoiser multiply in few bits, and over which ranges of their inputs. No framework."""
+"""The quantisation plan: which layers of a denoiser, in which scheme, over which input ranges. No framework."""
 
 from __future__ import annotations
 
@@ -45,6 +45,11 @@ class Scheme:
     block: int = 0
 
     @property
+    def bits(self) -> int:
+        """Of one weight."""
+        return int("".join(filter(str.isdigit, self.weights)))
+
+    @property
     def is_symmetric(self) -> bool:
         """Whether zero stands for zero among the inputs, without a zero point of its own."""
         return self.lowest == -self.highest
@@ -59,7 +64,7 @@ class Scheme:
 
 
 TINY = 1e-12
-"""Of a range, so that a layer whose inputs are all zero has a scale."""
+"""The smallest width of a range, so that a layer whose inputs are all zero has a scale."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +86,12 @@ SCHEMES = (
 
 
 def weight_schemes() -> tuple[Scheme, ...]:
-    """Those that store weights in few bits and leave what is computed as it is; they need no plan."""
+    """The schemes that quantise weights alone; they need no plan."""
     return tuple(each for each in SCHEMES if not each.inputs)
 
 
 def part_precisions() -> list[str]:
-    """What text encoders and autoencoders may be stored in."""
+    """The precisions that text encoders and autoencoders may have."""
     return [
         *(each.name for each in denoiser_precisions()),
         *(each.name for each in weight_schemes()),
@@ -94,12 +99,12 @@ def part_precisions() -> list[str]:
 
 
 def weight_scheme(name: str) -> Scheme | None:
-    """The one of these called `name`, or None."""
+    """The scheme for weights alone called `name`, or None."""
     return next((each for each in weight_schemes() if each.name == name), None)
 
 
 def scheme_named(name: str) -> Scheme:
-    """The one called `name`; a `KeyError` if there is none."""
+    """The scheme called `name`; a `KeyError` if there is none."""
     for each in SCHEMES:
         if each.name == name:
             return each
@@ -111,9 +116,9 @@ class Layer:
     """One matrix product or convolution with constant weights.
 
     Attributes:
-        low: least input on the calibration runs; 0 where inputs are not quantised.
+        low: smallest input in the calibration runs; 0 where inputs are not quantised.
         high: largest input.
-        share: of the multiply-accumulates of the layers that could be quantised.
+        share: its fraction of the multiply-accumulates of all layers that could be quantised.
         error: relative error of the final latents if this layer alone is quantised; None: not measured.
     """
 
@@ -128,9 +133,9 @@ class Quantisation:
     """A plan for one SubNet.
 
     Attributes:
-        scheme: of the layers.
-        layers: those to quantise, by the name of the weights in the denoiser.
-        kept: those left in floating point, likewise.
+        scheme: the number format of the layers.
+        layers: those to quantise, by the name of their weights in the denoiser.
+        kept: those that stay in floating point, by name as well.
         fingerprint: of the denoiser's configuration and weights.
         subnet: SHA-256 of the SubNet's content; empty for any SubNet of that denoiser.
         origin: how the plan was made, as JSON values.
@@ -145,19 +150,19 @@ class Quantisation:
 
     @staticmethod
     def of_weights(scheme: Scheme) -> Quantisation:
-        """Of the weights of all layers, which needs no calibration."""
+        """A plan for the weights of all layers, which needs no calibration."""
         return Quantisation(scheme, {})
 
     @property
     def takes_all(self) -> bool:
-        """Whether it is for all layers, which it does not list."""
+        """Whether it applies to every layer; then it lists none."""
         return not self.layers and not self.kept
 
     def require_for(self, subnet: SubNet) -> None:
-        """Refuse another SubNet or denoiser than that of the plan.
+        """Refuse a SubNet or a denoiser that the plan was not made for.
 
         Raises:
-            SearchError: it is another one.
+            SearchError: it was not, or it lacks the ranges that its scheme needs.
         """
         if self.takes_all and self.scheme.inputs:
             msg = (
@@ -167,14 +172,14 @@ class Quantisation:
             raise SearchError(msg)
         if self.fingerprint and self.fingerprint != subnet.binding.fingerprint:
             msg = (
-                "the quantisation is for a denoiser with other weights; make one for this SubNet with "
+                "the quantisation plan is for a denoiser with other weights; make one for this SubNet with "
                 "stepcarve quantise"
             )
             raise SearchError(msg)
         if self.subnet and self.subnet != digest(subnet):
             msg = (
-                "the quantisation was calibrated on the calls of another SubNet; make one for this SubNet "
-                "with stepcarve quantise"
+                "the quantisation plan was calibrated on the calls of another SubNet; make one for this "
+                "SubNet with stepcarve quantise"
             )
             raise SearchError(msg)
 
@@ -208,11 +213,11 @@ class Quantisation:
                 raise ValueError(msg)
             return Quantisation.from_json(json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
-            msg = f"there is no quantisation {str(path)!r}; make one with stepcarve quantise"
+            msg = f"there is no quantisation plan {str(path)!r}; make one with stepcarve quantise"
             raise SearchError(msg) from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             msg = (
-                f"{str(path)!r} is no quantisation that this version reads ({error}); make it again with "
+                f"{str(path)!r} is no quantisation plan that this version can read ({error}); make it again with "
                 "stepcarve quantise"
             )
             raise SearchError(msg) from None

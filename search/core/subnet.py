@@ -27,7 +27,9 @@ WITH_GROUPS = 6
 """The schema of SubNets whose steps do not all do the same; others are written as before."""
 WITH_SCALES = 7
 """The schema of SubNets whose fitted rows depend on the guidance scale; likewise."""
-READABLE = (1, 2, 3, 4, 5, 6, 7)
+WITH_SPLIT_STREAMS = 8
+"""The schema of SubNets of a pipeline whose call for both halves of guidance is made as two; likewise."""
+READABLE = (1, 2, 3, 4, 5, 6, 7, 8)
 """Schema 1 has no `deltas` in its topology, so nothing in it allows DELTA; before schema 3 noise and
 latents had one shape, before schema 4 every sampler went all the way on the scheduler's own grid;
 before schema 5 no cell had coefficients, and a topology numbered its targets."""
@@ -57,6 +59,7 @@ class Binding:
         scheduler_options: settings among the configuration that were changed for this SubNet.
         picture: height and width in pixels, and the frames of a video; empty in older files.
         call: further arguments of the pipeline's call, such as `max_sequence_length`.
+        split_streams: whether the call for both halves of guidance is made as two.
     """
 
     denoiser: str
@@ -71,6 +74,7 @@ class Binding:
     scheduler_options: dict[str, Any] = field(default_factory=dict, hash=False)
     picture: tuple[int, ...] = ()
     call: dict[str, Any] = field(default_factory=dict, hash=False)
+    split_streams: bool = False
 
     @property
     def inference_steps(self) -> int:
@@ -80,7 +84,7 @@ class Binding:
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
         found = {**vars(self), "grid": vars(self.grid)}
-        for name in ("scheduler_options", "call", "picture"):
+        for name in ("scheduler_options", "call", "picture", "split_streams"):
             if not found[name]:
                 del found[name]
         return found
@@ -332,6 +336,8 @@ class SubNet:
 
     @property
     def _schema(self) -> int:
+        if self.binding.split_streams:
+            return WITH_SPLIT_STREAMS
         if self.topology.groups is not None:
             return WITH_GROUPS
         return SCHEMA if self.fitted is None or self.fitted.by_scale is None else WITH_SCALES

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from search.core.blocks import outermost
 from search.distill.recipe import Loss
-from search.model.hollow import tensors_of
 from search.model.removed import is_removed
+from search.model.shapes import tensors_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -60,16 +60,17 @@ def adopt_sampler(full: SubNet, found: SubNet) -> SubNet:
     calls = len(unroll(found).calls)
     if calls != found.steps:
         msg = (
-            f"the SubNet to adopt from calls the denoiser at {calls} of its {found.steps} steps, and its "
-            "sampler has no rows for the others; give one that calls it at each, such as one of carve"
+            f"the SubNet to adopt from calls the denoiser at {calls} of its {found.steps} steps, "
+            "and its sampler has no rows for the others; give one that calls it at every step, "
+            "such as one made by carve"
         )
         raise SearchError(msg)
     theirs, ours = _scheduler(found), _scheduler(full)
     if theirs != ours:
         msg = (
-            f"the sampler to adopt was fitted to {theirs}, but this pipeline samples with {ours}; search "
-            "with --scheduler and --scheduler-option as there if the model was trained for it, or adopt "
-            "another"
+            f"the sampler to adopt was fitted to {theirs}, but this pipeline samples with {ours}; "
+            "search with that --scheduler and --scheduler-option if the model was trained for "
+            "them, or adopt another sampler"
         )
         raise SearchError(msg)
     return replace(

@@ -49,11 +49,11 @@ class Effort:
         return self.iterations // 4
 
     def schedule(self, count: int, iterations: int, seed: int) -> Schedule:
-        """Of a gradient search with `count` calls."""
+        """The schedule of a gradient search with `count` calls."""
         return Schedule(iterations, self.every, max(CHUNK, self.work // count), seed)
 
     def denoiser_calls(self, full_calls: int, keep: float, *, thin: bool) -> float:
-        """About how many calls of the denoiser, one for each picture, a search for `keep` takes."""
+        """About how many calls of the denoiser, each for one picture, a search for `keep` makes."""
         count = max(1, whole_count(keep, full_calls))
         calls = (self.fitted_on + self.held_out) * full_calls + PROBED * 90 + self._whole(count)
         more = thin_count(keep, full_calls) if thin else None
@@ -88,7 +88,7 @@ USUAL = Effort()
 
 
 def thin_count(keep: float, full_calls: int) -> int | None:
-    """How many thin calls to try for a keep: one more than it pays for, if few blocks have to be left out."""
+    """The number of thin calls to try for a keep: one more than its budget allows, if few blocks must go."""
     more = whole_count(keep, full_calls) + 1
     is_near = keep * full_calls >= (1 - THINNEST) * more
     return more if is_near and more <= min(FEW, full_calls) else None

@@ -133,7 +133,7 @@ def fit_subnets(
 def _through(
     pipeline: Pipeline, subnet: SubNet, found: dict[float, SubNet], scales: ScaleRange
 ) -> SubNet:
-    """`subnet` with the polynomial through what was found at single scales, if rows were fitted at any."""
+    """`subnet` with the polynomial through the rows that were fitted at single scales, if any were."""
     if all(each.fitted is None for each in found.values()):
         return subnet
     rows = {
@@ -186,7 +186,7 @@ def final_latents(
     unguided: Container[int] = (),
     observe: Callable[[int, Target, Tensor], None] | None = None,
 ) -> Tensor:
-    """What `subnet` makes of the noise and prompts of `runs`, `[S, ...]`.
+    """The final latents of `subnet` for the noise and prompts of `runs`, `[S, ...]`.
 
     Args:
         pipeline: with its weights loaded.

@@ -1,4 +1,4 @@
-"""The calls of a sampler with gated blocks, in the place of whole ones."""
+"""A sampler's calls with gated blocks, instead of whole calls."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Needed = tuple[frozenset[Source], ...]
 
 
 class GatedPredictor:
-    """Noise predictions of a SuperNet's calls, one after the other; after the last comes the first again.
+    """Noise predictions of a SuperNet's calls, in order, and then from the first again.
 
     It is used as a `Predictor` is, so rows are fitted and refined through gated calls as through whole
     ones. It is differentiable in the gates, too, and in what calls hand on to each other.
@@ -122,7 +122,7 @@ def _everything(net: SuperNet) -> list[Needed]:
 
 
 def _needed(net: SuperNet, weights: Sequence[Sequence[Sequence[float]]]) -> list[Needed]:
-    """Per call, what it must hand on: what later ones read, given the values of the gates."""
+    """Per call, what it must pass on: what later calls read with these gates."""
     later: Needed = (frozenset(),) * len(net.topology.ports)
     found = []
     for gates in reversed(weights):

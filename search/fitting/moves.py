@@ -1,4 +1,4 @@
-"""How the rows and timesteps of placed calls may change by small steps."""
+"""Small changes of the rows and timesteps of placed calls."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ class Moves:
         return Moves(start, runs.last, bases, room, rows, shifts)
 
     def calls(self) -> Calls:
-        """Where the calls are now."""
+        """The calls at their present positions."""
         places = torch.tensor(self.start.positions, device=self.shifts.device)
         return Calls.at(list((places + self.room * self.shifts).clamp(0, self.last)))
 
     def moved(self) -> tuple[Tensor, ...]:
-        """The rows as they are now."""
+        """The present rows."""
         each = zip(self.start.rows, self.bases, self.rows, strict=True)
         return tuple(row + base @ move for row, base, move in each)
 

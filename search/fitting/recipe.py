@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from search.core.errors import SearchError
-from search.core.table import whole_count
+from search.core.table import keep_of, whole_count
 from search.fitting.effort import USUAL, Effort, thin_count
 from search.fitting.records import CarveRun
 from search.fitting.scaled import fitted_sampler
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from search.core.sampler import ScaleRange
     from search.core.subnet import SubNet
+    from search.core.table import Cost
     from search.fitting.placed import Placed
     from search.fitting.trajectories import Trajectories
     from search.model.pipeline import Pipeline
@@ -38,6 +39,7 @@ def place_calls(
     *,
     effort: Effort = USUAL,
     thin: bool = True,
+    cost: Cost = keep_of,
     reference_steps: int | None = None,
     scales: ScaleRange | None = None,
     runs: tuple[Trajectories, Trajectories] | None = None,
@@ -51,10 +53,11 @@ def place_calls(
     Args:
         pipeline: with its weights loaded and the scheduler of `full`.
         full: runs everything: blocks, sampler, guidance.
-        keeps: fractions of the full sampler's MACs, largest allowed.
+        keeps: fractions of the full sampler's cost, largest allowed.
         prompts: to calibrate on, repeated with other noise if they are few.
         effort: how much work to do.
         thin: also try one more call, with blocks left out, where few have to be.
+        cost: of a SubNet, as a fraction of the full sampler's; decides how many blocks those are.
         reference_steps: inference steps of the sampler to come close to; None is the full sampler's.
         scales: the range of guidance scales that rows are for; None: that of `full` alone.
         runs: of that sampler, to fit to and to choose by, if they are there already.
@@ -70,10 +73,11 @@ def place_calls(
     run = None
     if folder is not None:
         identity = _identity(full, prompts, effort, reference_steps, scales, seed)
-        run = CarveRun(folder, {**identity, "dtype": pipeline.dtype})
+        measured = {} if cost is keep_of else {"cost": "latency"}
+        run = CarveRun(folder, {**identity, **measured, "dtype": pipeline.dtype})
         run.start(resume=resume)
     search = _Search(
-        pipeline, full, prompts, effort, reference_steps, scales, seed, report, run, runs
+        pipeline, full, prompts, effort, cost, reference_steps, scales, seed, report, run, runs
     )
     tried = {keep for keep in keeps if thin and thin_count(keep, full.full_calls)}
     search.counts |= {*counts.values(), *(counts[keep] + 1 for keep in tried)}
@@ -92,7 +96,7 @@ def _identity(
     scales: ScaleRange | None,
     seed: int,
 ) -> dict[str, Any]:
-    """What a search is resumed with: anything that changes its result but the keeps."""
+    """What must be equal to resume a search: all that changes its result, except the keeps."""
     return {
         "recipe": RECIPE,
         **vars(effort),
@@ -120,6 +124,7 @@ class _Search:
     full: SubNet
     prompts: Sequence[str]
     effort: Effort
+    cost: Cost
     reference_steps: int | None
     scales: ScaleRange | None
     seed: int
@@ -168,7 +173,7 @@ class _Search:
         def make(refinement: Refinement) -> SubNet:
             held_out = refinement.held_out
             error = placed_of(fewer, held_out).error
-            thin = thin_calls(self.pipeline, more, keep, refinement, self.report)
+            thin = thin_calls(self.pipeline, more, keep, refinement, self.report, self.cost)
             return fewer if thin is None or thin.error >= error else thin.subnet
 
         name, label = f"calls-{count}-keep-{keep:g}", f"{count + 1} thin calls"

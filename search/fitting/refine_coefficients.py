@@ -32,7 +32,7 @@ def refine_coefficients(
     *,
     progress: Callable[[int, float], None] = lambda _iteration, _error: None,
 ) -> Placed:
-    """Lower the error of the final latents alone; rows need no longer meet the full sampler in between.
+    """Lower the error of the final latents alone; the rows may leave the full sampler in between.
 
     Least squares ignores that the errors of several rows interact, and that a row may do better if the
     denoiser is given a slightly different timestep.

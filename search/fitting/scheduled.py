@@ -1,4 +1,4 @@
-"""The scheduler's own steps, as many as there are calls, for the gradient search to begin at."""
+"""The scheduler's own steps, one per call, as a start for the gradient search."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def scheduled(
     held_out: Trajectories,
     count: int,
 ) -> Placed | None:
-    """What the scheduler of `full` makes of `count` steps; None where it makes no such calls.
+    """The rows of the scheduler of `full` with `count` steps; None where it makes another number of calls.
 
     Where calls are few, least squares row by row is far from what their rows do together, and a solver
     of higher order, whose rows read all predictions, is the better beginning.

@@ -1,4 +1,4 @@
-"""Calls with blocks left out, in the place of fewer whole ones."""
+"""Calls with blocks left out, instead of fewer whole calls."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from search.core.actions import Action
+from search.core.table import keep_of
 from search.fitting.effects import measure_effects
 from search.fitting.gated_calls import GatedPredictor
 from search.fitting.placed import evaluate
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from search.core.subnet import SubNet
+    from search.core.table import Cost
     from search.fitting.placed import Placed
     from search.fitting.trajectories import Trajectories
     from search.fitting.whole_calls import Refinement
@@ -51,15 +53,17 @@ def thin_calls(
     keep: float,
     refinement: Refinement,
     report: Callable[..., None],
+    cost: Cost = keep_of,
 ) -> Thin | None:
     """`whole` with as many blocks left out as `keep` asks for, and rows refined with these; None: out of reach.
 
     Args:
         pipeline: with its weights loaded.
         whole: placed calls with fitted rows, all in full.
-        keep: fraction of the full sampler's MACs.
+        keep: fraction of the full sampler's cost.
         refinement: of the rows.
         report: called with a message and the completed fraction.
+        cost: of a SubNet, as a fraction of the full sampler's.
     """
     fitted_on, held_out = refinement.fitted_on, refinement.held_out
     placed, count = placed_of(whole, held_out), whole.steps
@@ -71,7 +75,7 @@ def thin_calls(
             seed=refinement.seed,
             report=lambda share: report(f"{count} calls: effects of their blocks", share),
         )
-        found = thinned(whole, keep, effects, CHOICES)
+        found = thinned(whole, keep, effects, CHOICES, cost)
         if found is None:
             return None
         gates = gates_of(net, found)

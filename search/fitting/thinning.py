@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from search.core.subnet import SubNet
+    from search.core.table import Cost
 
 CAUTION = 3.0
 """Weight of the squares of the single effects beside that of their sum. On other pictures effects cancel
@@ -27,17 +28,22 @@ Choice = tuple[int, int, int]
 
 
 def thinned(
-    whole: SubNet, keep: float, effects: NDArray[np.float64], choices: Sequence[Action]
+    whole: SubNet,
+    keep: float,
+    effects: NDArray[np.float64],
+    choices: Sequence[Action],
+    cost: Cost = keep_of,
 ) -> SubNet | None:
-    """`whole` with actions in the place of RUN, for at most `keep`; None where the budget is out of reach.
+    """`whole` with other actions instead of RUN, for at most `keep`; None where that is out of reach.
 
     Args:
         whole: all calls in full.
-        keep: fraction of the full sampler's MACs.
+        keep: fraction of the full sampler's cost.
         effects: of the choices, `[M, T, N, A]`.
         choices: what the last axis of `effects` means.
+        cost: of a SubNet, as a fraction of the full sampler's.
     """
-    need = keep_of(whole) - keep
+    need = cost(whole) - keep
     while True:
         selection = Selection(whole, effects, choices)
         chosen = selection.choose(need)
@@ -47,15 +53,16 @@ def thinned(
         for call, block, choice in chosen:
             rows[call][block] = choices[choice]
         found = with_rows(whole, rows)
-        over = keep_of(found) - keep
+        over = cost(found) - keep
         if over <= SLACK:
             return found
-        # The savings are estimates: a choice may still compute a part of its block, such as a shortcut.
+        # The savings are estimates in MACs: a choice may still compute a part of its block, such as a
+        # shortcut, and what it saves in seconds is known only when its calls have been timed.
         need = max(need, selection.saved()) + over
 
 
 class Selection:
-    """Choices made one after the other, then exchanged one by one, for the least square of their sum.
+    """Choices made one by one, then exchanged one by one, so that the square of their sum is smallest.
 
     Attributes:
         saving: of each choice, as a share of the full sampler's MACs, `[T, N, A]`.
@@ -86,7 +93,7 @@ class Selection:
         return self.chosen
 
     def _exchange(self, old: Choice, need: float) -> bool:
-        """Put the best choice in the place of another one, or none if that suffices; whether it was better."""
+        """Replace a choice by the best other one, or by none if that suffices; whether that was better."""
         self._remove(old)
         left, change = need - self.saved(), self._changes()
         if left <= SLACK and change[old] > 0:
@@ -143,7 +150,7 @@ class Selection:
 
 
 def _savings(whole: SubNet, choices: Sequence[Action]) -> NDArray[np.float64]:
-    """What each choice saves for certain, of the full sampler's MACs, `[T, N, A]`; 0 where it is not allowed.
+    """The fraction of the full sampler's MACs that each choice surely saves, `[T, N, A]`; 0 if not allowed.
 
     That is what only the block's own tensors need, so a block that others are in saves what is between
     them: to reuse the last one would save a whole call, and is no small change.

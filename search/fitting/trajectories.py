@@ -21,7 +21,7 @@ from search.model.scheduler import combine
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from search.core.sampler import ScaleRange
+    from search.core.sampler import SamplerTable, ScaleRange
     from search.core.subnet import SubNet
     from search.fitting.gated_calls import GatedPredictor
     from search.model.pipeline import Pipeline
@@ -69,7 +69,7 @@ class Trajectories:
 
     @property
     def scale_count(self) -> int:
-        """How many guidance scales there are; the calls of the denoiser have them in turn."""
+        """The number of guidance scales; the calls of the denoiser take them in turn."""
         return 1 if self.scales is None else len(self.scales.fitted_at)
 
     def masks(self) -> list[Tensor]:
@@ -114,17 +114,17 @@ class Trajectories:
         return near
 
     def first_pictures(self, count: int) -> Trajectories:
-        """The same for the first `count` pictures only, called at once, as gated blocks need it."""
+        """The first `count` pictures only, in one call, as gated blocks need it."""
         if count == len(self.noise) and self.predictor.chunks == 1:
             return self
         return self._of_pictures(self.predictor.first(count), slice(count))
 
     def alone(self, number: int) -> Trajectories:
-        """The same for one of the pictures."""
+        """One of the pictures alone."""
         return self._of_pictures(self.predictor.alone(number), slice(number, number + 1))
 
     def by(self, predictor: Predictor | GatedPredictor) -> Trajectories:
-        """The same runs, with other calls to come close to them."""
+        """The same runs, approximated with another predictor."""
         return dataclasses.replace(self, predictor=predictor)
 
     def some(self, pictures: int) -> Trajectories:
@@ -222,13 +222,7 @@ def sample_trajectories(
     generator = torch.Generator().manual_seed(seed)
     device = pipeline.pipe.device
     noise = torch.randn(len(prompts), *predictor.latent_shape, generator=generator).to(device)
-    values, inputs = [noise], []
-    with torch.no_grad():
-        for number, (row, timestep) in enumerate(zip(table.inputs, timesteps, strict=True)):
-            inputs.append(combine(row, values))
-            values.append(predictor(inputs[-1], torch.tensor(timestep, device=device)))
-            _require_finite(values[-1], number, timestep, prompts)
-            progress(number + 1, len(timesteps))
+    values, inputs = _run(predictor, table, timesteps, noise, progress)
     # Samplers with predictor steps visit a timestep twice; the later latents are the better ones.
     last = {timestep: number for number, timestep in enumerate(timesteps)}
     kept = sorted(last.values())
@@ -243,6 +237,24 @@ def sample_trajectories(
         scales=scales,
         scale_of=None if scales is None else _scale_of(predictor, scales).to(device),
     )
+
+
+def _run(
+    predictor: Predictor,
+    table: SamplerTable,
+    timesteps: Sequence[float],
+    noise: Tensor,
+    progress: Callable[[int, int], None],
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The noise and all predictions `[S, ...]`, and the denoiser's inputs, of one run of the sampler."""
+    values, inputs = [noise], []
+    with torch.no_grad():
+        for number, (row, timestep) in enumerate(zip(table.inputs, timesteps, strict=True)):
+            inputs.append(combine(row, values))
+            values.append(predictor(inputs[-1], torch.tensor(timestep, device=noise.device)))
+            _require_finite(values[-1], number, timestep, predictor.prompts)
+            progress(number + 1, len(timesteps))
+    return values, inputs
 
 
 def _scale_of(predictor: Predictor, scales: ScaleRange) -> Tensor:
@@ -290,32 +302,35 @@ def sample_both(
         SearchError: there are fewer pictures than scales.
     """
     require_one_group(full.topology.groups, "fitting a sampler")
+    _require_enough(scales, fitted_on, held_out)
+    texts = [prompts[i % len(prompts)] for i in range(fitted_on + held_out)]
+    first, second = (
+        sample_trajectories(
+            pipeline,
+            part,
+            grid=full.binding.grid if reference_steps is None else TimestepGrid(reference_steps),
+            guidance=full.guidance,
+            noise_shape=full.binding.noise_shape,
+            seed=2 * seed + number,
+            scales=scales,
+            progress=lambda done, total: report(
+                f"full sampler: call {done} of {total}", done / total
+            ),
+        )
+        for number, part in enumerate((texts[:fitted_on], texts[fitted_on:]))
+    )
+    return first, second
+
+
+def _require_enough(scales: ScaleRange | None, fitted_on: int, held_out: int) -> None:
+    """Refuse fewer pictures than guidance scales."""
     if scales is not None and min(fitted_on, held_out) < len(scales.fitted_at):
         msg = (
-            f"rows for a range of guidance scales are fitted at {len(scales.fitted_at)} of them, but there "
-            f"are {fitted_on} pictures to fit to and {held_out} to choose by; give more --pictures"
+            f"rows for a range of guidance scales are fitted at {len(scales.fitted_at)} scales, "
+            f"but there are only {fitted_on} pictures to fit to and {held_out} to choose by; give "
+            "more --pictures"
         )
         raise SearchError(msg)
-    texts = [prompts[i % len(prompts)] for i in range(fitted_on + held_out)]
-    both = []
-    for number, part in enumerate((texts[:fitted_on], texts[fitted_on:])):
-        both.append(
-            sample_trajectories(
-                pipeline,
-                part,
-                grid=full.binding.grid
-                if reference_steps is None
-                else TimestepGrid(reference_steps),
-                guidance=full.guidance,
-                noise_shape=full.binding.noise_shape,
-                seed=2 * seed + number,
-                scales=scales,
-                progress=lambda done, total: report(
-                    f"full sampler: call {done} of {total}", done / total
-                ),
-            )
-        )
-    return both[0], both[1]
 
 
 def _interpolate(position: Tensor, values: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A number of whole calls: where they are, and what their rows are."""
+"""A number of whole calls: their positions and their rows."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PLAUSIBLE = 2.0
 def starts_of(
     fitted_on: Trajectories, counts: Sequence[int], report: Callable[..., None]
 ) -> dict[int, list[list[float]]]:
-    """Per number of calls, where to begin: the placements, and spacings that need no measurement."""
+    """Starts per number of calls: the placements, and spacings that need no measurement."""
     report("propagation of errors")
     local = measure_local_errors(fitted_on)
     probed = fitted_on.of_each_scale()[0]
@@ -84,7 +84,7 @@ class Refinement:
         return self._descend(refine_positions, start, self.effort.quarter)
 
     def best(self, *starts: Placed) -> Placed:
-        """The best that comes of plausible starts: each is tried, and the better one goes on."""
+        """The best result of several starts: each is tried, and the better one is refined."""
         likely = min(start.error for start in starts) * PLAUSIBLE
         tried = [start for start in starts if start.error <= likely]
         if len(tried) > 1:

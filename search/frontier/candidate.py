@@ -10,6 +10,7 @@ from search.core.liveness import unroll
 from search.core.table import keep_of
 
 if TYPE_CHECKING:
+    from search.core.quantisation import Quantisation
     from search.core.sampler import SamplerTable
     from search.core.subnet import SubNet
     from search.frontier.series import Series
@@ -31,6 +32,7 @@ class Candidate:
         is_fitted: whether the rows were calibrated.
         unguided: the steps that make the prediction with the prompt alone. No action says so where
             both are made in one call, so such a candidate is measured, but is no SubNet to compile.
+        plan: by which its denoiser rounds; None: not at all.
     """
 
     method: Series
@@ -40,6 +42,7 @@ class Candidate:
     table: SamplerTable
     is_fitted: bool = False
     unguided: frozenset[int] = frozenset()
+    plan: Quantisation | None = None
 
     @property
     def cost(self) -> float:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 from typing import TYPE_CHECKING, Any
 
-from search.core.template import render
+from search.core.template import png_address, render
 from search.fitting.effort import Effort
 from search.frontier.rivals.layers import RANDOM
 from search.frontier.rivals.searches import DIP_GO
@@ -27,7 +26,7 @@ def page(frontier: Frontier, plot: bytes) -> str:
         __package__,
         "page.html",
         pipeline=frontier.pipeline,
-        plot=base64.b64encode(plot).decode(),
+        plot=png_address(plot),
         comparisons=[_comparison(frontier, each) for each in frontier.comparisons],
         facts=_facts(frontier),
         notes=frontier.notes,

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from search.frontier.points import Frontier, Point
-    from search.frontier.series import Series
 
+EDGE = "#1d2730"
 FLOOR = 1e-7
 """Least error that is drawn: an exact copy would be at minus infinity."""
 
@@ -28,20 +28,20 @@ def draw(frontier: Frontier, *, marked: Point | None = None) -> bytes:
 
     Args:
         frontier: to draw.
-        marked: one of its points, to be pointed at.
+        marked: one of its points, to be pointed at. Such a figure has few series, and is smaller, so that its
+            letters are larger on a page.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(15, 6.4), layout="constrained")
+    size = (15, 6.4) if marked is None else (11, 4.8)
+    figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(1, len(Target))
     for axes, target in zip(panels, Target, strict=True):
         for series in SERIES:
-            for is_fitted in (False, True):
-                points = [
-                    p for p in frontier.points if p.method is series and p.is_fitted is is_fitted
-                ]
-                if points:
-                    _draw_series(axes, series, points, target, is_fitted=is_fitted)
+            mine = [p for p in frontier.points if p.method is series]
+            for kind in sorted({(p.precision, p.is_fitted) for p in mine}):
+                points = [p for p in mine if (p.precision, p.is_fitted) == kind]
+                _draw_series(axes, points, target)
         for keep in frontier.settings.keeps:
             axes.axvline(keep, color="#ccd1d6", linewidth=0.8, zorder=0)
         _draw_verdicts(axes, frontier, target)
@@ -49,35 +49,43 @@ def draw(frontier: Frontier, *, marked: Point | None = None) -> bytes:
             _point_at(axes, marked, target)
         axes.set_yscale("log")
         axes.set_title(f"to the {target} sampler", fontsize=10)
-        axes.set_xlabel("MACs, as a fraction of the full sampler's (attention included)")
+        axes.set_xlabel("MACs, as a fraction of the full sampler's")
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("relative L2 of the final latents, mean and 95 % interval")
     handles, labels = panels[0].get_legend_handles_labels()
+    few_bits = (
+        "\nblack edge, dotted: quantised" if any(p.precision for p in frontier.points) else ""
+    )
     figure.legend(
         handles,
         labels,
         loc="outside right upper",
         fontsize=8,
         frameon=False,
-        title="open: rows of its own\nfilled: fitted rows\nring: the best, or not told apart",
+        title="open: rows of its own\nfilled: fitted rows\nring: the best, or not told apart"
+        + few_bits,
         title_fontsize=8,
         alignment="left",
     )
     return as_png(figure)
 
 
-def _draw_series(
-    axes: Axes, series: Series, points: Sequence[Point], target: Target, *, is_fitted: bool
-) -> None:
-    """All points of one method, and a line through those that no cheaper one of them beats."""
+def _draw_series(axes: Axes, points: Sequence[Point], target: Target) -> None:
+    """All points of one method and kind, and a line through those that no cheaper one of them beats."""
+    series, is_fitted, precision = points[0].method, points[0].is_fitted, points[0].precision
     colour, is_ours = series.colour, series is CARVE
+    words = (
+        series.label,
+        "fitted" if is_fitted and not series.fits_itself else "",
+        precision,
+    )
     front = pareto(points, target)
     axes.plot(
         [p.cost for p in front],
         [_height(p, target) for p in front],
         color=colour,
         linewidth=2.2 if is_ours else 0.9,
-        linestyle="-" if is_fitted else "--",
+        linestyle=":" if precision else "-" if is_fitted else "--",
         zorder=5 if is_ours else 2,
     )
     ends = [p.quality.distances[target].interval(Statistic.MEAN) for p in points]
@@ -93,8 +101,9 @@ def _draw_series(
         color=colour,
         elinewidth=0.6,
         markerfacecolor=colour if is_fitted else "white",
+        markeredgecolor=EDGE if precision else colour,
         markersize=12 if is_ours else 5,
-        label=f"{series.label}{', fitted' if is_fitted and not series.fits_itself else ''}",
+        label=", ".join(filter(None, words)),
         zorder=6 if is_ours else 3,
     )
 
@@ -109,7 +118,7 @@ def _draw_verdicts(axes: Axes, frontier: Frontier, target: Target) -> None:
                     point.cost,
                     _height(point, target),
                     "o",
-                    color="#1d2730",
+                    color=EDGE,
                     fillstyle="none",
                     markersize=18,
                     markeredgewidth=width,
@@ -123,7 +132,6 @@ def _point_at(axes: Axes, point: Point, target: Target) -> None:
         (point.cost, _height(point, target)),
         xytext=(14, -14),
         textcoords="offset points",
-        fontsize=9,
         color=point.method.colour,
         weight="bold",
     )

@@ -15,6 +15,7 @@ from search.frontier.rivals.searches import CARVE
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from search.core.quantisation import Quantisation
     from search.core.subnet import SubNet
     from search.frontier.quality import Quality
     from search.frontier.series import Series
@@ -37,6 +38,8 @@ class Point:
         calls: of the denoiser, whole or in part.
         quality: on held-out pictures.
         subnet: what was evaluated; None where no SubNet says what was.
+        plan: by which its denoiser rounded; None: not at all.
+        weights_bytes: of the denoiser as it is stored; None: unknown.
     """
 
     method: Series
@@ -47,20 +50,28 @@ class Point:
     calls: int
     quality: Quality
     subnet: SubNet | None
+    plan: Quantisation | None = None
+    weights_bytes: int | None = None
+
+    @property
+    def precision(self) -> str:
+        """The scheme of its plan; empty in floating point."""
+        return "" if self.plan is None else self.plan.scheme.name
 
     @property
     def name(self) -> str:
         """For people."""
         has_fit = self.is_fitted and not self.method.fits_itself
-        return f"{self.method} {self.label}{', fitted' if has_fit else ''}"
+        words = (f"{self.method} {self.label}", "fitted" if has_fit else "", self.precision)
+        return ", ".join(filter(None, words))
 
     @property
     def file(self) -> str | None:
         """Where its SubNet is, within the frontier's directory."""
         if self.subnet is None:
             return None
-        words = f"{self.method} {self.label}{' fitted' if self.is_fitted else ''}"
-        return f"subnets/{words.replace(' ', '-')}.json"
+        words = f"{self.method} {self.label}{' fitted' if self.is_fitted else ''} {self.precision}"
+        return f"subnets/{words.strip().replace(' ', '-')}.json"
 
     def value(self, target: Target, statistic: Statistic) -> float:
         """Its distance to a target."""
@@ -76,6 +87,8 @@ class Point:
             "fitted": self.is_fitted,
             "cost": self.cost,
             "calls": self.calls,
+            "precision": self.precision or None,
+            "weights_bytes": self.weights_bytes,
             **self.quality.to_json(),
             "subnet": self.file,
         }
@@ -134,17 +147,18 @@ class Comparison:
 
     @cached_property
     def ranking(self) -> tuple[Point, ...]:
-        """The best of each series, plain and fitted, by the mean distance to the fine reference."""
+        """The best of each series and precision, plain and fitted, by the mean distance to the fine reference."""
 
         def distance(point: Point) -> float:
             return point.value(Target.FINE, Statistic.MEAN)
 
-        plain = [point.subnet for point in self.points if not point.is_fitted]
+        plain = [p.subnet for p in self.points if not p.is_fitted and not p.precision]
         distinct = [
             point
             for point in self.points
             # A fit without effect is the plain SubNet again.
-            if not (point.is_fitted and any(point.subnet is each for each in plain))
+            if point.precision
+            or not (point.is_fitted and any(point.subnet is each for each in plain))
         ]
         groups = itertools.groupby(sorted(distinct, key=_group), key=_group)
         best = [min(points, key=distance) for _, points in groups]
@@ -196,8 +210,8 @@ class Comparison:
         }
 
 
-def _group(point: Point) -> tuple[int, bool]:
-    return SERIES.index(point.method), point.is_fitted
+def _group(point: Point) -> tuple[int, bool, str]:
+    return SERIES.index(point.method), point.is_fitted, point.precision
 
 
 def compare(points: Sequence[Point], keep: float) -> Comparison:

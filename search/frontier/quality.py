@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from search.fitting.trajectories import sample_trajectories
 from search.frontier.distance import Distance, Statistic, Target
 from search.frontier.judge import Judge, frechet_distance
 from search.model.decoder import Decoder
+from search.quantise.rounded import quantised
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator, Sequence
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from search.core.quantisation import Quantisation
     from search.core.sampler import SamplerTable
     from search.core.subnet import SubNet
     from search.fitting.trajectories import Trajectories
@@ -110,7 +113,11 @@ class HeldOut:
     evaluator: Evaluator | None = None
 
     def examine(
-        self, subnet: SubNet, table: SamplerTable, unguided: Container[int] = ()
+        self,
+        subnet: SubNet,
+        table: SamplerTable,
+        unguided: Container[int] = (),
+        plan: Quantisation | None = None,
     ) -> Quality:
         """Sample the held-out pictures with `subnet` and compare.
 
@@ -118,20 +125,28 @@ class HeldOut:
             subnet: its gates.
             table: rows over its steps.
             unguided: steps at which the prediction with the prompt stands alone.
+            plan: by which the denoiser rounds; None: not at all.
         """
-        return self.compare(self._finals(subnet, table, unguided))
+        return self.compare(self._finals(subnet, table, unguided, plan))
 
-    def pictures_of(self, subnet: SubNet, table: SamplerTable) -> Tensor:
+    def pictures_of(
+        self, subnet: SubNet, table: SamplerTable, plan: Quantisation | None = None
+    ) -> Tensor:
         """What `subnet` makes of the same noise and prompts, as `pictures` are."""
-        return decode(self.pipeline, self.runs, self._finals(subnet, table))
+        return decode(self.pipeline, self.runs, self._finals(subnet, table, (), plan))
 
     def _finals(
-        self, subnet: SubNet, table: SamplerTable, unguided: Container[int] = ()
+        self,
+        subnet: SubNet,
+        table: SamplerTable,
+        unguided: Container[int],
+        plan: Quantisation | None,
     ) -> list[Tensor]:
-        return [
-            final_latents(self.pipeline, subnet, table, runs, unguided=unguided)
-            for runs in self.runs
-        ]
+        with nullcontext() if plan is None else quantised(self.pipeline, plan):
+            return [
+                final_latents(self.pipeline, subnet, table, runs, unguided=unguided)
+                for runs in self.runs
+            ]
 
     def examine_full(self) -> Quality:
         """The quality of the full sampler's own pictures, the upper bound."""

@@ -9,8 +9,10 @@ from search.core.liveness import unroll
 from search.frontier.calibration import fitted, prepare, scheduler
 from search.frontier.points import Frontier, Point
 from search.frontier.quality import fine_steps, sample_held_out
+from search.frontier.quantised import quantised_too
 from search.methods.prompts import split_prompts
 from search.model.pictures import require_no_pictures
+from search.quantise.size import weights_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,6 +52,7 @@ def run_frontier(
         calibration = prepare(pipeline, settings, prompts[0], report)
         held_out = sample_held_out(pipeline, calibration.whole, prompts[1], settings, report)
         candidates, notes = _make(calibration, report)
+        candidates, refused = _in_few_bits(calibration, candidates, report)
         points = _evaluate(held_out, candidates, report)
         reference = None
         if settings.judge is not None:
@@ -63,7 +66,7 @@ def run_frontier(
             reference=reference,
             full=held_out.examine_full(),
             points=points,
-            notes=notes,
+            notes=(*notes, *refused),
         )
 
 
@@ -91,15 +94,34 @@ def _make(calibration: Calibration, report: Report) -> tuple[list[Candidate], tu
     return found, tuple(notes)
 
 
+def _in_few_bits(
+    calibration: Calibration, candidates: list[Candidate], report: Report
+) -> tuple[list[Candidate], tuple[str, ...]]:
+    """The candidates, after each that is fitted the same in every precision asked for; and why some are not."""
+    found: list[Candidate] = []
+    notes = []
+    for each in candidates:
+        found.append(each)
+        if each.unguided or not (each.is_fitted or each.method.fits_itself):
+            continue
+        for scheme in calibration.settings.precisions:
+            report(f"{scheme}: {each.method} {each.label}")
+            try:
+                found.append(quantised_too(calibration, each, scheme, report))
+            except SearchError as error:
+                notes.append(f"{each.method} {each.label} in {scheme} is left out: {error}")
+    return found, tuple(notes)
+
+
 def _evaluate(held_out: HeldOut, candidates: list[Candidate], report: Report) -> tuple[Point, ...]:
     """Each candidate on the held-out pictures; a fit without effect is not evaluated again."""
     points: list[Point] = []
     for number, each in enumerate(candidates):
         report(f"evaluate: {each.method} {each.label}", number / len(candidates))
-        if points and each.is_fitted and points[-1].subnet is each.subnet:
+        if points and each.is_fitted and not each.plan and points[-1].subnet is each.subnet:
             quality = points[-1].quality
         else:
-            quality = held_out.examine(each.subnet, each.table, each.unguided)
+            quality = held_out.examine(each.subnet, each.table, each.unguided, each.plan)
         points.append(
             Point(
                 method=each.method,
@@ -110,6 +132,8 @@ def _evaluate(held_out: HeldOut, candidates: list[Candidate], report: Report) ->
                 calls=len(unroll(each.subnet).calls),
                 quality=quality,
                 subnet=None if each.unguided else each.subnet,
+                plan=each.plan,
+                weights_bytes=weights_bytes(held_out.pipeline, each.plan),
             )
         )
     return tuple(points)

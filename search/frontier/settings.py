@@ -40,6 +40,7 @@ class FrontierSettings:
         seed: of noise and random choices.
         judge: an ONNX classifier that reads attributes off pictures, or None.
         features: a `.npy` file with what the judge makes of real pictures, `[M, F]`, or None.
+        precisions: schemes that every SubNet is quantised in too.
     """
 
     steps: int | None = None
@@ -60,6 +61,7 @@ class FrontierSettings:
     seed: int = 0
     judge: Path | None = None
     features: Path | None = None
+    precisions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the options against each other."""

@@ -24,7 +24,7 @@ DISTANCES = {
 
 def headings(frontier: Frontier) -> tuple[str, ...]:
     """Of the columns of `figures_of`."""
-    found = ("cost", "calls", *DISTANCES.values(), "PSNR", "SSIM")
+    found = ("cost", "calls", *_precision_headings(frontier), *DISTANCES.values(), "PSNR", "SSIM")
     return found if frontier.reference is None else (*found, "accuracy", "Fréchet")
 
 
@@ -37,6 +37,7 @@ def figures_of(
     found = (
         f"{point.cost:.3f}",
         str(point.calls),
+        *_precision(frontier, point),
         *(_distance(point, key, marks.get(key, "")) for key in DISTANCES),
         f"{quality.psnr:.1f} dB",
         f"{quality.ssim:.4f}",
@@ -49,6 +50,18 @@ def figures_of(
         "-" if accuracy is None else f"{accuracy:.1%}",
         "-" if quality.frechet is None else f"{quality.frechet:.1f}",
     )
+
+
+def _precision_headings(frontier: Frontier) -> tuple[str, ...]:
+    return ("precision", "weights") if frontier.settings.precisions else ()
+
+
+def _precision(frontier: Frontier, point: Point) -> tuple[str, ...]:
+    """What the denoiser multiplies in, and the bytes of its weights; nothing where all are alike."""
+    if not frontier.settings.precisions:
+        return ()
+    size = point.weights_bytes
+    return (point.precision or "-", "-" if size is None else f"{size / 1e6:.1f} MB")
 
 
 def _distance(point: Point, key: tuple[Target, Statistic], mark: str) -> str:
@@ -140,6 +153,8 @@ def as_csv(frontier: Frontier) -> str:
             "fitted",
             "cost",
             "calls",
+            "precision",
+            "weights_bytes",
             *distances,
             *names,
             *accuracies,
@@ -156,6 +171,8 @@ def as_csv(frontier: Frontier) -> str:
                 str(point.is_fitted).lower(),
                 point.cost,
                 point.calls,
+                point.precision,
+                "" if point.weights_bytes is None else point.weights_bytes,
                 *_distances(quality),
                 *("" if (v := getattr(quality, name)) is None else v for name in names),
                 *(quality.accuracy[name] for name in attributes),

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from search.core.files import whole_directory, write_atomically
+from search.core.quantisation import SUFFIX
 from search.core.versions import environment
 from search.frontier.page import page
 from search.frontier.plot import draw
@@ -33,4 +34,7 @@ def write_frontier(frontier: Frontier, out: Path) -> None:
         write_atomically(folder / "frontier.html", page(frontier, plot))
         for point in frontier.points:
             if point.subnet is not None and point.file is not None:
-                point.subnet.save(folder / point.file)
+                file = folder / point.file
+                point.subnet.save(file)
+                if point.plan is not None:
+                    point.plan.save(file.with_suffix(SUFFIX))

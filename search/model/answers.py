@@ -71,8 +71,8 @@ class Answers:
             asked, at, answer = next(known, ("", 0, 0.0))
             if (asked, at) != (name, line):
                 msg = (
-                    f"the pipeline asks a tensor for its value ({name} in line {line}), which it did not "
-                    "do in its own run; its way through a step depends on values"
+                    f"the pipeline reads the value of a tensor ({name} in line {line}) that it "
+                    "did not read in its own run, so its way through a step depends on values"
                 )
                 raise RuntimeError(msg)
             return _answer(tensor, name, answer, timestep)

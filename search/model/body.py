@@ -33,11 +33,11 @@ from search.model.entry import (
 from search.model.failures import pipeline_failures
 from search.model.folding import folding_of
 from search.model.hidden_keys import without_padding
-from search.model.hollow import shapes_only
 from search.model.one_loop import other_schedulers_refused, require_one_loop
 from search.model.parts_in_place import on_vae_device, with_gradients, with_parts
 from search.model.pictures import sources_of
 from search.model.replaced import replaced
+from search.model.shapes import shapes_only
 from search.model.stopping_scheduler import SCALE, Scheduled, StoppedError, Twice
 
 if TYPE_CHECKING:
@@ -61,12 +61,12 @@ class DenoiserUse:
 
 @dataclass(frozen=True)
 class Place:
-    """Where in a loop a step is, if it counts.
+    """Where in a loop a step is, for pipelines whose steps differ.
 
     Attributes:
         step: its number.
         timesteps: of all steps.
-        inference_steps: what the pipeline is given as their number.
+        inference_steps: the number of steps that the pipeline is given.
     """
 
     step: int
@@ -75,7 +75,7 @@ class Place:
 
 
 def places_of(subnet: SubNet) -> tuple[Place | None, ...]:
-    """Where to look at the steps of a SubNet: the first of each group; None if all do the same."""
+    """The steps of a SubNet to look at: the first of each group; None if all steps do the same."""
     groups = subnet.topology.groups
     if groups is None:
         return (None,)
@@ -83,11 +83,32 @@ def places_of(subnet: SubNet) -> tuple[Place | None, ...]:
     return tuple(Place(s, subnet.timesteps, subnet.binding.inference_steps) for s in steps)
 
 
+@dataclass(frozen=True)
+class _Recorded:
+    """What a pipeline did up to the scheduler's step.
+
+    Attributes:
+        stopped: what the scheduler was handed.
+        uses: the calls of the denoiser, in order.
+        parts_around: the modules other than the denoiser that ran, by name.
+        drawn: shape of the first noise that was drawn; empty if none was.
+        asked: height, width and frames, as far as the pipeline says what it prepares latents for.
+        prepared: shapes of the latents that the pipeline prepares.
+    """
+
+    stopped: StoppedError
+    uses: tuple[DenoiserUse, ...]
+    parts_around: dict[str, torch.nn.Module]
+    drawn: tuple[int, ...]
+    asked: dict[str, int]
+    prepared: list[tuple[int, ...]]
+
+
 class Body:
     """One step of a pipeline for given prompts.
 
-    With a `place` it is that step of the loop. What the networks would give at the steps before it has no
-    part in it, so they are not called there.
+    With a `place` it is that step of the loop. It does not depend on what the networks return at earlier
+    steps, so they are not called there.
 
     Attributes:
         conditions: the tensors that the pipeline's encoders return, by name.
@@ -95,7 +116,7 @@ class Body:
         pictures: B, how many there are.
         latent_shape: of one picture, as the loop has it.
         drawn: shape of the noise that the pipeline draws, `[B, ...]`.
-        scales_latents: whether it multiplies that by the scheduler's `init_noise_sigma`.
+        scales_latents: whether it multiplies that noise by the scheduler's `init_noise_sigma`.
         asked: height, width and frames, as far as the pipeline says what it prepares latents for.
         steps_latents: whether the scheduler steps the latents alone, not both halves of a batch.
         parts_around: the modules other than the denoiser that a step calls, by name.
@@ -120,52 +141,68 @@ class Body:
             SearchError: the pipeline fails, or its loop is none that a sampler table can drive.
         """
         require_one_loop(pipeline.pipe)
-        guidance = torch.tensor(float(request.guidance))
         self.pipeline, self._texts, self._place = pipeline, texts, place
-        fixed = nullcontext() if texts is None else texts.answered(pipeline.pipe, request)
-        self.request = replace(request, latents=None, guidance=guidance, guides=request.is_guided)
-        if place is not None:
-            self.request = replace(self.request, steps=place.inference_steps)
+        self.request = _traceable(request, place)
         self.pictures = len(request.prompts) * request.images
         self._answers, self._encoding = Answers(), Encoding(pipeline.pipe)
         self._scheduler: Scheduled | None = None
         self._earlier: list[Any] = []
         self.labels = pipeline.family.labels(pipeline.pipe, request)
-        with (
-            fixed,
-            numbered_noise(pipeline.pipe) as drawn,
-            sizes_noted(pipeline.pipe) as self.asked,
-            shape_noted(pipeline.pipe) as prepared,
-            self._encoding.noted(),
-            self._uses_noted() as uses,
-            self._parts_noted() as self.parts_around,
-            self._answers.recorded(unless=lambda: self._encoding.is_encoding),
-            self._shapes_only(self._answers),
-            torch.no_grad(),
-        ):
-            stopped = self._run(self._scheduled(torch.tensor(1.0)), self.request)
-        for name in self._encoding.parts:
-            self.parts_around.pop(name, None)
+        fixed = nullcontext() if texts is None else texts.answered(pipeline.pipe, request)
+        with fixed:
+            recorded = self._recorded()
+        self.uses, self.asked = recorded.uses, recorded.asked
+        self.parts_around = {
+            name: part
+            for name, part in recorded.parts_around.items()
+            if name not in self._encoding.parts
+        }
         self._require_untouched()
         self.conditions = conditions_of(self._encoding, self.labels)
         if texts is not None:
             self.conditions = {**self.conditions, **texts.inputs}
-        if not uses:
-            msg = (
-                f"a {type(pipeline.pipe).__name__} does not call its {pipeline.family.component} at the last "
-                "steps; such pipelines are not supported"
-            )
-            raise SearchError(msg)
-        self.uses = tuple(uses)
-        self.drawn = drawn[0] if drawn else tuple(stopped.sample.shape)
+        stopped = recorded.stopped
+        self.drawn = recorded.drawn or tuple(stopped.sample.shape)
         self.steps_latents = len(stopped.sample) == self.pictures
-        self._folding = folding_of(stopped.sample, self.drawn, self.pictures, *prepared[:1])
+        self._folding = folding_of(
+            stopped.sample, self.drawn, self.pictures, *recorded.prepared[:1]
+        )
         latents = self._in_loop(stopped.sample)[: self.pictures]
         self.latent_shape = tuple(latents.shape[1:])
         self._order = latents.flatten()
         self.scales_latents = bool(self._order.max() > math.prod(self.drawn) - 1)
         prediction = self._in_loop(stopped.prediction)[: self.pictures]
         _require_prediction(pipeline.pipe, prediction, latents)
+
+    def _recorded(self) -> _Recorded:
+        """What the pipeline does from its prompt to the scheduler's step, with numbered noise."""
+        pipe = self.pipeline.pipe
+        with (
+            numbered_noise(pipe) as drawn,
+            sizes_noted(pipe) as asked,
+            shape_noted(pipe) as prepared,
+            self._encoding.noted(),
+            self._uses_noted() as uses,
+            self._parts_noted() as parts_around,
+            self._answers.recorded(unless=lambda: self._encoding.is_encoding),
+            self._shapes_only(self._answers),
+            torch.no_grad(),
+        ):
+            stopped = self._run(self._scheduled(torch.tensor(1.0)), self.request)
+        if not uses:
+            msg = (
+                f"a {type(pipe).__name__} does not call its {self.pipeline.family.component} at the last "
+                "steps; such pipelines are not supported"
+            )
+            raise SearchError(msg)
+        return _Recorded(
+            stopped,
+            uses=tuple(uses),
+            parts_around=parts_around,
+            drawn=drawn[0] if drawn else (),
+            asked=asked,
+            prepared=prepared,
+        )
 
     @property
     def numbers(self) -> list[tuple[str, int, Any]]:
@@ -193,8 +230,8 @@ class Body:
         order = (self._order / (SCALE if self.scales_latents else 1)).long()
         if not torch.equal(order.sort().values, torch.arange(math.prod(self.drawn))):
             msg = (
-                f"the pipeline makes latents {(self.pictures, *self.latent_shape)} of noise "
-                f"{self.drawn} by more than reordering it; such pipelines are not supported"
+                f"the pipeline does more than reorder its noise {self.drawn} to make latents "
+                f"{(self.pictures, *self.latent_shape)}; such pipelines are not supported"
             )
             raise SearchError(msg)
         return tuple(order.tolist())
@@ -237,11 +274,11 @@ class Body:
 
     @property
     def is_before(self) -> bool:
-        """Whether the pipeline is at a step before this one now, so that its calls do not count."""
+        """Whether the pipeline is at a step before this one, so that its calls are ignored."""
         return self._scheduler is not None and self._scheduler.remaining > 0
 
     def _scheduled(self, timestep: Tensor, latents: Tensor | None = None) -> Scheduled:
-        """The stand-in for the scheduler: `timestep` and `latents` are this step's, if they count."""
+        """The stand-in for the scheduler; `timestep` and `latents` are those of this step."""
         own, place = self.pipeline.pipe.scheduler, self._place
         times = timestep.reshape(1)
         if place is None:
@@ -260,7 +297,7 @@ class Body:
 
     @contextmanager
     def _calls_skipped(self) -> Iterator[None]:
-        """While open, what the steps before this one call gives zeros of the shapes that were noted."""
+        """While open, modules called at earlier steps return zeros of the shapes that were noted."""
         if not self._earlier:
             yield
             return
@@ -273,7 +310,7 @@ class Body:
             yield
 
     def _skipping(self, module: Any, known: Iterator[tuple[str, Any]]) -> Callable[..., Any]:
-        """A module's `forward` that gives zeros of the `known` shapes at the steps before this one."""
+        """A module's `forward`, which returns zeros of the `known` shapes at earlier steps."""
         forward = module.forward
 
         @wraps(forward)
@@ -315,15 +352,16 @@ class Body:
         except SearchError as error:
             if _looks_ahead(pipe, error.__cause__):
                 msg = (
-                    f"a {type(pipe).__name__} does not run at one timestep, because it looks at several of its "
-                    "scheduler's at once; such pipelines are not supported"
+                    f"a {type(pipe).__name__} does not run with a single timestep, because it "
+                    "reads several timesteps of its scheduler at once; such pipelines are not "
+                    "supported"
                 )
                 raise SearchError(msg) from error
             if not isinstance(error.__cause__, UnboundLocalError):
                 raise
         msg = (
-            f"a {type(pipe).__name__} makes no step at the last of its scheduler's timesteps, and a bundle makes "
-            "one at each; such pipelines are not supported"
+            f"a {type(pipe).__name__} makes no step at the last timestep of its scheduler, but a "
+            "bundle makes one at every timestep; such pipelines are not supported"
         )
         raise SearchError(msg)
 
@@ -347,7 +385,7 @@ class Body:
 
     @contextmanager
     def _parts_noted(self) -> Iterator[dict[str, torch.nn.Module]]:
-        """While open, note which modules the step calls beside the networks, and what those before it give."""
+        """While open, note which other modules the step calls, and what earlier steps return."""
         found: dict[str, torch.nn.Module] = {}
 
         def noting(name: str) -> Callable[..., None]:
@@ -368,7 +406,7 @@ class Body:
             yield found
 
     def _require_untouched(self) -> None:
-        """Refuse a loop that changes what its scheduler returns, as painting with a mask can."""
+        """Refuse a loop that changes what its scheduler returns, as inpainting can."""
         if not sources_of(self.pipeline.pipe):
             return
         twice = Twice(torch.tensor([2.0, 1.0]), self.pipeline.pipe.scheduler)
@@ -376,21 +414,28 @@ class Body:
             stopped = self._run(twice, self.request)
         if twice.returned is None or not torch.equal(stopped.sample, twice.returned):
             msg = (
-                f"{type(self.pipeline.pipe).__name__} changes its latents behind each step, as to put back "
-                "what a mask leaves out; that is not supported: take a pipeline whose network is given "
-                "picture and mask, with 9 channels or more"
+                f"{type(self.pipeline.pipe).__name__} changes its latents after each step, for "
+                "example to restore what a mask keeps, which is not supported; take a pipeline "
+                "whose denoiser reads the picture and the mask, with 9 input channels or more"
             )
             raise SearchError(msg)
 
 
+def _traceable(request: Request, place: Place | None) -> Request:
+    """The request as traces take it: the guidance scale is a tensor, and latents come later."""
+    guidance = torch.tensor(float(request.guidance))
+    made = replace(request, latents=None, guidance=guidance, guides=request.is_guided)
+    return made if place is None else replace(made, steps=place.inference_steps)
+
+
 def following(grid: Tensor, timestep: Tensor) -> Tensor:
-    """The timestep `[1]` behind one of a grid `[N]`, whichever step of a group that is."""
+    """The timestep `[1]` that follows one of a grid `[N]`, whichever step of a group that is."""
     place = (grid[:-1] - timestep).abs().argmin().reshape(1)
     return grid[1:].index_select(0, place)
 
 
 def _looks_ahead(pipe: Any, error: BaseException | None) -> bool:
-    """Whether the pipeline's call itself has asked for an element that is not there."""
+    """Whether the pipeline's call itself has read an element beyond the end."""
     place = None if error is None else error.__traceback__
     while place is not None and place.tb_next is not None:
         place = place.tb_next
@@ -400,7 +445,7 @@ def _looks_ahead(pipe: Any, error: BaseException | None) -> bool:
 
 
 def _require_prediction(pipe: Any, prediction: Tensor, latents: Tensor) -> None:
-    """Refuse a prediction that is more than one of the latents."""
+    """Refuse a prediction of another shape than the latents."""
     if prediction.shape == latents.shape:
         return
     given = (
@@ -410,12 +455,12 @@ def _require_prediction(pipe: Any, prediction: Tensor, latents: Tensor) -> None:
     kind = str(getattr(pipe.scheduler.config, "variance_type", ""))
     if kind.startswith("learned"):
         msg = (
-            f"{given}: half of it is the variance of the noise that the scheduler draws, so that is no "
-            "affine map; draw noise of the usual variance with --scheduler-option "
+            f"{given}: half of it is the variance of the noise that the scheduler draws, so the "
+            "step is not affine; take a fixed variance with --scheduler-option "
             "variance_type=fixed_small"
         )
     else:
-        msg = f"{given}, which is of another shape; such pipelines are not supported"
+        msg = f"{given}, but both must have the same shape; such pipelines are not supported"
     raise SearchError(msg)
 
 
@@ -425,7 +470,7 @@ def _generator(request: Request) -> torch.Generator | None:
 
 @dataclass(frozen=True)
 class _Shape:
-    """A tensor that does not count."""
+    """A tensor whose values do not matter."""
 
     shape: torch.Size
     dtype: torch.dtype
@@ -433,9 +478,9 @@ class _Shape:
 
     @staticmethod
     def of(tensor: Tensor) -> _Shape:
-        """That of a tensor."""
+        """The shape of a tensor."""
         return _Shape(tensor.shape, tensor.dtype, tensor.device)
 
     def zeros(self) -> Tensor:
-        """A tensor of it."""
+        """A tensor of that shape."""
         return torch.zeros(self.shape, dtype=self.dtype, device=self.device)

@@ -53,8 +53,8 @@ def checkpoint_of(folder: Path, stem: str) -> WeightFiles:
     variants = _variants(names, stem)
     if len(variants) > 1:
         msg = (
-            f"{str(folder)!r} has no {single}, but the variants {', '.join(sorted(variants))}; keep the "
-            "files of one of them"
+            f"{str(folder)!r} has no {single}, but several variants "
+            f"({', '.join(sorted(variants))}); keep the files of one"
         )
         raise SearchError(msg)
     for tag, name in variants.items():
@@ -99,14 +99,14 @@ def _nothing_to_load(folder: Path, stem: str, names: list[str]) -> str:
     pickled = [name for name in names if re.match(rf"{_PICKLED[stem]}[.-].*\.?bin\b", name)]
     if pickled:
         return (
-            f"{str(folder)!r} has its weights in {pickled[0]!r} alone, a pickle file, which stepcarve "
-            "does not open; load the pipeline with diffusers and save it with "
+            f"{str(folder)!r} has its weights only in {pickled[0]!r}, a pickle file, which "
+            "stepcarve does not open; load the pipeline with diffusers and save it with "
             "save_pretrained(..., safe_serialization=True)"
         )
     if "adapter_config.json" in names or any("lora" in name for name in names):
         return (
-            f"{str(folder)!r} has LoRA weights alone; load them into their pipeline with diffusers, "
-            "call fuse_lora() and unload_lora_weights(), and save that"
+            f"{str(folder)!r} has only LoRA weights; load them into their pipeline with "
+            "diffusers, call fuse_lora() and unload_lora_weights(), and save that"
         )
     return (
         f"no {stem}.safetensors in {str(folder)!r}; save the pipeline with "

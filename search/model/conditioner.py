@@ -15,7 +15,7 @@ from search.core.prompt import PromptField, PromptInput
 from search.model.answers import tensors_as_numbers
 from search.model.families.text_to_image import call_parameters
 from search.model.fast_tokenizer import fast_tokenizer, has_placeholders
-from search.model.fixed_texts import NEGATIVE, encoders_told, padding_name
+from search.model.fixed_texts import NEGATIVE, encoders_masked, padding_name
 from search.model.input_tokenizer import InputTokenizer, Reading
 from search.model.live_lora import live_loras, scale_input, scaled
 from search.model.parts_in_place import with_gradients, with_parts
@@ -84,9 +84,10 @@ class TextConditioner(nn.Module):
             self.inputs += quoted.inputs
         if not any(each.source == "prompt" for each in self.inputs):
             how = (
-                "neither pads nor cuts the tokens of its prompt to a length, and a graph is of one"
+                "neither pads nor truncates the tokens of its prompt to a fixed length, which a "
+                "graph needs"
                 if any(_PROMPT in text.lower() for text in self._reading.texts)
-                else "reads its prompt in another way than through its tokenizers, so no graph can take one"
+                else "does not read its prompt through its tokenizers, so a graph cannot take one"
             )
             msg = f"a {type(pipe).__name__} {how}; such pipelines are not supported"
             raise SearchError(msg)
@@ -175,8 +176,10 @@ class TextConditioner(nn.Module):
             stack.enter_context(pictures_and_noise(pipe, request, read))
             if reading.fixed is not None:
                 denoiser = self._pipeline.denoiser
-                stack.enter_context(encoders_told(pipe, denoiser, reading.told, _without_padding))
-                if not reading.fixed.told:
+                stack.enter_context(
+                    encoders_masked(pipe, denoiser, reading.mask_of, _without_padding)
+                )
+                if not reading.fixed.masked:
                     stack.enter_context(AllRowsSelected())
             conditions = record_conditions(self._pipeline, request, torch.Generator())
         return conditions if reading.fixed is None else self._placed(reading.fixed, conditions)

@@ -48,9 +48,9 @@ def _writing_refused(pipe: Any) -> Iterator[None]:
     def refusing(name: str) -> Callable[..., Any]:
         def generate(*_: Any, **__: Any) -> Any:
             msg = (
-                f"a {type(pipe).__name__} lets its {name} write tokens one after the other before its loop, "
-                "which no graph does; switch that off with --call if the pipeline's call can, such as --call "
-                "enable_prompt_rewrite=false, or take another pipeline"
+                f"a {type(pipe).__name__} generates text with its {name} before its loop, which a "
+                "graph cannot do; switch that off with --call if the pipeline's call can, such "
+                "as --call enable_prompt_rewrite=false, or take another pipeline"
             )
             raise SearchError(msg)
 
@@ -70,12 +70,13 @@ def sentence(pipe: Any, error: Exception) -> str:
     if isinstance(error, ValueError) and not lacks:
         if "`prompt`" in message and "list" in message:
             return (
-                f"{type(pipe).__name__} takes one text as its prompt and no list of texts, as pipelines do "
-                "that make one picture at a time; such pipelines are not supported"
+                f"{type(pipe).__name__} takes a single text as its prompt, not a list, and makes "
+                "one picture at a time; such pipelines are not supported"
             )
         return f"{type(pipe).__name__} refuses these settings: {message}; choose others"
-    advice = (
-        "; ".join(lacks) or "check whether diffusers alone runs it, and repair or replace that part"
+    advice = "; ".join(lacks) or (
+        "check whether the pipeline runs in diffusers alone, and repair or "
+        "replace the part that fails"
     )
     if is_exporting():
         return f"{type(pipe).__name__} {_untraceable(error)}; such pipelines are not supported"
@@ -88,9 +89,9 @@ def _untraceable(error: Exception) -> str:
     """What the pipeline does that works in diffusers and not in a trace, and where."""
     frames = [f for f in extract_tb(error.__traceback__) if _LIBRARIES.search(f.filename)]
     does = (
-        "goes one way or another by the values of its tensors, where a graph has one way"
+        "branches on the values of its tensors, which a graph cannot do"
         if asks_for_values(error)
-        else "computes in a way that no trace can follow"
+        else "uses code that torch.export cannot trace"
     )
     where = f" ({frames[-1].name} in {Path(frames[-1].filename).name})" if frames else ""
     return f"{does}{where}"
@@ -103,7 +104,7 @@ def _lacking(pipe: Any) -> Iterator[str]:
         name for name, part in pipe.components.items() if part is None and name not in optional
     ]
     if absent:
-        yield f"its model_index.json has no {' and no '.join(absent)}, so give a pipeline that has"
+        yield f"its model_index.json has no {' and no '.join(absent)}, so give a complete pipeline"
     for name, part in pipe.components.items():
         if getattr(part, "model_max_length", 0) > LONGEST:
             length = _positions(getattr(pipe, name.replace("tokenizer", "text_encoder"), None))

@@ -230,8 +230,8 @@ def _parts_of(pipeline_class: str) -> dict[str, Any]:
     cls = getattr(diffusers, pipeline_class, None)
     if cls is None:
         msg = (
-            f"diffusers {diffusers.__version__} has no pipeline class {pipeline_class!r}; update it, or "
-            "name the family of that class as docs/add-a-family.md says"
+            f"diffusers {diffusers.__version__} has no pipeline class {pipeline_class!r}; update "
+            "diffusers, or add a family for that class as docs/add-a-family.md says"
         )
         raise SearchError(msg)
     return dict(inspect.signature(cls.__init__).parameters)

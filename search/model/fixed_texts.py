@@ -1,8 +1,8 @@
 """Texts of any length as texts of one length: a graph has one.
 
-Some pipelines encode a prompt as long as it is. Here its tokens are followed by padding, so that all texts
-are as long as the longest. The text encoder is told by its mask what is padding, and the denoiser's
-attention is made not to see it; `search/model/hidden_keys.py` finds out where it is among the keys.
+Some pipelines do not pad a prompt. Here padding follows its tokens, so that all texts are as long as the
+longest. The text encoder's attention mask hides the padding, and the denoiser's attention is changed so
+that it does not see it; `search/model/hidden_keys.py` finds where it is among the keys.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from search.model.family import Request
 
 LIMIT = 256
-"""Tokens of a prompt, its template apart; what is longer is cut."""
+"""Tokens of a prompt, without its template; a longer one is truncated."""
 PROMPT, NEGATIVE = "prompt", "negative"
 SOURCES = (PROMPT, NEGATIVE)
 
 
 class TextAxis(NamedTuple):
-    """Where a condition has the tokens of a text.
+    """The axis of a condition that runs over the tokens of a text.
 
     Attributes:
         axis: of the condition.
@@ -60,7 +60,7 @@ class Filling(NamedTuple):
     """Where the network fills up a text with tokens of its own.
 
     Attributes:
-        number: of the call of `torch.where` that puts them there.
+        number: of the call of `torch.where` that inserts them.
         source: the text.
         end: of its tokens, among the first dimension's.
     """
@@ -75,7 +75,7 @@ class Length(NamedTuple):
 
     Attributes:
         number: of the call of `torch.tensor` with whole numbers, or of `torch.arange` from one to another.
-        places: of the tensor's elements that become as much less as the text becomes shorter.
+        places: the tensor's elements that decrease by as much as the text becomes shorter.
         source: the text.
     """
 
@@ -86,29 +86,29 @@ class Length(NamedTuple):
 
 @dataclass(frozen=True)
 class FixedTexts:
-    """How all texts of a pipeline are made as long as the longest.
+    """How all texts of a pipeline are padded to the longest.
 
     Attributes:
-        everywhere: whether also those that the pipeline pads itself; their length is read as a number.
-        told: whether the pipeline is told what is padding, so that its network can leave it out.
+        everywhere: also for texts that the pipeline pads itself, because it reads their length as a number.
+        masked: whether the tokenizer's mask marks the padding, so that the pipeline's network leaves it out.
         in_front: whether the padding is moved in front of the encoded text, for networks whose picture has
-            positions that count on from the text's.
-        multiple: of tokens to which the pipeline fills up a text, with tokens that are read.
-        filler: these tokens; None if there are none.
-        leads: whether they stand before the text.
-        most: tokens that the pipeline reads of a text, by tokenizer, where it drops what is behind them.
-        lengths: of a text with its template and padding, in tokens, by tokenizer.
-        shortest: likewise of a short text without padding.
-        axes: the conditions whose length is that of a text.
+            positions that continue those of the text.
+        multiple: the pipeline fills up a text to a multiple of this many tokens, which its network reads.
+        filler: the token that it uses for that; None if it does not.
+        leads: whether these tokens come before the text.
+        most: how many tokens of a text the pipeline reads, by tokenizer, where it drops the rest.
+        lengths: number of tokens of a text with its template and padding, by tokenizer.
+        shortest: likewise for a short text without padding.
+        axes: the conditions with an axis over the tokens of a text.
         keys: per attention of a step, in order, the padding among its keys.
-        counts: the lengths of texts that a step makes tensors of.
-        filled: multiple of tokens to which the network fills up a text, with tokens of its own.
+        counts: where a step makes tensors of the lengths of texts.
+        filled: the network fills up a text to a multiple of this many tokens, with tokens of its own.
         fills: where it does that.
-        cut: tokens that texts are shorter than that, by source.
+        cut: by how many tokens texts are shorter than `lengths`, by source.
     """
 
     everywhere: bool = False
-    told: bool = False
+    masked: bool = False
     in_front: bool = False
     multiple: int = 1
     filler: int | None = None
@@ -130,14 +130,14 @@ class FixedTexts:
 
     @property
     def hidden(self) -> list[str]:
-        """The texts whose padding a step is told of."""
+        """The texts whose amount of padding is an input of a step."""
         hidden = (padding.source for each in self.keys for padding in each)
         counted = (length.source for length in self.counts)
         return sorted({*hidden, *counted, *(each.source for each in self.fills)})
 
     @property
     def room(self) -> int:
-        """By how many tokens a text may be shorter than the longest, in whole multiples."""
+        """How many tokens a text may be shorter than the longest, in whole multiples."""
         step = self.multiple * self.filled
         room = min(full - self.shortest[name] for name, full in self.lengths.items())
         return max(room - self.filled // 3, 0) // step * step
@@ -147,15 +147,15 @@ class FixedTexts:
         return padding // self.filled * self.filled
 
     def shortened(self, count: int) -> Self:
-        """The same with all texts shorter by `count` tokens."""
+        """Likewise with all texts shorter by `count` tokens."""
         return replace(self, cut=dict.fromkeys(SOURCES, count))
 
     def takes(self, padding: str | bool, *, truncation: bool) -> bool:
-        """Whether a tokenizer that is called so gives a text as long as it is, not only counts it."""
+        """Whether a call of a tokenizer with these arguments encodes a text without padding, not only counts it."""
         return truncation and (self.everywhere or padding != "max_length")
 
     def length(self, name: str, tokens: int, longest: int) -> int:
-        """Of the texts of a tokenizer; `tokens` long is a short one, with its template."""
+        """The length of a tokenizer's texts; `tokens` is that of a short one with its template."""
         self.shortest.setdefault(name, tokens)
         if name not in self.lengths:
             length = min(LIMIT + tokens, longest, self.most.get(name, longest))
@@ -175,7 +175,7 @@ class FixedTexts:
             yield current
 
     def placed(self, name: str, condition: Tensor, padding: Tensor) -> Tensor:
-        """A condition with `padding` `[1]` tokens of it where its network takes them."""
+        """A condition with its `padding` `[1]` tokens where the network expects them."""
         if not self.in_front or name not in self.axes:
             return condition
         axis = self.axes[name].axis
@@ -191,7 +191,7 @@ def padding_name(source: str) -> str:
 
 @dataclass
 class CurrentText:
-    """The text that was tokenised last, if it was given a length.
+    """The text that was tokenised last, if it was padded here.
 
     Attributes:
         tokenizer: its name.
@@ -207,7 +207,7 @@ class CurrentText:
 
 
 class _FixedTokenizer(TokenizerStandIn):
-    """Gives every text the same number of tokens; which they are does not matter."""
+    """Gives every text the same number of tokens, whichever they are."""
 
     def __init__(
         self, name: str, tokenizer: Any, texts: FixedTexts, request: Request, current: CurrentText
@@ -230,7 +230,7 @@ class _FixedTokenizer(TokenizerStandIn):
         full = self._texts.length(self.name, len(ids), longest)
         source = PROMPT if self._prompt in rows[0].casefold() else NEGATIVE
         cut = self._texts.cut.get(source, 0)
-        length = full if self._texts.told else full - cut
+        length = full if self._texts.masked else full - cut
         tokens = ids.repeat(length)[:length] if len(ids) else torch.ones(length, dtype=torch.int64)
         mask = (torch.arange(length) < full - cut).long()
         current.source, current.ids = source, tokens.expand(len(rows), -1)
@@ -245,16 +245,19 @@ class _FixedTokenizer(TokenizerStandIn):
 
 
 @contextmanager
-def encoders_told(
-    pipe: Any, denoiser: Any, told: Callable[[Tensor], Tensor | None], made: Callable[..., Tensor]
+def encoders_masked(
+    pipe: Any,
+    denoiser: Any,
+    mask_of: Callable[[Tensor], Tensor | None],
+    made: Callable[..., Tensor],
 ) -> Iterator[None]:
-    """While open, text encoders are told what is padding.
+    """While open, text encoders get a mask that hides the padding.
 
     Args:
         pipe: whose encoders.
-        denoiser: is none of them.
-        told: the mask `[B, T]` for token ids `[B, T]`; None leaves the encoder alone.
-        made: of the mask and what the encoder makes of the tokens, `[B, T, D]`; takes its place.
+        denoiser: not an encoder.
+        mask_of: the mask `[B, T]` for token ids `[B, T]`; None changes nothing.
+        made: replaces the encoder's output `[B, T, D]`, given the mask and that output.
     """
     masks: list[Tensor | None] = []
 
@@ -262,7 +265,7 @@ def encoders_told(
         del module
         ids = kwargs.get("input_ids", args[0] if args else None)
         is_ids = isinstance(ids, Tensor) and ids.ndim == 2 and not ids.is_floating_point()
-        masks.append(told(ids) if is_ids else None)
+        masks.append(mask_of(ids) if is_ids else None)
         if masks[-1] is None:
             return None
         return args[:1], {**kwargs, "attention_mask": masks[-1]}

@@ -91,7 +91,7 @@ class Reading:
     alone: int = 0
     quoted: QuotedWords = field(default_factory=QuotedWords)
 
-    def told(self, ids: Tensor) -> Tensor | None:
+    def mask_of(self, ids: Tensor) -> Tensor | None:
         """The mask of the text that was tokenised last, if these are its tokens."""
         mask, self.new = self.new, None
         if self.is_empty and ids.shape == (1, 1):
@@ -147,7 +147,10 @@ class InputTokenizer(TokenizerStandIn):
             )
         if padding != "max_length":
             if truncation:
-                msg = f"the {self.name} pads texts to no fixed length; such pipelines are not supported"
+                msg = (
+                    f"the {self.name} does not pad texts to a fixed length; such pipelines are "
+                    "not supported"
+                )
                 raise SearchError(msg)
             if not padding and options.get("return_tensors") is None:
                 hole = _Hole(*found, special=special)
@@ -169,7 +172,10 @@ class InputTokenizer(TokenizerStandIn):
         if not any(isinstance(token, _Hole) for row in rows for token in row):
             return self.tokenizer.pad(encoded, max_length=max_length, padding=padding, **options)
         if padding != "max_length" or max_length is None or [len(row) for row in rows] != [1]:
-            msg = f"the {self.name} pads lists of tokens to no fixed length; such pipelines are not supported"
+            msg = (
+                f"the {self.name} does not pad lists of tokens to a fixed length; such "
+                "pipelines are not supported"
+            )
             raise SearchError(msg)
         [[hole]] = rows
         spelled = self._reading.quoted.spelled
@@ -208,7 +214,7 @@ class InputTokenizer(TokenizerStandIn):
         if not reading.is_empty:
             reading.masks[source] = mask
         # What is padding is said to the encoder; the pipeline is to take all of them for its text.
-        every = mask if reading.fixed.told else (ids >= 0).long()
+        every = mask if reading.fixed.masked else (ids >= 0).long()
         return _Encoded(lambda field: ids if field is PromptField.IDS else every)
 
 
@@ -275,8 +281,8 @@ def _template_of(text: str, name: str) -> _Found | None:
             if text in TEXTS[source]:
                 raise QuotedError(name)
             msg = (
-                f"the pipeline does more to the {source} than to clean it and put it into a longer text, "
-                f"it makes {text!r} of {TEXTS[source]!r}; that is not supported"
+                f"the pipeline does more to the {source} than clean it and put it into a longer "
+                f"text: it turns {TEXTS[source]!r} into {text!r}; such pipelines are not supported"
             )
             raise SearchError(msg)
     return None

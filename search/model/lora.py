@@ -123,8 +123,8 @@ def _fuse(pipe: Any, lora: Lora) -> None:
     unlike = shapes.items() ^ dict(_shapes(pipe)).items()
     if unlike:
         msg = (
-            f"the LoRA {str(lora.file)!r} changes the shape of {min(unlike)[0]!r}, so the pipeline would be "
-            "another one; save that pipeline with diffusers, and search on it"
+            f"the LoRA {str(lora.file)!r} changes the shape of {min(unlike)[0]!r}, which makes "
+            "another pipeline; fuse it with diffusers, save that pipeline, and search on it"
         )
         raise SearchError(msg)
 
@@ -144,7 +144,7 @@ def _fitting(pipe: Any, lora: Lora) -> Iterator[None]:
 
 def _for_nothing(pipe: Any, lora: Lora) -> str:
     return (
-        f"the LoRA {str(lora.file)!r} has weights for nothing in this {type(pipe).__name__}; give one "
+        f"the LoRA {str(lora.file)!r} matches no layer of this {type(pipe).__name__}; give one "
         "that was trained for this pipeline"
     )
 

@@ -110,14 +110,14 @@ class Trial:
 
     def of(self, texts: FixedTexts) -> FixedTexts | None:
         """The same with the keys that attention must not see; None if the prediction is another."""
-        if texts.told and texts.filled > 1:
+        if texts.masked and texts.filled > 1:
             return None
-        cut = texts.shortened(self._count).cut if texts.told else {}
-        counts, fills = ((), ()) if texts.told else (self._counts, self._fills)
+        cut = texts.shortened(self._count).cut if texts.masked else {}
+        counts, fills = ((), ()) if texts.masked else (self._counts, self._fills)
         texts = replace(texts, counts=counts, fills=fills)
         body = Body(self._pipeline, self._request, replace(texts, cut=cut))
         try:
-            keys = () if texts.told else self._keys(body, texts)
+            keys = () if texts.masked else self._keys(body, texts)
             if keys is None:
                 return None
             padded = self._padded(texts, SOURCES, 1.0)

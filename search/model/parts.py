@@ -19,7 +19,7 @@ from torch import nn
 
 from search.core.errors import SearchError
 from search.model.checkpoint_files import DIFFUSERS, TRANSFORMERS, WeightFiles, checkpoint_of
-from search.model.hollow import make_hollow, shapes_of
+from search.model.shapes import make_uninitialised, shapes_of
 from search.model.weights import quantised, require_no_lora
 
 if TYPE_CHECKING:
@@ -105,7 +105,8 @@ def _class_of(library: str, cls: str, name: str) -> Any:
     found = getattr(importlib.import_module(library), str(cls), None)
     if found is None:
         msg = (
-            f"the part {name!r} is a {cls!r}, which {library} does not have here; update {library}"
+            f"the part {name!r} is a {cls!r}, which this version of {library} does not have; update "
+            f"{library}"
         )
         raise SearchError(msg)
     return found
@@ -144,8 +145,8 @@ def _require_one(cls: Any, name: str) -> None:
 
     if not issubclass(cls, PreTrainedModel) and not hasattr(cls, "from_config"):
         msg = (
-            f"the part {name!r} is a {cls.__name__}, several models in one, each of which takes a picture of its "
-            "own, but a run has one picture; save the pipeline with one of them"
+            f"the part {name!r} is a {cls.__name__}: several models, each with a picture of its "
+            "own, but a run takes one picture; save the pipeline with one of them"
         )
         raise SearchError(msg)
 
@@ -194,7 +195,7 @@ def _without_weights(cls: Any, folder: Path) -> nn.Module:
 
     @functools.cache
     def room() -> nn.Module:
-        return make_hollow(build())
+        return make_uninitialised(build())
 
     def run(*args: Any, **kwargs: Any) -> Any:
         # A mask changes no shape, and models ask for its values.

@@ -233,8 +233,8 @@ def _require_plain(processor: Any, given: Mapping[str, Any]) -> None:
     latents = config.vae_latent_channels in (1, 3)
     if cropped or latents or config.resample != "lanczos" or config.reducing_gap is not None:
         msg = (
-            f"the {type(processor).__name__} of this pipeline does more to pictures than to resize them "
-            "by Lanczos and to normalise them; such pipelines are not supported"
+            f"the {type(processor).__name__} of this pipeline does more to pictures than Lanczos "
+            "resizing and normalisation; such pipelines are not supported"
         )
         raise SearchError(msg)
 
@@ -245,8 +245,8 @@ def _unseen(pictures: Mapping[str, Image.Image]) -> Iterator[None]:
 
     def load() -> None:
         msg = (
-            "the pipeline looks at a picture's pixels by itself, not with diffusers' VaeImageProcessor; "
-            "such pipelines are not supported"
+            "the pipeline reads a picture's pixels itself, not through diffusers' "
+            "VaeImageProcessor; such pipelines are not supported"
         )
         raise SearchError(msg)
 

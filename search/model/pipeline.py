@@ -24,6 +24,7 @@ from search.model.removed import removed_of
 from search.model.scheduler import GridSettings, read_sampler, unused
 from search.model.scheduler_names import SHORT_NAMES, Choice, choice_of, require_options
 from search.model.sizing import Sizing
+from search.model.split_streams import split_streams
 from search.model.weights import DenoiserWeights, plain
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class Pipeline:
         default_factory=dict, repr=False, compare=False
     )
     _sizes: dict[tuple[int, ...], Size] = field(default_factory=dict, repr=False, compare=False)
+    _split: list[bool] = field(default_factory=list, repr=False, compare=False)
     _bodies: dict[Size | None, Body] = field(default_factory=dict, repr=False, compare=False)
     _other_weights: dict[str, DenoiserWeights] = field(
         default_factory=dict, repr=False, compare=False
@@ -229,6 +231,17 @@ class Pipeline:
         self._call.update(arguments)
         self.family.settings = {**self.family.settings, **arguments}
 
+    def split_streams(self) -> None:
+        """Make the denoiser's call for both halves of guidance as two, for good.
+
+        Raises:
+            SearchError: the pipeline does not put both halves into one batch.
+        """
+        if not self._split:
+            split_streams(self)
+            self._split.append(True)
+            self._bodies.clear()
+
     def _require_scheduler(self, cls: str) -> None:
         """Refuse a class of schedulers with another noise schedule than the pipeline's own."""
         own: Any = self._own_scheduler[0]
@@ -309,17 +322,18 @@ class Pipeline:
         body = self.body(size)
         if not body.scales_latents and getattr(scheduler, "init_noise_sigma", 1) != 1:
             msg = (
-                f"{self.family.pipeline} cannot use {type(scheduler).__name__}, which wants its noise "
-                "scaled; choose one that does not, such as DDIMScheduler or UniPCMultistepScheduler"
+                f"{self.family.pipeline} cannot use {type(scheduler).__name__}, which expects "
+                "scaled noise; choose one that does not, such as DDIMScheduler or "
+                "UniPCMultistepScheduler"
             )
             raise SearchError(msg)
         table = read_sampler(scheduler, settings)
         draws = table.noises > (grid.adds_noise or not grid.takes_latents)
         if draws and not body.steps_latents:
             msg = (
-                f"{self.family.pipeline} cannot use {type(scheduler).__name__}, which draws noise: it "
-                "would draw some for the half without a class too; choose one that draws none, such as "
-                "DDIMScheduler or UniPCMultistepScheduler"
+                f"{self.family.pipeline} cannot use {type(scheduler).__name__}, which would draw "
+                "noise for the unconditional half of the batch as well; choose one that draws "
+                "none, such as DDIMScheduler or UniPCMultistepScheduler"
             )
             raise SearchError(msg)
         return table
@@ -347,6 +361,7 @@ class Pipeline:
             guided=guided,
             picture=self.size(noise_shape),
             call=dict(self._call),
+            split_streams=bool(self._split),
         )
 
 
@@ -423,6 +438,7 @@ def open_asked(
     scheduler: str | None,
     scheduler_options: Iterable[tuple[str, Any]] = (),
     call: Iterable[tuple[str, Any]] = (),
+    split_streams: bool = False,
     weights: bool = True,
     device: str = "cpu",
     dtype: str = "float32",
@@ -434,6 +450,7 @@ def open_asked(
         scheduler: a class of diffusers or a short name; None is the pipeline's own.
         scheduler_options: settings of it to change.
         call: further arguments of the pipeline's call.
+        split_streams: make the call for both halves of guidance as two.
         weights: load them.
         device: where to put the pipeline.
         dtype: of the denoiser's weights and activations.
@@ -443,6 +460,8 @@ def open_asked(
     if scheduler is not None or settings:
         opened.use_scheduler(scheduler, settings)
     opened.use_call(dict(call))
+    if split_streams:
+        opened.split_streams()
     return opened
 
 
@@ -458,6 +477,8 @@ def open_for(
     pipeline = open_pipeline(path, weights=weights, device=device, dtype=dtype)
     pipeline.use_scheduler(binding.scheduler, binding.scheduler_options)
     pipeline.use_call(binding.call)
+    if binding.split_streams:
+        pipeline.split_streams()
     if binding.picture:
         pipeline._sizes[binding.noise_shape] = binding.picture
     here = pipeline.binding(

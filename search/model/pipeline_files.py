@@ -35,7 +35,7 @@ def read_index(path: Path) -> dict[str, Any]:
         msg = f"{str(file)!r} is damaged ({error}); save or download the pipeline again"
         raise SearchError(msg) from error
     if not isinstance(name, str):
-        msg = f"{str(path)!r} is a custom pipeline ({name}); stepcarve knows those of diffusers itself"
+        msg = f"{str(path)!r} is a custom pipeline ({name}); give one of a class that diffusers has"
         raise SearchError(msg)
     result: dict[str, Any] = {**index, "_class_name": text_to_image_of(name)}
     return result
@@ -105,8 +105,8 @@ def assembled(path: Path, index: dict[str, Any], parts: dict[str, Any]) -> Any:
         package = _PACKAGE.search(message) if isinstance(error, ImportError) else None
         if package is not None:
             msg = (
-                f"a {index['_class_name']} needs the package {package[1]!r}, which is not installed; install "
-                "it, or take a pipeline that does without"
+                f"a {index['_class_name']} needs the package {package[1]!r}, which is not "
+                "installed; install it, or take a pipeline that does not need it"
             )
         else:
             msg = f"cannot load the pipeline {str(path)!r}: {message}"

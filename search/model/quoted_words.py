@@ -35,7 +35,8 @@ class QuotedError(SearchError):
 
     def __init__(self, tokenizer: str) -> None:
         super().__init__(
-            f"the {tokenizer} is given words in quotes in a way of its own; such pipelines are not supported"
+            f"the pipeline passes quoted words to its {tokenizer} in a way of its own; such "
+            "pipelines are not supported"
         )
 
 
@@ -93,7 +94,10 @@ class QuotedWords:
             return plain
         found = {read_quotation(source, text) for source in TEXTS for text in texts} - {None}
         if len(found) != 1:
-            msg = "the pipeline reads words in quotes in a way of its own; such pipelines are not supported"
+            msg = (
+                "the pipeline treats quoted words in a way of its own; such pipelines are not "
+                "supported"
+            )
             raise SearchError(msg)
         [self.quotation] = found
         both, one, none = run(request), run(replace(plain, prompts=request.prompts)), run(plain)
@@ -102,7 +106,10 @@ class QuotedWords:
             for source, with_it, without in zip(TEXTS, (one, both), (none, one), strict=True)
         }
         if changed["prompt"] & changed["negative"]:
-            msg = "the pipeline encodes the words in quotes of two texts together; such pipelines are not supported"
+            msg = (
+                "the pipeline encodes the quoted words of two texts together; such pipelines "
+                "are not supported"
+            )
             raise SearchError(msg)
         self.conditions = {source: names for source, names in changed.items() if names}
         return plain

@@ -69,8 +69,8 @@ class DenoiserCall:
         order = self.sample[: len(self.sample) // (2 if self.guided else 1)].flatten().long()
         if not torch.equal(order.sort().values, torch.arange(math.prod(self.drawn))):
             msg = (
-                f"the pipeline makes latents {tuple(self.sample.shape)} of noise {self.drawn} by more "
-                "than reordering it; such pipelines are not supported"
+                f"the pipeline does more than reorder its noise {self.drawn} to make latents "
+                f"{tuple(self.sample.shape)}; such pipelines are not supported"
             )
             raise SearchError(msg)
         return tuple(order.tolist())
@@ -175,8 +175,9 @@ def record_grid_settings(
     unknown = sorted(arguments.keys() - {"num_inference_steps", "timesteps", "sigmas", "mu"})
     if unknown:
         msg = (
-            f"a {type(pipeline.pipe).__name__} sets up its scheduler by {' and '.join(unknown)}, and a bundle's "
-            "steps are known by their number, timesteps, sigmas or mu alone; such pipelines are not supported"
+            f"a {type(pipeline.pipe).__name__} sets up its scheduler with "
+            f"{' and '.join(unknown)}, but stepcarve knows timestep grids by their number, "
+            "timesteps, sigmas or mu only; such pipelines are not supported"
         )
         raise SearchError(msg)
     mu = arguments.get("mu")

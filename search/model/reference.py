@@ -18,7 +18,6 @@ from search.core.streams import block_name, is_inside, module_of, stream_of
 from search.core.topology import PREDICTION, Target, TargetKind, port_of
 from search.model.body import Body
 from search.model.failures import pipeline_failures
-from search.model.hollow import as_placeholders, placeholder_output, tensors_of
 from search.model.removed import base_of
 from search.model.replaced import replaced
 from search.model.scheduler import (
@@ -27,6 +26,7 @@ from search.model.scheduler import (
     noise_drawn_by,
     unused,
 )
+from search.model.shapes import as_placeholders, placeholder_output, tensors_of
 from search.model.stand_in_scheduler import TableScheduler
 
 if TYPE_CHECKING:

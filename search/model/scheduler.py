@@ -121,8 +121,9 @@ def _blaming_scheduler(scheduler: Any, grid: TimestepGrid) -> Iterator[None]:
             msg = f"{name} refuses {_named(grid)}: {message}; choose others, or another --scheduler"
         else:
             msg = (
-                f"{name} does not run with {_named(grid)} if each step is given a prediction, one timestep and "
-                "latents alone, as a table of its steps needs; choose others, or another --scheduler"
+                f"{name} does not run with {_named(grid)} if a step gets only a prediction, one "
+                "timestep and latents, which is all that a sampler table has; choose others, or "
+                "another --scheduler"
             )
         raise SearchError(msg) from error
 

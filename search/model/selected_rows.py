@@ -162,8 +162,8 @@ class RowsSelected(TorchFunctionMode):
 
 def _unknown(name: str) -> SearchError:
     return SearchError(
-        "the denoiser takes as many rows of a tensor as a mask says, and does with them what has no fixed "
-        f"shape ({name}); such pipelines are not supported"
+        "the denoiser selects rows of a tensor by a mask, and then uses them in a way that has "
+        f"no fixed shape ({name}); such pipelines are not supported"
     )
 
 

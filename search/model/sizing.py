@@ -37,8 +37,8 @@ class Sizing:
         """
         if len(noise_shape) < self.rows + 2:
             msg = (
-                f"the pipeline makes {list(noise_shape)} numbers of noise into something that has no height "
-                "and width, such as sound; give a pipeline that makes pictures or videos"
+                f"the pipeline's noise {list(noise_shape)} has no height and width, as for sound; "
+                "give a pipeline that makes pictures or videos"
             )
             raise SearchError(msg)
         height, width = noise_shape[self.rows : self.rows + 2]
@@ -77,7 +77,7 @@ def _rows(noise_shape: tuple[int, ...], height: int, width: int) -> int:
     ]
     rounded = [p for p in places if height // noise_shape[p] == width // noise_shape[p + 1] > 0]
     if not exact + rounded:
-        msg = f"noise {noise_shape} is in no proportion to a picture of {height} x {width}"
+        msg = f"the noise {noise_shape} does not divide a picture of {height} x {width}"
         raise SearchError(msg)
     return (exact + rounded)[0]
 
@@ -91,5 +91,5 @@ def _frames(noise_shape: tuple[int, ...], rows: int, count: int) -> tuple[int, i
             return dim, (count - 1) // (size - 1), 1
         if count % size == 0 and dim < rows:
             return dim, count // size, 0
-    msg = f"noise {noise_shape} is in no proportion to {count} frames"
+    msg = f"the noise {noise_shape} does not divide {count} frames"
     raise SearchError(msg)

@@ -52,7 +52,7 @@ class FixedTimestep(float):
 
 
 class FixedTimesteps(list[FixedTimestep]):
-    """The timesteps of a run that computes with none of them."""
+    """The timesteps of a run, as floats."""
 
     def __getattr__(self, name: str) -> Any:
         """What else pipelines do with them, a tensor does."""
@@ -62,7 +62,7 @@ class FixedTimesteps(list[FixedTimestep]):
 
 
 class UnknownError(Exception):
-    """A pipeline asks the stand-in for its scheduler for what a step graph does not have.
+    """A pipeline asks the stand-in for its scheduler for a value that a step graph does not have.
 
     Attributes:
         of_copy: whether the pipeline steps copies of its scheduler too.
@@ -76,19 +76,39 @@ class UnknownError(Exception):
         """Why pipelines of that class are refused."""
         if self.of_copy:
             return (
-                f"a {cls} steps copies of its scheduler, as for sound or for frames that are not all as "
-                "far, and a bundle steps one set of latents; switch that off with --call if the pipeline's "
+                f"a {cls} steps copies of its scheduler, as for sound or for frames at different noise levels, and "
+                "a bundle steps one set of latents; switch that off with --call if the pipeline's "
                 "call can, such as --call sample_audio=false, or take another pipeline"
             )
         return (
-            f"a {cls} computes with the noise levels of its scheduler, as to tell its network that of the "
-            "next step, and a step graph has the timestep of its own step alone; such pipelines are not "
+            f"a {cls} computes with the noise levels of its scheduler, for example to give its network that of "
+            "the next step, but a step graph knows only the timestep of its own step; such pipelines are not "
             "supported"
         )
 
 
-class _NoiseLevel:
-    """One that nobody knows: pipelines may hold it, but not compute with it."""
+class _Unknown:
+    """What nobody knows: pipelines may hold it, but not compute with it."""
+
+    _scheduler: StandIn | TableScheduler
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise UnknownError(of_copy=self._scheduler.is_copied)
+
+    def __getattr__(self, name: str) -> Any:
+        """What a tensor has and this has not."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return self._refuse()
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _refuse
+    __truediv__ = __rtruediv__ = __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = _refuse
+    __pow__ = __rpow__ = __neg__ = __abs__ = __array__ = _refuse
+    __lt__ = __le__ = __gt__ = __ge__ = __eq__ = __ne__ = _refuse
+
+
+class _NoiseLevel(_Unknown):
+    """A noise level that nobody knows."""
 
     def __init__(self, scheduler: StandIn | TableScheduler) -> None:
         self._scheduler = scheduler
@@ -96,16 +116,20 @@ class _NoiseLevel:
     def __float__(self) -> float:
         return math.nan
 
-    def _refuse(self, *_: Any, **__: Any) -> Any:
-        raise UnknownError(of_copy=self._scheduler.is_copied)
+    __bool__ = __int__ = __round__ = _Unknown._refuse
+    __hash__ = object.__hash__
 
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _refuse
-    __truediv__ = __rtruediv__ = __pow__ = __rpow__ = __neg__ = _refuse
-    expand = to = item = _refuse
+
+class _UnknownLevels(_Unknown, list[Any]):
+    """The noise levels of a run of so many steps, `[N + 1]`, all unknown."""
+
+    def __init__(self, scheduler: StandIn | TableScheduler, steps: int) -> None:
+        super().__init__([_NoiseLevel(scheduler)] * (steps + 1))
+        self._scheduler = scheduler
 
 
 class _Levels(Sequence[Any]):
-    """Noise levels that are the timesteps by a number, and none at the end: `[N + 1]`."""
+    """Noise levels that are the timesteps divided by a number, and zero at the end: `[N + 1]`."""
 
     def __init__(self, timesteps: Tensor, by: float) -> None:
         self._timesteps, self._by = timesteps, by
@@ -114,13 +138,45 @@ class _Levels(Sequence[Any]):
         return len(self._timesteps) + 1
 
     def __getitem__(self, index: Any) -> Any:
-        place = range(len(self))[index]
-        times = self._timesteps
+        """One of them, without the others in a trace; or what a tensor of them gives."""
+        if not isinstance(index, int):
+            return self._tensor()[index]
+        place, times = range(len(self))[index], self._timesteps
         return times[place] / self._by if place < len(times) else times.new_zeros(())
+
+    def __setitem__(self, index: Any, level: Any) -> None:
+        msg = (
+            f"the pipeline sets noise level {index!r} of its scheduler itself, and a bundle takes the scheduler's "
+            "own; such pipelines are not supported"
+        )
+        raise SearchError(msg)
+
+    def __getattr__(self, name: str) -> Any:
+        """What else pipelines do with them, a tensor does."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._tensor(), name)
+
+    def _tensor(self) -> Tensor:
+        times = self._timesteps
+        return torch.cat([times / self._by, times.new_zeros(1)])
+
+
+def _as_tensor(operator: str) -> Any:
+    """An operator of `_Levels`, as that of the tensor."""
+    return lambda levels, *others: getattr(levels._tensor(), operator)(*others)
+
+
+for _operator in (
+    *("__add__", "__radd__", "__sub__", "__rsub__", "__mul__", "__rmul__", "__truediv__"),
+    *("__rtruediv__", "__pow__", "__rpow__", "__neg__", "__abs__"),
+    *("__lt__", "__le__", "__gt__", "__ge__", "__eq__", "__ne__"),
+):
+    setattr(_Levels, _operator, _as_tensor(_operator))
 
 
 def _timesteps_by(own: Any) -> float | None:
-    """By what number a scheduler's timesteps are its noise levels; None if by none."""
+    """The number that divides a scheduler's timesteps into its noise levels; None if none does."""
     known: dict[str, Any] = vars(own)
     if _BY not in known:  # the first time, no trace is running, in which tensors have no values
         known[_BY] = _found_by(own)
@@ -147,7 +203,7 @@ class FixedScheduler:
     Attributes:
         timesteps: of the run; empty for a loop without steps.
         config: of the scheduler whose place it takes.
-        init_noise_sigma: what the pipeline multiplies its noise by, if it does that.
+        init_noise_sigma: what the pipeline multiplies its noise by, if it does.
         is_copied: whether the pipeline has made a copy of it.
     """
 
@@ -159,7 +215,7 @@ class FixedScheduler:
         is_list = isinstance(timesteps, list)
         self.timesteps: Any = FixedTimesteps(timesteps) if is_list else timesteps
         self.config = config
-        # Some pipelines look at the noise levels that the scheduler will take; here they do not count.
+        # Some pipelines look at the scheduler's noise levels; their values do not matter here.
         self.sigmas: Any = [FixedTimestep(0.5)] * (len(timesteps) + 1)
 
     def set_timesteps(
@@ -179,8 +235,8 @@ class FixedScheduler:
         """
         if stage and device is not None:
             msg = (
-                f"the pipeline gives its scheduler a stage ({stage[0]!r}), so it samples in several loops one "
-                "behind the other; such pipelines are not supported"
+                f"the pipeline gives its scheduler a stage ({stage[0]!r}), so it samples in several loops, one "
+                "after the other; such pipelines are not supported"
             )
             raise SearchError(msg)
         device = next(iter(stage), device)
@@ -221,16 +277,16 @@ class FixedScheduler:
 
 
 class StandIn(FixedScheduler):
-    """The same with all that its steps do not need taken from the scheduler whose place it takes."""
+    """A stand-in that has everything but its steps from the scheduler whose place it takes."""
 
     def __init__(self, timesteps: Tensor, own: Any) -> None:
         super().__init__(timesteps, own.config)
         self._own, by = own, _timesteps_by(own)
-        unknown = [_NoiseLevel(self)] * (len(timesteps) + 1)
-        self.sigmas = unknown if by is None else _Levels(timesteps, by)
+        steps = len(timesteps)
+        self.sigmas = _UnknownLevels(self, steps) if by is None else _Levels(timesteps, by)
 
     def __deepcopy__(self, memo: Any) -> StandIn:
-        """A scheduler for something else, as for sound: it may be there, but not make a step."""
+        """A scheduler for something else, such as sound: it may exist, but not make a step."""
         del memo
         self.is_copied = True
         return _Copy(self.timesteps, self._own)
@@ -259,7 +315,7 @@ class TableScheduler(FixedScheduler):
 
     def __init__(self, fitted: FittedSampler, config: Any) -> None:
         super().__init__(torch.tensor(fitted.timesteps), config)
-        self.sigmas = [_NoiseLevel(self)] * (len(fitted.timesteps) + 1)
+        self.sigmas = _UnknownLevels(self, len(fitted.timesteps))
         self._timesteps, self.table = fitted.timesteps, fitted.table
         self.init_noise_sigma = float(fitted.table.inputs[0, 0])
         self._values: list[Tensor] = []

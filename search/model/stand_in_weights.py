@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from search.model.hollow import hollow
+from search.model.shapes import uninitialised
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def with_stand_in_weights(module: nn.Module) -> nn.Module:
     """A copy with random parameters, but for the weights of its linear layers, which have no values."""
-    copy = hollow(module, torch.float32)
+    copy = uninitialised(module, torch.float32)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter, is_linear in _parameters(copy):

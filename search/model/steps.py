@@ -23,8 +23,8 @@ from search.model.encoding import Encoding
 from search.model.entry import latents_replaced
 from search.model.failures import pipeline_failures
 from search.model.guiders import without_memory
-from search.model.hollow import shapes_only
 from search.model.parts_in_place import on_vae_device, with_gradients, with_parts
+from search.model.shapes import shapes_only
 from search.model.stand_in_scheduler import StandIn
 from search.model.stopping_scheduler import as_often
 from search.model.value_numbers import Number, ValueNumbers
@@ -50,12 +50,6 @@ def groups_of_steps(
     """
     walk = _Walk(pipeline, request, timesteps)
     walk.run()
-    if not walk.predictions:
-        msg = (
-            f"a {type(pipeline.pipe).__name__} does not step the scheduler that it has, but copies of it (as "
-            "for frames that are not all as far); such pipelines are not supported"
-        )
-        raise SearchError(msg)
     groups = list(dict.fromkeys(walk.predictions))
     of_steps = [groups.index(each) for each in walk.predictions]
     calls = [walk.calls[of_steps.index(group)] for group in range(len(groups))]
@@ -63,9 +57,10 @@ def groups_of_steps(
     networks = {kind.network for kind in kinds}
     if len(kinds) > MOST:
         msg = (
-            f"a {type(pipeline.pipe).__name__} calls {', '.join(sorted(networks))} in {len(kinds)} ways at "
-            f"{len(of_steps)} steps, as it does where it reads the timestep as a number, and each needs a "
-            f"graph of its own; up to {MOST} are supported"
+            f"a {type(pipeline.pipe).__name__} calls {', '.join(sorted(networks))} in "
+            f"{len(kinds)} ways at {len(of_steps)} steps, for example because it reads the "
+            f"timestep as a number, and each way needs a graph of its own; at most {MOST} are "
+            "supported"
         )
         raise SearchError(msg)
     if walk.looks_ahead and len(set(timesteps)) < len(timesteps):
@@ -140,8 +135,9 @@ class _Walk:
                 self._pipeline.family.call(self._pipe, self._request, None)
         if not self.predictions:
             msg = (
-                f"a {type(self._pipe).__name__} does not step the scheduler that it has, but copies of it (as "
-                "for frames that are not all as far); such pipelines are not supported"
+                f"a {type(self._pipe).__name__} steps copies of its scheduler instead of the "
+                "scheduler itself, for example for frames at different noise levels; such "
+                "pipelines are not supported"
             )
             raise SearchError(msg)
 
@@ -151,8 +147,8 @@ class _Walk:
         if not number.steps <= {now}:
             advice = without_memory(self._pipe) or "such pipelines are not supported"
             msg = (
-                f"a {type(self._pipe).__name__} keeps something from step {min(number.steps)} to step {now} "
-                f"beside its latents, as guidance with a memory does; {advice}"
+                f"a {type(self._pipe).__name__} carries a value other than the latents from step "
+                f"{min(number.steps)} to step {now}, as guidance with momentum does; {advice}"
             )
             raise SearchError(msg)
         self.predictions.append(number.value)

@@ -1,6 +1,6 @@
-"""How a pipeline's texts can be made as long as the longest, found out by running it.
+"""How a pipeline's texts can be padded to the longest, found by running it.
 
-What is found is tried; see `search/model/padding_trial.py`.
+`search/model/padding_trial.py` tries what is found.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from search.model.fixed_texts import (
     CurrentText,
     FixedTexts,
     TextAxis,
-    encoders_told,
+    encoders_masked,
 )
 from search.model.hidden_keys import HiddenKeys
 from search.model.padding_trial import Trial
@@ -44,10 +44,10 @@ _PLACE = "_stepcarve_fixed_texts"
 
 
 def fixed_texts_of(pipeline: OpenedPipeline, request: Request) -> FixedTexts | None:
-    """How the texts of a pipeline are made as long as the longest; None if it pads them itself.
+    """How the texts of a pipeline are padded to the longest; None if it pads them itself.
 
     Raises:
-        SearchError: its network computes otherwise for texts of another length, however they are padded.
+        SearchError: its network gives other results for a padded text, however it is padded.
     """
     known: dict[Any, FixedTexts | None] = vars(pipeline.pipe).setdefault(_PLACE, {})
     settings = repr(sorted(pipeline.family.settings.items()))
@@ -58,7 +58,7 @@ def fixed_texts_of(pipeline: OpenedPipeline, request: Request) -> FixedTexts | N
 
 
 def with_short_texts(request: Request) -> Request:
-    """The same of texts that no pipeline takes for none."""
+    """The request with short texts, none of which a pipeline treats as empty."""
     negative = SHORT[NEGATIVE] if request.is_guided else ""
     return replace(request, prompts=(SHORT[PROMPT],) * len(request.prompts), negative=negative)
 
@@ -79,7 +79,7 @@ def _find(pipeline: OpenedPipeline, request: Request) -> FixedTexts | None:
     texts = finder.filled_up(finder.as_read(texts))
     axes = finder.axes(texts)
     if axes:
-        texts = finder.alike(finder.filled_by_network(texts))
+        texts = finder.in_proportion(finder.filled_by_network(texts))
     return finder.tried(replace(texts, axes=axes)) if axes else texts
 
 
@@ -93,34 +93,34 @@ class _Finder:
     def refusal(self) -> str:
         """Why such a pipeline cannot be compiled."""
         return (
-            f"the {type(self._pipeline.denoiser).__name__} of a {self._pipeline.family.pipeline} computes "
-            "otherwise for texts of another length, even if it does not attend to padding; a graph is of "
-            "one length, so such pipelines are not supported"
+            f"the {type(self._pipeline.denoiser).__name__} of a {self._pipeline.family.pipeline} "
+            "gives other results for a padded text even where the padding is masked, but a graph "
+            "has one text length; such pipelines are not supported"
         )
 
     def encode(
         self,
         texts: FixedTexts,
-        told: Callable[[CurrentText, Tensor], Tensor | None] = lambda *_: None,
+        mask_of: Callable[[CurrentText, Tensor], Tensor | None] = lambda *_: None,
         request: Request | None = None,
     ) -> dict[str, Tensor]:
-        """The conditions; `told` gives the mask of a text's tokens `[B, T]` that its encoder is told."""
+        """The conditions; `mask_of` gives the mask `[B, T]` that a text's encoder gets for its tokens."""
         pipe, request = self._pipeline.pipe, request or self._request
         with ExitStack() as stack:
             current = stack.enter_context(texts.answered(pipe, request))
 
             def mask(ids: Tensor) -> Tensor | None:
                 text, current.source = replace(current), None
-                return None if text.source is None else told(text, ids)
+                return None if text.source is None else mask_of(text, ids)
 
             def mark(mask: Tensor, made: Tensor) -> Tensor:
                 return torch.ones_like(made).masked_fill(~mask[..., None].bool(), torch.nan)
 
-            stack.enter_context(encoders_told(pipe, self._pipeline.denoiser, mask, mark))
+            stack.enter_context(encoders_masked(pipe, self._pipeline.denoiser, mask, mark))
             return conditions_of(record_encoding(self._pipeline, request), None)
 
     def as_read(self, texts: FixedTexts) -> FixedTexts:
-        """The same, without the tokens that the pipeline drops behind a text."""
+        """The texts, without the tokens that the pipeline drops at their end."""
         most = {
             name: bisect_left(range(length), True, key=partial(self._is_all, texts, name))
             for name, length in texts.lengths.items()
@@ -138,14 +138,14 @@ class _Finder:
     def _is_all(self, texts: FixedTexts, tokenizer: str, count: int) -> bool:
         """Whether the pipeline reads no more than the first `count` tokens of a text."""
 
-        def told(text: CurrentText, ids: Tensor) -> Tensor:
+        def mask_of(text: CurrentText, ids: Tensor) -> Tensor:
             behind = ids.shape[1] - count
             return _all_but(behind if text.tokenizer == tokenizer else 0, ids)
 
-        return not any(each.isnan().any() for each in self.encode(texts, told).values())
+        return not any(each.isnan().any() for each in self.encode(texts, mask_of).values())
 
     def _is_ended(self, text: CurrentText) -> bool:
-        """Whether a tokenizer that cuts a text ends it with another token than it has there."""
+        """Whether a tokenizer ends a truncated text with a special token."""
         tokenize = partial(
             getattr(self._pipeline.pipe, text.tokenizer),
             text=LONGER,
@@ -158,11 +158,11 @@ class _Finder:
 
     @property
     def _longer(self) -> Request:
-        """With a longer text."""
+        """The request with a longer text."""
         return replace(self._request, prompts=(LONGER,) * len(self._request.prompts))
 
     def length_varies(self, texts: FixedTexts) -> bool:
-        """Whether the conditions are as long as their text."""
+        """Whether the conditions' shapes depend on the length of a text."""
         short, long = self.encode(texts), self.encode(texts, request=self._longer)
         return any(short[name].shape != long[name].shape for name in short.keys() & long.keys())
 
@@ -174,14 +174,14 @@ class _Finder:
         return Body(self._pipeline, self._longer, texts).numbers != numbers
 
     def filled_by_network(self, texts: FixedTexts) -> FixedTexts:
-        """The same, with the multiple of tokens that the network fills up a text to with its own."""
+        """The texts, with the multiple of tokens to which the network fills up a text with tokens of its own."""
         whole = self._keys(texts, 0)
 
         def fewer(cut: int) -> int:
             keys = self._keys(texts, cut)
             return min((n - m for n, m in zip(whole, keys, strict=True) if n != m), default=0)
 
-        # By less than what the pipeline itself fills up to, no text becomes shorter.
+        # A cut below the pipeline's own multiple does not make a text shorter.
         few, many = texts.multiple, min(texts.lengths.values()) * 3 // 4
         if not whole or fewer(few) or many <= few:
             return texts
@@ -195,23 +195,23 @@ class _Finder:
         self.encode(texts)
         return texts
 
-    def alike(self, texts: FixedTexts) -> FixedTexts:
-        """The same, cut to where each token more makes as many keys more as it does of a short text.
+    def in_proportion(self, texts: FixedTexts) -> FixedTexts:
+        """The texts, cut to the length up to which every token adds as many keys as it does to a short text.
 
-        Some networks sum a text up in tokens of their own, whose number goes by its length in stages.
+        Some networks summarise a text in tokens of their own, whose number rises in stages with its length.
         """
         room, step = texts.room, texts.multiple
         if texts.filled > 1 or room <= step:
             return texts
         short, longer = (self._keys(texts, cut) for cut in (room, room - step))
 
-        def is_alike(cut: int) -> bool:
+        def is_proportional(cut: int) -> bool:
             more, times = self._keys(texts, cut), (room - cut) // step
             return more == [k + (l - k) * times for k, l in zip(short, longer, strict=True)]
 
-        if is_alike(0):
+        if is_proportional(0):
             return texts
-        cut = step * bisect_left(range(room // step), True, key=lambda n: is_alike(n * step))
+        cut = step * bisect_left(range(room // step), True, key=lambda n: is_proportional(n * step))
         if cut >= room:
             raise SearchError(self.refusal)
         most = {name: length - cut for name, length in texts.lengths.items()}
@@ -221,12 +221,12 @@ class _Finder:
 
     @cached_property
     def _networks(self) -> dict[str, nn.Module]:
-        """That compute something, quickly."""
+        """The networks with stand-in weights, which compute quickly."""
         pipeline = self._pipeline
         return {n: with_stand_in_weights(without_weights(pipeline, n)) for n in pipeline.networks}
 
     def _keys(self, texts: FixedTexts, cut: int) -> list[int]:
-        """How many keys each attention of a step has, with shorter texts."""
+        """How many keys each attention of a step has if texts are `cut` tokens shorter."""
         lengths: list[int] = []
 
         def note(_: int, key: Tensor) -> None:
@@ -240,12 +240,12 @@ class _Finder:
         return lengths
 
     def filled_up(self, texts: FixedTexts) -> FixedTexts:
-        """The same, with the multiple of tokens that the pipeline fills up a text to."""
+        """The texts, with the multiple of tokens to which the pipeline fills up a text."""
         whole = self.encode(texts)
         most = min(texts.lengths.values()) // 2
 
         def shrinks(cut: int) -> int:
-            """By how much the conditions become shorter if texts do by `cut` tokens."""
+            """How much shorter the conditions become if texts are `cut` tokens shorter."""
             less = self.encode(texts.shortened(cut))
             sizes = [
                 (size, less[name].shape[axis])
@@ -274,7 +274,7 @@ class _Finder:
                 if current.ids is not None and ids.shape[1] == current.ids.shape[1] + 1:
                     seen.append((ids[0], current.ids[0]))
 
-            with encoders_told(pipe, self._pipeline.denoiser, note, lambda _, made: made):
+            with encoders_masked(pipe, self._pipeline.denoiser, note, lambda _, made: made):
                 record_encoding(self._pipeline, request)
         for given, own in seen:
             if torch.equal(given[1:], own):
@@ -284,16 +284,16 @@ class _Finder:
         raise SearchError(self.refusal)
 
     def axes(self, texts: FixedTexts) -> dict[str, TextAxis]:
-        """Where the conditions have the tokens of a text, as far as their length depends on it."""
+        """The axes of the conditions that run over the tokens of a text."""
         count = texts.multiple
         cut = self.encode(texts.shortened(count), lambda _, ids: torch.ones_like(ids))
         found: dict[str, TextAxis] = {}
         for source in SOURCES:
 
-            def told(text: CurrentText, ids: Tensor, source: str = source) -> Tensor:
+            def mask_of(text: CurrentText, ids: Tensor, source: str = source) -> Tensor:
                 return _all_but(count if text.source == source else 0, ids)
 
-            for name, marked in self.encode(texts, told).items():
+            for name, marked in self.encode(texts, mask_of).items():
                 if not marked.isnan().any():
                     continue
                 axis = _padded_axis(marked, count)
@@ -307,14 +307,14 @@ class _Finder:
         return found
 
     def tried(self, texts: FixedTexts) -> FixedTexts:
-        """The same with the padding where the network predicts the same as without it.
+        """The texts, with the padding placed so that the network predicts the same as without it.
 
-        With texts that are a little shorter than the longest, and with the shortest.
+        It is tried with texts a little shorter than the longest, and with the shortest.
         """
         step = texts.multiple * texts.filled
         trial = Trial(self._pipeline, self._request, texts, step)
-        for told, in_front in ((False, False), (False, True), (True, False)):
-            tried = replace(texts, told=told, in_front=in_front)
+        for masked, in_front in ((False, False), (False, True), (True, False)):
+            tried = replace(texts, masked=masked, in_front=in_front)
             found = trial.of(tried)
             if found is None:
                 continue
@@ -327,7 +327,7 @@ class _Finder:
 
 
 def _padded_axis(marked: Tensor, count: int) -> int | None:
-    """The axis whose last `count` places alone are marked, as no numbers."""
+    """The axis of which exactly the last `count` places are marked by NaN."""
     for axis, size in enumerate(marked.shape):
         found = marked.isnan().movedim(axis, 0).flatten(1)
         rows = torch.arange(size) >= size - count
@@ -337,5 +337,5 @@ def _padded_axis(marked: Tensor, count: int) -> int | None:
 
 
 def _all_but(count: int, ids: Tensor) -> Tensor:
-    """A mask `[B, T]` of token ids that leaves out the last `count`."""
+    """A mask `[B, T]` of token ids that hides the last `count`."""
     return (torch.arange(ids.shape[1]) < ids.shape[1] - count).long().expand_as(ids)

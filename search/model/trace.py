@@ -15,10 +15,10 @@ from search.core.streams import block_name, stream_names
 from search.core.subnet import Granularity
 from search.model.body import Body, Place
 from search.model.complex_numbers import without_complex
-from search.model.hollow import hollow
 from search.model.live_lora import live_loras, scale_input
 from search.model.removed import without_weights
 from search.model.replaced import replaced
+from search.model.shapes import uninitialised
 from search.model.text_lengths import fixed_texts_of, with_short_texts
 from search.model.traced_graph import TracedGraph, Units, emitted_by, read_topology
 from search.model.traced_step import Output, TracedCalls, TracedStep
@@ -101,7 +101,7 @@ def trace(
     family, calls = pipeline.family, _calls(pipeline, bodies, groups)
     used = {pipeline.family.component, *calls.networks.values()}
     networks = {
-        name: hollow(without_weights(pipeline, name), dtype)
+        name: uninitialised(without_weights(pipeline, name), dtype)
         for name in pipeline.networks
         if name in used
     }
@@ -112,18 +112,9 @@ def trace(
     outputs: dict[Output, int] = {}
     order: dict[str, list[str]] = {}
     around = {name: part for each in reversed(bodies) for name, part in each.parts_around.items()}
-    parts = {name: hollow(part, dtype) for name, part in around.items()}
+    parts = {name: uninitialised(part, dtype) for name, part in around.items()}
     step = TracedStep(bodies, networks, parts, modules, calls, outputs, order, dtype)
-    inputs = {
-        SAMPLE: torch.zeros(body.pictures, *body.latent_shape),
-        TIMESTEP: torch.ones(()),
-        **{
-            name: torch.zeros(t.shape, dtype=dtype if t.is_floating_point() else t.dtype)
-            for name, t in body.conditions.items()
-        },
-        **{scale_input(name): torch.ones(1, dtype=dtype) for name in live_loras(networks.values())},
-        GUIDANCE: torch.ones(()),
-    }
+    inputs = _example_inputs(body, networks, dtype)
     with torch.no_grad(), replaced(Tensor, "fill_diagonal_", _fill_diagonal):
         program = without_aliases(torch.export.export(step, (), inputs, strict=False))
     program = without_complex(program, inputs)
@@ -169,6 +160,22 @@ def _bodies(
     return tuple(Body(pipeline, request, texts, place) for place in places)
 
 
+def _example_inputs(
+    body: Body, networks: Mapping[str, torch.nn.Module], dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """The inputs of a step by name, with the shapes and types of the trace."""
+    return {
+        SAMPLE: torch.zeros(body.pictures, *body.latent_shape),
+        TIMESTEP: torch.ones(()),
+        **{
+            name: torch.zeros(t.shape, dtype=dtype if t.is_floating_point() else t.dtype)
+            for name, t in body.conditions.items()
+        },
+        **{scale_input(name): torch.ones(1, dtype=dtype) for name in live_loras(networks.values())},
+        GUIDANCE: torch.ones(()),
+    }
+
+
 def _calls(pipeline: Pipeline, bodies: Sequence[Body], groups: Groups | None) -> TracedCalls:
     if groups is not None:
         return TracedCalls(groups.calls, dict(groups.networks))
@@ -200,8 +207,8 @@ def _fill_diagonal(tensor: Tensor, value: float, wrap: bool = False) -> Tensor:
     """The same as torch's own, which writes through strides and so cannot be exported to ONNX."""
     if wrap or tensor.ndim != 2:
         msg = (
-            f"a step fills the diagonal of a tensor {tuple(tensor.shape)}, and a graph does that for two "
-            "dimensions without wrapping; such pipelines are not supported"
+            f"a step fills the diagonal of a tensor {tuple(tensor.shape)}, which a graph can do "
+            "for two dimensions without wrapping only; such pipelines are not supported"
         )
         raise SearchError(msg)
     on = torch.eye(*tensor.shape, dtype=torch.bool, device=tensor.device)

@@ -13,7 +13,6 @@ from torch.utils import _pytree as pytree
 from search.core.names import GUIDANCE, SAMPLE, TIMESTEP
 from search.core.streams import block_name
 from search.model.computing import arguments_in, results_in
-from search.model.hollow import tensors_of
 from search.model.live_lora import live_loras, scale_input, scaled
 from search.model.removed import (
     is_removed,
@@ -22,6 +21,7 @@ from search.model.removed import (
 )
 from search.model.replaced import replaced
 from search.model.selected_rows import RowsSelected
+from search.model.shapes import tensors_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -117,8 +117,8 @@ class DenoiserWeights:
         entry = self._entries[name]
         if entry.shape != tuple(wanted.shape):
             msg = (
-                f"{name!r} in {str(self.folder)!r} has the shape {list(entry.shape)}, but its config.json "
-                f"makes it {list(wanted.shape)}; take both from the same pipeline"
+                f"{name!r} in {str(self.folder)!r} has the shape {list(entry.shape)}, but its "
+                f"config.json asks for {list(wanted.shape)}; take both from the same pipeline"
             )
             raise SearchError(msg)
         if wanted.is_floating_point() and not entry.dtype.startswith(("F", "BF")):
@@ -210,8 +210,9 @@ def _require_no_ip_adapter(names: Iterable[str], folder: Path) -> None:
 def quantised(folder: Path, why: str) -> str:
     """What to say of weights that are integers with scales."""
     return (
-        f"the weights in {str(folder)!r} are quantised ({why}), and stepcarve takes float ones; load the "
-        "pipeline with diffusers, call dequantize() on that part and save it, or take the original"
+        f"the weights in {str(folder)!r} are quantised ({why}), but stepcarve needs "
+        "floating-point weights; load the pipeline with diffusers, call dequantize() on that "
+        "part and save it, or take the original"
     )
 
 

@@ -1,1 +1,1 @@
-"""From a SubNet to the plan that says which layers of its denoiser multiply in few bits."""
+"""From a SubNet to its quantisation plan: which layers of the denoiser are quantised, and how."""

@@ -17,16 +17,15 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 SAMPLED = 2**14
-"""Numbers of one tensor that quantiles are taken of."""
-
+"""At most about this many values of a tensor are used for its quantiles."""
 
 TAIL = 1e-4
-"""Of a call's numbers, on either side, that PERCENTILE leaves out."""
+"""The fraction of a call's values that PERCENTILE leaves out at either end."""
 
 
 @dataclass
 class _Seen:
-    """Of one layer: the ranges of its calls, and the multiply-accumulates of them all."""
+    """One layer: the input range of each call, and the multiply-accumulates of all calls."""
 
     lows: list[float] = field(default_factory=list)
     highs: list[float] = field(default_factory=list)
@@ -40,9 +39,9 @@ def calibrate(
 
     Args:
         layers: of the denoiser, by the names of their weights.
-        names: of those to watch.
+        names: of the layers to watch.
         run: makes the calls.
-        ranges: how to choose them.
+        ranges: how a range is taken from the values seen.
     """
     watched_layers = {name: layers[name] for name in names}
     seen = {name: _Seen() for name in watched_layers}

@@ -1,4 +1,4 @@
-"""The layers of a pipeline's networks that multiply weights: which there are, and what reaches them in a run."""
+"""The layers of a pipeline's networks that can be quantised, and hooks that watch them in a run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WEIGHT = ".weight"
 
 
 def layers_of(pipeline: Pipeline) -> dict[str, nn.Module]:
-    """Name of the weights -> the layer; names in other networks than the denoiser begin with theirs."""
+    """Name of the weights -> the layer; names outside of the denoiser begin with the network's name."""
     return {
         f"{'' if network == pipeline.family.component else f'{network}.'}{name}{WEIGHT}": module
         for network, whole in pipeline.networks.items()
@@ -34,7 +34,7 @@ def layers_of(pipeline: Pipeline) -> dict[str, nn.Module]:
 def watched(
     layers: Mapping[str, nn.Module], see: Callable[[str, Tensor, Tensor], None]
 ) -> Iterator[None]:
-    """While open, `see` is told the name, input and output of each layer that is called."""
+    """While open, `see` receives the name, input and output of each layer that is called."""
 
     def hook(name: str) -> Callable[..., None]:
         def seen(_module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -56,8 +56,8 @@ def layers_in_loop(
     """The layers whose input changes with the latents; the others are computed once per prompt.
 
     Args:
-        predictor: of the denoiser that has the layers.
-        layers: to look at.
+        predictor: calls the denoiser that has the layers.
+        layers: the candidates, by the names of their weights.
         timestep: one that the sampler visits.
     """
     generator, device = torch.Generator().manual_seed(0), predictor.pipeline.pipe.device
@@ -85,6 +85,6 @@ def layers_in_loop(
 
 
 def _summary(tensor: Tensor) -> Tensor:
-    """Two numbers that hardly any other tensor has: its sum, and that of its squares."""
+    """A fingerprint of two numbers: the sum of the values, and the sum of their squares."""
     wide = tensor.double()
     return torch.stack([wide.sum(), wide.square().sum()])

@@ -8,7 +8,7 @@ import enum
 class Kinds(enum.StrEnum):
     """Which layers may be quantised.
 
-    LINEAR leaves convolutions in floating point, for engines that multiply integers in linear layers only.
+    LINEAR leaves convolutions in floating point, for engines with integer kernels for linear layers only.
     """
 
     ALL = "all"
@@ -18,7 +18,7 @@ class Kinds(enum.StrEnum):
 class Ranges(enum.StrEnum):
     """How the range of a layer's inputs is chosen.
 
-    MINMAX covers everything that was seen. PERCENTILE leaves out the outermost numbers of each call.
+    MINMAX covers every value that was seen. PERCENTILE leaves out the outermost values of each call.
     """
 
     MINMAX = "minmax"

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from search.core.errors import SearchError
-from search.core.quantisation import Layer, Quantisation, Scheme, digest
+from search.core.quantisation import SUFFIX, Layer, Quantisation, Scheme, digest
 from search.fitting.fit import final_latents, fit_sampler
 from search.fitting.trajectories import sample_both
 from search.laptop.knapsack import choose
@@ -22,6 +22,7 @@ from search.quantise.rounded import quantised, rounded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from torch import Tensor
 
@@ -31,9 +32,9 @@ if TYPE_CHECKING:
     from search.model.pipeline import Pipeline
 
 HALVINGS = 12
-"""To find the least share in floating point that meets an error."""
+"""Steps of the bisection for the smallest share in floating point that meets an error."""
 SPARE = 0.01
-"""Of the work: so much less than asked for may stay in floating point."""
+"""The share that stays in floating point may be this much smaller than asked for."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class Effort:
     """How much to measure.
 
     Attributes:
-        pictures: to calibrate and fit on, and as many to judge by.
-        probed: of these, for the error of each layer alone.
+        pictures: number to calibrate and fit on, and to judge by.
+        probed: number of them that the error of each layer alone is measured on.
         seed: of the noise.
     """
 
@@ -58,12 +59,12 @@ class Quantised:
     Attributes:
         plan: bound to `subnet`.
         subnet: with rows fitted to the quantised denoiser, where that helps.
-        plain: error of the SubNet in floating point, to the full sampler.
-        rounded: error of the quantised SubNet, to the full sampler, before rows are fitted.
-        fitted: the same as returned.
-        drift: error of the quantised SubNet as it was to itself in floating point.
-        worst: the largest of these over the pictures.
-        predicted: `drift` as the root of the layers' summed squares; None where it was not measured.
+        plain: error of the SubNet in floating point, against the full sampler.
+        rounded: error of the quantised SubNet, against the full sampler, before rows are fitted.
+        fitted: the same for `subnet`, after rows are fitted.
+        drift: error of the quantised SubNet against itself in floating point, before rows are fitted.
+        worst: the largest drift of a single picture.
+        predicted: `drift` as the root of the layers' summed squares; None if layers were not measured.
     """
 
     plan: Quantisation
@@ -90,6 +91,13 @@ class Quantised:
             "drift_predicted": self.predicted,
         }
 
+    def save(self, file: Path) -> Path:
+        """Write the SubNet to `file` and, beside it, the plan with these figures; returns its file."""
+        self.subnet.save(file)
+        plan = file.with_suffix(SUFFIX)
+        replace(self.plan, origin=self.to_json()).save(plan)
+        return plan
+
     @property
     def share(self) -> float:
         """Of the layers' work that is quantised."""
@@ -100,8 +108,9 @@ class Quantised:
         total = len(self.plan.layers) + len(self.plan.kept)
         return (
             f"{len(self.plan.layers)} of {total} layers in {self.plan.scheme.name}, {self.share:.0%} of "
-            f"their work; error to the full sampler {self.fitted:.4f} (in floating point {self.plain:.4f}, "
-            f"before fitting {self.rounded:.4f}), to itself in floating point {self.drift:.4f}"
+            f"their work; error against the full sampler {self.fitted:.4f} (in floating point "
+            f"{self.plain:.4f}, before fitting {self.rounded:.4f}), against itself in floating point "
+            f"{self.drift:.4f}"
         )
 
 
@@ -120,21 +129,22 @@ def quantise(
     effort: Effort = Effort(),
     report: Callable[..., None] = lambda _text, _share=None: None,
 ) -> Quantised:
-    """Choose what of the denoiser of `subnet` multiplies in few bits, and how.
+    """Choose which layers of the denoiser of `subnet` are quantised, and how.
 
-    Layers are measured one at a time by the final latents, and those to keep are chosen by a knapsack:
-    errors of independent roundings add up by their squares (LAPTOP-Diff, section 3.2, for removals).
+    Each layer is quantised alone and its error measured on the final latents. A knapsack chooses the layers
+    that stay in floating point, since errors of independent roundings add up by their squares (LAPTOP-Diff,
+    section 3.2, for removals).
 
     Args:
         pipeline: with its weights loaded and the scheduler of `subnet`.
-        full: the sampler that errors are measured to.
+        full: the sampler that errors are measured against.
         subnet: to quantise.
         prompts: to calibrate on.
         scheme: of the numbers.
         ranges: how those of the inputs are chosen.
-        kinds: which layers may be quantised; of all others nothing is said.
-        share: of the work to leave in floating point; None: as `most` needs, else nothing.
-        most: largest drift, as predicted from single layers.
+        kinds: which layers may be quantised; the plan does not mention the others.
+        share: of the work, to leave in floating point; None: as much as `most` needs, or none without it.
+        most: the largest drift allowed, as predicted from the layers' own errors.
         refit: fit the rows of the sampler to the quantised denoiser.
         effort: how much to measure.
         report: called with a message and the completed fraction.
@@ -143,14 +153,9 @@ def quantise(
         SearchError: the denoiser has no layer to quantise, `most` cannot be met, or rows for a range of
             guidance scales would be fitted to one.
     """
-    if refit and subnet.fitted is not None and subnet.fitted.by_scale is not None:
-        msg = (
-            "the rows of this SubNet are for a range of guidance scales, and would be fitted to the "
-            f"quantised denoiser at guidance {subnet.guidance:g} alone; give --no-refit to keep them, or "
-            "search without --guidance-range"
-        )
-        raise SearchError(msg)
-    fitted_on, held_out = sample_both(
+    if refit:
+        _require_one_scale(subnet)
+    runs = sample_both(
         pipeline,
         full,
         prompts,
@@ -160,7 +165,7 @@ def quantise(
         seed=effort.seed,
         report=report,
     )
-    fitted_on, held_out = (r.first_pictures(effort.pictures) for r in (fitted_on, held_out))
+    fitted_on, held_out = (each.first_pictures(effort.pictures) for each in runs)
     measure = _Measure(pipeline, subnet, pipeline.sampler_of(subnet))
     report("ranges of the layers' inputs")
     layers = _calibrated(measure, fitted_on, ranges, kinds)
@@ -176,13 +181,26 @@ def quantise(
         fingerprint=subnet.binding.fingerprint,
     )
     report("fit the sampler to the quantised denoiser" if refit else "held-out errors")
+    return _judged(measure, plan, fitted_on, held_out, refit=refit, predicted=predicted)
+
+
+def _judged(
+    measure: _Measure,
+    plan: Quantisation,
+    fitted_on: Trajectories,
+    held_out: Trajectories,
+    *,
+    refit: bool,
+    predicted: float | None,
+) -> Quantised:
+    """The plan with its SubNet, whose rows are fitted if `refit`, and their errors on held-out pictures."""
+    pipeline, made = measure.pipeline, measure.subnet
     own = measure(held_out)
     with quantised(pipeline, plan):
         off = measure(held_out)
-        made = subnet
         if refit:
             made = fit_sampler(
-                pipeline, subnet, measure.table, fitted_on=fitted_on, held_out=held_out
+                pipeline, made, measure.table, fitted_on=fitted_on, held_out=held_out
             ).subnet
         best = _Measure(pipeline, made, pipeline.sampler_of(made))(held_out)
     drift = _relative(off, own)
@@ -196,6 +214,17 @@ def quantise(
         worst=float(drift.max()),
         predicted=predicted,
     )
+
+
+def _require_one_scale(subnet: SubNet) -> None:
+    """Refuse to refit rows that are for a range of guidance scales."""
+    if subnet.fitted is not None and subnet.fitted.by_scale is not None:
+        msg = (
+            "the rows of this SubNet are for a range of guidance scales, and would be fitted to the "
+            f"quantised denoiser at guidance {subnet.guidance:g} alone; give --no-refit to keep them, or "
+            "search without --guidance-range"
+        )
+        raise SearchError(msg)
 
 
 @dataclass(frozen=True)
@@ -214,7 +243,7 @@ class _Measure:
 def _calibrated(
     measure: _Measure, runs: Trajectories, ranges: Ranges, kinds: Kinds
 ) -> dict[str, Layer]:
-    """The layers of these kinds in the loop that the SubNet calls."""
+    """The layers of these kinds that the SubNet calls in the loop, with the ranges of their inputs."""
     layers = layers_of(measure.pipeline)
     if kinds is Kinds.LINEAR:
         layers = {name: each for name, each in layers.items() if isinstance(each, nn.Linear)}
@@ -265,7 +294,7 @@ def _to_quantise(
     chosen = _all_but(layers, high)
     if not chosen:
         msg = (
-            f"every choice of layers is predicted to differ by more than {most:g}; allow more with "
+            f"every set of layers is predicted to drift by more than {most:g}; allow a larger error with "
             "--max-error"
         )
         raise SearchError(msg)
@@ -273,7 +302,7 @@ def _to_quantise(
 
 
 def _all_but(layers: Mapping[str, Layer], share: float) -> dict[str, Layer]:
-    """All layers but those, with `share` of the work, whose summed squared errors are largest."""
+    """All layers except those with `share` of the work whose summed squared errors are largest."""
     if share <= 0:
         return dict(layers)
     names = list(layers)

@@ -1,4 +1,4 @@
-"""A denoiser that computes what its quantised graph computes, in floating point."""
+"""Fake quantisation: a denoiser that computes in floating point what its quantised graph computes."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def rounded(
 
     Args:
         layers: of the denoiser, by the names of their weights.
-        ranges: of the inputs of those to round.
-        scheme: to round to.
+        ranges: the ranges of the inputs of the layers to round.
+        scheme: the number format to round to.
     """
     with ExitStack() as stack:
         for name, layer in ranges.items():
@@ -62,7 +62,7 @@ def _rounded(module: nn.Module, layer: Layer, scheme: Scheme) -> Iterator[None]:
 
 
 def round_part(part: nn.Module, scheme: Scheme) -> Callable[[], None]:
-    """Round the weights of all layers of a part of a pipeline in place; returns what undoes it."""
+    """Round the weights of all layers of a part of a pipeline in place; returns a function that undoes it."""
     before: list[tuple[Any, Tensor]] = []
     for weight in part_weights(part):
         before.append((weight, weight.data))
@@ -76,7 +76,7 @@ def round_part(part: nn.Module, scheme: Scheme) -> Callable[[], None]:
 
 
 def part_weights(part: nn.Module) -> list[Any]:
-    """The weights that layers of a part multiply with, each once."""
+    """The weights of the layers of a part that can be quantised, each once."""
     found = [module.weight for module in part.modules() if isinstance(module, KINDS)]
     return list({id(weight): weight for weight in found}.values())
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from search.core.actions import Source
-from search.model.hollow import tensors_of
+from search.model.shapes import tensors_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence

@@ -26,9 +26,9 @@ from search.core.errors import SearchError
 from search.core.streams import block_name, is_inside, module_of, stream_of
 from search.model.body import Body, places_of
 from search.model.family import Request
-from search.model.hollow import tensors_of
 from search.model.reference import called_networks, forward_replaced
 from search.model.removed import base_of, tensor_arguments
+from search.model.shapes import tensors_of
 from search.supernet.chain import Checkpointed, StepChain
 from search.supernet.gates import REUSE, RUN, Carry, GatedStep, Template
 

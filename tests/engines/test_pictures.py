@@ -196,7 +196,7 @@ def test_image_to_image_begins_from_the_encoded_picture(
 
 @pytest.mark.slow
 def test_latents_that_are_changed_behind_a_step_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SearchError, match="changes its latents behind each step"):
+    with pytest.raises(SearchError, match="changes its latents after each step"):
         exported(pictured.inpaint, tmp_path)
 
 

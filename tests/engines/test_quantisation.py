@@ -98,6 +98,13 @@ def test_a_profile_shows_integer_kernels(folder: Path) -> None:
         assert found["integer"] + found["floating point"] == plain["floating point"]
 
 
+def test_with_integer_weights_alone_no_kernel_multiplies_integers(folder: Path) -> None:
+    whole, weights = (Bundle.open(folder / each) for each in ("float", "weights"))
+    for count in (onnxruntime_kernels, openvino_kernels):
+        plain, found = (count(each.file(each.graphs[0])) for each in (whole, weights))
+        assert found == plain
+
+
 def test_an_export_is_the_same_bytes_again(
     folder: Path, pipelines: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -236,7 +243,7 @@ def test_a_plan_of_another_subnet_is_refused(
     folder: Path, pipelines: Callable[[str], Path], tmp_path: Path
 ) -> None:
     refused(
-        "the quantisation was calibrated on the calls of another SubNet",
+        "the quantisation plan was calibrated on the calls of another SubNet",
         "export", pipelines(PIPELINE), folder / "given.json", "-o", tmp_path / "out",
         "--quantisation", folder / "int8.quantisation.json",
     )  # fmt: skip
@@ -246,7 +253,7 @@ def test_int8_without_a_plan_is_refused(
     folder: Path, pipelines: Callable[[str], Path], tmp_path: Path
 ) -> None:
     refused(
-        "there is no quantisation",
+        "there is no quantisation plan",
         "export", pipelines(PIPELINE), folder / "given.json", "-o", tmp_path / "out",
         "--precision", "int8",
     )  # fmt: skip

@@ -179,7 +179,7 @@ def test_nothing_is_fitted_to_a_sampler_that_draws_noise(
 def test_noise_for_more_than_the_pictures_is_refused(pipelines: Callable[[str], Path]) -> None:
     opened = open_with(pipelines("learned-variance"), "DDPMScheduler", weights=False)
     with pytest.raises(
-        SearchError, match="DiTPipeline cannot use DDPMScheduler, which draws noise"
+        SearchError, match="DiTPipeline cannot use DDPMScheduler, which would draw noise"
     ):
         search(opened, "full", Options(steps=3))
 

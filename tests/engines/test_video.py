@@ -107,7 +107,7 @@ def test_an_mp4_without_its_package_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_what_has_no_height_is_refused() -> None:
-    with pytest.raises(SearchError, match="no height and width, such as sound; give a pipeline"):
+    with pytest.raises(SearchError, match="no height and width, as for sound; give a pipeline"):
         Sizing(rows=1, factor=8).size((4, 16))
 
 
@@ -132,5 +132,5 @@ def test_frames_and_a_sheet_are_beside_the_video(
 @pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
 def test_pipelines_of_sound_are_refused(tmp_path: Path) -> None:
     stable_audio().save_pretrained(tmp_path / "sound")
-    with pytest.raises(SearchError, match="no height and width, such as sound; give a pipeline"):
+    with pytest.raises(SearchError, match="no height and width, as for sound; give a pipeline"):
         search(open_pipeline(tmp_path / "sound", weights=False), "full", Options(steps=2))

@@ -32,7 +32,7 @@ def test_the_way_of_a_shorter_text_is_taken_where_it_is_right_for_both() -> None
 
 def test_what_is_right_for_one_length_alone_is_refused() -> None:
     module = asking("return values * int(mask.sum())")
-    with pytest.raises(ExportError, match="take another path for texts of another length"):
+    with pytest.raises(ExportError, match="follow another path for other text lengths"):
         _exported(module, (ONES, SHORT))
 
 
@@ -45,5 +45,5 @@ def test_a_mask_that_a_full_text_has_not_is_given_for_both() -> None:
 
 def test_what_a_full_text_has_not_and_is_no_mask_of_all_is_refused() -> None:
     module = asking("return {'v': values} if mask.all() else {'v': values, 'm': mask < 1}")
-    with pytest.raises(ExportError, match="take another path for texts of another length"):
+    with pytest.raises(ExportError, match="follow another path for other text lengths"):
         _exported(module, (SHORT, ONES))

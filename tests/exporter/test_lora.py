@@ -204,7 +204,7 @@ def _not_a_number(made: Made, file: Path) -> None:
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (_for_another_pipeline, "has weights for nothing in this StableDiffusionXLPipeline"),
+        (_for_another_pipeline, "matches no layer of this StableDiffusionXLPipeline"),
         (_of_another_width, "does not fit this StableDiffusionXLPipeline"),
         (_of_other_layers, "does not fit this StableDiffusionXLPipeline"),
         (_damaged, "does not fit this StableDiffusionXLPipeline"),

@@ -99,7 +99,7 @@ def test_a_pipeline_that_rewrites_its_texts_in_another_way_is_refused(
 
     monkeypatch.setattr(type(opened.pipe), "maybe_convert_prompt", convert)
     with pytest.raises(
-        SearchError, match="does more to the prompt than to clean it and put it into a longer text"
+        SearchError, match="does more to the prompt than clean it and put it into a longer text"
     ):
         TextConditioner(opened, Request(("",), steps=1, guidance=3))
 
@@ -142,5 +142,5 @@ def test_a_prompt_that_no_tokenizer_reads_is_refused(
         return embeds, embeds
 
     monkeypatch.setattr(type(pipe), "encode_prompt", encode)
-    with pytest.raises(SearchError, match="reads its prompt in another way"):
+    with pytest.raises(SearchError, match="does not read its prompt through its tokenizers"):
         TextConditioner(opened, Request(("",), steps=1, guidance=3))

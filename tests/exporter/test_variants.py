@@ -107,7 +107,7 @@ def test_each_variant_is_refused_where_it_encodes_texts_otherwise(
         return replace(trace_ends(pipeline, subnet, images, *others), unlike=unlike)
 
     monkeypatch.setattr(variant, "trace_ends", trace)
-    with pytest.raises(ExportError, match=r"of the prompt 'a text' .* \['encode_prompt__0'\]"):
+    with pytest.raises(ExportError, match=r"for the prompt 'a text' .* \['encode_prompt__0'\]"):
         export(path, subnet, tmp_path / "bundle", batches=(1, 2), report=said.append)
     assert said[-1].endswith("2 images: trace denoiser")
     assert not (tmp_path / "bundle").exists()

@@ -22,7 +22,7 @@ from search.core.subnet import SubNet
 from search.methods.options import Options
 from search.methods.whole import full
 from search.model.family import Request
-from search.model.pipeline import Pipeline, open_pipeline
+from search.model.pipeline import Pipeline, open_asked, open_pipeline
 from search.model.reference import sample
 from tests.mixes import random_mix
 
@@ -80,6 +80,17 @@ def test_pictures_are_the_references_and_the_pipeline_is_as_before_afterwards(
     assert np.array_equal(pictures(pipe), plain)
 
 
+def test_a_subnet_of_split_streams_is_refused(pipelines: Callable[[str], Path]) -> None:
+    opened = open_asked(
+        pipelines("three-levels"), scheduler=None, split_streams=True, weights=False
+    )
+    subnet = full(opened, Options(steps=2, guidance=3))
+    with pytest.raises(
+        SearchError, match=r"one call for both halves .*; export it, or search again"
+    ):
+        apply(loaded(pipelines("three-levels")), subnet)
+
+
 def test_a_fitted_sampler_is_put_in_place(pipelines: Callable[[str], Path], tmp_path: Path) -> None:
     opened, pipe = open_pipeline(pipelines("three-levels")), loaded(pipelines("three-levels"))
     part = mixed(opened)
@@ -89,7 +100,9 @@ def test_a_fitted_sampler_is_put_in_place(pipelines: Callable[[str], Path], tmp_
     subnet.save(tmp_path / "subnet.json")
     applied = apply(pipe, tmp_path / "subnet.json")
     assert np.abs(pictures(pipe) - reference(opened, subnet)).max() <= 1e-5
-    with pytest.raises(SearchError, match=r"guidance 7.5 was requested, .* fitted for 3; give that scale"):
+    with pytest.raises(
+        SearchError, match=r"guidance 7.5 was requested, .* fitted for 3; give that scale"
+    ):
         pictures(pipe, guidance=7.5)
     with pytest.raises(ValueError, match="give num_inference_steps=6"):
         pictures(pipe, steps=7)

@@ -14,6 +14,7 @@ from search.core.subnet import Granularity
 from search.model.encoding import LABELS
 from search.model.entry import FRAMES, in_latents, latents_replaced
 from search.model.families.unet import UNET_LAYERS, is_unet, unet_blocks
+from search.model.halves import making
 from search.model.pictures import picture_arguments
 
 if TYPE_CHECKING:
@@ -111,16 +112,17 @@ class TextToImage:
             for name, value in arguments.items()
             if name in takes and (value is not None or name in (*self.unset, *self.settings))
         }
-        given = request.latents
+        given, pictures = request.latents, len(request.prompts) * request.images
         if given is None:
-            return _called(pipe, known)
+            with making(pictures):
+                return _called(pipe, known)
 
         def entered(made: Tensor) -> Tensor:
             # What the pipeline prepares of ones is what it multiplies its noise by.
             ones = made[tuple(map(slice, given.shape))] if made.ndim == given.ndim else made
             return in_latents(made, given.to(made.device) * ones.to(given))
 
-        with latents_replaced(pipe, entered):
+        with latents_replaced(pipe, entered), making(pictures):
             return _called(pipe, known)
 
     def arguments(self, pipe: Any, request: Request) -> dict[str, Any]:

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from engines.bench.contenders import DeepCacheSetting, contenders, deepcache_setting
-from engines.bench.full import full_bundle, full_subnet, is_full
+from engines.bench.full import _require, full_bundle, full_subnet, is_full
 from engines.bench.records import Against, ContenderKind
 from engines.errors import EngineError
 from exporter.bundle import Bundle
 from search.core.errors import SearchError
+from search.core.quantisation import Quantisation, scheme_named
 from search.core.subnet import Granularity, SubNet
 from search.methods.options import Options
 from search.methods.registry import search
@@ -64,6 +65,29 @@ def test_a_row_says_what_it_computes_in(
         setting=None,
     )
     assert [each.dtype for each in made] == [in_torch, "float16"]
+
+
+def test_a_quantised_full_sampler_stands_beside_the_one_in_floating_point(
+    found: Found, make_bundle: MakeBundle
+) -> None:
+    full = make_bundle(PIPELINE, found("full"))
+    quantised = replace(full, quantisation="quantisation.json")
+    vars(quantised)["plan"] = Quantisation.of_weights(scheme_named("int8-weights"))
+    rows = contenders(
+        quantised,
+        full_bundle(quantised, Path("p"), given=full.path, folder=Path("f")),
+        pipeline=Path("p"),
+        engines=("a",),
+        device="cpu",
+        against=(),
+        setting=None,
+    )
+    told = [(each.name, each.dtype, each.precision, each.is_full) for each in rows]
+    assert told == [
+        ("a", "float32", "float32", True), ("a + SubNet", "float32", "int8-weights", False),
+    ]  # fmt: skip
+    with pytest.raises(EngineError, match="has precision 'int8-weights', but the full sampler of"):
+        _require(full, quantised)
 
 
 @pytest.mark.slow

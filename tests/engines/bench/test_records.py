@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,21 @@ def test_a_subnet_is_held_against_its_own_engine() -> None:
     assert bench.full_of(subnet) is bench.rows[2]
     assert bench.reached(subnet) == pytest.approx(3 / 4)
     assert bench.reached(bench.rows[2]) is None, "a full run has no MACs ratio to reach"
+
+
+def test_a_quantised_row_has_the_error_that_its_plan_says() -> None:
+    bench = made()
+    *others, last = bench.rows
+    quantised = replace(last, contender=replace(last.contender, precision="int8"))
+    errors = {"error_float": 0.03, "error_refitted": 0.04, "drift": 0.02}
+    bench = replace(bench, rows=(*others, quantised), errors=errors)
+    assert [bench.error(row) for row in bench.rows] == [None, None, None, 0.04]
+    told = bench.to_json()
+    assert [row["precision"] for row in told["rows"]] == ["float32"] * 3 + ["int8"]
+    assert told["rows"][3]["error"] == 0.04
+    assert told["errors"] == errors
+    assert replace(bench, rows=(*others, last)).error(last) == 0.03, "gated, in floating point"
+    assert made().error(last) is None, "without a plan nobody has measured it"
 
 
 def test_what_could_not_run_is_in_no_figure() -> None:

@@ -15,6 +15,7 @@ from cli import main
 from engines.bench import run
 from engines.bench.records import Bench
 from engines.bench.show import draw, tables
+from engines.memory import Memory
 from tests.engines.bench.test_records import made
 
 
@@ -33,6 +34,20 @@ def test_a_line_says_what_a_row_took_and_what_it_was_worth() -> None:
     subnet = [cell.strip() for cell in lines["ort + SubNet"].split("│")[2:-1]]
     assert subnet == ["float32", "3.00", "3.00 to 4.00", "2.00", "6.00 x", "3.00 x", "75%", "-"]
     assert "not installed" in lines["DeepCache"]
+
+
+def test_a_quantised_bundle_shows_its_precision_memory_and_error() -> None:
+    bench = made()
+    *others, last = bench.rows
+    contender = replace(last.contender, precision="int8")
+    quantised = replace(last, contender=contender, memory=Memory(20_000_000, 3_000_000))
+    bench = replace(bench, rows=(*others, quantised), errors={"error_refitted": 0.0421})
+    line = next(each for each in printed(bench).splitlines() if "ort + SubNet" in each)
+    cells = [cell.strip() for cell in line.split("│")[2:-1]]
+    assert (cells[0], *cells[-2:]) == ("int8", "23 MB", "0.0421")
+    axes = draw(bench).axes[0]
+    assert "ort + SubNet, int8" in [each.get_text() for each in axes.get_yticklabels()]
+    assert any("23 MB, error 0.0421" in each.get_text() for each in axes.texts)
 
 
 def test_calls_of_a_graph_stand_beside_their_macs() -> None:

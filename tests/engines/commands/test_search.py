@@ -78,7 +78,7 @@ search {sd} -o {out} --method magic: 'magic' is not one of 'carve', 'dip-go', 'l
 search {sd} -o {out} --method full --granularity atom: 'atom' is not one of 'stage', 'branch', 'layer'
 search {sd} -o {out} --method full --scheduler Magic: no scheduler 'Magic' for this pipeline;
 search {sd} -o {out} --method full --scheduler FlowMatchEulerDiscreteScheduler: choose one
-search {dit} -o {out} --method full --scheduler EulerDiscreteScheduler: wants its noise
+search {dit} -o {out} --method full --scheduler EulerDiscreteScheduler: which expects scaled noise
 search {sd} -o {out} --method full --scheduler DPMSolverSDEScheduler: DPMSolverSDEScheduler
 search {sd} -o {out} --method full --scheduler-option clip: 'clip' is not NAME=VALUE
 search {sd} -o {out} --method full --steps 2000: DDIMScheduler refuses 2000 steps

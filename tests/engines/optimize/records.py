@@ -1,4 +1,4 @@
-"""What the stages of a run leave, made up: two engines, of which the second is faster."""
+"""What the stages of a run leave, made up: two engines, of which the second is faster, and faster still in int8."""
 
 from __future__ import annotations
 
@@ -22,23 +22,37 @@ def write(path: Path, content: Any) -> None:
 
 
 def write_all(
-    out: Path, settings: OptimizeSettings, *, failing: tuple[str, ...] = ()
+    out: Path,
+    settings: OptimizeSettings,
+    *,
+    failing: tuple[str, ...] = (),
+    quantised: float | None = None,
 ) -> OptimizeFolder:
-    """A folder in which only the page is missing; parity fails on the engines that are `failing`."""
+    """A folder in which only the page is missing.
+
+    Args:
+        out: the folder.
+        settings: of the run.
+        failing: engines on which parity fails.
+        quantised: the error in int8, which the second engine runs; None: it was not tried.
+    """
     from PIL import Image
 
     folder = OptimizeFolder(out)
     write(out / "settings.json", settings.to_json())
     shutil.copy(SUBNET, folder.subnet)
     engines = ("onnxruntime", "openvino")
+    tried = {} if quantised is None else {"int8": ("openvino",)}
+    write(folder.tried, {"refused": dict.fromkeys(tried, "")})
     write(
         folder.engines,
         {
-            "engines": {"float32": engines},
+            "engines": {"float32": engines, **tried},
             "builders": [],
             "left_out": {"tensorrt": "no <GPU> here"},
         },
     )
+    points = {} if quantised is None else {"int8": {**POINT, "error": quantised, "psnr": 40.0}}
     fewer = {**POINT, "method": "fewer-steps", "cost": 0.2, "psnr": 30.25}
     write(
         folder.quality / "pictures.json",
@@ -46,12 +60,13 @@ def write_all(
             "prompts": ["a red cross", 'a "blue" <disc>'],
             "classes": False,
             "full_timesteps": [999, 749, 499, 249],
-            "psnr": {"ours": [41.0, 42.0], "fewer": [30.0, 30.5]},
-            "points": {"ours": POINT, "fewer": fewer},
+            "psnr": {"ours": [41.0, 42.0], "fewer": [30.0, 30.5]}
+            | {p: [40.0, 39.5] for p in points},
+            "points": {"ours": POINT, "fewer": fewer, **points},
             "told_apart": True,
         },
     )
-    for number, name in enumerate(("full", "ours", "fewer")):
+    for number, name in enumerate(("full", "ours", "fewer", *points)):
         for each in (0, 1):
             Image.new("RGB", (8, 8), (80 * number, 99, 0)).save(
                 folder.quality / f"{name}-{each}.png"
@@ -62,6 +77,8 @@ def write_all(
     rungs += [_rung(f"{name} on cpu", passed=name not in failing) for name in engines]
     write(folder.parity("float32") / "parity.json", {"rungs": rungs})
     write(folder.parity("float32") / "report.html", "")
+    if quantised is not None:
+        _write_quantised(folder, holds="int8" not in failing)
     rows = [_row("eager", "", 4.0, full=True)]
     for name, seconds in zip(engines, (0.5, 0.4), strict=True):
         if name not in failing:
@@ -72,6 +89,15 @@ def write_all(
     if len(rows) > 1:
         write(folder.bench("float32") / "bench.json", {"rows": rows})
     return folder
+
+
+def _write_quantised(folder: OptimizeFolder, *, holds: bool) -> None:
+    """Parity and seconds in int8."""
+    rungs = [_rung("manifest", passed=True), _rung("integers and scales", passed=True)]
+    rungs += [_rung("openvino on cpu in int8", passed=holds)]
+    write(folder.parity("int8") / "parity.json", {"rungs": rungs})
+    rows = [_row("engine", "openvino", seconds, full=seconds == 2) for seconds in (2, 0.25)]
+    write(folder.bench("int8") / "bench.json", {"rows": rows})
 
 
 def _rung(name: str, *, passed: bool) -> dict[str, Any]:
@@ -89,4 +115,5 @@ def _row(kind: str, engine: str, seconds: float, *, full: bool) -> dict[str, Any
     return {
         "kind": kind, "engine": engine, "full": full,
         "seconds": {"median": seconds}, "samples": rounds,
+        "memory": {"own": int(4e8 * seconds), "mapped": 10**7},
     }  # fmt: skip

@@ -25,6 +25,7 @@ SETTINGS = OptimizeSettings(pipeline=Path("models/mine"))
         ({"method": "dip-go"}, "method"),
         ({"dtypes": ("float32", "float16")}, "dtypes"),
         ({"engines": ("openvino",)}, "engines"),
+        ({"precisions": ("int8",)}, "precisions"),
         ({"options": Options(prompts=("a red cross",), seed=1)}, "prompts, seed"),
     ],
 )

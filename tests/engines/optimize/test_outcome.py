@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from engines.optimize.forms import forms_of, refusals
 from engines.optimize.outcome import outcome_of
 from engines.optimize.page import page_of
 from engines.optimize.settings import Goal, OptimizeSettings
@@ -64,6 +65,46 @@ def test_a_goal_that_is_missed_fails(tmp_path: Path, goal: Goal, met: bool) -> N
     result = outcome_of(write_all(tmp_path, settings), settings)
     assert result["passed"] is met
     assert ("is MISSED" in result["verdict"]) is not met
+
+
+def test_few_bits_are_taken_where_they_are_faster_and_close_enough(tmp_path: Path) -> None:
+    folder = write_all(tmp_path, SETTINGS, quantised=0.025)
+    result = outcome_of(folder, SETTINGS)
+    rows = {(row["engine"], row["precision"]): row for row in result["measured"]}
+    taken = result["taken"]
+    assert taken is rows["openvino", "int8"]
+    assert (taken["dtype"], taken["error"], taken["psnr"]) == ("float32", 0.025, 40.0)
+    assert taken["memory_bytes"] == 11 * 10**7 < rows["openvino", "float32"]["memory_bytes"]
+    assert rows["openvino", "float32"]["error"] == 0.02
+    assert "8.00 x faster than the full sampler on openvino in int8" in result["verdict"]
+    assert "40.0 dB" in result["verdict"]
+    page = page_of(folder, json.loads(json.dumps(result)))
+    assert "the same in int8" in page
+    assert "openvino, int8, 110 MB" in re.sub(r"<!-- | -->", "", page), "a point of the chart"
+
+
+@pytest.mark.parametrize(
+    ("goal", "error", "is_measured"),
+    [
+        (Goal(keep=0.3), 0.026, True), (Goal(keep=0.3), 0.0261, False),
+        (Goal(max_error=0.03), 0.03, True), (Goal(max_error=0.03), 0.031, False),
+        (Goal(min_psnr=39), 0.5, True), (Goal(min_psnr=41), 0.001, False),
+    ],
+)  # fmt: skip
+def test_few_bits_are_measured_within_the_goal_or_close_to_the_subnets_own_error(
+    tmp_path: Path, goal: Goal, error: float, is_measured: bool
+) -> None:
+    settings = OptimizeSettings(pipeline=Path("mine"), goal=goal)
+    folder = write_all(tmp_path, settings, quantised=error)
+    names = [form.name for form in forms_of(folder, settings)]
+    assert names == (["float32", "int8"] if is_measured else ["float32"])
+    assert bool(refusals(folder, goal)["int8"]) is not is_measured
+
+
+def test_few_bits_are_not_taken_if_their_parity_fails(tmp_path: Path) -> None:
+    result = outcome_of(write_all(tmp_path, SETTINGS, quantised=0.02, failing=("int8",)), SETTINGS)
+    assert "openvino in int8" in result["parity_failures"]
+    assert not result["passed"]
 
 
 class _Page(HTMLParser):

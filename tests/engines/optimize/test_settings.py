@@ -42,6 +42,8 @@ def test_more_quality_is_more_work_and_carve_is_the_default() -> None:
         assert less.iterations < more.iterations
         assert less.held_out < more.held_out
         assert less.rounds < more.rounds
+        assert less.probed < more.probed
+        assert less.quantises <= more.quantises
 
 
 def test_settings_are_json_that_tells_them_apart() -> None:

@@ -55,4 +55,4 @@ def test_a_killed_run_goes_on_at_the_stage_that_was_not_finished(
 
 def test_the_stages_are_those_of_the_commands_in_their_order() -> None:
     names = [stage.name for stage in STAGES]
-    assert names == ["search", "compare", "export", "build", "verify", "bench", "page"]
+    assert names == ["search", "quantise", "compare", "export", "build", "verify", "bench", "page"]

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -20,9 +21,9 @@ from tests.pipelines import RANDOM
 OPTIONS = ("--quality", "quick", "--steps", "6", "--keep", "0.5", "--engine", "onnxruntime")
 
 
-def checked(out: Path, calls: int) -> dict[str, object]:
+def checked(out: Path, calls: int) -> dict[str, Any]:
     """What a finished run has left; refuses half of anything."""
-    result: dict[str, object] = json.loads((out / "result.json").read_text())
+    result: dict[str, Any] = json.loads((out / "result.json").read_text())
     assert result["passed"] is True
     assert result["calls"] == calls
     assert "page" in json.loads((out / "times.json").read_text())
@@ -99,6 +100,36 @@ def test_a_quality_is_reached_at_the_least_cost_in_the_fastest_of_two_precisions
 
 
 @pytest.mark.slow
+def test_few_bits_are_one_more_row_of_the_table(
+    pipelines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    line = ["optimize", pipelines("learned-variance"), "-o", out, *OPTIONS]
+    line += ["--precision", "int8"]
+    done = stepcarve(*line)
+    assert done.exit_code == 0, done.output
+    result = checked(out, 3)
+    assert "quantised layers" not in result["not_done"]
+    rows = {row["precision"]: row for row in result["measured"]}
+    if "int8" in result["not_done"]:  # random weights may round badly
+        assert set(rows) == {"float32"}
+        assert "at most" in result["not_done"]["int8"]
+    else:
+        assert set(rows) == {"float32", "int8"}
+        assert result["taken"] == min(rows.values(), key=lambda row: row["seconds"])
+        sizes = {p: (out / "bundles" / p / "weights.bin").stat().st_size for p in rows}
+        assert sizes["int8"] < 0.6 * sizes["float32"]
+        assert not (out / "full" / "int8").exists(), "the full sampler is that in floating point"
+    points = json.loads((out / "quality" / "frontier" / "frontier.json").read_text())["points"]
+    assert "int8" in {point["precision"] for point in points}
+    files = list(out.rglob("*"))
+    times = {path: path.stat().st_mtime_ns for path in files if path.is_file()}
+    assert stepcarve(*line).exit_code == 0
+    changed = {p.name for p, t in times.items() if p.stat().st_mtime_ns != t}
+    assert changed <= {"settings.json", ".lock"}
+
+
+@pytest.mark.slow
 def test_a_quality_that_no_cost_reaches_is_told_on_the_page(
     pipelines: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -135,7 +166,8 @@ def test_a_video(tmp_path: Path) -> None:
 
 KILLED_WHEN: dict[str, Callable[[Path], bool]] = {
     "search": lambda out: any(out.glob("search/keep-0.5/search.json")),
-    "compare": lambda out: (out / "subnet.json").exists(),
+    "quantise": lambda out: (out / "subnet.json").exists(),
+    "compare": lambda out: (out / "quantised.json").exists(),
     "export": lambda out: any(out.glob("bundles/.float32.partial/finished.json")),
     "build": lambda out: any(out.glob("full/.float32.partial/finished.json")),
     "verify": lambda out: any(out.glob("parity/.float32.*")),

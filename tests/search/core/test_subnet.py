@@ -158,7 +158,7 @@ def test_a_saved_subnet_is_read_back_equal(tmp_path: Path) -> None:
         ("[]", "is not a SubNet; give a file written by stepcarve search"),
         (
             '{"kind": "stepcarve-subnet", "schema": 99}',
-            "has schema 99, but this stepcarve reads 1 to 7",
+            "has schema 99, but this stepcarve reads 1 to 8",
         ),
         ('{"kind": "stepcarve-subnet", "schema": 3}', "is wrong or incomplete at 'binding'"),
     ],

@@ -100,6 +100,16 @@ def test_another_search_is_not_resumed(
         )
 
 
+def test_a_search_by_another_cost_is_not_resumed(
+    opened: Pipeline, whole: SubNet, found: list[SubNet], folder: Path
+) -> None:
+    seconds: Any = lambda subnet: keep_of(subnet)
+    with pytest.raises(SearchError, match="holds a search that differs in cost; give"):
+        place_calls(
+            opened, whole, (0.5,), PROMPTS, effort=EFFORT, cost=seconds, folder=folder, resume=True
+        )
+
+
 def test_another_granularity_is_not_resumed(
     opened: Pipeline, whole: SubNet, found: list[SubNet], folder: Path
 ) -> None:
@@ -194,6 +204,22 @@ def test_thin_calls_that_are_no_better_are_not_taken(
     monkeypatch.setattr(recipe, "thin_calls", worse)
     found = place_calls(opened, layers, (NEARLY_THREE,), PROMPTS, effort=EFFORT)[0]
     assert found.actions == layers.actions[:2]
+
+
+def test_thin_calls_are_made_within_the_cost_that_was_asked_for(
+    opened: Pipeline, layers: SubNet
+) -> None:
+    asked: list[SubNet] = []
+
+    def seconds(subnet: SubNet) -> float:
+        asked.append(subnet)
+        return (subnet.steps / subnet.full_calls + keep_of(subnet)) / 2
+
+    effort = replace(EFFORT, iterations=1)
+    found = place_calls(opened, layers, (NEARLY_THREE,), PROMPTS, effort=effort, cost=seconds)[0]
+    assert asked, "thin calls were tried"
+    assert seconds(found) <= NEARLY_THREE
+    assert keep_of(asked[-2]) < NEARLY_THREE, "seconds shrink less than MACs"
 
 
 @pytest.mark.parametrize("keep", [0.2, 0.25, 1.0])

@@ -73,6 +73,20 @@ def test_the_budget_is_met_with_actions_that_the_cache_allows(seed: int) -> None
         assert keep_of(found) <= keep
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_the_budget_is_met_in_the_cost_that_counts(seed: int) -> None:
+    def seconds(found: SubNet) -> float:
+        """A fifth of what is left out is saved, as where caches are large."""
+        return (4 + keep_of(found)) / 5
+
+    found = thinned(WHOLE, 0.9, drawn(seed), CHOICES, seconds)
+    assert found is not None
+    assert seconds(found) <= 0.9
+    by_macs = thinned(WHOLE, 0.9, drawn(seed), CHOICES)
+    assert by_macs is not None
+    assert seconds(by_macs) > 0.9
+
+
 def test_what_cannot_be_paid_is_none() -> None:
     assert thinned(WHOLE, 1e-4, drawn(0), CHOICES) is None
 

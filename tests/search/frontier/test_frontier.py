@@ -17,6 +17,7 @@ from PIL import Image
 
 from cli import main
 from examples.shapes.pictures import draw
+from search.core.quantisation import Layer, Quantisation, digest, scheme_named
 from search.core.subnet import SubNet
 from search.core.table import keep_of
 from search.frontier import write
@@ -26,7 +27,7 @@ from search.frontier.points import Frontier, Point
 from search.frontier.quality import Quality
 from search.frontier.rivals.holding import HOLD
 from search.frontier.settings import FrontierSettings
-from search.frontier.table import full_attributes
+from search.frontier.table import figures_of, full_attributes, headings
 from search.frontier.write import write_frontier
 from tests.toys import chain, subnet
 
@@ -285,3 +286,52 @@ def test_the_full_sampler_is_judged_too() -> None:
     assert full_attributes(found) == (
         "full sampler: colour 97.5%, Fréchet distance 12.3 (to real pictures)"
     )
+
+
+def test_a_quantised_point_stands_beside_its_own_in_floating_point(tmp_path: Path) -> None:
+    found = toy_frontier()
+    (plain,) = found.points
+    plan = Quantisation(scheme_named("int8"), {"a.weight": Layer(-1, 1, 1.0)})
+    quantised = dataclasses.replace(
+        plain, label="k", is_fitted=True, plan=plan, weights_bytes=1_200_000
+    )
+    settings = dataclasses.replace(found.settings, precisions=("int8",))
+    both = dataclasses.replace(
+        found, points=(dataclasses.replace(plain, label="k"), quantised), settings=settings
+    )
+    assert quantised.name == "hold k, fitted, int8"
+    assert "precision" not in headings(found)
+    row = dict(zip(headings(both), figures_of(both, quantised), strict=True))
+    assert (row["precision"], row["weights"]) == ("int8", "1.2 MB")
+    assert len(both.comparisons[0].ranking) == 2, "they do not rank as one"
+    write_frontier(both, tmp_path / "out")
+    points = json.loads((tmp_path / "out" / "frontier.json").read_text())["points"]
+    assert [each["precision"] for each in points] == [None, "int8"]
+    place = tmp_path / "out" / "subnets"
+    assert Quantisation.load(place / "hold-k-fitted-int8.quantisation.json") == plan
+
+
+@pytest.mark.slow
+def test_every_fitted_subnet_is_quantised_where_asked(
+    pipelines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    result = frontier(
+        pipelines("three-levels"), "-o", tmp_path / "out", "--steps", 6, "--guidance", 3,
+        "--keep", "0.5", "--count", 3, "--pictures", 4, "--methods", "fewer-steps",
+        "--fine-steps", 12, "--precision", "int8",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    points = json.loads((tmp_path / "out" / "frontier.json").read_text())["points"]
+    plain, fitted, quantised = points
+    assert [each["precision"] for each in points] == [None, None, "int8"]
+    assert (
+        quantised["weights_bytes"] < 0.5 * fitted["weights_bytes"] == 0.5 * plain["weights_bytes"]
+    )
+    errors = [each["distances"]["full"]["mean"] for each in (fitted, quantised)]
+    assert errors[0] != errors[1]
+    assert errors[1] < errors[0] + 0.1, "bits are lost, the picture is not"
+    made = SubNet.load(tmp_path / "out" / quantised["subnet"])
+    plan = Quantisation.load(
+        (tmp_path / "out" / quantised["subnet"]).with_suffix(".quantisation.json")
+    )
+    assert plan.subnet == digest(made)

@@ -77,7 +77,7 @@ def test_a_question_that_was_not_asked_before_is_an_error() -> None:
     with answers.recorded():
         pass
     source = compile("bool(tensor)", "/site-packages/diffusers/somewhere.py", "eval")
-    with answers.repeated(), pytest.raises(RuntimeError, match="asks a tensor for its value"):
+    with answers.repeated(), pytest.raises(RuntimeError, match="reads the value of a tensor"):
         eval(source, {"tensor": torch.ones(())})
 
 

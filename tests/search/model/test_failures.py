@@ -33,15 +33,15 @@ def raised_in(file: str, error: Exception) -> None:
             "/lib/diffusers/models/some.py",
             DataDependentOutputException(torch.ops.aten.item.default),
             (
-                "SomePipeline goes one way or another by the values of its tensors, where a graph has one way "
-                "(<lambda> in some.py); such pipelines are not supported"
+                "SomePipeline branches on the values of its tensors, which a graph cannot do (<lambda> in some.py); "
+                "such pipelines are not supported"
             ),
         ),
         (
             "/lib/diffusers/models/some.py",
             RuntimeError("Cannot access data pointer of Tensor"),
             (
-                "SomePipeline computes in a way that no trace can follow (<lambda> in some.py); such pipelines are "
+                "SomePipeline uses code that torch.export cannot trace (<lambda> in some.py); such pipelines are "
                 "not supported"
             ),
         ),
@@ -67,7 +67,7 @@ def test_what_fails_without_a_trace_is_told_in_the_librarys_words() -> None:
 def test_a_language_model_that_writes_a_text_is_refused() -> None:
     model = SimpleNamespace(generate=lambda: "a text")
     with (
-        pytest.raises(SearchError, match=r"lets its text_encoder write tokens .* such as --call"),
+        pytest.raises(SearchError, match=r"generates text with its text_encoder .* such as --call"),
         pipeline_failures(SomePipeline(components={"text_encoder": model, "vae": None})),
     ):
         model.generate()

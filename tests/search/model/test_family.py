@@ -53,5 +53,7 @@ def test_a_pipeline_whose_denoiser_cannot_be_told_is_told_how_to_name_it() -> No
 
 
 def test_an_unknown_class_is_refused_by_name() -> None:
-    with pytest.raises(SearchError, match=r"'NowherePipeline'; update it, .*add-a-family\.md"):
+    with pytest.raises(
+        SearchError, match=r"'NowherePipeline'; update diffusers, .*add-a-family\.md"
+    ):
         family_of("NowherePipeline")

@@ -113,15 +113,19 @@ def keep(folder: Path, *names: str) -> None:
 @pytest.mark.parametrize(
     ("part", "names", "message"),
     [
-        ("unet", [f"{STEM}.bin"], r"its weights in 'diffusion_pytorch_model.bin' alone, a pickle"),
-        ("text_encoder", ["pytorch_model.bin"], r"text_encoder' has its weights in 'pytorch_mod"),
-        ("vae", [f"{STEM}.bin"], r"vae' has its weights in 'diffusion_pytorch_model.bin' alone"),
+        ("unet", [f"{STEM}.bin"], r"weights only in 'diffusion_pytorch_model.bin', a pickle"),
+        (
+            "text_encoder",
+            ["pytorch_model.bin"],
+            r"text_encoder' has its weights only in 'pytorch_mod",
+        ),
+        ("vae", [f"{STEM}.bin"], r"vae' has its weights only in 'diffusion_pytorch_model.bin'"),
         (
             "unet",
             [f"{STEM}.fp16.safetensors", f"{STEM}.ema.safetensors"],
-            "variants ema, fp16; keep",
+            r"several variants \(ema, fp16\); keep",
         ),
-        ("unet", ["pytorch_lora_weights.safetensors"], "has LoRA weights alone; load them into"),
+        ("unet", ["pytorch_lora_weights.safetensors"], "has only LoRA weights; load them into"),
         ("vae", ["other.safetensors"], "no diffusion_pytorch_model.safetensors in"),
     ],
 )

@@ -67,7 +67,7 @@ def test_another_scheduler_is_refused_when_it_is_used() -> None:
     pipe = SimpleNamespace(components={"scheduler": own, "prior_scheduler": other})
     with other_schedulers_refused(pipe):
         own.set_timesteps(3)
-        with pytest.raises(SearchError, match="runs a loop of its prior_scheduler"):
+        with pytest.raises(SearchError, match="runs another loop, that of its prior_scheduler"):
             other.set_timesteps(3)
     other.set_timesteps(3)
 
@@ -114,6 +114,13 @@ def test_noise_levels_that_are_timesteps_by_a_number_follow_these() -> None:
     assert len(levels) == 3
     torch.testing.assert_close(torch.stack(list(levels)), torch.tensor([0.7, 0.2, 0.0]))
     assert levels[-2].equal(levels[1])
+    known = torch.stack(list(levels))
+    assert levels[1:].equal(known[1:])
+    assert (levels > 0.5).tolist() == [True, False, False]
+    assert (1 - levels * 2).equal(1 - known * 2)
+    assert levels.to(torch.float64).dtype is torch.float64
+    with pytest.raises(SearchError, match="sets noise level -1 of its scheduler itself"):
+        levels[-1] = levels[-2]
     own.set_timesteps(5)
     torch.testing.assert_close(torch.stack(list(StandIn(own.timesteps, own).sigmas)), own.sigmas)
 
@@ -129,9 +136,19 @@ def test_noise_levels_that_are_timesteps_by_a_number_follow_these() -> None:
 )
 def test_other_noise_levels_may_be_held_and_not_computed_with(own: Any) -> None:
     scheduler = StandIn(torch.ones(2), own)
-    level, sample = scheduler.sigmas[1], torch.ones(2)
+    levels, sample = scheduler.sigmas, torch.ones(2)
+    level = levels[1]
     assert math.isnan(float(level))
-    for compute in (lambda: sample * level, lambda: level / 2, lambda: level.expand(3)):
+    assert len(levels) == 3
+
+    def levels_on_cpu() -> Any:
+        return levels.to("cpu")
+
+    for compute in (
+        *(lambda: sample * level, lambda: level / 2, lambda: level.expand(3), lambda: level > 0.5),
+        *(lambda: level >= 0.5, lambda: level == 0, lambda: 1 if level else 0, lambda: abs(level)),
+        *(lambda: levels * 1000, lambda: levels < 1, levels_on_cpu),
+    ):
         with (
             pytest.raises(SearchError, match="computes with the noise levels of its scheduler"),
             pipeline_failures(SimpleNamespace(components={})),

@@ -87,7 +87,7 @@ def test_attention_sees_the_rows_that_are_taken() -> None:
 
 
 def test_rows_of_no_fixed_number_are_refused() -> None:
-    with pytest.raises(SearchError, match=r"as many rows .* no fixed shape \(stack\)"):
+    with pytest.raises(SearchError, match=r"selects rows .* no fixed shape \(stack\)"):
         exported(Taken(), torch.randn(5, 3), torch.ones(5, dtype=torch.bool))
 
 

@@ -188,7 +188,9 @@ def test_a_loop_with_a_memory_is_refused(kept: str) -> None:
         p.kept.append(made if kept == "prediction" else a.x)
         return made + p.kept[0]
 
-    with pytest.raises(SearchError, match="keeps something from step 0 to step 1"):
+    with pytest.raises(
+        SearchError, match="carries a value other than the latents from step 0 to step 1"
+    ):
         groups(predict)
 
 

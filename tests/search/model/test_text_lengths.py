@@ -166,7 +166,7 @@ def test_a_text_that_its_tokenizer_ends_is_not_cut(
         return made
 
     monkeypatch.setattr(type(pipeline.pipe.tokenizer), "__call__", ended)
-    with pytest.raises(SearchError, match="of another length"):
+    with pytest.raises(SearchError, match="gives other results for a padded text"):
         texts_of(pipeline, "QwenImagePipeline")
 
 
@@ -199,7 +199,7 @@ def test_a_network_that_means_over_its_text_is_refused(
         return made + encoded.mean(1, keepdim=True), encoded
 
     monkeypatch.setattr(CogView4PatchEmbed, "forward", meaning)
-    with pytest.raises(SearchError, match="computes otherwise for texts of another length"):
+    with pytest.raises(SearchError, match="gives other results for a padded text"):
         texts_of(opened("CogView4Pipeline"), "CogView4Pipeline")
 
 
@@ -215,7 +215,7 @@ def test_a_network_that_computes_otherwise_for_the_shortest_texts_is_refused(
         return made * (1 + encoded.shape[1] // 32), encoded
 
     monkeypatch.setattr(CogView4PatchEmbed, "forward", staged)
-    with pytest.raises(SearchError, match="computes otherwise for texts of another length"):
+    with pytest.raises(SearchError, match="gives other results for a padded text"):
         texts_of(opened("CogView4Pipeline"), "CogView4Pipeline")
 
 
@@ -233,7 +233,7 @@ def test_texts_are_as_long_as_a_network_makes_the_same_number_of_tokens_of_them(
 
     finder._keys, finder.encode = keys, lambda texts: texts.length("tokenizer", 10, 96)
     expected = 96 if longest is None else longest
-    assert finder.alike(texts).lengths == {"tokenizer": expected}
+    assert finder.in_proportion(texts).lengths == {"tokenizer": expected}
 
 
 @pytest.mark.slow

@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 
 from search.core.errors import SearchError
-from search.core.quantisation import Grid, Layer, Quantisation, scheme_named
+from search.core.quantisation import Grid, Layer, Quantisation, digest, scheme_named
+from search.core.subnet import SubNet
+from search.quantise.recipe import Quantised
+
+SUBNET = Path(__file__).parents[2] / "golden" / "subnet-schema-4.json"
 
 
 @pytest.mark.parametrize(
@@ -46,10 +50,27 @@ def test_a_plan_survives_its_file(tmp_path: Path) -> None:
 def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
     file = tmp_path / "plan.json"
     file.write_text(text)
-    with pytest.raises(SearchError, match="is no quantisation that this version reads"):
+    with pytest.raises(SearchError, match="is no quantisation plan that this version can read"):
         Quantisation.load(file)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SearchError, match=r"there is no quantisation .*none.json"):
+    with pytest.raises(SearchError, match=r"there is no quantisation plan .*none.json"):
         Quantisation.load(tmp_path / "none.json")
+
+
+def test_the_plan_lies_beside_its_subnet_and_says_what_was_measured(tmp_path: Path) -> None:
+    subnet = SubNet.load(SUBNET)
+    plan = Quantisation(
+        scheme_named("int8"), {"a.weight": Layer(-1.0, 2.0, 1.0)}, subnet=digest(subnet)
+    )
+    found = Quantised(
+        plan, subnet, plain=0.03, rounded=0.05, fitted=0.04, drift=0.02, worst=0.03, predicted=None
+    )
+    file = found.save(tmp_path / "int8.json")
+    assert file == tmp_path / "int8.quantisation.json"
+    loaded = Quantisation.load(file)
+    loaded.require_for(SubNet.load(tmp_path / "int8.json"))
+    assert loaded.layers == plan.layers
+    assert (loaded.origin["error_float"], loaded.origin["error_refitted"]) == (0.03, 0.04)
+    assert (loaded.origin["drift"], loaded.origin["share"]) == (0.02, 1.0)

@@ -1,4 +1,4 @@
-"""Denoisers without values: for traces, and for runs in which only shapes matter."""
+"""Modules with uninitialised parameters, and runs that compute shapes only."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ if TYPE_CHECKING:
     from search.model.answers import Answers
 
 
-def hollow(module: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
-    """A copy on the CPU whose parameters have room but no values: pages of memory that nobody touches.
+def uninitialised(module: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
+    """A copy on the CPU whose parameters are allocated but not initialised, so their memory is never touched.
 
-    Buffers and other tensors, which the class computes, keep their values.
+    Buffers and other tensors that the class computes keep their values.
 
     Args:
         module: to copy; its parameters may be on the meta device.
         dtype: of floating-point parameters and buffers, except in modules that the class keeps in
-            float32; None leaves all as they are.
+            float32; None changes none.
     """
     known: dict[int, Any] = {}
     for parameter in module.parameters():
         there = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
         known[id(parameter)] = nn.Parameter(there, requires_grad=False)
     for buffer in module.buffers():
-        if type(buffer) is not Tensor:  # of a subclass that cannot be copied deeply
+        if type(buffer) is not Tensor:  # a subclass that cannot be copied deeply
             known[id(buffer)] = buffer.clone()
     copied: nn.Module = copy.deepcopy(module, known)
     vars(copied).pop("forward", None)
-    return make_hollow(copied, dtype)
+    return make_uninitialised(copied, dtype)
 
 
-def make_hollow(module: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
-    """The same in place."""
+def make_uninitialised(module: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
+    """Likewise, in place."""
     converted = set(map(id, convertible_modules(module)))
     for inner in module.modules():
         to = dtype if id(inner) in converted else None
@@ -68,16 +68,16 @@ def make_hollow(module: nn.Module, dtype: torch.dtype | None = None) -> nn.Modul
 class _Shapes:
     """A denoiser run on fake tensors, always by the same copy and in the same mode.
 
-    Modules may remember what they compute once; what they remember must not reach a real run.
+    Modules may cache what they compute; such caches must not reach a real run.
 
     Attributes:
-        copy: hollow.
+        copy: of the denoiser, uninitialised.
         mode: of its fake tensors.
-        known: what it gave for arguments of some shapes, where no value was asked for.
+        known: outputs by the arguments' shapes, of calls that read no tensor's value.
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self.copy = hollow(module)
+        self.copy = uninitialised(module)
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         self.known: dict[Any, Any] = {}
 
@@ -87,13 +87,13 @@ _SHAPES: WeakKeyDictionary[nn.Module, _Shapes] = WeakKeyDictionary()
 
 @contextmanager
 def shapes_only(module: nn.Module, answers: Answers) -> Iterator[None]:
-    """While open, calling `module` gives zeros of the right shapes and computes nothing.
+    """While open, calling `module` returns zeros of the right shapes and computes nothing.
 
-    Its hooks are called. If it asks a tensor for a value that is not known then, it is run in earnest.
+    Its hooks are called. If it reads the value of a tensor that has none, it is run on real tensors.
 
     Args:
         module: a denoiser; its parameters may be on the meta device.
-        answers: in which its questions are noted.
+        answers: records the values that it reads.
     """
     forward = type(module).forward
     if module not in _SHAPES:
@@ -111,7 +111,7 @@ def shapes_only(module: nn.Module, answers: Answers) -> Iterator[None]:
             output = placeholder_output(shapes.copy, given, named, shapes.mode)
         except (DataDependentOutputException, DynamicOutputShapeException):
             del answers.known[before:]
-            return as_placeholders(forward(hollow(module), *given, **named))
+            return as_placeholders(forward(uninitialised(module), *given, **named))
         if len(answers.known) == before:
             shapes.known[key] = output
         return output
@@ -121,7 +121,7 @@ def shapes_only(module: nn.Module, answers: Answers) -> Iterator[None]:
 
 
 def _key(args: Any, kwargs: Any) -> tuple[Any, ...]:
-    """What decides the shapes that a call gives."""
+    """What decides the shapes that a call returns."""
     leaves, structure = pytree.tree_flatten((args, kwargs))
     return structure, *(
         (leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else repr(leaf) for leaf in leaves
@@ -129,7 +129,7 @@ def _key(args: Any, kwargs: Any) -> tuple[Any, ...]:
 
 
 def _in_dtype(module: nn.Module, given: Any) -> Any:
-    """Arguments of a denoiser in its dtype, but for vectors such as the timestep."""
+    """Arguments of a denoiser in its dtype, except vectors such as the timestep."""
     dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
     return arguments_in(dtype, given)
 
@@ -159,7 +159,7 @@ def shapes_of(
     mode: FakeTensorMode | None = None,
     method: str = "forward",
 ) -> Any:
-    """The same with the hooks of what is in the module, of any of its methods."""
+    """Likewise for any method of a module, with the hooks of the modules in it."""
     with mode or FakeTensorMode(allow_non_fake_inputs=True) as opened, RowsSelected():
         fake_args, fake_kwargs = pytree.tree_map(
             lambda leaf: opened.from_tensor(leaf) if isinstance(leaf, Tensor) else leaf,

@@ -1,0 +1,167 @@
+"""Pipelines whose one call for both halves of guidance is made as two, against diffusers' own call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from engines.base import make_engine
+from engines.parity import verify
+from engines.runner import Runner
+from exporter.exporting import export
+from search.core.actions import Action
+from search.core.errors import SearchError
+from search.core.granularity import Granularity
+from search.core.liveness import unroll
+from search.core.subnet import SubNet
+from search.core.table import with_rows
+from search.methods.options import Options
+from search.methods.registry import search
+from search.model.family import Request
+from search.model.pipeline import Pipeline, open_asked, open_for, open_pipeline
+from tests.mixes import random_mix
+
+STEPS, GUIDANCE = 4, 3.0
+FAMILIES = [
+    "three-levels",
+    *(
+        pytest.param(n, marks=pytest.mark.slow)
+        for n in ("sdxl", "sd3", "pixart-alpha", "shapes-dit")
+    ),
+]
+
+
+def split(path: Path, *, weights: bool = False) -> Pipeline:
+    return open_asked(path, scheduler=None, split_streams=True, weights=weights)
+
+
+def full(pipeline: Pipeline, granularity: Granularity = Granularity.BRANCH) -> SubNet:
+    options = Options(steps=STEPS, guidance=GUIDANCE, granularity=granularity)
+    return search(pipeline, "full", options)
+
+
+def prompt_of(pipeline: Pipeline) -> str:
+    return "1" if pipeline.family.classes(pipeline.pipe) else "a red circle"
+
+
+def own_call(pipeline: Pipeline, noise: NDArray[np.float32]) -> Any:
+    """diffusers' own call; its final pictures in 0..1."""
+    request = Request((prompt_of(pipeline),), STEPS, GUIDANCE, latents=torch.from_numpy(noise))
+    return np.asarray(pipeline.family.call(pipeline.pipe, request, None))
+
+
+def noise_of(subnet: SubNet) -> NDArray[np.float32]:
+    drawn = np.random.default_rng(5).standard_normal((1, *subnet.binding.noise_shape))
+    return drawn.astype(np.float32)
+
+
+def made(subnet: SubNet, path: Path, out: Path, prompt: str) -> Any:
+    runner = Runner(export(path, subnet, out), make_engine("onnxruntime", "cpu"))
+    return runner.run(prompt, latents=noise_of(subnet)).images / 255
+
+
+def holding(denoiser: Any) -> Callable[[], None]:
+    """Hold the unconditional half of every second step, as nobody else does; returns what ends it."""
+    kept: list[Any] = []
+    calls = 0
+    is_first = type(denoiser).__name__ != "DiTTransformer2DModel"
+
+    def hold(module: Any, args: Any, output: Any) -> Any:
+        nonlocal calls
+        del module, args
+        halves = list(output[0].chunk(2))
+        own = 0 if is_first else 1
+        if calls % 2 == 0:
+            kept[:] = [halves[own]]
+        halves[own] = kept[0]
+        calls += 1
+        joined = torch.cat(halves)
+        return (joined, *output[1:]) if isinstance(output, tuple) else type(output)(sample=joined)
+
+    handle: Any = denoiser.register_forward_hook(hold)
+    end: Callable[[], None] = handle.remove
+    return end
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_unconditional_half_can_be_held(
+    pipelines: Callable[[str], Path], tmp_path: Path, name: str
+) -> None:
+    whole = full(split(pipelines(name)))
+    column = whole.topology.blocks.index("uncond")
+    rows = [list(row) for row in whole.actions]
+    for row in rows[1::2]:
+        row[column] = Action.REUSE
+    held = with_rows(whole, rows)
+    assert sum(unroll(held).macs) == pytest.approx(0.75 * sum(unroll(whole).macs), rel=0.02)
+    plain = open_pipeline(pipelines(name))
+    end = holding(plain.denoiser)
+    expected = own_call(plain, noise_of(held))
+    end()
+    found = made(held, pipelines(name), tmp_path / "bundle", prompt_of(plain))
+    assert np.abs(found - expected).max() <= 1 / 255
+    assert np.abs(own_call(plain, noise_of(held)) - expected).max() > 1 / 255, "holding it shows"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_split_as_a_whole_it_makes_the_same_pictures(
+    pipelines: Callable[[str], Path], tmp_path: Path, name: str
+) -> None:
+    whole = full(split(pipelines(name)))
+    plain = open_pipeline(pipelines(name))
+    found = made(whole, pipelines(name), tmp_path / "bundle", prompt_of(plain))
+    assert np.abs(found - own_call(plain, noise_of(whole))).max() <= 1 / 255
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["three-levels", "sd3"])
+def test_a_mix_of_all_actions_passes_verify(
+    pipelines: Callable[[str], Path], tmp_path: Path, name: str
+) -> None:
+    mixed = random_mix(full(split(pipelines(name)), Granularity.LAYER), 1)
+    assert {block.split("/")[0] for block in mixed.topology.blocks} == {"cond", "uncond"}
+    bundle = export(pipelines(name), mixed, tmp_path / "bundle")
+    engine = make_engine("onnxruntime", "cpu")
+    parity, _ = verify(bundle, [engine], pipelines(name), prompt="a red cross")
+    assert parity.passed, parity.failures
+
+
+def test_a_subnet_remembers_it(pipelines: Callable[[str], Path], tmp_path: Path) -> None:
+    whole = full(split(pipelines("three-levels")))
+    whole.save(tmp_path / "subnet.json")
+    again = SubNet.load(tmp_path / "subnet.json")
+    assert again == whole
+    assert '"schema": 8' in (tmp_path / "subnet.json").read_text()
+    here = open_for(again, pipelines("three-levels"), weights=False)
+    assert full(here).topology == whole.topology
+    batched = replace(whole, binding=replace(whole.binding, split_streams=False))
+    plain = open_for(batched, pipelines("three-levels"), weights=False)
+    assert full(plain).topology != whole.topology
+
+
+def test_a_pipeline_without_two_halves_is_refused(pipelines: Callable[[str], Path]) -> None:
+    with pytest.raises(
+        SearchError, match=r"FluxPipeline calls it with 1 rows .* leave out --split"
+    ):
+        split(pipelines("flux-dev"))
+
+
+def test_a_batch_of_another_size_is_not_cut(pipelines: Callable[[str], Path]) -> None:
+    pipeline = split(pipelines("three-levels"), weights=True)
+    calls: list[int] = []
+    handle = pipeline.denoiser.register_forward_pre_hook(lambda _, args: calls.append(len(args[0])))
+    noise = noise_of(full(pipeline))
+    calls.clear()
+    request = Request(
+        ("a red circle",) * 2, 1, 1.0, latents=torch.from_numpy(noise).repeat(2, 1, 1, 1)
+    )
+    pipeline.family.call(pipeline.pipe, request, None)
+    handle.remove()
+    assert calls == [2], "two pictures without guidance are no two halves"
