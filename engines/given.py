@@ -1,11 +1,8 @@
-"""Pictures that a run is given: files, and what a bundle makes of them."""
+"""Pictures that a run is given: files, and those that a bundle takes."""
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from engines.errors import EngineError
 
@@ -13,12 +10,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from numpy.typing import NDArray
     from PIL.Image import Image
 
     from exporter.bundle import Bundle
-
-logger = logging.getLogger(__name__)
 
 
 def load_picture(path: Path) -> Image:
@@ -40,7 +34,7 @@ def load_picture(path: Path) -> Image:
 def require_pictures(
     bundle: Bundle, given: Mapping[str, Image], *, has_latents: bool
 ) -> Mapping[str, Image]:
-    """The given pictures, which must be those that the bundle takes: `image` and `mask`.
+    """The given pictures, which must be those that the bundle takes: `image`, `mask` and `ip-image`.
 
     Args:
         bundle: whose they are.
@@ -69,22 +63,3 @@ def require_pictures(
         msg = f"the bundle {str(bundle.path)!r} takes no {source}; leave --{source} out"
         raise EngineError(msg)
     return given
-
-
-def values_of(picture: Image, source: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """A picture as an input of `shape` `[1, 3 or 1, height, width]` in 0..1, resized as diffusers does."""
-    from PIL.Image import Resampling
-
-    _, channels, height, width = shape
-    if picture.size != (width, height):
-        logger.warning(
-            "the %s is %d x %d; it is resized to %d x %d",
-            source,
-            *picture.size[::-1],
-            height,
-            width,
-        )
-        picture = picture.resize((width, height), Resampling.LANCZOS)
-    pixels = np.array(picture.convert("L" if channels == 1 else "RGB"), np.float32)
-    pixels /= np.float32(255)
-    return pixels.reshape(height, width, channels).transpose(2, 0, 1)[None]

@@ -11,13 +11,14 @@ import numpy as np
 
 from engines.built import load_graph
 from engines.errors import EngineError, NotFiniteError
-from engines.given import require_pictures, values_of
+from engines.given import require_pictures
 from engines.guidance import guidance_of
 from engines.noise import noise_of
 from engines.preview import expected_rows, pictures_of
 from engines.sampler_rows import SamplerRows
 from engines.texts import Texts
 from search.core.names import GUIDANCE, IMAGE, LATENTS, PREDICTION, SAMPLE
+from search.core.pictures import values_of
 from search.core.prompt import Drawn, PromptField, PromptInput
 
 if TYPE_CHECKING:
@@ -236,7 +237,8 @@ class Runner:
         """A picture or a noise, as an input."""
         if each.fill is PromptField.NOISE:
             return drawn.noises[each.name]
-        return values_of(pictures[each.source], each.source, self._forms[each.name][0])
+        shape = self._forms[each.name][0]
+        return values_of(pictures[each.source], each.source, shape, each.shortest)
 
     def _walk(self, look: Callable[[int], None] = lambda _: None) -> None:
         """All calls, and the sums before and after; `look` is called with the number of each finished one."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from exporter.errors import ExportError
 from exporter.shape import Shape, find_shape
 from search.core.files import sha256
-from search.core.lora import Lora, placed
+from search.core.lora import IPAdapter, Lora, placed
 from search.core.pictures import example_picture
 from search.core.precision import denoiser_precisions
 from search.core.program import distinct
@@ -97,6 +97,7 @@ class Bundle:
         pipeline: directory of the pipeline it was exported from, as it was given.
         loras: that were fused into the pipeline's weights, in this order.
         live_loras: kept apart from these weights; a run may change their scales.
+        ip_adapter: kept apart from these weights, or None; a run gives it a picture.
         quantisation: file of the plan by which its layers were quantised, or None.
         preview: matrix `[3, C + 1]` from the latents at a place, and 1, to its colour in 0..1, for
             approximate pictures; None where none was fitted.
@@ -133,6 +134,7 @@ class Bundle:
     pipeline: str
     loras: tuple[Lora, ...]
     live_loras: tuple[Lora, ...]
+    ip_adapter: IPAdapter | None
     quantisation: str | None
     preview: tuple[tuple[float, ...], ...] | None
     shapes: tuple[Shape, ...]
@@ -267,7 +269,7 @@ class Bundle:
 
     @property
     def pictures(self) -> frozenset[str]:
-        """The pictures that a run needs in addition to its latents: `image`, `mask`."""
+        """The pictures that a run needs in addition to its latents: `image`, `mask`, `ip-image`."""
         inputs = [each for each in self.prompt_inputs if each.fill is PromptField.PICTURE]
         return frozenset(each.source for each in inputs)
 
@@ -311,15 +313,26 @@ class Bundle:
             raise ExportError(msg)
         return Path(self.pipeline) if given is None else given
 
+    @property
+    def added(self) -> tuple[Lora, ...]:
+        """The LoRAs and the IP-Adapter."""
+        adapters = () if self.ip_adapter is None else (self.ip_adapter,)
+        return (*self.loras, *self.live_loras, *adapters)
+
     def with_loras(self, given: Sequence[Path]) -> Bundle:
-        """The same bundle, which knows the places of the LoRA files that are `given`.
+        """The same bundle, which knows the places of the files of LoRAs and IP-Adapter that are `given`.
 
         Raises:
-            SearchError: one of them is no LoRA that it was exported with.
+            SearchError: one of them is none that it was exported with.
         """
-        both = placed((*self.loras, *self.live_loras), given)
-        count = len(self.loras)
-        return replace(self, loras=both[:count], live_loras=both[count:])
+        fused, live = len(self.loras), len(self.live_loras)
+        found: tuple[Any, ...] = placed(self.added, given)
+        return replace(
+            self,
+            loras=found[:fused],
+            live_loras=found[fused : fused + live],
+            ip_adapter=next(iter(found[fused + live :]), None),
+        )
 
     def check(self) -> None:
         """Check every file of this variant."""
@@ -419,6 +432,9 @@ def _bundle(path: Path, data: Any, wanted: Mapping[str, int | None]) -> Bundle:
             pipeline=data["pipeline"],
             loras=tuple(map(Lora.from_json, data.get("loras", ()))),
             live_loras=tuple(map(Lora.from_json, data.get("live_loras", ()))),
+            ip_adapter=None
+            if (made := data.get("ip_adapter")) is None
+            else IPAdapter.from_json(made),
             quantisation=data.get("quantisation"),
             preview=_matrix(data.get("preview")),
             shapes=shapes,

@@ -6,19 +6,27 @@ as padding it to another length, the conditions differ.
 
 from __future__ import annotations
 
+import itertools
+import zlib
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from diffusers.models.autoencoders import vae
+from torch import Tensor, nn
 
 from exporter.components import SHORT, tokenised
 from exporter.errors import ExportError
+from search.core.pictures import example_picture, values_of
 from search.core.prompt import PromptField
+from search.model.live_lora import scaled
 from search.model.recording import record_conditions
+from search.model.replaced import replaced
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
+
+    from PIL import Image
 
     from search.core.prompt import PromptInput
     from search.model.family import Conditioner, Request
@@ -30,57 +38,90 @@ LONG = (
 )
 CLOSE = 0.02
 """The largest relative L2 of conditions, which encoders in half precision round."""
-_OF_TEXTS = {PromptField.IDS, PromptField.MASK, PromptField.GIVEN, PromptField.QUOTED}
+SCALE = 0.5
+"""Of LoRAs beside the weights, in both."""
 
 
-def require_own_encoding(
-    pipeline: Pipeline, conditioner: Conditioner, request: Request, reads: Collection[str]
-) -> None:
-    """Refuse a conditioner that encodes a short or a longer text otherwise than its pipeline.
+def unlike_encodings(
+    pipeline: Pipeline, conditioner: Conditioner, request: Request
+) -> dict[str, str]:
+    """The conditions that a conditioner makes otherwise than its pipeline of a short or a longer text.
 
-    One that takes more than texts, such as pictures, is not checked.
+    Both are given the same pictures, noises and scales of LoRAs.
 
     Args:
         pipeline: whose call encodes too.
         conditioner: made for `request`.
         request: its texts are replaced.
-        reads: names of the conditions that matter.
 
-    Raises:
-        ExportError: the conditions differ.
+    Returns:
+        Name of the condition -> the text.
     """
     inputs = conditioner.inputs
-    if not any(each.tokenizer for each in inputs) or any(i.fill not in _OF_TEXTS for i in inputs):
-        return
-    cls = type(pipeline.pipe).__name__
+    if not any(each.tokenizer for each in inputs):
+        return {}
     texts: FixedTexts | None = getattr(conditioner, "texts", None)
+    pictures = {i.source: _picture(i) for i in inputs if i.fill is PromptField.PICTURE}
+    others = {each.name: _without_text(each, pictures) for each in inputs}
+    unlike: dict[str, str] = {}
     for text in dict.fromkeys((SHORT, _fitting(conditioner, LONG))):
-        wanted = replace(request, prompts=(text,) * len(request.prompts), negative=text)
-        given = [_input(conditioner, each, text) for each in inputs]
+        prompts = (text,) * len(request.prompts)
+        wanted = replace(request, prompts=prompts, negative=text, pictures=pictures or None)
+        given = [tokenised(conditioner, each, others[each.name], text) for each in inputs]
         with torch.no_grad():
-            own = record_conditions(pipeline, wanted, torch.Generator())
+            own = _own_conditions(pipeline, wanted, inputs)
             made = conditioner.eval()(*given)
         if texts is not None:
             own = texts_alone(own, made, texts, _padding(inputs, given))
-        known = own.keys() & set(reads)
         hidden = [
             tensor[0] == 0
             for each, tensor in zip(inputs, given, strict=True)
             if each.fill is PromptField.MASK
         ]
-        off = sorted(
-            name
-            for name in known
-            if name not in made
-            or not (is_in(made[name], own[name]) or is_padding(made[name], own[name], hidden))
+        for name, tensor in own.items():
+            if name in made and (
+                is_in(made[name], tensor) or is_padding(made[name], tensor, hidden)
+            ):
+                continue
+            unlike.setdefault(name, text)
+    return unlike
+
+
+def require_own_encoding(pipe: Any, unlike: Mapping[str, str], reads: Collection[str]) -> None:
+    """Refuse a conditioner that encodes a text otherwise than its pipeline.
+
+    Args:
+        pipe: of diffusers.
+        unlike: what `unlike_encodings` has found.
+        reads: names of the conditions that matter.
+
+    Raises:
+        ExportError: one of them differs.
+    """
+    off = sorted(unlike.keys() & set(reads))
+    if off:
+        msg = (
+            f"for the prompt {unlike[off[0]]!r} the bundle would make other conditions {off} than a "
+            f"{type(pipe).__name__} itself, whose encoding does not fit a graph of one length; such "
+            "pipelines are not supported"
         )
-        if off:
-            msg = (
-                f"for the prompt {text!r} the bundle would make other conditions {off} than a "
-                f"{cls} itself, whose text encoding does not fit a graph of one length; such "
-                "pipelines are not supported"
-            )
-            raise ExportError(msg)
+        raise ExportError(msg)
+
+
+def _own_conditions(
+    pipeline: Pipeline, request: Request, inputs: Sequence[PromptInput]
+) -> dict[str, Tensor]:
+    """What the pipeline makes of a request, with LoRAs at `SCALE` and noises of `_noise`."""
+    scales = {i.source: torch.full((1,), SCALE) for i in inputs if i.fill is PromptField.SCALE}
+    parts = [part for part in pipeline.pipe.components.values() if isinstance(part, nn.Module)]
+    noises = {each.name: each for each in inputs if each.fill is PromptField.NOISE}
+    count = itertools.count()
+
+    def drawn(*_: Any, **__: Any) -> Tensor:
+        return _noise(noises[f"noise_{next(count)}"])
+
+    with scaled(parts, scales), replaced(vae, "randn_tensor", drawn):
+        return record_conditions(pipeline, request, torch.Generator())
 
 
 def _padding(inputs: Sequence[PromptInput], given: Sequence[Tensor]) -> dict[str, int]:
@@ -101,9 +142,20 @@ def texts_alone(
 ) -> dict[str, Tensor]:
     """The encoded texts among a pipeline's conditions, without the pipeline's own padding at either end.
 
-    Nothing else of such a pipeline is compared, such as masks: `padding_trial.py` has tried the network.
+    Of the others, those as long as no text are left, such as pooled ones. Masks and positions are not
+    compared: `padding_trial.py` has tried the network.
     """
-    found = {}
+    lengths = {
+        conditions[name].shape[axis]
+        for conditions in (own, made)
+        for name, (axis, _) in texts.axes.items()
+        if name in conditions
+    }
+    found = {
+        name: tensor
+        for name, tensor in own.items()
+        if name not in texts.axes and tensor.is_floating_point() and not lengths & {*tensor.shape}
+    }
     for name, (axis, source) in texts.axes.items():
         if name in own and source in padding:
             size = own[name].shape[axis]
@@ -113,10 +165,29 @@ def texts_alone(
     return found
 
 
-def _input(conditioner: Conditioner, each: PromptInput, text: str) -> Tensor:
-    """An input for a text without quoted words."""
-    fill = torch.full(each.shape, int(each.fill is not PromptField.QUOTED), dtype=torch.int64)
-    return tokenised(conditioner, each, fill, text)
+def _picture(each: PromptInput) -> Image.Image:
+    """A picture that becomes an input without being resized."""
+    height, width = (each.shortest,) * 2 if each.shortest else each.dims[-2:]
+    return example_picture(height, width, each.source)
+
+
+def _without_text(each: PromptInput, pictures: Mapping[str, Image.Image]) -> Tensor:
+    """An input that takes no tokens, for a text without quoted words."""
+    match each.fill:
+        case PromptField.PICTURE:
+            picture = pictures[each.source]
+            return torch.from_numpy(values_of(picture, each.source, each.dims, each.shortest))
+        case PromptField.NOISE:
+            return _noise(each)
+        case PromptField.SCALE:
+            return torch.full(each.shape, SCALE)
+    return torch.full(each.shape, int(each.fill is not PromptField.QUOTED), dtype=torch.int64)
+
+
+def _noise(each: PromptInput) -> Tensor:
+    """The numbers of a noise."""
+    seed = zlib.crc32(each.name.encode())
+    return torch.randn(each.shape, generator=torch.Generator().manual_seed(seed))
 
 
 def _fitting(conditioner: Conditioner, text: str) -> str:

@@ -14,17 +14,16 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.bundle import QUANTISATION, WEIGHTS, Bundle, require_dtype, require_part_dtype
-from exporter.encoding_check import require_own_encoding
 from exporter.errors import ExportError
 from exporter.part_precision import lower_parts
 from exporter.preflight import require_room
 from exporter.preview import fit_preview
 from exporter.staging import Staging, staging
-from exporter.traced import conditioning
 from exporter.variant import Variant, carve_variant
 from exporter.weights import refer, write_weights
 from search.core.files import require_free, sha256
 from search.core.versions import environment, versions_of
+from search.model.ip_adapter import ENCODER, take_ip_adapter
 from search.model.lora import take_loras
 from search.model.pipeline import Pipeline, open_for
 from search.model.whole import resized
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 
     from tokenizers import Tokenizer
 
-    from search.core.lora import Lora
+    from search.core.lora import IPAdapter, Lora
     from search.core.quantisation import Quantisation
     from search.core.subnet import SubNet
 
@@ -61,6 +60,7 @@ def export(
     dtype: str = "float32",
     loras: Sequence[Lora] = (),
     live_loras: Sequence[Lora] = (),
+    ip_adapter: IPAdapter | None = None,
     text_dtype: str = "float32",
     vae_dtype: str = "float32",
     plan: Quantisation | None = None,
@@ -79,6 +79,7 @@ def export(
         dtype: the type of the denoiser's weights and activations: float32, float16 or bfloat16.
         loras: LoRAs to fuse into the weights, in this order; `subnet` was searched without them.
         live_loras: named LoRAs to keep apart from the weights, with their scales as inputs.
+        ip_adapter: an IP-Adapter to add; a run gives it a picture.
         text_dtype: the type of the text encoders; or one of `weight_schemes`, for their weights alone.
         vae_dtype: the same for the autoencoder. A part whose results are not close to those in float32
             stays float32.
@@ -91,7 +92,7 @@ def export(
 
     Raises:
         SearchError: the SubNet is for another pipeline or cannot be used at one of the `sizes`, the plan
-            is for another SubNet, a LoRA does not fit, or `out` exists.
+            is for another SubNet, a LoRA or IP-Adapter does not fit, or `out` exists.
         ExportError: unknown `dtype`, too little memory or disk, or something cannot be exported.
     """
     path, out = Path(path), Path(out)
@@ -102,14 +103,14 @@ def export(
     shapes = _shapes(pipeline, subnet, sizes, batches)
     changed = (*loras, *live_loras)
     report(require_room(pipeline, out, dtype, len(shapes), fused=bool(changed)))
-    _load(pipeline, loras, live_loras, report)
+    _load(pipeline, loras, live_loras, ip_adapter, report)
     parts = lower_parts(pipeline, shapes[0][0], text=text_dtype, vae=vae_dtype, note=note)
+    changed += () if ip_adapter is None else (ip_adapter,)
     with staging(out, _key(pipeline, shapes, dtypes, changed, plan)) as stage:
         variants = [
             carve_variant(pipeline, each, batch, dtype, plan, report, parts)
             for each, batch in shapes
         ]
-        _compare_encodings(pipeline, variants[0], shapes[0][1], report)
         preview = _preview(pipeline, variants[0], report)
         report("write")
         stage.commit(
@@ -120,6 +121,7 @@ def export(
                 "parts": parts,
                 "loras": [each.to_json() for each in loras],
                 "live_loras": [each.to_json() for each in live_loras],
+                "ip_adapter": None if ip_adapter is None else ip_adapter.to_json(),
                 "preview": preview,
                 **_write(pipeline, variants, stage),
                 **({} if plan is None else {"quantisation": stage.share(QUANTISATION, plan.save)}),
@@ -162,22 +164,17 @@ def _load(
     pipeline: Pipeline,
     loras: Sequence[Lora],
     live_loras: Sequence[Lora],
+    ip_adapter: IPAdapter | None,
     report: Callable[[str], None],
 ) -> None:
-    """Load LoRAs, and the weights of the parts around the denoiser."""
+    """Load LoRAs and IP-Adapter, and the weights of the parts around the denoiser."""
     if loras or live_loras:
         report(f"load {', '.join(each.file.name for each in (*loras, *live_loras))}")
         take_loras(pipeline, loras, live_loras)
+    if ip_adapter is not None:
+        report(f"load {ip_adapter.file.name}")
+        take_ip_adapter(pipeline, ip_adapter)
     pipeline.load_around()
-
-
-def _compare_encodings(
-    pipeline: Pipeline, variant: Variant, batch: int, report: Callable[[str], None]
-) -> None:
-    """Refuse text encoders that encode a prompt otherwise than the pipeline does."""
-    report("compare text encoders")
-    request = conditioning(pipeline, variant.subnet, batch)
-    require_own_encoding(pipeline, variant.prompts, request, variant.reads)
 
 
 def _preview(
@@ -258,17 +255,21 @@ def _key(
     """
     used = [name for name, part in pipeline.pipe.components.items() if part is not None]
     around = {
-        str(path.relative_to(pipeline.path)): sha256(path)
-        for name in used
-        if name not in pipeline.networks
-        for path in sorted((pipeline.path / name).rglob("*"))
-        if path.is_file()
+        "model_index.json": {"": sha256(pipeline.path / "model_index.json")},
+        **{n: _checksums(pipeline.path / n) for n in used if n not in pipeline.networks},
+        # An IP-Adapter may bring its image encoder.
+        **{each.sha256: _checksums(each.file.parent / ENCODER) for each in loras},
     }
-    around["model_index.json"] = sha256(pipeline.path / "model_index.json")
     made = [(subnet.to_json(), batch) for subnet, batch in shapes]
-    fused = [(each.sha256, each.scale, each.name) for each in loras]
+    fused = [(each.what, each.sha256, each.scale, each.name) for each in loras]
     rounded = None if plan is None else plan.to_json()
     content = json.dumps(
         [made, dtypes, fused, rounded, versions_of(PACKAGES), around], sort_keys=True
     )
     return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    """Of all files in a folder that may not be there, by their places in it."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): sha256(path) for path in files}

@@ -53,6 +53,11 @@ class Master:
     topology: Topology
     layout: tuple[int, ...] | None
 
+    @property
+    def reads(self) -> set[str]:
+        """The inputs that something is computed from."""
+        return {name for name, value in self.inputs.items() if value.uses()}
+
 
 def trace_master(pipeline: Pipeline, trace: Trace, bases: AbstractSet[int]) -> Master:
     """Convert `trace` to ONNX, mark the ports, attach the weights lazily and optimise.

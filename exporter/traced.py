@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from exporter.components import Component, conditioner_graph, decoder_graph, encoder_graph
+from exporter.encoding_check import unlike_encodings
 from exporter.errors import ExportError
 from exporter.trace import Master, trace_master
 from search.core.names import GUIDANCE, SAMPLE, TIMESTEP
@@ -35,6 +36,7 @@ class Ends:
 
     Attributes:
         prompts: the conditioner, for its inputs and tokenizers.
+        unlike: what it makes otherwise than the pipeline, see `unlike_encodings`.
         condition: its graph.
         decode: the graph of the decoder.
         encode: the graph from a picture to the latents that the loop begins from, or None.
@@ -42,6 +44,7 @@ class Ends:
     """
 
     prompts: Conditioner
+    unlike: dict[str, str]
     condition: Component
     decode: Component
     encode: Component | None
@@ -55,7 +58,7 @@ def trace_ends(
     dtype: str,
     rounded: RoundedWeights = MappingProxyType({}),
 ) -> Ends:
-    """Trace what is around the denoiser.
+    """Trace what is around the denoiser, and compare how texts are encoded.
 
     Args:
         pipeline: that `subnet` is bound to.
@@ -69,10 +72,13 @@ def trace_ends(
     """
     binding = subnet.binding
     size = pipeline.size(binding.noise_shape)
-    prompts = pipeline.family.conditioner(pipeline, conditioning(pipeline, subnet, images))
+    request = conditioning(pipeline, subnet, images)
+    prompts = pipeline.family.conditioner(pipeline, request)
+    unlike = unlike_encodings(pipeline, prompts, request)
     encode, encoder_inputs = _encoder(pipeline, subnet, size, images, rounded)
     return Ends(
         prompts=prompts,
+        unlike=unlike,
         condition=conditioner_graph(prompts, dtype, rounded),
         decode=decoder_graph(pipeline, (images, *binding.latent_shape), size, rounded),
         encode=encode,

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from exporter.carve import carve
+from exporter.encoding_check import require_own_encoding
 from exporter.part_precision import rounded_weights
 from exporter.prologue import Prologue, make_prologue
 from exporter.quantise import quantise
@@ -68,12 +69,6 @@ class Variant:
         return (self.condition, *prologue, *self.steps, self.decode, *encode)
 
     @property
-    def reads(self) -> set[str]:
-        """What the step graphs and the prologue take."""
-        prologue = () if self.prologue is None else (self.prologue.model,)
-        return {v.name or "" for model in (*prologue, *self.steps) for v in model.graph.inputs}
-
-    @property
     def takes_scale(self) -> bool:
         """Whether some graph takes the guidance scale."""
         inputs = (value.name for model in self.models for value in model.graph.inputs)
@@ -119,13 +114,14 @@ def carve_variant(
     shape = Shape.of(pipeline.size(subnet.binding.noise_shape), images)
     table = pipeline.sampler_of(subnet)
     program = plan_program(subnet, images)
-    report(f"{shape}: trace denoiser")
-    master = trace_denoiser(pipeline, subnet, program.bases, images, dtype)
-    if plan is not None:
-        quantise(master, plan)
     report(f"{shape}: trace text encoders and decoder")
     ends = trace_ends(pipeline, subnet, images, dtype, rounded_weights(pipeline, parts))
+    report(f"{shape}: trace denoiser")
+    master = trace_denoiser(pipeline, subnet, program.bases, images, dtype)
     require_conditions(ends.condition, master)
+    require_own_encoding(pipeline.pipe, ends.unlike, master.reads)
+    if plan is not None:
+        quantise(master, plan)
     report(f"{shape}: carve {len(program.signatures)} step graphs")
     steps = tuple(
         carve(master, signature, f"step_{number:03d}")

@@ -59,6 +59,7 @@ def full_bundle(
             vae_dtype=bundle.vae_dtype,
             loras=bundle.loras,
             live_loras=bundle.live_loras,
+            ip_adapter=bundle.ip_adapter,
             report=lambda text, *_: report(f"export the full sampler: {text}"),
         )
     found = Bundle.open(place, **bundle.shape.asked)
@@ -87,8 +88,8 @@ def full_subnet(subnet: SubNet, pipeline: Path) -> SubNet:
 
 
 def _fused(bundle: Bundle) -> list[tuple[str, float]]:
-    """Its LoRAs, by checksum and scale."""
-    return [(each.sha256[:12], each.scale) for each in (*bundle.loras, *bundle.live_loras)]
+    """Its LoRAs and IP-Adapter, by checksum and scale."""
+    return [(each.sha256[:12], each.scale) for each in bundle.added]
 
 
 def _require(bundle: Bundle, full: Bundle) -> None:
@@ -101,7 +102,7 @@ def _require(bundle: Bundle, full: Bundle) -> None:
         "dtype": (bundle.dtype, full.dtype),
         "precision": (bundle.dtype, full.precision),
         "dtypes of text encoders and autoencoder": (bundle.parts, full.parts),
-        "LoRAs": (_fused(bundle), _fused(full)),
+        "LoRAs and IP-Adapter": (_fused(bundle), _fused(full)),
         "guidance": (mine.guidance, theirs.guidance),
         "keep": (1.0, keep_of(theirs)),
     }

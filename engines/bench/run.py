@@ -107,7 +107,7 @@ def bench(
         bundle,
         full,
         pipeline=pipeline.resolve(),
-        loras=[each.file.resolve() for each in (*bundle.loras, *bundle.live_loras)],
+        loras=[each.file.resolve() for each in bundle.added],
         engines=settings.engines,
         device=settings.device,
         against=settings.against,

@@ -134,6 +134,7 @@ class InTorch:
         import torch
 
         from search.model.family import Request
+        from search.model.ip_adapter import attach_ip_adapter
         from search.model.lora import attach, fuse
         from search.model.pipeline import open_for
         from search.model.reference import called_networks
@@ -144,6 +145,7 @@ class InTorch:
         self._opened = open_for(subnet, contender.pipeline, weights=True, device=contender.device)
         fuse(self._opened.pipe, bundle.loras)
         attach(self._opened.pipe, bundle.live_loras)
+        attach_ip_adapter(self._opened.pipe, contender.pipeline, bundle.ip_adapter)
         if contender.dtype != "float32":
             self._opened.pipe.to(getattr(torch, precision_named(contender.dtype).torch))
         latents = given_latents(bundle, SEED)

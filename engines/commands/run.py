@@ -72,6 +72,11 @@ if TYPE_CHECKING:
         help="Inpaint where this picture is white; for bundles that take a mask.",
     ),
     cloup.option(
+        "--ip-image",
+        type=PATH,
+        help="Show this picture to the bundle's IP-Adapter.",
+    ),
+    cloup.option(
         "--lora-scale",
         "lora_scales",
         type=LORA_SCALE,
@@ -124,6 +129,7 @@ def command(
     latents: Path | None,
     image: Path | None,
     mask: Path | None,
+    ip_image: Path | None,
     lora_scales: tuple[tuple[str, float], ...],
     save_latents: Path | None,
     fps: float,
@@ -149,7 +155,7 @@ def command(
     require_name(out, is_video=opened.shape.frames is not None)
     if out.suffix.lower() not in MOVING:
         shared.refuse_unused(shared.given_options(), {"fps": "with a GIF or MP4 file"})
-    files = {"image": image, "mask": mask}
+    files = {"image": image, "mask": mask, "ip-image": ip_image}
     pictures = {name: load_picture(file) for name, file in files.items() if file is not None}
     require_pictures(opened, pictures, has_latents=latents is not None)
     order = Order(

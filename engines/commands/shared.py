@@ -43,11 +43,12 @@ pipeline_option: Decorator = cloup.option(
 )
 lora_option: Decorator = cloup.option(
     "--lora",
+    "--ip-adapter",
     "loras",
     type=PATH,
     multiple=True,
-    help="A LoRA file that the bundle was made with; may be repeated.  [default: the path it was "
-    "exported from]",
+    help="A LoRA or IP-Adapter file that the bundle was made with; may be repeated.  [default: the path it "
+    "was exported from]",
 )
 prompt_option: Decorator = cloup.option(
     "--prompt", help="The prompt; for a class-conditional pipeline, the name or number of a class."

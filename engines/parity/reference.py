@@ -18,6 +18,7 @@ from search.core.quantisation import weight_scheme
 from search.core.table import always
 from search.core.topology import TargetKind
 from search.model.family import Request
+from search.model.ip_adapter import attach_ip_adapter
 from search.model.lora import attach, fuse
 from search.model.pipeline import Pipeline, open_for
 from search.model.reference import (
@@ -124,7 +125,7 @@ def run_reference(
 ) -> Reference:
     """Sample in PyTorch with diffusers' own pipeline, full and gated.
 
-    Its weights are those of the bundle: with the LoRAs, and rounded where the weights of parts around the
+    Its weights are those of the bundle: with LoRAs and IP-Adapter, and rounded where the weights of parts around the
     denoiser are stored in few bits.
 
     Args:
@@ -134,12 +135,14 @@ def run_reference(
         probes: the steps at which the gates are compared with no gates.
 
     Raises:
-        SearchError: the pipeline is not the one the bundle was exported from, or a LoRA is missing.
+        SearchError: the pipeline is not the one the bundle was exported from, or a LoRA or IP-Adapter is
+            missing.
     """
     subnet = bundle.subnet.at(inputs.guidance)
     opened = open_for(subnet, path, weights=True)
     fuse(opened.pipe, bundle.loras)
     attach(opened.pipe, bundle.live_loras)
+    attach_ip_adapter(opened.pipe, path, bundle.ip_adapter)
     for name, precision in bundle.parts.items():
         if (scheme := weight_scheme(precision)) is not None:
             round_part(getattr(opened.pipe, name), scheme)

@@ -9,7 +9,7 @@ import click
 import cloup
 
 from search.commands import screen, shared
-from search.commands.values import AT_LEAST_1, LORA_FILE, PATH, SIZE
+from search.commands.values import AT_LEAST_1, IP_ADAPTER_FILE, LORA_FILE, PATH, SIZE
 from search.core.errors import SearchError
 from search.core.precision import denoiser_precisions
 from search.core.quantisation import SCHEMES, part_precisions
@@ -17,7 +17,7 @@ from search.core.quantisation import SCHEMES, part_precisions
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from search.core.lora import Lora
+    from search.core.lora import IPAdapter, Lora
     from search.core.quantisation import Quantisation
 
 
@@ -97,6 +97,11 @@ MIXED = "mixed"
         help="Keep this LoRA apart from the weights, so that run --lora-scale can change its SCALE; may be "
         "repeated.  [default scale: 1]",
     ),
+    cloup.option(
+        "--ip-adapter",
+        type=IP_ADAPTER_FILE,
+        help="Add this IP-Adapter, multiplied by SCALE; run --ip-image gives it a picture.  [default scale: 1]",
+    ),
 )
 @shared.output_options(
     cloup.option(
@@ -114,6 +119,7 @@ def command(
     batches: tuple[int, ...],
     loras: tuple[Lora, ...],
     live_loras: tuple[Lora, ...],
+    ip_adapter: IPAdapter | None,
     precision: str | None,
     quantisation: Path | None,
     as_json: bool,
@@ -138,6 +144,7 @@ def command(
             dtype=dtype,
             loras=loras,
             live_loras=live(live_loras),
+            ip_adapter=ip_adapter,
             text_dtype=text_dtype,
             vae_dtype=vae_dtype,
             plan=_plan(subnet, precision, quantisation),
@@ -152,6 +159,7 @@ def command(
         made = {"bundle": str(out), "bytes": size, "variants": variants, "loras": fused}
         made["parts"] = bundle.parts
         made["live_loras"] = [each.to_json() for each in bundle.live_loras]
+        made["ip_adapter"] = None if ip_adapter is None else ip_adapter.to_json()
         made |= {"precision": bundle.precision}
         click.echo(json.dumps({**made, **summary}))
     else:

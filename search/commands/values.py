@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from search.core.errors import SearchError
-from search.core.lora import Lora, scale_of
+from search.core.lora import IPAdapter, Lora, scale_of
 from search.methods.options import assignment_of, grid_of, keeps_of, names_of, size_of
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ FALLING = Text("numbers", grid_of)
 SIZE = Text("HEIGHTxWIDTH", size_of)
 ASSIGNMENT = Text("NAME=VALUE", assignment_of)
 LORA_FILE = Text("FILE[:SCALE]", Lora.parse)
+IP_ADAPTER_FILE = Text("FILE[:SCALE]", IPAdapter.parse)
 LORA_SCALE = Text("NAME=VALUE", scale_of)
 
 

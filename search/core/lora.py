@@ -1,4 +1,4 @@
-"""LoRAs: files of small changes to a pipeline's weights, each with its scale."""
+"""LoRAs and IP-Adapters: files of small changes to a pipeline, each with its scale."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from search.core.errors import SearchError
 from search.core.files import sha256
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SUFFIX = ".safetensors"
+Adapter = TypeVar("Adapter", bound="Lora")
 
 
 @dataclass(frozen=True)
@@ -28,51 +29,57 @@ class Lora:
         name: by which the scale of one beside the weights is moved; empty for one that is fused.
     """
 
+    what: ClassVar[str] = "LoRA"
+    option: ClassVar[str] = "--lora"
+
     file: Path
     scale: float
     sha256: str
     name: str = ""
 
-    @staticmethod
-    def open(file: Path, scale: float = 1.0) -> Lora:
-        """The LoRA in `file`.
+    @classmethod
+    def open(cls, file: Path, scale: float = 1.0) -> Self:
+        """What is in `file`.
 
         Raises:
             SearchError: there is no such file, or it is of another format.
         """
         if not file.is_file():
-            msg = f"there is no LoRA file {str(file)!r}; give FILE, or FILE:SCALE as in style.safetensors:0.8"
+            msg = (
+                f"there is no {cls.what} file {str(file)!r}; give FILE, or FILE:SCALE as in "
+                "style.safetensors:0.8"
+            )
             raise SearchError(msg)
         if file.suffix != SUFFIX:
-            msg = f"the LoRA {str(file)!r} is not a {SUFFIX} file; save or download it as one"
+            msg = f"the {cls.what} {str(file)!r} is not a {SUFFIX} file; save or download it as one"
             raise SearchError(msg)
         if not math.isfinite(scale):
-            msg = f"the LoRA {str(file)!r} has the scale {scale}; give a finite number"
+            msg = f"the {cls.what} {str(file)!r} has the scale {scale}; give a finite number"
             raise SearchError(msg)
-        return Lora(file, scale, sha256(file))
+        return cls(file, scale, sha256(file))
 
-    @staticmethod
-    def parse(text: str) -> Lora:
+    @classmethod
+    def parse(cls, text: str) -> Self:
         """Read `FILE` or `FILE:SCALE`."""
         name, colon, scale = text.rpartition(":")
         if not colon or Path(text).is_file():
-            return Lora.open(Path(text))
+            return cls.open(Path(text))
         try:
             number = float(scale)
         except ValueError:
-            return Lora.open(Path(text))
-        return Lora.open(Path(name), number)
+            return cls.open(Path(text))
+        return cls.open(Path(name), number)
 
     def require(self) -> None:
         """Refuse a file that is not there, or not the same any more."""
         if not self.file.is_file():
-            msg = f"the LoRA {str(self.file)!r} is not there; say where it is with --lora"
+            msg = f"the {self.what} {str(self.file)!r} is not there; say where it is with {self.option}"
             raise SearchError(msg)
         found = sha256(self.file)
         if found != self.sha256:
             msg = (
-                f"the LoRA {str(self.file)!r} has the SHA-256 {found[:12]}..., but the one with "
-                f"{self.sha256[:12]}... is wanted; say where that is with --lora"
+                f"the {self.what} {str(self.file)!r} has the SHA-256 {found[:12]}..., but the one with "
+                f"{self.sha256[:12]}... is wanted; say where that is with {self.option}"
             )
             raise SearchError(msg)
 
@@ -81,11 +88,18 @@ class Lora:
         named = {"name": self.name} if self.name else {}
         return {"file": str(self.file), "sha256": self.sha256, "scale": self.scale, **named}
 
-    @staticmethod
-    def from_json(data: dict[str, Any]) -> Lora:
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
         """Read what `to_json` wrote; the file need not be there."""
         name = str(data.get("name", ""))
-        return Lora(Path(data["file"]), float(data["scale"]), str(data["sha256"]), name)
+        return cls(Path(data["file"]), float(data["scale"]), str(data["sha256"]), name)
+
+
+class IPAdapter(Lora):
+    """An IP-Adapter, which stays beside the weights, at a fixed scale."""
+
+    what = "IP-Adapter"
+    option = "--ip-adapter"
 
 
 def live(loras: Sequence[Lora]) -> tuple[Lora, ...]:
@@ -120,7 +134,7 @@ def scale_of(text: str) -> tuple[str, float]:
     return name, scale
 
 
-def placed(loras: Sequence[Lora], given: Sequence[Path]) -> tuple[Lora, ...]:
+def placed(loras: Sequence[Adapter], given: Sequence[Path]) -> tuple[Adapter, ...]:
     """The same `loras`, those whose files are `given` there: a file is known by its SHA-256.
 
     Raises:
@@ -132,8 +146,8 @@ def placed(loras: Sequence[Lora], given: Sequence[Path]) -> tuple[Lora, ...]:
         if digest not in known:
             names = ", ".join(repr(each.file.name) for each in loras) or "none"
             msg = (
-                f"{str(file)!r} is, by its SHA-256, no LoRA that the bundle was made with ({names}); give "
-                "those files, or leave out --lora"
+                f"{str(file)!r} is, by its SHA-256, no file that the bundle was made with ({names}); give "
+                "those files, or leave it out"
             )
             raise SearchError(msg)
     return tuple(replace(each, file=places.get(each.sha256, each.file)) for each in loras)

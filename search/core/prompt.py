@@ -53,7 +53,8 @@ class PromptInput:
 
     Attributes:
         name: of the input.
-        source: `prompt` or `negative`; of pictures `image` or `mask`; of a scale, the LoRA's name.
+        source: `prompt` or `negative`; of pictures `image`, `mask` or `ip-image`; of a scale, the LoRA's
+            name.
         fill: its content, made from that text.
         length: of token ids and masks.
         classes: how many there are, for labels.
@@ -71,6 +72,8 @@ class PromptInput:
         multiple: to one of it the tokenizer fills up a text of any length, with tokens that are read; they
             are followed by padding up to `length`. 0 for texts that the tokenizer pads to `length`.
         alone: the token that is read where `multiple` is set and a text has none.
+        shortest: of a picture whose middle is read, what its shorter edge is resized to by bicubic
+            interpolation. 0 for one that is resized to the input's height and width by Lanczos.
     """
 
     name: str
@@ -91,6 +94,7 @@ class PromptInput:
     drawn: Drawn = Drawn.BEFORE
     multiple: int = 0
     alone: int = 0
+    shortest: int = 0
 
     @property
     def template(self) -> tuple[str, tuple[str, ...], str]:

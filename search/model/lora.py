@@ -77,7 +77,7 @@ def take_loras(pipeline: Pipeline, fused: Sequence[Lora], beside: Sequence[Lora]
     for network, module in networks.items():
         _replace_changed(pipeline.weights_of(network), module)
         if beside:
-            pipeline.pipe.register_modules(**{network: _without_values(module)})
+            pipeline.pipe.register_modules(**{network: without_values(module)})
 
 
 def _replace_changed(on_disk: DenoiserWeights, network: nn.Module) -> None:
@@ -88,7 +88,7 @@ def _replace_changed(on_disk: DenoiserWeights, network: nn.Module) -> None:
             on_disk.replace(own, tensor)
 
 
-def _without_values(denoiser: nn.Module) -> nn.Module:
+def without_values(denoiser: nn.Module) -> nn.Module:
     """The denoiser with its parameters on the meta device."""
     for module in denoiser.modules():
         for name, parameter in module.named_parameters(recurse=False):

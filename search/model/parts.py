@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
-"""Parts that no bundle has: they check pictures, or read some that are given. They are never loaded."""
+"""Parts that check pictures, or read those of an IP-Adapter. They are not loaded with the others."""
 DTYPE = torch.float32
 """Of the weights of all parts but the denoiser, whatever their files hold."""
 _LIBRARIES = ("diffusers", "transformers")
@@ -52,7 +53,7 @@ def load_parts(
         if name in UNUSED or cls is None:
             parts[name] = None
         elif name != but:
-            parts[name] = _load(cls, name, path / name, weights=weights, files=files)
+            parts[name] = load_part(cls, name, path / name, weights=weights, files=files)
     return parts
 
 
@@ -61,10 +62,18 @@ def load_models(
 ) -> dict[str, nn.Module]:
     """The models among the parts but for some, with their weights."""
     return {
-        name: _load(cls, name, path / name, weights=True)
+        name: load_part(cls, name, path / name, weights=True)
         for name, cls in _classes(index)
         if name not in (*but, *UNUSED) and cls is not None and issubclass(cls, nn.Module)
     }
+
+
+def load_unused(path: Path, index: Mapping[str, Any], name: str) -> Any:
+    """A part that is not loaded with the others, with its weights; None where the pipeline has none."""
+    library, cls = index.get(name) or ("", None)
+    if cls is None:
+        return None
+    return load_part(_class_of(library, cls, name), name, path / name, weights=True)
 
 
 def require_plain(folder: Path) -> None:
@@ -81,10 +90,6 @@ def require_plain(folder: Path) -> None:
 
 def _classes(index: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Name and class of every part from a library; None for the class of a part that is not there."""
-    import diffusers
-    import transformers
-
-    libraries = {"diffusers": diffusers, "transformers": transformers}
     for name, entry in index.items():
         if name.startswith("_") or not isinstance(entry, list) or len(entry) != 2:
             continue
@@ -92,17 +97,22 @@ def _classes(index: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         if name in UNUSED or cls is None:
             yield name, None
         elif library in _LIBRARIES:
-            found = getattr(libraries[library], str(cls), None)
-            if found is None:
-                msg = (
-                    f"the part {name!r} is a {cls!r}, which this version of {library} does not "
-                    f"have; update {library}"
-                )
-                raise SearchError(msg)
-            yield name, found
+            yield name, _class_of(library, cls, name)
 
 
-def _load(cls: Any, name: str, folder: Path, *, weights: bool, files: bool = True) -> Any:
+def _class_of(library: str, cls: str, name: str) -> Any:
+    """The class of a part."""
+    found = getattr(importlib.import_module(library), str(cls), None)
+    if found is None:
+        msg = (
+            f"the part {name!r} is a {cls!r}, which this version of {library} does not have; update "
+            f"{library}"
+        )
+        raise SearchError(msg)
+    return found
+
+
+def load_part(cls: Any, name: str, folder: Path, *, weights: bool, files: bool = True) -> Any:
     """One part, or a sentence that names it."""
     if not folder.is_dir():
         msg = (

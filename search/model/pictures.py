@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 import itertools
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.models.autoencoders import vae
+from diffusers.models.embeddings import MultiIPAdapterImageProjection
 
 from search.core.errors import SearchError
 from search.core.pictures import example_picture
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 
 SOURCES = {"image": "image", "control_image": "image", "mask_image": "mask"}
 """Arguments of a pipeline's call that take pictures -> which of a run's pictures that is."""
+IP_IMAGE = "ip-image"
+"""The picture that an IP-Adapter is given."""
+_EXTRACTOR = "feature_extractor"
+_BICUBIC = 3
 
 
 def sources_of(pipe: Any) -> dict[str, str]:
@@ -48,7 +53,13 @@ def sources_of(pipe: Any) -> dict[str, str]:
             "and one mask; such pipelines are not supported"
         )
         raise SearchError(msg)
-    return found
+    return {**found, "ip_adapter_image": IP_IMAGE} if _has_ip_adapter(pipe) else found
+
+
+def _has_ip_adapter(pipe: Any) -> bool:
+    """Whether an IP-Adapter stands beside the weights of a pipeline's U-Net."""
+    projection = getattr(getattr(pipe, "unet", None), "encoder_hid_proj", None)
+    return isinstance(projection, MultiIPAdapterImageProjection)
 
 
 def require_no_pictures(pipe: Any, who: str) -> None:
@@ -107,11 +118,11 @@ def pictures_and_noise(
     is_begun, count = [False], itertools.count()
     names: dict[tuple[str, tuple[int, ...]], str] = {}
 
-    def picture(source: str, channels: int, height: int, width: int) -> Tensor:
+    def picture(source: str, channels: int, height: int, width: int, shortest: int = 0) -> Tensor:
         dims = (1, channels, height, width)
         again = sum(source == known for known, _ in names)
         name = names.setdefault((source, dims), f"{source}_{again}" if again else source)
-        return read(PromptInput(name, source, PromptField.PICTURE, dims=dims))
+        return read(PromptInput(name, source, PromptField.PICTURE, dims=dims, shortest=shortest))
 
     def initial(shape: tuple[int, ...], *_: Any, **__: Any) -> Tensor:
         is_begun[0] = True
@@ -126,18 +137,65 @@ def pictures_and_noise(
     part = getattr(pipe, "vae", None)
     # It has its dtype, and a trace cannot change it.
     still = nullcontext() if part is None else with_parts(part, to=lambda *_, **__: part)
+    pictures = request.pictures or {}
+    extracted = {}
+    if IP_IMAGE in pictures:
+        extracted[_EXTRACTOR] = _Extractor(getattr(pipe, _EXTRACTOR), pictures[IP_IMAGE], picture)
     with (
         still,
+        with_parts(pipe, **extracted),
         noise_replaced(pipe, initial),
         replaced(vae, "randn_tensor", noise),
-        _pictures_read(request.pictures or {}, picture),
+        _pictures_read(pictures, picture),
     ):
         yield
 
 
+class _Extracted(NamedTuple):
+    """What a feature extractor returns."""
+
+    pixel_values: Tensor
+
+
+class _Extractor:
+    """A stand-in for the feature extractor of CLIP, which sees what is `read` in the place of a picture."""
+
+    def __init__(self, own: Any, picture: Image.Image, read: Callable[..., Tensor]) -> None:
+        self._own, self._picture, self._read = own, picture, read
+
+    def __call__(self, images: Any, **options: Any) -> Any:
+        """See the class."""
+        if images is not self._picture:
+            return self._own(images, **options)
+        own = self._own
+        _require_middle(own)
+        height, width = own.crop_size["height"], own.crop_size["width"]
+        seen = self._read(IP_IMAGE, 3, height, width, own.size["shortest_edge"])
+        mean, std = (
+            torch.tensor(each).reshape(3, 1, 1) for each in (own.image_mean, own.image_std)
+        )
+        return _Extracted((seen - mean) / std)
+
+
+def _require_middle(extractor: Any) -> None:
+    """Refuse a feature extractor that does anything else than to resize pictures and to take their middle."""
+    steps = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
+    does_all = all(getattr(extractor, step, False) for step in steps)
+    size = dict(extractor.size) if does_all else {}
+    fits = [*size] == ["shortest_edge"] and max(dict(extractor.crop_size).values()) <= min(
+        size.values()
+    )
+    if not fits or extractor.resample != _BICUBIC or abs(255 * extractor.rescale_factor - 1) > 1e-6:
+        msg = (
+            f"the {type(extractor).__name__} of this pipeline does not resize the shorter edge of pictures "
+            "bicubically and take their middle, as that of CLIP does; such pipelines are not supported"
+        )
+        raise SearchError(msg)
+
+
 @contextmanager
 def _pictures_read(
-    pictures: Mapping[str, Image.Image], read: Callable[[str, int, int, int], Tensor]
+    pictures: Mapping[str, Image.Image], read: Callable[..., Tensor]
 ) -> Iterator[None]:
     """While open, processors of pictures get `read(source, channels, height, width)` instead of pixels.
 

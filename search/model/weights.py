@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # them, and reading only these keeps the check instant for models of many gigabytes.
 _SAMPLED_BYTES = 4096
 _LORA = re.compile(r"\.lora_|\.base_layer\.|_lora\.")
+_IP_ADAPTER = re.compile(r"\.to_[kv]_ip\.")
 _TYPES = {
     "torch.float32": "F32",
     "torch.float16": "F16",
@@ -94,6 +95,7 @@ class DenoiserWeights:
         """
         wanted = denoiser.state_dict()
         require_no_lora(self._entries, self.folder)
+        _require_no_ip_adapter(self._entries, self.folder)
         ignored = getattr(denoiser, "_keys_to_ignore_on_load_unexpected", None) or ()
         extra = [
             name
@@ -190,6 +192,17 @@ def require_no_lora(names: Iterable[str], folder: Path) -> None:
         msg = (
             f"the weights in {str(folder)!r} have a LoRA attached ({found[0]!r}); load the pipeline with "
             "diffusers, call fuse_lora() and unload_lora_weights(), and save it again"
+        )
+        raise SearchError(msg)
+
+
+def _require_no_ip_adapter(names: Iterable[str], folder: Path) -> None:
+    """Refuse weights with an IP-Adapter attached."""
+    found = [name for name in names if _IP_ADAPTER.search(name)]
+    if found:
+        msg = (
+            f"the weights in {str(folder)!r} have an IP-Adapter attached ({found[0]!r}), which diffusers does not "
+            "load again; take the pipeline without it, and give the adapter's file with export --ip-adapter"
         )
         raise SearchError(msg)
 

@@ -12,7 +12,14 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
 from exporter import encoding_check
-from exporter.encoding_check import LONG, is_in, is_padding, require_own_encoding, texts_alone
+from exporter.encoding_check import (
+    LONG,
+    is_in,
+    is_padding,
+    require_own_encoding,
+    texts_alone,
+    unlike_encodings,
+)
 from exporter.errors import ExportError
 from search.core.prompt import PromptField, PromptInput
 from search.model.family import Request
@@ -57,8 +64,11 @@ def check(
         return {"text": torch.tensor([own(ids)]).float()}
 
     monkeypatch.setattr(encoding_check, "record_conditions", record)
-    pipeline: Any = SimpleNamespace(pipe=SimpleNamespace())
-    require_own_encoding(pipeline, conditioner or Encoding(), Request(("",), 2, 1.0), {"text"})
+    pipe = SimpleNamespace(components={})
+    pipeline: Any = SimpleNamespace(pipe=pipe)
+    unlike = unlike_encodings(pipeline, conditioner or Encoding(), Request(("",), 2, 1.0))
+    require_own_encoding(pipe, unlike, {"other"})
+    require_own_encoding(pipe, unlike, {"text"})
     return texts
 
 
@@ -103,10 +113,13 @@ def test_of_texts_of_any_length_the_padding_behind_them_does_not_count() -> None
     texts = FixedTexts(axes={"text": TextAxis(1, "prompt"), "other": TextAxis(1, "negative")})
     text, mask = torch.rand(1, 6, 2), torch.ones(1, 6)
     made = {"text": text.roll(2, 1), "mask": mask}
+    pooled = torch.rand(1, 3)
     for own in (text, text[:, :4]):  # padded by the pipeline itself, or not
-        alone = texts_alone({"text": own, "mask": mask}, made, texts, {"prompt": 2})
-        assert alone.keys() == {"text"}
+        conditions = {"text": own, "mask": mask, "pooled": pooled}
+        alone = texts_alone(conditions, made, texts, {"prompt": 2})
+        assert alone.keys() == {"text", "pooled"}
         assert torch.equal(alone["text"], text[:, :4])
+        assert torch.equal(alone["pooled"], pooled)
         assert is_in(made["text"], alone["text"])
 
 

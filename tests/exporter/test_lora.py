@@ -134,7 +134,7 @@ def test_verify_fuses_them_again_wherever_they_are_now(made: Made, tmp_path: Pat
     assert plain.exit_code == 1, "the pipeline without them is another one"
     stranger = stepcarve("verify", bundle, "--lora", made.files[0])
     assert stranger.exit_code == 2
-    assert "no LoRA that the bundle was made with (none)" in stranger.stderr
+    assert "no file that the bundle was made with (none)" in stranger.stderr
 
 
 def test_another_file_of_that_name_is_refused(made: Made, tmp_path: Path) -> None:

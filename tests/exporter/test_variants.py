@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from exporter import variant
 from exporter.bundle import Bundle
 from exporter.errors import ExportError
 from exporter.exporting import export
@@ -89,3 +92,22 @@ def test_a_variant_is_the_subnet_bound_to_its_size(bundle: Bundle) -> None:
     assert other.binding.noise_shape == (4, 8, 16)
     assert other.topology.macs < own.topology.macs
     assert other.topology.blocks == own.topology.blocks
+
+
+def test_each_variant_is_refused_where_it_encodes_texts_otherwise(
+    pipelines: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it is carved; a condition that only loop invariants are made of counts."""
+    path, trace_ends = pipelines("two-levels"), variant.trace_ends
+    subnet = search(open_pipeline(path, weights=False), "full", Options(steps=2))
+    said: list[str] = []
+
+    def trace(pipeline: Any, subnet: Any, images: int, *others: Any) -> Any:
+        unlike = {"encode_prompt__0": "a text", "other": ""} if images == 2 else {}
+        return replace(trace_ends(pipeline, subnet, images, *others), unlike=unlike)
+
+    monkeypatch.setattr(variant, "trace_ends", trace)
+    with pytest.raises(ExportError, match=r"for the prompt 'a text' .* \['encode_prompt__0'\]"):
+        export(path, subnet, tmp_path / "bundle", batches=(1, 2), report=said.append)
+    assert said[-1].endswith("2 images: trace denoiser")
+    assert not (tmp_path / "bundle").exists()
