@@ -93,12 +93,17 @@ def behind_two_texts(unet: UNet2DConditionModel) -> StableDiffusionXLPipeline:
     )
 
 
+def narrow_flux(folder: Path) -> None:
+    """A transformer of FLUX.1's width with one block of each kind, 0.5 B, float32."""
+    torch.manual_seed(0)
+    transformer = FluxTransformer2DModel(num_layers=1, num_single_layers=1, guidance_embeds=True)
+    _flux_pipeline(transformer).save_pretrained(folder)
+
+
 def flux(folder: Path) -> None:
     """FLUX.1-dev's transformer, 12 B, bfloat16; its weights are zeros that take no room on disk."""
     with torch.device("meta"):
         transformer = FluxTransformer2DModel(guidance_embeds=True).to(torch.bfloat16)
-    words = _words()
-    t5 = T5Config(vocab_size=128, d_model=4096, d_kv=64, d_ff=64, num_layers=1, num_heads=8)
     stand_in = FluxTransformer2DModel(
         num_layers=1,
         num_single_layers=1,
@@ -106,21 +111,28 @@ def flux(folder: Path) -> None:
         joint_attention_dim=8,
         pooled_projection_dim=8,
     )
-    pipeline = FluxPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
-        vae=_vae(16),
-        text_encoder=CLIPTextModel(_clip(words, 768)).eval(),
-        tokenizer=words,
-        text_encoder_2=T5EncoderModel(t5).eval(),
-        tokenizer_2=t5_tokenizer(),
-        transformer=stand_in,
-    )
+    pipeline = _flux_pipeline(stand_in)
     pipeline.save_pretrained(folder)
     place = folder / "transformer"
     for file in place.iterdir():
         file.unlink()
     transformer.save_config(place)
     _save_zeros(transformer, place / "diffusion_pytorch_model.safetensors")
+
+
+def _flux_pipeline(transformer: FluxTransformer2DModel) -> FluxPipeline:
+    """A pipeline around `transformer` with the interfaces of FLUX.1."""
+    words = _words()
+    t5 = T5Config(vocab_size=128, d_model=4096, d_kv=64, d_ff=64, num_layers=1, num_heads=8)
+    return FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        vae=_vae(16),
+        text_encoder=CLIPTextModel(_clip(words, 768)).eval(),
+        tokenizer=words,
+        text_encoder_2=T5EncoderModel(t5).eval(),
+        tokenizer_2=t5_tokenizer(),
+        transformer=transformer,
+    )
 
 
 def _filled(model: ModelMixin, dtype: torch.dtype) -> ModelMixin:
