@@ -13,10 +13,10 @@ from safetensors import SafetensorError, safe_open
 from transformers import CLIPVisionModelWithProjection
 
 from search.core.errors import SearchError
-from search.model.hollow import hollow
 from search.model.lora import without_values
 from search.model.parts import load_part, load_unused
 from search.model.pipeline_files import read_index
+from search.model.shapes import uninitialised
 from search.model.weights import on_disk_name
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def take_ip_adapter(pipeline: Pipeline, adapter: IPAdapter) -> None:
     pipe, weights = pipeline.pipe, pipeline.weights
     own = pipeline.denoiser
     # diffusers puts what it loads where the denoiser is, so that has to be in memory, if without values.
-    room = hollow(own)
+    room = uninitialised(own)
     pipe.register_modules(**{pipeline.family.component: room})
     attach_ip_adapter(pipe, pipeline.path, adapter)
     tensors = room.state_dict()
