@@ -49,7 +49,7 @@ class PlanOptions:
 
 
 @dataclass
-class Progress:
+class BuildProgress:
     """A build's progress as one fraction, reported from any thread; `stop` ends the build.
 
     Phases nest: a step of the outer one is as far as the phase within it. There are thousands of
@@ -112,7 +112,7 @@ def build_plan(trt: Any, graph: Path, out: Path, options: PlanOptions, report: R
     _configure(trt, config, options)
     if options.timing_cache is not None:
         _open_cache(config, options.timing_cache)
-    progress = Progress(report)
+    progress = BuildProgress(report)
     monitor = _monitor(trt, progress)
     config.progress_monitor = monitor
     with _stopping(progress):
@@ -204,7 +204,7 @@ def _save_cache(config: Any, file: Path) -> None:
         write_atomically(file, bytes(cache.serialize()))
 
 
-def _monitor(trt: Any, progress: Progress) -> Any:
+def _monitor(trt: Any, progress: BuildProgress) -> Any:
     """The library's progress monitor, called from any thread."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
@@ -224,7 +224,7 @@ def _monitor(trt: Any, progress: Progress) -> Any:
 
 
 @contextmanager
-def _stopping(progress: Progress) -> Iterator[None]:
+def _stopping(progress: BuildProgress) -> Iterator[None]:
     """Let Ctrl-C stop the build instead of raising within the library's callbacks."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -70,7 +70,7 @@ def lower_parts(
             continue
         parts = parts_of(pipeline)
         if not parts:
-            msg = f"a {type(pipeline.pipe).__name__} has no part that {option} is for; leave it out"
+            msg = f"{type(pipeline.pipe).__name__} has no part that {option} is for; leave it out"
             raise ExportError(msg)
         made |= _lowered(parts, dtype, partial(measured, pipeline, subnet), note)
     return made

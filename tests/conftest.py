@@ -54,7 +54,8 @@ def trace_once() -> Iterator[None]:
         pipeline: Pipeline, granularity: Granularity, request: Request, **options: Any
     ) -> Trace:
         size = (request.height, request.width, len(request.prompts))
-        of = (pipeline.path, pipeline.fingerprint, granularity, request.guidance > 1)
+        whose = (pipeline.path, pipeline.fingerprint, bool(pipeline._split))
+        of = (*whose, granularity, request.guidance > 1)
         key = (*of, *size, repr(options))
         if key not in traced:
             traced[key] = original(pipeline, granularity, request, **options)

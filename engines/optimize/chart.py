@@ -42,7 +42,7 @@ def draw_measured(rows: Sequence[dict[str, Any]], taken: dict[str, Any] | None) 
         axes.annotate(
             words,
             (row["seconds"], row["error"]),
-            xytext=(0, 10),
+            xytext=(0, 18),
             textcoords="offset points",
             ha="center",
             fontsize=8,

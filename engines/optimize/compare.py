@@ -15,7 +15,7 @@ from search.core.liveness import unroll
 from search.core.quantisation import SUFFIX, Quantisation
 from search.core.subnet import SubNet
 from search.core.table import keep_of
-from search.frontier.distance import Statistic, Target
+from search.frontier.distance import Baseline, Statistic
 from search.frontier.plot import draw
 from search.frontier.points import Frontier, Point
 from search.frontier.quality import as_bytes, as_texts, fine_steps
@@ -184,8 +184,8 @@ def _write_pictures(work: Work, shown: Mapping[str, Point], place: Path) -> None
         "psnr": likeness,
         "points": {name: _record(point) for name, point in shown.items()},
         "told_apart": shown[OURS]
-        .quality.distances[Target.FULL]
-        .is_apart(shown[FEWER].quality.distances[Target.FULL], Statistic.MEAN),
+        .quality.distances[Baseline.FULL]
+        .is_apart(shown[FEWER].quality.distances[Baseline.FULL], Statistic.MEAN),
     }
     write_atomically(place / "pictures.json", json.dumps(record, indent=1) + "\n")
 

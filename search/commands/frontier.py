@@ -84,6 +84,8 @@ def _names() -> tuple[str, ...]:
     shared.steps_option,
     shared.scheduler_option,
     shared.scheduler_options_option,
+    shared.call_option,
+    shared.split_streams_option,
     shared.guidance_option,
 )
 @shared.option_group(
@@ -128,6 +130,8 @@ def command(
     pipeline: Path,
     out: Path,
     methods: tuple[str, ...] | None,
+    call: tuple[tuple[str, Any], ...],
+    split_streams: bool,
     device: str,
     dtype: str,
     as_json: bool,
@@ -144,7 +148,7 @@ def command(
     from search.frontier.settings import FrontierSettings
     from search.frontier.table import full_attributes, tables
     from search.frontier.write import write_frontier
-    from search.model.pipeline import open_pipeline, require_device
+    from search.model.pipeline import open_asked, require_device
 
     methods = methods or tuple(NAMES)
     unused = {
@@ -159,7 +163,14 @@ def command(
     require_device(device)
     with screen.status() as report:
         report("open pipeline")
-        opened = open_pipeline(pipeline, device=device, dtype=dtype)
+        opened = open_asked(
+            pipeline,
+            scheduler=None,
+            call=call,
+            split_streams=split_streams,
+            device=device,
+            dtype=dtype,
+        )
         found = run_frontier(opened, settings, report=report)
         report("write")
         write_frontier(found, out)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from search.dipgo.recipe import Encoder
+from search.dipgo.recipe import PrunerEncoder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +47,7 @@ class Pruner(nn.Module):
 
 
 def _encoder(recipe: DipGoRecipe, cells: int) -> nn.Module:
-    if recipe.encoder is Encoder.LINEAR:
+    if recipe.encoder is PrunerEncoder.LINEAR:
         return _LinearEncoder(cells, recipe.width)
     heads = math.gcd(HEADS_OF_ATTENTION, recipe.width)
     return nn.TransformerEncoderLayer(

@@ -20,7 +20,7 @@ class Consistency(enum.StrEnum):
     """The latents after every step, likewise, averaged."""
 
 
-class Encoder(enum.StrEnum):
+class PrunerEncoder(enum.StrEnum):
     """The encoder that mixes the pruner's queries."""
 
     ATTENTION = "attention"
@@ -64,7 +64,7 @@ class DipGoRecipe:
     alpha: float = 1.0
     tau: float = 0.2
     consistency: Consistency = Consistency.SSIM
-    encoder: Encoder = Encoder.ATTENTION
+    encoder: PrunerEncoder = PrunerEncoder.ATTENTION
     width: int = 512
     head: tuple[int, ...] = (128, 128)
     delta: bool = False

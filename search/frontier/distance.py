@@ -20,7 +20,7 @@ SEED = 20240711
 """Of the resamples, which are the same for all, so that pictures stay pairs."""
 
 
-class Target(enum.StrEnum):
+class Baseline(enum.StrEnum):
     """What final latents are compared with."""
 
     FULL = "full"

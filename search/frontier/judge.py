@@ -18,7 +18,7 @@ FEATURES = "features"
 
 
 @dataclass(frozen=True)
-class Reading:
+class Judgement:
     """A judge's reading of a batch of pictures.
 
     Attributes:
@@ -54,7 +54,7 @@ class Judge:
             name: tuple(json.loads(metadata[name])) for name in self._outputs if name != FEATURES
         }
 
-    def read(self, images: NDArray[np.uint8]) -> Reading:
+    def read(self, images: NDArray[np.uint8]) -> Judgement:
         """Read pictures `[N, H, W, 3]` uint8."""
         pixels = images.astype(np.float32).transpose(0, 3, 1, 2) / 255
         name = self._session.get_inputs()[0].name
@@ -64,9 +64,9 @@ class Judge:
             for attribute, vocabulary in self.vocabulary.items()
         }
         logits = {attribute: values[attribute] for attribute in self.vocabulary}
-        return Reading(features=values[FEATURES], words=words, logits=logits)
+        return Judgement(features=values[FEATURES], words=words, logits=logits)
 
-    def accuracy(self, reading: Reading, prompts: Sequence[str]) -> dict[str, float]:
+    def accuracy(self, reading: Judgement, prompts: Sequence[str]) -> dict[str, float]:
         """Share of pictures whose attribute is the one its prompt names; only attributes that prompts name."""
         result = {}
         for attribute, vocabulary in self.vocabulary.items():

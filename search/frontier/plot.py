@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from search.frontier.distance import Statistic, Target
+from search.frontier.distance import Baseline, Statistic
 from search.frontier.registry import SERIES
 from search.frontier.rivals.searches import CARVE
 from search.runs.figure import as_png
@@ -35,8 +35,8 @@ def draw(frontier: Frontier, *, marked: Point | None = None) -> bytes:
 
     size = (15, 6.4) if marked is None else (11, 4.8)
     figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(1, len(Target))
-    for axes, target in zip(panels, Target, strict=True):
+    panels = figure.subplots(1, len(Baseline))
+    for axes, target in zip(panels, Baseline, strict=True):
         for series in SERIES:
             mine = [p for p in frontier.points if p.method is series]
             for kind in sorted({(p.precision, p.is_fitted) for p in mine}):
@@ -70,7 +70,7 @@ def draw(frontier: Frontier, *, marked: Point | None = None) -> bytes:
     return as_png(figure)
 
 
-def _draw_series(axes: Axes, points: Sequence[Point], target: Target) -> None:
+def _draw_series(axes: Axes, points: Sequence[Point], target: Baseline) -> None:
     """All points of one method and kind, and a line through those that no cheaper one of them beats."""
     series, is_fitted, precision = points[0].method, points[0].is_fitted, points[0].precision
     colour, is_ours = series.colour, series is CARVE
@@ -108,7 +108,7 @@ def _draw_series(axes: Axes, points: Sequence[Point], target: Target) -> None:
     )
 
 
-def _draw_verdicts(axes: Axes, frontier: Frontier, target: Target) -> None:
+def _draw_verdicts(axes: Axes, frontier: Frontier, target: Baseline) -> None:
     for comparison in frontier.comparisons:
         for verdict in comparison.verdicts:
             if (verdict.target, verdict.statistic) != (target, Statistic.MEAN):
@@ -126,7 +126,7 @@ def _draw_verdicts(axes: Axes, frontier: Frontier, target: Target) -> None:
                 )
 
 
-def _point_at(axes: Axes, point: Point, target: Target) -> None:
+def _point_at(axes: Axes, point: Point, target: Baseline) -> None:
     axes.annotate(
         f"this one: {point.name}",
         (point.cost, _height(point, target)),
@@ -137,11 +137,11 @@ def _point_at(axes: Axes, point: Point, target: Target) -> None:
     )
 
 
-def _height(point: Point, target: Target) -> float:
+def _height(point: Point, target: Baseline) -> float:
     return max(point.value(target, Statistic.MEAN), FLOOR)
 
 
-def pareto(points: Sequence[Point], target: Target) -> list[Point]:
+def pareto(points: Sequence[Point], target: Baseline) -> list[Point]:
     """Those of which none is both cheaper and closer to the target, by rising cost."""
 
     def distance(point: Point) -> float:

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from search.frontier.candidate import SLACK
-from search.frontier.distance import Statistic, Target
+from search.frontier.distance import Baseline, Statistic
 from search.frontier.registry import SERIES
 from search.frontier.rivals.searches import CARVE
 
@@ -73,7 +73,7 @@ class Point:
         words = f"{self.method} {self.label}{' fitted' if self.is_fitted else ''} {self.precision}"
         return f"subnets/{words.strip().replace(' ', '-')}.json"
 
-    def value(self, target: Target, statistic: Statistic) -> float:
+    def value(self, target: Baseline, statistic: Statistic) -> float:
         """Its distance to a target."""
         return self.quality.distances[target].value(statistic)
 
@@ -105,7 +105,7 @@ class Verdict:
         tied: the others whose difference to it may be chance, by a paired bootstrap over the pictures.
     """
 
-    target: Target
+    target: Baseline
     statistic: Statistic
     winner: Point
     tied: tuple[Point, ...]
@@ -150,7 +150,7 @@ class Comparison:
         """The best of each series and precision, plain and fitted, by the mean distance to the fine reference."""
 
         def distance(point: Point) -> float:
-            return point.value(Target.FINE, Statistic.MEAN)
+            return point.value(Baseline.FINE, Statistic.MEAN)
 
         plain = [p.subnet for p in self.points if not p.is_fitted and not p.precision]
         distinct = [
@@ -167,10 +167,10 @@ class Comparison:
     @cached_property
     def verdicts(self) -> tuple[Verdict, ...]:
         """Who wins, for each target and statistic."""
-        pairs = itertools.product(Target, Statistic) if self.points else ()
+        pairs = itertools.product(Baseline, Statistic) if self.points else ()
         return tuple(self._verdict(target, statistic) for target, statistic in pairs)
 
-    def _verdict(self, target: Target, statistic: Statistic) -> Verdict:
+    def _verdict(self, target: Baseline, statistic: Statistic) -> Verdict:
         winner = min(self.ranking, key=lambda point: point.value(target, statistic))
         own = winner.quality.distances[target]
         tied = [
@@ -181,11 +181,11 @@ class Comparison:
         tied.sort(key=lambda point: point.value(target, statistic))
         return Verdict(target, statistic, winner, tuple(tied))
 
-    def marks(self, point: Point) -> dict[tuple[Target, Statistic], str]:
+    def marks(self, point: Point) -> dict[tuple[Baseline, Statistic], str]:
         """What each verdict says of a point."""
         return {(each.target, each.statistic): each.mark(point) for each in self.verdicts}
 
-    def ratio(self, point: Point, target: Target) -> float | None:
+    def ratio(self, point: Point, target: Baseline) -> float | None:
         """The mean distance of carve over that of a point; None without carve, or where there is no distance."""
         ours = [each for each in self.ranking if each.method is CARVE]
         theirs = point.value(target, Statistic.MEAN)
@@ -201,8 +201,8 @@ class Comparison:
                 {
                     "name": point.name,
                     "cost": point.cost,
-                    **{t.value: point.value(t, Statistic.MEAN) for t in Target},
-                    "carve_over_this": {t.value: self.ratio(point, t) for t in Target},
+                    **{t.value: point.value(t, Statistic.MEAN) for t in Baseline},
+                    "carve_over_this": {t.value: self.ratio(point, t) for t in Baseline},
                 }
                 for point in self.ranking
             ],

@@ -15,7 +15,7 @@ from search.core.timestep_grid import TimestepGrid
 from search.dipgo.losses import ssim
 from search.fitting.fit import final_latents
 from search.fitting.trajectories import sample_trajectories
-from search.frontier.distance import Distance, Statistic, Target
+from search.frontier.distance import Baseline, Distance, Statistic
 from search.frontier.judge import Judge, frechet_distance
 from search.model.decoder import Decoder
 from search.quantise.rounded import quantised
@@ -57,7 +57,7 @@ class Quality:
         frechet: distance of the judge's features to those of the reference pictures.
     """
 
-    distances: dict[Target, Distance]
+    distances: dict[Baseline, Distance]
     psnr: float
     ssim: float
     accuracy: dict[str, float] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class Quality:
     @property
     def error(self) -> float:
         """Mean distance to the full sampler."""
-        return self.distances[Target.FULL].value(Statistic.MEAN)
+        return self.distances[Baseline.FULL].value(Statistic.MEAN)
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -156,8 +156,8 @@ class HeldOut:
         """The quality of final latents `[S, ...]`, one tensor per run."""
         own = [runs.final for runs in self.runs]
         distances = {
-            Target.FULL: distance(finals, own),
-            Target.FINE: distance(finals, self.fine),
+            Baseline.FULL: distance(finals, own),
+            Baseline.FINE: distance(finals, self.fine),
         }
         pictures = decode(self.pipeline, self.runs, finals)
         squared = (pictures - self.pictures).square().mean((1, 2, 3)).clamp_min(IDENTICAL)

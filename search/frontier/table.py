@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from search.frontier.distance import Statistic, Target
+from search.frontier.distance import Baseline, Statistic
 from search.frontier.rivals.searches import CARVE
 
 if TYPE_CHECKING:
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from search.frontier.quality import Quality
 
 DISTANCES = {
-    (target, statistic): f"{statistic} to {target}" for target in Target for statistic in Statistic
+    (target, statistic): f"{statistic} to {target}"
+    for target in Baseline
+    for statistic in Statistic
 }
 
 
@@ -64,7 +66,7 @@ def _precision(frontier: Frontier, point: Point) -> tuple[str, ...]:
     return (point.precision or "-", "-" if size is None else f"{size / 1e6:.1f} MB")
 
 
-def _distance(point: Point, key: tuple[Target, Statistic], mark: str) -> str:
+def _distance(point: Point, key: tuple[Baseline, Statistic], mark: str) -> str:
     """A distance with its interval."""
     target, statistic = key
     low, high = point.quality.distances[target].interval(statistic)
@@ -93,7 +95,7 @@ def compared(frontier: Frontier, comparison: Comparison) -> list[tuple[str, ...]
         (
             point.name,
             *figures_of(frontier, point, comparison),
-            *(_ratio(comparison.ratio(point, target)) for target in Target),
+            *(_ratio(comparison.ratio(point, target)) for target in Baseline),
         )
         for point in comparison.ranking
     ]
@@ -101,7 +103,7 @@ def compared(frontier: Frontier, comparison: Comparison) -> list[tuple[str, ...]
 
 def compared_headings(frontier: Frontier) -> tuple[str, ...]:
     """Of the columns of `compared`."""
-    return ("SubNet", *headings(frontier), *(f"carve / this, {target}" for target in Target))
+    return ("SubNet", *headings(frontier), *(f"carve / this, {target}" for target in Baseline))
 
 
 def _ratio(ratio: float | None) -> str:
@@ -132,7 +134,7 @@ def as_csv(frontier: Frontier) -> str:
     writer = csv.writer(buffer, lineterminator="\n")
     distances = [
         f"{target}_{name}"
-        for target in Target
+        for target in Baseline
         for name in (
             "mean",
             "mean_low",
@@ -183,7 +185,7 @@ def as_csv(frontier: Frontier) -> str:
 
 
 def _distances(quality: Quality) -> Iterator[float]:
-    for target in Target:
+    for target in Baseline:
         distance = quality.distances[target]
         for statistic in Statistic:
             yield distance.value(statistic)

@@ -191,7 +191,7 @@ class Body:
             stopped = self._run(self._scheduled(torch.tensor(1.0)), self.request)
         if not uses:
             msg = (
-                f"a {type(pipe).__name__} does not call its {self.pipeline.family.component} at the last "
+                f"{type(pipe).__name__} does not call its {self.pipeline.family.component} at the last "
                 "steps; such pipelines are not supported"
             )
             raise SearchError(msg)
@@ -352,7 +352,7 @@ class Body:
         except SearchError as error:
             if _looks_ahead(pipe, error.__cause__):
                 msg = (
-                    f"a {type(pipe).__name__} does not run with a single timestep, because it "
+                    f"{type(pipe).__name__} does not run with a single timestep, because it "
                     "reads several timesteps of its scheduler at once; such pipelines are not "
                     "supported"
                 )
@@ -360,7 +360,7 @@ class Body:
             if not isinstance(error.__cause__, UnboundLocalError):
                 raise
         msg = (
-            f"a {type(pipe).__name__} makes no step at the last timestep of its scheduler, but a "
+            f"{type(pipe).__name__} makes no step at the last timestep of its scheduler, but a "
             "bundle makes one at every timestep; such pipelines are not supported"
         )
         raise SearchError(msg)

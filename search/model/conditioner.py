@@ -89,7 +89,7 @@ class TextConditioner(nn.Module):
                 if any(_PROMPT in text.lower() for text in self._reading.texts)
                 else "does not read its prompt through its tokenizers, so a graph cannot take one"
             )
-            msg = f"a {type(pipe).__name__} {how}; such pipelines are not supported"
+            msg = f"{type(pipe).__name__} {how}; such pipelines are not supported"
             raise SearchError(msg)
         self._zeros = self._ignores_empty()
         if self._zeros:

@@ -48,7 +48,7 @@ def _writing_refused(pipe: Any) -> Iterator[None]:
     def refusing(name: str) -> Callable[..., Any]:
         def generate(*_: Any, **__: Any) -> Any:
             msg = (
-                f"a {type(pipe).__name__} generates text with its {name} before its loop, which a "
+                f"{type(pipe).__name__} generates text with its {name} before its loop, which a "
                 "graph cannot do; switch that off with --call if the pipeline's call can, such "
                 "as --call enable_prompt_rewrite=false, or take another pipeline"
             )

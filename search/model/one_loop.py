@@ -24,7 +24,7 @@ def require_one_loop(pipe: Any) -> None:
     inner = sorted(n for n, part in vars(pipe).items() if isinstance(part, DiffusionPipeline))
     if inner:
         msg = (
-            f"a {cls} runs {' and '.join(inner)} one after the other, each with a loop of its "
+            f"{cls} runs {' and '.join(inner)} one after the other, each with a loop of its "
             "own; compile each of them separately"
         )
         raise SearchError(msg)
@@ -36,7 +36,7 @@ def require_one_loop(pipe: Any) -> None:
     )
     if needed:
         msg = (
-            f"a {cls} needs {' and '.join(needed)}, which another pipeline makes and run cannot "
+            f"{cls} needs {' and '.join(needed)}, which another pipeline makes and run cannot "
             "take; such pipelines are not supported"
         )
         raise SearchError(msg)
@@ -49,7 +49,7 @@ def other_schedulers_refused(pipe: Any) -> Iterator[None]:
     def refusing(name: str) -> Callable[..., Any]:
         def step(*_: Any, **__: Any) -> Any:
             msg = (
-                f"a {type(pipe).__name__} first runs another loop, that of its {name}, whose "
+                f"{type(pipe).__name__} first runs another loop, that of its {name}, whose "
                 "result depends on the prompt and on noise; such pipelines are not supported"
             )
             raise SearchError(msg)

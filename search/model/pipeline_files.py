@@ -105,7 +105,7 @@ def assembled(path: Path, index: dict[str, Any], parts: dict[str, Any]) -> Any:
         package = _PACKAGE.search(message) if isinstance(error, ImportError) else None
         if package is not None:
             msg = (
-                f"a {index['_class_name']} needs the package {package[1]!r}, which is not "
+                f"{index['_class_name']} needs the package {package[1]!r}, which is not "
                 "installed; install it, or take a pipeline that does not need it"
             )
         else:

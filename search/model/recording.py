@@ -175,7 +175,7 @@ def record_grid_settings(
     unknown = sorted(arguments.keys() - {"num_inference_steps", "timesteps", "sigmas", "mu"})
     if unknown:
         msg = (
-            f"a {type(pipeline.pipe).__name__} sets up its scheduler with "
+            f"{type(pipeline.pipe).__name__} sets up its scheduler with "
             f"{' and '.join(unknown)}, but stepcarve knows timestep grids by their number, "
             "timesteps, sigmas or mu only; such pipelines are not supported"
         )

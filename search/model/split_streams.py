@@ -43,7 +43,7 @@ def split_streams(pipeline: OpenedPipeline) -> None:
             if len(rows) > 1
             else f"calls it with {rows[0]} rows for a picture with guidance, not with two halves"
         )
-        msg = f"a {type(pipeline.pipe).__name__} {how}; leave out --split-streams"
+        msg = f"{type(pipeline.pipe).__name__} {how}; leave out --split-streams"
         raise SearchError(msg)
     is_first = _prompt_is_first(pipeline, body)
     # Networks that may take each other's place are known by having one class.

@@ -76,12 +76,12 @@ class UnknownError(Exception):
         """Why pipelines of that class are refused."""
         if self.of_copy:
             return (
-                f"a {cls} steps copies of its scheduler, as for sound or for frames at different noise levels, and "
+                f"{cls} steps copies of its scheduler, as for sound or for frames at different noise levels, and "
                 "a bundle steps one set of latents; switch that off with --call if the pipeline's "
                 "call can, such as --call sample_audio=false, or take another pipeline"
             )
         return (
-            f"a {cls} computes with the noise levels of its scheduler, for example to give its network that of "
+            f"{cls} computes with the noise levels of its scheduler, for example to give its network that of "
             "the next step, but a step graph knows only the timestep of its own step; such pipelines are not "
             "supported"
         )

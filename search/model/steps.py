@@ -27,7 +27,7 @@ from search.model.parts_in_place import on_vae_device, with_gradients, with_part
 from search.model.shapes import shapes_only
 from search.model.stand_in_scheduler import StandIn
 from search.model.stopping_scheduler import as_often
-from search.model.value_numbers import Number, ValueNumbers
+from search.model.value_numbers import ValueNumber, ValueNumbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -57,7 +57,7 @@ def groups_of_steps(
     networks = {kind.network for kind in kinds}
     if len(kinds) > MOST:
         msg = (
-            f"a {type(pipeline.pipe).__name__} calls {', '.join(sorted(networks))} in "
+            f"{type(pipeline.pipe).__name__} calls {', '.join(sorted(networks))} in "
             f"{len(kinds)} ways at {len(of_steps)} steps, for example because it reads the "
             f"timestep as a number, and each way needs a graph of its own; at most {MOST} are "
             "supported"
@@ -65,7 +65,7 @@ def groups_of_steps(
         raise SearchError(msg)
     if walk.looks_ahead and len(set(timesteps)) < len(timesteps):
         msg = (
-            f"a {type(pipeline.pipe).__name__} reads the timestep of the next step, but two steps of this "
+            f"{type(pipeline.pipe).__name__} reads the timestep of the next step, but two steps of this "
             "grid have the same timestep and different next ones; choose another --scheduler"
         )
         raise SearchError(msg)
@@ -135,7 +135,7 @@ class _Walk:
                 self._pipeline.family.call(self._pipe, self._request, None)
         if not self.predictions:
             msg = (
-                f"a {type(self._pipe).__name__} steps copies of its scheduler instead of the "
+                f"{type(self._pipe).__name__} steps copies of its scheduler instead of the "
                 "scheduler itself, for example for frames at different noise levels; such "
                 "pipelines are not supported"
             )
@@ -147,7 +147,7 @@ class _Walk:
         if not number.steps <= {now}:
             advice = without_memory(self._pipe) or "such pipelines are not supported"
             msg = (
-                f"a {type(self._pipe).__name__} carries a value other than the latents from step "
+                f"{type(self._pipe).__name__} carries a value other than the latents from step "
                 f"{min(number.steps)} to step {now}, as guidance with momentum does; {advice}"
             )
             raise SearchError(msg)
@@ -225,11 +225,11 @@ class _Walk:
                 if isinstance(leaf, Tensor):
                     self.numbers.mark(leaf, name, *how, place)
             if name in self._pipeline.networks:
-                given = (each.value if isinstance(each, Number) else each for each in how)
+                given = (each.value if isinstance(each, ValueNumber) else each for each in how)
                 self._note_call(name, tuple(given))
             return fresh
 
-        entered: list[list[Number | str]] = []
+        entered: list[list[ValueNumber | str]] = []
         stack.callback(part.register_forward_pre_hook(enter, with_kwargs=True).remove)
         stack.callback(part.register_forward_hook(leave, with_kwargs=True).remove)
 

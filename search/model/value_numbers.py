@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _Steps = frozenset[int]
 
 
-class Number(NamedTuple):
+class ValueNumber(NamedTuple):
     """What a tensor is computed from, and how.
 
     Attributes:
@@ -58,25 +58,25 @@ class ValueNumbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Go on."""
         self._paused -= 1
 
-    def number(self, leaf: Any) -> Number:
+    def number(self, leaf: Any) -> ValueNumber:
         """The number of a tensor, or of anything else that an operation is given."""
         if not isinstance(leaf, Tensor):
-            return Number(self._value(("constant", type(leaf), repr(leaf))))
+            return ValueNumber(self._value(("constant", type(leaf), repr(leaf))))
         found = self._known(leaf)
-        return Number(self._value(("content", _digest(leaf)))) if found is None else found
+        return ValueNumber(self._value(("content", _digest(leaf)))) if found is None else found
 
     def mark_input(self, tensor: Tensor, name: Hashable, *steps: int) -> None:
         """Let a tensor be an input that enters at these steps."""
-        self._mark(tensor, Number(self._value(("input", name)), frozenset(steps)))
+        self._mark(tensor, ValueNumber(self._value(("input", name)), frozenset(steps)))
 
     def mark(self, tensor: Tensor, *how: Any) -> None:
         """Let a tensor be what `how` says; numbers in it stand for what it is computed from."""
-        parts = [part for part in how if isinstance(part, Number)]
+        parts = [part for part in how if isinstance(part, ValueNumber)]
         steps = frozenset[int]().union(*(part.steps for part in parts))
-        expression = tuple(part.value if isinstance(part, Number) else part for part in how)
-        self._mark(tensor, Number(self._value(expression), steps))
+        expression = tuple(part.value if isinstance(part, ValueNumber) else part for part in how)
+        self._mark(tensor, ValueNumber(self._value(expression), steps))
 
-    def _mark(self, tensor: Tensor, number: Number) -> None:
+    def _mark(self, tensor: Tensor, number: ValueNumber) -> None:
         self._numbers[tensor] = number, self._written.get(_storage(tensor))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -101,7 +101,7 @@ class ValueNumbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if isinstance(leaf, Tensor):
                 self.mark(leaf, *how, place)
 
-    def _note_writes(self, func: Any, args: Any, given: list[Number]) -> None:
+    def _note_writes(self, func: Any, args: Any, given: list[ValueNumber]) -> None:
         """Let all that share memory with what an operation writes to be other values from now on."""
         for place, argument in enumerate(func._schema.arguments[: len(args)]):
             if argument.alias_info is not None and argument.alias_info.is_write:
@@ -110,20 +110,20 @@ class ValueNumbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 how = (str(func), self._written.get(storage), *(each.value for each in given))
                 self._written[storage] = self._value(how)
 
-    def _known(self, tensor: Tensor) -> Number | None:
+    def _known(self, tensor: Tensor) -> ValueNumber | None:
         """The number of a tensor that depends on an input; None of a constant."""
         named = self._input_of(tensor)
         if named is not None:
-            return Number(self._value(("input", named[0])), named[1])
+            return ValueNumber(self._value(("input", named[0])), named[1])
         written = self._written.get(_storage(tensor))
         if tensor in self._numbers:
             number, before = self._numbers[tensor]
             if written == before:
                 return number  # type: ignore[no-any-return]
-            return Number(self._value(("written", number.value, written)), number.steps)
+            return ValueNumber(self._value(("written", number.value, written)), number.steps)
         if written is None:
             return None
-        return Number(self._value(("written", _geometry(tensor), written)))
+        return ValueNumber(self._value(("written", _geometry(tensor), written)))
 
     def _value(self, expression: Hashable) -> int:
         return self._values.setdefault(expression, len(self._values))

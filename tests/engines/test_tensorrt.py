@@ -17,7 +17,7 @@ from engines.builder import BuildJob, build_here
 from engines.built import record_of, source_of
 from engines.cuda import Device, TorchBuffers
 from engines.errors import EngineError
-from engines.plans import PlanOptions, Progress, build_plan
+from engines.plans import BuildProgress, PlanOptions, build_plan
 from engines.runner import Runner
 from engines.tensorrt import TensorRt, TensorRtSession, timing_cache
 from exporter.bundle import Bundle
@@ -188,7 +188,7 @@ def test_a_build_reports_shares_and_stops_when_it_is_told(graph: Path) -> None:
 
 def test_progress_of_phases_within_phases_is_one_share() -> None:
     shares: list[float] = []
-    progress = Progress(lambda _, share: shares.append(share))
+    progress = BuildProgress(lambda _, share: shares.append(share))
     progress.begin("all", 4)
     progress.advance("all", 0)
     progress.begin("part", 2)
@@ -201,7 +201,7 @@ def test_progress_of_phases_within_phases_is_one_share() -> None:
 
 def test_small_steps_are_not_told_one_by_one() -> None:
     shares: list[float] = []
-    progress = Progress(lambda _, share: shares.append(share))
+    progress = BuildProgress(lambda _, share: shares.append(share))
     for _ in range(2):
         progress.begin("all", 1000)
         for step in range(1000):

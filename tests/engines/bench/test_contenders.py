@@ -71,7 +71,8 @@ def test_a_quantised_full_sampler_stands_beside_the_one_in_floating_point(
     found: Found, make_bundle: MakeBundle
 ) -> None:
     full = make_bundle(PIPELINE, found("full"))
-    quantised = replace(full, quantisation="quantisation.json")
+    files = {**full.files, "quantisation.json": ""}
+    quantised = replace(full, quantisation="quantisation.json", files=files)
     vars(quantised)["plan"] = Quantisation.of_weights(scheme_named("int8-weights"))
     rows = contenders(
         quantised,

@@ -36,6 +36,7 @@ def test_a_person_makes_a_picture(
         expect(page.locator("#model option")).to_have_count(1)
         expect(page.locator("#about")).to_have_text("full: 4 calls in 4 steps")
         expect(page.locator("#cut")).to_contain_text("100.0 %")
+        expect(page.locator("#cut")).to_contain_text("computed. Each column is a step")
         grid = page.eval_on_selector(
             "#grid", "e => [...e.getContext('2d').getImageData(e.width - 4, 3, 1, 1).data]"
         )
@@ -51,7 +52,7 @@ def test_a_person_makes_a_picture(
         until(lambda: running.metric("stepcarve_held_requests", "secret") == 0)
         gate.open()
         page.click("#make")
-        expect(page.locator("#status")).to_contain_text("steps/s: 4 steps by 4 calls in")
+        expect(page.locator("#status")).to_contain_text("steps/s: 4 steps in 4 calls, ")
         shown = page.get_attribute("#picture", "src") or ""
         made = pixels(re.sub(r"^data:image/png;base64,", "", shown))
         np.testing.assert_array_equal(made, alone("a red circle", 5, on_call=lambda *_: None))

@@ -16,7 +16,7 @@ import pytest
 from search.core.errors import SearchError
 from search.dipgo.optimise import optimise
 from search.dipgo.postprocess import Scores
-from search.dipgo.recipe import PAPER, Consistency, DipGoRecipe, Encoder
+from search.dipgo.recipe import PAPER, Consistency, DipGoRecipe, PrunerEncoder
 from search.dipgo.records import DipGoProgress, DipGoRun
 from search.runs.checkpoints import LOG
 from search.supernet.supernet import CHOICES, CHOICES_WITH_DELTA, supernet
@@ -63,10 +63,10 @@ def path(pipelines: Callable[[str], Path]) -> Path:
     return pipelines("learned-variance")
 
 
-@pytest.mark.parametrize("encoder", Encoder)
+@pytest.mark.parametrize("encoder", PrunerEncoder)
 @pytest.mark.parametrize("delta", [False, True])
 def test_the_search_switches_gates_off_while_it_stays_consistent(
-    path: Path, encoder: Encoder, delta: bool
+    path: Path, encoder: PrunerEncoder, delta: bool
 ) -> None:
     recipe = dataclasses.replace(QUICK, iterations=15, encoder=encoder, delta=delta)
     seen: list[DipGoProgress] = []

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from search.dipgo.pruner import Pruner, straight_through
-from search.dipgo.recipe import DipGoRecipe, Encoder
+from search.dipgo.recipe import DipGoRecipe, PrunerEncoder
 
 ALLOWED = torch.tensor([[True, True, True], [True, True, False]])
 
 
-def pruner(encoder: Encoder = Encoder.ATTENTION, seed: int = 0) -> Pruner:
+def pruner(encoder: PrunerEncoder = PrunerEncoder.ATTENTION, seed: int = 0) -> Pruner:
     return Pruner(
         (3, 2, 3), ALLOWED, DipGoRecipe(width=16, head=(8, 8), encoder=encoder), seed=seed
     )
@@ -33,8 +33,8 @@ def test_a_forbidden_choice_has_no_score_and_no_gradient() -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
 
 
-@pytest.mark.parametrize("encoder", Encoder)
-def test_every_cell_knows_of_every_query(encoder: Encoder) -> None:
+@pytest.mark.parametrize("encoder", PrunerEncoder)
+def test_every_cell_knows_of_every_query(encoder: PrunerEncoder) -> None:
     network = pruner(encoder)
     torch.nn.init.ones_(network.head.weights[-1])
     network.head.weights[-1].data[..., 1:] = 0

@@ -21,7 +21,7 @@ from search.core.quantisation import Layer, Quantisation, digest, scheme_named
 from search.core.subnet import SubNet
 from search.core.table import keep_of
 from search.frontier import write
-from search.frontier.distance import Distance, Target
+from search.frontier.distance import Baseline, Distance
 from search.frontier.judge import Judge
 from search.frontier.points import Frontier, Point
 from search.frontier.quality import Quality
@@ -193,6 +193,29 @@ def test_a_judge_adds_accuracy_and_frechet_distance(
     assert found["a"]["full"]["frechet"] != found["b"]["full"]["frechet"]
 
 
+@pytest.mark.slow
+def test_with_split_streams_the_half_without_the_prompt_can_be_extrapolated(
+    pipelines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    found = {}
+    for name, extra in (("batched", ()), ("split", ("--split-streams",))):
+        result = frontier(
+            pipelines("three-levels"), "-o", tmp_path / name, "--steps", 6, "--guidance", 3,
+            "--keep", "0.75", "--count", 2, "--methods", "guidance-extrapolated,fewer-steps",
+            "--pictures", 4,
+            "--fine-steps", 8, *extra, "--json",
+        )  # fmt: skip
+        assert result.exit_code == 0, result.output
+        found[name] = json.loads(result.stdout)
+    (note,) = found["batched"]["notes"]
+    assert note.startswith("guidance-extrapolated is left out")
+    assert not found["split"]["notes"]
+    methods = [point["method"] for point in found["split"]["points"]]
+    assert "guidance-extrapolated" in methods
+    full = [each["full"]["distances"]["fine"]["mean"] for each in found.values()]
+    assert full[0] == pytest.approx(full[1], rel=1e-3), "the full samplers are the same"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -237,7 +260,7 @@ def test_a_directory_that_exists_is_left_alone(
 
 
 def quality(*errors: float, **judged: Any) -> Quality:
-    return Quality({target: Distance(errors) for target in Target}, 30, 0.9, **judged)
+    return Quality({target: Distance(errors) for target in Baseline}, 30, 0.9, **judged)
 
 
 def toy_frontier() -> Frontier:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from search.core.subnet import SubNet
-from search.frontier.distance import Distance, Statistic, Target
+from search.frontier.distance import Baseline, Distance, Statistic
 from search.frontier.plot import pareto
 from search.frontier.points import Point, Verdict, compare
 from search.frontier.quality import Quality
@@ -39,8 +39,8 @@ def point(
     made: SubNet | None = None,
 ) -> Point:
     distances = {
-        Target.FULL: Distance(tuple(full * spread)),
-        Target.FINE: Distance(tuple((full if fine is None else fine) * spread)),
+        Baseline.FULL: Distance(tuple(full * spread)),
+        Baseline.FINE: Distance(tuple((full if fine is None else fine) * spread)),
     }
     quality = Quality(distances, 30.0, 0.9)
     return Point(method, f"keep {cost}", cost, fitted, cost, 3, quality, made or toy())
@@ -55,7 +55,7 @@ PAPER = point(DIP_GO, 0.29, 0.0205, fine=0.09, spread=OTHER)
 ALL = [OURS, CHEAP, EXACT, DEAR, FITTED, PAPER]
 
 
-def verdict(points: list[Point], target: Target) -> Verdict:
+def verdict(points: list[Point], target: Baseline) -> Verdict:
     found = compare(points, 0.3).verdicts
     [each] = [v for v in found if (v.target, v.statistic) == (target, Statistic.MEAN)]
     return each
@@ -72,12 +72,12 @@ def test_the_ranking_is_by_the_distance_to_the_fine_reference() -> None:
 
 
 def test_each_target_has_a_winner() -> None:
-    assert verdict(ALL, Target.FULL).winner is OURS
-    assert verdict(ALL, Target.FINE).winner is EXACT
+    assert verdict(ALL, Baseline.FULL).winner is OURS
+    assert verdict(ALL, Baseline.FINE).winner is EXACT
 
 
 def test_what_cannot_be_told_from_the_winner_is_named() -> None:
-    found = verdict(ALL, Target.FULL)
+    found = verdict(ALL, Baseline.FULL)
     assert found.tied == (PAPER,), "a little worse by the mean, but on other pictures"
     assert found.mark(OURS) == "*"
     assert found.mark(PAPER) == "="
@@ -85,14 +85,14 @@ def test_what_cannot_be_told_from_the_winner_is_named() -> None:
     assert found.sentence() == (
         "mean distance to the full sampler: carve keep 0.3 wins, but cannot be told apart from dip-go keep 0.29"
     )
-    alone = verdict([OURS, EXACT], Target.FULL)
+    alone = verdict([OURS, EXACT], Baseline.FULL)
     assert alone.tied == ()
     assert alone.sentence().endswith("carve keep 0.3 wins, beyond chance")
 
 
 def test_equal_points_are_not_told_apart() -> None:
     equal = point(HOLD, 0.3, 0.04)
-    assert verdict([EXACT, equal], Target.FINE).tied == (equal,)
+    assert verdict([EXACT, equal], Baseline.FINE).tied == (equal,)
 
 
 def test_a_fit_without_effect_is_not_ranked_twice() -> None:
@@ -103,11 +103,13 @@ def test_a_fit_without_effect_is_not_ranked_twice() -> None:
 
 def test_ratios_are_our_error_over_the_other() -> None:
     found = compare(ALL, 0.3)
-    assert found.ratio(EXACT, Target.FULL) == pytest.approx(0.4)
-    assert found.ratio(EXACT, Target.FINE) == pytest.approx(1.25)
-    assert found.ratio(OURS, Target.FULL) is None
-    assert compare([CHEAP], 0.3).ratio(CHEAP, Target.FULL) is None, "there is nothing of ours"
-    assert found.ratio(point(HOLD, 0.3, 0.0), Target.FULL) is None, "nothing is so many times zero"
+    assert found.ratio(EXACT, Baseline.FULL) == pytest.approx(0.4)
+    assert found.ratio(EXACT, Baseline.FINE) == pytest.approx(1.25)
+    assert found.ratio(OURS, Baseline.FULL) is None
+    assert compare([CHEAP], 0.3).ratio(CHEAP, Baseline.FULL) is None, "there is nothing of ours"
+    assert found.ratio(point(HOLD, 0.3, 0.0), Baseline.FULL) is None, (
+        "nothing is so many times zero"
+    )
 
 
 def test_a_keep_that_nothing_fits_has_no_winner() -> None:
@@ -118,7 +120,7 @@ def test_a_keep_that_nothing_fits_has_no_winner() -> None:
 
 def test_the_front_leaves_out_what_a_cheaper_one_beats() -> None:
     worse = point(DEEPCACHE, 0.28, 0.09)
-    assert pareto([DEAR, worse, CHEAP], Target.FULL) == [CHEAP, DEAR]
+    assert pareto([DEAR, worse, CHEAP], Baseline.FULL) == [CHEAP, DEAR]
 
 
 def test_files_tell_plain_from_fitted() -> None:

@@ -13,7 +13,7 @@ import torch
 from search.core.errors import SearchError
 from search.core.subnet import SubNet
 from search.core.timestep_grid import TimestepGrid
-from search.frontier.distance import Statistic, Target
+from search.frontier.distance import Baseline, Statistic
 from search.frontier.quality import (
     HeldOut,
     as_bytes,
@@ -78,8 +78,8 @@ def test_the_noise_is_none_that_a_search_draws(held_out: HeldOut) -> None:
 
 def test_the_full_sampler_is_perfect(held_out: HeldOut, whole: SubNet) -> None:
     quality = held_out.examine_full()
-    assert quality.error == quality.distances[Target.FULL].largest == 0
-    assert quality.distances[Target.FINE].value(Statistic.MEAN) > 0
+    assert quality.error == quality.distances[Baseline.FULL].largest == 0
+    assert quality.distances[Baseline.FINE].value(Statistic.MEAN) > 0
     assert quality.psnr == pytest.approx(100)
     assert quality.ssim == pytest.approx(1)
     again = held_out.examine(whole, held_out.pipeline.sampler(TimestepGrid(STEPS)))
@@ -102,7 +102,7 @@ def test_quality_is_that_of_diffusers_own_pictures(
         squared = ((gated.images - exact.images) ** 2).mean((1, 2, 3))
         psnr += (-10 * np.log10(squared)).tolist()
     assert quality.error == pytest.approx(np.mean(errors), rel=1e-3)
-    found = quality.distances[Target.FULL]
+    found = quality.distances[Baseline.FULL]
     assert found.errors == pytest.approx(errors, rel=1e-3)
     assert found.largest == pytest.approx(np.max(errors), rel=1e-3)
     assert found.value(Statistic.MEDIAN) == pytest.approx(np.median(errors), rel=1e-3)
@@ -114,7 +114,7 @@ def test_the_fine_reference_is_the_same_sampler_with_more_steps_from_the_same_no
     pipeline: Pipeline, held_out: HeldOut
 ) -> None:
     """Against diffusers' own pipeline."""
-    found = held_out.examine_full().distances[Target.FINE].errors
+    found = held_out.examine_full().distances[Baseline.FINE].errors
     errors = []
     for runs in held_out.runs:
         request = Request(runs.predictor.prompts, STEPS, 3.0, latents=runs.noise)

@@ -49,8 +49,8 @@ class Plain:
 @pytest.mark.parametrize(
     ("pipe", "message"),
     [
-        (Decoding(), "a Decoding needs image_embeds, which another pipeline makes"),
-        (Combined(), "a Combined runs prior_pipe .* loop of its own"),
+        (Decoding(), "Decoding needs image_embeds, which another pipeline makes"),
+        (Combined(), "Combined runs prior_pipe .* loop of its own"),
     ],
 )
 def test_they_are_refused(pipe: Any, message: str) -> None:
