@@ -13,10 +13,10 @@ from safetensors import SafetensorError, safe_open
 from transformers import CLIPVisionModelWithProjection
 
 from search.core.errors import SearchError
-from search.model.shapes import uninitialised
 from search.model.lora import without_values
 from search.model.parts import load_part, load_unused
 from search.model.pipeline_files import read_index
+from search.model.shapes import uninitialised
 from search.model.weights import on_disk_name
 
 if TYPE_CHECKING:
