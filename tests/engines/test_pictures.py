@@ -205,7 +205,7 @@ def test_several_controlnets_are_refused(tmp_path: Path) -> None:
     both = [pictured.controlnet(parts["unet"]), pictured.controlnet(parts["unet"])]
     pipe = diffusers.StableDiffusionControlNetPipeline(**parts, controlnet=both)
     pipe.save_pretrained(tmp_path / "toy")
-    with pytest.raises(SearchError, match="'controlnet' is a MultiControlNetModel, several models"):
+    with pytest.raises(SearchError, match="'controlnet' is a MultiControlNetModel: several models"):
         open_pipeline(tmp_path / "toy", weights=False)
 
 

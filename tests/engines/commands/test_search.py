@@ -134,7 +134,7 @@ UNUSED = {
     "deepcache": ("keep", "iterations", "reference-steps", "variant", "parallel"),
     "fewer-steps": ("seed", "cost", "tuples"),
     "random": ("prompts", "latencies", "device", "resume"),
-    "carve": ("cost", "criterion", "branch", "fit-sampler"),
+    "carve": ("latencies", "criterion", "branch", "fit-sampler"),
     "dip-go": ("pictures", "reference-steps", "rounds"),
     "laptop": ("pictures", "iterations"),
     "bk-sdm": ("keep", "seed", "cost"),

@@ -200,7 +200,7 @@ def test_gated_subnets_are_fitted_at_each_scale(opened: Pipeline) -> None:
 
 def test_a_range_needs_pictures_guidance_and_a_fit(opened: Pipeline, whole: SubNet) -> None:
     few = replace(EFFORT, held_out=2)
-    with pytest.raises(SearchError, match=r"fitted at 3 of them, .* give more --pictures"):
+    with pytest.raises(SearchError, match=r"fitted at 3 scales, .* give more --pictures"):
         place_calls(opened, whole, (0.5,), PROMPTS, effort=few, scales=SCALES)
     off = Options(steps=6, guidance=3.0, guidance_range=(1.0, 4.0))
     with pytest.raises(SearchError, match="guidance 1 in --guidance-range switches guidance off"):
