@@ -132,6 +132,11 @@ class LatencyTable:
         self._measure = measure
         self._whole = always(subnet, Action.RUN)
 
+    @property
+    def name(self) -> str:
+        """What it measures; a search by another cost is not resumed."""
+        return f"latency on {self.setting.engine} ({self.setting.device})"
+
     def __call__(self, subnet: SubNet) -> float:
         """The seconds of all calls of `subnet`, as a fraction of those of the full sampler.
 

@@ -142,8 +142,8 @@ def texts_alone(
 ) -> dict[str, Tensor]:
     """The encoded texts among a pipeline's conditions, without the pipeline's own padding at either end.
 
-    Of the others, those as long as no text are left, such as pooled ones. Masks and positions are not
-    compared: `padding_trial.py` has tried the network.
+    Of the other conditions, only those without an axis as long as a text are compared, such as pooled ones.
+    Masks and positions are not: `padding_trial.py` has tried the network.
     """
     lengths = {
         conditions[name].shape[axis]

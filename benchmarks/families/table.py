@@ -21,7 +21,7 @@ and compared with diffusers' own call, pixel by pixel. Classes that also take a 
 with a ControlNet, are listed as far as they have been tried. `python -m benchmarks.families` writes
 this page.
 
-A class that is not listed may work as well: stepcarve has no code for a particular class.
+A class that is not listed may work as well: most classes need no code of their own.
 
 ## Equal to diffusers: {count} pipelines
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import psutil
 import torch
 
+from engines.optimize.quantised import pictures_of
 from search.fitting.trajectories import CHUNK
 from search.methods.registry import method_of
 from search.model.predictor import Predictor
 from search.quantise.layers import layers_of
-from search.quantise.recipe import Effort
 
 if TYPE_CHECKING:
     from engines.optimize.work import Work
@@ -84,9 +84,10 @@ def _search_calls(work: Work, keep: float, calls: int) -> float | None:
 
 def _quantising_calls(work: Work, calls: int, keep: float) -> float:
     """Calls that a plan takes: pictures of the full sampler, each layer alone, and a fit of the rows."""
-    layers = len(layers_of(work.pipeline))
-    once = layers * work.settings.tier.probed + FITTED * Effort.pictures
-    return 2 * Effort.pictures * calls + once * calls * keep
+    tier, layers = work.settings.tier, len(layers_of(work.pipeline))
+    pictures = pictures_of(tier)
+    once = layers * tier.probed + FITTED * pictures
+    return 2 * pictures * calls + once * calls * keep
 
 
 def _share(count: int) -> float:

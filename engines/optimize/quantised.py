@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from engines.optimize.folder import OptimizeFolder
+    from engines.optimize.settings import Tier
     from engines.optimize.work import Work
 
 FLOAT_SHARE = 0.1
@@ -48,13 +49,18 @@ def layers_for(engines: Sequence[str]) -> Kinds:
     return Kinds.ALL if convolve else Kinds.LINEAR
 
 
+def pictures_of(tier: Tier) -> int:
+    """How many pictures a plan is made on, and as many are judged."""
+    pictures = scaled(Effort.pictures, tier.pictures, LEAST_PICTURES)
+    assert pictures is not None  # there is a usual number
+    return pictures
+
+
 def _quantise(work: Work, subnet: Path, scheme: str, kinds: Kinds, place: Path) -> str:
     """Make `place` with SubNet and plan, if it is not there yet; returns why it cannot be made, or nothing."""
     if place.exists():
         return ""
     tier = work.settings.tier
-    pictures = scaled(Effort.pictures, tier.pictures, LEAST_PICTURES)
-    assert pictures is not None  # there is a usual number
     try:
         found = quantise(
             work.pipeline,
@@ -64,7 +70,7 @@ def _quantise(work: Work, subnet: Path, scheme: str, kinds: Kinds, place: Path) 
             scheme=scheme_named(scheme),
             kinds=kinds,
             share=FLOAT_SHARE,
-            effort=Effort(pictures, tier.probed, work.options.seed),
+            effort=Effort(pictures_of(tier), tier.probed, work.options.seed),
             report=lambda text, share=None: work.report(f"{scheme}: {text}", share),
         )
     except SearchError as error:

@@ -159,8 +159,10 @@ def _export(run: Run) -> None:
 
 def _build(run: Run) -> None:
     candidates, settings, folder = run.candidates, run.settings, run.folder
+    # An engine may be gone since the layers were quantised for it.
+    engines = {form.name: candidates.engines.get(form.name, ()) for form in run.forms}
     for form in run.forms:
-        names = candidates.engines[form.name]
+        names = engines[form.name]
         builders = candidates.builders if form.plan is None else ()
         for name in (*names, *builders):
             engine = engine_for(settings, name)
@@ -168,7 +170,6 @@ def _build(run: Run) -> None:
                 for place in dict.fromkeys((folder.bundle(form.name), _full(run, form))):
                     build_bundle(Bundle.open(place), engine, report=run.tell(f"build {name}"))
     refused = {name: why for name, why in refusals(folder, settings.goal).items() if why}
-    engines = {form.name: candidates.engines[form.name] for form in run.forms}
     left_out = {**candidates.left_out, **refused}
     folder.write(folder.engines, {**vars(candidates), "engines": engines, "left_out": left_out})
 

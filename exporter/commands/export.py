@@ -99,7 +99,9 @@ MIXED = "mixed"
     ),
     cloup.option(
         "--ip-adapter",
+        "ip_adapters",
         type=IP_ADAPTER_FILE,
+        multiple=True,  # so that a second one is refused, not taken instead of the first
         help="Add this IP-Adapter, multiplied by SCALE; run --ip-image gives it a picture.  [default scale: 1]",
     ),
 )
@@ -119,7 +121,7 @@ def command(
     batches: tuple[int, ...],
     loras: tuple[Lora, ...],
     live_loras: tuple[Lora, ...],
-    ip_adapter: IPAdapter | None,
+    ip_adapters: tuple[IPAdapter, ...],
     precision: str | None,
     quantisation: Path | None,
     as_json: bool,
@@ -134,6 +136,7 @@ def command(
     from search.core.subnet import SubNet
     from search.core.summary import summarise
 
+    ip_adapter = _only(ip_adapters)
     with screen.status() as report:
         bundle = export(
             pipeline,
@@ -168,6 +171,19 @@ def command(
         click.echo(
             f"{out}: {shapes}; {len(bundle.calls)} calls, {count} {graphs}, {size / 1e6:.1f} MB"
         )
+
+
+def _only(adapters: tuple[IPAdapter, ...]) -> IPAdapter | None:
+    """The IP-Adapter, if one is given.
+
+    Raises:
+        SearchError: several are.
+    """
+    if len(adapters) > 1:
+        names = ", ".join(repr(each.file.name) for each in adapters)
+        msg = f"a bundle has one IP-Adapter, but {names} were given; give --ip-adapter once"
+        raise SearchError(msg)
+    return adapters[0] if adapters else None
 
 
 def _plan(subnet: Path, precision: str | None, file: Path | None) -> Quantisation | None:

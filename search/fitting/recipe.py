@@ -73,7 +73,7 @@ def place_calls(
     run = None
     if folder is not None:
         identity = _identity(full, prompts, effort, reference_steps, scales, seed)
-        measured = {} if cost is keep_of else {"cost": "latency"}
+        measured = {} if cost is keep_of else {"cost": getattr(cost, "name", "latency")}
         run = CarveRun(folder, {**identity, **measured, "dtype": pipeline.dtype})
         run.start(resume=resume)
     search = _Search(

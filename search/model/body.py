@@ -54,9 +54,11 @@ class DenoiserUse:
 
     Attributes:
         rows: of its batch.
+        is_batch: whether that is one tensor, not a list of samples.
     """
 
     rows: int
+    is_batch: bool = True
 
 
 @dataclass(frozen=True)
@@ -375,7 +377,7 @@ class Body:
                 return
             arguments = inspect.signature(type(module).forward).bind(module, *args, **kwargs)
             first = next(iter([*arguments.arguments.values()][1:]))
-            uses.append(DenoiserUse(len(first)))
+            uses.append(DenoiserUse(len(first), isinstance(first, Tensor)))
 
         with ExitStack() as stack:
             for network in self.pipeline.networks.values():

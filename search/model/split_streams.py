@@ -33,7 +33,7 @@ def split_streams(pipeline: OpenedPipeline) -> None:
     """Let the networks of a pipeline call themselves for each half of a guided batch, for good.
 
     Raises:
-        SearchError: it does not put both halves into one batch.
+        SearchError: it does not put both halves into one batch, or that is a list.
     """
     body = Body(pipeline, Request((pipeline.default_prompt,), 2, SCALE))
     rows = [use.rows for use in body.uses]
@@ -44,6 +44,12 @@ def split_streams(pipeline: OpenedPipeline) -> None:
             else f"calls it with {rows[0]} rows for a picture with guidance, not with two halves"
         )
         msg = f"{type(pipeline.pipe).__name__} {how}; leave out --split-streams"
+        raise SearchError(msg)
+    if not body.uses[0].is_batch:
+        msg = (
+            f"{type(pipeline.pipe).__name__} gives its denoiser a list of samples, which is not split; leave out "
+            "--split-streams"
+        )
         raise SearchError(msg)
     is_first = _prompt_is_first(pipeline, body)
     # Networks that may take each other's place are known by having one class.
@@ -88,7 +94,7 @@ def _split_class(cls: type[nn.Module], *, prompt_is_first: bool) -> type[nn.Modu
 
     def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         rows = _rows(cls, self, args, kwargs)
-        if rows is None or rows != 2 * (PICTURES.get()):
+        if rows is None or rows != 2 * PICTURES.get():
             return cls.__call__(self, *args, **kwargs)
         made: dict[int, Any] = {}
         for half in order:

@@ -72,6 +72,11 @@ def whole_of(pipelines: Callable[[str], Path], name: str, granularity: Granulari
     return search(opened, "full", Options(steps=4, granularity=granularity))
 
 
+def test_its_name_tells_engines_apart() -> None:
+    """A search that was made for one engine is not resumed for another."""
+    assert toy_table().name == f"latency on {SETTING.engine} ({SETTING.device})"
+
+
 def test_the_full_sampler_costs_one() -> None:
     assert toy_table()(subnet(chain(), "RRR", "RRR", "RRR")) == 1.0
 

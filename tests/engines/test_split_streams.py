@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ from search.core.subnet import SubNet
 from search.core.table import with_rows
 from search.methods.options import Options
 from search.methods.registry import search
+from search.model import split_streams
+from search.model.body import DenoiserUse
 from search.model.family import Request
 from search.model.pipeline import Pipeline, open_asked, open_for, open_pipeline
 from tests.mixes import random_mix
@@ -151,6 +154,15 @@ def test_a_pipeline_without_two_halves_is_refused(pipelines: Callable[[str], Pat
         SearchError, match=r"FluxPipeline calls it with 1 rows .* leave out --split"
     ):
         split(pipelines("flux-dev"))
+
+
+def test_a_batch_that_is_a_list_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of Z-Image, which nothing would cut."""
+    body = SimpleNamespace(uses=(DenoiserUse(2, is_batch=False),), pictures=1)
+    monkeypatch.setattr(split_streams, "Body", lambda *_: body)
+    pipeline: Any = SimpleNamespace(default_prompt="", pipe=SimpleNamespace())
+    with pytest.raises(SearchError, match=r"gives its denoiser a list of samples, .*; leave out"):
+        split_streams.split_streams(pipeline)
 
 
 def test_a_batch_of_another_size_is_not_cut(pipelines: Callable[[str], Path]) -> None:

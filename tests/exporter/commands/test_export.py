@@ -6,6 +6,8 @@ import pytest
 
 from tests.command_line import Places, require_refused
 
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
 
 @pytest.mark.parametrize(
     ("line", "message"),
@@ -17,6 +19,10 @@ from tests.command_line import Places, require_refused
     ("export {sd} {subnet} -o {out} --size 24", "'24' is not HEIGHTxWIDTH; give pixels"),
     ("export {sd} {subnet} -o {out} --size 25x24", "choose"),
     ("export {sd} {subnet} -o {out} --batch 1 --batch 0", "0 is not in the range x>=1"),
+    (
+        f"export {{sd}} {{subnet}} -o {{out}} --ip-adapter {{sd}}/unet/{WEIGHTS} --ip-adapter {{sd}}/vae/{WEIGHTS}",
+        "a bundle has one IP-Adapter, but",
+    ),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_sentence_exit_2_and_nothing_written(
