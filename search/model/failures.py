@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _OURS = ("search", "exporter", "engines")
 _LIBRARIES = re.compile(r"/(diffusers|transformers)/")
+_WHOLE_OPERATION = re.compile(r"HigherOrderOperator (\w+)")
 LONGEST = 10**9
 """Tokenizers that do not say how long a text may be say more than this."""
 
@@ -66,6 +67,12 @@ def _writing_refused(pipe: Any) -> Iterator[None]:
 def sentence(pipe: Any, error: Exception) -> str:
     """The pipeline's error, and missing parts or settings that may be the cause."""
     message = " ".join(str(error).split())[:300].rstrip(".")
+    found = _WHOLE_OPERATION.search(message)
+    if isinstance(error, NotImplementedError) and found is not None:
+        return (
+            f"{type(pipe).__name__} uses torch's {found[1]}, whose operations cannot be looked into; such "
+            "pipelines are not supported"
+        )
     lacks = list(_lacking(pipe))
     if isinstance(error, ValueError) and not lacks:
         if "`prompt`" in message and "list" in message:

@@ -101,7 +101,13 @@ def _classes(index: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _class_of(library: str, cls: str, name: str) -> Any:
-    """The class of a part."""
+    """The class of a part, from one of the libraries that code is taken from."""
+    if library not in _LIBRARIES:
+        msg = (
+            f"the part {name!r} is a {cls!r} of {library!r}, but parts are taken from {' and '.join(_LIBRARIES)} "
+            "alone; save the pipeline with one of these"
+        )
+        raise SearchError(msg)
     found = getattr(importlib.import_module(library), str(cls), None)
     if found is None:
         msg = (

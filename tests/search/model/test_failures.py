@@ -72,3 +72,13 @@ def test_a_language_model_that_writes_a_text_is_refused() -> None:
     ):
         model.generate()
     assert model.generate() == "a text"
+
+
+def test_an_operation_that_torch_keeps_whole_is_named() -> None:
+    pipe = type("Pipe", (), {"components": {}})()
+    words = "There was no rule registered for HigherOrderOperator flex_attention and mode <Mode at 0x7f>"
+    with pytest.raises(SearchError) as caught, pipeline_failures(pipe):
+        raise NotImplementedError(words)
+    assert str(caught.value) == (
+        "Pipe uses torch's flex_attention, whose operations cannot be looked into; such pipelines are not supported"
+    )

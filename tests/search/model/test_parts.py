@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from search.core.errors import SearchError
 from search.methods.options import Options
 from search.methods.registry import search_keeps
 from search.model import parts
 from search.model.family import Request
+from search.model.parts import load_unused
 from search.model.pipeline import open_pipeline
 from search.model.recording import record_call
 from tests.pipelines import RANDOM
@@ -66,3 +68,9 @@ def test_a_fixed_schedule_loads_no_weights(
     monkeypatch.setattr(parts, "_model", lambda *_: pytest.fail("weights were loaded"))
     [mine] = search_keeps(open_pipeline(pipelines(name), weights=False), method, options, [0.5])
     assert mine == its
+
+
+def test_a_part_that_is_loaded_later_comes_from_no_other_library(tmp_path: Path) -> None:
+    index = {"image_encoder": ["os", "path"]}
+    with pytest.raises(SearchError, match="'path' of 'os', but parts are taken from diffusers and"):
+        load_unused(tmp_path, index, "image_encoder")
