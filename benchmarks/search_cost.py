@@ -5,7 +5,6 @@ Beside it the memory of one run of diffusers' own sampler, the 50 steps of one p
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import tempfile
 import time
@@ -47,6 +46,8 @@ def main(name: str, keep: str, out: Path | None) -> None:
             "--method", "carve", "--keep", keep, "--guidance", guidance,
         )  # fmt: skip
     once = measured("-c", SAMPLE, HERE / name, guidance)
+    for each in (search, once):
+        del each["printed"]
     ratio = round(search["peak_mb"] / once["peak_mb"], 2)
     record = {"keep": keep, "search": search, "sampling": once, "memory_ratio": ratio}
     click.echo(record)
@@ -54,23 +55,27 @@ def main(name: str, keep: str, out: Path | None) -> None:
 
 
 def measured(*arguments: str | Path) -> dict[str, Any]:
-    """Seconds and largest resident set of Python with these arguments.
+    """Seconds and largest resident set of Python with these arguments, and the last line that it prints.
 
     Raises:
         click.ClickException: it failed.
     """
     began, peak = time.perf_counter(), 0
-    child = psutil.Popen([sys.executable, *map(str, arguments)], stdout=subprocess.DEVNULL)
-    while child.poll() is None:
-        try:
-            peak = max(peak, child.memory_info().rss)
-        except psutil.Error:
-            break
-        time.sleep(EVERY)
-    if child.wait() != 0:
-        msg = f"{' '.join(map(str, arguments[:4]))} failed with exit code {child.returncode}"
-        raise click.ClickException(msg)
-    return {"seconds": round(time.perf_counter() - began, 1), "peak_mb": peak // 10**6}
+    with tempfile.TemporaryFile("w+") as printed:
+        child = psutil.Popen([sys.executable, *map(str, arguments)], stdout=printed)
+        while child.poll() is None:
+            try:
+                peak = max(peak, child.memory_info().rss)
+            except psutil.Error:
+                break
+            time.sleep(EVERY)
+        if child.wait() != 0:
+            msg = f"{' '.join(map(str, arguments[:4]))} failed with exit code {child.returncode}"
+            raise click.ClickException(msg)
+        seconds = round(time.perf_counter() - began, 1)
+        printed.seek(0)
+        last = (printed.read().splitlines() or [""])[-1]
+    return {"seconds": seconds, "peak_mb": peak // 10**6, "printed": last}
 
 
 if __name__ == "__main__":

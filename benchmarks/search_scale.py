@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from itertools import pairwise
@@ -21,14 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-import psutil
 
 from benchmarks.record import write
+from benchmarks.search_cost import measured
 
 PEAK, ACHIEVED = 989e12, 0.4
 """Operations per second of an H200 (its data sheet, bfloat16, dense), and the share that is assumed."""
-EVERY = 0.2
-"""Seconds between two looks at the memory."""
 PROMPT = "a small red circle left on a grey field"
 LONGEST_TEXT = {"max_sequence_length": 64}
 
@@ -109,19 +105,8 @@ def searched(
 
 def apart(*arguments: str | Path) -> dict[str, Any]:
     """What this module prints in a process of its own, and its largest resident set."""
-    command = [sys.executable, "-m", "benchmarks.search_scale", *map(str, arguments)]
-    child, peak = psutil.Popen(command, stdout=subprocess.PIPE, text=True), 0
-    while child.poll() is None:
-        try:
-            peak = max(peak, child.memory_info().rss)
-        except psutil.Error:
-            break
-        time.sleep(EVERY)
-    text = child.communicate()[0]
-    if child.returncode:
-        msg = f"{' '.join(map(str, arguments))} failed with exit code {child.returncode}"
-        raise click.ClickException(msg)
-    return {**json.loads(text.splitlines()[-1]), "peak_mb": peak // 10**6}
+    found = measured("-m", "benchmarks.search_scale", *arguments)
+    return {**json.loads(found["printed"]), "peak_mb": found["peak_mb"]}
 
 
 @click.command()
