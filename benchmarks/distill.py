@@ -12,9 +12,9 @@ import click
 import numpy as np
 import torch
 
-from benchmarks.frontier import GUIDANCE, REAL
 from benchmarks.record import RESULTS, origin, write_as_it_is
-from examples.shapes.evaluate import HELD_OUT_SEED, HERE
+from benchmarks.trained import trained_named
+from examples.shapes.evaluate import HELD_OUT_SEED
 from examples.shapes.pictures import class_names, draw
 from search.core.blocks import outermost
 from search.core.subnet import Granularity, SubNet
@@ -28,12 +28,13 @@ from search.distill.training import train
 from search.frontier.judge import Judge, frechet_distance
 from search.model.family import Request
 from search.model.parts_in_place import with_parts
-from search.model.pipeline import Pipeline, open_pipeline
 from search.model.reference import sample
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
+
+    from search.model.pipeline import Pipeline
 
 TRAINING_SEED = 77
 PICTURES = 8192
@@ -92,7 +93,8 @@ def sampled(
 
 def prepare(name: str, count: int) -> tuple[Evaluation, dict[str, Any]]:
     """The evaluation data, and the teacher's results on it."""
-    pipeline = open_pipeline(HERE / name)
+    trained = trained_named(name)
+    pipeline = trained.open()
     place = "centred" if name == "shapes-dit" else None
     held_out = draw(count, np.random.default_rng(HELD_OUT_SEED + 1), place=place)
     names = class_names()
@@ -104,9 +106,8 @@ def prepare(name: str, count: int) -> tuple[Evaluation, dict[str, Any]]:
     noise = torch.tensor(
         np.random.default_rng(5).standard_normal((count, 4, 16, 16)), dtype=torch.float32
     )
-    judge = Judge(HERE / "judge.onnx")
-    real = judge.read(draw(REAL, np.random.default_rng(HELD_OUT_SEED), place=place).pixels).features
-    finals, images = sampled(pipeline, tuple(words), noise, GUIDANCE[name])
+    judge, real = Judge(trained.judge), trained.real_features()
+    finals, images = sampled(pipeline, tuple(words), noise, trained.guidance)
     evaluation = Evaluation(pipeline, tuple(words), tuple(words), noise, judge, real, finals)
     return evaluation, evaluation.evaluate(finals, images)
 
@@ -173,7 +174,7 @@ def run_one(
         "recipe": dataclasses.asdict(recipe),
         **spent,
         "last": vars(found.last),
-        "after": student_quality(evaluation, student, GUIDANCE[name]),
+        "after": student_quality(evaluation, student, trained_named(name).guidance),
     }
 
 
@@ -202,7 +203,7 @@ def kept_results(file: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 @click.command()
-@click.argument("name", type=click.Choice(list(GUIDANCE)))
+@click.argument("name", type=click.Choice(["shapes-sd", "shapes-dit"]))
 @click.argument("subnets", nargs=-1)
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="For run folders.")
 @click.option("--seeds", default="0", show_default=True)
@@ -233,6 +234,7 @@ def main(
     file = RESULTS / f"distill-{name}{suffix}.json"
     result = kept_results(file, {"pictures": count, "steps": STEPS})
     evaluation, result["teacher"] = prepare(name, count)
+    guidance = trained_named(name).guidance
     draws = training_data(name, evaluation.pipeline, work / f"data-{name}")
     for seed in map(int, seeds.split(",")):
         for each in subnets:
@@ -254,7 +256,7 @@ def main(
                 continue
             if method not in result["before"]:
                 untrained = prune(evaluation.pipeline, skipped_blocks(subnet))
-                result["before"][method] = student_quality(evaluation, untrained, GUIDANCE[name])
+                result["before"][method] = student_quality(evaluation, untrained, guidance)
             folder = work / f"{name}{suffix}-{key.replace(' ', '-')}"
             made = result["runs"][key] = run_one(name, evaluation, draws, subnet, recipe, folder)
             write_as_it_is(file.stem, result)

@@ -12,17 +12,16 @@ from typing import Any
 
 import click
 
-from benchmarks.frontier import GUIDANCE
 from benchmarks.parity_matrix import verified
 from benchmarks.record import write
+from benchmarks.trained import TRAINED_NAMES, trained_named
 from engines.parity import K
 from search.core.subnet import SubNet
 from search.core.table import keep_of
-from tests.pipelines import SHIPPED
 
 
 @click.command()
-@click.argument("name", type=click.Choice(list(GUIDANCE)))
+@click.argument("name", type=click.Choice(TRAINED_NAMES))
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--engine", "engines", multiple=True, default=("onnxruntime", "openvino"))
 def main(name: str, files: tuple[Path, ...], engines: tuple[str, ...]) -> None:
@@ -31,7 +30,7 @@ def main(name: str, files: tuple[Path, ...], engines: tuple[str, ...]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for number, file in enumerate(files):
             subnet = SubNet.load(file)
-            made = verified(SHIPPED / name, subnet, Path(folder) / str(number), engines)
+            made = verified(trained_named(name).path, subnet, Path(folder) / str(number), engines)
             rows[str(file)] = {
                 "method": subnet.method,
                 "scheduler": subnet.binding.scheduler,

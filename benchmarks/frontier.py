@@ -13,32 +13,17 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.record import RESULTS, write
-from examples.shapes.evaluate import HELD_OUT_SEED, HERE
-from examples.shapes.pictures import draw
+from benchmarks.trained import TRAINED_NAMES, trained_named
 from search.core.files import require_free, write_atomically
-from search.frontier.judge import Judge
 from search.frontier.registry import NAMES, SERIES, series_named
 from search.frontier.run import run_frontier
 from search.frontier.settings import FrontierSettings
 from search.frontier.table import as_csv
 from search.frontier.write import write_frontier
 from search.methods.options import keeps_of, names_of
-from search.model.pipeline import open_pipeline
 
 if TYPE_CHECKING:
     from search.frontier.points import Frontier
-
-GUIDANCE = {"shapes-sd": 4.0, "shapes-dit": 3.0}
-"""The card's recommendation, at least 3."""
-REAL = 4096
-
-
-def save_real_features(name: str, judge: Path, file: Path) -> Path:
-    """What the judge makes of real pictures, `[REAL, F]`."""
-    place = "centred" if name == "shapes-dit" else None
-    pictures = draw(REAL, np.random.default_rng(HELD_OUT_SEED), place=place)
-    np.save(file, Judge(judge).read(pictures.pixels).features)
-    return file
 
 
 def record(found: Frontier, name: str, seconds: float) -> Path:
@@ -50,8 +35,8 @@ def record(found: Frontier, name: str, seconds: float) -> Path:
 
 
 @click.command()
-@click.argument("name", type=click.Choice(list(GUIDANCE)))
-@click.option("--steps", default=50, show_default=True)
+@click.argument("name", type=click.Choice(TRAINED_NAMES))
+@click.option("--steps", type=int, help="Default: as the pipeline's card says.")
 @click.option("--scheduler", help="Default: the pipeline's own, DDIM.")
 @click.option("--keep", default="0.5,0.3,0.2", show_default=True)
 @click.option("--methods", help="Default: all.")
@@ -67,7 +52,7 @@ def record(found: Frontier, name: str, seconds: float) -> Path:
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Also keep the whole frontier.")
 def main(
     name: str,
-    steps: int,
+    steps: int | None,
     scheduler: str | None,
     keep: str,
     methods: str | None,
@@ -85,27 +70,33 @@ def main(
         require_free(out)
     console = Console(stderr=True)
     began = time.perf_counter()
+    trained = trained_named(name)
+    pipeline = trained.open()
+    prompts, held_out = trained.prompts(pipeline)
     with tempfile.TemporaryDirectory() as folder:
-        judge = HERE / "judge.onnx"
+        features = Path(folder) / "real.npy"
+        np.save(features, trained.real_features())
         settings = FrontierSettings(
-            steps=steps,
+            steps=steps or trained.steps,
             scheduler=scheduler,
-            guidance=GUIDANCE[name],
+            guidance=trained.guidance,
             keeps=keeps_of(keep),
             methods=SERIES
             if methods is None
             else tuple(map(series_named, names_of(methods, NAMES))),
+            prompts=prompts,
+            held_out=held_out,
             count=count,
             pictures=pictures,
             iterations=iterations,
             random=random,
             fine_steps=fine_steps,
             reference_steps=reference_steps,
-            judge=judge,
-            features=save_real_features(name, judge, Path(folder) / "real.npy"),
+            judge=trained.judge,
+            features=features,
         )
         found = run_frontier(
-            open_pipeline(HERE / name),
+            pipeline,
             settings,
             report=lambda text, _share=None: console.log(text, highlight=False),
         )

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from benchmarks.frontier import GUIDANCE
 from benchmarks.record import write
 from benchmarks.search_options import search_options
-from examples.shapes.evaluate import HERE
+from benchmarks.trained import TRAINED_NAMES, trained_named
 from search.commands.values import NUMBER
 from search.core.sampler import ScaleRange
 from search.fitting.effort import Effort
@@ -24,9 +23,7 @@ from search.fitting.recipe import place_calls
 from search.fitting.trajectories import sample_trajectories
 from search.frontier.distance import Distance, Statistic
 from search.methods.options import Options
-from search.methods.prompts import split_prompts
 from search.methods.whole import full
-from search.model.pipeline import open_pipeline
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -79,7 +76,7 @@ def compared(
 
 
 @click.command()
-@click.argument("name", type=click.Choice(list(GUIDANCE)))
+@click.argument("name", type=click.Choice(TRAINED_NAMES))
 @click.option("--range", "ends", type=NUMBER, nargs=2, default=(2.0, 7.0), show_default=True)
 @click.option("--at", "scales", type=NUMBER, multiple=True, default=(3.0, 5.5), show_default=True)
 @search_options
@@ -97,10 +94,10 @@ def main(
 ) -> None:
     """Search, evaluate on held-out pictures and write results/guidance-range-NAME.json."""
     console = Console(stderr=True)
-    pipeline = open_pipeline(HERE / name)
-    pipeline.use_scheduler(scheduler, {})
-    whole = full(pipeline, Options(steps=steps, guidance=GUIDANCE[name]))
-    prompts, others = split_prompts(pipeline, search=(), evaluate=())
+    trained = trained_named(name)
+    pipeline = trained.open(scheduler)
+    whole = full(pipeline, Options(steps=steps, guidance=trained.guidance))
+    prompts, others = trained.prompts(pipeline)
     effort, seconds = Effort.of(pictures, iterations), dict[str, int]()
 
     def searched(label: str, guidance: float, asked: ScaleRange | None) -> SubNet:

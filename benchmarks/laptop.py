@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 
 from benchmarks.record import RESULTS, write
-from examples.shapes.evaluate import HERE
+from benchmarks.trained import trained_named
 from search.core.blocks import skipped
 from search.core.files import write_atomically
 from search.core.subnet import Granularity
@@ -26,14 +26,12 @@ from search.laptop.tuples import draw_tuples
 from search.methods.options import Options
 from search.methods.prompts import default_prompts
 from search.methods.whole import full
-from search.model.pipeline import open_pipeline
 
 if TYPE_CHECKING:
     from search.core.subnet import SubNet
     from search.laptop.recipe import Removal
     from search.model.pipeline import Pipeline
 
-GUIDANCE = {"shapes-sd": 4.0, "shapes-dit": 3.0}
 KEEPS = {"shapes-sd": (0.7, 0.5), "shapes-dit": (0.7025, 0.504, 0.7, 0.5)}
 """The first two of shapes-dit are what three and five of its ten blocks leave."""
 HELD_OUT_SEED = 100
@@ -46,15 +44,15 @@ VARIANTS = {
 
 
 @click.command()
-@click.argument("name", type=click.Choice(list(GUIDANCE)))
+@click.argument("name", type=click.Choice(list(KEEPS)))
 @click.option("--tuples", default=32, show_default=True)
 def main(name: str, tuples: int) -> None:
     """Output loss on held-out tuples at equal parameters, before any retraining."""
     console = Console(stderr=True)
-    pipeline = open_pipeline(HERE / name)
-    whole = full(
-        pipeline, Options(granularity=Granularity.LAYER, guidance=GUIDANCE[name], steps=50)
-    )
+    trained = trained_named(name)
+    pipeline = trained.open()
+    options = Options(granularity=Granularity.LAYER, guidance=trained.guidance, steps=trained.steps)
+    whole = full(pipeline, options)
     keeps = KEEPS[name]
     by_hands = _by_hand(whole, keeps)
     with tempfile.TemporaryDirectory() as folder:

@@ -11,25 +11,25 @@ from typing import Any
 
 import click
 
-from benchmarks.frontier import GUIDANCE
 from benchmarks.record import write
+from benchmarks.trained import TRAINED_NAMES, trained_named
 from engines.optimize.settings import TIERS
-from examples.shapes.evaluate import HERE
 
 KEPT = ("goal", "method", "calls", "full_calls", "macs_ratio", "told_apart", "taken", "verdict")
 """Of the result."""
 
 
 @click.command()
-@click.argument("name", type=click.Choice(list(GUIDANCE)))
+@click.argument("name", type=click.Choice(TRAINED_NAMES))
 @click.option("--quality", type=click.Choice([each.name for each in TIERS]), default="quick")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Keep what is made here.")
 def main(name: str, quality: str, out: Path | None) -> None:
     """Run it, or read what it has left, and write results/optimize-NAME-QUALITY.json."""
     with tempfile.TemporaryDirectory() as folder:
         place = out or Path(folder) / "out"
-        line = ["optimize", HERE / name, "-o", place, "--quality", quality]
-        line += ["--guidance", GUIDANCE[name], "--json"]
+        trained = trained_named(name)
+        line = ["optimize", trained.path, "-o", place, "--quality", quality]
+        line += [*trained.options, "--json"]
         command = [sys.executable, "-m", "cli", *map(str, line)]
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
         record = recorded(json.loads(done.stdout))

@@ -8,26 +8,29 @@ to itself in floating point (`drift`), and of both to the full sampler.
 from __future__ import annotations
 
 import time
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from benchmarks.record import write
+from benchmarks.trained import TRAINED_NAMES, trained_named
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from search.core.subnet import SubNet
     from search.model.pipeline import Pipeline
 
-SHAPES = Path(__file__).parent.parent / "examples" / "shapes"
 SHARES = (0.0, 0.1)
 """Of the work that stays in floating point."""
 
 
-def measure(pipeline: Pipeline, subnet: SubNet, share: float, pictures: int) -> dict[str, Any]:
+def measure(
+    pipeline: Pipeline, subnet: SubNet, prompts: Sequence[str], share: float, pictures: int
+) -> dict[str, Any]:
     """One row: the SubNet quantised with that share of its work in floating point."""
     from search.core.quantisation import scheme_named
-    from search.methods.prompts import default_prompts
     from search.model.whole import full_of
     from search.quantise.recipe import Effort, quantise
 
@@ -36,7 +39,7 @@ def measure(pipeline: Pipeline, subnet: SubNet, share: float, pictures: int) -> 
         pipeline,
         full_of(pipeline, subnet),
         subnet,
-        default_prompts(pipeline),
+        prompts,
         scheme=scheme_named("int8"),
         share=share or None,
         effort=Effort(pictures, probed=2),
@@ -46,22 +49,26 @@ def measure(pipeline: Pipeline, subnet: SubNet, share: float, pictures: int) -> 
 
 
 @click.command()
-@click.argument("names", nargs=-1)
+@click.argument("names", nargs=-1, type=click.Choice(TRAINED_NAMES))
 @click.option("--pictures", default=64, help="To calibrate and fit on, and as many to judge by.")
 @click.option("--keep", default=0.2, help="Of the SubNet of carve.")
 def main(names: tuple[str, ...], pictures: int, keep: float) -> None:
     """Measure the trained pipelines, and write one record each."""
     from search.methods.options import Options
     from search.methods.registry import search
-    from search.model.pipeline import open_for, open_pipeline
+    from search.model.pipeline import open_for
 
-    for name in names or ("shapes-dit", "shapes-sd"):
-        path, rows = SHAPES / name, dict[str, Any]()
-        for method, options in (("full", Options()), ("carve", Options(keep=keep))):
-            subnet = search(open_pipeline(path), method, options)
-            pipeline = open_for(subnet, path, weights=True)
-            rows[subnet.method] = [measure(pipeline, subnet, share, pictures) for share in SHARES]
-            write(f"quantise-{name}", {"pictures": pictures, "rows": rows})
+    for trained in map(trained_named, names or TRAINED_NAMES):
+        rows, opened = dict[str, Any](), trained.open()
+        prompts, _ = trained.prompts(opened)
+        whole = Options(steps=trained.steps, guidance=trained.guidance)
+        for method, options in (("full", whole), ("carve", replace(whole, keep=keep))):
+            subnet = search(opened, method, options)
+            pipeline = open_for(subnet, trained.path, weights=True)
+            rows[subnet.method] = [
+                measure(pipeline, subnet, prompts, share, pictures) for share in SHARES
+            ]
+            write(f"quantise-{trained.name}", {"pictures": pictures, "rows": rows})
 
 
 if __name__ == "__main__":

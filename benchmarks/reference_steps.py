@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from benchmarks.frontier import GUIDANCE
 from benchmarks.record import write
-from examples.shapes.evaluate import HERE
+from benchmarks.trained import TRAINED_NAMES, trained_named
 from search.core.subnet import Granularity
 from search.core.timestep_grid import TimestepGrid
 from search.fitting.effort import Effort
@@ -21,9 +20,7 @@ from search.fitting.fit import final_latents
 from search.fitting.recipe import place_calls
 from search.fitting.trajectories import sample_trajectories
 from search.methods.options import Options, keeps_of
-from search.methods.prompts import split_prompts
 from search.methods.whole import full
-from search.model.pipeline import open_pipeline
 
 if TYPE_CHECKING:
     from search.core.subnet import SubNet
@@ -41,7 +38,7 @@ def error_of(pipeline: Pipeline, subnet: SubNet, truth: Trajectories) -> float:
 
 
 @click.command()
-@click.argument("name", type=click.Choice(list(GUIDANCE)))
+@click.argument("name", type=click.Choice(TRAINED_NAMES))
 @click.option("--keep", default="0.5,0.3,0.2", show_default=True)
 @click.option("--reference", default=200, show_default=True, help="Steps of the finer sampler.")
 @click.option("--truth", "truth_steps", default=500, show_default=True, help="Steps of the truth.")
@@ -49,10 +46,11 @@ def error_of(pipeline: Pipeline, subnet: SubNet, truth: Trajectories) -> float:
 def main(name: str, keep: str, reference: int, truth_steps: int, count: int) -> None:
     """Measure and write results/reference-steps-NAME.json."""
     console = Console(stderr=True)
-    pipeline = open_pipeline(HERE / name)
-    options = Options(guidance=GUIDANCE[name], granularity=Granularity.STAGE)
+    trained = trained_named(name)
+    pipeline = trained.open()
+    options = Options(guidance=trained.guidance, granularity=Granularity.STAGE)
     whole = full(pipeline, options)
-    searched, held_out = split_prompts(pipeline, search=(), evaluate=())
+    searched, held_out = trained.prompts(pipeline)
     truth = sample_trajectories(
         pipeline,
         [held_out[i % len(held_out)] for i in range(count)],

@@ -1,6 +1,6 @@
 """Seconds and memory of a search of three keeps: `python -m benchmarks.search_cost shapes-sd`.
 
-Beside it the memory of one run of diffusers' own sampler, the 50 steps of one picture. Each is a process of its own.
+Beside it the memory of one run of diffusers' own sampler, all steps of one picture. Each is a process of its own.
 """
 
 from __future__ import annotations
@@ -14,38 +14,37 @@ from typing import Any
 import click
 import psutil
 
-from benchmarks.frontier import GUIDANCE
 from benchmarks.record import write
-from examples.shapes.evaluate import HERE
+from benchmarks.trained import TRAINED_NAMES, trained_named
 
 KEEPS = "0.5,0.3,0.2"
 EVERY = 0.2
 """Seconds between two looks at the memory."""
 SAMPLE = """
 import sys
-from pathlib import Path
+from benchmarks.trained import trained_named
 from search.model.family import Request
-from search.model.pipeline import open_pipeline
 from search.model.reference import sample
-from search.methods.prompts import default_prompts
-opened = open_pipeline(Path(sys.argv[1]))
-sample(opened, Request(tuple(default_prompts(opened)[:1]), 50, float(sys.argv[2])))
+trained = trained_named(sys.argv[1])
+opened = trained.open()
+prompts, _ = trained.prompts(opened)
+sample(opened, Request(prompts[:1], trained.steps, trained.guidance))
 """
 
 
 @click.command()
-@click.argument("name", type=click.Choice(list(GUIDANCE)))
+@click.argument("name", type=click.Choice(TRAINED_NAMES))
 @click.option("--keep", default=KEEPS, show_default=True)
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Keep what is found here.")
 def main(name: str, keep: str, out: Path | None) -> None:
     """Measure both and write results/search-cost-NAME.json."""
-    guidance = str(GUIDANCE[name])
+    trained = trained_named(name)
     with tempfile.TemporaryDirectory() as folder:
         search = measured(
-            "-m", "cli", "search", HERE / name, "-o", (out or Path(folder)) / "found.json",
-            "--method", "carve", "--keep", keep, "--guidance", guidance,
+            "-m", "cli", "search", trained.path, "-o", (out or Path(folder)) / "found.json",
+            "--method", "carve", "--keep", keep, *trained.options,
         )  # fmt: skip
-    once = measured("-c", SAMPLE, HERE / name, guidance)
+    once = measured("-c", SAMPLE, name)
     for each in (search, once):
         del each["printed"]
     ratio = round(search["peak_mb"] / once["peak_mb"], 2)

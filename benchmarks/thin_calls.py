@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from benchmarks.frontier import GUIDANCE
 from benchmarks.record import write
 from benchmarks.search_options import search_options
-from examples.shapes.evaluate import HERE
+from benchmarks.trained import TRAINED_NAMES, trained_named
 from search.core.granularity import Granularity
 from search.core.subnet import SubNet
 from search.core.table import keep_of
@@ -29,9 +28,7 @@ from search.fitting.recipe import place_calls
 from search.fitting.trajectories import sample_trajectories
 from search.frontier.distance import Distance, Statistic
 from search.methods.options import Options
-from search.methods.prompts import split_prompts
 from search.methods.whole import full
-from search.model.pipeline import open_pipeline
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -92,7 +89,7 @@ def cost_of(path: Path, whole: SubNet, engine: str | None) -> AbstractContextMan
 
 
 @click.command()
-@click.argument("name", type=click.Choice(list(GUIDANCE)))
+@click.argument("name", type=click.Choice(TRAINED_NAMES))
 @search_options
 @click.option("--keep", default=0.7, show_default=True)
 @click.option("--engine", help="Whose seconds the keep is of.  [default: MACs]")
@@ -109,15 +106,15 @@ def main(
     """Search, evaluate on held-out pictures and write results/thin-calls-NAME.json, or -NAME-ENGINE.json."""
     console = Console(stderr=True)
     began = time.perf_counter()
-    pipeline = open_pipeline(HERE / name)
-    pipeline.use_scheduler(scheduler, {})
+    trained = trained_named(name)
+    pipeline = trained.open(scheduler)
     whole = full(
         pipeline,
-        Options(steps=steps, guidance=GUIDANCE[name], granularity=Granularity.LAYER),
+        Options(steps=steps, guidance=trained.guidance, granularity=Granularity.LAYER),
     )
-    prompts, others = split_prompts(pipeline, search=(), evaluate=())
+    prompts, others = trained.prompts(pipeline)
     effort = Effort.of(pictures, iterations)
-    with cost_of(HERE / name, whole, engine) as cost:
+    with cost_of(trained.path, whole, engine) as cost:
         found = searched(
             pipeline, whole, keep, prompts, effort, cost,
             lambda text, _share=None: console.log(text, highlight=False),

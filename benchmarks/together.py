@@ -15,9 +15,9 @@ import click
 import numpy as np
 import torch
 
-from benchmarks.frontier import GUIDANCE, REAL
 from benchmarks.record import write
-from examples.shapes.evaluate import HELD_OUT_SEED, HERE
+from benchmarks.trained import SHAPES_SD
+from examples.shapes.evaluate import HELD_OUT_SEED
 from examples.shapes.pictures import draw
 from search.core.actions import Action
 from search.core.liveness import unroll
@@ -33,8 +33,6 @@ from search.model.reference import sample
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-NAME = "shapes-sd"
-STEPS = 50
 KEEPS = "0.02,0.04,0.06,0.08,0.1,0.16"
 INTERVALS = (3, 5, 8, 12, 17)
 BATCH = 64
@@ -63,7 +61,9 @@ def evaluated(
     for first in range(0, len(prompts), BATCH):
         end = first + BATCH
         latents = torch.tensor(noise[first:end], dtype=torch.float32)
-        request = Request(tuple(prompts[first:end]), STEPS, GUIDANCE[NAME], latents=latents)
+        request = Request(
+            tuple(prompts[first:end]), SHAPES_SD.steps, SHAPES_SD.guidance, latents=latents
+        )
         made: Any = sample(pipeline, request, subnet).images
         images.append(np.rint(made * 255).astype(np.uint8))
     reading = judge.read(np.concatenate(images))
@@ -108,16 +108,15 @@ def main(
     """Search both pipelines alike and record cost and accuracy of every table."""
     torch.set_num_threads(1)
     options = Options(
-        steps=STEPS,
-        guidance=GUIDANCE[NAME],
+        steps=SHAPES_SD.steps,
+        guidance=SHAPES_SD.guidance,
         pictures=pictures,
         iterations=iterations,
     )
-    judge = Judge(HERE / "judge.onnx")
-    real = judge.read(draw(REAL, np.random.default_rng(HELD_OUT_SEED)).pixels).features
+    judge, real = Judge(SHAPES_SD.judge), SHAPES_SD.real_features()
     prompts = draw(count, np.random.default_rng(HELD_OUT_SEED + 1)).captions()
     found: dict[str, dict[str, dict[str, Any]]] = {}
-    for label, path in (("teacher", HERE / NAME), ("student", distilled)):
+    for label, path in (("teacher", SHAPES_SD.path), ("student", distilled)):
         pipeline, found[label] = open_pipeline(path), {}
         for name, subnet in tables(pipeline, options, keeps_of(keep), intervals or INTERVALS):
             found[label][name] = evaluated(pipeline, subnet, prompts, judge, real)

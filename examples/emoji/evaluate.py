@@ -71,21 +71,11 @@ def closeness(images: NDArray[np.uint8], fine: NDArray[np.uint8]) -> dict[str, f
     }
 
 
-def judge_real(judge: Judge, packages: Path) -> tuple[dict[str, float], NDArray[np.float32]]:
-    """How well the judge reads real held-out pictures, and their features."""
+def draw_held_out(packages: Path = DEFAULT_PACKAGES) -> tuple[NDArray[np.uint8], list[str]]:
+    """The real pictures that no training showed, `[N, 64, 64, 3]`, and their captions."""
     artwork = read_artwork(packages)
     items = held_out_items(len(artwork.names))
-    real = compose(artwork, items, np.random.default_rng(4242))
-    return asdict(retrieve(judge, real, captions(artwork, items))), judge.read(real).features
-
-
-def draw_real(packages: Path, texts: list[str]) -> NDArray[np.uint8]:
-    """The pictures that held-out captions stand under, `[N, 64, 64, 3]`."""
-    artwork = read_artwork(packages)
-    items = held_out_items(len(artwork.names))
-    numbers = {text: number for number, text in enumerate(captions(artwork, items))}
-    chosen = np.array([numbers[text] for text in texts])
-    return compose(artwork, items[chosen], np.random.default_rng(4242))
+    return compose(artwork, items, np.random.default_rng(4242)), captions(artwork, items)
 
 
 def curve(
@@ -146,19 +136,20 @@ def main(out: Path, name: str, packages: Path, count: int, compared: int) -> Non
     """Judge the pipeline NAME and write figures, samples and loss curves to OUT/training."""
     judge, pipe = Judge(out / "judge.onnx"), open_pipe(out / name)
     texts = (out / "prompts.txt").read_text().splitlines()[:count]
-    reading, real = judge_real(judge, packages)
+    real, real_texts = draw_held_out(packages)
     results = {
         "captions": count,
         "guidance": GUIDANCE,
         "fine": {"calls": FINE, "captions": compared},
-        "judge on real held-out pictures": reading,
-        **curve(pipe, judge, texts, real, compared),
+        "judge on real held-out pictures": asdict(retrieve(judge, real, real_texts)),
+        **curve(pipe, judge, texts, judge.read(real).features, compared),
     }
     folder = out / "training"
     draw_sheet(
         sample_pictures(pipe, texts[:64], CALLS[0]), texts[:64], folder / f"samples-{name}.png"
     )
-    save_sheet(draw_real(packages, texts[:64]), folder / "real-held-out.png")
+    shown = [real_texts.index(text) for text in texts[:64]]
+    save_sheet(real[shown], folder / "real-held-out.png")
     draw_losses(folder)
     (folder / f"figures-{name}.json").write_text(json.dumps(results, indent=1) + "\n")
     click.echo(json.dumps(results, indent=1))
