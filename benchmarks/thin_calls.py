@@ -78,14 +78,16 @@ def errors_of(pipeline: Pipeline, subnet: SubNet, runs: Trajectories) -> Distanc
     return Distance(tuple(runs.error(final_latents(pipeline, subnet, table, runs)).tolist()))
 
 
-def cost_of(path: Path, whole: SubNet, engine: str | None) -> AbstractContextManager[Cost]:
+def cost_of(
+    path: Path, whole: SubNet, engine: str | None, batch: int
+) -> AbstractContextManager[Cost]:
     """Of a SubNet as a fraction of the full sampler's: its MACs, or its seconds on an engine."""
     if engine is None:
         return nullcontext(keep_of)
     from engines.base import make_engine
     from engines.latency import latency_table
 
-    return latency_table(path, whole, make_engine(engine, "cpu"))
+    return latency_table(path, whole, make_engine(engine, "cpu"), batch=batch)
 
 
 @click.command()
@@ -93,12 +95,14 @@ def cost_of(path: Path, whole: SubNet, engine: str | None) -> AbstractContextMan
 @search_options
 @click.option("--keep", default=0.7, show_default=True)
 @click.option("--engine", help="Whose seconds the keep is of.  [default: MACs]")
+@click.option("--batch", default=1, help="Pictures per call, with --engine.")
 def main(
     name: str,
     steps: int,
     scheduler: str,
     keep: float,
     engine: str | None,
+    batch: int,
     pictures: int | None,
     iterations: int | None,
     count: int,
@@ -114,7 +118,7 @@ def main(
     )
     prompts, others = trained.prompts(pipeline)
     effort = Effort.of(pictures, iterations)
-    with cost_of(trained.path, whole, engine) as cost:
+    with cost_of(trained.path, whole, engine, batch) as cost:
         found = searched(
             pipeline, whole, keep, prompts, effort, cost,
             lambda text, _share=None: console.log(text, highlight=False),
@@ -146,7 +150,7 @@ def main(
     ratios = {each.value: thin.ratio(calls, each) for each in Statistic}
     actions = [[str(action) for action in row] for row in found["with thin calls"].actions]
     result: dict[str, Any] = {
-        "scheduler": scheduler, "steps": steps, "budget": keep, "budget_of": engine or "macs",
+        "scheduler": scheduler, "steps": steps, "budget": keep, "budget_of": engine or "macs", "batch": batch,
         "effort": vars(effort),
         "search_seconds": seconds, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "thin_over_whole": ratios, "rows": rows,
@@ -157,7 +161,8 @@ def main(
             f"{label}: {row['calls']} calls, keep {row['keep']:.3f}, mean {row['mean']:.4f}, median {row['median']:.4f}"
         )
     click.echo(ratios)
-    click.echo(write(f"thin-calls-{name}{'' if engine is None else f'-{engine}'}", result))
+    of = "" if engine is None else f"-{engine}" + (f"-batch-{batch}" if batch > 1 else "")
+    click.echo(write(f"thin-calls-{name}{of}", result))
 
 
 if __name__ == "__main__":

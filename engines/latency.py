@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from exporter.trace import Master
     from search.core.subnet import SubNet
 
-SCHEMA = 3
+SCHEMA = 4
 KIND = "stepcarve-latencies"
 PACKAGES = ("stepcarve", "torch", "diffusers", "onnxscript", "onnx-ir")
 """Packages that determine the graphs; the engine's own package is added."""
@@ -55,7 +55,8 @@ class Setting:
         denoiser: class name of the denoiser.
         fingerprint: of its configuration and weights.
         topology: SHA-256 of the topology whose targets the signatures number.
-        latent_shape: `[C, H, W]`; one image per prompt.
+        latent_shape: `[C, H, W]` of one picture.
+        batch: pictures per call.
         guided: whether guidance doubles the batch.
         engine: its name.
         device: where it runs.
@@ -67,6 +68,7 @@ class Setting:
     fingerprint: str
     topology: str
     latent_shape: tuple[int, ...]
+    batch: int
     guided: bool
     engine: str
     device: str
@@ -85,7 +87,7 @@ class Setting:
                 raise EngineError(msg)
 
 
-def setting_of(subnet: SubNet, engine: Engine) -> Setting:
+def setting_of(subnet: SubNet, engine: Engine, batch: int = 1) -> Setting:
     """The setting of the denoiser that `subnet` is for, on `engine` and this machine."""
     binding = subnet.binding
     topology = json.dumps(subnet.topology.to_json(), sort_keys=True)
@@ -94,6 +96,7 @@ def setting_of(subnet: SubNet, engine: Engine) -> Setting:
         fingerprint=binding.fingerprint,
         topology=hashlib.sha256(topology.encode()).hexdigest(),
         latent_shape=binding.latent_shape,
+        batch=batch,
         guided=binding.guided,
         engine=engine.name,
         device=engine.device,
@@ -204,6 +207,7 @@ def latency_table(
     subnet: SubNet,
     engine: Engine,
     *,
+    batch: int = 1,
     file: Path | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> Iterator[LatencyTable]:
@@ -213,16 +217,17 @@ def latency_table(
         path: the pipeline's directory.
         subnet: any for that pipeline, of the granularity and shape to measure at.
         engine: what to measure on.
+        batch: pictures per call.
         file: where to keep the table: read if it is there, written at the end.
         report: called with a short progress message.
 
     Raises:
         EngineError: `file` is of another setting or no table.
     """
-    setting = setting_of(subnet, engine)
+    setting = setting_of(subnet, engine, batch)
     known = read_seconds(file, setting) if file is not None and file.exists() else {}
     with TemporaryDirectory(prefix="stepcarve-") as folder:
-        stopwatch = Stopwatch(path, subnet, engine, Path(folder), report)
+        stopwatch = Stopwatch(path, subnet, engine, Path(folder), report, batch=batch)
         table = LatencyTable(setting, subnet, stopwatch.seconds, known)
         try:
             yield table
@@ -245,9 +250,11 @@ class Stopwatch:
         engine: Engine,
         folder: Path,
         report: Callable[[str], None] = lambda _: None,
+        *,
+        batch: int = 1,
     ) -> None:
         """See `latency_table`; `folder` is empty, and the caller removes it."""
-        self._path, self._subnet = path, subnet
+        self._path, self._subnet, self._batch = path, subnet, batch
         self._engine, self._folder, self._report = engine, folder, report
         self._master: Master | None = None
         self._count = 0
@@ -295,7 +302,8 @@ class Stopwatch:
         """The master graph, its weights in the folder."""
         self._report("trace denoiser to measure it")
         pipeline = open_for(self._subnet, self._path, weights=False)
-        master = trace_denoiser(pipeline, self._subnet, frozenset(self._subnet.topology.bases), 1)
+        bases = frozenset(self._subnet.topology.bases)
+        master = trace_denoiser(pipeline, self._subnet, bases, self._batch)
         refer(self._folder, master.model, write_weights(self._folder, [master.model]))
         return master
 

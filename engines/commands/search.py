@@ -221,6 +221,12 @@ def _methods() -> str:
         help="With --cost latency, measure time on this engine.",
     ),
     cloup.option(
+        "--batch",
+        type=AT_LEAST_1,
+        default=1,
+        help="With --cost latency, measure calls for this many pictures.",
+    ),
+    cloup.option(
         "--latencies",
         type=PATH,
         help="With --cost latency, keep the measured times in this JSON file, and measure only those that it "
@@ -240,6 +246,7 @@ def command(
     call: tuple[tuple[str, Any], ...],
     split_streams: bool,
     engine_name: str,
+    batch: int,
     latencies: Path | None,
     folder: Path | None,
     resume: bool,
@@ -279,7 +286,7 @@ def command(
             dtype=dtype,
         )
         whole = partial(full, opened, options)
-        with _price(cost, engine, pipeline, whole, latencies, report) as price:
+        with _price(cost, engine, batch, pipeline, whole, latencies, report) as price:
             report(f"search: {name}")
             found = search_keeps(
                 opened,
@@ -320,6 +327,7 @@ def _require_sense(
 def _price(
     cost: str,
     engine: Engine | None,
+    batch: int,
     pipeline: Path,
     whole: Callable[[], SubNet],
     latencies: Path | None,
@@ -334,7 +342,9 @@ def _price(
         return
     from engines.latency import latency_table
 
-    with latency_table(pipeline, whole(), engine, file=latencies, report=report) as table:
+    with latency_table(
+        pipeline, whole(), engine, batch=batch, file=latencies, report=report
+    ) as table:
         yield table
 
 

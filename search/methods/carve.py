@@ -56,5 +56,6 @@ METHOD = Method(
     defaults={"pictures": 96, "iterations": 28},
     needs_weights=True,
     fits_itself=True,
+    idle=lambda options: () if options.thin else ("cost",),
     calls=_calls,
 )  # fmt: skip

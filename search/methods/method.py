@@ -23,7 +23,7 @@ COSTS = ("macs", "params", "latency")
 """What `--keep` can be a fraction of."""
 FITTING = ("prompts", "seed", "reference-steps", "guidance-range")
 """Options of whatever fits a sampler, with `--fit-sampler`."""
-MEASURING = ("engine", "latencies")
+MEASURING = ("engine", "latencies", "batch")
 """Options of what measures calls, with `--cost latency`."""
 WITH_WEIGHTS = ("device", "dtype")
 """Options of what calls the denoiser."""

@@ -35,6 +35,7 @@ SETTING = Setting(
     fingerprint="0" * 64,
     topology="1" * 64,
     latent_shape=(1, 2, 2),
+    batch=1,
     guided=True,
     engine="onnxruntime",
     device="cpu",
@@ -165,8 +166,8 @@ def test_latencies_of_another_setting_are_refused(
     ("change", "message"),
     [
         ({"kind": "stepcarve-subnet"}, "is not a table of latencies"),
-        ({"schema": 9}, "has schema 9, but this stepcarve reads 3"),
-        ({"schema": 2}, "has schema 2, but this stepcarve reads 3"),
+        ({"schema": 9}, "has schema 9, but this stepcarve reads 4"),
+        ({"schema": 2}, "has schema 2, but this stepcarve reads 4"),
         ({"calls": [{"computes": [PREDICTION]}]}, "is wrong or incomplete at 'reads'"),
         ({"setting": {}}, "is wrong or incomplete at 'latent_shape'"),
         (
@@ -357,3 +358,25 @@ def test_calls_with_residuals_are_measured(
         pipelines("three-levels"), mixed, make_engine("onnxruntime", "cpu"), tmp_path
     )
     assert all(stopwatch.seconds(s) > 0 for s in plan_program(mixed, 1).signatures)
+
+
+def test_calls_are_measured_for_a_batch_and_kept_for_that_batch_alone(
+    pipelines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    whole = whole_of(pipelines, "three-levels", Granularity.STAGE)
+    place, file, sizes = pipelines("three-levels"), tmp_path / "latencies.json", set[int]()
+    engine = Counting()
+    load = engine.load
+
+    def watching(graph: Path, built: Path | None = None) -> Session:
+        session = load(graph, built)
+        sizes.add(session.inputs["sample"][0][0])
+        return session
+
+    engine.load = watching  # type: ignore[method-assign]
+    with latency_table(place, whole, engine, batch=3, file=file) as table:
+        table(whole)
+    assert sizes == {3}
+    message = "were measured with batch 3, but here it is 1"
+    with pytest.raises(EngineError, match=message), latency_table(place, whole, engine, file=file):
+        pass

@@ -174,6 +174,12 @@ def test_every_unused_option_is_named_with_what_would_use_it(bad_places: Places)
     require_refused(line, message, bad_places)
 
 
+def test_a_cost_that_whole_calls_do_not_depend_on_is_refused(bad_places: Places) -> None:
+    line = "search {sd} -o {out} --no-thin --cost latency"
+    message = "the method 'carve' does not use --cost with the other options given; leave out"
+    require_refused(line, message, bad_places)
+
+
 def test_what_another_option_brings_into_use_is_accepted(
     pipelines: Callable[[str], Path], tmp_path: Path
 ) -> None:
