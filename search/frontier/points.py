@@ -271,6 +271,8 @@ class Frontier:
                 **settings,
                 "methods": [each.name for each in self.settings.methods],
                 "guidance": self.whole.guidance,
+                "call": dict(binding.call),
+                "split_streams": binding.split_streams,
                 "fine_steps": self.fine_steps,
                 "prompts": calibration,
                 "held_out": held_out,

@@ -97,6 +97,7 @@ def test_the_record_says_what_was_done(made: Path, record: dict[str, dict[str, o
     assert record["settings"]["prompts"] == ["a red circle", "a blue square"]
     assert record["settings"]["held_out"] == ["a green cross"]
     assert record["settings"]["random"] == 2
+    assert (record["settings"]["call"], record["settings"]["split_streams"]) == ({}, False)
     assert record["settings"]["fine_steps"] == 12
     assert record["full"]["distances"]["full"]["mean"] == 0
     assert record["full"]["distances"]["fine"]["mean"] > 0
