@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,13 +27,31 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 BATCH = 64
-CALLS = (28, 10, 6, 4)
+TEACHER = "emoji-sd3"
 FINE = 100
+"""Steps of the teacher that all pictures are compared with."""
 
 
-def sample_pictures(
-    pipe: Any, texts: list[str], steps: int, guidance: float = GUIDANCE
-) -> NDArray[np.uint8]:
+@dataclass(frozen=True)
+class Sampler:
+    """How a pipeline is sampled.
+
+    Attributes:
+        calls: of its full sampler, and ever fewer.
+        guidance: the scale.
+    """
+
+    calls: tuple[int, ...]
+    guidance: float
+
+
+SAMPLERS = {
+    TEACHER: Sampler((28, 10, 6, 4), GUIDANCE),
+    "emoji-4-steps": Sampler((4, 3, 2, 1), 1.0),
+}
+
+
+def sample_pictures(pipe: Any, texts: list[str], steps: int, guidance: float) -> NDArray[np.uint8]:
     """Samples `[N, 64, 64, 3]` by diffusers' own pipeline; the noise of each caption is its own."""
     images = []
     for start in range(0, len(texts), BATCH):
@@ -79,17 +97,21 @@ def draw_held_out(packages: Path = DEFAULT_PACKAGES) -> tuple[NDArray[np.uint8],
 
 
 def curve(
-    pipe: Any, judge: Judge, texts: list[str], real: NDArray[np.float32], compared: int
+    pipe: Any,
+    sampler: Sampler,
+    judge: Judge,
+    texts: list[str],
+    real: NDArray[np.float32],
+    fine: NDArray[np.uint8],
 ) -> dict[str, Any]:
-    """Figures for ever fewer calls; the first `compared` captions are also sampled finely."""
-    fine = sample_pictures(pipe, texts[:compared], FINE)
+    """Figures for ever fewer calls; the first captions are compared with fine samples."""
     figures = {}
-    for steps in CALLS:
-        images = sample_pictures(pipe, texts, steps)
+    for steps in sampler.calls:
+        images = sample_pictures(pipe, texts, steps, sampler.guidance)
         figures[f"{steps} calls"] = {
             **asdict(retrieve(judge, images, texts)),
             "frechet": frechet_distance(real, judge.read(images).features),
-            **closeness(images[:compared], fine),
+            **closeness(images[: len(fine)], fine),
         }
         click.echo(f"{steps} calls: {figures[f'{steps} calls']}")
     return figures
@@ -126,28 +148,28 @@ def _wrapped(text: str, width: int) -> str:
 
 @click.command()
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=HERE, show_default=True)
-@click.option("--name", default="emoji-sd3", show_default=True, help="Of the pipeline in OUT.")
+@click.option("--name", type=click.Choice(list(SAMPLERS)), default=TEACHER, show_default=True)
 @click.option(
     "--packages", type=click.Path(path_type=Path), default=DEFAULT_PACKAGES, show_default=True
 )
 @click.option("--count", default=512, show_default=True, help="Captions.")
 @click.option("--compared", default=64, show_default=True, help="Captions sampled finely.")
 def main(out: Path, name: str, packages: Path, count: int, compared: int) -> None:
-    """Judge the pipeline NAME and write figures, samples and loss curves to OUT/training."""
-    judge, pipe = Judge(out / "judge.onnx"), open_pipe(out / name)
+    """Judge the pipeline NAME in OUT and write figures, samples and loss curves to OUT/training."""
+    judge, pipe, sampler = Judge(out / "judge.onnx"), open_pipe(out / name), SAMPLERS[name]
     texts = (out / "prompts.txt").read_text().splitlines()[:count]
     real, real_texts = draw_held_out(packages)
+    fine = sample_pictures(open_pipe(out / TEACHER), texts[:compared], FINE, GUIDANCE)
     results = {
         "captions": count,
-        "guidance": GUIDANCE,
-        "fine": {"calls": FINE, "captions": compared},
+        "guidance": sampler.guidance,
+        "fine": {"of": TEACHER, "calls": FINE, "captions": compared},
         "judge on real held-out pictures": asdict(retrieve(judge, real, real_texts)),
-        **curve(pipe, judge, texts, judge.read(real).features, compared),
+        **curve(pipe, sampler, judge, texts, judge.read(real).features, fine),
     }
     folder = out / "training"
-    draw_sheet(
-        sample_pictures(pipe, texts[:64], CALLS[0]), texts[:64], folder / f"samples-{name}.png"
-    )
+    images = sample_pictures(pipe, texts[:64], sampler.calls[0], sampler.guidance)
+    draw_sheet(images, texts[:64], folder / f"samples-{name}.png")
     shown = [real_texts.index(text) for text in texts[:64]]
     save_sheet(real[shown], folder / "real-held-out.png")
     draw_losses(folder)
