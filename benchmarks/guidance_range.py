@@ -85,8 +85,8 @@ def main(
     name: str,
     ends: tuple[float, float],
     scales: tuple[float, ...],
-    steps: int,
-    scheduler: str,
+    steps: int | None,
+    scheduler: str | None,
     keep: float,
     pictures: int | None,
     iterations: int | None,
@@ -95,6 +95,7 @@ def main(
     """Search, evaluate on held-out pictures and write results/guidance-range-NAME.json."""
     console = Console(stderr=True)
     trained = trained_named(name)
+    scheduler, steps = scheduler or trained.few[0], steps or trained.few[1]
     pipeline = trained.open(scheduler)
     whole = full(pipeline, Options(steps=steps, guidance=trained.guidance))
     prompts, others = trained.prompts(pipeline)
@@ -116,7 +117,7 @@ def main(
     shown = [others[i % len(others)] for i in range(count)]
     found = {scale: errors_at(pipeline, whole, scale, subnets, shown) for scale in scales}
     result = {
-        "scheduler": scheduler, "steps": steps, "keep": keep, "range": ends,
+        "scheduler": whole.binding.scheduler, "steps": steps, "keep": keep, "range": ends,
         "guidance": whole.guidance, "effort": vars(effort), "search_seconds": seconds,
         "calls": {label: subnet.steps for label, subnet in subnets.items()},
         "at": compared(found, click.echo),

@@ -98,8 +98,8 @@ def cost_of(
 @click.option("--batch", default=1, help="Pictures per call, with --engine.")
 def main(
     name: str,
-    steps: int,
-    scheduler: str,
+    steps: int | None,
+    scheduler: str | None,
     keep: float,
     engine: str | None,
     batch: int,
@@ -111,6 +111,7 @@ def main(
     console = Console(stderr=True)
     began = time.perf_counter()
     trained = trained_named(name)
+    scheduler, steps = scheduler or trained.few[0], steps or trained.few[1]
     pipeline = trained.open(scheduler)
     whole = full(
         pipeline,
@@ -150,7 +151,7 @@ def main(
     ratios = {each.value: thin.ratio(calls, each) for each in Statistic}
     actions = [[str(action) for action in row] for row in found["with thin calls"].actions]
     result: dict[str, Any] = {
-        "scheduler": scheduler, "steps": steps, "budget": keep, "budget_of": engine or "macs", "batch": batch,
+        "scheduler": whole.binding.scheduler, "steps": steps, "budget": keep, "budget_of": engine or "macs", "batch": batch,
         "effort": vars(effort),
         "search_seconds": seconds, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "thin_over_whole": ratios, "rows": rows,

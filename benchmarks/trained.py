@@ -33,6 +33,7 @@ class Trained:
         path: its directory.
         guidance: the scale; 1 for a student that needs none.
         steps: of its full sampler.
+        few: a scheduler for few steps, or None for its own, and how many.
         judge: the classifier that reads its pictures.
         real: draws real pictures `[N, H, W, 3]` uint8, none of them from the training.
         call: further arguments of its call.
@@ -42,6 +43,7 @@ class Trained:
     path: Path
     guidance: float
     steps: int
+    few: tuple[str | None, int]
     judge: Path
     real: Callable[[], NDArray[np.uint8]]
     call: tuple[tuple[str, Any], ...] = ()
@@ -86,12 +88,15 @@ def _emoji() -> NDArray[np.uint8]:
 
 
 SHAPES, EMOJI = EXAMPLES / "shapes", EXAMPLES / "emoji"
-SHAPES_SD = Trained(SHAPES / "shapes-sd", 4.0, 50, SHAPES / "judge.onnx", partial(_shapes, None))
+DPM_SOLVER = ("DPMSolverMultistepScheduler", 8)
+SHAPES_SD = Trained(
+    SHAPES / "shapes-sd", 4.0, 50, DPM_SOLVER, SHAPES / "judge.onnx", partial(_shapes, None)
+)
 SHAPES_DIT = Trained(
-    SHAPES / "shapes-dit", 3.0, 50, SHAPES / "judge.onnx", partial(_shapes, "centred")
+    SHAPES / "shapes-dit", 3.0, 50, DPM_SOLVER, SHAPES / "judge.onnx", partial(_shapes, "centred")
 )
 EMOJI_SD3 = Trained(
-    EMOJI / "emoji-sd3", 5.0, 28, EMOJI / "judge.onnx", _emoji,
+    EMOJI / "emoji-sd3", 5.0, 28, (None, 8), EMOJI / "judge.onnx", _emoji,
     call=(("max_sequence_length", 1),), held_out=EMOJI / "prompts.txt",
 )  # fmt: skip
 TRAINED = (SHAPES_SD, SHAPES_DIT, EMOJI_SD3)
