@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 BATCH = 64
 FINER = 6
 """Steps of the teacher for each step of the student."""
-PATHS_PER_FILE, FILES = 512, 24
-COURSE = Course(rate=5e-4, steps=4000, warmup=100, cooldown=1500, average=0.995)
+PATHS_PER_FILE, FILES = 512, 12
+COURSE = Course(rate=5e-4, steps=2000, warmup=100, cooldown=1000, average=0.995)
 
 
 def teacher(run: Path) -> str:
