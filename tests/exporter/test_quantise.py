@@ -140,7 +140,7 @@ def test_a_matrix_is_rounded_alike_however_it_lies(scheme: Scheme, axis: int) ->
         name="w", shape=ir.Shape(array.shape), type=kind, const_value=ir.tensor(array, name="w")
     )
     integers, scales = (
-        each.numpy().astype(np.float32) for each in StoredWeights.of(value, axis, scheme)
+        each.numpy().astype(np.float32) for each in StoredWeights.of(value, axis, scheme, Layer())
     )
     if scales.ndim == 1:
         scales = np.expand_dims(scales, 1 - axis)
