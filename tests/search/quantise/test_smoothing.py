@@ -1,0 +1,155 @@
+"""Powers of two between the inputs and the weights of linear layers, and ranges with the least error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from search.core.errors import SearchError
+from search.core.quantisation import Layer, scheme_named, weight_schemes
+from search.quantise.calibration import calibrate
+from search.quantise.layers import WEIGHT
+from search.quantise.ranges import Ranges
+from search.quantise.recipe import quantise
+from search.quantise.rounded import rounded
+from search.quantise.smoothing import divided, find_exponents, multiplied
+
+WIDE = 64
+SCHEMES = ("int8", "int8-symmetric", "fp8")
+
+
+def with_an_outlier() -> Tensor:
+    """Inputs `[calls, rows, channels]`, one channel a hundred times as large as the others."""
+    inputs = torch.randn(4, 32, WIDE, generator=torch.Generator().manual_seed(0))
+    inputs[..., 5] *= 100
+    return inputs
+
+
+def a_linear_layer() -> nn.Linear:
+    torch.manual_seed(1)
+    return nn.Linear(WIDE, WIDE, bias=False)
+
+
+def calibrated(module: nn.Module, inputs: Tensor, scheme: str = "int8", **options: Any) -> Layer:
+    def run() -> None:
+        for call in inputs:
+            module(call)
+
+    return calibrate(
+        {WEIGHT: module}, [WEIGHT], run, scheme=scheme_named(scheme), **options
+    )[WEIGHT]  # fmt: skip
+
+
+def error(module: nn.Module, layer: Layer, inputs: Tensor, scheme: str = "int8") -> float:
+    """Relative L2 of what the layer makes if it rounds."""
+    with torch.no_grad():
+        expected = module(inputs)
+        with rounded({WEIGHT: module}, {WEIGHT: layer}, scheme_named(scheme)):
+            off = module(inputs) - expected
+    return float(off.norm() / expected.norm())
+
+
+@pytest.mark.parametrize(("scheme", "times"), [("int8", 4), ("int8-symmetric", 4), ("fp8", 1)])
+def test_one_channel_that_is_much_larger_costs_less(scheme: str, times: float) -> None:
+    """Floats have digits for small numbers beside large ones, integers do not."""
+    module, inputs = a_linear_layer(), with_an_outlier()
+    plain, smooth = (
+        calibrated(module, inputs, scheme, smoothing=strength) for strength in (None, 0.5)
+    )
+    assert plain.exponents == ()
+    assert smooth.exponents[5] == max(smooth.exponents) > 1
+    assert smooth.high < plain.high / 4
+    assert error(module, smooth, inputs, scheme) < error(module, plain, inputs, scheme) / times
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_nothing_changes_until_something_is_rounded(dtype: torch.dtype) -> None:
+    inputs, weights = with_an_outlier().to(dtype), a_linear_layer().weight.detach().to(dtype)
+    layer = Layer(exponents=(*range(-3, 4), *[0] * (WIDE - 7)))
+    moved = linear(divided(inputs, layer), multiplied(weights, layer))
+    assert torch.equal(moved, linear(inputs, weights))
+
+
+def test_layers_that_take_the_same_inputs_are_divided_alike() -> None:
+    """Else a graph would round the same values twice."""
+    layers = {name: a_linear_layer() for name in ("query", "key", "other")}
+    for scale, layer in zip((1.0, 9.0, 1.0), layers.values(), strict=True):
+        layer.weight.data[:, 2] *= scale
+    inputs = with_an_outlier()
+
+    def run() -> None:
+        layers["query"](inputs)
+        layers["key"](inputs)
+        layers["other"](-2 * inputs.roll(1, dims=-1))
+
+    found = find_exponents(layers, run, 0.5)
+    assert found["query"] == found["key"] != found["other"]
+    assert found["query"][2] < 0, "for the larger of both weights"
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
+def test_a_channel_without_inputs_or_weights_stays_as_it_is(strength: float) -> None:
+    module, inputs = a_linear_layer(), with_an_outlier()
+    inputs[..., 7] = 0
+    module.weight.data[:, 9] = 0
+    found = find_exponents({WEIGHT: module}, lambda: module(inputs), strength)[WEIGHT]
+    assert found[7] == found[9] == 0
+
+
+def test_convolutions_keep_their_scales() -> None:
+    module = nn.Conv1d(4, 4, 3)
+    inputs = torch.randn(1, 2, 4, 16) * torch.tensor([1.0, 1.0, 1.0, 100.0])[:, None]
+    assert calibrated(module, inputs, smoothing=0.5).exponents == ()
+
+
+def heavy_tails() -> Tensor:
+    torch.manual_seed(3)
+    return torch.distributions.StudentT(torch.tensor(3.0)).sample((4, 64, WIDE))
+
+
+def one_sided() -> Tensor:
+    return heavy_tails().abs() - 0.1
+
+
+def bounded() -> Tensor:
+    """Where no value is far from the others, nothing is worth cutting off."""
+    return torch.rand(4, 64, WIDE, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("make", "most"),
+    [(heavy_tails, 0.8), (one_sided, 0.8), (bounded, 1.0)],
+    ids=lambda each: str(each),
+)
+@pytest.mark.parametrize("scheme", ["int8", "int8-symmetric"])
+@pytest.mark.parametrize("smoothing", [None, 0.5])
+def test_the_range_of_least_squares_rounds_better(
+    scheme: str, make: Callable[[], Tensor], most: float, smoothing: float | None
+) -> None:
+    module, inputs = a_linear_layer(), make()
+    whole, cut = (
+        calibrated(module, inputs, scheme, ranges=each, smoothing=smoothing)
+        for each in (Ranges.MINMAX, Ranges.MSE)
+    )
+    assert whole.low <= cut.low <= cut.high <= whole.high
+    assert (cut.exponents, cut.share) == (whole.exponents, whole.share)
+    assert error(module, cut, inputs, scheme) <= most * error(module, whole, inputs, scheme)
+
+
+@pytest.mark.parametrize("value", [0.0, 2.0, -3.0])
+def test_a_layer_that_takes_one_value_has_a_range(value: float) -> None:
+    layer = calibrated(a_linear_layer(), torch.full((1, 2, WIDE), value), ranges=Ranges.MSE)
+    assert layer.low == layer.high == value
+
+
+@pytest.mark.parametrize("scheme", weight_schemes(), ids=lambda each: each.name)
+def test_inputs_that_are_not_rounded_are_not_smoothed(scheme: Any) -> None:
+    nothing: Any = SimpleNamespace()
+    with pytest.raises(SearchError, match=r"leaves the layers' inputs .*; leave out --smoothing"):
+        quantise(nothing, nothing, nothing, (), scheme=scheme, smoothing=0.5)
