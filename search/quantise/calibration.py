@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from search.core.quantisation import Layer
+from search.core.quantisation import TINY, Layer
 from search.quantise.layers import watched
 from search.quantise.ranges import Ranges
 from search.quantise.rounded import round_inputs
-from search.quantise.smoothing import divided, find_exponents
+from search.quantise.smoothing import divided, find_exponents, multiplied
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -106,15 +106,30 @@ def _cut(
 ) -> dict[str, Layer]:
     """The layers of `found`, which covers all values that `run` makes, with the ranges of MSE."""
     counts = {name: torch.zeros(BINS, dtype=torch.float64) for name in found}
+    costs = {name: _costs(layers[name], layer) for name, layer in found.items()}
 
     def see(name: str, taken: Tensor, _made: Tensor) -> None:
         layer = found[name]
-        values = divided(taken, layer).float()
-        counts[name] += torch.histc(values, BINS, layer.low, layer.high).cpu()
+        width = max(layer.high - layer.low, TINY) / BINS
+        place = ((divided(taken, layer).float() - layer.low) / width).long().clamp(0, BINS - 1)
+        cost = costs[name].expand_as(place)
+        counts[name] += torch.bincount(place.flatten(), cost.flatten(), BINS).cpu()
 
     with torch.no_grad(), watched({name: layers[name] for name in found}, see):
         run()
     return {name: _with_least_error(layer, counts[name], scheme) for name, layer in found.items()}
+
+
+def _costs(module: nn.Module, layer: Layer) -> Tensor:
+    """What a squared error in each channel of the inputs adds to that of the outputs, shaped like one input."""
+    assert isinstance(module.weight, torch.Tensor)
+    weights, groups = (
+        multiplied(module.weight.detach(), layer).double(),
+        getattr(module, "groups", 1),
+    )
+    rows, channels, *kernel = weights.shape
+    squares = weights.reshape(groups, rows // groups, channels, -1).square().sum(dim=(1, 3))
+    return squares.reshape(-1, *[1 for _ in kernel])
 
 
 def _with_least_error(layer: Layer, counts: Tensor, scheme: Scheme) -> Layer:
@@ -122,7 +137,7 @@ def _with_least_error(layer: Layer, counts: Tensor, scheme: Scheme) -> Layer:
 
     Args:
         layer: with the range of all values.
-        counts: of the values, in bins of equal width over that range.
+        counts: of the values times their costs, in bins of equal width over that range.
         scheme: whose grid is rounded to.
     """
     width, largest = (layer.high - layer.low) / BINS, max(-layer.low, layer.high)

@@ -19,7 +19,7 @@ class Ranges(enum.StrEnum):
     """How the range of a layer's inputs is chosen.
 
     MINMAX covers every value that was seen. PERCENTILE leaves out the outermost values of each call. MSE
-    leaves out what makes the mean squared error of all values least.
+    leaves out what makes the mean squared error of the layer's outputs least.
     """
 
     MINMAX = "minmax"
