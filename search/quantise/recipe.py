@@ -159,10 +159,11 @@ def quantise(
         report: called with a message and the completed fraction.
 
     Raises:
-        SearchError: the denoiser has no layer to quantise, `most` cannot be met, rows for a range of guidance
-            scales would be fitted to one, or `smoothing` is for a scheme that does not round inputs.
+        SearchError: the denoiser has no layer to quantise, `most` cannot be met, rows for a range of
+            guidance scales would be fitted to one, or `ranges` or `smoothing` are given for a scheme that
+            does not round inputs.
     """
-    if smoothing is not None:
+    if smoothing is not None or ranges is not Ranges.MINMAX:
         _require_inputs(scheme)
     if refit:
         _require_one_scale(subnet)
@@ -229,12 +230,12 @@ def _judged(
 
 
 def _require_inputs(scheme: Scheme) -> None:
-    """Refuse to smooth inputs that are not rounded."""
+    """Refuse options for inputs that are not rounded."""
     if not scheme.inputs:
         those = ", ".join(each.name for each in SCHEMES if each.inputs)
         msg = (
-            f"{scheme.name} leaves the layers' inputs in floating point, and smoothing is for those that are "
-            f"rounded; leave out --smoothing, or give --precision one of {those}"
+            f"{scheme.name} leaves the layers' inputs in floating point, and --ranges and --smoothing are for "
+            f"inputs that are rounded; leave them out, or give --precision one of {those}"
         )
         raise SearchError(msg)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from search.core.errors import SearchError
-from search.core.quantisation import Layer, scheme_named, weight_schemes
+from search.core.quantisation import Layer, Scheme, scheme_named, weight_schemes
 from search.quantise.calibration import calibrate
 from search.quantise.layers import WEIGHT
 from search.quantise.ranges import Ranges
@@ -21,7 +21,6 @@ from search.quantise.rounded import rounded
 from search.quantise.smoothing import divided, find_exponents, multiplied
 
 WIDE = 64
-SCHEMES = ("int8", "int8-symmetric", "fp8")
 
 
 def with_an_outlier() -> Tensor:
@@ -161,7 +160,12 @@ def test_a_layer_that_takes_one_value_has_a_range(value: float) -> None:
 
 
 @pytest.mark.parametrize("scheme", weight_schemes(), ids=lambda each: each.name)
-def test_inputs_that_are_not_rounded_are_not_smoothed(scheme: Any) -> None:
+@pytest.mark.parametrize("options", [{"smoothing": 0.5}, {"ranges": Ranges.MSE}], ids=str)
+def test_options_for_inputs_that_are_not_rounded_are_refused(
+    scheme: Scheme, options: dict[str, Any]
+) -> None:
     nothing: Any = SimpleNamespace()
-    with pytest.raises(SearchError, match=r"leaves the layers' inputs .*; leave out --smoothing"):
-        quantise(nothing, nothing, nothing, (), scheme=scheme, smoothing=0.5)
+    with pytest.raises(
+        SearchError, match=rf"{scheme.name} leaves the layers' inputs .*; leave them out, or give"
+    ):
+        quantise(nothing, nothing, nothing, (), scheme=scheme, **options)
