@@ -140,7 +140,7 @@ def _weight_faults(file: str, name: str, node: ir.Node, weights: Tensor) -> Iter
     """A dequantised weight that is further than half a scale from the weight."""
     integers, scales = (_tensor(each) for each in node.inputs[:2])
     zeros = _tensor(node.inputs[2]) if len(node.inputs) > 2 else np.zeros_like(scales)
-    right = weights.float().numpy(force=True)
+    right = _held_like(node.inputs[1], weights.float().numpy(force=True))
     block = node.attributes.get_int("block_size", 0)
     axis = node.attributes.get_int("axis", 1)
     if block:
@@ -157,6 +157,14 @@ def _weight_faults(file: str, name: str, node: ir.Node, weights: Tensor) -> Iter
             f"{file}: the stored weights of {name!r} are {worst:.1f} steps of their scale from the "
             "pipeline's, half a step is rounding; export again"
         )
+
+
+def _held_like(scales: ir.Value | None, weights: Array) -> Array:
+    """The weights in the dtype of the scales, which the graph was exported in, as float32."""
+    assert scales is not None
+    assert scales.dtype is not None
+    held: Array = weights.astype(scales.dtype.numpy()).astype(np.float32)
+    return held
 
 
 def _is_integer(node: ir.Node) -> bool:

@@ -96,6 +96,20 @@ def test_parity_holds_and_the_weights_are_smaller(
     assert sizes[0] < sizes[1]
 
 
+def test_parity_holds_in_half_precision(
+    folder: Path, pipelines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The integers are those of the weights in float16, the powers of two are held exactly."""
+    pipeline = pipelines(PIPELINE)
+    ok(
+        "export", pipeline, folder / "int8.json", "-o", tmp_path / "half",
+        "--precision", "mixed", "--dtype", "float16",
+    )  # fmt: skip
+    engine = make_engine("onnxruntime", "cpu")
+    parity, _ = verify(Bundle.open(tmp_path / "half"), [engine], pipeline, prompt=PROMPT)
+    assert parity.passed, parity.failures
+
+
 def test_without_rounding_powers_of_two_cancel(
     folder: Path, pipelines: Callable[[str], Path]
 ) -> None:
