@@ -15,6 +15,8 @@ import click
 
 from benchmarks.record import write
 from benchmarks.trained import TRAINED_NAMES, trained_named
+from search.commands.values import SHARE, OneOf
+from search.quantise.ranges import Ranges
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,9 +29,14 @@ SHARES = (0.0, 0.1)
 
 
 def measure(
-    pipeline: Pipeline, subnet: SubNet, prompts: Sequence[str], share: float, pictures: int
+    pipeline: Pipeline,
+    subnet: SubNet,
+    prompts: Sequence[str],
+    share: float,
+    pictures: int,
+    **options: Any,
 ) -> dict[str, Any]:
-    """One row: the SubNet quantised with that share of its work in floating point."""
+    """One row: the SubNet quantised with that share of its work in floating point, and other `options`."""
     from search.core.quantisation import scheme_named
     from search.model.whole import full_of
     from search.quantise.recipe import Effort, quantise
@@ -43,6 +50,7 @@ def measure(
         scheme=scheme_named("int8"),
         share=share or None,
         effort=Effort(pictures, probed=2),
+        **options,
     )
     seconds = time.process_time() - began
     return {"float_share": share, **found.to_json(), "processor_seconds": round(seconds, 1)}
@@ -52,7 +60,11 @@ def measure(
 @click.argument("names", nargs=-1, type=click.Choice(TRAINED_NAMES))
 @click.option("--pictures", default=64, help="To calibrate and fit on, and as many to judge by.")
 @click.option("--keep", default=0.2, help="Of the SubNet of carve.")
-def main(names: tuple[str, ...], pictures: int, keep: float) -> None:
+@click.option("--ranges", type=OneOf(Ranges), default=Ranges.MINMAX.value, help="Of inputs.")
+@click.option("--smoothing", type=SHARE, help="As for stepcarve quantise.")
+def main(
+    names: tuple[str, ...], pictures: int, keep: float, ranges: Ranges, smoothing: float | None
+) -> None:
     """Measure the trained pipelines, and write one record each."""
     from search.methods.options import Options
     from search.methods.registry import search
@@ -66,7 +78,10 @@ def main(names: tuple[str, ...], pictures: int, keep: float) -> None:
             subnet = search(opened, method, options)
             pipeline = open_for(subnet, trained.path, weights=True)
             rows[subnet.method] = [
-                measure(pipeline, subnet, prompts, share, pictures) for share in SHARES
+                measure(
+                    pipeline, subnet, prompts, share, pictures, ranges=ranges, smoothing=smoothing
+                )
+                for share in SHARES
             ]
             write(f"quantise-{trained.name}", {"pictures": pictures, "rows": rows})
 

@@ -38,7 +38,8 @@ def quantise(master: Master, plan: Quantisation) -> frozenset[str]:
         The names of the weights that were quantised.
 
     Raises:
-        ExportError: a layer of the plan is not in the graph, so the plan is for another denoiser.
+        ExportError: a layer of the plan is not in the graph, or has other input channels, so the plan is for
+            another denoiser.
     """
     pass_ = _Pass(master.model.graph, plan.scheme)
     varies = variation(master.model.graph)
@@ -48,6 +49,7 @@ def quantise(master: Master, plan: Quantisation) -> frozenset[str]:
         layer = Layer() if plan.takes_all else plan.layers.get(name)
         if not name or layer is None or Varies.LOOP not in varies[node.outputs[0]]:
             continue
+        _require_fit(name, node, layer)
         pass_.quantise(node, layer)
         done.add(name)
     missing = sorted(set(plan.layers) - done)
@@ -91,6 +93,21 @@ def weights_of(node: ir.Node) -> str:
     return layer_of(weights.name or "")
 
 
+def _require_fit(name: str, node: ir.Node, layer: Layer) -> None:
+    """Refuse exponents for other input channels than those of the layer."""
+    weights = node.inputs[1]
+    assert weights is not None
+    assert weights.shape is not None
+    shape = weights.shape.numpy()
+    channels = shape[1 + CHANNELS[node.op_type]] if len(shape) == 2 else 0
+    if layer.exponents and len(layer.exponents) != channels:
+        msg = (
+            f"the quantisation plan has {len(layer.exponents)} exponents for {name!r}, which takes {channels} "
+            "channels that can have one; make it again with stepcarve quantise"
+        )
+        raise ExportError(msg)
+
+
 class _Pass:
     """Adds what is needed once: one set of integers per weight, one rounding per tensor and range."""
 
@@ -98,6 +115,7 @@ class _Pass:
         self._graph, self._scheme = graph, scheme
         self._weights: dict[ir.Value, ir.Value] = {}
         self._inputs: dict[tuple[ir.Value, float, float], ir.Value] = {}
+        self._divided: dict[tuple[ir.Value, tuple[int, ...]], ir.Value] = {}
 
     def quantise(self, node: ir.Node, layer: Layer) -> None:
         """Let `node` read quantised weights and, if the scheme says so, inputs."""
@@ -105,13 +123,32 @@ class _Pass:
         assert taken is not None
         assert weights is not None
         if self._scheme.inputs:
-            key = taken, layer.low, layer.high
+            key = self._over_powers(node, taken, layer), layer.low, layer.high
             if key not in self._inputs:
                 self._inputs[key] = self._rounded(node, *key)
             node.replace_input_with(0, self._inputs[key])
         if weights not in self._weights:
-            self._weights[weights] = self._stored(node, weights)
+            self._weights[weights] = self._stored(node, weights, layer)
         node.replace_input_with(1, self._weights[weights])
+
+    def _over_powers(self, node: ir.Node, value: ir.Value, layer: Layer) -> ir.Value:
+        """`value` divided by the powers of two of `layer`; itself without any."""
+        if not layer.exponents:
+            return value
+        key = value, layer.exponents
+        if key not in self._divided:
+            name = f"{value.name}/divided{len(self._divided)}"
+            numbers = value.dtype or ir.DataType.FLOAT
+            factors = self._constant(
+                f"{name}/factors", (1 / np.array(layer.powers)).astype(numbers.numpy())
+            )
+            keep(factors)
+            product = ir.node("Mul", [value, factors])
+            result = product.outputs[0]
+            result.name, result.shape, result.type = name, value.shape, value.type
+            self._graph.insert_before(node, product)
+            self._divided[key] = result
+        return self._divided[key]
 
     def _rounded(self, node: ir.Node, value: ir.Value, low: float, high: float) -> ir.Value:
         """`value` on the grid of a range."""
@@ -136,10 +173,10 @@ class _Pass:
         self._graph.insert_before(node, [down, up])
         return up.outputs[0]
 
-    def _stored(self, node: ir.Node, weights: ir.Value) -> ir.Value:
+    def _stored(self, node: ir.Node, weights: ir.Value, layer: Layer) -> ir.Value:
         """What `weights` become: their integers times their scales."""
         axis, rank = CHANNELS[node.op_type], len(weights.shape or ())
-        stored = StoredWeights.of(weights, axis % rank, self._scheme)
+        stored = StoredWeights.of(weights, axis % rank, self._scheme, layer)
         integers, scales = (self._initializer(each) for each in stored)
         attributes: dict[str, Any] = {"axis": axis % rank}
         if scales.shape is not None and len(scales.shape) > 1:
@@ -178,13 +215,16 @@ class StoredWeights:
     """The integers and scales of one layer's weights."""
 
     @staticmethod
-    def of(weights: ir.Value, axis: int, scheme: Scheme) -> tuple[ir.LazyTensor, ir.LazyTensor]:
+    def of(
+        weights: ir.Value, axis: int, scheme: Scheme, layer: Layer
+    ) -> tuple[ir.LazyTensor, ir.LazyTensor]:
         """Integers and scales, made from the weights when they are read.
 
         Args:
             weights: an initializer.
             axis: of the output channels.
             scheme: of the numbers; blocks only where they divide a matrix, else whole channels.
+            layer: whose exponents multiply the weights first.
         """
         tensor = weights.const_value
         assert tensor is not None
@@ -199,16 +239,27 @@ class StoredWeights:
         if block:
             sizes = tuple(n if i == axis else n // block for i, n in enumerate(shape))
 
+        def whole() -> Array:
+            return multiplied(tensor.numpy(), axis, layer)
+
         def scales() -> Array:
-            return scales_of(tensor.numpy(), axis, block, scheme).astype(numbers.numpy())
+            return scales_of(whole(), axis, block, scheme).astype(numbers.numpy())
 
         def integers() -> Array:
-            return integers_of(tensor.numpy(), scales(), axis, block, scheme)
+            return integers_of(whole(), scales(), axis, block, scheme)
 
         return (
             _lazy(integers, kind, shape, name),
             _lazy(scales, numbers, sizes, f"{name}.scale"),
         )
+
+
+def multiplied(weights: Array, axis: int, layer: Layer) -> Array:
+    """The weights times the powers of two of their input channels; `axis` is that of the output channels."""
+    if not layer.exponents:
+        return weights
+    powers = np.array(layer.powers, np.float32)
+    return weights.astype(np.float32) * (powers[:, None] if axis else powers)
 
 
 def scales_of(weights: Array, axis: int, block: int, scheme: Scheme) -> Array:

@@ -11,8 +11,15 @@ import onnx_ir as ir
 import torch
 
 from engines.parity.measure import relative_l2
-from engines.parity.quantisation import before_rounding, listed, stored_name, stored_weights
+from engines.parity.quantisation import (
+    before_dividing,
+    before_rounding,
+    listed,
+    stored_name,
+    stored_weights,
+)
 from search.core.names import layer_of
+from search.core.quantisation import Layer
 from search.quantise.layers import layers_of
 from search.quantise.rounded import rounded
 
@@ -54,12 +61,13 @@ def first_layer(
     plan = reference.bundle.plan
     assert plan is not None
     nodes, shapes = _layers(reference.bundle, plan, number)
-    wanted = {name for each in nodes.values() for name in (_taken(each), _made(each))}
-    found = outputs({name: shapes[name] for name in sorted(wanted & shapes.keys())})
     modules, layers = layers_of(reference.opened), listed(reference.bundle, plan).layers
+    takes = {name: _taken(node, layers.get(name, Layer())) for name, node in nodes.items()}
+    wanted = {*takes.values(), *map(_made, nodes.values())}
+    found = outputs({name: shapes[name] for name in sorted(wanted & shapes.keys())})
     count = 0
     for name, node in nodes.items():
-        taken, made = found.get(_taken(node)), found.get(_made(node))
+        taken, made = found.get(takes[name]), found.get(_made(node))
         if taken is None or made is None or name not in modules or name not in layers:
             continue
         whole, right = (
@@ -89,10 +97,10 @@ def _layers(
     return nodes, _shapes(onnx.load(str(file), load_external_data=False))
 
 
-def _taken(node: ir.Node) -> str:
-    """What a layer takes, before it is rounded."""
+def _taken(node: ir.Node, layer: Layer) -> str:
+    """What a layer takes, before it is divided and rounded."""
     assert node.inputs[0] is not None
-    return before_rounding(node.inputs[0]).name or ""
+    return before_dividing(before_rounding(node.inputs[0]), layer).name or ""
 
 
 def _made(node: ir.Node) -> str:

@@ -14,6 +14,7 @@ from search.core.quantisation import Layer
 from search.model.family import Request
 from search.model.reference import sample
 from search.quantise.layers import layers_of, watched
+from search.quantise.smoothing import divided, multiplied
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -72,10 +73,13 @@ def _graph_faults(
         if name not in weights or not (plan.takes_all or name in plan.layers):
             yield f"{file}: {name!r} is quantised, which the plan does not ask for; export again"
             continue
-        right = weights[name].T if known.endswith(TRANSPOSED) else weights[name]
-        yield from _weight_faults(file, name, stored, right)
+        right = multiplied(weights[name], plan.layers.get(name, Layer()))
+        yield from _weight_faults(
+            file, name, stored, right.T if known.endswith(TRANSPOSED) else right
+        )
         if plan.scheme.inputs:
             yield from _grid_faults(file, name, node, plan)
+            yield from _power_faults(file, name, node, plan.layers[name])
 
 
 def stored_weights(node: ir.Node) -> ir.Node | None:
@@ -109,6 +113,22 @@ def before_rounding(value: ir.Value) -> ir.Value:
     return down.inputs[0]
 
 
+def before_dividing(value: ir.Value, layer: Layer) -> ir.Value:
+    """What was divided by the powers of two of `layer` to give `value`; itself if nothing was."""
+    product = _division(value) if layer.exponents else None
+    before = value if product is None else product.inputs[0]
+    assert before is not None
+    return before
+
+
+def _division(value: ir.Value) -> ir.Node | None:
+    """The node that multiplies with constants to give `value`, or None."""
+    product = value.producer()
+    if product is None or product.op_type != "Mul" or product.inputs[1] is None:
+        return None
+    return product if product.inputs[1].const_value is not None else None
+
+
 def stored_name(node: ir.Node, plan: Quantisation) -> str:
     """What the graph calls the weights that a DequantizeLinear gives."""
     value = node.inputs[0]
@@ -120,7 +140,7 @@ def _weight_faults(file: str, name: str, node: ir.Node, weights: Tensor) -> Iter
     """A dequantised weight that is further than half a scale from the weight."""
     integers, scales = (_tensor(each) for each in node.inputs[:2])
     zeros = _tensor(node.inputs[2]) if len(node.inputs) > 2 else np.zeros_like(scales)
-    right = weights.float().numpy(force=True)
+    right = _held_like(node.inputs[1], weights.float().numpy(force=True))
     block = node.attributes.get_int("block_size", 0)
     axis = node.attributes.get_int("axis", 1)
     if block:
@@ -137,6 +157,14 @@ def _weight_faults(file: str, name: str, node: ir.Node, weights: Tensor) -> Iter
             f"{file}: the stored weights of {name!r} are {worst:.1f} steps of their scale from the "
             "pipeline's, half a step is rounding; export again"
         )
+
+
+def _held_like(scales: ir.Value | None, weights: Array) -> Array:
+    """The weights in the dtype of the scales, which the graph was exported in, as float32."""
+    assert scales is not None
+    assert scales.dtype is not None
+    held: Array = weights.astype(scales.dtype.numpy()).astype(np.float32)
+    return held
 
 
 def _is_integer(node: ir.Node) -> bool:
@@ -162,6 +190,26 @@ def _grid_faults(file: str, name: str, node: ir.Node, plan: Quantisation) -> Ite
                 f"plan asks for {wanted.scale:.6g} and {wanted.zero}; export again"
             )
             return
+
+
+def _power_faults(file: str, name: str, node: ir.Node, layer: Layer) -> Iterator[str]:
+    """A layer whose inputs are divided by other powers of two than the plan's."""
+    if not layer.exponents or node.inputs[0] is None:
+        return
+    product = _division(before_rounding(node.inputs[0]))
+    found = np.ones(1, np.float32) if product is None else 1 / _tensor(product.inputs[1])
+    wanted = np.array(layer.powers, np.float32)
+    if product is None or found.shape != wanted.shape:
+        yield (
+            f"{file}: the inputs of {name!r} are not divided by a power of two per channel, as the plan asks; "
+            "export again"
+        )
+    elif not np.array_equal(found, wanted):
+        channel = int(np.argmax(found != wanted))
+        yield (
+            f"{file}: channel {channel} of the inputs of {name!r} is divided by {found[channel]:g}, the plan "
+            f"asks for {wanted[channel]:g}; export again"
+        )
 
 
 def _tensor(value: ir.Value | None) -> Array:
@@ -201,6 +249,6 @@ def _range_faults(reference: Reference, plan: Quantisation) -> Iterator[str]:
 
 def _cut_off(tensor: Tensor, layer: Layer) -> float:
     """Relative L2 of what the range of a layer does not hold."""
-    low, high = min(layer.low, 0.0), max(layer.high, 0.0)
+    tensor, low, high = divided(tensor, layer), min(layer.low, 0.0), max(layer.high, 0.0)
     off = (tensor - tensor.clamp(low, high)).norm()
     return float(off / tensor.norm().clamp_min(1e-12))

@@ -1,6 +1,7 @@
 """The float twin of a quantised bundle: the same graphs without rounding, with the pipeline's own weights.
 
-Rounding to a grid hides small faults of a graph. Its twin has none, so it is held to the usual floors.
+Rounding to a grid hides small faults of a graph. Its twin has none, so it is held to the usual floors. Powers of
+two between inputs and weights stay in it, and change nothing if they are right.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from exporter.bundle import WEIGHTS
 from exporter.weights import keep, refer, write_weights
 from search.core.files import sha256
 from search.core.names import TRANSPOSED, layer_of
+from search.core.quantisation import Layer
 from search.quantise.layers import layers_of
+from search.quantise.smoothing import multiplied
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -98,7 +101,7 @@ def _whole(
     if layer_of(name) not in weights:
         msg = f"the graphs store weights {name!r}, which the pipeline has not; export again"
         raise EngineError(msg)
-    tensor = weights[layer_of(name)]
+    tensor = multiplied(weights[layer_of(name)], plan.layers.get(layer_of(name), Layer()))
     assert scale is not None
     assert scale.dtype is not None
     array = (tensor.T if name.endswith(TRANSPOSED) else tensor).float().numpy(force=True)

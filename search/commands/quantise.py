@@ -33,7 +33,14 @@ if TYPE_CHECKING:
         "--ranges",
         type=OneOf(Ranges),
         default=Ranges.MINMAX.value,
-        help="Range of a layer's inputs: all values seen (minmax), or all but the outermost (percentile).",
+        help="Range of a layer's inputs: all values seen (minmax), all but the outermost (percentile), or the "
+        "one that rounds with the least mean squared error (mse).",
+    ),
+    cloup.option(
+        "--smoothing",
+        type=SHARE,
+        help="Move this much of the differences between the input channels of linear layers to their weights; "
+        "0.5 is usual.",
     ),
 )
 @shared.option_group(
@@ -94,6 +101,7 @@ def command(
     out: Path,
     precision: str,
     ranges: Ranges,
+    smoothing: float | None,
     kinds: Kinds,
     float_share: float | None,
     max_error: float | None,
@@ -133,6 +141,7 @@ def command(
             prompts or default_prompts(opened),
             scheme=scheme_named(precision),
             ranges=ranges,
+            smoothing=smoothing,
             kinds=kinds,
             share=float_share,
             most=max_error,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,10 @@ SCHEMA = 1
 KIND = "stepcarve-quantisation"
 SUFFIX = ".quantisation.json"
 """Ending of a plan that lies beside its SubNet."""
+LARGEST_EXPONENT = 14
+"""Of the powers of two between inputs and weights, either way; float16 holds them."""
+_INTEGERS = re.compile(r"\[[\s\d,-]+\]")
+"""A list of integers in JSON, on however many lines."""
 
 
 @dataclass(frozen=True)
@@ -120,12 +125,25 @@ class Layer:
         high: largest input.
         share: its fraction of the multiply-accumulates of all layers that could be quantised.
         error: relative error of the final latents if this layer alone is quantised; None: not measured.
+        exponents: one per input channel, of a linear layer: before rounding, its inputs are divided by two to
+            this power, and the weights that multiply them are multiplied by it; empty: nothing is moved. The
+            range is that of the divided inputs.
     """
 
     low: float = 0.0
     high: float = 0.0
     share: float = 0.0
     error: float | None = None
+    exponents: tuple[int, ...] = ()
+
+    @property
+    def powers(self) -> tuple[float, ...]:
+        """Two to the power of the exponents, exactly."""
+        return tuple(2.0**each for each in self.exponents)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values, without exponents if there are none."""
+        return {key: value for key, value in vars(self).items() if key != "exponents" or value}
 
 
 @dataclass(frozen=True)
@@ -192,13 +210,14 @@ class Quantisation:
             "fingerprint": self.fingerprint,
             "subnet": self.subnet,
             "origin": self.origin,
-            "layers": {name: vars(each) for name, each in self.layers.items()},
-            "kept": {name: vars(each) for name, each in self.kept.items()},
+            "layers": {name: each.to_json() for name, each in self.layers.items()},
+            "kept": {name: each.to_json() for name, each in self.kept.items()},
         }
 
     def save(self, path: Path) -> None:
-        """Write it as JSON, atomically."""
-        write_atomically(path, json.dumps(self.to_json(), indent=1) + "\n")
+        """Write it as JSON, atomically; exponents on one line."""
+        text = json.dumps(self.to_json(), indent=1)
+        write_atomically(path, _INTEGERS.sub(lambda each: "".join(each[0].split()), text) + "\n")
 
     @staticmethod
     def load(path: Path) -> Quantisation:
@@ -228,12 +247,13 @@ class Quantisation:
         if data["kind"] != KIND or data["schema"] != SCHEMA:
             msg = f"kind {data['kind']!r}, schema {data['schema']!r}"
             raise ValueError(msg)
+        scheme = scheme_named(data["scheme"])
         layers, kept = (
-            {str(name): _layer(each) for name, each in data[key].items()}
+            {str(name): _layer(each, scheme) for name, each in data[key].items()}
             for key in ("layers", "kept")
         )
         return Quantisation(
-            scheme_named(data["scheme"]),
+            scheme,
             layers,
             kept,
             str(data["fingerprint"]),
@@ -247,10 +267,17 @@ def digest(subnet: SubNet) -> str:
     return hashlib.sha256(json.dumps(subnet.to_json(), sort_keys=True).encode()).hexdigest()
 
 
-def _layer(data: dict[str, Any]) -> Layer:
+def _layer(data: dict[str, Any], scheme: Scheme) -> Layer:
     low, high, share = (float(data[key]) for key in ("low", "high", "share"))
     if not (float("-inf") < low <= high < float("inf")):
         msg = f"the range {low} to {high}"
         raise ValueError(msg)
-    error = data["error"]
-    return Layer(low, high, share, None if error is None else float(error))
+    error, exponents = data["error"], tuple(data.get("exponents", ()))
+    for each in exponents:
+        if type(each) is not int or abs(each) > LARGEST_EXPONENT:
+            msg = f"the exponent {each!r}, not a whole number up to {LARGEST_EXPONENT} either way"
+            raise ValueError(msg)
+    if exponents and not scheme.inputs:
+        msg = f"exponents in {scheme.name}, which leaves inputs in floating point"
+        raise ValueError(msg)
+    return Layer(low, high, share, None if error is None else float(error), exponents)

@@ -18,8 +18,10 @@ class Kinds(enum.StrEnum):
 class Ranges(enum.StrEnum):
     """How the range of a layer's inputs is chosen.
 
-    MINMAX covers every value that was seen. PERCENTILE leaves out the outermost values of each call.
+    MINMAX covers every value that was seen. PERCENTILE leaves out the outermost values of each call. MSE
+    leaves out what makes the mean squared error of the layer's outputs least.
     """
 
     MINMAX = "minmax"
     PERCENTILE = "percentile"
+    MSE = "mse"

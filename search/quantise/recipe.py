@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from search.core.errors import SearchError
-from search.core.quantisation import SUFFIX, Layer, Quantisation, Scheme, digest
+from search.core.quantisation import SCHEMES, SUFFIX, Layer, Quantisation, Scheme, digest
 from search.fitting.fit import final_latents, fit_sampler
 from search.fitting.trajectories import sample_both
 from search.laptop.knapsack import choose
@@ -65,6 +65,8 @@ class Quantised:
         drift: error of the quantised SubNet against itself in floating point, before rows are fitted.
         worst: the largest drift of a single picture.
         predicted: `drift` as the root of the layers' summed squares; None if layers were not measured.
+        ranges: how those of the layers' inputs were chosen.
+        smoothing: its strength; None: none.
     """
 
     plan: Quantisation
@@ -75,6 +77,8 @@ class Quantised:
     drift: float
     worst: float
     predicted: float | None
+    ranges: Ranges = Ranges.MINMAX
+    smoothing: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Its figures as plain JSON values."""
@@ -89,6 +93,8 @@ class Quantised:
             "drift": self.drift,
             "drift_worst": self.worst,
             "drift_predicted": self.predicted,
+            "ranges": self.ranges.value,
+            "smoothing": self.smoothing,
         }
 
     def save(self, file: Path) -> Path:
@@ -122,6 +128,7 @@ def quantise(
     *,
     scheme: Scheme,
     ranges: Ranges = Ranges.MINMAX,
+    smoothing: float | None = None,
     kinds: Kinds = Kinds.ALL,
     share: float | None = None,
     most: float | None = None,
@@ -142,6 +149,8 @@ def quantise(
         prompts: to calibrate on.
         scheme: of the numbers.
         ranges: how those of the inputs are chosen.
+        smoothing: from 0 to 1, how much of the differences between the input channels of linear layers is
+            moved to their weights; None: nothing.
         kinds: which layers may be quantised; the plan does not mention the others.
         share: of the work, to leave in floating point; None: as much as `most` needs, or none without it.
         most: the largest drift allowed, as predicted from the layers' own errors.
@@ -150,9 +159,12 @@ def quantise(
         report: called with a message and the completed fraction.
 
     Raises:
-        SearchError: the denoiser has no layer to quantise, `most` cannot be met, or rows for a range of
-            guidance scales would be fitted to one.
+        SearchError: the denoiser has no layer to quantise, `most` cannot be met, rows for a range of
+            guidance scales would be fitted to one, or `ranges` or `smoothing` are given for a scheme that
+            does not round inputs.
     """
+    if smoothing is not None or ranges is not Ranges.MINMAX:
+        _require_inputs(scheme)
     if refit:
         _require_one_scale(subnet)
     runs = sample_both(
@@ -168,7 +180,7 @@ def quantise(
     fitted_on, held_out = (each.first_pictures(effort.pictures) for each in runs)
     measure = _Measure(pipeline, subnet, pipeline.sampler_of(subnet))
     report("ranges of the layers' inputs")
-    layers = _calibrated(measure, fitted_on, ranges, kinds)
+    layers = _calibrated(measure, fitted_on, scheme, ranges, smoothing, kinds)
     chosen, predicted = layers, None
     if share is not None or most is not None:
         layers = _probed(measure, layers, scheme, fitted_on.first_pictures(effort.probed), report)
@@ -181,7 +193,8 @@ def quantise(
         fingerprint=subnet.binding.fingerprint,
     )
     report("fit the sampler to the quantised denoiser" if refit else "held-out errors")
-    return _judged(measure, plan, fitted_on, held_out, refit=refit, predicted=predicted)
+    judged = _judged(measure, plan, fitted_on, held_out, refit=refit, predicted=predicted)
+    return replace(judged, ranges=ranges, smoothing=smoothing)
 
 
 def _judged(
@@ -216,6 +229,17 @@ def _judged(
     )
 
 
+def _require_inputs(scheme: Scheme) -> None:
+    """Refuse options for inputs that are not rounded."""
+    if not scheme.inputs:
+        those = ", ".join(each.name for each in SCHEMES if each.inputs)
+        msg = (
+            f"{scheme.name} leaves the layers' inputs in floating point, and --ranges and --smoothing are for "
+            f"inputs that are rounded; leave them out, or give --precision one of {those}"
+        )
+        raise SearchError(msg)
+
+
 def _require_one_scale(subnet: SubNet) -> None:
     """Refuse to refit rows that are for a range of guidance scales."""
     if subnet.fitted is not None and subnet.fitted.by_scale is not None:
@@ -241,7 +265,12 @@ class _Measure:
 
 
 def _calibrated(
-    measure: _Measure, runs: Trajectories, ranges: Ranges, kinds: Kinds
+    measure: _Measure,
+    runs: Trajectories,
+    scheme: Scheme,
+    ranges: Ranges,
+    smoothing: float | None,
+    kinds: Kinds,
 ) -> dict[str, Layer]:
     """The layers of these kinds that the SubNet calls in the loop, with the ranges of their inputs."""
     layers = layers_of(measure.pipeline)
@@ -250,7 +279,9 @@ def _calibrated(
     predictor = runs.first_pictures(1).predictor
     assert isinstance(predictor, Predictor)  # ranges are those of whole calls
     inside = layers_in_loop(predictor, layers, float(runs.timesteps[0]))
-    found = calibrate(layers, inside, lambda: measure(runs), ranges)
+    found = calibrate(
+        layers, inside, lambda: measure(runs), scheme=scheme, ranges=ranges, smoothing=smoothing
+    )
     if not found:
         msg = (
             "the SubNet calls no layer that multiplies weights, so there is nothing to quantise; choose "

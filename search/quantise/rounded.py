@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from search.quantise.layers import KINDS, layers_of
+from search.quantise.smoothing import divided, multiplied
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -50,9 +51,12 @@ def _rounded(module: nn.Module, layer: Layer, scheme: Scheme) -> Iterator[None]:
     if scheme.inputs:
         grid = scheme.grid_of(layer.low, layer.high)
         handle = module.register_forward_pre_hook(
-            lambda _module, args: (round_inputs(args[0], grid, scheme), *args[1:])
+            lambda _module, args: (
+                round_inputs(divided(args[0], layer), grid, scheme),
+                *args[1:],
+            )
         )
-    weight.data = round_weights(whole, scheme)
+    weight.data = round_weights(multiplied(whole, layer), scheme)
     try:
         yield
     finally:

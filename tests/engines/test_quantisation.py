@@ -8,6 +8,8 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -16,9 +18,13 @@ import pytest
 from benchmarks.integer_kernels import onnxruntime_kernels, openvino_kernels
 from engines.base import make_engine
 from engines.parity import verify
+from engines.parity.twin import float_twin
 from engines.runner import Runner
 from exporter.bundle import MANIFEST, Bundle
+from exporter.quantise import CHANNELS
+from search.core.names import layer_of
 from search.core.quantisation import Quantisation
+from search.model.pipeline import open_for
 from tests.command_line import ok, stepcarve
 
 PIPELINE, PROMPT = "learned-variance", "1"
@@ -26,13 +32,13 @@ PIPELINE, PROMPT = "learned-variance", "1"
 
 @pytest.fixture(scope="module")
 def folder(pipelines: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`int8`, `float` and `weights` bundles of one SubNet, and the files that they were made of."""
+    """`int8` (smoothed), `float` and `weights` bundles of one SubNet, and the files that they were made of."""
     root = tmp_path_factory.mktemp("quantised")
     pipeline = pipelines(PIPELINE)
     ok("search", pipeline, "-o", root / "given.json", "--method", "random", "--steps", 8)
     ok(
         "quantise", pipeline, root / "given.json", "-o", root / "int8.json",
-        "--pictures", 8, "--probed", 1, "--float-share", 0.2,
+        "--pictures", 8, "--probed", 1, "--float-share", 0.2, "--smoothing", 0.5,
     )  # fmt: skip
     ok("export", pipeline, root / "int8.json", "-o", root / "int8", "--precision", "mixed")
     ok("export", pipeline, root / "int8.json", "-o", root / "float")
@@ -57,13 +63,16 @@ def test_convolutions_are_left_out_where_asked(
 ) -> None:
     ok(
         "quantise", pipelines(PIPELINE), folder / "given.json", "-o", tmp_path / "linear.json",
-        "--layers", "linear", "--pictures", 1, "--no-refit",
+        "--layers", "linear", "--ranges", "mse", "--pictures", 1, "--no-refit",
     )  # fmt: skip
     plan = Quantisation.load(tmp_path / "linear.quantisation.json")
     both = Quantisation.load(folder / "int8.quantisation.json")
     convolution = "pos_embed.proj.weight"
     assert convolution in {*both.layers, *both.kept}
     assert plan.layers.keys() == {*both.layers, *both.kept} - {convolution}
+    assert [plan.origin[key] for key in ("ranges", "smoothing")] == ["mse", None]
+    assert [both.origin[key] for key in ("ranges", "smoothing")] == ["minmax", 0.5]
+    assert any(each.exponents for each in both.layers.values())
     assert sum(each.share for each in plan.layers.values()) == pytest.approx(1)
 
 
@@ -85,6 +94,35 @@ def test_parity_holds_and_the_weights_are_smaller(
     assert 1e-4 < off < 0.2, "bits are lost, the picture is not"
     sizes = [(each.path / "weights.bin").stat().st_size for each in (bundle, single)]
     assert sizes[0] < sizes[1]
+
+
+def test_parity_holds_in_half_precision(
+    folder: Path, pipelines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The integers are those of the weights in float16, the powers of two are held exactly."""
+    pipeline = pipelines(PIPELINE)
+    ok(
+        "export", pipeline, folder / "int8.json", "-o", tmp_path / "half",
+        "--precision", "mixed", "--dtype", "float16",
+    )  # fmt: skip
+    engine = make_engine("onnxruntime", "cpu")
+    parity, _ = verify(Bundle.open(tmp_path / "half"), [engine], pipeline, prompt=PROMPT)
+    assert parity.passed, parity.failures
+
+
+def test_without_rounding_powers_of_two_cancel(
+    folder: Path, pipelines: Callable[[str], Path]
+) -> None:
+    """Bit for bit, so that a wrong one cannot hide."""
+    bundle, single = (Bundle.open(folder / each) for each in ("int8", "float"))
+    opened = open_for(bundle.subnet, pipelines(PIPELINE), weights=True)
+    reference: Any = SimpleNamespace(bundle=bundle, opened=opened)
+    engine = make_engine("onnxruntime", "cpu")
+    with float_twin(reference) as twin:
+        graph = ir.load(twin.file(twin.graphs[0])).graph
+        assert any(name.endswith(FACTORS) for name in graph.initializers)
+        latents = [Runner(each, engine).run(PROMPT, seed=1).latents for each in (twin, single)]
+    assert np.array_equal(*latents)
 
 
 def test_a_profile_shows_integer_kernels(folder: Path) -> None:
@@ -119,6 +157,8 @@ def test_an_export_is_the_same_bytes_again(
     assert manifests[0] == manifests[1]
 
 
+FACTORS = "/factors"
+"""Ending of what inputs are multiplied with, to divide them by powers of two."""
 Change = Callable[[ir.Graph], str]
 
 
@@ -141,6 +181,15 @@ def a_wrong_range(graph: ir.Graph) -> str:
     value = next(v for n, v in graph.initializers.items() if n.endswith("/scale"))
     _set(value, _array(value) / 3)
     return "are rounded with scale .* and zero .*, the plan asks for"
+
+
+def a_wrong_exponent(graph: ir.Graph) -> str:
+    """One channel of one layer's inputs, divided by twice as much."""
+    value = next(v for n, v in graph.initializers.items() if n.endswith(FACTORS))
+    factors = _array(value).copy()
+    factors[3] /= 2
+    _set(value, factors)
+    return "channel 3 of the inputs of .* is divided by .*, the plan asks for"
 
 
 def _array(value: ir.Value) -> np.ndarray:
@@ -167,7 +216,7 @@ def with_change(
     return Bundle.open(target), expected
 
 
-@pytest.mark.parametrize("change", [a_wrong_scale, a_wrong_zero, a_wrong_range])
+@pytest.mark.parametrize("change", [a_wrong_scale, a_wrong_zero, a_wrong_range, a_wrong_exponent])
 def test_a_planted_fault_is_named(
     folder: Path, pipelines: Callable[[str], Path], tmp_path: Path, change: Change
 ) -> None:
@@ -195,24 +244,37 @@ def test_a_fault_that_rounding_hides_is_seen_without_rounding(
     assert not passed["without rounding, onnxruntime on cpu"]
 
 
+@pytest.mark.parametrize("ending", [".scale", FACTORS])
 def test_bisecting_names_the_layer(
-    folder: Path, pipelines: Callable[[str], Path], tmp_path: Path
+    folder: Path, pipelines: Callable[[str], Path], tmp_path: Path, ending: str
 ) -> None:
-    changed = ""
+    changed = set[str]()
 
-    def a_scale_in_the_middle(graph: ir.Graph) -> str:
-        nonlocal changed
-        names = [n for n in graph.initializers if n.endswith(".scale")]
-        changed = names[len(names) // 2]
-        value = graph.initializers[changed]
+    def twice_as_much_in_the_middle(graph: ir.Graph) -> str:
+        names = [n for n in graph.initializers if n.endswith(ending)]
+        value = graph.initializers[names[len(names) // 2]]
+        changed.update(layers_after(value))
         _set(value, _array(value) * 2)
         return ""
 
-    bundle, _ = with_change(folder / "int8", tmp_path / "bundle", a_scale_in_the_middle)
+    bundle, _ = with_change(folder / "int8", tmp_path / "bundle", twice_as_much_in_the_middle)
     engine = make_engine("onnxruntime", "cpu")
     parity, _ = verify(bundle, [engine], pipelines(PIPELINE), prompt=PROMPT, bisect=True)
-    layer = changed.removeprefix("denoiser.").removesuffix(".int8.scale").removesuffix(".T")
-    assert f"the first layer that is off is {layer!r}" in " ".join(parity.blocks), parity.blocks
+    found = re.search("the first layer that is off is '(.*?)'", " ".join(parity.blocks))
+    assert found is not None, parity.blocks
+    assert found[1] in changed
+
+
+def layers_after(value: ir.Value) -> set[str]:
+    """The first ones that multiply with what is made of a value."""
+    found = set[str]()
+    for node in value.consumers():
+        if node.op_type in CHANNELS:
+            assert node.inputs[1] is not None
+            found.add(layer_of((node.inputs[1].name or "").removesuffix("/rounded")))
+        else:
+            found |= layers_after(node.outputs[0])
+    return found
 
 
 def test_a_range_that_cuts_off_the_inputs_is_named(

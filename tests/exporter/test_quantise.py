@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -82,11 +84,31 @@ def layers_for(module: nn.Sequential, sample: torch.Tensor) -> dict[str, Layer]:
     return {f"{i}.weight": Layer(float(x.min()), float(x.max())) for i, x in enumerate(inputs)}
 
 
-@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda each: each.name)
-def test_the_graph_rounds_as_pytorch_does(scheme: Scheme) -> None:
+def smoothed_for(module: nn.Sequential, sample: torch.Tensor) -> dict[str, Layer]:
+    """The same, with the channels divided by other powers of two in each layer."""
+    layers = layers_for(module, sample)
+    powers = ((1, -1, *[0] * (WIDE - 2)), (0, *[-1] * (WIDE - 1)))
+    return {
+        name: replace(layer, low=2 * layer.low, high=2 * layer.high, exponents=exponents)
+        for (name, layer), exponents in zip(layers.items(), powers, strict=True)
+    }
+
+
+LAYERS = [
+    *((scheme, layers_for) for scheme in SCHEMES),
+    *((scheme, smoothed_for) for scheme in SCHEMES if scheme.inputs),
+]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "layers"), LAYERS, ids=[f"{s.name}-{f.__name__}" for s, f in LAYERS]
+)
+def test_the_graph_rounds_as_pytorch_does(
+    scheme: Scheme, layers: Callable[[nn.Sequential, torch.Tensor], dict[str, Layer]]
+) -> None:
     graph, module = two_layers()
     sample = torch.randn(3, WIDE)
-    plan = Quantisation(scheme, layers_for(module, sample))
+    plan = Quantisation(scheme, layers(module, sample))
     assert quantised(graph, plan) == {"0.weight", "1.weight"}
     found = run(graph, sample.numpy())
     plain = module(sample).detach().numpy()
@@ -129,6 +151,27 @@ def test_weights_alone_need_no_plan() -> None:
     assert [n.op_type for n in graph].count("QuantizeLinear") == 0
 
 
+@pytest.mark.parametrize("alike", [True, False])
+def test_what_layers_take_is_divided_and_rounded_once(alike: bool) -> None:
+    graph, _ = two_layers()
+    first, second = (node for node in graph if node.op_type == "MatMul")
+    second.replace_input_with(0, first.inputs[0])
+    exponents = ((1, *[0] * (WIDE - 1)), (int(alike), *[0] * (WIDE - 1)))
+    layers = {f"{i}.weight": Layer(-2, 2, exponents=each) for i, each in enumerate(exponents)}
+    quantised(graph, Quantisation(scheme_named("int8"), layers))
+    types = [node.op_type for node in graph]
+    assert types.count("QuantizeLinear") == types.count("Mul") == (1 if alike else 2)
+
+
+def test_exponents_for_another_width_are_refused() -> None:
+    graph, _ = two_layers()
+    plan = Quantisation(scheme_named("int8"), {"0.weight": Layer(-1, 1, exponents=(1, 2))})
+    with pytest.raises(
+        ExportError, match=rf"2 exponents for '0.weight', which takes {WIDE} .*; make it again"
+    ):
+        quantised(graph, plan)
+
+
 @pytest.mark.parametrize("scheme", weight_schemes(), ids=lambda each: each.name)
 @pytest.mark.parametrize("axis", [0, 1])
 def test_a_matrix_is_rounded_alike_however_it_lies(scheme: Scheme, axis: int) -> None:
@@ -140,7 +183,7 @@ def test_a_matrix_is_rounded_alike_however_it_lies(scheme: Scheme, axis: int) ->
         name="w", shape=ir.Shape(array.shape), type=kind, const_value=ir.tensor(array, name="w")
     )
     integers, scales = (
-        each.numpy().astype(np.float32) for each in StoredWeights.of(value, axis, scheme)
+        each.numpy().astype(np.float32) for each in StoredWeights.of(value, axis, scheme, Layer())
     )
     if scales.ndim == 1:
         scales = np.expand_dims(scales, 1 - axis)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -35,13 +36,38 @@ def test_a_grid_covers_the_range_and_holds_zero(
 def test_a_plan_survives_its_file(tmp_path: Path) -> None:
     plan = Quantisation(
         scheme_named("int8"),
-        {"a.weight": Layer(-1.0, 2.0, 0.75, 0.01)},
+        {"a.weight": Layer(-1.0, 2.0, 0.75, 0.01, exponents=(0, -3, 14))},
         {"b.weight": Layer(0.0, 1.0, 0.25)},
         fingerprint="f",
         subnet="s",
     )
-    plan.save(tmp_path / "plan.json")
-    assert Quantisation.load(tmp_path / "plan.json") == plan
+    file = tmp_path / "plan.json"
+    plan.save(file)
+    assert Quantisation.load(file) == plan
+    assert '"exponents": [0,-3,14]' in file.read_text(), "a channel does not take a line"
+    assert "exponents" not in json.loads(file.read_text())["kept"]["b.weight"]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "exponents", "message"),
+    [
+        ("int8", [0, 15], "the exponent 15"),
+        ("int8", [-15], "the exponent -15"),
+        ("int8", [0.5], r"the exponent 0\.5"),
+        ("int8", [True], "the exponent True"),
+        ("int8", ["1"], "the exponent '1'"),
+        ("int8", 3, "not iterable"),
+        ("int8-weights", [1], "leaves inputs in floating point"),
+    ],
+)
+def test_exponents_that_cannot_be_are_refused(
+    tmp_path: Path, scheme: str, exponents: object, message: str
+) -> None:
+    plan = Quantisation(scheme_named(scheme), {"a.weight": Layer(-1.0, 2.0)}).to_json()
+    plan["layers"]["a.weight"]["exponents"] = exponents
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(SearchError, match=f"{message}.*; make it again"):
+        Quantisation.load(tmp_path / "plan.json")
 
 
 @pytest.mark.parametrize(
