@@ -1,6 +1,6 @@
 """What int8 costs the pictures of the trained pipelines: `python -m benchmarks.quantise [PIPELINE...]`.
 
-The full sampler and a SubNet of carve, each with the whole denoiser in int8 and with a share of its work
+The full sampler and a SubNet of carve, each with the whole denoiser in int8 and with shares of its work
 left in floating point. Errors are relative L2 of final latents on held-out pictures: of the quantised SubNet
 to itself in floating point (`drift`), and of both to the full sampler.
 """
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from search.core.subnet import SubNet
     from search.model.pipeline import Pipeline
 
-SHARES = (0.0, 0.1)
-"""Of the work that stays in floating point."""
+SHARES = {"full": (0.0, 0.1), "carve": (0.05, 0.2)}
+"""By method, of the work that stays in floating point."""
+SEARCH_PICTURES, SEARCH_ITERATIONS = 48, 10
+"""Of carve."""
 
 
 def measure(
@@ -74,16 +76,25 @@ def main(
         rows, opened = dict[str, Any](), trained.open()
         prompts, _ = trained.prompts(opened)
         whole = Options(steps=trained.steps, guidance=trained.guidance)
-        for method, options in (("full", whole), ("carve", replace(whole, keep=keep))):
+        searched = replace(whole, keep=keep, pictures=SEARCH_PICTURES, iterations=SEARCH_ITERATIONS)
+        for method, options in (("full", whole), ("carve", searched)):
             subnet = search(opened, method, options)
             pipeline = open_for(subnet, trained.path, weights=True)
             rows[subnet.method] = [
                 measure(
                     pipeline, subnet, prompts, share, pictures, ranges=ranges, smoothing=smoothing
                 )
-                for share in SHARES
+                for share in SHARES[method]
             ]
-            write(f"quantise-{trained.name}", {"pictures": pictures, "rows": rows})
+            write(
+                f"quantise-{trained.name}",
+                {
+                    "pictures": pictures,
+                    "search_pictures": SEARCH_PICTURES,
+                    "search_iterations": SEARCH_ITERATIONS,
+                    "rows": rows,
+                },
+            )
 
 
 if __name__ == "__main__":

@@ -38,4 +38,4 @@ def quantised_too(
         report=report,
     )
     table = calibration.pipeline.sampler_of(found.subnet)
-    return replace(candidate, subnet=found.subnet, table=table, is_fitted=True, plan=found.plan)
+    return replace(candidate, subnet=found.subnet, table=table, is_fitted=True, plan=found.recorded)

@@ -101,8 +101,13 @@ class Quantised:
         """Write the SubNet to `file` and, beside it, the plan with these figures; returns its file."""
         self.subnet.save(file)
         plan = file.with_suffix(SUFFIX)
-        replace(self.plan, origin=self.to_json()).save(plan)
+        self.recorded.save(plan)
         return plan
+
+    @property
+    def recorded(self) -> Quantisation:
+        """The plan with these figures."""
+        return replace(self.plan, origin=self.to_json())
 
     @property
     def share(self) -> float:

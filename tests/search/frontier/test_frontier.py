@@ -359,3 +359,4 @@ def test_every_fitted_subnet_is_quantised_where_asked(
         (tmp_path / "out" / quantised["subnet"]).with_suffix(".quantisation.json")
     )
     assert plan.subnet == digest(made)
+    assert plan.origin["error_refitted"] > 0, "as in a plan of stepcarve quantise"
