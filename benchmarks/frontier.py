@@ -36,8 +36,8 @@ def record(found: Frontier, name: str, seconds: float) -> Path:
 
 @click.command()
 @click.argument("name", type=click.Choice(TRAINED_NAMES))
-@click.option("--steps", type=int, help="Default: as the pipeline's card says.")
-@click.option("--scheduler", help="Default: the pipeline's own, DDIM.")
+@click.option("--steps", type=int, help="Default: those of trained.py.")
+@click.option("--scheduler", help="Default: the pipeline's own.")
 @click.option("--keep", default="0.5,0.3,0.2", show_default=True)
 @click.option("--methods", help="Default: all.")
 @click.option("--pictures", type=int, help="To choose and fit by. Default: carve's.")

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from search.model.pipeline import Pipeline
 
 SHARES = {"full": (0.0, 0.1), "carve": (0.05, 0.2)}
-"""By method, of the work that stays in floating point."""
+"""By method, the shares of the work that stay in floating point."""
 SEARCH_PICTURES, SEARCH_ITERATIONS = 48, 10
-"""Of carve."""
+"""What carve searches with."""
 
 
 def measure(
@@ -36,9 +36,11 @@ def measure(
     prompts: Sequence[str],
     share: float,
     pictures: int,
-    **options: Any,
+    *,
+    ranges: Ranges,
+    smoothing: float | None,
 ) -> dict[str, Any]:
-    """One row: the SubNet quantised with that share of its work in floating point, and other `options`."""
+    """One row: the SubNet quantised with that share of its work in floating point."""
     from search.core.quantisation import scheme_named
     from search.model.whole import full_of
     from search.quantise.recipe import Effort, quantise
@@ -52,7 +54,8 @@ def measure(
         scheme=scheme_named("int8"),
         share=share or None,
         effort=Effort(pictures, probed=2),
-        **options,
+        ranges=ranges,
+        smoothing=smoothing,
     )
     seconds = time.process_time() - began
     return {"float_share": share, **found.to_json(), "processor_seconds": round(seconds, 1)}
@@ -72,6 +75,8 @@ def main(
     from search.methods.registry import search
     from search.model.pipeline import open_for
 
+    suffix = "" if ranges is Ranges.MINMAX else f"-{ranges}"
+    suffix += "" if smoothing is None else f"-smoothing-{smoothing:g}"
     for trained in map(trained_named, names or TRAINED_NAMES):
         rows, opened = dict[str, Any](), trained.open()
         prompts, _ = trained.prompts(opened)
@@ -87,9 +92,10 @@ def main(
                 for share in SHARES[method]
             ]
             write(
-                f"quantise-{trained.name}",
+                f"quantise-{trained.name}{suffix}",
                 {
                     "pictures": pictures,
+                    "keep": keep,
                     "search_pictures": SEARCH_PICTURES,
                     "search_iterations": SEARCH_ITERATIONS,
                     "rows": rows,

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _OPTIONS = (
-    click.option("--steps", type=int, help="Default: few, as in trained.py."),
-    click.option("--scheduler", help="Default: the one for few steps, as in trained.py."),
+    click.option("--steps", type=int, help="Default: those of trained.py."),
+    click.option("--scheduler", help="Default: the one of trained.py."),
     click.option("--pictures", type=int, help="To fit and choose by. Default: carve's."),
     click.option("--iterations", type=int, help="Default: carve's."),
     click.option("--count", default=64, show_default=True, help="Held-out pictures."),

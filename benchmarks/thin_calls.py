@@ -95,7 +95,9 @@ def cost_of(
 @search_options
 @click.option("--keep", default=0.7, show_default=True)
 @click.option("--engine", help="Whose seconds the keep is of.  [default: MACs]")
-@click.option("--batch", default=1, help="Pictures per call, with --engine.")
+@click.option(
+    "--batch", type=click.IntRange(min=1), default=1, help="Pictures per call of --engine."
+)
 def main(
     name: str,
     steps: int | None,
@@ -107,7 +109,10 @@ def main(
     iterations: int | None,
     count: int,
 ) -> None:
-    """Search, evaluate on held-out pictures and write results/thin-calls-NAME.json, or -NAME-ENGINE.json."""
+    """Search, evaluate on held-out pictures, write results/thin-calls-NAME[-ENGINE[-batch-N]].json."""
+    if batch > 1 and engine is None:
+        msg = "--batch is of the calls that --engine times; give --engine too, or leave it out"
+        raise click.UsageError(msg)
     console = Console(stderr=True)
     began = time.perf_counter()
     trained = trained_named(name)

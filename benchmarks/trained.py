@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 REAL_PICTURES = 4096
-"""Of shapes, which are drawn as they are asked for."""
+"""How many real pictures of shapes are drawn for the judge."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Trained:
         path: its directory.
         guidance: the scale; 1 for a student that needs none.
         steps: of its full sampler.
-        few: a scheduler for few steps, or None for its own, and how many.
+        few: the scheduler for few steps (None: its own) and their number.
         judge: the classifier that reads its pictures.
-        real: draws real pictures `[N, H, W, 3]` uint8, none of them from the training.
+        real: makes real pictures `[N, H, W, 3]`, uint8, that were not trained on.
         call: further arguments of its call.
         held_out: file of prompts to evaluate with; None is half of the pipeline's own.
     """
@@ -51,18 +51,18 @@ class Trained:
 
     @property
     def name(self) -> str:
-        """Of its directory."""
+        """The name of its directory."""
         return self.path.name
 
     @property
     def options(self) -> list[str]:
-        """The options of a command that say the same."""
+        """Command-line options for its guidance and the arguments of its call."""
         calls = [part for key, value in self.call for part in ("--call", f"{key}={value}")]
         return ["--guidance", f"{self.guidance:g}", *calls]
 
-    def open(self, scheduler: str | None = None, *, weights: bool = True) -> Pipeline:
-        """The pipeline, with its own sampler or this one."""
-        return open_asked(self.path, scheduler=scheduler, call=self.call, weights=weights)
+    def open(self, scheduler: str | None = None) -> Pipeline:
+        """The pipeline, with `scheduler` or its own."""
+        return open_asked(self.path, scheduler=scheduler, call=self.call)
 
     def prompts(self, pipeline: Pipeline) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Prompts to search with and to evaluate with."""
@@ -99,7 +99,10 @@ EMOJI_SD3 = Trained(
     EMOJI / "emoji-sd3", 5.0, 28, (None, 8), EMOJI / "judge.onnx", _emoji,
     call=(("max_sequence_length", 1),), held_out=EMOJI / "prompts.txt",
 )  # fmt: skip
-TRAINED = (SHAPES_SD, SHAPES_DIT, EMOJI_SD3)
+EMOJI_STUDENT = replace(
+    EMOJI_SD3, path=EMOJI / "emoji-4-steps", guidance=1.0, steps=4, few=(None, 4)
+)
+TRAINED = (SHAPES_SD, SHAPES_DIT, EMOJI_SD3, EMOJI_STUDENT)
 TRAINED_NAMES = tuple(each.name for each in TRAINED)
 
 

@@ -87,7 +87,7 @@ class Setting:
                 raise EngineError(msg)
 
 
-def setting_of(subnet: SubNet, engine: Engine, batch: int = 1) -> Setting:
+def setting_of(subnet: SubNet, engine: Engine, *, batch: int = 1) -> Setting:
     """The setting of the denoiser that `subnet` is for, on `engine` and this machine."""
     binding = subnet.binding
     topology = json.dumps(subnet.topology.to_json(), sort_keys=True)
@@ -138,7 +138,8 @@ class LatencyTable:
     @property
     def name(self) -> str:
         """What it measures; a search by another cost is not resumed."""
-        return f"latency on {self.setting.engine} ({self.setting.device})"
+        setting = self.setting
+        return f"latency on {setting.engine} ({setting.device}), batch {setting.batch}"
 
     def __call__(self, subnet: SubNet) -> float:
         """The seconds of all calls of `subnet`, as a fraction of those of the full sampler.
@@ -224,7 +225,7 @@ def latency_table(
     Raises:
         EngineError: `file` is of another setting or no table.
     """
-    setting = setting_of(subnet, engine, batch)
+    setting = setting_of(subnet, engine, batch=batch)
     known = read_seconds(file, setting) if file is not None and file.exists() else {}
     with TemporaryDirectory(prefix="stepcarve-") as folder:
         stopwatch = Stopwatch(path, subnet, engine, Path(folder), report, batch=batch)

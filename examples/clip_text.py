@@ -29,7 +29,7 @@ def tokenizer(words: Iterable[str]) -> CLIPTokenizer:
     backend.train_from_iterator(sorted(set(words)), trainer)
     merges = [tuple(m) for m in json.loads(backend.to_str())["model"]["merges"]]
     pieces = {*alphabet, *(f"{c}</w>" for c in alphabet), *("".join(m) for m in merges)}
-    # The trainer finds merges that are equally frequent in another order each time; ids must not change.
+    # The trainer orders equally frequent merges differently in each run; sorting keeps the ids.
     ordered = [*sorted(pieces), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {piece: i for i, piece in enumerate(ordered)}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LENGTH)

@@ -95,21 +95,27 @@ def weights_of(node: ir.Node) -> str:
 
 def _require_fit(name: str, node: ir.Node, layer: Layer) -> None:
     """Refuse exponents for other input channels than those of the layer."""
+    if not layer.exponents:
+        return
     weights = node.inputs[1]
     assert weights is not None
     assert weights.shape is not None
     shape = weights.shape.numpy()
-    channels = shape[1 + CHANNELS[node.op_type]] if len(shape) == 2 else 0
-    if layer.exponents and len(layer.exponents) != channels:
+    channels = shape[1 - CHANNELS[node.op_type] % 2] if len(shape) == 2 else 0
+    if len(layer.exponents) != channels:
         msg = (
-            f"the quantisation plan has {len(layer.exponents)} exponents for {name!r}, which takes {channels} "
-            "channels that can have one; make it again with stepcarve quantise"
+            f"the quantisation plan has {len(layer.exponents)} exponents for {name!r}, which has {channels} "
+            "input channels to smooth (a convolution has none); make it again with stepcarve quantise"
         )
         raise ExportError(msg)
 
 
 class _Pass:
-    """Adds what is needed once: one set of integers per weight, one rounding per tensor and range."""
+    """Adds what is needed once.
+
+    That is one set of integers per weight, one division per tensor and exponents, and one rounding per tensor
+    and range.
+    """
 
     def __init__(self, graph: ir.Graph, scheme: Scheme) -> None:
         self._graph, self._scheme = graph, scheme
@@ -123,7 +129,7 @@ class _Pass:
         assert taken is not None
         assert weights is not None
         if self._scheme.inputs:
-            key = self._over_powers(node, taken, layer), layer.low, layer.high
+            key = self._divided_by_powers(node, taken, layer), layer.low, layer.high
             if key not in self._inputs:
                 self._inputs[key] = self._rounded(node, *key)
             node.replace_input_with(0, self._inputs[key])
@@ -131,7 +137,7 @@ class _Pass:
             self._weights[weights] = self._stored(node, weights, layer)
         node.replace_input_with(1, self._weights[weights])
 
-    def _over_powers(self, node: ir.Node, value: ir.Value, layer: Layer) -> ir.Value:
+    def _divided_by_powers(self, node: ir.Node, value: ir.Value, layer: Layer) -> ir.Value:
         """`value` divided by the powers of two of `layer`; itself without any."""
         if not layer.exponents:
             return value
@@ -240,7 +246,7 @@ class StoredWeights:
             sizes = tuple(n if i == axis else n // block for i, n in enumerate(shape))
 
         def whole() -> Array:
-            return multiplied(tensor.numpy(), axis, layer)
+            return _times_powers(tensor.numpy(), axis, layer)
 
         def scales() -> Array:
             return scales_of(whole(), axis, block, scheme).astype(numbers.numpy())
@@ -254,7 +260,7 @@ class StoredWeights:
         )
 
 
-def multiplied(weights: Array, axis: int, layer: Layer) -> Array:
+def _times_powers(weights: Array, axis: int, layer: Layer) -> Array:
     """The weights times the powers of two of their input channels; `axis` is that of the output channels."""
     if not layer.exponents:
         return weights

@@ -13,6 +13,7 @@ from search.core.names import TRANSPOSED, layer_of
 from search.core.quantisation import Layer
 from search.model.family import Request
 from search.model.reference import sample
+from search.quantise.calibration import costs_of
 from search.quantise.layers import layers_of, watched
 from search.quantise.smoothing import divided, multiplied
 
@@ -73,7 +74,8 @@ def _graph_faults(
         if name not in weights or not (plan.takes_all or name in plan.layers):
             yield f"{file}: {name!r} is quantised, which the plan does not ask for; export again"
             continue
-        right = multiplied(weights[name], plan.layers.get(name, Layer()))
+        held = _held_like(stored.inputs[1], weights[name])
+        right = multiplied(held, plan.layers.get(name, Layer()))
         yield from _weight_faults(
             file, name, stored, right.T if known.endswith(TRANSPOSED) else right
         )
@@ -140,7 +142,7 @@ def _weight_faults(file: str, name: str, node: ir.Node, weights: Tensor) -> Iter
     """A dequantised weight that is further than half a scale from the weight."""
     integers, scales = (_tensor(each) for each in node.inputs[:2])
     zeros = _tensor(node.inputs[2]) if len(node.inputs) > 2 else np.zeros_like(scales)
-    right = _held_like(node.inputs[1], weights.float().numpy(force=True))
+    right = weights.numpy(force=True)
     block = node.attributes.get_int("block_size", 0)
     axis = node.attributes.get_int("axis", 1)
     if block:
@@ -159,12 +161,12 @@ def _weight_faults(file: str, name: str, node: ir.Node, weights: Tensor) -> Iter
         )
 
 
-def _held_like(scales: ir.Value | None, weights: Array) -> Array:
+def _held_like(scales: ir.Value | None, weights: Tensor) -> Tensor:
     """The weights in the dtype of the scales, which the graph was exported in, as float32."""
     assert scales is not None
     assert scales.dtype is not None
-    held: Array = weights.astype(scales.dtype.numpy()).astype(np.float32)
-    return held
+    whole: Array = weights.float().numpy(force=True)
+    return torch.from_numpy(whole.astype(scales.dtype.numpy()).astype(np.float32))
 
 
 def _is_integer(node: ir.Node) -> bool:
@@ -197,9 +199,9 @@ def _power_faults(file: str, name: str, node: ir.Node, layer: Layer) -> Iterator
     if not layer.exponents or node.inputs[0] is None:
         return
     product = _division(before_rounding(node.inputs[0]))
-    found = np.ones(1, np.float32) if product is None else 1 / _tensor(product.inputs[1])
-    wanted = np.array(layer.powers, np.float32)
-    if product is None or found.shape != wanted.shape:
+    found = None if product is None else _tensor(product.inputs[1])
+    wanted = 1 / np.array(layer.powers, np.float32)
+    if found is None or found.shape != wanted.shape:
         yield (
             f"{file}: the inputs of {name!r} are not divided by a power of two per channel, as the plan asks; "
             "export again"
@@ -207,8 +209,8 @@ def _power_faults(file: str, name: str, node: ir.Node, layer: Layer) -> Iterator
     elif not np.array_equal(found, wanted):
         channel = int(np.argmax(found != wanted))
         yield (
-            f"{file}: channel {channel} of the inputs of {name!r} is divided by {found[channel]:g}, the plan "
-            f"asks for {wanted[channel]:g}; export again"
+            f"{file}: channel {channel} of the inputs of {name!r} is multiplied by {found[channel]:g}, the "
+            f"plan asks for {wanted[channel]:g}; export again"
         )
 
 
@@ -226,7 +228,9 @@ def _range_faults(reference: Reference, plan: Quantisation) -> Iterator[str]:
     cut: dict[str, float] = {}
 
     def see(name: str, taken: Tensor, _made: Tensor) -> None:
-        cut[name] = max(cut.get(name, 0.0), _cut_off(taken, plan.layers[name]))
+        layer = plan.layers[name]
+        share = _cut_off(taken, layer, costs_of(layers[name], layer))
+        cut[name] = max(cut.get(name, 0.0), share)
 
     subnet, inputs = reference.subnet, reference.inputs
     request = Request(
@@ -247,8 +251,8 @@ def _range_faults(reference: Reference, plan: Quantisation) -> Iterator[str]:
             )
 
 
-def _cut_off(tensor: Tensor, layer: Layer) -> float:
-    """Relative L2 of what the range of a layer does not hold."""
-    tensor, low, high = divided(tensor, layer), min(layer.low, 0.0), max(layer.high, 0.0)
-    off = (tensor - tensor.clamp(low, high)).norm()
-    return float(off / tensor.norm().clamp_min(1e-12))
+def _cut_off(tensor: Tensor, layer: Layer, costs: Tensor) -> float:
+    """Relative L2 of what the range of a layer does not hold, by what it costs the outputs."""
+    tensor, weights = divided(tensor, layer), costs.sqrt().to(tensor.dtype)
+    off = tensor - tensor.clamp(min(layer.low, 0.0), max(layer.high, 0.0))
+    return float((off * weights).norm() / (tensor * weights).norm().clamp_min(1e-12))

@@ -99,7 +99,7 @@ def _guided(net: Flow, at: Tensor, noise: float, both: Tensor) -> Tensor:
 def train_student(
     artwork: Artwork, run: Path, *, minutes: float | None, steps: int, files: int = FILES
 ) -> None:
-    """Train the student's transformer on the paths, on from the teacher's; its text encoders stay the teacher's."""
+    """Train the student's transformer from the teacher's weights; its text encoders are frozen."""
     tokens, noise_levels = make_tokenizer(artwork), levels(steps)
     found = [load_file(_file(run, steps, number)) for number in range(files)]
     ids, points = (torch.cat([each[key] for each in found]) for key in ("ids", "points"))

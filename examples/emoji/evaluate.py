@@ -29,7 +29,7 @@ HERE = Path(__file__).parent
 BATCH = 64
 TEACHER = "emoji-sd3"
 FINE = 100
-"""Steps of the teacher that all pictures are compared with."""
+"""Steps of the teacher's samples that closeness is measured to."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Sampler:
     """How a pipeline is sampled.
 
     Attributes:
-        calls: of its full sampler, and ever fewer.
+        calls: numbers of calls to judge, the full sampler's first.
         guidance: the scale.
     """
 
@@ -47,7 +47,7 @@ class Sampler:
 
 SAMPLERS = {
     TEACHER: Sampler((28, 10, 6, 4), GUIDANCE),
-    "emoji-4-steps": Sampler((4, 3, 2, 1), 1.0),
+    "emoji-4-steps": Sampler((4, 3, 2), 1.0),
 }
 
 
@@ -99,12 +99,22 @@ def draw_held_out(packages: Path = DEFAULT_PACKAGES) -> tuple[NDArray[np.uint8],
 def curve(
     pipe: Any,
     sampler: Sampler,
+    *,
     judge: Judge,
     texts: list[str],
     real: NDArray[np.float32],
     fine: NDArray[np.uint8],
 ) -> dict[str, Any]:
-    """Figures for ever fewer calls; the first captions are compared with fine samples."""
+    """Figures per number of calls.
+
+    Args:
+        pipe: to sample from.
+        sampler: how.
+        judge: reads the samples.
+        texts: captions.
+        real: features `[N, F]` of real pictures.
+        fine: fine samples `[M, 64, 64, 3]` of the first M captions.
+    """
     figures = {}
     for steps in sampler.calls:
         images = sample_pictures(pipe, texts, steps, sampler.guidance)
@@ -165,7 +175,7 @@ def main(out: Path, name: str, packages: Path, count: int, compared: int) -> Non
         "guidance": sampler.guidance,
         "fine": {"of": TEACHER, "calls": FINE, "captions": compared},
         "judge on real held-out pictures": asdict(retrieve(judge, real, real_texts)),
-        **curve(pipe, sampler, judge, texts, judge.read(real).features, fine),
+        **curve(pipe, sampler, judge=judge, texts=texts, real=judge.read(real).features, fine=fine),
     }
     folder = out / "training"
     images = sample_pictures(pipe, texts[:64], sampler.calls[0], sampler.guidance)

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     cloup.option(
         "--smoothing",
         type=SHARE,
-        help="Move this much of the differences between the input channels of linear layers to their weights; "
-        "0.5 is usual.",
+        help="Divide the input channels of linear layers by powers of two, and multiply their weights by them "
+        "(SmoothQuant): 0 evens out the weights, 1 the inputs, 0.5 is usual.",
     ),
 )
 @shared.option_group(

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from search.core.subnet import SubNet
 
-SCHEMA = 1
+SCHEMA, SMOOTHED = 1, 2
+"""A plan whose layers have exponents has the second, so that older versions refuse it."""
 KIND = "stepcarve-quantisation"
 SUFFIX = ".quantisation.json"
 """Ending of a plan that lies beside its SubNet."""
@@ -176,6 +177,11 @@ class Quantisation:
         """Whether it applies to every layer; then it lists none."""
         return not self.layers and not self.kept
 
+    @property
+    def is_smoothed(self) -> bool:
+        """Whether a layer has exponents."""
+        return any(each.exponents for each in (*self.layers.values(), *self.kept.values()))
+
     def require_for(self, subnet: SubNet) -> None:
         """Refuse a SubNet or a denoiser that the plan was not made for.
 
@@ -204,7 +210,7 @@ class Quantisation:
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values; see docs/formats.md."""
         return {
-            "schema": SCHEMA,
+            "schema": SMOOTHED if self.is_smoothed else SCHEMA,
             "kind": KIND,
             "scheme": self.scheme.name,
             "fingerprint": self.fingerprint,
@@ -244,7 +250,7 @@ class Quantisation:
     @staticmethod
     def from_json(data: dict[str, Any]) -> Quantisation:
         """The inverse of `to_json`; every problem is a `ValueError`, `KeyError` or `TypeError`."""
-        if data["kind"] != KIND or data["schema"] != SCHEMA:
+        if data["kind"] != KIND or data["schema"] not in (SCHEMA, SMOOTHED):
             msg = f"kind {data['kind']!r}, schema {data['schema']!r}"
             raise ValueError(msg)
         scheme = scheme_named(data["scheme"])

@@ -27,9 +27,9 @@ TAIL = 1e-4
 """The fraction of a call's values that PERCENTILE leaves out at either end."""
 
 BINS = 2**11
-"""Of the histogram of all values that MSE weighs its ranges by; the least is eight for each step of int8."""
+"""Of the histogram of a layer's inputs, for MSE: eight per step of int8 over the whole range, four over half."""
 LIMITS = tuple(1 - number / 40 for number in range(21))
-"""Of the largest size seen: where MSE may cut off."""
+"""Where MSE may cut off, as fractions of the largest absolute input."""
 
 
 @dataclass
@@ -52,7 +52,7 @@ def calibrate(
 ) -> dict[str, Layer]:
     """The inputs' ranges and the share of the work of each named layer that `run` calls.
 
-    MSE runs once more, and so does smoothing.
+    `run` is called once, once more for MSE, and once more for smoothing.
 
     Args:
         layers: of the denoiser, by the names of their weights.
@@ -104,24 +104,29 @@ def _cut(
     run: Callable[[], object],
     scheme: Scheme,
 ) -> dict[str, Layer]:
-    """The layers of `found`, which covers all values that `run` makes, with the ranges of MSE."""
-    counts = {name: torch.zeros(BINS, dtype=torch.float64) for name in found}
-    costs = {name: _costs(layers[name], layer) for name, layer in found.items()}
+    """`found`, whose ranges cover all values, with ranges of least squared error instead."""
+    histograms = {name: torch.zeros(BINS, dtype=torch.float64) for name in found}
+    costs = {name: costs_of(layers[name], layer) for name, layer in found.items()}
 
     def see(name: str, taken: Tensor, _made: Tensor) -> None:
         layer = found[name]
         width = max(layer.high - layer.low, TINY) / BINS
         place = ((divided(taken, layer).float() - layer.low) / width).long().clamp(0, BINS - 1)
         cost = costs[name].expand_as(place)
-        counts[name] += torch.bincount(place.flatten(), cost.flatten(), BINS).cpu()
+        histograms[name] += torch.bincount(place.flatten(), cost.flatten(), BINS).cpu()
 
     with torch.no_grad(), watched({name: layers[name] for name in found}, see):
         run()
-    return {name: _with_least_error(layer, counts[name], scheme) for name, layer in found.items()}
+    return {
+        name: _with_least_error(layer, histograms[name], scheme) for name, layer in found.items()
+    }
 
 
-def _costs(module: nn.Module, layer: Layer) -> Tensor:
-    """What a squared error in each channel of the inputs adds to that of the outputs, shaped like one input."""
+def costs_of(module: nn.Module, layer: Layer) -> Tensor:
+    """What a squared error in each input channel costs the outputs: its squared weights, summed.
+
+    Shaped `[in]`, or `[in, 1, ...]` for a convolution.
+    """
     assert isinstance(module.weight, torch.Tensor)
     weights, groups = (
         multiplied(module.weight.detach(), layer).double(),
@@ -132,12 +137,12 @@ def _costs(module: nn.Module, layer: Layer) -> Tensor:
     return squares.reshape(-1, *[1 for _ in kernel])
 
 
-def _with_least_error(layer: Layer, counts: Tensor, scheme: Scheme) -> Layer:
-    """The layer with the range that rounds best; both ends are cut off at the same size.
+def _with_least_error(layer: Layer, histogram: Tensor, scheme: Scheme) -> Layer:
+    """The layer with the range of least squared error; both ends are cut off at the same absolute value.
 
     Args:
         layer: with the range of all values.
-        counts: of the values times their costs, in bins of equal width over that range.
+        histogram: of the inputs, weighted by their costs, in bins of equal width over that range.
         scheme: whose grid is rounded to.
     """
     width, largest = (layer.high - layer.low) / BINS, max(-layer.low, layer.high)
@@ -149,8 +154,9 @@ def _with_least_error(layer: Layer, counts: Tensor, scheme: Scheme) -> Layer:
         )
         return replace(layer, low=low, high=high)
 
-    def error(cut: Layer) -> float:
-        rounded = round_inputs(values, scheme.grid_of(cut.low, cut.high), scheme)
-        return float(((rounded - values).double().square() * counts).sum())
+    def error(candidate: Layer) -> float:
+        grid = scheme.grid_of(candidate.low, candidate.high)
+        rounded = round_inputs(values, grid, scheme)
+        return float(((rounded - values).double().square() * histogram).sum())
 
     return min((cut(limit) for limit in LIMITS), key=error)

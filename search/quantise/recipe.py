@@ -65,8 +65,8 @@ class Quantised:
         drift: error of the quantised SubNet against itself in floating point, before rows are fitted.
         worst: the largest drift of a single picture.
         predicted: `drift` as the root of the layers' summed squares; None if layers were not measured.
-        ranges: how those of the layers' inputs were chosen.
-        smoothing: its strength; None: none.
+        ranges: how the ranges of the layers' inputs were chosen.
+        smoothing: its strength; None: no smoothing.
     """
 
     plan: Quantisation
@@ -77,8 +77,8 @@ class Quantised:
     drift: float
     worst: float
     predicted: float | None
-    ranges: Ranges = Ranges.MINMAX
-    smoothing: float | None = None
+    ranges: Ranges
+    smoothing: float | None
 
     def to_json(self) -> dict[str, Any]:
         """Its figures as plain JSON values."""
@@ -106,7 +106,7 @@ class Quantised:
 
     @property
     def recorded(self) -> Quantisation:
-        """The plan with these figures."""
+        """The plan with these figures as its origin."""
         return replace(self.plan, origin=self.to_json())
 
     @property
@@ -154,8 +154,8 @@ def quantise(
         prompts: to calibrate on.
         scheme: of the numbers.
         ranges: how those of the inputs are chosen.
-        smoothing: from 0 to 1, how much of the differences between the input channels of linear layers is
-            moved to their weights; None: nothing.
+        smoothing: SmoothQuant's strength: 0 evens out the weights of the channels of linear layers, 1 their
+            inputs; None: no smoothing.
         kinds: which layers may be quantised; the plan does not mention the others.
         share: of the work, to leave in floating point; None: as much as `most` needs, or none without it.
         most: the largest drift allowed, as predicted from the layers' own errors.
@@ -198,8 +198,10 @@ def quantise(
         fingerprint=subnet.binding.fingerprint,
     )
     report("fit the sampler to the quantised denoiser" if refit else "held-out errors")
-    judged = _judged(measure, plan, fitted_on, held_out, refit=refit, predicted=predicted)
-    return replace(judged, ranges=ranges, smoothing=smoothing)
+    return _judged(
+        measure, plan, fitted_on, held_out,
+        refit=refit, predicted=predicted, ranges=ranges, smoothing=smoothing,
+    )  # fmt: skip
 
 
 def _judged(
@@ -210,6 +212,8 @@ def _judged(
     *,
     refit: bool,
     predicted: float | None,
+    ranges: Ranges,
+    smoothing: float | None,
 ) -> Quantised:
     """The plan with its SubNet, whose rows are fitted if `refit`, and their errors on held-out pictures."""
     pipeline, made = measure.pipeline, measure.subnet
@@ -231,6 +235,8 @@ def _judged(
         drift=float(drift.mean()),
         worst=float(drift.max()),
         predicted=predicted,
+        ranges=ranges,
+        smoothing=smoothing,
     )
 
 

@@ -28,17 +28,17 @@ def quantised(pipeline: Pipeline, plan: Quantisation) -> Iterator[None]:
 
 @contextmanager
 def rounded(
-    layers: Mapping[str, nn.Module], ranges: Mapping[str, Layer], scheme: Scheme
+    layers: Mapping[str, nn.Module], plan: Mapping[str, Layer], scheme: Scheme
 ) -> Iterator[None]:
-    """While open, the layers named in `ranges` round their weights and inputs.
+    """While open, the layers named in `plan` round their weights and inputs.
 
     Args:
         layers: of the denoiser, by the names of their weights.
-        ranges: the ranges of the inputs of the layers to round.
+        plan: the layers to round, with the ranges and exponents of their inputs.
         scheme: the number format to round to.
     """
     with ExitStack() as stack:
-        for name, layer in ranges.items():
+        for name, layer in plan.items():
             stack.enter_context(_rounded(layers[name], layer, scheme))
         yield
 

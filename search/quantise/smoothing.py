@@ -23,22 +23,22 @@ if TYPE_CHECKING:
 
 
 def divided(inputs: Tensor, layer: Layer) -> Tensor:
-    """What is rounded of the inputs `[..., in]` of a layer."""
+    """The inputs `[..., in]` over the layer's powers of two; as they are if it has none."""
     return inputs / inputs.new_tensor(layer.powers) if layer.exponents else inputs
 
 
 def multiplied(weights: Tensor, layer: Layer) -> Tensor:
-    """What is rounded of the weights `[out, in]` of a layer."""
+    """The weights `[out, in]` times the layer's powers of two; as they are if it has none."""
     return weights * weights.new_tensor(layer.powers) if layer.exponents else weights
 
 
 def find_exponents(
     layers: Mapping[str, nn.Module], run: Callable[[], object], strength: float
 ) -> dict[str, tuple[int, ...]]:
-    """The exponents of each linear layer that `run` calls.
+    """One exponent per input channel of each linear layer that `run` calls; () where all are 0.
 
-    Per input channel, the largest input to the power of `strength` over the largest weight to the power of
-    one minus it, relative to the median channel. Layers that take the same inputs get the same exponents, so
+    It is log2 of the channel's largest input to the power of `strength` over its largest weight to the
+    power of `1 - strength` (SmoothQuant, equation 4), minus that of the median channel, rounded. Layers that take the same inputs get the same exponents, so
     that graphs divide and round them once.
 
     Args:
@@ -64,7 +64,7 @@ def find_exponents(
 
 
 def _alike(largest: Mapping[str, Tensor]) -> Iterable[list[str]]:
-    """The names of layers whose channels have the same largest inputs, which are then the same inputs."""
+    """Names of layers in groups: those with the same largest input in every channel take the same inputs."""
     groups: dict[bytes, list[str]] = {}
     for name, size in largest.items():
         groups.setdefault(size.numpy(force=True).tobytes(), []).append(name)
@@ -72,11 +72,13 @@ def _alike(largest: Mapping[str, Tensor]) -> Iterable[list[str]]:
 
 
 def _exponents(inputs: Tensor, weights: Tensor, strength: float) -> tuple[int, ...]:
-    """From the largest inputs and weights of each channel; 0 for a channel without any; empty: all are 0."""
+    """The exponents for the largest inputs and weights `[in]`; 0 for a channel that lacks either."""
     wanted = strength * inputs.log2() - (1 - strength) * weights.log2()
-    counts = wanted.isfinite()
-    if not counts.any():
+    is_finite = wanted.isfinite()
+    if not is_finite.any():
         return ()
-    rounded = (wanted - wanted[counts].median()).round().clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT)
-    found = torch.where(counts, rounded, 0.0).int().tolist()
+    rounded = (
+        (wanted - wanted[is_finite].median()).round().clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT)
+    )
+    found = torch.where(is_finite, rounded, 0.0).int().tolist()
     return tuple(found) if any(found) else ()

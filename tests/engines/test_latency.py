@@ -73,9 +73,12 @@ def whole_of(pipelines: Callable[[str], Path], name: str, granularity: Granulari
     return search(opened, "full", Options(steps=4, granularity=granularity))
 
 
-def test_its_name_tells_engines_apart() -> None:
-    """A search that was made for one engine is not resumed for another."""
-    assert toy_table().name == f"latency on {SETTING.engine} ({SETTING.device})"
+def test_its_name_tells_engines_and_batches_apart() -> None:
+    """A search that was made for one of them is not resumed for another."""
+    table = toy_table()
+    assert table.name == f"latency on {SETTING.engine} ({SETTING.device}), batch 1"
+    table.setting = dataclasses.replace(SETTING, batch=4)
+    assert table.name.endswith("batch 4")
 
 
 def test_the_full_sampler_costs_one() -> None:

@@ -189,7 +189,19 @@ def a_wrong_exponent(graph: ir.Graph) -> str:
     factors = _array(value).copy()
     factors[3] /= 2
     _set(value, factors)
-    return "channel 3 of the inputs of .* is divided by .*, the plan asks for"
+    return "channel 3 of the inputs of .* is multiplied by .*, the plan asks for"
+
+
+def a_missing_division(graph: ir.Graph) -> str:
+    """Inputs that the plan divides reach the rounding as they are."""
+    product = next(
+        node
+        for node in graph
+        if node.op_type == "Mul" and (node.inputs[1].name or "").endswith(FACTORS)
+    )
+    ir.convenience.replace_all_uses_with(product.outputs[0], product.inputs[0])
+    graph.remove(product)
+    return "are not divided by a power of two per channel, as the plan asks"
 
 
 def _array(value: ir.Value) -> np.ndarray:
@@ -216,7 +228,10 @@ def with_change(
     return Bundle.open(target), expected
 
 
-@pytest.mark.parametrize("change", [a_wrong_scale, a_wrong_zero, a_wrong_range, a_wrong_exponent])
+@pytest.mark.parametrize(
+    "change",
+    [a_wrong_scale, a_wrong_zero, a_wrong_range, a_wrong_exponent, a_missing_division],
+)
 def test_a_planted_fault_is_named(
     folder: Path, pipelines: Callable[[str], Path], tmp_path: Path, change: Change
 ) -> None:

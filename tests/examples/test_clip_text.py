@@ -17,7 +17,7 @@ def test_every_word_is_one_token() -> None:
 
 
 def test_ids_are_the_same_each_time() -> None:
-    """The order in which merges of one frequency are found is not: checkpoints of another run would be useless."""
+    """Equally frequent merges come in another order each time; checkpoints must fit all the same."""
     first, *others = (tokenizer(WORDS).get_vocab() for _ in range(4))
     assert all(each == first for each in others)
     *pieces, start, end = sorted(first, key=lambda piece: first[piece])

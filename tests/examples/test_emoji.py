@@ -15,7 +15,7 @@ from search.frontier.judge import Judge
 
 EMOJI = Path(__file__).parents[2] / "examples" / "emoji"
 TEXTS = (EMOJI / "prompts.txt").read_text().splitlines()
-SHIPPED = [name for name in SAMPLERS if (EMOJI / name).is_dir()]
+SHIPPED = list(SAMPLERS)
 
 
 @pytest.fixture(scope="module")

@@ -167,7 +167,7 @@ def test_exponents_for_another_width_are_refused() -> None:
     graph, _ = two_layers()
     plan = Quantisation(scheme_named("int8"), {"0.weight": Layer(-1, 1, exponents=(1, 2))})
     with pytest.raises(
-        ExportError, match=rf"2 exponents for '0.weight', which takes {WIDE} .*; make it again"
+        ExportError, match=rf"2 exponents for '0.weight', which has {WIDE} .*; make it again"
     ):
         quantised(graph, plan)
 
