@@ -10,6 +10,7 @@ import pytest
 from search.core.errors import SearchError
 from search.core.quantisation import Grid, Layer, Quantisation, digest, scheme_named
 from search.core.subnet import SubNet
+from search.quantise.ranges import Ranges
 from search.quantise.recipe import Quantised
 
 SUBNET = Path(__file__).parents[2] / "golden" / "subnet-schema-4.json"
@@ -91,7 +92,16 @@ def test_the_plan_lies_beside_its_subnet_and_says_what_was_measured(tmp_path: Pa
         scheme_named("int8"), {"a.weight": Layer(-1.0, 2.0, 1.0)}, subnet=digest(subnet)
     )
     found = Quantised(
-        plan, subnet, plain=0.03, rounded=0.05, fitted=0.04, drift=0.02, worst=0.03, predicted=None
+        plan,
+        subnet,
+        plain=0.03,
+        rounded=0.05,
+        fitted=0.04,
+        drift=0.02,
+        worst=0.03,
+        predicted=None,
+        ranges=Ranges.MINMAX,
+        smoothing=None,
     )
     file = found.save(tmp_path / "int8.json")
     assert file == tmp_path / "int8.quantisation.json"
