@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks.distill import kept_results, require_same
 from benchmarks.record import RESULTS, ROOT, machine, portable
+from benchmarks.trained import TRAINED, TRAINED_NAMES, trained_named
 from search.distill.recipe import DistillRecipe
 from tests.toys import chain, subnet
 
@@ -103,3 +104,13 @@ def test_a_record_names_the_packages_that_are_installed(monkeypatch: pytest.Monk
     found = machine()
     assert found["numpy"]
     assert "no-such-package" not in found
+
+
+def test_trained_pipelines_have_what_benchmarks_need() -> None:
+    assert len(set(TRAINED_NAMES)) == len(TRAINED)
+    for each in TRAINED:
+        assert (each.path / "model_index.json").is_file()
+        assert each.judge.is_file()
+        assert each.held_out is None or each.held_out.is_file()
+    expected = ["--guidance", "5", "--call", "max_sequence_length=1"]
+    assert trained_named("emoji-sd3").options == expected
