@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from benchmarks.parity_matrix import verified
-from benchmarks.record import write
+from benchmarks.record import portable, write
 from benchmarks.trained import TRAINED_NAMES, trained_named
 from engines.parity import K
 from search.core.subnet import SubNet
@@ -31,14 +31,15 @@ def main(name: str, files: tuple[Path, ...], engines: tuple[str, ...]) -> None:
         for number, file in enumerate(files):
             subnet = SubNet.load(file)
             made = verified(trained_named(name).path, subnet, Path(folder) / str(number), engines)
-            rows[str(file)] = {
+            label = portable(str(file))
+            rows[label] = {
                 "method": subnet.method,
                 "scheduler": subnet.binding.scheduler,
                 "steps": subnet.binding.inference_steps,
                 "keep": keep_of(subnet),
                 **made,
             }
-            click.echo(f"{file}: {rows[str(file)]}")
+            click.echo(f"{label}: {rows[label]}")
     click.echo(write(f"found-{name}", {"k": K, "subnets": rows}))
     sys.exit(not all(row["passed"] for row in rows.values()))
 
