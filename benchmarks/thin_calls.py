@@ -156,7 +156,8 @@ def main(
     ratios = {each.value: thin.ratio(calls, each) for each in Statistic}
     actions = [[str(action) for action in row] for row in found["with thin calls"].actions]
     result: dict[str, Any] = {
-        "scheduler": whole.binding.scheduler, "steps": steps, "budget": keep, "budget_of": engine or "macs", "batch": batch,
+        "scheduler": whole.binding.scheduler, "steps": steps,
+        "budget": keep, "budget_of": engine or "macs", "batch": batch,
         "effort": vars(effort),
         "search_seconds": seconds, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "thin_over_whole": ratios, "rows": rows,

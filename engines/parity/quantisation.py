@@ -225,11 +225,11 @@ def _range_faults(reference: Reference, plan: Quantisation) -> Iterator[str]:
     if not plan.scheme.inputs:
         return
     layers = {n: m for n, m in layers_of(reference.opened).items() if n in plan.layers}
+    costs = {name: costs_of(module, plan.layers[name]) for name, module in layers.items()}
     cut: dict[str, float] = {}
 
     def see(name: str, taken: Tensor, _made: Tensor) -> None:
-        layer = plan.layers[name]
-        share = _cut_off(taken, layer, costs_of(layers[name], layer))
+        share = _cut_off(taken, plan.layers[name], costs[name])
         cut[name] = max(cut.get(name, 0.0), share)
 
     subnet, inputs = reference.subnet, reference.inputs

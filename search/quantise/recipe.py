@@ -185,7 +185,9 @@ def quantise(
     fitted_on, held_out = (each.first_pictures(effort.pictures) for each in runs)
     measure = _Measure(pipeline, subnet, pipeline.sampler_of(subnet))
     report("ranges of the layers' inputs")
-    layers = _calibrated(measure, fitted_on, scheme, ranges, smoothing, kinds)
+    layers = _calibrated(
+        measure, fitted_on, scheme=scheme, ranges=ranges, smoothing=smoothing, kinds=kinds
+    )
     chosen, predicted = layers, None
     if share is not None or most is not None:
         layers = _probed(measure, layers, scheme, fitted_on.first_pictures(effort.probed), report)
@@ -278,6 +280,7 @@ class _Measure:
 def _calibrated(
     measure: _Measure,
     runs: Trajectories,
+    *,
     scheme: Scheme,
     ranges: Ranges,
     smoothing: float | None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from search.quantise.layers import KINDS, layers_of
-from search.quantise.smoothing import divided, multiplied
+from search.quantise.smoothing import multiplied
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -50,12 +50,13 @@ def _rounded(module: nn.Module, layer: Layer, scheme: Scheme) -> Iterator[None]:
     handle = None
     if scheme.inputs:
         grid = scheme.grid_of(layer.low, layer.high)
-        handle = module.register_forward_pre_hook(
-            lambda _module, args: (
-                round_inputs(divided(args[0], layer), grid, scheme),
-                *args[1:],
-            )
-        )
+        powers = whole.new_tensor(layer.powers) if layer.exponents else None
+
+        def round_taken(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            taken = args[0] if powers is None else args[0] / powers
+            return round_inputs(taken, grid, scheme), *args[1:]
+
+        handle = module.register_forward_pre_hook(round_taken)
     weight.data = round_weights(multiplied(whole, layer), scheme)
     try:
         yield
