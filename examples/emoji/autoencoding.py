@@ -8,6 +8,7 @@ import torch
 
 from examples.emoji import models
 from examples.emoji.pictures import choose, compose, trained_items
+from examples.emoji.precision import products
 from examples.emoji.trainer import Course, Trainer, load_average
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def train_autoencoder(artwork: Artwork, run: Path, *, minutes: float | None) -> 
 
     def loss() -> Tensor:
         images = to_tensor(compose(artwork, choose(items, BATCH, trainer.rng), trainer.rng))
-        with torch.autocast("cpu", torch.bfloat16):
+        with products():
             posterior = vae.encode(images).latent_dist
             output = vae.decode(posterior.sample()).sample
         divergence = posterior.kl().float().mean() / posterior.mean[0].numel()
@@ -67,7 +68,7 @@ def train_decoder(artwork: Artwork, run: Path, *, minutes: float | None) -> None
 
     def loss() -> Tensor:
         images = to_tensor(compose(artwork, choose(items, BATCH, trainer.rng), trainer.rng))
-        with torch.autocast("cpu", torch.bfloat16):
+        with products():
             with torch.no_grad():
                 latents = vae.encode(images).latent_dist.mean
             output = vae.decode(latents).sample

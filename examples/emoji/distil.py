@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from examples.emoji import models
 from examples.emoji.flow import Flow, draw_counts
 from examples.emoji.pictures import captions, choose, trained_items
+from examples.emoji.precision import products
 from examples.emoji.text import make_tokenizer
 from examples.emoji.trainer import Course, Trainer, load_average
 
@@ -89,7 +90,7 @@ def follow(
 
 def _guided(net: Flow, at: Tensor, noise: float, both: Tensor) -> Tensor:
     count = 2 * len(at)
-    with torch.autocast("cpu", torch.bfloat16):
+    with products():
         found = net(at.repeat(2, 1, 1, 1), torch.full((count,), noise), both, torch.ones(count))
     without, with_caption = found.float().chunk(2)
     guided: Tensor = without + models.GUIDANCE * (with_caption - without)
@@ -121,7 +122,7 @@ def chord_loss(
     """Squared error of the velocity that leads from the point of each step to the next."""
     rows, here, there = torch.arange(len(ids)), noise_levels[step], noise_levels[step + 1]
     start, end = points[rows, step], points[rows, step + 1]
-    with torch.autocast("cpu", torch.bfloat16):
+    with products():
         velocity = net(start, here, ids, draw_counts(len(ids)))
     error: Tensor = velocity.float() - (end - start) / (there - here)[:, None, None, None]
     return error.square().mean()

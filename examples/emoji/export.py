@@ -15,7 +15,7 @@ from diffusers import StableDiffusion3Pipeline
 
 from examples.emoji import models
 from examples.emoji.artwork import DEFAULT_PACKAGES, read_artwork
-from examples.emoji.flow import Flow, read_latents
+from examples.emoji.flow import START, Flow, read_latents
 from examples.emoji.judging import export_judge, vocabulary
 from examples.emoji.pictures import Items, captions, held_out_items, trained_items
 from examples.emoji.text import make_tokenizer
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 PRECISION = torch.float16
+RECORD = "run.json"
 PROMPTS = "prompts.txt"
 """In the pipeline's directory: captions that it was trained with, for searches."""
 
@@ -76,22 +77,24 @@ def write_prompts(artwork: Artwork, items: Items, path: Path, *, count: int) -> 
 
 
 def write_record(run: Path, folder: Path) -> None:
-    """Write loss logs and how long each stage was trained, with which settings."""
-    record: dict[str, Any] = {
-        "processor": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
-    }
+    """Write loss logs and how long each stage was trained; what `folder` says of other stages stays.
+
+    Stages of a run that began from a pipeline's weights are called `NAME-on`.
+    """
+    file, on = folder / RECORD, "-on" if (run / f"{START}.safetensors").exists() else ""
+    record: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    record |= {"processor": platform.processor() or platform.machine(), "torch": torch.__version__}
     for checkpoint in sorted(run.glob("*.safetensors")):
         found = read_record(checkpoint)
         if found is None:
             continue
-        name = checkpoint.stem
+        name = checkpoint.stem + on
         record[name] = {"steps": found["step"], "hours": round(found["seconds"] / 3600, 2)}
         rows = [(name, *row) for row in found["losses"]]
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / f"loss-{name}.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([("stage", "step", "loss"), *rows])
-    (folder / "run.json").write_text(json.dumps(record, indent=2) + "\n")
+        with (folder / f"loss-{name}.csv").open("w", newline="") as log:
+            csv.writer(log).writerows([("stage", "step", "loss"), *rows])
+    file.write_text(json.dumps(record, indent=2) + "\n")
 
 
 @click.command()
@@ -111,8 +114,9 @@ def main(out: Path, run: Path, packages: Path, stage: str, distil_steps: int | N
     else:
         folder, name, scheduler = out / "emoji-sd3", stage, models.scheduler()
     export_pipeline(artwork, run, folder, stage=name, scheduler=scheduler)
-    words = vocabulary(artwork)
-    export_judge(load_average("judge", models.JudgeNet(words), run), words, out / "judge.onnx")
+    if (run / "judge.safetensors").exists():  # a run that began from a pipeline has none
+        words = vocabulary(artwork)
+        export_judge(load_average("judge", models.JudgeNet(words), run), words, out / "judge.onnx")
     count = len(artwork.names)
     write_prompts(artwork, held_out_items(count), out / "prompts.txt", count=512)
     write_prompts(artwork, trained_items(count), folder / PROMPTS, count=256)

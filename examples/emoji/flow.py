@@ -17,6 +17,7 @@ from examples.emoji import models
 from examples.emoji.artwork import SIZE
 from examples.emoji.autoencoding import to_tensor
 from examples.emoji.pictures import SHIFT, compose, trained_items
+from examples.emoji.precision import products
 from examples.emoji.text import (
     Sketch,
     Text,
@@ -76,7 +77,7 @@ def encode_latents(artwork: Artwork, run: Path, *, minutes: float | None) -> Non
     for start in range(0, len(items), 256):
         pictures = compose(artwork, items[start : start + 256], rng, shift=SHIFT - PIXELS)
         images = to_tensor(pictures)
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), products():
             found.append(vae.encode(images).latent_dist.mean.float())
     latents = torch.cat(found)
     shift, scale = latents.mean(), 1 / latents.std()
@@ -185,7 +186,8 @@ def _train(artwork: Artwork, run: Path, name: str, course: Course, minutes: floa
     thumbnails = draw_thumbnails(artwork, items)
     torch.manual_seed(2)
     net = Flow(tokens)
-    if (run / f"{START}.safetensors").exists():
+    warm = (run / f"{START}.safetensors").exists()
+    if warm:
         load_average(START, net, run)
     else:
         load_average("text", nn.ModuleDict({"text": net.text, "sketch": net.sketch}), run)
@@ -195,12 +197,12 @@ def _train(artwork: Artwork, run: Path, name: str, course: Course, minutes: floa
         chosen = torch.from_numpy(trainer.rng.integers(len(items), size=BATCH))
         given = ids[choose_forms(BATCH, trainer.rng), chosen]
         given = torch.where(torch.rand(BATCH, 1) < DROP_CAPTION, empty, given)
+        found = flow_loss(net, moved(latents.values[chosen].float()), given)
+        if warm:  # the text encoders have learned their lesson, and its sketches are gone
+            return found
         others = torch.from_numpy(trainer.rng.integers(len(items), size=SKETCHES))
         sketched = ids[choose_forms(SKETCHES, trainer.rng), others]
-        clean = moved(latents.values[chosen].float())
-        return flow_loss(net, clean, given) + sketch_loss(
-            net.text, net.sketch, sketched, thumbnails[others]
-        )
+        return found + sketch_loss(net.text, net.sketch, sketched, thumbnails[others])
 
     trainer.fit(loss, minutes=minutes)
 
@@ -225,7 +227,7 @@ def flow_loss(net: Flow, clean: Tensor, ids: Tensor) -> Tensor:
     count, draw = len(clean), torch.randn_like(clean)
     noise = torch.sigmoid(NOISE_MEAN + NOISE_DEVIATION * torch.randn(count))
     at = noise[:, None, None, None]
-    with torch.autocast("cpu", torch.bfloat16):
+    with products():
         velocity = net((1 - at) * clean + at * draw, noise, ids, draw_counts(count))
     error: Tensor = velocity.float() - (draw - clean)
     return error.square().mean()

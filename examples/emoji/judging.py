@@ -12,6 +12,7 @@ from onnx_ir.passes import common as passes
 from examples.emoji import models
 from examples.emoji.artwork import SIZE, STYLES
 from examples.emoji.pictures import BACKGROUNDS, choose, compose, trained_items
+from examples.emoji.precision import products
 from examples.emoji.trainer import Course, Trainer
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def train_judge(artwork: Artwork, run: Path, *, minutes: float | None) -> None:
         chosen = choose(items, BATCH, trainer.rng)
         images = _pixels(compose(artwork, chosen, trainer.rng))
         strength = torch.rand(len(images), 1, 1, 1) * NOISE
-        with torch.autocast("cpu", torch.bfloat16):
+        with products():
             logits = net(images + torch.randn_like(images) * strength)
         truth = {"emoji": chosen.emoji, "style": chosen.styles, "background": chosen.backgrounds}
         losses = [

@@ -12,6 +12,7 @@ from examples.clip_text import LENGTH, tokenizer
 from examples.emoji import models
 from examples.emoji.artwork import LONGEST, SIZE, STYLES, Artwork, name_pieces
 from examples.emoji.pictures import BACKGROUNDS, Items, caption, compose, trained_items
+from examples.emoji.precision import products
 from examples.emoji.trainer import Course, Trainer
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def train_text(artwork: Artwork, run: Path, *, minutes: float | None) -> None:
 
 def sketch_loss(text: Any, sketch: Any, ids: Tensor, thumbnails: Tensor) -> Tensor:
     """Squared errors of the sketches of these captions."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with products():
         sketches = sketch(*text(ids))
     errors = [(each.float() - thumbnails.float()).square().mean() for each in sketches]
     return torch.stack(errors).sum()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +13,9 @@ from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 from diffusers.models.attention_processor import JointAttnProcessor2_0
 from torch import nn
 
-from examples.emoji import autoencoding, distil, flow, judging, models, text
+from examples.emoji import autoencoding, distil, flow, judging, models, precision, text
 from examples.emoji.artwork import Artwork, read_artwork
-from examples.emoji.export import export_pipeline
+from examples.emoji.export import export_pipeline, write_record
 from examples.emoji.flow import Flow
 from examples.emoji.trainer import Course, Trainer, load_average
 from examples.emoji.warm import begin_from
@@ -173,6 +174,37 @@ def test_a_warm_start_has_the_weights_of_the_pipeline(
             assert torch.equal(begun[name], value.half().float()), name
     with pytest.raises(ValueError, match="holds checkpoints"):
         begin_from(tmp_path / "pipeline", artwork, tmp_path / "warm")
+
+
+def test_a_run_that_began_from_weights_adds_to_the_record_and_has_no_sketches(
+    artwork: Artwork, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warm, training = tmp_path / "warm", tmp_path / "training"
+    write_record(run, training)
+    export_pipeline(artwork, run, tmp_path / "pipeline", stage="flow", scheduler=models.scheduler())
+    begin_from(tmp_path / "pipeline", artwork, warm)
+    flow.encode_latents(artwork, warm, minutes=None)
+    monkeypatch.setattr(flow, "sketch_loss", None)
+    monkeypatch.setattr(flow, "BATCH", 4)
+    monkeypatch.setattr(flow, "COURSE", Course(rate=1e-4, steps=2))
+    flow.train_flow(artwork, warm, minutes=None)
+    write_record(warm, training)
+    record = json.loads((training / "run.json").read_text())
+    assert record["flow-on"]["steps"] == 2
+    assert record["flow"]["steps"] == 2
+
+
+@pytest.mark.parametrize("faster", [torch.float32, torch.bfloat16])
+def test_products_are_in_bfloat16_where_it_is_faster(
+    faster: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "_seconds", lambda dtype: 1 if dtype is faster else 2)
+    precision.bfloat16_is_faster.cache_clear()
+    try:
+        with precision.products():
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is faster
+    finally:
+        precision.bfloat16_is_faster.cache_clear()
 
 
 def test_a_cooldown_leaves_the_flow_as_it_is(
