@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,19 +24,36 @@ if TYPE_CHECKING:
     from search.core.quantisation import Quantisation, Scheme
 
     Array = NDArray[Any]
+    Ranges = tuple[tuple[float, float], ...]
 
 CHANNELS = {"Conv": 0, "MatMul": -1, "Gemm": 0}
 """Per operation that multiplies weights, the axis of its output channels; Gemm reads them transposed."""
 
 
-def quantise(master: Master, plan: Quantisation) -> frozenset[str]:
+@dataclass(frozen=True)
+class Done:
+    """What was quantised.
+
+    Attributes:
+        weights: the names of the quantised weights.
+        grids: per initializer that holds a scale or zero point of inputs, its value in each span of steps.
+    """
+
+    weights: frozenset[str]
+    grids: Mapping[str, tuple[Array, ...]]
+
+    def set_span(self, graph: ir.Graph, span: int) -> None:
+        """Give a step graph, carved from the master, the grids of one span of steps."""
+        for name, values in self.grids.items():
+            if name in graph.initializers:
+                graph.initializers[name].const_value = ir.tensor(values[span], name=name)
+
+
+def quantise(master: Master, plan: Quantisation) -> Done:
     """Quantise the layers of `plan` in place, for every step graph carved afterwards.
 
     Only what depends on the latents changes; the prologue stays in floating point. The integers and
-    scales of weights are computed when they are written.
-
-    Returns:
-        The names of the weights that were quantised.
+    scales of weights are computed when they are written. The grids are those of the first span of steps.
 
     Raises:
         ExportError: a layer of the plan is not in the graph, or has other input channels, so the plan is for
@@ -59,7 +77,7 @@ def quantise(master: Master, plan: Quantisation) -> frozenset[str]:
             "again with stepcarve quantise"
         )
         raise ExportError(msg)
-    return frozenset(done)
+    return Done(frozenset(done), pass_.grids)
 
 
 def quantise_weights(graph: ir.Graph, schemes: Mapping[str, Scheme]) -> None:
@@ -93,6 +111,11 @@ def weights_of(node: ir.Node) -> str:
     return layer_of(weights.name or "")
 
 
+def _ranges(layer: Layer) -> Ranges:
+    """Of the layer's inputs, one per span of steps."""
+    return layer.spans or ((layer.low, layer.high),)
+
+
 def _require_fit(name: str, node: ir.Node, layer: Layer) -> None:
     """Refuse exponents for other input channels than those of the layer."""
     if not layer.exponents:
@@ -119,8 +142,9 @@ class _Pass:
 
     def __init__(self, graph: ir.Graph, scheme: Scheme) -> None:
         self._graph, self._scheme = graph, scheme
+        self.grids: dict[str, tuple[Array, ...]] = {}
         self._weights: dict[ir.Value, ir.Value] = {}
-        self._inputs: dict[tuple[ir.Value, float, float], ir.Value] = {}
+        self._inputs: dict[tuple[ir.Value, Ranges], ir.Value] = {}
         self._divided: dict[tuple[ir.Value, tuple[int, ...]], ir.Value] = {}
 
     def quantise(self, node: ir.Node, layer: Layer) -> None:
@@ -129,7 +153,7 @@ class _Pass:
         assert taken is not None
         assert weights is not None
         if self._scheme.inputs:
-            key = self._divided_by_powers(node, taken, layer), layer.low, layer.high
+            key = self._divided_by_powers(node, taken, layer), _ranges(layer)
             if key not in self._inputs:
                 self._inputs[key] = self._rounded(node, *key)
             node.replace_input_with(0, self._inputs[key])
@@ -156,14 +180,17 @@ class _Pass:
             self._divided[key] = result
         return self._divided[key]
 
-    def _rounded(self, node: ir.Node, value: ir.Value, low: float, high: float) -> ir.Value:
-        """`value` on the grid of a range."""
-        grid = self._scheme.grid_of(low, high)
-        kind = precision_named(self._scheme.inputs)
-        numbers = value.dtype or ir.DataType.FLOAT
-        name = f"{value.name}/{low:.6g}:{high:.6g}"
-        scale = self._constant(f"{name}/scale", np.array(grid.scale, numbers.numpy()))
-        zero = self._constant(f"{name}/zero", np.array(grid.zero, kind.dtype))
+    def _rounded(self, node: ir.Node, value: ir.Value, ranges: Ranges) -> ir.Value:
+        """`value` on the grid of the first range."""
+        grids = [self._scheme.grid_of(low, high) for low, high in ranges]
+        kind = precision_named(self._scheme.inputs).dtype
+        numbers = (value.dtype or ir.DataType.FLOAT).numpy()
+        name = f"{value.name}/{','.join(f'{low:.6g}:{high:.6g}' for low, high in ranges)}"
+        scales = tuple(np.array(each.scale, numbers) for each in grids)
+        zeros = tuple(np.array(each.zero, kind) for each in grids)
+        scale = self._constant(f"{name}/scale", scales[0])
+        zero = self._constant(f"{name}/zero", zeros[0])
+        self.grids |= {scale.name or "": scales, zero.name or "": zeros}
         return self._through(node, value, scale, zero, name)
 
     def _through(

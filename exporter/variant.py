@@ -114,19 +114,23 @@ def carve_variant(
     shape = Shape.of(pipeline.size(subnet.binding.noise_shape), images)
     table = pipeline.sampler_of(subnet)
     program = plan_program(subnet, images)
+    if plan is not None:
+        program = program.split(plan.span_of)
     report(f"{shape}: trace text encoders and decoder")
     ends = trace_ends(pipeline, subnet, images, dtype, rounded_weights(pipeline, parts))
     report(f"{shape}: trace denoiser")
     master = trace_denoiser(pipeline, subnet, program.bases, images, dtype)
     require_conditions(ends.condition, master)
     require_own_encoding(pipeline.pipe, ends.unlike, master.reads)
-    if plan is not None:
-        quantise(master, plan)
+    quantised = None if plan is None else quantise(master, plan)
     report(f"{shape}: carve {len(program.signatures)} step graphs")
     steps = tuple(
         carve(master, signature, f"step_{number:03d}")
         for number, signature in enumerate(program.signatures)
     )
+    if plan is not None and quantised is not None:
+        for call in program.calls:
+            quantised.set_span(steps[call.signature].graph, plan.span_of(call.step))
     reads = {value.name or "" for step in steps for value in step.graph.inputs}
     return Variant(
         shape=shape,

@@ -14,6 +14,7 @@ from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from exporter import traced, variant
 from exporter.components import Component
+from exporter.quantise import Done
 from exporter.quantise import quantise as change
 from exporter.trace import Master
 from search.core.quantisation import Quantisation
@@ -53,7 +54,7 @@ def traced_once() -> Iterator[None]:
             encode=made.encode and _copy(made.encode),
         )
 
-    def quantise(master: Master, plan: Quantisation) -> frozenset[str]:
+    def quantise(master: Master, plan: Quantisation) -> Done:
         denoisers.forget(master)  # it is changed in place
         return change(master, plan)
 

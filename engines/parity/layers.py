@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,6 +61,7 @@ def first_layer(
     """
     plan = reference.bundle.plan
     assert plan is not None
+    plan = plan.at(plan.span_of(reference.bundle.calls[number].step))
     nodes, shapes = _layers(reference.bundle, plan, number)
     modules, layers = layers_of(reference.opened), listed(reference.bundle, plan).layers
     takes = {name: _taken(node, layers.get(name, Layer())) for name, node in nodes.items()}
@@ -72,7 +74,10 @@ def first_layer(
             continue
         whole, right = (
             _product(modules[name], node, taken, context)
-            for context in (nullcontext(), rounded(modules, {name: layers[name]}, plan.scheme))
+            for context in (
+                nullcontext(),
+                rounded(modules, replace(plan, layers={name: layers[name]})),
+            )
         )
         off, allowed = relative_l2(made, right), max(LEAST, SHARE * relative_l2(right, whole))
         if not off <= allowed:

@@ -11,6 +11,7 @@ import torch
 
 from search.core.names import TRANSPOSED, layer_of
 from search.core.quantisation import Layer
+from search.model.current_step import current_step
 from search.model.family import Request
 from search.model.reference import sample
 from search.quantise.calibration import costs_of
@@ -42,8 +43,11 @@ def check_quantisation(reference: Reference) -> tuple[str, ...]:
     assert plan is not None
     modules: dict[str, Any] = layers_of(reference.opened)
     weights = {name: module.weight.detach() for name, module in modules.items()}
+    graphs = dict.fromkeys((call.graph, plan.span_of(call.step)) for call in bundle.calls)
     found = dict.fromkeys(
-        fault for file in bundle.graphs for fault in _graph_faults(bundle, file, plan, weights)
+        fault
+        for graph, span in graphs
+        for fault in _graph_faults(bundle, bundle.graphs[graph], plan.at(span), weights)
     )
     return (*found, *_range_faults(reference, plan))
 
@@ -225,11 +229,12 @@ def _range_faults(reference: Reference, plan: Quantisation) -> Iterator[str]:
     if not plan.scheme.inputs:
         return
     layers = {n: m for n, m in layers_of(reference.opened).items() if n in plan.layers}
+    spans = [plan.at(span).layers for span in range(plan.spans)]
     costs = {name: costs_of(module, plan.layers[name]) for name, module in layers.items()}
     cut: dict[str, float] = {}
 
     def see(name: str, taken: Tensor, _made: Tensor) -> None:
-        share = _cut_off(taken, plan.layers[name], costs[name])
+        share = _cut_off(taken, spans[plan.span_of(current_step())][name], costs[name])
         cut[name] = max(cut.get(name, 0.0), share)
 
     subnet, inputs = reference.subnet, reference.inputs

@@ -42,6 +42,13 @@ if TYPE_CHECKING:
         help="Divide the input channels of linear layers by powers of two, and multiply their weights by them "
         "(SmoothQuant): 0 evens out the weights, 1 the inputs, 0.5 is usual.",
     ),
+    cloup.option(
+        "--spans",
+        type=AT_LEAST_1,
+        default=1,
+        help="Split the steps into this many spans, each with input ranges of its own. The weights stay shared, "
+        "but calls in different spans never share a step graph.",
+    ),
 )
 @shared.option_group(
     "What stays in floating point",
@@ -102,6 +109,7 @@ def command(
     precision: str,
     ranges: Ranges,
     smoothing: float | None,
+    spans: int,
     kinds: Kinds,
     float_share: float | None,
     max_error: float | None,
@@ -142,6 +150,7 @@ def command(
             scheme=scheme_named(precision),
             ranges=ranges,
             smoothing=smoothing,
+            spans=spans,
             kinds=kinds,
             share=float_share,
             most=max_error,

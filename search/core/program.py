@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from search.core.actions import RECORDS
@@ -97,6 +97,19 @@ class Program:
     slots: tuple[tuple[int, ...], ...]
     origins: tuple[int, ...]
     alive: tuple[int, ...]
+
+    def split(self, span_of: Callable[[int], int]) -> Program:
+        """With signatures of their own for calls in different spans of steps, in order of their calls."""
+        pairs = [(span_of(call.step), call.signature) for call in self.calls]
+        apart = sorted(set(pairs))
+        return replace(
+            self,
+            signatures=tuple(self.signatures[signature] for _, signature in apart),
+            calls=tuple(
+                replace(call, signature=apart.index(pair))
+                for call, pair in zip(self.calls, pairs, strict=True)
+            ),
+        )
 
     @property
     def timesteps(self) -> tuple[float, ...]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field
+from bisect import bisect_right
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from search.core.errors import SearchError
@@ -17,15 +18,16 @@ if TYPE_CHECKING:
 
     from search.core.subnet import SubNet
 
-SCHEMA, SMOOTHED = 1, 2
-"""A plan whose layers have exponents has the second, so that older versions refuse it."""
+SCHEMA, SMOOTHED, SPANNED = 1, 2, 3
+"""A plan whose layers have exponents has the second, one with several spans of steps the third, so that older
+versions refuse them."""
 KIND = "stepcarve-quantisation"
 SUFFIX = ".quantisation.json"
 """Ending of a plan that lies beside its SubNet."""
 LARGEST_EXPONENT = 14
 """Of the powers of two between inputs and weights, either way; float16 holds them."""
-_INTEGERS = re.compile(r"\[[\s\d,-]+\]")
-"""A list of integers in JSON, on however many lines."""
+_NUMBERS = re.compile(r"\[[\s\d.,e+-]+\]")
+"""A list of numbers in JSON, on however many lines."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,8 @@ class Layer:
         exponents: one per input channel, of a linear layer: before rounding, its inputs are divided by two to
             this power, and the weights that multiply them are multiplied by it; empty: nothing is moved. The
             range is that of the divided inputs.
+        spans: smallest and largest input in each span of steps, if the plan has several; `low` and `high` are
+            over all of them.
     """
 
     low: float = 0.0
@@ -136,6 +140,14 @@ class Layer:
     share: float = 0.0
     error: float | None = None
     exponents: tuple[int, ...] = ()
+    spans: tuple[tuple[float, float], ...] = ()
+
+    def at(self, span: int) -> Layer:
+        """With the range of one span of steps alone."""
+        if not self.spans:
+            return self
+        low, high = self.spans[span]
+        return replace(self, low=low, high=high, spans=())
 
     @property
     def powers(self) -> tuple[float, ...]:
@@ -143,8 +155,12 @@ class Layer:
         return tuple(2.0**each for each in self.exponents)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values, without exponents if there are none."""
-        return {key: value for key, value in vars(self).items() if key != "exponents" or value}
+        """As plain JSON values, without exponents or spans if there are none."""
+        return {
+            key: value
+            for key, value in vars(self).items()
+            if value or key not in ("exponents", "spans")
+        }
 
 
 @dataclass(frozen=True)
@@ -158,6 +174,8 @@ class Quantisation:
         fingerprint: of the denoiser's configuration and weights.
         subnet: SHA-256 of the SubNet's content; empty for any SubNet of that denoiser.
         origin: how the plan was made, as JSON values.
+        starts: the first step of each span of steps but the first span. Each has ranges of its own, and so
+            step graphs of its own.
     """
 
     scheme: Scheme
@@ -166,6 +184,7 @@ class Quantisation:
     fingerprint: str = ""
     subnet: str = ""
     origin: dict[str, Any] = field(default_factory=dict)
+    starts: tuple[int, ...] = ()
 
     @staticmethod
     def of_weights(scheme: Scheme) -> Quantisation:
@@ -181,6 +200,23 @@ class Quantisation:
     def is_smoothed(self) -> bool:
         """Whether a layer has exponents."""
         return any(each.exponents for each in (*self.layers.values(), *self.kept.values()))
+
+    @property
+    def spans(self) -> int:
+        """How many spans of steps there are."""
+        return len(self.starts) + 1
+
+    def span_of(self, step: int) -> int:
+        """The span that a step of the SubNet lies in."""
+        return bisect_right(self.starts, step)
+
+    def at(self, span: int) -> Quantisation:
+        """The plan for the steps of one span."""
+        layers, kept = (
+            {name: layer.at(span) for name, layer in each.items()}
+            for each in (self.layers, self.kept)
+        )
+        return replace(self, layers=layers, kept=kept, starts=())
 
     def require_for(self, subnet: SubNet) -> None:
         """Refuse a SubNet or a denoiser that the plan was not made for.
@@ -210,20 +246,21 @@ class Quantisation:
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values; see docs/formats.md."""
         return {
-            "schema": SMOOTHED if self.is_smoothed else SCHEMA,
+            "schema": SPANNED if self.starts else SMOOTHED if self.is_smoothed else SCHEMA,
             "kind": KIND,
             "scheme": self.scheme.name,
             "fingerprint": self.fingerprint,
             "subnet": self.subnet,
             "origin": self.origin,
+            **({"starts": list(self.starts)} if self.starts else {}),
             "layers": {name: each.to_json() for name, each in self.layers.items()},
             "kept": {name: each.to_json() for name, each in self.kept.items()},
         }
 
     def save(self, path: Path) -> None:
-        """Write it as JSON, atomically; exponents on one line."""
+        """Write it as JSON, atomically; lists of numbers on one line."""
         text = json.dumps(self.to_json(), indent=1)
-        write_atomically(path, _INTEGERS.sub(lambda each: "".join(each[0].split()), text) + "\n")
+        write_atomically(path, _NUMBERS.sub(lambda each: "".join(each[0].split()), text) + "\n")
 
     @staticmethod
     def load(path: Path) -> Quantisation:
@@ -250,12 +287,12 @@ class Quantisation:
     @staticmethod
     def from_json(data: dict[str, Any]) -> Quantisation:
         """The inverse of `to_json`; every problem is a `ValueError`, `KeyError` or `TypeError`."""
-        if data["kind"] != KIND or data["schema"] not in (SCHEMA, SMOOTHED):
+        if data["kind"] != KIND or data["schema"] not in (SCHEMA, SMOOTHED, SPANNED):
             msg = f"kind {data['kind']!r}, schema {data['schema']!r}"
             raise ValueError(msg)
-        scheme = scheme_named(data["scheme"])
+        scheme, starts = scheme_named(data["scheme"]), _starts(data.get("starts", ()))
         layers, kept = (
-            {str(name): _layer(each, scheme) for name, each in data[key].items()}
+            {str(name): _layer(each, scheme, len(starts) + 1) for name, each in data[key].items()}
             for key in ("layers", "kept")
         )
         return Quantisation(
@@ -265,6 +302,7 @@ class Quantisation:
             str(data["fingerprint"]),
             str(data["subnet"]),
             dict(data["origin"]),
+            starts,
         )
 
 
@@ -273,10 +311,28 @@ def digest(subnet: SubNet) -> str:
     return hashlib.sha256(json.dumps(subnet.to_json(), sort_keys=True).encode()).hexdigest()
 
 
-def _layer(data: dict[str, Any], scheme: Scheme) -> Layer:
-    low, high, share = (float(data[key]) for key in ("low", "high", "share"))
+def _starts(data: Any) -> tuple[int, ...]:
+    starts = tuple(data)
+    if any(type(each) is not int for each in starts) or list(starts) != sorted({0, *starts})[1:]:
+        msg = f"spans of steps that start at {list(starts)}"
+        raise ValueError(msg)
+    return starts
+
+
+def _range(low: Any, high: Any) -> tuple[float, float]:
+    low, high = float(low), float(high)
     if not (float("-inf") < low <= high < float("inf")):
         msg = f"the range {low} to {high}"
+        raise ValueError(msg)
+    return low, high
+
+
+def _layer(data: dict[str, Any], scheme: Scheme, count: int) -> Layer:
+    low, high = _range(data["low"], data["high"])
+    spans = tuple(_range(*each) for each in data.get("spans", ()))
+    wanted = count if count > 1 else 0
+    if len(spans) != wanted or any(not low <= a <= b <= high for a, b in spans):
+        msg = f"the ranges {[*spans]} in {count} spans of steps"
         raise ValueError(msg)
     error, exponents = data["error"], tuple(data.get("exponents", ()))
     for each in exponents:
@@ -286,4 +342,5 @@ def _layer(data: dict[str, Any], scheme: Scheme) -> Layer:
     if exponents and not scheme.inputs:
         msg = f"exponents in {scheme.name}, which leaves inputs in floating point"
         raise ValueError(msg)
-    return Layer(low, high, share, None if error is None else float(error), exponents)
+    own = None if error is None else float(error)
+    return Layer(low, high, float(data["share"]), own, exponents, spans)

@@ -17,6 +17,7 @@ from search.core.liveness import Unrolled, Value, unroll
 from search.core.streams import block_name, is_inside, module_of, stream_of
 from search.core.topology import PREDICTION, Target, TargetKind, port_of
 from search.model.body import Body
+from search.model.current_step import enter_step
 from search.model.failures import pipeline_failures
 from search.model.removed import base_of
 from search.model.replaced import replaced
@@ -260,6 +261,7 @@ class _Gate:
     def _begin(self, step: int, *, anew: bool) -> None:
         """Prepare for the first call of a step."""
         self.step = step
+        enter_step(step)
         if anew:
             self.kept.clear()
             self.outputs.clear()

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
-from search.core.quantisation import TINY, Layer
+from search.core.quantisation import TINY, Layer, Quantisation
+from search.model.current_step import current_step
 from search.quantise.layers import watched
 from search.quantise.ranges import Ranges
 from search.quantise.rounded import round_inputs
 from search.quantise.smoothing import divided, find_exponents, multiplied
+from search.quantise.spans import split
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -34,11 +38,20 @@ LIMITS = tuple(1 - number / 40 for number in range(21))
 
 @dataclass
 class _Seen:
-    """One layer: the input range of each call, and the multiply-accumulates of all calls."""
+    """One layer: the input ranges of its calls by step, and the multiply-accumulates of all calls."""
 
-    lows: list[float] = field(default_factory=list)
-    highs: list[float] = field(default_factory=list)
+    ranges: defaultdict[int, list[tuple[float, float]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
     macs: float = 0.0
+
+    def range(self, steps: Iterable[int]) -> tuple[float, float]:
+        """Over the calls of these steps; infinite, the low end above the high one, if there are none."""
+        found = [each for step in steps for each in self.ranges.get(step, ())]
+        return (
+            min((low for low, _ in found), default=float("inf")),
+            max((high for _, high in found), default=float("-inf")),
+        )
 
 
 def calibrate(
@@ -49,18 +62,20 @@ def calibrate(
     scheme: Scheme,
     ranges: Ranges = Ranges.MINMAX,
     smoothing: float | None = None,
-) -> dict[str, Layer]:
-    """The inputs' ranges and the share of the work of each named layer that `run` calls.
+    spans: int = 1,
+) -> Quantisation:
+    """The plan for all named layers that `run` calls, with their inputs' ranges and shares of the work.
 
     `run` is called once, once more for MSE, and once more for smoothing.
 
     Args:
         layers: of the denoiser, by the names of their weights.
         names: of the layers to watch.
-        run: makes the calls, the same ones whenever it is called.
-        scheme: whose grid MSE rounds to.
+        run: makes the calls of a gated denoiser, the same ones whenever it is called.
+        scheme: of the numbers; MSE rounds to its grid.
         ranges: how a range is taken from the values seen.
         smoothing: strength of the exponents (`find_exponents`); None: there are none.
+        spans: of steps, each with ranges of its own; fewer if there are fewer calls.
     """
     watched_layers = {name: layers[name] for name in names}
     exponents = {} if smoothing is None else find_exponents(watched_layers, run, smoothing)
@@ -68,24 +83,39 @@ def calibrate(
     seen = {name: _Seen() for name in watched_layers}
 
     def see(name: str, taken: Tensor, made: Tensor) -> None:
-        low, high = _range(divided(taken, smoothed[name]), ranges)
-        seen[name].lows.append(low)
-        seen[name].highs.append(high)
+        seen[name].ranges[current_step()].append(_range(divided(taken, smoothed[name]), ranges))
         weights = watched_layers[name].weight
         assert isinstance(weights, torch.Tensor)
         seen[name].macs += made.numel() * weights[0].numel()
 
     with torch.no_grad(), watched(watched_layers, see):
         run()
-    called = {name: each for name, each in seen.items() if each.lows}
+    called = {name: each for name, each in seen.items() if each.ranges}
     total = sum(each.macs for each in called.values()) or 1.0
+    steps = sorted({step for each in called.values() for step in each.ranges})
+    starts = _starts(called.values(), steps, spans) if called else ()
     found = {
-        name: replace(
-            smoothed[name], low=min(each.lows), high=max(each.highs), share=each.macs / total
+        name: _with_ranges(
+            replace(smoothed[name], share=each.macs / total),
+            [each.range(span) for span in np.split(steps, np.searchsorted(steps, starts))],
         )
         for name, each in called.items()
     }
-    return _cut(layers, found, run, scheme) if ranges is Ranges.MSE else found
+    plan = Quantisation(scheme, found, starts=starts)
+    return _cut(layers, plan, run) if ranges is Ranges.MSE else plan
+
+
+def _starts(seen: Iterable[_Seen], steps: Sequence[int], spans: int) -> tuple[int, ...]:
+    """The first steps of all spans but the first."""
+    ends = np.array([[each.range([step]) for step in steps] for each in seen])
+    return tuple(steps[call] for call in split(ends[..., 0], ends[..., 1], spans))
+
+
+def _with_ranges(layer: Layer, ranges: Sequence[tuple[float, float]]) -> Layer:
+    """The layer with a range per span; one that is not called in a span has there that of all others."""
+    low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+    spans = tuple(each if each[0] <= each[1] else (low, high) for each in ranges)
+    return replace(layer, low=low, high=high, spans=spans if len(spans) > 1 else ())
 
 
 def _range(tensor: Tensor, ranges: Ranges) -> tuple[float, float]:
@@ -99,27 +129,36 @@ def _range(tensor: Tensor, ranges: Ranges) -> tuple[float, float]:
 
 
 def _cut(
-    layers: Mapping[str, nn.Module],
-    found: Mapping[str, Layer],
-    run: Callable[[], object],
-    scheme: Scheme,
-) -> dict[str, Layer]:
-    """`found`, whose ranges cover all values, with ranges of least squared error instead."""
-    histograms = {name: torch.zeros(BINS, dtype=torch.float64) for name in found}
-    costs = {name: costs_of(layers[name], layer) for name, layer in found.items()}
+    layers: Mapping[str, nn.Module], plan: Quantisation, run: Callable[[], object]
+) -> Quantisation:
+    """`plan`, whose ranges cover all values, with ranges of least squared error instead."""
+    ranges = [plan.at(span).layers for span in range(plan.spans)]
+    histograms = [
+        {name: torch.zeros(BINS, dtype=torch.float64) for name in each} for each in ranges
+    ]
+    costs = {name: costs_of(layers[name], layer) for name, layer in plan.layers.items()}
 
     def see(name: str, taken: Tensor, _made: Tensor) -> None:
-        layer = found[name]
+        span = plan.span_of(current_step())
+        layer = ranges[span][name]
         width = max(layer.high - layer.low, TINY) / BINS
         place = ((divided(taken, layer).float() - layer.low) / width).long().clamp(0, BINS - 1)
         cost = costs[name].expand_as(place)
-        histograms[name] += torch.bincount(place.flatten(), cost.flatten(), BINS).cpu()
+        histograms[span][name] += torch.bincount(place.flatten(), cost.flatten(), BINS).cpu()
 
-    with torch.no_grad(), watched({name: layers[name] for name in found}, see):
+    with torch.no_grad(), watched({name: layers[name] for name in plan.layers}, see):
         run()
-    return {
-        name: _with_least_error(layer, histograms[name], scheme) for name, layer in found.items()
+    found = {
+        name: _with_ranges(
+            layer,
+            [
+                _with_least_error(each[name], histogram[name], plan.scheme)
+                for each, histogram in zip(ranges, histograms, strict=True)
+            ],
+        )
+        for name, layer in plan.layers.items()
     }
+    return replace(plan, layers=found)
 
 
 def costs_of(module: nn.Module, layer: Layer) -> Tensor:
@@ -137,8 +176,8 @@ def costs_of(module: nn.Module, layer: Layer) -> Tensor:
     return squares.reshape(-1, *[1 for _ in kernel])
 
 
-def _with_least_error(layer: Layer, histogram: Tensor, scheme: Scheme) -> Layer:
-    """The layer with the range of least squared error; both ends are cut off at the same absolute value.
+def _with_least_error(layer: Layer, histogram: Tensor, scheme: Scheme) -> tuple[float, float]:
+    """The range of least squared error; both ends are cut off at the same absolute value.
 
     Args:
         layer: with the range of all values.
@@ -148,14 +187,14 @@ def _with_least_error(layer: Layer, histogram: Tensor, scheme: Scheme) -> Layer:
     width, largest = (layer.high - layer.low) / BINS, max(-layer.low, layer.high)
     values = layer.low + width * (torch.arange(BINS) + 0.5)
 
-    def cut(limit: float) -> Layer:
+    def cut(limit: float) -> tuple[float, float]:
         low, high = (
             min(max(x, -limit * largest), limit * largest) for x in (layer.low, layer.high)
         )
-        return replace(layer, low=low, high=high)
+        return low, high
 
-    def error(candidate: Layer) -> float:
-        grid = scheme.grid_of(candidate.low, candidate.high)
+    def error(candidate: tuple[float, float]) -> float:
+        grid = scheme.grid_of(*candidate)
         rounded = round_inputs(values, grid, scheme)
         return float(((rounded - values).double().square() * histogram).sum())
 

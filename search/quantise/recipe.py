@@ -95,6 +95,7 @@ class Quantised:
             "drift_predicted": self.predicted,
             "ranges": self.ranges.value,
             "smoothing": self.smoothing,
+            "spans": self.plan.spans,
         }
 
     def save(self, file: Path) -> Path:
@@ -122,6 +123,7 @@ class Quantised:
             f"their work; error against the full sampler {self.fitted:.4f} (in floating point "
             f"{self.plain:.4f}, before fitting {self.rounded:.4f}), against itself in floating point "
             f"{self.drift:.4f}"
+            + (f"; ranges in {self.plan.spans} spans of steps" if self.plan.starts else "")
         )
 
 
@@ -134,6 +136,7 @@ def quantise(
     scheme: Scheme,
     ranges: Ranges = Ranges.MINMAX,
     smoothing: float | None = None,
+    spans: int = 1,
     kinds: Kinds = Kinds.ALL,
     share: float | None = None,
     most: float | None = None,
@@ -156,6 +159,7 @@ def quantise(
         ranges: how those of the inputs are chosen.
         smoothing: SmoothQuant's strength: 0 evens out the weights of the channels of linear layers, 1 their
             inputs; None: no smoothing.
+        spans: of steps, each with ranges of its own, and so step graphs of its own.
         kinds: which layers may be quantised; the plan does not mention the others.
         share: of the work, to leave in floating point; None: as much as `most` needs, or none without it.
         most: the largest drift allowed, as predicted from the layers' own errors.
@@ -165,10 +169,10 @@ def quantise(
 
     Raises:
         SearchError: the denoiser has no layer to quantise, `most` cannot be met, rows for a range of
-            guidance scales would be fitted to one, or `ranges` or `smoothing` are given for a scheme that
-            does not round inputs.
+            guidance scales would be fitted to one, or `ranges`, `smoothing` or `spans` are given for a
+            scheme that does not round inputs.
     """
-    if smoothing is not None or ranges is not Ranges.MINMAX:
+    if smoothing is not None or ranges is not Ranges.MINMAX or spans > 1:
         _require_inputs(scheme)
     if refit:
         _require_one_scale(subnet)
@@ -185,16 +189,23 @@ def quantise(
     fitted_on, held_out = (each.first_pictures(effort.pictures) for each in runs)
     measure = _Measure(pipeline, subnet, pipeline.sampler_of(subnet))
     report("ranges of the layers' inputs")
-    layers = _calibrated(
-        measure, fitted_on, scheme=scheme, ranges=ranges, smoothing=smoothing, kinds=kinds
+    plan = _calibrated(
+        measure,
+        fitted_on,
+        scheme=scheme,
+        ranges=ranges,
+        smoothing=smoothing,
+        spans=spans,
+        kinds=kinds,
     )
-    chosen, predicted = layers, None
+    layers = chosen = plan.layers
+    predicted = None
     if share is not None or most is not None:
-        layers = _probed(measure, layers, scheme, fitted_on.first_pictures(effort.probed), report)
+        layers = _probed(measure, plan, fitted_on.first_pictures(effort.probed), report)
         chosen = _to_quantise(layers, share, most)
         predicted = _together(chosen)
-    plan = Quantisation(
-        scheme=scheme,
+    plan = replace(
+        plan,
         layers=chosen,
         kept={name: each for name, each in layers.items() if name not in chosen},
         fingerprint=subnet.binding.fingerprint,
@@ -247,8 +258,8 @@ def _require_inputs(scheme: Scheme) -> None:
     if not scheme.inputs:
         those = ", ".join(each.name for each in SCHEMES if each.inputs)
         msg = (
-            f"{scheme.name} leaves the layers' inputs in floating point, and --ranges and --smoothing are for "
-            f"inputs that are rounded; leave them out, or give --precision one of {those}"
+            f"{scheme.name} leaves the layers' inputs in floating point, and --ranges, --smoothing and --spans "
+            f"are for inputs that are rounded; leave them out, or give --precision one of {those}"
         )
         raise SearchError(msg)
 
@@ -284,9 +295,10 @@ def _calibrated(
     scheme: Scheme,
     ranges: Ranges,
     smoothing: float | None,
+    spans: int,
     kinds: Kinds,
-) -> dict[str, Layer]:
-    """The layers of these kinds that the SubNet calls in the loop, with the ranges of their inputs."""
+) -> Quantisation:
+    """The plan for all layers of these kinds that the SubNet calls in the loop."""
     layers = layers_of(measure.pipeline)
     if kinds is Kinds.LINEAR:
         layers = {name: each for name, each in layers.items() if isinstance(each, nn.Linear)}
@@ -294,9 +306,15 @@ def _calibrated(
     assert isinstance(predictor, Predictor)  # ranges are those of whole calls
     inside = layers_in_loop(predictor, layers, float(runs.timesteps[0]))
     found = calibrate(
-        layers, inside, lambda: measure(runs), scheme=scheme, ranges=ranges, smoothing=smoothing
+        layers,
+        inside,
+        lambda: measure(runs),
+        scheme=scheme,
+        ranges=ranges,
+        smoothing=smoothing,
+        spans=spans,
     )
-    if not found:
+    if not found.layers:
         msg = (
             "the SubNet calls no layer that multiplies weights, so there is nothing to quantise; choose "
             "another SubNet"
@@ -306,18 +324,14 @@ def _calibrated(
 
 
 def _probed(
-    measure: _Measure,
-    layers: Mapping[str, Layer],
-    scheme: Scheme,
-    runs: Trajectories,
-    report: Callable[..., None],
+    measure: _Measure, plan: Quantisation, runs: Trajectories, report: Callable[..., None]
 ) -> dict[str, Layer]:
     """The layers with the error that each of them makes alone."""
     modules, own = layers_of(measure.pipeline), measure(runs)
-    found = {}
-    for number, (name, layer) in enumerate(layers.items()):
-        report(f"layer {number + 1} of {len(layers)} alone", number / len(layers))
-        with rounded(modules, {name: layer}, scheme):
+    found, count = {}, len(plan.layers)
+    for number, (name, layer) in enumerate(plan.layers.items()):
+        report(f"layer {number + 1} of {count} alone", number / count)
+        with rounded(modules, replace(plan, layers={name: layer})):
             error = float(_relative(measure(runs), own).mean())
         found[name] = replace(layer, error=error)
     return found

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from search.model.current_step import current_step
 from search.quantise.layers import KINDS, layers_of
 from search.quantise.smoothing import multiplied
 
@@ -22,38 +23,39 @@ if TYPE_CHECKING:
 @contextmanager
 def quantised(pipeline: Pipeline, plan: Quantisation) -> Iterator[None]:
     """While open, the layers of `plan` round their weights and inputs as the exported graphs do."""
-    with rounded(layers_of(pipeline), plan.layers, plan.scheme):
+    with rounded(layers_of(pipeline), plan):
         yield
 
 
 @contextmanager
-def rounded(
-    layers: Mapping[str, nn.Module], plan: Mapping[str, Layer], scheme: Scheme
-) -> Iterator[None]:
+def rounded(layers: Mapping[str, nn.Module], plan: Quantisation) -> Iterator[None]:
     """While open, the layers named in `plan` round their weights and inputs.
+
+    Where the plan has several spans of steps, the denoiser must be gated, which says at what step it is.
 
     Args:
         layers: of the denoiser, by the names of their weights.
-        plan: the layers to round, with the ranges and exponents of their inputs.
-        scheme: the number format to round to.
+        plan: the layers to round, with the ranges and exponents of their inputs, and the number format.
     """
     with ExitStack() as stack:
-        for name, layer in plan.items():
-            stack.enter_context(_rounded(layers[name], layer, scheme))
+        for name, layer in plan.layers.items():
+            stack.enter_context(_rounded(layers[name], layer, plan))
         yield
 
 
 @contextmanager
-def _rounded(module: nn.Module, layer: Layer, scheme: Scheme) -> Iterator[None]:
+def _rounded(module: nn.Module, layer: Layer, plan: Quantisation) -> Iterator[None]:
     weight: Any = module.weight
-    whole = weight.data
+    whole, scheme = weight.data, plan.scheme
     handle = None
     if scheme.inputs:
-        grid = scheme.grid_of(layer.low, layer.high)
+        ranges = [layer.at(span) for span in range(plan.spans)]
+        grids = [scheme.grid_of(each.low, each.high) for each in ranges]
         powers = whole.new_tensor(layer.powers) if layer.exponents else None
 
         def round_taken(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
             taken = args[0] if powers is None else args[0] / powers
+            grid = grids[plan.span_of(current_step()) if plan.starts else 0]
             return round_inputs(taken, grid, scheme), *args[1:]
 
         handle = module.register_forward_pre_hook(round_taken)

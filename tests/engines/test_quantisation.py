@@ -96,6 +96,77 @@ def test_parity_holds_and_the_weights_are_smaller(
     assert sizes[0] < sizes[1]
 
 
+@pytest.fixture(scope="module")
+def in_spans(
+    folder: Path, pipelines: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A bundle whose ranges differ in three spans of steps."""
+    root = tmp_path_factory.mktemp("spans")
+    ok(
+        "quantise", pipelines(PIPELINE), folder / "given.json", "-o", root / "spans.json",
+        "--spans", 3, "--pictures", 4, "--no-refit",
+    )  # fmt: skip
+    ok(
+        "export", pipelines(PIPELINE), root / "spans.json", "-o", root / "bundle",
+        "--precision", "mixed",
+    )  # fmt: skip
+    return root / "bundle"
+
+
+def graphs_of(bundle: Bundle) -> tuple[Quantisation, dict[int, int]]:
+    """The plan, and graph -> the span of its calls."""
+    plan = bundle.plan
+    assert plan is not None
+    pairs = {(call.graph, plan.span_of(call.step)) for call in bundle.calls}
+    assert len(pairs) == len(dict(pairs)), "each graph is of one span"
+    return plan, dict(pairs)
+
+
+def test_parity_holds_where_ranges_differ_in_spans(
+    in_spans: Path, pipelines: Callable[[str], Path]
+) -> None:
+    bundle = Bundle.open(in_spans)
+    plan, spans = graphs_of(bundle)
+    assert plan.spans == 3
+    assert set(spans.values()) == {0, 1, 2}
+    engines = [make_engine(each, "cpu") for each in ("onnxruntime", "openvino")]
+    parity, _ = verify(bundle, engines, pipelines(PIPELINE), prompt=PROMPT)
+    assert parity.passed, parity.failures
+
+
+def test_a_range_of_another_span_is_named(
+    in_spans: Path, pipelines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    bundle = Bundle.open(in_spans)
+    _, spans = graphs_of(bundle)
+    last = next(graph for graph, span in spans.items() if span == 2)
+    first = next(graph for graph, span in spans.items() if span == 0)
+    others = ir.load(in_spans / bundle.graphs[first]).graph.initializers
+
+    def grids_of_the_first_span(graph: ir.Graph) -> str:
+        for name, value in graph.initializers.items():
+            if name.endswith(("/scale", "/zero")) and name in others:
+                _set(value, _array(others[name]))
+        return f"{bundle.graphs[last]}: the inputs of .* are rounded with scale"
+
+    changed, expected = with_change(
+        in_spans, tmp_path / "bundle", grids_of_the_first_span, file=bundle.graphs[last]
+    )
+    engine = make_engine("onnxruntime", "cpu")
+    parity, _ = verify(changed, [engine], pipelines(PIPELINE), prompt=PROMPT)
+    assert any(re.search(expected, each) for each in parity.failures), parity.failures
+
+
+def test_spans_need_inputs_that_are_rounded(
+    folder: Path, pipelines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    refused(
+        "--ranges, --smoothing and --spans are for inputs that are rounded",
+        "quantise", pipelines(PIPELINE), folder / "given.json", "-o", tmp_path / "x.json",
+        "--spans", 2, "--precision", "int8-weights",
+    )  # fmt: skip
+
+
 def test_parity_holds_in_half_precision(
     folder: Path, pipelines: Callable[[str], Path], tmp_path: Path
 ) -> None:

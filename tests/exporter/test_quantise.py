@@ -60,7 +60,7 @@ def two_layers() -> tuple[ir.Graph, nn.Sequential]:
 
 def quantised(graph: ir.Graph, plan: Quantisation) -> frozenset[str]:
     master: Any = SimpleNamespace(model=ir.Model(graph, ir_version=10))
-    return quantise(master, plan)
+    return quantise(master, plan).weights
 
 
 def run(
@@ -113,7 +113,7 @@ def test_the_graph_rounds_as_pytorch_does(
     found = run(graph, sample.numpy())
     plain = module(sample).detach().numpy()
     names = {f"{i}.weight": module[i] for i in range(2)}
-    with torch.no_grad(), rounded(names, plan.layers, scheme):
+    with torch.no_grad(), rounded(names, plan):
         expected = module(sample).numpy()
     error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
     off = np.linalg.norm(found - plain) / np.linalg.norm(plain)
@@ -218,7 +218,7 @@ def test_a_convolution_runs_as_the_engine_loads_it(name: str) -> None:
     graph, module, plan = a_convolution(scheme_named(name))
     sample = torch.randn(2, 8, 5, 5)
     found = run(graph, sample.numpy(), session_options(1))
-    with torch.no_grad(), rounded({"0.weight": module}, plan.layers, plan.scheme):
+    with torch.no_grad(), rounded({"0.weight": module}, plan):
         expected = module(sample).numpy()
     assert np.linalg.norm(found - expected) < 2e-3 * np.linalg.norm(expected)
 

@@ -52,6 +52,18 @@ def test_equal_steps_share_a_signature() -> None:
     replay(table, program)
 
 
+def test_calls_in_different_spans_share_no_signature() -> None:
+    table = subnet(hourglass(), "RRR", "RcR", "RcR", "RRR", "RcR")
+    program = plan_program(table, 1)
+    apart = program.split(lambda step: int(step >= 2))
+    assert [call.signature for call in apart.calls] == [0, 1, 3, 2, 3]
+    assert [apart.signatures[c.signature] for c in apart.calls] == [
+        program.signatures[c.signature] for c in program.calls
+    ]
+    assert program.split(lambda _: 0) == program
+    replay(table, apart)
+
+
 def test_calls_that_differ_in_what_they_write_share_a_signature() -> None:
     table = subnet(hourglass(), "RRR", "RcR", "RRR")
     program = plan_program(table, 1)

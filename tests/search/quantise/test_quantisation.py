@@ -49,6 +49,43 @@ def test_a_plan_survives_its_file(tmp_path: Path) -> None:
     assert "exponents" not in json.loads(file.read_text())["kept"]["b.weight"]
 
 
+def test_a_plan_with_spans_survives_its_file(tmp_path: Path) -> None:
+    layer = Layer(-1.0, 2.0, 1.0, spans=((-1.0, 0.5), (0.0, 1e-7), (0.0, 2.0)))
+    plan = Quantisation(scheme_named("int8"), {"a.weight": layer}, starts=(3, 9))
+    file = tmp_path / "plan.json"
+    plan.save(file)
+    assert Quantisation.load(file) == plan
+    assert json.loads(file.read_text())["schema"] == 3
+    assert [plan.span_of(step) for step in (0, 2, 3, 8, 9, 40)] == [0, 0, 1, 1, 2, 2]
+    alone = plan.at(1)
+    assert (alone.starts, alone.layers["a.weight"]) == ((), Layer(0.0, 1e-7, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("starts", "spans", "message"),
+    [
+        ([3], [[-1, 2]], "in 2 spans"),
+        ([3], [], "in 2 spans"),
+        ([], [[-1, 2], [-1, 2]], "in 1 spans"),
+        ([3], [[-1, 2], [-2, 2]], "in 2 spans"),
+        ([3], [[-1, 2], [2, -1]], "the range 2.0 to -1.0"),
+        ([3], [[-1, 2], [0]], "missing"),
+        ([0], [[-1, 2], [-1, 2]], r"start at \[0\]"),
+        ([4, 3], [[-1, 2]] * 3, r"start at \[4, 3\]"),
+        ([-1], [[-1, 2]] * 2, r"start at \[-1\]"),
+        ([1.5], [[-1, 2]] * 2, r"start at \[1\.5\]"),
+    ],
+)
+def test_spans_that_cannot_be_are_refused(
+    tmp_path: Path, starts: object, spans: object, message: str
+) -> None:
+    plan = Quantisation(scheme_named("int8"), {"a.weight": Layer(-1.0, 2.0)}).to_json()
+    plan["starts"], plan["layers"]["a.weight"]["spans"] = starts, spans
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(SearchError, match=f"{message}.*; make it again"):
+        Quantisation.load(tmp_path / "plan.json")
+
+
 @pytest.mark.parametrize(
     ("scheme", "exponents", "message"),
     [

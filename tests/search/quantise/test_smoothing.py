@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from search.core.errors import SearchError
-from search.core.quantisation import Layer, Scheme, scheme_named, weight_schemes
+from search.core.quantisation import Layer, Quantisation, Scheme, scheme_named, weight_schemes
+from search.model.current_step import enter_step
 from search.quantise.calibration import calibrate
 from search.quantise.layers import WEIGHT
 from search.quantise.ranges import Ranges
@@ -37,19 +38,19 @@ def a_linear_layer() -> nn.Linear:
 
 def calibrated(module: nn.Module, inputs: Tensor, scheme: str = "int8", **options: Any) -> Layer:
     def run() -> None:
+        enter_step(0)
         for call in inputs:
             module(call)
 
-    return calibrate(
-        {WEIGHT: module}, [WEIGHT], run, scheme=scheme_named(scheme), **options
-    )[WEIGHT]  # fmt: skip
+    plan = calibrate({WEIGHT: module}, [WEIGHT], run, scheme=scheme_named(scheme), **options)
+    return plan.layers[WEIGHT]
 
 
 def error(module: nn.Module, layer: Layer, inputs: Tensor, scheme: str = "int8") -> float:
     """Relative L2 of what the layer makes if it rounds."""
     with torch.no_grad():
         expected = module(inputs)
-        with rounded({WEIGHT: module}, {WEIGHT: layer}, scheme_named(scheme)):
+        with rounded({WEIGHT: module}, Quantisation(scheme_named(scheme), {WEIGHT: layer})):
             off = module(inputs) - expected
     return float(off.norm() / expected.norm())
 
