@@ -24,7 +24,7 @@ def searched(path: Path, method: str, file: Path) -> dict[str, Any]:
     """Make a SubNet."""
     from search.methods.options import Options
     from search.methods.registry import search
-    from search.model.pipeline import open_pipeline
+    from search.model.opening import open_pipeline
 
     began = time.process_time()
     pipeline = open_pipeline(path, weights=False)
@@ -59,7 +59,7 @@ def compared(path: Path, out: Path) -> dict[str, Any]:
     from engines.base import make_engine
     from engines.runner import Runner
     from exporter.bundle import Bundle
-    from search.model.pipeline import open_pipeline
+    from search.model.opening import open_pipeline
 
     runner, pipe = (
         Runner(Bundle.open(out), make_engine("onnxruntime", "cpu")),

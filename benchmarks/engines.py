@@ -34,7 +34,7 @@ from search.core.program import plan_program
 from search.core.table import keep_of, with_actions
 from search.methods.options import Options, names_of
 from search.methods.registry import search
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

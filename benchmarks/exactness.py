@@ -25,7 +25,7 @@ from search.core.subnet import Granularity, SubNet
 from search.methods.options import Options
 from search.methods.registry import search
 from search.model.family import Request
-from search.model.pipeline import Pipeline, open_pipeline
+from search.model.opening import open_pipeline
 from search.model.reference import sample
 from tests.hand_gating import gated_by_hand
 from tests.pipelines import RANDOM, SHIPPED
@@ -33,6 +33,8 @@ from tests.traces import traced_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from search.model.pipeline import Pipeline
 
 GUIDANCE = 7.5
 PROMPTS = {"shapes-dit": "red circle", "learned-variance": "7"}

@@ -80,7 +80,7 @@ def plain(path: Path, out: Path) -> dict[str, Any]:
     import torch
 
     from search.model.family import Request
-    from search.model.pipeline import open_pipeline
+    from search.model.opening import open_pipeline
     from search.model.recording import record_call
 
     pipeline = open_pipeline(path)
@@ -106,7 +106,7 @@ def trace_only(path: Path, out: Path, dtype: str) -> dict[str, Any]:
     from exporter.traced import trace_denoiser
     from search.methods.options import Options
     from search.methods.whole import full
-    from search.model.pipeline import open_pipeline
+    from search.model.opening import open_pipeline
 
     pipeline = open_pipeline(path, weights=False)
     try:
@@ -131,7 +131,7 @@ def trace_only(path: Path, out: Path, dtype: str) -> dict[str, Any]:
 
 def search_only(path: Path) -> dict[str, Any]:
     """Make the SubNet to export."""
-    from search.model.pipeline import open_pipeline
+    from search.model.opening import open_pipeline
 
     began = time.perf_counter()
     rotating(open_pipeline(path, weights=False)).save(path.parent / SUBNET)

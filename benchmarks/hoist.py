@@ -29,7 +29,7 @@ from exporter.weights import refer, write_weights
 from search.core.program import plan_program
 from search.methods.options import Options
 from search.methods.registry import search
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -127,7 +127,7 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
     from search.core.quantisation import Quantisation, scheme_named
     from search.methods.options import Options
     from search.methods.registry import search
-    from search.model.pipeline import open_for, open_pipeline
+    from search.model.opening import open_for, open_pipeline
 
     path = find(name, folder)
     subnet = search(open_pipeline(path, weights=False), "full", Options(steps=STEPS))

@@ -23,7 +23,7 @@ from search.laptop.knapsack import choose
 from search.laptop.layers import Layers, layers_of, once, params_of
 from search.methods.options import Options
 from search.methods.whole import full
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 
 if TYPE_CHECKING:
     from exporter.trace import Master

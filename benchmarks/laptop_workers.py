@@ -8,6 +8,7 @@ from __future__ import annotations
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import torch
@@ -22,8 +23,11 @@ from search.laptop.store import FULL, TUPLES, Store
 from search.laptop.tuples import Tuples
 from search.methods.options import Options
 from search.methods.whole import full
-from search.model.pipeline import Pipeline, open_pipeline
+from search.model.opening import open_pipeline
 from search.runs.parallel import Where
+
+if TYPE_CHECKING:
+    from search.model.pipeline import Pipeline
 
 
 @click.command()

@@ -21,7 +21,7 @@ from engines.runner import Runner
 from exporter.exporting import export
 from search.methods.options import Options
 from search.methods.registry import search
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 from tests.pipelines import SHIPPED
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from engines.parity import K, verify
 from exporter.exporting import export
 from search.methods.options import Options
 from search.methods.registry import search
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 from tests.mixes import random_mix
 from tests.pipelines import RANDOM, SHIPPED
 

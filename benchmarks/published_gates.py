@@ -30,7 +30,7 @@ from search.foreign.gate_file import read_gates
 from search.foreign.tables import subnet_from_gates
 from search.methods.options import Options
 from search.model.family import Request
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 from search.model.reference import sample
 from tests import gate_files
 

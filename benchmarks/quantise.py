@@ -73,7 +73,7 @@ def main(
     """Measure the trained pipelines, and write one record each."""
     from search.methods.options import Options
     from search.methods.registry import search
-    from search.model.pipeline import open_for
+    from search.model.opening import open_for
 
     suffix = "" if ranges is Ranges.MINMAX else f"-{ranges}"
     suffix += "" if smoothing is None else f"-smoothing-{smoothing:g}"

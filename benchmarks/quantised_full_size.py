@@ -69,7 +69,7 @@ def export_all(
     from exporter.exporting import export
     from search.methods.options import Options
     from search.methods.registry import search
-    from search.model.pipeline import open_for, open_pipeline
+    from search.model.opening import open_for, open_pipeline
 
     path = folder / "pipeline"
     full_size.sd15(path, channels)

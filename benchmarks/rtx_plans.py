@@ -37,7 +37,7 @@ def plans(name: str, folder: Path) -> dict[str, Any]:
     from exporter.exporting import export
     from search.methods.options import Options
     from search.methods.registry import search
-    from search.model.pipeline import open_pipeline
+    from search.model.opening import open_pipeline
 
     path = find(name, folder)
     options = Options(steps=STEPS, keep=KEEP, guidance=3.0)

@@ -60,7 +60,7 @@ def step_graph(
     from exporter.traced import trace_denoiser
     from exporter.weights import refer, write_weights
     from search.core.program import plan_program
-    from search.model.pipeline import open_for
+    from search.model.opening import open_for
 
     folder.mkdir()
     program = plan_program(subnet, 1)
@@ -94,7 +94,7 @@ def main(names: tuple[str, ...]) -> None:
     """Build the plans of the pipelines NAMES, by default of all."""
     from search.methods.options import Options
     from search.methods.registry import search
-    from search.model.pipeline import open_for, open_pipeline
+    from search.model.opening import open_for, open_pipeline
 
     results = dict[str, Any]()
     with tempfile.TemporaryDirectory(prefix="stepcarve-") as name:

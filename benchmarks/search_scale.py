@@ -41,7 +41,7 @@ def make(name: str, folder: Path) -> None:
 
 def opened(name: str, path: Path, dtype: str) -> Any:
     """The pipeline with its weights."""
-    from search.model.pipeline import open_asked
+    from search.model.opening import open_asked
 
     call = LONGEST_TEXT.items() if name == "flux" else ()
     return open_asked(path, scheduler=None, call=call, dtype=dtype)

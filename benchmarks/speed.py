@@ -23,7 +23,7 @@ from search.core.summary import summarise
 from search.methods.options import Options
 from search.methods.registry import search
 from search.model.family import Request
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 from tests.pipelines import SHIPPED
 
 if TYPE_CHECKING:

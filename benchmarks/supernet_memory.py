@@ -46,7 +46,7 @@ def measure(pipeline: Path, steps: int, every: int) -> None:
     from search.core.subnet import Granularity
     from search.methods.options import Options
     from search.methods.whole import full
-    from search.model.pipeline import open_pipeline
+    from search.model.opening import open_pipeline
     from search.supernet.supernet import supernet
 
     opened = open_pipeline(pipeline)

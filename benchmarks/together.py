@@ -27,11 +27,13 @@ from search.methods.options import Options, keeps_of
 from search.methods.registry import search_keeps
 from search.methods.whole import full
 from search.model.family import Request
-from search.model.pipeline import Pipeline, open_pipeline
+from search.model.opening import open_pipeline
 from search.model.reference import sample
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from search.model.pipeline import Pipeline
 
 KEEPS = "0.02,0.04,0.06,0.08,0.1,0.16"
 INTERVALS = (3, 5, 8, 12, 17)

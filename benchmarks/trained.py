@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from examples.emoji.models import GUIDANCE
 from search.frontier.judge import Judge
 from search.methods.prompts import split_prompts
-from search.model.pipeline import open_asked
+from search.model.opening import open_asked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,7 +97,7 @@ SHAPES_DIT = Trained(
     SHAPES / "shapes-dit", 3.0, 50, DPM_SOLVER, SHAPES / "judge.onnx", partial(_shapes, "centred")
 )
 EMOJI_SD3 = Trained(
-    EMOJI / "emoji-sd3", 5.0, 28, (None, 8), EMOJI / "judge.onnx", _emoji,
+    EMOJI / "emoji-sd3", GUIDANCE, 28, (None, 8), EMOJI / "judge.onnx", _emoji,
     call=(("max_sequence_length", 1),), held_out=EMOJI / "prompts.txt",
 )  # fmt: skip
 EMOJI_STUDENT = replace(

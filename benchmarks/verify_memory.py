@@ -65,7 +65,7 @@ def make(folder: Path, steps: int, pixels: int, *, small: bool) -> None:
     """The pipeline and its bundle."""
     from benchmarks import full_size
     from exporter.exporting import export
-    from search.model.pipeline import open_pipeline
+    from search.model.opening import open_pipeline
 
     path = folder / PIPELINE
     full_size.sd15(path, full_size.SMALL_CHANNELS if small else full_size.SD15_CHANNELS)

@@ -26,7 +26,7 @@ from search.core.program import Signature, plan_program
 from search.core.table import always
 from search.core.topology import Target
 from search.core.versions import installed, versions_of
-from search.model.pipeline import open_for
+from search.model.opening import open_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

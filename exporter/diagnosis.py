@@ -16,8 +16,8 @@ from search.core.granularity import Granularity
 from search.core.timestep_grid import TimestepGrid
 from search.model.activations import peak_bytes
 from search.model.family import Request
+from search.model.opening import open_pipeline
 from search.model.parts import weight_files
-from search.model.pipeline import Pipeline, open_pipeline
 from search.model.pipeline_files import read_index
 from search.model.weights import DenoiserWeights
 from search.model.whole import whole_trace
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from search.model.family import Family
+    from search.model.pipeline import Pipeline
 
 _DTYPE = torch.float32
 """Of a search, and of the export that is reckoned with."""

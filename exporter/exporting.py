@@ -25,7 +25,7 @@ from search.core.files import require_free, sha256
 from search.core.versions import environment, versions_of
 from search.model.ip_adapter import ENCODER, take_ip_adapter
 from search.model.lora import take_loras
-from search.model.pipeline import Pipeline, open_for
+from search.model.opening import open_for
 from search.model.whole import resized
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from search.core.lora import IPAdapter, Lora
     from search.core.quantisation import Quantisation
     from search.core.subnet import SubNet
+    from search.model.pipeline import Pipeline
 
 PACKAGES = (
     "stepcarve",

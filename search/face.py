@@ -75,7 +75,7 @@ def optimize(
     """
     from search.methods.options import Options
     from search.methods.registry import method_of, needs_weights, search
-    from search.model.pipeline import open_asked
+    from search.model.opening import open_asked
 
     height, width = size or (None, None)
     options = Options(

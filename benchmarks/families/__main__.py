@@ -32,11 +32,12 @@ from search.methods.options import Options
 from search.methods.registry import search
 from search.model.entry import FRAMES
 from search.model.families.text_to_image import call_parameters, scale_argument
+from search.model.opening import open_pipeline
 from search.model.pictures import SOURCES
-from search.model.pipeline import Pipeline, open_pipeline
 
 if TYPE_CHECKING:
     from benchmarks.families.toy import Toy
+    from search.model.pipeline import Pipeline
 
 TOYS = (*image.TOYS, *video.TOYS, *pictured.LED)
 NOT_BUILT = {**image.NOT_BUILT, **video.NOT_BUILT}

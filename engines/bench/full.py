@@ -74,7 +74,7 @@ def full_subnet(subnet: SubNet, pipeline: Path) -> SubNet:
         EngineError: the SubNet does not say which sampler that is.
     """
     from search.core.errors import SearchError
-    from search.model.pipeline import open_for
+    from search.model.opening import open_for
     from search.model.whole import full_of
 
     found = whole_table(subnet)

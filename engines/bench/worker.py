@@ -136,7 +136,7 @@ class InTorch:
         from search.model.family import Request
         from search.model.ip_adapter import attach_ip_adapter
         from search.model.lora import attach, fuse
-        from search.model.pipeline import open_for
+        from search.model.opening import open_for
         from search.model.reference import called_networks
 
         if contender.threads is not None:

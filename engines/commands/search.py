@@ -264,7 +264,7 @@ def command(
     from search.methods.options import Options
     from search.methods.registry import method_of, needs_weights, search_keeps
     from search.methods.whole import full
-    from search.model.pipeline import open_asked, require_device
+    from search.model.opening import open_asked, require_device
 
     method = method_of(name)
     options = Options(granularity=Granularity(granularity or method.granularity), **values)

@@ -25,7 +25,7 @@ from search.core.files import require_free, write_atomically
 from search.core.summary import summarise
 from search.core.versions import environment
 from search.frontier.judge import Judge
-from search.model.pipeline import open_asked
+from search.model.opening import open_asked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -15,7 +15,7 @@ from search.frontier.settings import FrontierSettings
 from search.methods.prompts import split_prompts
 from search.methods.registry import method_of, search_keeps
 from search.methods.whole import full
-from search.model.pipeline import open_asked
+from search.model.opening import open_asked
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,7 +20,7 @@ from search.core.topology import TargetKind
 from search.model.family import Request
 from search.model.ip_adapter import attach_ip_adapter
 from search.model.lora import attach, fuse
-from search.model.pipeline import Pipeline, open_for
+from search.model.opening import open_for
 from search.model.reference import (
     Trajectory,
     called_networks,
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from search.core.sampler import SamplerTable
     from search.core.subnet import SubNet
     from search.core.topology import Target
+    from search.model.pipeline import Pipeline
 
     Array = NDArray[Any]
 

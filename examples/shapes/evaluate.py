@@ -16,7 +16,7 @@ from examples.losses import draw_losses
 from examples.shapes.pictures import ATTRIBUTES, Pictures, class_names, draw
 from search.frontier.judge import Judge, frechet_distance
 from search.model.family import Request
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 from search.model.reference import sample
 
 if TYPE_CHECKING:

@@ -70,7 +70,7 @@ def command(
     screen.quiet_libraries()
     from exporter.scheduler import not_included, predicting_steps
     from search.core.subnet import SubNet
-    from search.model.pipeline import open_for
+    from search.model.opening import open_for
 
     loaded = SubNet.load(subnet)
     _require_used(loaded, format_name, grid_only=grid_only)

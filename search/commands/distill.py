@@ -147,7 +147,7 @@ def command(
     from search.distill.data import read_folder
     from search.distill.distill import distill as run
     from search.distill.recipe import DistillRecipe
-    from search.model.pipeline import require_device
+    from search.model.opening import require_device
 
     if options["loss"] == Loss.OUTPUT:
         with_features = f"for --loss {Loss.NORMALIZED} and {Loss.PLAIN}"

@@ -148,7 +148,7 @@ def command(
     from search.frontier.settings import FrontierSettings
     from search.frontier.table import full_attributes, tables
     from search.frontier.write import write_frontier
-    from search.model.pipeline import open_asked, require_device
+    from search.model.opening import open_asked, require_device
 
     methods = methods or tuple(NAMES)
     unused = {

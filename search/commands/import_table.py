@@ -76,7 +76,7 @@ def command(
     from search.core.summary import one_line, summarise
     from search.foreign.importers import read_foreign
     from search.methods.options import Options
-    from search.model.pipeline import open_asked
+    from search.model.opening import open_asked
 
     foreign = read_foreign(source, format_name, threshold)
     count = foreign.steps if steps is None else steps

@@ -130,7 +130,7 @@ def command(
     from search.core.quantisation import scheme_named
     from search.core.subnet import SubNet
     from search.methods.prompts import default_prompts
-    from search.model.pipeline import open_for, require_device
+    from search.model.opening import open_for, require_device
     from search.model.whole import full_of
     from search.quantise.recipe import Effort, quantise
 

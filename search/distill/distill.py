@@ -19,8 +19,8 @@ from search.distill.skipped import skipped_blocks
 from search.distill.student import save_pipeline
 from search.distill.training import identity_of, train
 from search.laptop.noising import Noising
+from search.model.opening import open_for
 from search.model.pictures import require_no_pictures
-from search.model.pipeline import Pipeline, open_for
 from search.model.removed import KEY
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from search.core.subnet import SubNet
     from search.distill.recipe import DistillRecipe
     from search.distill.training import Report
+    from search.model.pipeline import Pipeline
 
 
 @dataclass(frozen=True)

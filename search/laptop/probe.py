@@ -14,7 +14,7 @@ from search.laptop.loss import OutputLoss, PictureLoss
 from search.laptop.settings import Criterion, LaptopSettings
 from search.laptop.store import FULL, TUPLES, Known, Store
 from search.laptop.tuples import Tuples
-from search.model.pipeline import open_for
+from search.model.opening import open_for
 from search.runs.parallel import Where, run_jobs
 
 if TYPE_CHECKING:

@@ -11,13 +11,14 @@ from torch import nn
 
 from search.core.errors import SearchError
 from search.model.live_lora import live_loras
-from search.model.pipeline import Pipeline, open_pipeline
+from search.model.opening import open_pipeline
 from search.model.weights import on_disk_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from search.core.lora import Lora
+    from search.model.pipeline import Pipeline
     from search.model.weights import DenoiserWeights
 
 

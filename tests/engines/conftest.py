@@ -14,7 +14,7 @@ def pair(pipelines: Callable[[str], Path], tmp_path_factory: pytest.TempPathFact
     from exporter.exporting import export
     from search.methods.options import Options
     from search.methods.registry import search
-    from search.model.pipeline import open_pipeline
+    from search.model.opening import open_pipeline
 
     path = pipelines("three-levels")
     subnet = search(open_pipeline(path, weights=False), "full", Options(steps=4))

@@ -29,7 +29,7 @@ from exporter.errors import ExportError
 from search.core.errors import SearchError
 from search.methods.options import Options
 from search.methods.registry import search
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 from search.runs.parallel import Where
 
 PROMPT = "7"

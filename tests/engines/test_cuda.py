@@ -24,7 +24,7 @@ from search.core.precision import ALL, Precision
 from search.core.subnet import SubNet
 from search.methods.options import Options
 from search.methods.registry import search
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 
 FLOAT32, BFLOAT16 = np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16)
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]

@@ -15,7 +15,7 @@ from exporter.traced import conditioning
 from search.core.subnet import Granularity
 from search.methods.options import Options
 from search.methods.registry import search
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 from tests.mixes import random_mix
 
 CHOSEN_BY = {"Where": 1}

@@ -25,7 +25,7 @@ from search.core.subnet import Granularity, SubNet
 from search.methods.options import Options
 from search.methods.registry import search
 from search.model.family import Request
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 from search.model.reference import sample
 from tests.hand_gating import gated_by_hand
 from tests.mixes import random_mix

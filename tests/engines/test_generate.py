@@ -33,7 +33,7 @@ from exporter.errors import ExportError
 from exporter.exporting import export
 from search.methods.options import Options
 from search.methods.registry import search
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 from search.runs.parallel import Where
 
 ABOUT = Generation(

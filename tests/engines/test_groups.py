@@ -25,7 +25,8 @@ from search.methods.options import Options
 from search.methods.registry import search
 from search.model.families.text_to_image import call_parameters, scale_argument
 from search.model.family import Request
-from search.model.pipeline import Pipeline, open_pipeline
+from search.model.opening import open_pipeline
+from search.model.pipeline import Pipeline
 from search.model.reference import sample
 from search.supernet.supernet import supernet
 from tests.hand_gating import gated_by_hand

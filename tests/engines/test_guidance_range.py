@@ -27,7 +27,7 @@ from search.methods.options import Options
 from search.methods.whole import full
 from search.model.bound_scheduler import fitted_scheduler
 from search.model.fitted_scheduler import FittedScheduler
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 
 pytestmark = pytest.mark.slow
 NAME = "three-levels"

@@ -27,7 +27,7 @@ from exporter import graph
 from exporter.bundle import Bundle
 from search.methods.options import Options
 from search.methods.registry import search
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 
 RECORD = EngineKind(
     name="toy",

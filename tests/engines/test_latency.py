@@ -26,7 +26,7 @@ from search.core.topology import PREDICTION
 from search.methods.options import Options
 from search.methods.registry import search
 from search.methods.schedules import deepcache
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 from tests.mixes import random_mix
 from tests.toys import chain, hourglass, subnet
 

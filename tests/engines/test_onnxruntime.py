@@ -20,7 +20,7 @@ from engines.runner import Runner
 from exporter.bundle import Bundle
 from search.methods.options import Options
 from search.methods.registry import search
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 
 
 @pytest.fixture(scope="module")

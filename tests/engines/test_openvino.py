@@ -21,7 +21,7 @@ from exporter.exporting import export
 from search.core.subnet import Granularity
 from search.methods.options import Options
 from search.methods.registry import search
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 
 MakeBundle = Callable[..., Bundle]
 Find = Callable[[str], Path]

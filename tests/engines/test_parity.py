@@ -31,7 +31,7 @@ from search.core.table import with_actions
 from search.core.topology import port_of
 from search.methods.options import Options
 from search.methods.registry import search
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 from tests.search.model.test_removed import REMOVED, make
 
 PROMPT = "a small red circle left on a grey field"

@@ -26,8 +26,8 @@ from search.core.pictures import values_of
 from search.methods.options import Options
 from search.methods.registry import search
 from search.model.encoder import image_to_image_of, text_to_image_of
+from search.model.opening import open_pipeline
 from search.model.pictures import sources_of
-from search.model.pipeline import open_pipeline
 
 STEPS, SEED, PROMPT, GUIDANCE = 2, 5, "a red circle on a blue field", 2.0
 """Few and little: these networks, above all the ControlNets, enlarge rounding with every step.

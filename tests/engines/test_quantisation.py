@@ -24,7 +24,7 @@ from exporter.bundle import MANIFEST, Bundle
 from exporter.quantise import CHANNELS
 from search.core.names import layer_of
 from search.core.quantisation import Quantisation
-from search.model.pipeline import open_for
+from search.model.opening import open_for
 from tests.command_line import ok, stepcarve
 
 PIPELINE, PROMPT = "learned-variance", "1"

@@ -19,7 +19,7 @@ from search.core.subnet import Granularity, SubNet
 from search.distill.student import prune, save_pipeline
 from search.methods.options import Options
 from search.methods.whole import full
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 
 GONE = ("down_blocks.1.attentions.0", "mid_block.resnets.1", "up_blocks.1.resnets.1")
 

@@ -22,7 +22,7 @@ from engines.report.page import likeness
 from exporter.bundle import Bundle
 from search.methods.options import Options
 from search.methods.registry import search
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 from tests.conftest import SHAPES
 from tests.engines.made_up import RIGHT, WRONG, made_up
 

@@ -22,7 +22,8 @@ from search.core.table import with_actions
 from search.methods.options import Options
 from search.methods.registry import search
 from search.model.family import Request
-from search.model.pipeline import Pipeline, open_pipeline
+from search.model.opening import open_pipeline
+from search.model.pipeline import Pipeline
 from search.model.reference import sample
 from tests.hand_gating import gated_by_hand
 from tests.mixes import random_mix

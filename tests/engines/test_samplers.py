@@ -28,7 +28,8 @@ from search.core.subnet import SubNet
 from search.core.table import with_actions
 from search.methods.options import Options
 from search.methods.registry import search, search_keeps
-from search.model.pipeline import Pipeline, open_pipeline
+from search.model.opening import open_pipeline
+from search.model.pipeline import Pipeline
 from tests.hand_gating import gated_by_hand
 
 MakeBundle = Callable[[str, SubNet], Bundle]

@@ -28,7 +28,8 @@ from search.methods.registry import search
 from search.model import split_streams
 from search.model.body import DenoiserUse
 from search.model.family import Request
-from search.model.pipeline import Pipeline, open_asked, open_for, open_pipeline
+from search.model.opening import open_asked, open_for, open_pipeline
+from search.model.pipeline import Pipeline
 from tests.mixes import random_mix
 
 STEPS, GUIDANCE = 4, 3.0

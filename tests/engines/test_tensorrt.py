@@ -24,7 +24,7 @@ from exporter.bundle import Bundle
 from search.core.subnet import SubNet
 from search.methods.options import Options
 from search.methods.registry import search
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 from tests.engines import fake_tensorrt as fake
 
 GPU = Device("GeForce RTX 4090", "8.9", "580.65.06", "13.0")

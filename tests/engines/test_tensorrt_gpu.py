@@ -18,7 +18,7 @@ from exporter.bundle import Bundle
 from exporter.exporting import export
 from search.methods.options import Options
 from search.methods.registry import search
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 
 pytestmark = pytest.mark.gpu
 

@@ -25,7 +25,7 @@ from search.core.program import plan_program
 from search.core.subnet import Granularity
 from search.methods.options import Options
 from search.methods.registry import search
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 from tests.mixes import random_mix
 
 ADA = EngineOptions(compute_capability="8.9")

@@ -22,7 +22,7 @@ from exporter.shape import Shape
 from search.core.errors import SearchError
 from search.methods.options import Options
 from search.methods.registry import search
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 from search.model.sizing import Sizing
 from tests.engines.test_generate import ABOUT
 

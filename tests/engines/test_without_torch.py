@@ -20,7 +20,7 @@ from exporter.bundle import Bundle
 from search.core.subnet import SubNet
 from search.methods.options import Options
 from search.methods.registry import search
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 
 # What `stepcarve run` needs: our own packages, the engine, and what prints and saves.
 NEEDED = (

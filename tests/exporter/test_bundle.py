@@ -20,7 +20,7 @@ from exporter.errors import ExportError
 from exporter.staging import staging
 from search.methods.options import Options
 from search.methods.registry import search
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 
 
 @pytest.fixture

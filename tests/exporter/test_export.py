@@ -28,7 +28,7 @@ from search.core.summary import summarise
 from search.core.table import with_actions
 from search.methods.options import Options
 from search.methods.registry import search
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 from tests.mixes import random_mix
 from tests.search.core.test_subnet import written_in_schema_1
 

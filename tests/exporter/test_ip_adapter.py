@@ -30,7 +30,7 @@ from search.methods.registry import search
 from search.model.families.text_to_image import TextToImage
 from search.model.family import Request
 from search.model.ip_adapter import attach_ip_adapter, take_ip_adapter
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 from tests.command_line import ok, stepcarve
 from tests.hand_gating import gated_by_hand
 from tests.mixes import random_mix

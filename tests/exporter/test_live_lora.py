@@ -20,7 +20,7 @@ from search.core.errors import SearchError
 from search.core.lora import Lora, live, scale_of
 from search.methods.options import Options
 from search.methods.registry import search
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 from tests.command_line import ok, stepcarve
 
 STEPS, SEED, PROMPT = 3, 5, "a small red circle"

@@ -25,7 +25,7 @@ from search.core.lora import Lora
 from search.core.subnet import SubNet
 from search.methods.options import Options
 from search.methods.registry import search
-from search.model.pipeline import open_for, open_pipeline
+from search.model.opening import open_for, open_pipeline
 from tests.command_line import ok, stepcarve
 
 STEPS = 3

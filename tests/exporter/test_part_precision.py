@@ -22,7 +22,7 @@ from exporter.exporting import export
 from exporter.part_precision import lower_parts
 from search.methods.options import Options
 from search.methods.registry import search
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 from tests.engines.test_quantisation import a_wrong_scale, with_change
 
 PROMPT, STEPS, SEED = "a red cross", 2, 3

@@ -21,7 +21,7 @@ from search.methods.options import Options
 from search.methods.whole import full
 from search.model.conditioner import TextConditioner
 from search.model.family import Request
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 from tests.pipelines import RANDOM
 
 

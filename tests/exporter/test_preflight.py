@@ -14,7 +14,7 @@ from exporter.exporting import export
 from search.methods.options import Options
 from search.methods.whole import full
 from search.model import parts
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 
 Memory = namedtuple("Memory", "available")
 Disk = namedtuple("Disk", "free")

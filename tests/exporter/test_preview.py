@@ -15,7 +15,8 @@ from torch import nn
 
 from benchmarks.families.image import TOYS
 from exporter.preview import fit_preview
-from search.model.pipeline import Pipeline, open_pipeline
+from search.model.opening import open_pipeline
+from search.model.pipeline import Pipeline
 
 MIXED = torch.tensor([[2.0, 1, 0], [0, -1, 3], [1, 1, 1], [0.5, 0, 2]])
 """From colours in -1..1 to the four channels of a made-up autoencoder."""

@@ -28,7 +28,8 @@ from search.methods.whole import full
 from search.model.bound_scheduler import fitted_scheduler
 from search.model.family import Request
 from search.model.fitted_scheduler import FittedScheduler
-from search.model.pipeline import Pipeline, open_pipeline
+from search.model.opening import open_pipeline
+from search.model.pipeline import Pipeline
 from search.model.reference import sample
 
 GUIDANCE = 3.0

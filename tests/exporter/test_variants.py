@@ -16,7 +16,7 @@ from exporter.exporting import export
 from exporter.shape import Shape
 from search.methods.options import Options
 from search.methods.registry import search
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 
 SIZES = ((24, 24), (16, 32))
 pytestmark = pytest.mark.slow  # four exports in one; test_cli.py has a smaller bundle with variants

@@ -17,7 +17,7 @@ from search.core.subnet import Granularity
 from search.laptop.layers import Layers, layers_of, once
 from search.methods.options import Options
 from search.methods.whole import full
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 
 Find = Callable[[str], tuple[Master, Layers]]
 UNITS = {

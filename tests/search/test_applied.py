@@ -22,7 +22,8 @@ from search.core.subnet import SubNet
 from search.methods.options import Options
 from search.methods.whole import full
 from search.model.family import Request
-from search.model.pipeline import Pipeline, open_asked, open_pipeline
+from search.model.opening import open_asked, open_pipeline
+from search.model.pipeline import Pipeline
 from search.model.reference import sample
 from tests.mixes import random_mix
 

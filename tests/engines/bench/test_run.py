@@ -22,7 +22,7 @@ from exporter.shape import Shape
 from search.core.subnet import SubNet
 from search.methods.options import Options
 from search.methods.registry import search
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 from tests.engines.bench.stand_ins import cannot, dies, holds, loads, takes
 
 SHAPE = Shape(64, 64, 1)

@@ -18,7 +18,7 @@ from search.core.subnet import SubNet
 from search.methods.options import Options
 from search.methods.registry import search
 from search.model import reference
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 
 PIPELINE = "three-levels"
 STEPS = 6

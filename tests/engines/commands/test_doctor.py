@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.families import image_llm, video_wan
 from search.core.blocks import abridged
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 from tests.command_line import ok, stepcarve
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from search.core.subnet import Granularity
 from search.core.topology import Target
 from search.methods.options import Options
 from search.methods.registry import search
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 from search.model.reference import gated
 from tests.mixes import random_mix
 

@@ -15,7 +15,7 @@ from search.core.subnet import SubNet
 from search.methods.options import Options
 from search.methods.whole import full
 from search.model.fitted_scheduler import FittedScheduler
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 from tests.command_line import Places, ok, require_refused, stepcarve
 
 

@@ -15,7 +15,7 @@ from search.core.subnet import Granularity, SubNet
 from search.core.table import with_actions
 from search.methods.options import Options
 from search.methods.whole import full
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 from tests.command_line import ok, stepcarve
 
 GONE = ("mid_block.resnets.1", "up_blocks.1.resnets.1")

@@ -18,7 +18,7 @@ from search.core.table import with_actions
 from search.core.topology import port_of
 from search.methods.options import Options
 from search.methods.whole import full
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 from tests.toys import chain, hourglass, subnet
 
 

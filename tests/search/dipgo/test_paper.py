@@ -13,7 +13,7 @@ from search.dipgo.paper import run_paper
 from search.dipgo.recipe import PAPER
 from search.methods.options import Options
 from search.methods.whole import full
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 
 
 def test_one_search_gives_a_subnet_for_each_keep(

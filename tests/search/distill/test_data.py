@@ -22,7 +22,8 @@ from search.distill.data import (
 )
 from search.laptop.noising import Noising
 from search.model.family import Request
-from search.model.pipeline import Pipeline, open_pipeline
+from search.model.opening import open_pipeline
+from search.model.pipeline import Pipeline
 from search.model.recording import record_call
 
 

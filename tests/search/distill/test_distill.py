@@ -33,7 +33,8 @@ from search.distill.training import train
 from search.laptop.noising import Noising
 from search.methods.options import Options
 from search.methods.whole import full
-from search.model.pipeline import Pipeline, open_pipeline
+from search.model.opening import open_pipeline
+from search.model.pipeline import Pipeline
 
 SHORT = DistillRecipe(iterations=4, batch=2, warmup=1, save_every=2)
 GONE = ("down_blocks.1.attentions.0", "up_blocks.1.resnets.1")
@@ -381,7 +382,7 @@ from pathlib import Path
 import torch
 from search.distill.training import train
 from search.distill.recipe import DistillRecipe
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 from tests.search.distill.test_distill import GONE, SHORT, draws_for
 from accelerate import PartialState
 teacher = open_pipeline(Path(sys.argv[1]))

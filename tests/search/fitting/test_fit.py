@@ -15,7 +15,8 @@ from search.fitting.trajectories import Trajectories, sample_trajectories
 from search.methods.options import Options
 from search.methods.registry import search
 from search.model.family import Request
-from search.model.pipeline import Pipeline, open_pipeline
+from search.model.opening import open_pipeline
+from search.model.pipeline import Pipeline
 from search.model.reference import sample
 
 STEPS, GUIDANCE = 16, 4.0

@@ -30,7 +30,8 @@ from search.methods.method import Task
 from search.methods.options import Options
 from search.methods.registry import search_keeps
 from search.methods.whole import full
-from search.model.pipeline import Pipeline, open_pipeline
+from search.model.opening import open_pipeline
+from search.model.pipeline import Pipeline
 from search.model.predictor import Predictor
 from search.model.scheduler import combine
 from tests.search.fitting.toy import guided_runs

@@ -27,7 +27,8 @@ from search.fitting.thin import Thin
 from search.fitting.trajectories import CHUNK, sample_both
 from search.methods.options import Options
 from search.methods.whole import full
-from search.model.pipeline import Pipeline, open_pipeline
+from search.model.opening import open_pipeline
+from search.model.pipeline import Pipeline
 
 EFFORT = Effort(fitted_on=3, held_out=2, iterations=2, every=1)
 PROMPTS = ("a red cross", "a blue circle")

@@ -18,7 +18,8 @@ from search.fitting.scheduled import scheduled
 from search.fitting.trajectories import Trajectories, sample_trajectories
 from search.methods.options import Options
 from search.methods.whole import full
-from search.model.pipeline import Pipeline, open_pipeline
+from search.model.opening import open_pipeline
+from search.model.pipeline import Pipeline
 
 PROMPTS = ("a red cross", "a blue circle")
 EXACT = 1e-5

@@ -13,7 +13,7 @@ from search.core.errors import SearchError
 from search.core.timestep_grid import TimestepGrid
 from search.fitting.trajectories import sample_trajectories
 from search.model.family import Request
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 from search.model.reference import sample
 from tests.search.fitting.toy import linear_runs
 

@@ -28,7 +28,7 @@ from search.methods import schedules
 from search.methods.options import Options
 from search.methods.whole import full
 from search.model.family import Request
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 from search.model.reference import sample
 from tests.search.model.test_reference import difference
 

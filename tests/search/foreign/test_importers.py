@@ -14,7 +14,8 @@ from search.foreign.gate_file import Gate, read_gates
 from search.foreign.tables import gates_of_stages, subnet_from_gates
 from search.methods.options import Options
 from search.model.family import family_of
-from search.model.pipeline import Pipeline, open_pipeline
+from search.model.opening import open_pipeline
+from search.model.pipeline import Pipeline
 from tests import gate_files
 from tests.pipelines import stable_diffusion_15
 

@@ -23,7 +23,8 @@ from search.foreign.importers import read_foreign
 from search.foreign.step_file import read_budcache
 from search.methods.options import Options
 from search.model.family import Request
-from search.model.pipeline import Pipeline, open_pipeline
+from search.model.opening import open_pipeline
+from search.model.pipeline import Pipeline
 from search.model.reference import sample
 
 GUIDANCE = 3.0

@@ -31,7 +31,7 @@ from search.frontier.settings import FrontierSettings
 from search.frontier.spacing import spacings
 from search.methods import schedules
 from search.model.family import Request
-from search.model.pipeline import open_for, open_pipeline
+from search.model.opening import open_for, open_pipeline
 from search.model.predictor import Predictor
 from search.model.reference import sample
 

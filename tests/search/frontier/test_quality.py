@@ -28,7 +28,8 @@ from search.methods.options import Options
 from search.methods.schedules import deepcache
 from search.methods.whole import full
 from search.model.family import Request
-from search.model.pipeline import Pipeline, open_pipeline
+from search.model.opening import open_pipeline
+from search.model.pipeline import Pipeline
 from search.model.reference import sample
 
 STEPS = 4

@@ -15,7 +15,7 @@ from search.laptop import by_hand
 from search.laptop.layers import params_of
 from search.methods.options import Options
 from search.methods.whole import full
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 from tests.toys import chain, subnet
 
 Whole = Callable[[str], SubNet]

@@ -16,7 +16,7 @@ from search.core.topology import TargetKind
 from search.laptop.layers import Layers, constant, layers_of, params_of
 from search.methods.options import Options
 from search.methods.whole import full
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 from tests.toys import hourglass, subnet
 
 BLOCK = "down_blocks.1.attentions.0.transformer_blocks.0"

@@ -25,7 +25,8 @@ from search.laptop.store import LOSSES
 from search.laptop.tuples import Tuples, draw_tuples
 from search.methods.options import Options
 from search.methods.whole import full
-from search.model.pipeline import Pipeline, open_pipeline
+from search.model.opening import open_pipeline
+from search.model.pipeline import Pipeline
 from search.model.reference import gated
 
 PROMPTS = ("a red circle", "a blue square")

@@ -26,7 +26,8 @@ from search.frontier.settings import FrontierSettings
 from search.methods.options import Options
 from search.methods.registry import NAMES, method_of, search, search_keeps
 from search.model.family import Request
-from search.model.pipeline import Pipeline, open_pipeline
+from search.model.opening import open_pipeline
+from search.model.pipeline import Pipeline
 from search.model.reference import sample
 from search.model.stand_in_scheduler import TableScheduler
 from tests.hand_gating import gated_by_hand

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from search.methods.prompts import default_prompts, split_prompts
-from search.model.pipeline import Pipeline, open_pipeline
+from search.model.opening import open_pipeline
+from search.model.pipeline import Pipeline
 
 
 @pytest.fixture(scope="module")

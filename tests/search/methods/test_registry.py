@@ -25,7 +25,7 @@ from search.methods.options import Options
 from search.methods.registry import METHODS, NAMES, method_of, search, search_keeps
 from search.methods.removals import VARIANTS
 from search.methods.table import methods_table
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 
 ROOT = Path(__file__).parents[3]
 

@@ -13,7 +13,8 @@ from search.core.sampler import FittedSampler
 from search.core.subnet import SubNet
 from search.methods.options import Options
 from search.methods.registry import search
-from search.model.pipeline import Pipeline, open_pipeline
+from search.model.opening import open_pipeline
+from search.model.pipeline import Pipeline
 from search.model.whole import resized
 from tests.mixes import random_mix
 

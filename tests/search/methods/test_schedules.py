@@ -15,7 +15,7 @@ from search.core.table import keep_of
 from search.methods import schedules
 from search.methods.options import Options
 from search.methods.registry import search
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 from tests.toys import chain, hourglass, subnet
 
 SD15_BRANCHES = (

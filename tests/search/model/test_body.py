@@ -14,7 +14,8 @@ from benchmarks.families import image, video
 from search.model.answers import Answers
 from search.model.body import Body, following
 from search.model.family import Request
-from search.model.pipeline import Pipeline, open_pipeline
+from search.model.opening import open_pipeline
+from search.model.pipeline import Pipeline
 from search.model.sizing import Sizing
 
 TOYS = {toy.cls: toy for toy in reversed((*image.TOYS, *video.TOYS))}

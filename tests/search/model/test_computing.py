@@ -20,7 +20,8 @@ from search.methods.registry import search
 from search.methods.whole import full
 from search.model.computing import compute_in
 from search.model.family import Request
-from search.model.pipeline import Pipeline, open_pipeline
+from search.model.opening import open_pipeline
+from search.model.pipeline import Pipeline
 from search.model.reference import Trajectory, sample
 from search.model.removed import KEY
 

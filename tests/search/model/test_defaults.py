@@ -14,7 +14,7 @@ from diffusers import DiffusionPipeline
 from search.methods.options import Options
 from search.methods.whole import full
 from search.model.family import Request
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 from search.model.reference import sample
 
 GUIDANCE = {

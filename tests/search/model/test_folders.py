@@ -18,7 +18,8 @@ from search.core.errors import SearchError
 from search.methods.options import Options
 from search.methods.whole import full
 from search.model.family import Request
-from search.model.pipeline import Pipeline, open_pipeline
+from search.model.opening import open_pipeline
+from search.model.pipeline import Pipeline
 from search.model.recording import record_call
 from search.model.reference import sample
 from tests.pipelines import RANDOM
@@ -426,7 +427,7 @@ def test_the_denoiser_is_checked_before_anything_large_is_loaded(
     path = copy("three-levels")
     rewrite(path / "unet" / f"{STEM}.safetensors", lacking)
     monkeypatch.setattr(UNet2DConditionModel, "from_pretrained", lambda *_, **__: pytest.fail("x"))
-    monkeypatch.setattr("search.model.pipeline.load_parts", lambda *_, **__: pytest.fail("y"))
+    monkeypatch.setattr("search.model.opening.load_parts", lambda *_, **__: pytest.fail("y"))
     with pytest.raises(SearchError, match="they lack"):
         open_pipeline(path)
 

@@ -13,8 +13,8 @@ from search.methods.options import Options
 from search.methods.registry import search_keeps
 from search.model import parts
 from search.model.family import Request
+from search.model.opening import open_pipeline
 from search.model.parts import load_unused
-from search.model.pipeline import open_pipeline
 from search.model.recording import record_call
 from tests.pipelines import RANDOM
 

@@ -15,7 +15,7 @@ from search.core.errors import SearchError
 from search.methods.options import Options
 from search.methods.whole import full
 from search.model.family import Request
-from search.model.pipeline import open_for, open_pipeline
+from search.model.opening import open_for, open_pipeline
 from search.model.reference import sample
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 from search.model.predictor import Predictor
 
 

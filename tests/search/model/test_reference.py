@@ -17,7 +17,8 @@ from search.methods import schedules
 from search.methods.options import Options
 from search.methods.whole import full
 from search.model.family import Request
-from search.model.pipeline import Pipeline, open_pipeline
+from search.model.opening import open_pipeline
+from search.model.pipeline import Pipeline
 from search.model.reference import gated, sample
 from tests.hand_gating import gated_by_hand
 from tests.mixes import random_mix

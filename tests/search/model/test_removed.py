@@ -24,7 +24,7 @@ from search.methods.prompts import default_prompts
 from search.methods.registry import search, search_keeps
 from search.methods.whole import full
 from search.model.family import Request
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 from search.model.reference import sample
 from search.model.removed import KEY
 

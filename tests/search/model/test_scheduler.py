@@ -19,7 +19,7 @@ from search.core.subnet import SubNet
 from search.core.timestep_grid import TimestepGrid
 from search.methods.options import Options
 from search.methods.whole import full
-from search.model.pipeline import open_for, open_pipeline
+from search.model.opening import open_for, open_pipeline
 from search.model.scheduler import GridSettings, read_sampler
 from search.model.scheduler_names import SHORT_NAMES
 

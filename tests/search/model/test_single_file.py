@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks.families import pictured_sd
 from search.core.errors import SearchError
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 from search.model.single_file import convert
 from tests.command_line import ok, stepcarve
 

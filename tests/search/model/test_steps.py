@@ -18,7 +18,7 @@ from benchmarks.families import image, video
 from search.core.errors import SearchError
 from search.core.groups import Groups
 from search.model.family import Request
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 from search.model.steps import MOST, groups_of_steps
 
 TIMES = (900.0, 700.0, 500.0, 300.0)

@@ -18,7 +18,8 @@ from search.model.entry import in_latents
 from search.model.family import Request
 from search.model.fixed_texts import Filling, FixedTexts, Padding, TextAxis, padding_name
 from search.model.hidden_keys import counts_changed, without_padding
-from search.model.pipeline import Pipeline, open_pipeline
+from search.model.opening import open_pipeline
+from search.model.pipeline import Pipeline
 from search.model.text_lengths import _Finder, fixed_texts_of
 from search.model.tokens import TokenizerStandIn
 

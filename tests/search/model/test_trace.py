@@ -14,7 +14,8 @@ from search.core.topology import PREDICTION, Base, Topology, base_of, port_of
 from search.methods.options import Options
 from search.methods.whole import full
 from search.model.family import Request, family_of
-from search.model.pipeline import Pipeline, open_pipeline
+from search.model.opening import open_pipeline
+from search.model.pipeline import Pipeline
 from search.model.trace import Trace, trace
 from tests.pipelines import SD15_STAGES, stable_diffusion_15
 

@@ -13,7 +13,8 @@ from search.core.actions import Action
 from search.core.subnet import Granularity, SubNet
 from search.methods.options import Options
 from search.methods.whole import full
-from search.model.pipeline import Pipeline, open_pipeline
+from search.model.opening import open_pipeline
+from search.model.pipeline import Pipeline
 from search.supernet.supernet import Case, SuperNet
 
 

@@ -12,7 +12,7 @@ from search.core.actions import Action
 from search.core.subnet import Granularity
 from search.methods.options import Options
 from search.methods.whole import full
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 from search.supernet.shares import (
     action_costs,
     cascade_shares,

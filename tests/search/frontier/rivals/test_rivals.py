@@ -43,7 +43,7 @@ from search.frontier.settings import FrontierSettings
 from search.methods.options import Options
 from search.methods.registry import search
 from search.model.noise_levels import noise_levels
-from search.model.pipeline import open_pipeline
+from search.model.opening import open_pipeline
 from search.model.predictor import Predictor
 
 STEPS, KEEPS = 12, (0.75, 0.5)
