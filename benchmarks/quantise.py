@@ -39,6 +39,7 @@ def measure(
     *,
     ranges: Ranges,
     smoothing: float | None,
+    spans: int,
 ) -> dict[str, Any]:
     """One row: the SubNet quantised with that share of its work in floating point."""
     from search.core.quantisation import scheme_named
@@ -56,6 +57,7 @@ def measure(
         effort=Effort(pictures, probed=2),
         ranges=ranges,
         smoothing=smoothing,
+        spans=spans,
     )
     seconds = time.process_time() - began
     return {"float_share": share, **found.to_json(), "processor_seconds": round(seconds, 1)}
@@ -67,8 +69,18 @@ def measure(
 @click.option("--keep", default=0.2, help="Of the SubNet of carve.")
 @click.option("--ranges", type=OneOf(Ranges), default=Ranges.MINMAX.value, help="Of inputs.")
 @click.option("--smoothing", type=SHARE, help="As for stepcarve quantise.")
+@click.option("--spans", default=1, help="As for stepcarve quantise.")
+@click.option(
+    "--method", "methods", multiple=True, type=click.Choice([*SHARES]), default=tuple(SHARES)
+)
 def main(
-    names: tuple[str, ...], pictures: int, keep: float, ranges: Ranges, smoothing: float | None
+    names: tuple[str, ...],
+    pictures: int,
+    keep: float,
+    ranges: Ranges,
+    smoothing: float | None,
+    spans: int,
+    methods: tuple[str, ...],
 ) -> None:
     """Measure the trained pipelines, and write one record each."""
     from search.methods.options import Options
@@ -77,18 +89,27 @@ def main(
 
     suffix = "" if ranges is Ranges.MINMAX else f"-{ranges}"
     suffix += "" if smoothing is None else f"-smoothing-{smoothing:g}"
+    suffix += "" if spans == 1 else f"-spans-{spans}"
     for trained in map(trained_named, names or TRAINED_NAMES):
         rows, opened = dict[str, Any](), trained.open()
         prompts, _ = trained.prompts(opened)
         whole = Options(steps=trained.steps, guidance=trained.guidance)
         searched = replace(whole, keep=keep, pictures=SEARCH_PICTURES, iterations=SEARCH_ITERATIONS)
-        for method, options in (("full", whole), ("carve", searched)):
+        for method in methods:
+            options = whole if method == "full" else searched
             subnet = search(opened, method, options)
             pipeline = open_for(subnet, trained.path, weights=True)
             rows[subnet.method] = [
                 measure(
-                    pipeline, subnet, prompts, share, pictures, ranges=ranges, smoothing=smoothing
-                )
+                    pipeline,
+                    subnet,
+                    prompts,
+                    share,
+                    pictures,
+                    ranges=ranges,
+                    smoothing=smoothing,
+                    spans=spans,
+                )  # fmt: skip
                 for share in SHARES[method]
             ]
             write(
