@@ -109,7 +109,7 @@ def main(
                     ranges=ranges,
                     smoothing=smoothing,
                     spans=spans,
-                )  # fmt: skip
+                )
                 for share in SHARES[method]
             ]
             write(
