@@ -24,7 +24,7 @@ TARGETS = re.findall(r"^make (\w+)$", README.read_text(), re.MULTILINE)
     ("chosen", "made", "proofs"),
     [
         # The tutorial's search is the README's, which is not done twice.
-        pytest.param((0, 6, 7, 8, 9), {"shapes", "cross.png"}, 0, marks=pytest.mark.slow),
+        pytest.param((0, 6, 7, 8, 9), {"emoji", "apple.png"}, 0, marks=pytest.mark.slow),
         ((1, 5), {"subnet.png", "bundle", "report", "cross.png", "fewer.json", "sampler"}, 1),
         pytest.param(
             (2, 3), {"triangle.png", "fast-0.5.json", "fast.png"}, 2, marks=pytest.mark.slow
