@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from search.fitting.placed import Placed
     from search.fitting.trajectories import Trajectories
 
-SPACINGS = (1.0, 0.8)
-"""Exponents of plain spacings to begin at: even, and denser at the end."""
+SPACINGS = (1.25, 1.0, 0.8)
+"""Exponents of plain spacings to begin at: denser at the beginning, even, and denser at the end."""
 PLAUSIBLE = 2.0
 """How much larger the error of a start may be than that of the best one, to be tried at all."""
 
