@@ -195,13 +195,19 @@ def _floor(found: Array, expected: Array) -> float:
 def _free_floors(precise: TorchDenoiser) -> tuple[tuple[float, ...], float]:
     """Per call the difference of its input, and that of the final latents, on the free trajectory.
 
-    What the noises give to both is the same, so only the differences of the predictions are followed.
+    What the noises give to both is the same, so only the differences of the predictions are followed. The
+    sampler's own sums round too, however alike the predictions are: never less than that.
     """
     reference = precise.reference
     program = plan_program(reference.subnet, reference.bundle.latent_shape[0])
     rows = program.reduce(reference.table)
     changes: list[Array] = []
+    made: list[Array] = []
     free: list[float] = []
+
+    def floor(row: NDArray[np.float64], tensor: Array) -> float:
+        weights = row[rows.known :]
+        return max(_floor(moved(row, tensor), tensor), _summed(tensor, weights, made))
 
     def moved(row: NDArray[np.float64], tensor: Array) -> Array:
         return tensor + sum((b * d for b, d in zip(row[rows.known :], changes, strict=False)), 0.0)
@@ -210,13 +216,26 @@ def _free_floors(precise: TorchDenoiser) -> tuple[tuple[float, ...], float]:
     with gated(reference.opened.networks, reference.subnet, steps=steps):
         for call, row in zip(program.calls, rows.inputs, strict=True):
             given = reference.sample(call.step).astype(np.float64)
-            sample = moved(row, given)
-            free.append(_floor(sample, given))
-            made = precise(sample, call.step)
+            free.append(floor(row, given))
+            found = precise(moved(row, given), call.step)
             if call.prediction is not None:
-                changes.append(made - reference.prediction(call.step))
-    final = reference.latents.astype(np.float64)
-    return tuple(free), _floor(moved(rows.final, final), final)
+                made.append(reference.prediction(call.step))
+                changes.append(found - made[-1])
+    return tuple(free), floor(rows.final, reference.latents.astype(np.float64))
+
+
+def _summed(tensor: Array, weights: Array, predictions: Sequence[Array]) -> float:
+    """What rounding each term of a sum to float32 may do to it, relative L2.
+
+    Args:
+        tensor: the sum of the weighted predictions, and of what noises add to them.
+        weights: of the predictions; there may be more of them.
+        predictions: of the calls so far.
+    """
+    terms = [w * each for w, each in zip(weights, predictions, strict=False)]
+    others = tensor - sum(terms, 0.0)
+    sizes = [float(np.linalg.norm(each)) for each in (*terms, others)]
+    return ROUNDING * sum(sizes) / max(float(np.linalg.norm(tensor)), ROUNDING)
 
 
 def _denoiser_for(reference: Reference, precision: str) -> TorchDenoiser:
