@@ -129,8 +129,9 @@ def carve_variant(
         for number, signature in enumerate(program.signatures)
     )
     if plan is not None and quantised is not None:
-        for call in program.calls:
-            quantised.set_span(steps[call.signature].graph, plan.span_of(call.step))
+        spans = {call.signature: plan.span_of(call.step) for call in program.calls}
+        for number, span in spans.items():
+            quantised.set_span(steps[number].graph, span)
     reads = {value.name or "" for step in steps for value in step.graph.inputs}
     return Variant(
         shape=shape,
