@@ -95,7 +95,7 @@ class Unrolled:
             for number, value in enumerate(self.values)
             if value.target.kind is TargetKind.MIX
             and not value.reads
-            and self.topology.bases[value.target.base].argument is None
+            and self.topology.bases[value.target.base].is_zeros
         )
 
     @cached_property

@@ -29,7 +29,9 @@ WITH_SCALES = 7
 """The schema of SubNets whose fitted rows depend on the guidance scale; likewise."""
 WITH_SPLIT_STREAMS = 8
 """The schema of SubNets of a pipeline whose call for both halves of guidance is made as two; likewise."""
-READABLE = (1, 2, 3, 4, 5, 6, 7, 8)
+WITH_PREDICTION_BASES = 9
+"""The schema of SubNets in whose topology a call has the prediction of another one as its base; likewise."""
+READABLE = (1, 2, 3, 4, 5, 6, 7, 8, 9)
 """Schema 1 has no `deltas` in its topology, so nothing in it allows DELTA; before schema 3 noise and
 latents had one shape, before schema 4 every sampler went all the way on the scheduler's own grid;
 before schema 5 no cell had coefficients, and a topology numbered its targets."""
@@ -336,6 +338,8 @@ class SubNet:
 
     @property
     def _schema(self) -> int:
+        if any(base.prediction is not None for base in self.topology.bases.values()):
+            return WITH_PREDICTION_BASES
         if self.binding.split_streams:
             return WITH_SPLIT_STREAMS
         if self.topology.groups is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -103,14 +103,27 @@ class Port:
 class Base:
     """The base of a port: the block's input, or zeros for a residual branch.
 
+    A call of the whole denoiser has the prediction of the step's first call as its base, so that guidance
+    without it is none, and its residual is the direction of guidance.
+
     Attributes:
         argument: which of the block's tensor arguments it is, before the shortcut convolution if
-            there is one; None for zeros.
+            there is one; None for zeros and for the prediction of another call.
         port: the port whose tensor it is unchanged, if it is one's.
     """
 
     argument: int | None
     port: int | None = None
+
+    @property
+    def is_zeros(self) -> bool:
+        """Whether it is zeros."""
+        return self.argument is None and self.port is None
+
+    @property
+    def prediction(self) -> int | None:
+        """The port of the call whose prediction it is, if it is one's."""
+        return self.port if self.argument is None else None
 
 
 @dataclass(frozen=True)
@@ -386,7 +399,7 @@ class Topology:
             for kind, port, reads, varies in data["computations"]
         }
         targets, units = list(computations), data["units"]
-        return Topology(
+        found = Topology(
             blocks=tuple(data["blocks"]),
             ports=tuple(Port(block, index, tuple(shape)) for block, index, shape in data["ports"]),
             computations=computations,
@@ -402,6 +415,26 @@ class Topology:
             ),
             bases={port: Base(argument, same) for port, argument, same in data["bases"]},
             groups=Groups.from_json(data["groups"]) if data.get("groups") else None,
+        )
+        return found._without_inputs_of_calls()
+
+    def _without_inputs_of_calls(self) -> Topology:
+        """Before schema 9, the base of a whole call was its input, which is of no use in its place."""
+        whole = {block for block, name in enumerate(self.blocks) if name in self.streams[1:]}
+        dropped = {
+            port
+            for port, base in self.bases.items()
+            if self.ports[port].block in whole and base.prediction is None
+        }
+        if not dropped:
+            return self
+        targets = frozenset(map(base_of, dropped))
+        left = (replace(s, targets=s.targets - targets) for s in self.segments)
+        return replace(
+            self,
+            computations={t: c for t, c in self.computations.items() if t not in targets},
+            segments=tuple(segment for segment in left if segment.targets),
+            bases={port: base for port, base in self.bases.items() if port not in dropped},
         )
 
 

@@ -321,12 +321,19 @@ class _Gate:
             for port in ports:
                 emitted = tensors[self.topology.ports[port].index]
                 if any(target.base == port for target in self.computed[self.step]):
-                    argument = self.topology.bases[port].argument
-                    self.bases[port] = base_of(module, argument, args, kwargs, emitted)
+                    self.bases[port] = self._base(port, module, args, kwargs, emitted)
                 self._keep_all(port, emitted)
             return self._in_effect(ports, tensors, output)
 
         return run
+
+    def _base(self, port: int, module: nn.Module, args: Any, kwargs: Any, like: Tensor) -> Tensor:
+        """The base of a port of a module that is called; `like` is what that makes."""
+        base = self.topology.bases[port]
+        if base.prediction is None:
+            return base_of(module, base.argument, args, kwargs, like)
+        tensor: Tensor = self.kept[self.effective[self.step][port_of(base.prediction)]]
+        return tensor
 
     def _keep_all(self, port: int, emitted: Tensor) -> None:
         """Keep what this step computes of a port; `emitted` is what its block makes, if it runs."""

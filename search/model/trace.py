@@ -127,7 +127,7 @@ def trace(
         for network, names in units.items()
     }
     graph = TracedGraph(program, tuple(inputs), len(bodies))
-    emitted = emitted_by(graph, outputs, _in_streams(calls, branches))
+    emitted = emitted_by(graph, outputs, _in_streams(calls, branches), calls.first)
     topology = read_topology(
         program,
         graph,

@@ -21,6 +21,7 @@ from search.core.topology import (
 )
 from search.model.additive import added_to
 from search.model.cost import attention_products, count_macs
+from search.model.traced_step import Output
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from torch.fx import Node
 
     from search.core.groups import Groups
-    from search.model.traced_step import Output
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,10 @@ class Emitted:
 
 
 def emitted_by(
-    graph: TracedGraph, outputs: Mapping[Output, int], branches: AbstractSet[str]
+    graph: TracedGraph,
+    outputs: Mapping[Output, int],
+    branches: AbstractSet[str],
+    first_calls: Mapping[str, str],
 ) -> Emitted:
     """The outputs that matter: ports that the prediction depends on, and what each has as its base.
 
@@ -57,6 +60,7 @@ def emitted_by(
         graph: of the trace.
         outputs: per tensor that a block emits or is given, which output of the program it is.
         branches: the blocks that are residual branches.
+        first_calls: per later call of a step, the first one.
     """
     position = {node: i for i, node in enumerate(graph.nodes)}
     used = {node for each in graph.predictions for node in graph.ancestors(each)}
@@ -73,11 +77,23 @@ def emitted_by(
         if output.block in branches:
             bases[port] = Base(None)
             continue
+        if output.block in first_calls:
+            first = Output(first_calls[output.block], output.tensor)
+            if first in ports and _is_alike(graph, outputs, first, output):
+                found[port] = outputs[first]
+                bases[port] = Base(None, list(ports).index(first))
+            continue
         argument = _handed_on(graph, output, outputs, used)
         if argument is not None:
             found[port] = outputs[argument]
             bases[port] = Base(argument.tensor, port_at.get(graph.outputs[found[port]]))
     return Emitted(ports, bases, found)
+
+
+def _is_alike(graph: TracedGraph, outputs: Mapping[Output, int], *both: Output) -> bool:
+    """Whether two tensors have the same shape and are not the same."""
+    first, second = (graph.outputs[outputs[each]] for each in both)
+    return first is not second and first.meta["val"].shape == second.meta["val"].shape
 
 
 def _handed_on(

@@ -60,6 +60,11 @@ class TracedCalls(NamedTuple):
         """All of them."""
         return tuple(self.networks)
 
+    @property
+    def first(self) -> dict[str, str]:
+        """Per later call of a step, the first one."""
+        return {later: calls[0] for calls in self.groups for later in calls[1:]}
+
 
 class TracedStep(nn.Module):
     """Bodies, one per group of steps, that also return what the blocks emit and are given.

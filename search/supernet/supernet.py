@@ -293,12 +293,26 @@ class SuperNet:
             for port in ports.values():
                 base = None
                 if has_base and (fresh or block not in self._unlike_inputs):
-                    argument = self.topology.bases[port].argument
-                    base = base_of(module, argument, args, kwargs, fresh.get(port))
+                    base = self._base(port, now, module, args, kwargs, fresh.get(port))
                 now.emit(block, port, fresh.get(port), base, self.records)
             return template.filled(now.outputs)
 
         return run
+
+    def _base(
+        self,
+        port: int,
+        now: GatedStep,
+        module: nn.Module,
+        args: Any,
+        kwargs: Any,
+        fresh: Tensor | None,
+    ) -> Tensor:
+        """The base of a port of a module that is called."""
+        base = self.topology.bases[port]
+        if base.prediction is not None:
+            return now.outputs[base.prediction]
+        return base_of(module, base.argument, args, kwargs, fresh)
 
     def _is_idle(self, now: GatedStep, block: int) -> bool:
         """Whether neither the block's result nor a gradient to its gates is wanted."""

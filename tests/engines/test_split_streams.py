@@ -71,8 +71,12 @@ def made(subnet: SubNet, path: Path, out: Path, prompt: str) -> Any:
     return runner.run(prompt, latents=noise_of(subnet)).images / 255
 
 
-def holding(denoiser: Any) -> Callable[[], None]:
-    """Hold the unconditional half of every second step, as nobody else does; returns what ends it."""
+def holding(denoiser: Any, action: Action) -> Callable[[], None]:
+    """Replace the unconditional half at every second step; returns what ends it.
+
+    By what it was at the step before (`REUSE`), by the other half with the difference of the halves at the step
+    before (`DELTA`), or by the other half, which is a step without guidance (`SKIP`).
+    """
     kept: list[Any] = []
     calls = 0
     is_first = type(denoiser).__name__ != "DiTTransformer2DModel"
@@ -82,9 +86,12 @@ def holding(denoiser: Any) -> Callable[[], None]:
         del module, args
         halves = list(output[0].chunk(2))
         own = 0 if is_first else 1
+        other = halves[1 - own]
         if calls % 2 == 0:
-            kept[:] = [halves[own]]
-        halves[own] = kept[0]
+            kept[:] = [halves[own], halves[own] - other]
+        else:
+            instead = {Action.REUSE: kept[0], Action.DELTA: other + kept[1], Action.SKIP: other}
+            halves[own] = instead[action]
         calls += 1
         joined = torch.cat(halves)
         return (joined, *output[1:]) if isinstance(output, tuple) else type(output)(sample=joined)
@@ -94,24 +101,25 @@ def holding(denoiser: Any) -> Callable[[], None]:
     return end
 
 
+@pytest.mark.parametrize("action", [Action.REUSE, Action.DELTA, Action.SKIP])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_the_unconditional_half_can_be_held(
-    pipelines: Callable[[str], Path], tmp_path: Path, name: str
+def test_the_unconditional_half_can_be_left_out(
+    pipelines: Callable[[str], Path], tmp_path: Path, name: str, action: Action
 ) -> None:
     whole = full(split(pipelines(name)))
     column = whole.topology.blocks.index("uncond")
     rows = [list(row) for row in whole.actions]
     for row in rows[1::2]:
-        row[column] = Action.REUSE
+        row[column] = action
     held = with_rows(whole, rows)
     assert sum(unroll(held).macs) == pytest.approx(0.75 * sum(unroll(whole).macs), rel=0.02)
     plain = open_pipeline(pipelines(name))
-    end = holding(plain.denoiser)
+    end = holding(plain.denoiser, action)
     expected = own_call(plain, noise_of(held))
     end()
     found = made(held, pipelines(name), tmp_path / "bundle", prompt_of(plain))
     assert np.abs(found - expected).max() <= 1 / 255
-    assert np.abs(own_call(plain, noise_of(held)) - expected).max() > 1 / 255, "holding it shows"
+    assert np.abs(own_call(plain, noise_of(held)) - expected).max() > 1 / 255, "it shows"
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -142,7 +150,7 @@ def test_a_subnet_remembers_it(pipelines: Callable[[str], Path], tmp_path: Path)
     whole.save(tmp_path / "subnet.json")
     again = SubNet.load(tmp_path / "subnet.json")
     assert again == whole
-    assert '"schema": 8' in (tmp_path / "subnet.json").read_text()
+    assert '"schema": 9' in (tmp_path / "subnet.json").read_text()
     here = open_for(again, pipelines("three-levels"), weights=False)
     assert full(here).topology == whole.topology
     batched = replace(whole, binding=replace(whole.binding, split_streams=False))

@@ -21,7 +21,7 @@ def branches(layers: SubNet, series: Series) -> frozenset[int]:
     found = frozenset(
         block
         for block in topology.based
-        if all(topology.bases[port].argument is None for port in topology.ports_of[block])
+        if all(topology.bases[port].is_zeros for port in topology.ports_of[block])
     )
     if not found:
         msg = (
