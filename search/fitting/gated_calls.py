@@ -8,17 +8,20 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from search.core.actions import Source
+from search.core.actions import Action, Source
 from search.supernet.gates import RUN, Carry, GatedStep
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from search.core.subnet import SubNet
     from search.model.body import Body
     from search.model.predictor import Predictor
     from search.supernet.gates import Layout
     from search.supernet.supernet import SuperNet
 
+CHOICES = (Action.RUN, Action.REUSE, Action.DELTA, Action.SKIP, Action.FORECAST)
+"""What a block may do at a call."""
 Needed = tuple[frozenset[Source], ...]
 """Per port, what later calls read."""
 
@@ -115,6 +118,16 @@ class GatedPredictor:
         else:
             made, *tensors = run(*given)
         return made, Carry.of_layout(self._layouts[number + 1], tensors)
+
+
+def gates_of(net: SuperNet, subnet: SubNet) -> Tensor:
+    """The gates of 0 and 1 that do what `subnet` does, `[T, N, A]`."""
+    gates = torch.zeros(net.shape, device=net.pipeline.denoiser.device)
+    for call, row in enumerate(subnet.actions):
+        for block, action in enumerate(row):
+            runs = action is net.full.actions[call][block]
+            gates[call, block, 0 if runs else net.choices.index(action)] = 1
+    return gates
 
 
 def _everything(net: SuperNet) -> list[Needed]:

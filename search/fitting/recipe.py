@@ -7,9 +7,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from search.core.errors import SearchError
-from search.core.table import keep_of, whole_count
-from search.fitting.effort import USUAL, Effort, thin_count
+from search.core.table import keep_of, whole_count, with_rows
+from search.fitting.effort import COMPARED, USUAL, Effort, thin_count
+from search.fitting.half_calls import MORE, HalfCalls, calls_with_negative_prompt, gated_runs
+from search.fitting.placed import best_of
 from search.fitting.records import CarveRun
+from search.fitting.refine_positions import assess
 from search.fitting.scaled import fitted_sampler
 from search.fitting.scheduled import scheduled
 from search.fitting.thin import placed_of, thin_calls
@@ -23,11 +26,12 @@ if TYPE_CHECKING:
     from search.core.sampler import ScaleRange
     from search.core.subnet import SubNet
     from search.core.table import Cost
+    from search.fitting.half_calls import Halved
     from search.fitting.placed import Placed
     from search.fitting.trajectories import Trajectories
     from search.model.pipeline import Pipeline
 
-RECIPE = 3
+RECIPE = 4
 """Raised when the same effort gives another result, so that no other version resumes a search."""
 
 
@@ -56,7 +60,8 @@ def place_calls(
         keeps: fractions of the full sampler's cost, largest allowed.
         prompts: to calibrate on, repeated with other noise if they are few.
         effort: how much work to do.
-        thin: also try one more call, with blocks left out, where few have to be.
+        thin: also try more calls, with the negative prompt left out at some of them, and one more call with
+            blocks left out, where few have to be.
         cost: of a SubNet, as a fraction of the full sampler's; decides how many blocks those are.
         reference_steps: inference steps of the sampler to come close to; None is the full sampler's.
         scales: the range of guidance scales that rows are for; None: that of `full` alone.
@@ -77,12 +82,15 @@ def place_calls(
         run = CarveRun(folder, {**identity, **measured, "dtype": pipeline.dtype})
         run.start(resume=resume)
     search = _Search(
-        pipeline, full, prompts, effort, cost, reference_steps, scales, seed, report, run, runs
-    )
+        pipeline, full, prompts, effort, cost, reference_steps, scales, seed, report, run, runs,
+        halves=thin and bool(calls_with_negative_prompt(full.topology)),
+    )  # fmt: skip
     tried = {keep for keep in keeps if thin and thin_count(keep, full.full_calls)}
     search.counts |= {*counts.values(), *(counts[keep] + 1 for keep in tried)}
+    if search.halves:
+        search.counts |= {more for count in counts.values() for more in search.more_than(count)}
     found = {
-        keep: search.better(keep, count) if keep in tried else search.whole(count)
+        keep: search.better(keep, count) if keep in tried else search.best_calls(keep, count)
         for keep, count in counts.items()
     }
     return [replace(found[keep], method=f"carve keep {keep:g}") for keep in keeps]
@@ -116,6 +124,7 @@ class _Search:
 
     Attributes:
         given: runs to fit to and to choose by, if they are there already.
+        halves: whether calls without the negative prompt are tried.
         counts: numbers of whole calls that are wanted.
         made: what is finished, by name.
     """
@@ -131,6 +140,7 @@ class _Search:
     report: Callable[..., None]
     run: CarveRun | None
     given: tuple[Trajectories, Trajectories] | None
+    halves: bool = False
     counts: set[int] = field(default_factory=set)
     made: dict[str, SubNet] = field(default_factory=dict)
 
@@ -166,18 +176,72 @@ class _Search:
 
         return self._once(f"calls-{count}", f"{count} calls", self.effort.iterations, make)
 
-    def better(self, keep: float, count: int) -> SubNet:
-        """The better of that many whole calls, and of one more with blocks left out."""
-        fewer, more = self.whole(count), self.whole(count + 1)
+    def best_calls(self, keep: float, count: int) -> SubNet:
+        """That many whole calls, or more of which some are without the negative prompt."""
+        if not self.halves:
+            return self.whole(count)
 
         def make(refinement: Refinement) -> SubNet:
-            held_out = refinement.held_out
-            error = placed_of(fewer, held_out).error
+            chosen = self._halved(keep, count)
+            if chosen is None:
+                return self.whole(count)
+            calls = chosen.whole.steps
+            self.report(f"{calls} calls, without the negative prompt {chosen.halves}")
+            runs = refinement.fitted_on, refinement.held_out
+            with gated_runs(self.pipeline, chosen.whole, chosen.subnet, *runs) as gated:
+                fitted_on, held_out = gated
+                placed = search_calls(
+                    self._starts(calls),
+                    None,
+                    replace(refinement, fitted_on=fitted_on, held_out=held_out),
+                )
+            return replace(chosen.subnet, fitted=fitted_sampler(runs[0], placed))
+
+        name, label = f"calls-{count}-halves-keep-{keep:g}", f"more calls than {count}"
+        return self._once(name, label, self.effort.iterations, make)
+
+    def more_than(self, count: int) -> range:
+        """The numbers of calls that half calls may pay for."""
+        return range(count + 1, min(count + MORE, self.full.full_calls) + 1)
+
+    def _halved(self, keep: float, count: int) -> Halved | None:
+        """More calls of which some are half calls, if they are better than `count` whole ones."""
+        fitted_on, held_out = self.runs
+        few, plain = fitted_on.some(COMPARED), self._plain(count)
+        assessed = [assess(few, held_out, start) for start in self._starts(count)]
+        best = assessed.index(best_of(*assessed))
+        error = best_of(*assessed, *plain).error
+        starts = (self._starts(more) for more in self.more_than(count))
+        placed = (assess(few, held_out, each[min(best, len(each) - 1)]) for each in starts)
+        whole = (subnet_of(self.full, fitted_on, each) for each in placed)
+        return HalfCalls(self.pipeline, keep, self.cost, few, held_out).chosen(whole, error)
+
+    def _plain(self, count: int) -> list[Placed]:
+        """The scheduler's own steps, if it makes that many calls."""
+        found = scheduled(self.pipeline, self.full, held_out=self.runs[1], count=count)
+        return [] if found is None else [found]
+
+    def _starts(self, count: int) -> list[list[float]]:
+        """Where that many calls may be; at last the scheduler's own steps."""
+        return [*self.starts[count], *(list(each.positions) for each in self._plain(count))]
+
+    def better(self, keep: float, count: int) -> SubNet:
+        """The better of that many calls, and of one more with blocks left out."""
+        fewer, more = self.best_calls(keep, count), self.whole(count + 1)
+
+        def make(refinement: Refinement) -> SubNet:
+            error = self._error(fewer)
             thin = thin_calls(self.pipeline, more, keep, refinement, self.report, self.cost)
             return fewer if thin is None or thin.error >= error else thin.subnet
 
         name, label = f"calls-{count}-keep-{keep:g}", f"{count + 1} thin calls"
         return self._once(name, label, self.effort.iterations // 2, make)
+
+    def _error(self, subnet: SubNet) -> float:
+        """Of held-out pictures."""
+        whole = with_rows(subnet, self.full.actions[:1] * subnet.steps)
+        with gated_runs(self.pipeline, whole, subnet, self.runs[1]) as (held_out,):
+            return placed_of(subnet, held_out).error
 
     def _once(
         self, name: str, label: str, iterations: int, make: Callable[[Refinement], SubNet]

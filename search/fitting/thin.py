@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import torch
-
-from search.core.actions import Action
 from search.core.table import keep_of
 from search.fitting.effects import measure_effects
-from search.fitting.gated_calls import GatedPredictor
+from search.fitting.gated_calls import CHOICES, GatedPredictor, gates_of
 from search.fitting.placed import evaluate
 from search.fitting.rows import Calls
 from search.fitting.scaled import fitted_sampler, rows_for
@@ -20,18 +17,12 @@ from search.supernet.supernet import supernet
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torch import Tensor
-
     from search.core.subnet import SubNet
     from search.core.table import Cost
     from search.fitting.placed import Placed
     from search.fitting.trajectories import Trajectories
     from search.fitting.whole_calls import Refinement
     from search.model.pipeline import Pipeline
-    from search.supernet.supernet import SuperNet
-
-CHOICES = (Action.RUN, Action.REUSE, Action.DELTA, Action.SKIP, Action.FORECAST)
-"""What a block may do at a call."""
 
 
 @dataclass(frozen=True)
@@ -86,16 +77,6 @@ def thin_calls(
         )
         best = gated.best(placed_of(found, gated.held_out))
     return Thin(replace(found, fitted=fitted_sampler(fitted_on, best)), best.error)
-
-
-def gates_of(net: SuperNet, subnet: SubNet) -> Tensor:
-    """The gates of 0 and 1 that do what `subnet` does, `[T, N, A]`."""
-    gates = torch.zeros(net.shape, device=net.pipeline.denoiser.device)
-    for call, row in enumerate(subnet.actions):
-        for block, action in enumerate(row):
-            runs = action is net.full.actions[call][block]
-            gates[call, block, 0 if runs else net.choices.index(action)] = 1
-    return gates
 
 
 def placed_of(subnet: SubNet, held_out: Trajectories) -> Placed:

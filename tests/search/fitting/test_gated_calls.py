@@ -18,10 +18,10 @@ from search.core.table import with_rows
 from search.fitting.effects import measure_effects
 from search.fitting.effort import PROBES
 from search.fitting.fit import final_latents
-from search.fitting.gated_calls import GatedPredictor
+from search.fitting.gated_calls import CHOICES, GatedPredictor, gates_of
 from search.fitting.placed import Placed
 from search.fitting.rows import Calls, run_chain
-from search.fitting.thin import CHOICES, gates_of, placed_of
+from search.fitting.thin import placed_of
 from search.fitting.trajectories import Trajectories, sample_trajectories
 from search.model.pipeline import Pipeline
 from search.supernet.supernet import SuperNet, supernet
