@@ -36,6 +36,7 @@ def record(found: Frontier, name: str, seconds: float) -> Path:
 
 @click.command()
 @click.argument("name", type=click.Choice(TRAINED_NAMES))
+@click.option("--split-streams", is_flag=True, help="As for stepcarve search.")
 @click.option("--steps", type=int, help="Default: those of trained.py.")
 @click.option("--scheduler", help="Default: the pipeline's own.")
 @click.option("--keep", default="0.5,0.3,0.2", show_default=True)
@@ -52,6 +53,7 @@ def record(found: Frontier, name: str, seconds: float) -> Path:
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Also keep the whole frontier.")
 def main(
     name: str,
+    split_streams: bool,
     steps: int | None,
     scheduler: str | None,
     keep: str,
@@ -71,7 +73,7 @@ def main(
     console = Console(stderr=True)
     began = time.perf_counter()
     trained = trained_named(name)
-    pipeline = trained.open()
+    pipeline = trained.open(split_streams=split_streams)
     prompts, held_out = trained.prompts(pipeline)
     with tempfile.TemporaryDirectory() as folder:
         features = Path(folder) / "real.npy"

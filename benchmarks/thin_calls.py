@@ -66,7 +66,8 @@ def searched(
                 folder=Path(folder), resume=thin, report=report,
             )  # fmt: skip
         more = Path(folder) / f"calls-{found['whole calls'].steps + 1}.json"
-        found["one whole call more"] = SubNet.load(more)
+        if more.exists():
+            found["one whole call more"] = SubNet.load(more)
     return found
 
 
@@ -93,6 +94,7 @@ def cost_of(
 @click.command()
 @click.argument("name", type=click.Choice(TRAINED_NAMES))
 @search_options
+@click.option("--split-streams", is_flag=True, help="As for stepcarve search.")
 @click.option("--keep", default=0.7, show_default=True)
 @click.option("--engine", help="Whose seconds the keep is of.  [default: MACs]")
 @click.option(
@@ -102,6 +104,7 @@ def main(
     name: str,
     steps: int | None,
     scheduler: str | None,
+    split_streams: bool,
     keep: float,
     engine: str | None,
     batch: int,
@@ -117,7 +120,7 @@ def main(
     began = time.perf_counter()
     trained = trained_named(name)
     scheduler, steps = scheduler or trained.few[0], steps or trained.few[1]
-    pipeline = trained.open(scheduler)
+    pipeline = trained.open(scheduler, split_streams=split_streams)
     whole = full(
         pipeline,
         Options(steps=steps, guidance=trained.guidance, granularity=Granularity.LAYER),
@@ -169,6 +172,7 @@ def main(
         )
     click.echo(ratios)
     of = "" if engine is None else f"-{engine}" + (f"-batch-{batch}" if batch > 1 else "")
+    of += "-split-streams" if split_streams else ""
     click.echo(write(f"thin-calls-{name}{of}", result))
 
 

@@ -61,9 +61,11 @@ class Trained:
         calls = [part for key, value in self.call for part in ("--call", f"{key}={value}")]
         return ["--guidance", f"{self.guidance:g}", *calls]
 
-    def open(self, scheduler: str | None = None) -> Pipeline:
-        """The pipeline, with `scheduler` or its own."""
-        return open_asked(self.path, scheduler=scheduler, call=self.call)
+    def open(self, scheduler: str | None = None, *, split_streams: bool = False) -> Pipeline:
+        """The pipeline, with `scheduler` or its own, and both halves of guidance as one call or as two."""
+        return open_asked(
+            self.path, scheduler=scheduler, call=self.call, split_streams=split_streams
+        )
 
     def prompts(self, pipeline: Pipeline) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Prompts to search with and to evaluate with."""
