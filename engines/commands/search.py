@@ -164,7 +164,8 @@ def _methods() -> str:
     ),
     _for(
         "thin",
-        "Also try one call more than --keep allows, and leave out blocks to pay for it, if few are enough.",
+        "Also try more calls than --keep allows: one that leaving out few blocks pays for and, with "
+        "--split-streams, some that leaving out the negative prompt pays for.",
         default=True,
     ),
     _for(

@@ -40,7 +40,7 @@ class Options:
         frames: of a video, likewise.
         pictures: to calibrate with; None is the method's default.
         iterations: of an optimiser; None is the method's default.
-        thin: also try one more call than a keep pays for, with blocks left out.
+        thin: also try more calls than a keep pays for, with blocks or the negative prompt left out.
         reference_steps: of the sampler to come close to, or None for `steps`.
         guidance_range: the least and the largest guidance scale that fitted rows are for; None: `guidance`
             alone.
