@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.core.errors import SearchError
 from search.core.table import keep_of, whole_count, with_rows
-from search.fitting.effort import COMPARED, USUAL, Effort, thin_count
+from search.fitting.effort import USUAL, Effort, thin_count
 from search.fitting.half_calls import MORE, HalfCalls, calls_with_negative_prompt, gated_runs
 from search.fitting.placed import best_of
 from search.fitting.records import CarveRun
@@ -16,7 +16,7 @@ from search.fitting.refine_positions import assess
 from search.fitting.scaled import fitted_sampler
 from search.fitting.scheduled import scheduled
 from search.fitting.thin import placed_of, thin_calls
-from search.fitting.trajectories import sample_both
+from search.fitting.trajectories import CHUNK, sample_both
 from search.fitting.whole_calls import Refinement, search_calls, starts_of
 
 if TYPE_CHECKING:
@@ -206,24 +206,24 @@ class _Search:
 
     def _halved(self, keep: float, count: int) -> Halved | None:
         """More calls of which some are half calls, if they are better than `count` whole ones."""
-        fitted_on, held_out = self.runs
-        few, plain = fitted_on.some(COMPARED), self._plain(count)
-        assessed = [assess(few, held_out, start) for start in self._starts(count)]
+        fitted_on, held_out = (runs.some(CHUNK) for runs in self.runs)
+        assessed = [assess(fitted_on, held_out, start) for start in self._starts(count)]
         best = assessed.index(best_of(*assessed))
-        error = best_of(*assessed, *plain).error
+        error = best_of(*assessed, *self._plain(count, held_out)).error
         starts = (self._starts(more) for more in self.more_than(count))
-        placed = (assess(few, held_out, each[min(best, len(each) - 1)]) for each in starts)
+        placed = (assess(fitted_on, held_out, each[min(best, len(each) - 1)]) for each in starts)
         whole = (subnet_of(self.full, fitted_on, each) for each in placed)
-        return HalfCalls(self.pipeline, keep, self.cost, few, held_out).chosen(whole, error)
+        return HalfCalls(self.pipeline, keep, self.cost, fitted_on, held_out).chosen(whole, error)
 
-    def _plain(self, count: int) -> list[Placed]:
+    def _plain(self, count: int, held_out: Trajectories) -> list[Placed]:
         """The scheduler's own steps, if it makes that many calls."""
-        found = scheduled(self.pipeline, self.full, held_out=self.runs[1], count=count)
+        found = scheduled(self.pipeline, self.full, held_out=held_out, count=count)
         return [] if found is None else [found]
 
     def _starts(self, count: int) -> list[list[float]]:
         """Where that many calls may be; at last the scheduler's own steps."""
-        return [*self.starts[count], *(list(each.positions) for each in self._plain(count))]
+        own = self._plain(count, self.runs[1].some(1))
+        return [*self.starts[count], *(list(each.positions) for each in own)]
 
     def better(self, keep: float, count: int) -> SubNet:
         """The better of that many calls, and of one more with blocks left out."""
