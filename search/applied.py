@@ -47,7 +47,12 @@ class Applied:
     """
 
     def __init__(
-        self, pipe: Any, denoiser: nn.Module, subnet: SubNet, compiler: Compiler | None
+        self,
+        pipe: Any,
+        denoiser: nn.Module,
+        subnet: SubNet,
+        compiler: Compiler | None,
+        split: ExitStack,
     ) -> None:
         from search.model.replaced import replaced
 
@@ -55,7 +60,7 @@ class Applied:
         fitted, grid = subnet.fitted, subnet.binding.grid
         self.inference_steps: int = grid.inference_steps if fitted is None else subnet.steps
         self._pipe, self._denoiser = pipe, denoiser
-        self._sampler, self._gates = ExitStack(), ExitStack()
+        self._sampler, self._gates, self._split = ExitStack(), ExitStack(), split
         self._plain = {name: module.forward for name, module in denoiser.named_modules()}
         self._ungated = _always_inside(subnet)
         if compiler is not None:
@@ -69,6 +74,7 @@ class Applied:
         """Restore the pipeline; calling it again does nothing."""
         self._gates.close()
         self._sampler.close()
+        self._split.close()
         self._gate_of.clear()  # the gates hold what the last steps kept
 
     def __enter__(self) -> Self:
@@ -166,7 +172,8 @@ def apply(pipe: Any, subnet: SubNet | Path | str, *, compiler: Compiler | None =
         SearchError: the pipeline has another denoiser, or the SubNet starts from a picture or ends early.
     """
     from search.model.family import family_of
-    from search.model.loaded import require_denoiser
+    from search.model.loaded import LoadedPipeline, require_denoiser
+    from search.model.split_streams import streams_split
 
     if not isinstance(subnet, SubNet):
         subnet = SubNet.load(Path(subnet))
@@ -182,16 +189,14 @@ def apply(pipe: Any, subnet: SubNet | Path | str, *, compiler: Compiler | None =
         )
         raise SearchError(msg)
     require_one_group(subnet.topology.groups, "apply")
-    if subnet.binding.split_streams:
-        msg = (
-            "this SubNet was searched with --split-streams, and a pipeline of diffusers makes one call for both "
-            "halves of guidance; export it, or search again without --split-streams"
-        )
-        raise SearchError(msg)
-    found = getattr(pipe, family_of(type(pipe).__name__).component)
+    family = family_of(type(pipe).__name__)
+    found = getattr(pipe, family.component)
     denoiser = getattr(found, "_orig_mod", found)
     require_denoiser(denoiser, subnet.binding)
-    return Applied(pipe, denoiser, subnet, compiler)
+    with ExitStack() as stack:
+        if subnet.binding.split_streams:
+            stack.enter_context(streams_split(LoadedPipeline(pipe, family)))
+        return Applied(pipe, denoiser, subnet, compiler, stack.pop_all())
 
 
 def _whole_blocks(subnet: SubNet) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,40 @@ from search.model.weights import DenoiserWeights, loaded_fingerprint, loaded_hea
 
 if TYPE_CHECKING:
     from search.core.subnet import Binding
+    from search.model.family import Family
+
+
+@dataclass(frozen=True)
+class LoadedPipeline:
+    """A diffusers pipeline in memory; an `OpenedPipeline`."""
+
+    pipe: Any
+    family: Family
+
+    @property
+    def default_prompt(self) -> str:
+        """A prompt that the pipeline accepts."""
+        return self.family.default_prompt
+
+    @property
+    def denoiser(self) -> Any:
+        """The U-Net or transformer that is called at the steps."""
+        return getattr(self.pipe, self.family.component)
+
+    @property
+    def networks(self) -> dict[str, Any]:
+        """The denoiser, and other parts of its class."""
+        return networks_of(self.pipe, self.family)
+
+    def load_around(self) -> None:
+        """Do nothing: all is loaded."""
+
+
+def networks_of(pipe: Any, family: Family) -> dict[str, Any]:
+    """The denoiser, and other parts of its class, which may take its place at some steps or calls."""
+    denoiser = getattr(pipe, family.component)
+    others = {n: part for n, part in pipe.components.items() if type(part) is type(denoiser)}
+    return {family.component: denoiser} | others
 
 
 def require_denoiser(denoiser: Any, binding: Binding) -> None:

@@ -13,6 +13,7 @@ from search.model.body import Body
 from search.model.families.text_to_image import call_parameters, scale_argument
 from search.model.family import Family, Request
 from search.model.guiders import guider_scale
+from search.model.loaded import networks_of
 from search.model.parts import is_weightless, load_models
 from search.model.parts_in_place import decoders_of
 from search.model.pipeline_files import denoiser_of, with_weights
@@ -83,9 +84,7 @@ class Pipeline:
     @property
     def networks(self) -> dict[str, Any]:
         """The denoiser, and other parts of its class, which may take its place at some steps or calls."""
-        own = {self.family.component: self.denoiser}
-        others = self.pipe.components.items()
-        return own | {n: part for n, part in others if type(part) is type(self.denoiser)}
+        return networks_of(self.pipe, self.family)
 
     def weights_of(self, network: str) -> DenoiserWeights:
         """Those of a network on disk."""

@@ -8,7 +8,7 @@ takes the whole batch, calls itself for each half, and puts the results together
 from __future__ import annotations
 
 import inspect
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,14 +23,23 @@ from search.model.halves import PICTURES
 from search.model.shapes import shapes_only
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from search.model.family import OpenedPipeline
 
 SCALE = 3.0
 """At which it is seen which half is the prompt's: its share of the prediction is larger."""
 
 
-def split_streams(pipeline: OpenedPipeline) -> None:
+def split_streams(
+    pipeline: OpenedPipeline, is_both: Callable[[Tensor], bool] | None = None
+) -> None:
     """Let the networks of a pipeline call themselves for each half of a guided batch, for good.
+
+    Args:
+        pipeline: of diffusers.
+        is_both: whether the samples `[B, ...]` of a call are those of both halves; None: there are twice as
+            many as pictures.
 
     Raises:
         SearchError: it does not put both halves into one batch, or that is a list.
@@ -54,9 +63,39 @@ def split_streams(pipeline: OpenedPipeline) -> None:
     is_first = _prompt_is_first(pipeline, body)
     # Networks that may take each other's place are known by having one class.
     networks = list(pipeline.networks.values())
-    split = _split_class(type(networks[0]), prompt_is_first=is_first)
+    split = _split_class(
+        type(networks[0]), prompt_is_first=is_first, is_both=is_both or _are_twice_the_pictures
+    )
     for network in networks:
         network.__class__ = split
+
+
+@contextmanager
+def streams_split(pipeline: OpenedPipeline) -> Iterator[None]:
+    """While open, its streams are split, whoever calls it; both halves of a batch have the same latents.
+
+    Raises:
+        SearchError: see `split_streams`; or then, it is called without guidance.
+    """
+    before = {network: type(network) for network in pipeline.networks.values()}
+    split_streams(pipeline, _require_both)
+    try:
+        yield
+    finally:
+        for network, cls in before.items():
+            network.__class__ = cls
+
+
+def _are_twice_the_pictures(samples: Tensor) -> bool:
+    return len(samples) == 2 * PICTURES.get()
+
+
+def _require_both(samples: Tensor) -> bool:
+    first, *second = samples.chunk(2)
+    if not second or not torch.equal(first, second[0]):
+        msg = "the SubNet that is applied is for guidance, and this call is without; give a guidance scale above 1"
+        raise SearchError(msg)
+    return True
 
 
 def _prompt_is_first(pipeline: OpenedPipeline, body: Body) -> bool:
@@ -88,17 +127,19 @@ def _ones_in(made: Tensor, half: int) -> Tensor:
     return filled
 
 
-def _split_class(cls: type[nn.Module], *, prompt_is_first: bool) -> type[nn.Module]:
+def _split_class(
+    cls: type[nn.Module], *, prompt_is_first: bool, is_both: Callable[[Tensor], bool]
+) -> type[nn.Module]:
     """A class of networks like `cls` that call themselves for each half."""
     order = (0, 1) if prompt_is_first else (1, 0)
 
     def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        rows = _rows(cls, self, args, kwargs)
-        if rows is None or rows != 2 * PICTURES.get():
+        samples = _samples(cls, self, args, kwargs)
+        if samples is None or not is_both(samples):
             return cls.__call__(self, *args, **kwargs)
         made: dict[int, Any] = {}
         for half in order:
-            given, named = _half_of((args, kwargs), half, rows)
+            given, named = _half_of((args, kwargs), half, len(samples))
             made[half] = cls.__call__(self, *given, **named)
         return pytree.tree_map(_joined, made[0], made[1])
 
@@ -106,11 +147,11 @@ def _split_class(cls: type[nn.Module], *, prompt_is_first: bool) -> type[nn.Modu
     return type(cls.__name__, (cls,), own)
 
 
-def _rows(cls: type[nn.Module], module: nn.Module, args: Any, kwargs: Any) -> int | None:
-    """Of the batch, as the first argument has it; None if that is no tensor."""
+def _samples(cls: type[nn.Module], module: nn.Module, args: Any, kwargs: Any) -> Tensor | None:
+    """The first argument; None if that is no tensor."""
     bound = inspect.signature(cls.forward).bind(module, *args, **kwargs).arguments
     first = next(iter([*bound.values()][1:]), None)
-    return len(first) if isinstance(first, Tensor) and first.ndim else None
+    return first if isinstance(first, Tensor) and first.ndim else None
 
 
 def _half_of(given: Any, half: int, rows: int) -> Any:

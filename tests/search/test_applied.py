@@ -15,10 +15,12 @@ from torch import nn
 
 from search import applied as module
 from search.applied import apply
+from search.core.actions import Action
 from search.core.errors import SearchError
 from search.core.granularity import Granularity
 from search.core.sampler import FittedSampler
 from search.core.subnet import SubNet
+from search.fitting.half_calls import Halves
 from search.methods.options import Options
 from search.methods.whole import full
 from search.model.family import Request
@@ -81,15 +83,31 @@ def test_pictures_are_the_references_and_the_pipeline_is_as_before_afterwards(
     assert np.array_equal(pictures(pipe), plain)
 
 
-def test_a_subnet_of_split_streams_is_refused(pipelines: Callable[[str], Path]) -> None:
-    opened = open_asked(
-        pipelines("three-levels"), scheduler=None, split_streams=True, weights=False
-    )
-    subnet = full(opened, Options(steps=2, guidance=3))
-    with pytest.raises(
-        SearchError, match=r"one call for both halves .*; export it, or search again"
-    ):
-        apply(loaded(pipelines("three-levels")), subnet)
+@pytest.mark.parametrize(
+    "name",
+    ["three-levels", *(pytest.param(n, marks=pytest.mark.slow) for n in ("shapes-dit", "sd3"))],
+)
+def test_streams_are_split_until_it_is_removed(pipelines: Callable[[str], Path], name: str) -> None:
+    opened = open_asked(pipelines(name), scheduler=None, split_streams=True)
+    pipe = loaded(pipelines(name))
+    denoiser, plain = getattr(pipe, opened.family.component), pictures(pipe)
+    cls = type(denoiser)
+    whole = full(opened, Options(steps=STEPS, guidance=GUIDANCE))
+    subnet = Halves(1, 2, Action.DELTA).of(whole)
+    assert subnet is not None
+    calls: list[int] = []
+    handle = denoiser.register_forward_pre_hook(lambda *_: calls.append(1))
+    with apply(pipe, subnet) as applied:
+        calls.clear()
+        found = pictures(pipe, applied.inference_steps)
+        assert len(calls) == 2 * STEPS
+        with pytest.raises(SearchError, match="is for guidance, and this call is without"):
+            pictures(pipe, guidance=1.0)
+    handle.remove()
+    assert np.abs(found - reference(opened, subnet)).max() <= 1e-6
+    assert np.abs(found - plain).max() > 1e-4
+    assert type(denoiser) is cls
+    assert np.array_equal(pictures(pipe), plain)
 
 
 def test_a_fitted_sampler_is_put_in_place(pipelines: Callable[[str], Path], tmp_path: Path) -> None:
