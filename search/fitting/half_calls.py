@@ -58,7 +58,7 @@ class Halves:
         """`whole` with them; None if no whole call is left between them."""
         if self.first + self.last >= whole.steps:
             return None
-        guided = [*calls_with_negative_prompt(whole.topology)]
+        guided = [*unconditional_calls(whole.topology)]
         rows = [list(row) for row in whole.actions]
         for call, row in enumerate(rows):
             at_end = call >= whole.steps - self.last
@@ -67,7 +67,7 @@ class Halves:
         return with_rows(whole, rows)
 
 
-def calls_with_negative_prompt(topology: Topology) -> tuple[int, ...]:
+def unconditional_calls(topology: Topology) -> tuple[int, ...]:
     """The blocks that are whole calls of the denoiser, besides the first of each step."""
     return tuple(
         block

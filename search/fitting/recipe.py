@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from search.core.errors import SearchError
 from search.core.table import keep_of, whole_count, with_rows
 from search.fitting.effort import USUAL, Effort, thin_count
-from search.fitting.half_calls import MORE, HalfCalls, calls_with_negative_prompt, gated_runs
+from search.fitting.half_calls import MORE, HalfCalls, unconditional_calls, gated_runs
 from search.fitting.placed import best_of
 from search.fitting.records import CarveRun
 from search.fitting.refine_positions import assess
@@ -83,7 +83,7 @@ def place_calls(
         run.start(resume=resume)
     search = _Search(
         pipeline, full, prompts, effort, cost, reference_steps, scales, seed, report, run, runs,
-        halves=thin and bool(calls_with_negative_prompt(full.topology)),
+        halves=thin and bool(unconditional_calls(full.topology)),
     )  # fmt: skip
     tried = {keep for keep in keeps if thin and thin_count(keep, full.full_calls)}
     search.counts |= {*counts.values(), *(counts[keep] + 1 for keep in tried)}

@@ -23,6 +23,7 @@ from search.core.granularity import Granularity
 from search.core.liveness import unroll
 from search.core.subnet import SubNet
 from search.core.table import with_rows
+from search.core.topology import Base, Computation, base_of
 from search.methods.options import Options
 from search.methods.registry import search
 from search.model import split_streams
@@ -156,6 +157,32 @@ def test_a_subnet_remembers_it(pipelines: Callable[[str], Path], tmp_path: Path)
     batched = replace(whole, binding=replace(whole.binding, split_streams=False))
     plain = open_for(batched, pipelines("three-levels"), weights=False)
     assert full(plain).topology != whole.topology
+
+
+def test_before_schema_9_a_whole_call_has_no_base(
+    pipelines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    whole = full(split(pipelines("three-levels")))
+    block = whole.topology.blocks.index("uncond")
+    [port] = whole.topology.ports_of[block]
+    kept, target = whole.topology.computations, base_of(port)
+    old = replace(
+        whole.topology,
+        computations={**kept, target: Computation(frozenset(), varies=True)},
+        bases={**whole.topology.bases, port: Base(0)},
+    )
+    path = tmp_path / "subnet.json"
+    replace(whole, topology=old).save(path)
+    assert '"schema": 8' in path.read_text()
+    read = SubNet.load(path)
+    assert port not in read.topology.bases
+    assert read.topology.has_blocks_of(whole.topology), "it can still be exported"
+    assert read.topology.macs == whole.topology.macs
+    rows = [list(row) for row in whole.actions]
+    rows[1][block] = Action.SKIP
+    replace(with_rows(whole, rows), topology=old).save(path)
+    with pytest.raises(SearchError, match=r"step 1 has SKIP for \['uncond'\]"):
+        SubNet.load(path)
 
 
 def test_a_pipeline_without_two_halves_is_refused(pipelines: Callable[[str], Path]) -> None:

@@ -20,7 +20,7 @@ from search.core.timestep_grid import TimestepGrid
 from search.fitting import half_calls
 from search.fitting.effort import Effort
 from search.fitting.fit import final_latents
-from search.fitting.half_calls import HalfCalls, Halves, calls_with_negative_prompt, gated_runs
+from search.fitting.half_calls import HalfCalls, Halves, gated_runs, unconditional_calls
 from search.fitting.placed import Placed
 from search.fitting.recipe import place_calls
 from search.fitting.rows import Calls, run_chain
@@ -82,10 +82,10 @@ def test_the_first_and_the_last_ones_are_half_calls(whole: SubNet) -> None:
 def test_a_pipeline_with_both_halves_in_one_call_has_none(
     pipelines: Callable[[str], Path], whole: SubNet
 ) -> None:
-    names = [whole.topology.blocks[b] for b in calls_with_negative_prompt(whole.topology)]
+    names = [whole.topology.blocks[b] for b in unconditional_calls(whole.topology)]
     assert names == ["uncond"]
     plain = full(open_pipeline(pipelines("three-levels")), Options(steps=STEPS, guidance=GUIDANCE))
-    assert calls_with_negative_prompt(plain.topology) == ()
+    assert unconditional_calls(plain.topology) == ()
 
 
 def test_a_skipped_one_is_a_call_without_guidance(
