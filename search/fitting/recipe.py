@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from search.core.errors import SearchError
 from search.core.table import keep_of, whole_count, with_rows
 from search.fitting.effort import USUAL, Effort, thin_count
-from search.fitting.half_calls import MORE, HalfCalls, unconditional_calls, gated_runs
+from search.fitting.half_calls import MORE, HalfCalls, gated_runs, unconditional_calls
 from search.fitting.placed import best_of
 from search.fitting.records import CarveRun
 from search.fitting.refine_positions import assess
@@ -178,13 +178,14 @@ class _Search:
 
     def best_calls(self, keep: float, count: int) -> SubNet:
         """That many whole calls, or more of which some are without the negative prompt."""
+        fewer = self.whole(count)
         if not self.halves:
-            return self.whole(count)
+            return fewer
 
         def make(refinement: Refinement) -> SubNet:
             chosen = self._halved(keep, count)
             if chosen is None:
-                return self.whole(count)
+                return fewer
             calls = chosen.whole.steps
             self.report(f"{calls} calls, without the negative prompt {chosen.halves}")
             runs = refinement.fitted_on, refinement.held_out
@@ -195,6 +196,8 @@ class _Search:
                     None,
                     replace(refinement, fitted_on=fitted_on, held_out=held_out),
                 )
+            if placed.error >= self._error(fewer):
+                return fewer
             return replace(chosen.subnet, fitted=fitted_sampler(runs[0], placed))
 
         name, label = f"calls-{count}-halves-keep-{keep:g}", f"more calls than {count}"
