@@ -109,6 +109,7 @@ def main(
         click.echo(f"at {comparison.keep:g} of the cost")
         for verdict in comparison.verdicts:
             click.echo(f"  {verdict.sentence()}")
+    suffix = ("-split-streams" if split_streams else "") + suffix
     click.echo(record(found, name + suffix, time.perf_counter() - began))
 
 

@@ -44,6 +44,7 @@ class Applied:
     Attributes:
         subnet: the SubNet that the pipeline runs.
         inference_steps: the `num_inference_steps` to call the pipeline with.
+        split: what is open for it besides, such as streams that are split.
     """
 
     def __init__(
@@ -52,7 +53,6 @@ class Applied:
         denoiser: nn.Module,
         subnet: SubNet,
         compiler: Compiler | None,
-        split: ExitStack,
     ) -> None:
         from search.model.replaced import replaced
 
@@ -60,7 +60,7 @@ class Applied:
         fitted, grid = subnet.fitted, subnet.binding.grid
         self.inference_steps: int = grid.inference_steps if fitted is None else subnet.steps
         self._pipe, self._denoiser = pipe, denoiser
-        self._sampler, self._gates, self._split = ExitStack(), ExitStack(), split
+        self._sampler, self._gates, self.split = ExitStack(), ExitStack(), ExitStack()
         self._plain = {name: module.forward for name, module in denoiser.named_modules()}
         self._ungated = _always_inside(subnet)
         if compiler is not None:
@@ -74,7 +74,7 @@ class Applied:
         """Restore the pipeline; calling it again does nothing."""
         self._gates.close()
         self._sampler.close()
-        self._split.close()
+        self.split.close()
         self._gate_of.clear()  # the gates hold what the last steps kept
 
     def __enter__(self) -> Self:
@@ -169,7 +169,8 @@ def apply(pipe: Any, subnet: SubNet | Path | str, *, compiler: Compiler | None =
         A handle that removes the SubNet.
 
     Raises:
-        SearchError: the pipeline has another denoiser, or the SubNet starts from a picture or ends early.
+        SearchError: the pipeline has another denoiser, or the SubNet starts from a picture or ends early. For a
+            SubNet of split streams also where the denoiser was compiled, and then for each call without guidance.
     """
     from search.model.family import family_of
     from search.model.loaded import LoadedPipeline, require_denoiser
@@ -195,8 +196,16 @@ def apply(pipe: Any, subnet: SubNet | Path | str, *, compiler: Compiler | None =
     require_denoiser(denoiser, subnet.binding)
     with ExitStack() as stack:
         if subnet.binding.split_streams:
+            if denoiser is not found:
+                msg = (
+                    "this SubNet splits the denoiser's call, and the denoiser was compiled as a whole; apply it to "
+                    "a pipeline that was not compiled, and give compiler=torch.compile"
+                )
+                raise SearchError(msg)
             stack.enter_context(streams_split(LoadedPipeline(pipe, family)))
-        return Applied(pipe, denoiser, subnet, compiler, stack.pop_all())
+        applied = Applied(pipe, denoiser, subnet, compiler)
+        applied.split = stack.pop_all()
+    return applied
 
 
 def _whole_blocks(subnet: SubNet) -> list[str]:

@@ -44,6 +44,7 @@ def gated_by_hand(
     """Compute every block at every step and replace what a gated one returns. No liveness."""
     by_name = {"": networks} if isinstance(networks, nn.Module) else networks
     streams, plan = streams_of(subnet), plan_of(subnet)
+    leads = dict(reversed(plan))
     step, stream, calls = -1, "", 0
     kept: dict[str, list[Tensor]] = {}
     ran: dict[str, list[list[Tensor]]] = {}
@@ -79,6 +80,8 @@ def gated_by_hand(
             fresh = [part for part in flat(output) if isinstance(part, torch.Tensor)]
             is_based = block in subnet.topology.based
             below = bases(module, family, args, kwargs, fresh) if is_based else []
+            if is_based and name in streams and name != leads[step]:
+                below = kept[f"{leads[step]}, use 1"]  # what the first call of the step predicted
             # CogView 4 has one feed-forward for text and picture: each use has a past of its own.
             uses[name] += 1
             use = f"{name}, use {uses[name]}"

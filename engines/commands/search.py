@@ -165,7 +165,8 @@ def _methods() -> str:
     _for(
         "thin",
         "Also try more calls than --keep allows: one that leaving out few blocks pays for and, with "
-        "--split-streams, some that leaving out the negative prompt pays for.",
+        "where a step makes two calls of the denoiser (see --split-streams), some that leaving out the negative "
+        "prompt pays for.",
         default=True,
     ),
     _for(

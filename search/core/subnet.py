@@ -244,8 +244,9 @@ class SubNet:
                 if blocks:
                     msg = (
                         f"step {step} has {action} for {sorted(names[block] for block in blocks)}, but "
-                        "that passes on the input of a block, and the outputs of these have another shape; "
-                        "use RUN or REUSE there, or a finer granularity"
+                        "that passes on the input of a block, and the outputs of these have another shape, "
+                        "or an older stepcarve took the input of a whole call; use RUN or REUSE there, a finer "
+                        "granularity, or search again"
                     )
                     raise SearchError(msg)
 

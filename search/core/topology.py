@@ -103,8 +103,8 @@ class Port:
 class Base:
     """The base of a port: the block's input, or zeros for a residual branch.
 
-    A call of the whole denoiser has the prediction of the step's first call as its base, so that guidance
-    without it is none, and its residual is the direction of guidance.
+    The later calls of a step have the prediction of its first call as their base: with it in their place there is
+    no guidance, and their residual is the direction of guidance.
 
     Attributes:
         argument: which of the block's tensor arguments it is, before the shortcut convolution if
@@ -326,6 +326,12 @@ class Topology:
         return tuple(name for name in self.blocks if name in inside) or ("",)
 
     @cached_property
+    def later_calls(self) -> tuple[str, ...]:
+        """The calls that are not the first of any step, such as the one with the negative prompt."""
+        groups = (self.streams,) if self.groups is None else self.groups.calls
+        return tuple(dict.fromkeys(name for calls in groups for name in calls[1:]))
+
+    @cached_property
     def macs(self) -> float:
         """Multiply-accumulates of one full step for one sample, attention products included.
 
@@ -419,8 +425,8 @@ class Topology:
         return found._without_inputs_of_calls()
 
     def _without_inputs_of_calls(self) -> Topology:
-        """Before schema 9, the base of a whole call was its input, which is of no use in its place."""
-        whole = {block for block, name in enumerate(self.blocks) if name in self.streams[1:]}
+        """Before schema 9, a step's later calls had their input as base, which cannot stand for a prediction."""
+        whole = {block for block, name in enumerate(self.blocks) if name in self.later_calls}
         dropped = {
             port
             for port, base in self.bases.items()

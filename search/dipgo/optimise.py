@@ -204,6 +204,7 @@ class _Search:
             "binding": full.binding.to_json(),
             "guidance": full.guidance,
             "blocks": full.topology.blocks,
+            **({"bases": later} if (later := full.topology.later_calls) else {}),
             "processes": self.workers.count,
             "dtype": self.net.pipeline.dtype,
         }

@@ -1,4 +1,4 @@
-"""Calls without the negative prompt, which cost half, at the beginning and at the end of a sampler."""
+"""Half calls: calls without the negative prompt, at the beginning and at the end of a sampler."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from search.model.pipeline import Pipeline
 
 INSTEAD = (Action.SKIP, Action.DELTA)
-"""At the last calls: no guidance, or its direction at the last whole call. The first ones have none."""
+"""At the last half calls: no guidance, or the direction of guidance of the last whole call. The first half calls
+are always without guidance."""
 MORE = 4
 """The largest number of calls that half calls are to pay for."""
 
@@ -43,8 +44,10 @@ class Halves:
     instead: Action = Action.SKIP
 
     def __str__(self) -> str:
-        at_end = f", the last {self.last} {self.instead}" if self.last else ""
-        return f"the first {self.first}{at_end}"
+        without = "without guidance"
+        at_end = without if self.instead is Action.SKIP else "keep its direction"
+        parts = [(self.first, "first", without), (self.last, "last", at_end)]
+        return ", ".join(f"the {place} {count} {how}" for count, place, how in parts if count)
 
     def more(self) -> list[Halves]:
         """The same with one half call more."""
@@ -68,15 +71,9 @@ class Halves:
 
 
 def unconditional_calls(topology: Topology) -> tuple[int, ...]:
-    """The blocks that are whole calls of the denoiser, besides the first of each step."""
-    return tuple(
-        block
-        for block, ports in enumerate(topology.ports_of)
-        if ports
-        and all(
-            port in topology.bases and topology.bases[port].prediction is not None for port in ports
-        )
-    )
+    """The blocks that are later calls of a step and can have the prediction of the first in their place."""
+    later = topology.later_calls
+    return tuple(block for block in topology.based if topology.blocks[block] in later)
 
 
 @dataclass(frozen=True)

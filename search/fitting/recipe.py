@@ -187,7 +187,7 @@ class _Search:
             if chosen is None:
                 return fewer
             calls = chosen.whole.steps
-            self.report(f"{calls} calls, without the negative prompt {chosen.halves}")
+            self.report(f"{calls} calls: {chosen.halves}")
             runs = refinement.fitted_on, refinement.held_out
             with gated_runs(self.pipeline, chosen.whole, chosen.subnet, *runs) as gated:
                 fitted_on, held_out = gated
@@ -210,12 +210,12 @@ class _Search:
     def _halved(self, keep: float, count: int) -> Halved | None:
         """More calls of which some are half calls, if they are better than `count` whole ones."""
         fitted_on, held_out = (runs.some(CHUNK) for runs in self.runs)
-        assessed = [assess(fitted_on, held_out, start) for start in self._starts(count)]
-        best = assessed.index(best_of(*assessed))
-        error = best_of(*assessed, *self._plain(count, held_out)).error
-        starts = (self._starts(more) for more in self.more_than(count))
-        placed = (assess(fitted_on, held_out, each[min(best, len(each) - 1)]) for each in starts)
-        whole = (subnet_of(self.full, fitted_on, each) for each in placed)
+
+        def placed(count: int) -> Placed:
+            return best_of(*(assess(fitted_on, held_out, each) for each in self._starts(count)))
+
+        error = best_of(placed(count), *self._plain(count, held_out)).error
+        whole = (subnet_of(self.full, fitted_on, placed(n)) for n in self.more_than(count))
         return HalfCalls(self.pipeline, keep, self.cost, fitted_on, held_out).chosen(whole, error)
 
     def _plain(self, count: int, held_out: Trajectories) -> list[Placed]:

@@ -1,4 +1,4 @@
-"""Whether a denoiser in memory is the one that a SubNet was made for."""
+"""Pipelines of diffusers in memory, and whether a SubNet was made for their denoiser."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def streams_split(pipeline: OpenedPipeline) -> Iterator[None]:
     """While open, its streams are split, whoever calls it; both halves of a batch have the same latents.
 
     Raises:
-        SearchError: see `split_streams`; or then, it is called without guidance.
+        SearchError: see `split_streams`; while open, also for a call without guidance.
     """
     before = {network: type(network) for network in pipeline.networks.values()}
     split_streams(pipeline, _require_both)

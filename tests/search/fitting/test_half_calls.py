@@ -106,6 +106,25 @@ def test_a_skipped_one_is_a_call_without_guidance(
     assert float((runs.final - by_hand).norm() / scale) > 1e-3, "guidance shows"
 
 
+def test_the_direction_of_guidance_is_that_of_the_gated_reference(
+    opened: Pipeline, whole: SubNet, runs: Trajectories
+) -> None:
+    halved = Halves(1, 2, Action.DELTA).of(whole)
+    assert halved is not None
+    assert whole.fitted is not None
+    reference = final_latents(opened, halved, whole.fitted.table, runs)
+    without = final_latents(
+        opened, whole, whole.fitted.table, runs, unguided={0, STEPS - 2, STEPS - 1}
+    )
+    placed = placed_of(whole, runs)
+    calls = Calls.at_numbers(placed.positions, runs)
+    with gated_runs(opened, whole, halved, runs) as (gated,), torch.no_grad():
+        found = run_chain(gated, calls, placed.rows)
+    scale = reference.norm()
+    assert float((found - reference).norm() / scale) < 1e-5
+    assert float((found - without).norm() / scale) > 1e-4, "it is not without guidance"
+
+
 def test_they_are_chosen_until_they_are_no_better(
     opened: Pipeline, whole: SubNet, runs: Trajectories, monkeypatch: pytest.MonkeyPatch
 ) -> None:
