@@ -22,7 +22,7 @@ class TargetKind(enum.StrEnum):
     PREDICTION = "prediction"
     """The noise prediction; it has no port."""
     BASE = "base"
-    """The port's base: the block's input, or zeros for a residual branch. Never cached itself."""
+    """The port's base (see `Base`); never cached itself."""
     RESIDUAL = "residual"
     """Port minus base."""
     MIX = "mix"
@@ -101,7 +101,7 @@ class Port:
 
 @dataclass(frozen=True)
 class Base:
-    """The base of a port: the block's input, or zeros for a residual branch.
+    """The base of a port: what its block would emit if it did nothing. Its input, or zeros for a branch.
 
     The later calls of a step have the prediction of its first call as their base: with it in their place there is
     no guidance, and their residual is the direction of guidance.

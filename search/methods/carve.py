@@ -45,7 +45,7 @@ def _calls(options: Options, full_calls: int, keep: float) -> float:
 METHOD = Method(
     "carve",
     "choose when to call the denoiser, fit the sampler's coefficients to the full sampler, and leave out "
-    "blocks where that pays for a call",
+    "blocks or the negative prompt where that pays for a call",
     _make,
     options=(
         "keep", "seed", "prompts", "pictures", "iterations", "thin", "reference-steps",
