@@ -26,8 +26,8 @@ class Source(enum.StrEnum):
     FRESH = "fresh"
     """What the block computes now."""
     BASE = "base"
-    """The block's input, through the shortcut convolution where there
-    is one; zeros for a residual branch."""
+    """The block's input, through the shortcut convolution where there is one; zeros for a residual branch; the
+    prediction of a step's first call for its later ones."""
     RESIDUAL = "residual"
     """Output minus base at the block's most recent run."""
     EMITTED = "emitted"

@@ -14,7 +14,7 @@ from search.fitting.placed import best_of
 from search.fitting.records import CarveRun
 from search.fitting.refine_positions import assess
 from search.fitting.scaled import fitted_sampler
-from search.fitting.scheduled import scheduled
+from search.fitting.scheduled import scheduled, scheduled_positions
 from search.fitting.thin import placed_of, thin_calls
 from search.fitting.trajectories import CHUNK, sample_both
 from search.fitting.whole_calls import Refinement, search_calls, starts_of
@@ -214,19 +214,15 @@ class _Search:
         def placed(count: int) -> Placed:
             return best_of(*(assess(fitted_on, held_out, each) for each in self._starts(count)))
 
-        error = best_of(placed(count), *self._plain(count, held_out)).error
+        own = scheduled(self.pipeline, self.full, held_out=held_out, count=count)
+        error = best_of(*(each for each in (placed(count), own) if each is not None)).error
         whole = (subnet_of(self.full, fitted_on, placed(n)) for n in self.more_than(count))
         return HalfCalls(self.pipeline, keep, self.cost, fitted_on, held_out).chosen(whole, error)
 
-    def _plain(self, count: int, held_out: Trajectories) -> list[Placed]:
-        """The scheduler's own steps, if it makes that many calls."""
-        found = scheduled(self.pipeline, self.full, held_out=held_out, count=count)
-        return [] if found is None else [found]
-
     def _starts(self, count: int) -> list[list[float]]:
         """Where that many calls may be; at last the scheduler's own steps."""
-        own = self._plain(count, self.runs[1].some(1))
-        return [*self.starts[count], *(list(each.positions) for each in own)]
+        own = scheduled_positions(self.pipeline, self.full, self.runs[0], count)
+        return [*self.starts[count], *([] if own is None else [own])]
 
     def better(self, keep: float, count: int) -> SubNet:
         """The better of that many calls, and of one more with blocks left out."""

@@ -12,6 +12,7 @@ from search.fitting.rows import Calls
 from search.fitting.scaled import rows_for
 
 if TYPE_CHECKING:
+    from search.core.sampler import SamplerTable
     from search.core.subnet import SubNet
     from search.fitting.placed import Placed
     from search.fitting.trajectories import Trajectories
@@ -40,6 +41,26 @@ def scheduled(
         held_out: some of its runs, which say how good it is.
         count: calls.
     """
+    own = _own_steps(pipeline, full, held_out, count)
+    if own is None:
+        return None
+    table, positions = own
+    calls = Calls.at_numbers(positions, held_out)
+    return evaluate(held_out, calls, rows_for(held_out, lambda _: table))
+
+
+def scheduled_positions(
+    pipeline: Pipeline, full: SubNet, runs: Trajectories, count: int
+) -> list[float] | None:
+    """The positions of the calls that `scheduled` makes."""
+    own = _own_steps(pipeline, full, runs, count)
+    return None if own is None else own[1]
+
+
+def _own_steps(
+    pipeline: Pipeline, full: SubNet, runs: Trajectories, count: int
+) -> tuple[SamplerTable, list[float]] | None:
+    """The table of the scheduler's own steps and their positions."""
     if not full.binding.grid.is_plain:
         return None
     grid, size = TimestepGrid(count), pipeline.size(full.binding.noise_shape)
@@ -47,9 +68,8 @@ def scheduled(
         table, timesteps = pipeline.sampler(grid, size), pipeline.timesteps(grid, size)
     except SearchError:
         return None
-    positions = [held_out.position_of(each) for each in timesteps]
-    begins_alike = math.isclose(table.inputs[0, 0], held_out.first, rel_tol=ALIKE)
+    positions = [runs.position_of(each) for each in timesteps]
+    begins_alike = math.isclose(table.inputs[0, 0], runs.first, rel_tol=ALIKE)
     if len(timesteps) != count or len(set(positions)) < count or not begins_alike:
         return None
-    calls = Calls.at_numbers(positions, held_out)
-    return evaluate(held_out, calls, rows_for(held_out, lambda _: table))
+    return table, positions
