@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.core.errors import SearchError
 from search.core.table import keep_of, whole_count, with_rows
-from search.fitting.effort import USUAL, Effort, thin_count
+from search.fitting.effort import COMPARED, USUAL, Effort, thin_count
 from search.fitting.half_calls import MORE, HalfCalls, gated_runs, unconditional_calls
 from search.fitting.placed import best_of
 from search.fitting.records import CarveRun
@@ -16,7 +16,7 @@ from search.fitting.refine_positions import assess
 from search.fitting.scaled import fitted_sampler
 from search.fitting.scheduled import scheduled, scheduled_positions
 from search.fitting.thin import placed_of, thin_calls
-from search.fitting.trajectories import CHUNK, sample_both
+from search.fitting.trajectories import sample_both
 from search.fitting.whole_calls import Refinement, search_calls, starts_of
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ class _Search:
 
     def _halved(self, keep: float, count: int) -> Halved | None:
         """More calls of which some are half calls, if they are better than `count` whole ones."""
-        fitted_on, held_out = (runs.some(CHUNK) for runs in self.runs)
+        fitted_on, held_out = (runs.some(COMPARED) for runs in self.runs)
 
         def placed(count: int) -> Placed:
             return best_of(*(assess(fitted_on, held_out, each) for each in self._starts(count)))
