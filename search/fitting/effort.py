@@ -8,7 +8,7 @@ from search.core.table import whole_count
 from search.fitting.descent import Schedule
 from search.fitting.trajectories import CHUNK
 
-STARTS = 6
+STARTS = 7
 """Sets of calls that a search begins by comparing."""
 COMPARED = 24
 """Pictures that starts are fitted on to be compared."""

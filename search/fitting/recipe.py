@@ -14,7 +14,7 @@ from search.fitting.placed import best_of
 from search.fitting.records import CarveRun
 from search.fitting.refine_positions import assess
 from search.fitting.scaled import fitted_sampler
-from search.fitting.scheduled import scheduled, scheduled_positions
+from search.fitting.scheduled import karras_positions, scheduled, scheduled_positions
 from search.fitting.thin import placed_of, thin_calls
 from search.fitting.trajectories import sample_both
 from search.fitting.whole_calls import Refinement, search_calls, starts_of
@@ -162,7 +162,12 @@ class _Search:
     @cached_property
     def starts(self) -> dict[int, list[list[float]]]:
         """Per number of calls, where they may be."""
-        return starts_of(self.runs[0], sorted(self.counts), self.report)
+        runs = self.runs[0]
+        found = starts_of(runs, sorted(self.counts), self.report)
+        for count, starts in found.items():
+            karras = karras_positions(self.pipeline, self.full, runs, count)
+            starts += [] if karras is None else [karras]
+        return found
 
     def whole(self, count: int) -> SubNet:
         """That many whole calls."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from inspect import signature
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 from search.core.errors import SearchError
 from search.core.timestep_grid import TimestepGrid
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from search.model.pipeline import Pipeline
 
 
+KARRAS, SOLVER = "use_karras_sigmas", "DPMSolverMultistepScheduler"
+CLOSEST = 0.05
+"""Least distance of two calls, in positions."""
 ALIKE = 1e-3
 """How much the scale of the first input may differ, which our calls share with the full sampler."""
 
@@ -55,6 +60,41 @@ def scheduled_positions(
     """The positions of the calls that `scheduled` makes."""
     own = _own_steps(pipeline, full, runs, count)
     return None if own is None else own[1]
+
+
+def karras_positions(
+    pipeline: Pipeline, full: SubNet, runs: Trajectories, count: int
+) -> list[float] | None:
+    """Where so many calls have Karras' noise levels (arXiv 2206.00364, equation 5); None if it is not known.
+
+    They are many at both ends of the sampler.
+
+    Args:
+        pipeline: its scheduler, or DPM-Solver++ in its place, knows the noise levels.
+        full: the sampler that is to be reached.
+        runs: of it.
+        count: calls.
+    """
+    own: Any = pipeline.pipe.scheduler
+    able = [cls for cls in (type(own), *own.compatibles) if KARRAS in signature(cls).parameters]
+    if not able or not full.binding.grid.is_plain:
+        return None
+    cls = next((each for each in able if each.__name__ == SOLVER), able[0])
+    scheduler = cls.from_config(own.config, **{KARRAS: True})
+    try:
+        settings = pipeline.grid_settings(
+            TimestepGrid(count), pipeline.size(full.binding.noise_shape)
+        )
+        settings.apply(scheduler)
+    except (SearchError, TypeError, ValueError, AssertionError):
+        return None  # of this scheduler's grid there is no such variant
+    found = [runs.position_of(float(time)) for time in settings.part(scheduler)]
+    if len(found) != count:
+        return None
+    found[0] = 0.0
+    for call in reversed(range(1, count - 1)):
+        found[call] = min(found[call], found[call + 1] - CLOSEST)
+    return found if all(a < b for a, b in pairwise(found)) else None
 
 
 def _own_steps(

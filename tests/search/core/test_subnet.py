@@ -43,14 +43,16 @@ from tests.toys import chain, hourglass, subnet
             ("RRR", "RdR"),
             (
                 "step 1 has DELTA for ['deep'], but that passes on the input of a block, and the "
-                "outputs of these have another shape; use RUN or REUSE there, or a finer granularity"
+                "outputs of these have another shape, or an older stepcarve took the input of a whole call; use RUN or "
+                "REUSE there, a finer granularity, or search again"
             ),
         ),
         (
             ("sss", "RRR"),
             (
                 "step 0 has SKIP for ['deep', 'down'], but that passes on the input of a block, and "
-                "the outputs of these have another shape; use RUN or REUSE there, or a finer granularity"
+                "the outputs of these have another shape, or an older stepcarve took the input of a whole call; use RUN "
+                "or REUSE there, a finer granularity, or search again"
             ),
         ),
         (
@@ -158,7 +160,7 @@ def test_a_saved_subnet_is_read_back_equal(tmp_path: Path) -> None:
         ("[]", "is not a SubNet; give a file written by stepcarve search"),
         (
             '{"kind": "stepcarve-subnet", "schema": 99}',
-            "has schema 99, but this stepcarve reads 1 to 8",
+            "has schema 99, but this stepcarve reads 1 to 9",
         ),
         ('{"kind": "stepcarve-subnet", "schema": 3}', "is wrong or incomplete at 'binding'"),
     ],

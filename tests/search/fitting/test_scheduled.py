@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DPMSolverMultistepScheduler, HeunDiscreteScheduler
+from diffusers import DPMSolverMultistepScheduler, HeunDiscreteScheduler, LCMScheduler
 
 from search.core.subnet import SubNet
 from search.core.timestep_grid import TimestepGrid
 from search.fitting.placed import Placed
 from search.fitting.rows import Calls, run_chain
-from search.fitting.scheduled import scheduled
+from search.fitting.scheduled import karras_positions, scheduled
 from search.fitting.trajectories import Trajectories, sample_trajectories
 from search.methods.options import Options
 from search.methods.whole import full
@@ -93,3 +95,27 @@ def test_a_sampler_that_calls_twice_a_step_is_none(opened: Pipeline) -> None:
     pipe = opened.pipe
     pipe.scheduler = HeunDiscreteScheduler.from_config(pipe.scheduler.config)
     assert begun(opened, whole, runs, 3) is None
+
+
+def test_calls_at_karras_noise_levels_are_those_of_the_scheduler(opened: Pipeline) -> None:
+    whole = full(opened, Options(steps=20, guidance=4))
+    runs = runs_of(opened, whole, 20)
+    found = karras_positions(opened, whole, runs, 6)
+    assert found is not None
+    config = opened.pipe.scheduler.config
+    karras = DPMSolverMultistepScheduler.from_config(config, use_karras_sigmas=True)
+    karras.set_timesteps(6)
+    expected = [runs.position_of(float(time)) for time in karras.timesteps]
+    assert found[1:] == pytest.approx(expected[1:], abs=0.2), "calls at one place are moved apart"
+    assert found[0] == 0
+    assert all(a < b for a, b in itertools.pairwise(found))
+
+
+def test_a_scheduler_without_karras_noise_levels_has_none(opened: Pipeline) -> None:
+    whole = full(opened, Options(steps=8, guidance=4))
+    runs = runs_of(opened, whole, 8)
+    opened.pipe.scheduler = LCMScheduler.from_config(opened.pipe.scheduler.config)
+    assert "use_karras_sigmas" not in signature(LCMScheduler).parameters
+    found = karras_positions(opened, whole, runs, 4)
+    solvers = [each.__name__ for each in opened.pipe.scheduler.compatibles]
+    assert (found is None) is ("DPMSolverMultistepScheduler" not in solvers)
