@@ -33,7 +33,8 @@ from search.model.opening import open_asked, open_for, open_pipeline
 from search.model.pipeline import Pipeline
 from tests.mixes import random_mix
 
-STEPS, GUIDANCE = 4, 3.0
+STEPS, GUIDANCE = 4, 20.0
+"""A large scale, so that guidance shows in pipelines whose weights are random."""
 FAMILIES = [
     "three-levels",
     *(
