@@ -76,12 +76,16 @@ def karras_positions(
         count: calls.
     """
     own: Any = pipeline.pipe.scheduler
-    able = [cls for cls in (type(own), *own.compatibles) if KARRAS in signature(cls).parameters]
+    able = [
+        cls
+        for cls in (type(own), *getattr(own, "compatibles", ()))
+        if KARRAS in signature(cls).parameters
+    ]
     if not able or not full.binding.grid.is_plain:
         return None
     cls = next((each for each in able if each.__name__ == SOLVER), able[0])
-    scheduler = cls.from_config(own.config, **{KARRAS: True})
     try:
+        scheduler = cls.from_config(own.config, **{KARRAS: True})
         settings = pipeline.grid_settings(
             TimestepGrid(count), pipeline.size(full.binding.noise_shape)
         )
