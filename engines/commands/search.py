@@ -164,7 +164,7 @@ def _methods() -> str:
     ),
     _for(
         "thin",
-        "Also try more calls than --keep allows: one that leaving out few blocks pays for and, with "
+        "Also try more calls than --keep allows: one that leaving out few blocks pays for and, "
         "where a step makes two calls of the denoiser (see --split-streams), some that leaving out the negative "
         "prompt pays for.",
         default=True,
