@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -422,26 +422,9 @@ class Topology:
             bases={port: Base(argument, same) for port, argument, same in data["bases"]},
             groups=Groups.from_json(data["groups"]) if data.get("groups") else None,
         )
-        return found._without_inputs_of_calls()
+        from search.core.topology_before_9 import without_inputs_of_calls
 
-    def _without_inputs_of_calls(self) -> Topology:
-        """Before schema 9, a step's later calls had their input as base, which cannot stand for a prediction."""
-        whole = {block for block, name in enumerate(self.blocks) if name in self.later_calls}
-        dropped = {
-            port
-            for port, base in self.bases.items()
-            if self.ports[port].block in whole and base.prediction is None
-        }
-        if not dropped:
-            return self
-        targets = frozenset(map(base_of, dropped))
-        left = (replace(s, targets=s.targets - targets) for s in self.segments)
-        return replace(
-            self,
-            computations={t: c for t, c in self.computations.items() if t not in targets},
-            segments=tuple(segment for segment in left if segment.targets),
-            bases={port: base for port, base in self.bases.items() if port not in dropped},
-        )
+        return without_inputs_of_calls(found)
 
 
 def operations_of(target: Target) -> Target:

@@ -16,37 +16,39 @@ if TYPE_CHECKING:
     from search.model.family import Family
 
 
-@dataclass(frozen=True)
-class LoadedPipeline:
-    """A diffusers pipeline in memory; an `OpenedPipeline`."""
+class NetworksOfPipe:
+    """What a pipeline object of diffusers and its family say together."""
 
     pipe: Any
     family: Family
+
+    @property
+    def denoiser(self) -> Any:
+        """The U-Net or transformer that is called at the steps, a diffusers `ModelMixin`."""
+        return getattr(self.pipe, self.family.component)
+
+    @property
+    def networks(self) -> dict[str, Any]:
+        """The denoiser, and other parts of its class, which may take its place at some steps or calls."""
+        own = {self.family.component: self.denoiser}
+        others = self.pipe.components.items()
+        return own | {n: part for n, part in others if type(part) is type(self.denoiser)}
 
     @property
     def default_prompt(self) -> str:
         """A prompt that the pipeline accepts."""
         return self.family.default_prompt
 
-    @property
-    def denoiser(self) -> Any:
-        """The U-Net or transformer that is called at the steps."""
-        return getattr(self.pipe, self.family.component)
 
-    @property
-    def networks(self) -> dict[str, Any]:
-        """The denoiser, and other parts of its class."""
-        return networks_of(self.pipe, self.family)
+@dataclass(frozen=True)
+class LoadedPipeline(NetworksOfPipe):
+    """A diffusers pipeline in memory; an `OpenedPipeline`."""
+
+    pipe: Any
+    family: Family
 
     def load_around(self) -> None:
         """Do nothing: all is loaded."""
-
-
-def networks_of(pipe: Any, family: Family) -> dict[str, Any]:
-    """The denoiser, and other parts of its class, which may take its place at some steps or calls."""
-    denoiser = getattr(pipe, family.component)
-    others = {n: part for n, part in pipe.components.items() if type(part) is type(denoiser)}
-    return {family.component: denoiser} | others
 
 
 def require_denoiser(denoiser: Any, binding: Binding) -> None:

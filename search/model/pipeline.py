@@ -13,7 +13,7 @@ from search.model.body import Body
 from search.model.families.text_to_image import call_parameters, scale_argument
 from search.model.family import Family, Request
 from search.model.guiders import guider_scale
-from search.model.loaded import networks_of
+from search.model.loaded import NetworksOfPipe
 from search.model.parts import is_weightless, load_models
 from search.model.parts_in_place import decoders_of
 from search.model.pipeline_files import denoiser_of, with_weights
@@ -42,7 +42,7 @@ _UNLISTED = frozenset({"LCMScheduler", "SASolverScheduler", "TCDScheduler"})
 
 
 @dataclass(frozen=True)
-class Pipeline:
+class Pipeline(NetworksOfPipe):
     """A diffusers pipeline, its family and where its weights lie.
 
     Attributes:
@@ -76,16 +76,6 @@ class Pipeline:
         """Remember the scheduler that the pipeline came with."""
         self._own_scheduler.append(self.pipe.scheduler)
 
-    @property
-    def denoiser(self) -> Any:
-        """The U-Net or transformer that is called at the steps, a diffusers `ModelMixin`."""
-        return getattr(self.pipe, self.family.component)
-
-    @property
-    def networks(self) -> dict[str, Any]:
-        """The denoiser, and other parts of its class, which may take its place at some steps or calls."""
-        return networks_of(self.pipe, self.family)
-
     def weights_of(self, network: str) -> DenoiserWeights:
         """Those of a network on disk."""
         if network == self.family.component:
@@ -102,11 +92,6 @@ class Pipeline:
     def read_denoiser(self) -> Any:
         """The denoiser again, with its weights in float32."""
         return with_weights(denoiser_of(self.path, self.family, self.index), self.weights)
-
-    @property
-    def default_prompt(self) -> str:
-        """A prompt that the pipeline accepts."""
-        return self.family.default_prompt
 
     @property
     def removed(self) -> tuple[str, ...]:
