@@ -4,8 +4,8 @@
 packed latents and its two streams. Weights are random, so nothing is said about quality. A search with few pictures and
 a run of diffusers' own sampler for one picture are measured in processes of their own.
 
-What a gradient step would take on an H200 is computed: `BACKWARD` calls for each call and picture of the step, two
-floating-point operations per multiply-accumulate, at `ACHIEVED` of the GPU's dense bfloat16 peak.
+What an iteration of the refinement would take on an H200 is computed: its calls of the denoiser, two floating-point
+operations per multiply-accumulate, at `ACHIEVED` of the GPU's dense bfloat16 peak.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def searched(
     iterations: int,
     pictures: int,
 ) -> dict[str, Any]:
-    """A search, and the seconds of a gradient step of its refinement."""
-    from search.fitting.effort import BACKWARD, Effort
+    """A search, and the seconds of an iteration of its refinement."""
+    from search.fitting.effort import Effort
     from search.fitting.recipe import place_calls
     from search.methods.options import Options
     from search.methods.registry import search
@@ -90,15 +90,15 @@ def searched(
     )
     # Evaluations and other starts lie between some of them.
     seconds = statistics.median(b - a for a, b in pairwise(ticks))
-    drawn = effort.schedule(found.steps, effort.quarter, 0).batch
-    batch = min(drawn, effort.fitted_on)
+    calls = effort.calls_of_iteration(found.steps)
     rows = 2 if whole.binding.guided else 1
-    operations = 2 * whole.topology.macs * rows * found.steps * batch * BACKWARD
+    operations = 2 * whole.topology.macs * rows * calls
     return {
         "calls": found.steps,
-        "pictures_of_a_gradient_step": batch,
-        "seconds_of_a_gradient_step": round(seconds, 2),
-        "operations_of_a_gradient_step": operations,
+        "pictures": effort.fitted_on,
+        "calls_of_an_iteration": calls,
+        "seconds_of_an_iteration": round(seconds, 2),
+        "operations_of_an_iteration": operations,
         "reckoned_seconds_on_an_h200": round(operations / (PEAK * ACHIEVED), 4),
     }
 

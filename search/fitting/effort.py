@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from search.core.table import whole_count
-from search.fitting.descent import Schedule
+from search.fitting.moves import NEWEST
+from search.fitting.refine import Schedule
 from search.fitting.trajectories import CHUNK
 
 STARTS = 7
 """Sets of calls that a search begins by comparing."""
+REFINED = 2
+"""Starts of which the refinement decides which is better, besides the scheduler's own steps."""
 COMPARED = 24
 """Pictures that starts are fitted on to be compared."""
 PROBED = 8
@@ -29,28 +32,26 @@ class Effort:
     """How much work to do.
 
     Attributes:
-        fitted_on: pictures to fit and take gradients on.
+        fitted_on: pictures to fit to.
         held_out: other pictures, to choose by.
-        work: calls times pictures of one gradient, so that few calls, where most is left to gain and
-            most depends on chance, see more pictures.
-        iterations: of the gradient search, per keep.
-        every: iterations between two evaluations on the held-out pictures.
+        work: calls times pictures that differences are taken on, so that few calls, where most is left to
+            gain and most depends on chance, see more pictures.
+        iterations: of the refinement, per keep.
     """
 
     fitted_on: int = 64
     held_out: int = 32
     work: int = 240
-    iterations: int = 28
-    every: int = 7
+    iterations: int = 8
 
     @property
     def quarter(self) -> int:
-        """A quarter of the iterations: for moving the calls, and again for each start that is compared."""
+        """A quarter of the iterations, for each start that is compared."""
         return self.iterations // 4
 
     def schedule(self, count: int, iterations: int, seed: int) -> Schedule:
-        """The schedule of a gradient search with `count` calls."""
-        return Schedule(iterations, self.every, max(CHUNK, self.work // count), seed)
+        """The schedule of a refinement with `count` calls."""
+        return Schedule(iterations, max(CHUNK, self.work // count), seed)
 
     def denoiser_calls(self, full_calls: int, keep: float, *, thin: bool) -> float:
         """About how many calls of the denoiser, each for one picture, a search for `keep` makes."""
@@ -59,17 +60,28 @@ class Effort:
         more = thin_count(keep, full_calls) if thin else None
         if more is not None:
             effects = self.fitted_on * more * (1 + PROBES * (BACKWARD - 1))
-            calls += self._whole(more) + effects + self._gradients(more) / 2
+            calls += (
+                self._whole(more) + effects + self.iterations / 2 * self.calls_of_iteration(more)
+            )
         return calls
 
     def _whole(self, count: int) -> float:
         starts = STARTS * count * (2 * min(COMPARED, self.fitted_on) + self.held_out)
-        looks = (self.iterations // self.every + 4) * count * self.held_out
-        placed = 3 * count * 2 * self.fitted_on
-        return starts + looks + placed + self._gradients(count)
+        again = REFINED * count * 2 * self.fitted_on
+        return starts + again + self.iterations * self.calls_of_iteration(count)
 
-    def _gradients(self, count: int) -> float:
-        return self.iterations * max(CHUNK, self.work // count) * count * BACKWARD
+    def calls_of_iteration(self, count: int) -> int:
+        """About how many calls, each for one picture, an iteration of the refinement of `count` calls makes.
+
+        They are for the differences by every coefficient and timestep, two steps that are tried, and a look at
+        what came out.
+        """
+        behind = [count - 1 - call for call in range(count)]
+        rows = sum(min(NEWEST, call + 2) * left for call, left in enumerate(behind))
+        differences = rows + sum(left + 1 for left in behind[1:])
+        pictures = min(self.fitted_on, max(CHUNK, self.work // count))
+        looks = count * (2 * self.fitted_on + self.held_out)
+        return pictures * (differences + 2 * count) + looks
 
     @staticmethod
     def of(pictures: int | None, iterations: int | None) -> Effort:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from search.core.actions import Action
 from search.core.table import with_rows
 from search.fitting.gated_calls import CHOICES, GatedPredictor, gates_of
-from search.fitting.refine_positions import assess
+from search.fitting.placed import assess
 from search.fitting.thinning import SLACK
 from search.supernet.supernet import supernet
 

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from search.fitting.rows import Calls, run_chain
+from search.fitting.rows import Calls, fit_chain, run_chain
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from search.fitting.trajectories import Trajectories
 
 
@@ -23,7 +25,7 @@ class Placed:
         positions: of the calls.
         rows: per call, as in a `Chain`.
         error: `overall` relative L2 of the final latents of held-out pictures, which no row was fitted
-            to and no gradient was taken on; infinite where one of them is not finite.
+            to; infinite where one of them is not finite.
         errors: the same of the pictures of each guidance scale.
     """
 
@@ -37,10 +39,20 @@ def evaluate(held_out: Trajectories, calls: Calls, rows: tuple[Tensor, ...]) -> 
     """`rows` with their error."""
     with torch.no_grad():
         found = held_out.error(run_chain(held_out, calls, rows))
-    positions = tuple(float(position.detach()) for position in calls.positions)
+    positions = tuple(float(position) for position in calls.positions)
     error = float(overall(found))
     each = tuple(float(overall(found[mask])) for mask in held_out.masks())
     return Placed(positions, rows, error if math.isfinite(error) else math.inf, each)
+
+
+def assess(fitted_on: Trajectories, held_out: Trajectories, positions: Sequence[float]) -> Placed:
+    """Fit rows at `positions` on some runs, twice for robust weights, and evaluate them on others."""
+    calls = Calls.at_numbers(positions, fitted_on)
+    with torch.no_grad():
+        first = fit_chain(fitted_on, calls)
+        weights = robust_weights(fitted_on.error(first.final))
+        chain = fit_chain(fitted_on, calls, weights=weights)
+    return evaluate(held_out, calls, chain.rows)
 
 
 def best_of(*placed: Placed) -> Placed:
@@ -50,7 +62,6 @@ def best_of(*placed: Placed) -> Placed:
 
 def robust_weights(errors: Tensor) -> Tensor:
     """Weights `[S]` that limit the influence of outlier pictures on the fit."""
-    errors = errors.detach()
     return 1 / (1 + errors / errors.median().clamp_min(1e-12))
 
 

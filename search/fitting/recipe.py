@@ -10,9 +10,8 @@ from search.core.errors import SearchError
 from search.core.table import keep_of, whole_count, with_rows
 from search.fitting.effort import COMPARED, USUAL, Effort, thin_count
 from search.fitting.half_calls import MORE, HalfCalls, gated_runs, unconditional_calls
-from search.fitting.placed import best_of
+from search.fitting.placed import assess, best_of
 from search.fitting.records import CarveRun
-from search.fitting.refine_positions import assess
 from search.fitting.scaled import fitted_sampler
 from search.fitting.scheduled import karras_positions, scheduled, scheduled_positions
 from search.fitting.thin import placed_of, thin_calls
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from search.fitting.trajectories import Trajectories
     from search.model.pipeline import Pipeline
 
-RECIPE = 4
+RECIPE = 5
 """Raised when the same effort gives another result, so that no other version resumes a search."""
 
 

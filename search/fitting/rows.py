@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,9 @@ from search.model.scheduler import combine
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from search.fitting.gated_calls import GatedPredictor
     from search.fitting.trajectories import Trajectories
+    from search.model.predictor import Predictor
 
 HISTORY = 3
 """How many noise predictions a least-squares row reads; more do not help (see docs/recipe.md)."""
@@ -70,8 +73,7 @@ def fit_chain(
 ) -> Chain:
     """Fit the rows call by call, each to the full sampler's latents at the next call, or its final ones.
 
-    Our own latents are fed forward, so that later rows correct earlier errors. Differentiable in the
-    positions.
+    Our own latents are fed forward, so that later rows correct earlier errors.
 
     Args:
         runs: of the full sampler.
@@ -91,12 +93,50 @@ def fit_chain(
     return Chain(final, tuple(rows))
 
 
-def run_chain(runs: Trajectories, calls: Calls, rows: Sequence[Tensor]) -> Tensor:
-    """The final latents `[S, ...]` of other runs with given rows."""
-    return walk(runs, calls, lambda number, _: rows[number])
+def run_chain(
+    runs: Trajectories, calls: Calls, rows: Sequence[Tensor], state: State | None = None
+) -> Tensor:
+    """The final latents `[S, ...]` of other runs with given rows, from a state on."""
+    return walk(runs, calls, lambda number, _: rows[number], state)
 
 
-def walk(runs: Trajectories, calls: Calls, row_of: Callable[[int, list[Tensor]], Tensor]) -> Tensor:
+@dataclass(frozen=True)
+class State:
+    """A run between two calls.
+
+    Attributes:
+        number: of the next call.
+        sample: its input, `[S, ...]`.
+        predictions: so far, newest first, each split by guidance scale.
+        predictor: as the next call finds it; what gated calls hand on is in it.
+    """
+
+    number: int
+    sample: Tensor
+    predictions: tuple[Tensor, ...]
+    predictor: Predictor | GatedPredictor
+
+    @staticmethod
+    def first(runs: Trajectories) -> State:
+        """Before the first call."""
+        return State(0, runs.first * runs.noise, (), runs.predictor)
+
+    def called(self, runs: Trajectories, calls: Calls) -> tuple[State, list[Tensor]]:
+        """After the next call, its row not applied yet; and the features of that row."""
+        predictor = copy.copy(self.predictor)
+        made = predictor(self.sample, runs.timestep_at(calls.positions[self.number]))
+        new = runs.split(made) if calls.predicts[self.number] else []
+        predictions = (*new, *self.predictions)
+        after = State(self.number + 1, self.sample, predictions, predictor)
+        return after, [*runs.split(self.sample), *predictions]
+
+
+def walk(
+    runs: Trajectories,
+    calls: Calls,
+    row_of: Callable[[int, list[Tensor]], Tensor],
+    state: State | None = None,
+) -> Tensor:
     """The final latents `[S, ...]`.
 
     Args:
@@ -104,22 +144,20 @@ def walk(runs: Trajectories, calls: Calls, row_of: Callable[[int, list[Tensor]],
         calls: to make.
         row_of: the number of a call and its features, the input and all predictions, newest first, each
             split by guidance scale -> the row, of the first of these.
+        state: where to begin; None: before the first call.
     """
-    sample, predictions = runs.first * runs.noise, list[Tensor]()
-    for number, position in enumerate(calls.positions):
-        timestep = runs.timestep_at(position)
-        made = runs.predictor(sample, timestep)
-        if calls.predicts[number]:
-            predictions = [*runs.split(made), *predictions]
-        features = [*runs.split(sample), *predictions]
-        sample = combine(row_of(number, features), features)
-    return sample
+    state = state or State.first(runs)
+    while state.number < len(calls.positions):
+        number = state.number
+        after, features = state.called(runs, calls)
+        state = replace(after, sample=combine(row_of(number, features), features))
+    return state.sample
 
 
 def least_squares(
     features: Sequence[Tensor], target: Tensor, weights: Tensor | None = None
 ) -> Tensor:
-    """The combination of features `[S, ...]` closest to `target` `[S, ...]`; float64, differentiable.
+    """The combination of features `[S, ...]` closest to `target` `[S, ...]`; in float64.
 
     Args:
         features: what is combined.
@@ -133,7 +171,7 @@ def least_squares(
         matrix, wanted = matrix * scale[..., None], wanted * scale
     matrix, wanted = matrix.flatten(0, 1), wanted.flatten()
     gram = matrix.T @ matrix
-    gram = gram + RIDGE * torch.diag(torch.diag(gram)).detach()
+    gram = gram + RIDGE * torch.diag(torch.diag(gram))
     found: Tensor = torch.linalg.solve(gram, matrix.T @ wanted)
     return found.to(target.dtype)
 

@@ -1,4 +1,4 @@
-"""The scheduler's own steps, one per call, as a start for the gradient search."""
+"""The scheduler's own steps, one per call, as a start for the refinement."""
 
 from __future__ import annotations
 

@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 BISECTIONS = 30
 """To find a position between two timesteps."""
 CHUNK = 12
-"""Pictures per call of the denoiser: fewer leave two cores too little to share, more take more memory
-where gradients are wanted. Where pictures have several guidance scales, a call of each scale together."""
+"""Pictures per call of the denoiser: fewer leave two cores too little to share, more take more memory. Where pictures have several guidance scales, a call of each scale together."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,7 @@ class Trajectories:
         first: what the noise is multiplied with to be the first input.
         scales: the range of guidance scales that rows are fitted for; None: the pictures have one scale.
         scale_of: each picture's, as an index into `scales.fitted_at`, `[S]`.
+        rounding: of the numbers that the denoiser computes with, relative to them.
     """
 
     predictor: Predictor | GatedPredictor
@@ -61,6 +61,7 @@ class Trajectories:
     first: float
     scales: ScaleRange | None = None
     scale_of: Tensor | None = None
+    rounding: float = torch.finfo(torch.float32).eps
 
     @property
     def last(self) -> int:
@@ -134,6 +135,14 @@ class Trajectories:
         count = -(-pictures // self._each)
         whole = -(-count // self.scale_count) * self.scale_count
         return self._of_chunks(range(min(self.predictor.chunks, whole)))
+
+    def calls(self) -> Iterator[Trajectories]:
+        """The runs of each call of the denoiser on their own."""
+        if len(self.noise) <= self._each:
+            yield self
+            return
+        for number in range(self.predictor.chunks):
+            yield self._of_chunks([number])
 
     def batches(self, pictures: int, seed: int) -> Iterator[Trajectories]:
         """Endlessly, the runs of `pictures` at a time, whole calls of the denoiser, in random order.
@@ -236,6 +245,7 @@ def sample_trajectories(
         first=float(table.inputs[0, 0]),
         scales=scales,
         scale_of=None if scales is None else _scale_of(predictor, scales).to(device),
+        rounding=torch.finfo(pipeline.denoiser.dtype).eps,
     )
 
 
@@ -336,7 +346,7 @@ def _require_enough(scales: ScaleRange | None, fitted_on: int, held_out: int) ->
 def _interpolate(position: Tensor, values: Tensor) -> Tensor:
     """Cubic (Lagrange) interpolation of `values` `[T, ...]` at a position `[]`."""
     count = min(4, len(values))
-    start = min(max(int(position.detach()) - 1, 0), len(values) - count)
+    start = min(max(int(position) - 1, 0), len(values) - count)
     offset = position - start
     total = torch.zeros_like(values[0])
     for i in range(count):

@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from search.fitting.effort import COMPARED, PROBED
-from search.fitting.placed import best_of
+from search.fitting.effort import COMPARED, PROBED, REFINED
+from search.fitting.placed import assess, best_of
 from search.fitting.placement import (
     measure_local_errors,
     measure_propagation,
     place,
     propagation_candidates,
 )
-from search.fitting.refine_coefficients import refine_coefficients
-from search.fitting.refine_positions import assess, refine_positions
+from search.fitting.refine import refine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -61,10 +60,10 @@ def spaced(last: int, count: int, power: float) -> list[float]:
 
 @dataclass
 class Refinement:
-    """The gradient searches of one number of calls, which share its iterations.
+    """The refinements of one number of calls, which share its iterations.
 
     Attributes:
-        fitted_on: runs to fit and to take gradients on.
+        fitted_on: runs to fit to.
         held_out: other runs, to choose by.
         effort: how much work to do.
         seed: of the order of the pictures.
@@ -79,22 +78,15 @@ class Refinement:
     tell: Callable[[int, float], None]
     done: int = 0
 
-    def placed(self, start: Placed) -> Placed:
-        """`start` with its calls moved, for a quarter of the iterations."""
-        return self._descend(refine_positions, start, self.effort.quarter)
-
     def best(self, *starts: Placed) -> Placed:
         """The best result of several starts: each is tried, and the better one is refined."""
         likely = min(start.error for start in starts) * PLAUSIBLE
         tried = [start for start in starts if start.error <= likely]
         if len(tried) > 1:
-            tried = [
-                self._descend(refine_coefficients, start, self.effort.quarter) for start in tried
-            ]
-        left = self.effort.iterations - self.done
-        return self._descend(refine_coefficients, best_of(*tried), left)
+            tried = [self._refined(start, self.effort.quarter) for start in tried]
+        return self._refined(best_of(*tried), self.effort.iterations - self.done)
 
-    def _descend(self, refine: Callable[..., Placed], start: Placed, iterations: int) -> Placed:
+    def _refined(self, start: Placed, iterations: int) -> Placed:
         if iterations == 0:
             return start
         before, self.done = self.done, self.done + iterations
@@ -110,7 +102,7 @@ class Refinement:
 def search_calls(
     starts: Sequence[Sequence[float]], plain: Placed | None, refinement: Refinement
 ) -> Placed:
-    """Evaluate the starts, move the best, and refine its coefficients or those of the scheduler's own steps.
+    """Evaluate the starts, and refine the best ones or the scheduler's own steps.
 
     Args:
         starts: positions of the calls.
@@ -119,8 +111,8 @@ def search_calls(
     """
     fitted_on, held_out = refinement.fitted_on, refinement.held_out
     few = fitted_on.some(COMPARED)
-    compared = best_of(*(assess(few, held_out, start) for start in starts))
-    best = assess(fitted_on, held_out, compared.positions)
-    if len(best.positions) > 1:
-        best = refinement.placed(best)
-    return refinement.best(*(start for start in (best, plain) if start is not None))
+    compared = sorted(
+        (assess(few, held_out, start) for start in starts), key=lambda placed: placed.error
+    )
+    begin = [assess(fitted_on, held_out, each.positions) for each in compared[:REFINED]]
+    return refinement.best(*begin, *(() if plain is None else (plain,)))

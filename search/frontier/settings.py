@@ -32,11 +32,11 @@ class FrontierSettings:
         fine_steps: inference steps of the fine reference, or None for ten times as many as the full
             sampler's, at most its timesteps.
         pictures: to calibrate with, the same for all, or None for carve's default.
-        iterations: of gradient searches for coefficients, or None for carve's default.
+        iterations: of the refinement of coefficients, or None for carve's default.
         dip_go_iterations: of the paper's search, which publishes 1000; with fewer, its learning rate
             rises to make up for them.
         random: tables or sets of steps that random search and annealing try per keep; the default is
-            more than carve tries sets of calls (6 starts, 28 iterations, 4 looks at all pictures).
+            more than carve tries sets of calls (for its starts and its refinement).
         seed: of noise and random choices.
         judge: an ONNX classifier that reads attributes off pictures, or None.
         features: a `.npy` file with what the judge makes of real pictures, `[M, F]`, or None.

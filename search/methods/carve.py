@@ -53,7 +53,7 @@ METHOD = Method(
     ),
     granularities=(Granularity.LAYER, Granularity.BRANCH, Granularity.STAGE),
     costs=("macs", "latency"),
-    defaults={"pictures": 96, "iterations": 28},
+    defaults={"pictures": 96, "iterations": 8},
     needs_weights=True,
     fits_itself=True,
     idle=lambda options: () if options.thin else ("cost",),

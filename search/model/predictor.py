@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from search.model.body import Body, Place
 from search.model.family import Request
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Predictor:
-    """Noise predictions for S prompts, guidance applied; differentiable in latents and timestep.
+    """Noise predictions for S prompts, guidance applied.
 
     Attributes:
         bodies: a step for the pictures of each call of the denoiser.
@@ -115,29 +114,10 @@ class Predictor:
     ) -> Tensor:
         """The denoiser's input `[S, C, H, W]` and a timestep `[]` -> noise predictions `[S, C, H, W]`.
 
-        Another `guidance` scale than the predictor's own is for calls without gradients.
+        Another `guidance` scale than the predictor's own can be asked for.
         """
-        parts: tuple[Tensor, ...] = torch.split(sample, self.size)
-        if guidance is not None:
-            asked = [torch.tensor(guidance), timestep.to(torch.float32)]
-            return torch.cat(
-                [
-                    body(part, asked[1], guidance=asked[0])
-                    for part, body in zip(parts, self.bodies, strict=True)
-                ]
-            )
-        is_felt = torch.is_grad_enabled() and (sample.requires_grad or timestep.requires_grad)
-        run = self._checkpointed if is_felt else self._predict
-        pairs = zip(parts, self.bodies, strict=True)
-        return torch.cat([run(part, timestep, body) for part, body in pairs])
-
-    def _checkpointed(self, sample: Tensor, timestep: Tensor, body: Body) -> Tensor:
-        """The same; on the way back it is computed again, so that one call is in memory at a time.
-
-        Reentrant, for otherwise the autograd graphs of all calls are kept, if without tensors.
-        """
-        made: Tensor = checkpoint(self._predict, sample, timestep, body, use_reentrant=True)
-        return made
-
-    def _predict(self, sample: Tensor, timestep: Tensor, body: Body) -> Tensor:
-        return body(sample, timestep.to(torch.float32))
+        asked = None if guidance is None else torch.tensor(guidance)
+        time = timestep.to(torch.float32)
+        parts = zip(torch.split(sample, self.size), self.bodies, strict=True)
+        with torch.no_grad():
+            return torch.cat([body(part, time, guidance=asked) for part, body in parts])

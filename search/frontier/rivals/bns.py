@@ -1,4 +1,4 @@
-"""BNS, bespoke non-stationary solvers (arXiv 2403.01329): all coefficients and times by gradients.
+"""BNS, bespoke non-stationary solvers (arXiv 2403.01329): all coefficients and times optimised.
 
 Reproduced from its paper: the solver begins as the scheduler's own with as many steps, and every
 coefficient and time is optimised on the error of the final latents. There is no placement.
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def _make(calibration: Calibration, report: Report) -> list[Candidate]:
     from search.fitting.recipe import subnet_of
-    from search.fitting.refine_coefficients import refine_coefficients
+    from search.fitting.refine import refine
     from search.fitting.scheduled import scheduled
 
     effort, whole = calibration.effort, calibration.whole
@@ -41,7 +41,7 @@ def _make(calibration: Calibration, report: Report) -> list[Candidate]:
             )
 
         schedule = effort.schedule(count, effort.iterations, calibration.settings.seed)
-        placed = refine_coefficients(fitted_on, held_out, own, schedule, progress=tell)
+        placed = refine(fitted_on, held_out, own, schedule, progress=tell)
         subnet = subnet_of(whole, fitted_on, placed, f"bns keep {keep:g}")
         assert subnet.fitted is not None
         found.append(

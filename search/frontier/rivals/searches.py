@@ -1,4 +1,4 @@
-"""The gradient searches of the registry: carve and DiP-GO."""
+"""The searches of the registry: carve and DiP-GO."""
 
 from __future__ import annotations
 

@@ -219,7 +219,7 @@ def _called(
 ) -> _State:
     """The state that calls at `step` too."""
     timestep = _tensor(runs, calibration.whole.timesteps[step])
-    made = runs.predictor(sample, timestep).detach()
+    made = runs.predictor(sample, timestep)
     return _State((*state.steps, step), (*state.predictions, made))
 
 

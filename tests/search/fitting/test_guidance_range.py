@@ -20,7 +20,7 @@ from search.fitting.fit import final_latents, fit_subnets
 from search.fitting.placed import evaluate
 from search.fitting.placement import measure_local_errors
 from search.fitting.recipe import place_calls
-from search.fitting.refine_coefficients import refine_coefficients
+from search.fitting.refine import refine
 from search.fitting.rows import Calls, fit_chain, rows_of, run_chain
 from search.fitting.scaled import fitted_sampler, rows_for
 from search.fitting.thin import placed_of, thin_calls
@@ -38,7 +38,7 @@ from tests.search.fitting.toy import guided_runs
 
 SCALES = ScaleRange(2.0, 6.0, 3.0)
 PLACES = (0.0, 1.5, 4.0, 6.0)
-EFFORT = Effort(fitted_on=6, held_out=3, iterations=2, every=1)
+EFFORT = Effort(fitted_on=6, held_out=3, iterations=2)
 PROMPTS = ("a red cross", "a blue circle", "a field")
 
 
@@ -108,8 +108,8 @@ def test_refinement_lowers_the_error_of_all_scales_together() -> None:
     runs, held_out = (guided_runs(SCALES.fitted_at, SCALES, seed=seed) for seed in (0, 1))
     calls = Calls.at_numbers(PLACES[:2], runs)
     start = evaluate(held_out, calls, fit_chain(runs, calls).rows)
-    schedule = Effort(iterations=20, every=5).schedule(2, 20, 0)
-    found = refine_coefficients(runs, held_out, start, schedule)
+    schedule = Effort().schedule(2, 6, 0)
+    found = refine(runs, held_out, start, schedule)
     assert len(found.errors) == 3
     assert all(after < before for after, before in zip(found.errors, start.errors, strict=True))
 

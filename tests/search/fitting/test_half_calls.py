@@ -33,7 +33,7 @@ from search.model.pipeline import Pipeline
 
 STEPS, GUIDANCE = 4, 3.0
 PROMPTS = ("a red cross", "a blue circle")
-EFFORT = Effort(fitted_on=3, held_out=2, iterations=2, every=1)
+EFFORT = Effort(fitted_on=3, held_out=2, iterations=2)
 
 
 @pytest.fixture(scope="module")

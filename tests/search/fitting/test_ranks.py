@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from search.fitting.descent import Schedule
+from search.fitting.placed import assess
 from search.fitting.placement import measure_local_errors, measure_propagation
-from search.fitting.refine_coefficients import refine_coefficients
-from search.fitting.refine_positions import assess, refine_positions
+from search.fitting.refine import Schedule, refine
 from search.fitting.rows import Calls, run_chain
 from search.fitting.trajectories import Trajectories
 from tests.search.fitting.toy import linear_runs
 
-SCHEDULE = Schedule(4, every=2, batch=4)
+SCHEDULE = Schedule(2, batch=4)
 RANKS = [(16, 2), (2, 2, 2, 4)]
 """Packed `[L, C]`, and of a video `[C, F, H, W]`."""
 
@@ -35,9 +34,8 @@ def test_calls_are_placed_alike(shape: tuple[int, ...]) -> None:
 def test_calls_are_refined_alike(shape: tuple[int, ...]) -> None:
     def refined(runs: Trajectories) -> torch.Tensor:
         start = assess(runs, runs, [0, 2, 5])
-        placed = refine_positions(runs, runs, start, SCHEDULE)
         # A start that is not the best, so that the refinement is seen.
-        found = refine_coefficients(runs, runs, replace(placed, error=1.0), SCHEDULE)
+        found = refine(runs, runs, replace(start, error=1.0), SCHEDULE)
         with torch.no_grad():
             final = run_chain(runs, Calls.at_numbers(found.positions, runs), found.rows)
         assert final.shape == runs.noise.shape

@@ -30,7 +30,7 @@ from search.methods.whole import full
 from search.model.opening import open_pipeline
 from search.model.pipeline import Pipeline
 
-EFFORT = Effort(fitted_on=3, held_out=2, iterations=2, every=1)
+EFFORT = Effort(fitted_on=3, held_out=2, iterations=2)
 PROMPTS = ("a red cross", "a blue circle")
 
 
@@ -130,8 +130,7 @@ def test_few_calls_see_more_pictures(
         seen[len(start.positions)] = args[3].batch
         return start
 
-    monkeypatch.setattr(whole_calls, "refine_positions", stage)
-    monkeypatch.setattr(whole_calls, "refine_coefficients", stage)
+    monkeypatch.setattr(whole_calls, "refine", stage)
     effort = replace(EFFORT, work=60)
     place_calls(opened, whole, (1.0, 0.5, 0.2), PROMPTS, effort=effort)
     assert seen == {10: CHUNK, 5: 12, 2: 30}
@@ -151,7 +150,7 @@ def test_the_schedulers_own_steps_are_refined_where_they_are_better(
         return args[2]
 
     monkeypatch.setattr(recipe, "scheduled", plain)
-    monkeypatch.setattr(whole_calls, "refine_coefficients", stage)
+    monkeypatch.setattr(whole_calls, "refine", stage)
     place_calls(opened, whole, (0.5,), PROMPTS, effort=EFFORT)
     assert (began == [error]) is (error == 0)
 
