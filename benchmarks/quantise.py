@@ -44,7 +44,7 @@ def measure(
     """One row: the SubNet quantised with that share of its work in floating point."""
     from search.core.quantisation import scheme_named
     from search.model.whole import full_of
-    from search.quantise.recipe import Effort, quantise
+    from search.quantise.recipe import QuantiseEffort, quantise
 
     began = time.process_time()
     found = quantise(
@@ -54,7 +54,7 @@ def measure(
         prompts,
         scheme=scheme_named("int8"),
         share=share or None,
-        effort=Effort(pictures, probed=2),
+        effort=QuantiseEffort(pictures, probed=2),
         ranges=ranges,
         smoothing=smoothing,
         spans=spans,

@@ -46,7 +46,7 @@ def planned(pipeline: Pipeline, subnet: SubNet, share: float) -> Quantisation:
     from search.core.quantisation import scheme_named
     from search.methods.prompts import default_prompts
     from search.model.whole import full_of
-    from search.quantise.recipe import Effort, quantise
+    from search.quantise.recipe import QuantiseEffort, quantise
 
     found = quantise(
         pipeline,
@@ -56,7 +56,7 @@ def planned(pipeline: Pipeline, subnet: SubNet, share: float) -> Quantisation:
         scheme=scheme_named("int8"),
         share=share,
         refit=False,
-        effort=Effort(pictures=1, probed=1),
+        effort=QuantiseEffort(pictures=1, probed=1),
     )
     return replace(found.plan, subnet="")
 

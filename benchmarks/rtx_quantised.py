@@ -36,7 +36,7 @@ def planned(pipeline: Pipeline, subnet: SubNet, scheme: str) -> Quantisation:
     from search.core.quantisation import scheme_named
     from search.methods.prompts import default_prompts
     from search.model.whole import full_of
-    from search.quantise.recipe import Effort, quantise
+    from search.quantise.recipe import QuantiseEffort, quantise
 
     return quantise(
         pipeline,
@@ -45,7 +45,7 @@ def planned(pipeline: Pipeline, subnet: SubNet, scheme: str) -> Quantisation:
         default_prompts(pipeline),
         scheme=scheme_named(scheme),
         refit=False,
-        effort=Effort(pictures=1, probed=1),
+        effort=QuantiseEffort(pictures=1, probed=1),
     ).plan
 
 

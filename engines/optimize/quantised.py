@@ -11,7 +11,7 @@ from search.core.files import whole_directory
 from search.core.quantisation import scheme_named
 from search.core.subnet import SubNet
 from search.quantise.ranges import Kinds
-from search.quantise.recipe import Effort, quantise
+from search.quantise.recipe import QuantiseEffort, quantise
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -51,7 +51,7 @@ def layers_for(engines: Sequence[str]) -> Kinds:
 
 def pictures_of(tier: Tier) -> int:
     """How many pictures a plan is made on, and as many are judged."""
-    pictures = scaled(Effort.pictures, tier.pictures, LEAST_PICTURES)
+    pictures = scaled(QuantiseEffort.pictures, tier.pictures, LEAST_PICTURES)
     assert pictures is not None  # there is a usual number
     return pictures
 
@@ -70,7 +70,7 @@ def _quantise(work: Work, subnet: Path, scheme: str, kinds: Kinds, place: Path) 
             scheme=scheme_named(scheme),
             kinds=kinds,
             share=FLOAT_SHARE,
-            effort=Effort(pictures_of(tier), tier.probed, work.options.seed),
+            effort=QuantiseEffort(pictures_of(tier), tier.probed, work.options.seed),
             report=lambda text, share=None: work.report(f"{scheme}: {text}", share),
         )
     except SearchError as error:

@@ -132,7 +132,7 @@ def command(
     from search.methods.prompts import default_prompts
     from search.model.opening import open_for, require_device
     from search.model.whole import full_of
-    from search.quantise.recipe import Effort, quantise
+    from search.quantise.recipe import QuantiseEffort, quantise
 
     if float_share is not None and max_error is not None:
         msg = "--float-share and --max-error both decide what stays in floating point; give one of them"
@@ -155,7 +155,7 @@ def command(
             share=float_share,
             most=max_error,
             refit=refit,
-            effort=Effort(pictures, min(probed, pictures), seed),
+            effort=QuantiseEffort(pictures, min(probed, pictures), seed),
             report=report,
         )
     plan = found.save(out)

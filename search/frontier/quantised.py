@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from search.core.quantisation import scheme_named
-from search.quantise.recipe import Effort, quantise
+from search.quantise.recipe import QuantiseEffort, quantise
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +32,7 @@ def quantised_too(
         candidate.subnet,
         calibration.prompts,
         scheme=scheme_named(scheme),
-        effort=Effort(
+        effort=QuantiseEffort(
             min(MOST_PICTURES, calibration.effort.fitted_on), seed=calibration.settings.seed
         ),
         report=report,

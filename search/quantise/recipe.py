@@ -38,7 +38,7 @@ SPARE = 0.01
 
 
 @dataclass(frozen=True)
-class Effort:
+class QuantiseEffort:
     """How much to measure.
 
     Attributes:
@@ -141,7 +141,7 @@ def quantise(
     share: float | None = None,
     most: float | None = None,
     refit: bool = True,
-    effort: Effort = Effort(),
+    effort: QuantiseEffort = QuantiseEffort(),
     report: Callable[..., None] = lambda _text, _share=None: None,
 ) -> Quantised:
     """Choose which layers of the denoiser of `subnet` are quantised, and how.
