@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from search.core.actions import Action, Source
-from search.supernet.gates import RUN, Carry, GatedStep
+from search.supernet.gates import REUSE, RUN, Carry, GatedStep
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -121,13 +121,30 @@ class GatedPredictor:
 
 
 def gates_of(net: SuperNet, subnet: SubNet) -> Tensor:
-    """The gates of 0 and 1 that do what `subnet` does, `[T, N, A]`."""
+    """The gates of 0 and 1 that do what `subnet` does, `[T, N, A]`.
+
+    The blocks of a whole call that is left out are reused, so that the SuperNet does not compute them.
+    """
     gates = torch.zeros(net.shape, device=net.pipeline.denoiser.device)
+    ran = set[int]()
     for call, row in enumerate(subnet.actions):
         for block, action in enumerate(row):
             runs = action is net.full.actions[call][block]
-            gates[call, block, 0 if runs else net.choices.index(action)] = 1
+            gates[call, block, RUN if runs else net.choices.index(action)] = 1
+        for block in _whole_calls(net):
+            if row[block] is Action.RUN:
+                ran.add(block)
+            elif block in ran:
+                inside = [other for other in net.inside(block) if other != block]
+                gates[call, inside] = 0
+                gates[call, inside, REUSE] = 1
     return gates
+
+
+def _whole_calls(net: SuperNet) -> list[int]:
+    """The blocks that are a whole call of the denoiser."""
+    blocks = net.topology.blocks
+    return [blocks.index(stream) for stream in net.topology.streams if stream in blocks]
 
 
 def _everything(net: SuperNet) -> list[Needed]:

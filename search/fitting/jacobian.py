@@ -87,11 +87,12 @@ def _columns(runs: Trajectories, moves: Moves, small: float) -> tuple[list[Tenso
             change = small * made.norm() / feature.norm().clamp_min(TINY)
             other = run_chain(runs, calls, rows, replace(after, sample=made + change * feature))
             columns += runs.split((other - final) / change)
-    for call, (before, _, _) in enumerate(passed):
-        ahead = moves.places[call] + SHIFT * moves.room[call] <= runs.last
+    for place, call in enumerate(moves.first_calls):
+        ahead = moves.places[call] + SHIFT * moves.room[place] <= runs.last
         change = SHIFT if ahead else -SHIFT
-        stays = moves.room[call] == 0
-        other = final if stays else run_chain(runs, moves.shifted(call, change), rows, before)
+        stays = moves.room[place] == 0
+        shifted = moves.shifted(place, change)
+        other = final if stays else run_chain(runs, shifted, rows, passed[call][0])
         columns.append((other - final) / change)
     return columns, final - runs.final, runs.error(final)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,61 +13,88 @@ from torch import Tensor
 from search.fitting.placed import Placed
 from search.fitting.rows import Calls
 
-NEWEST = 6
-"""Features whose coefficients can change, per row: the input and the newest predictions."""
-
 if TYPE_CHECKING:
     from search.fitting.trajectories import Trajectories
+
+NEWEST = 7
+"""Features whose coefficients can change, per row: the input and the newest predictions."""
+LEAST = 0.05
+"""Of the gaps between calls, when changes of timesteps are measured in them."""
 
 
 @dataclass(frozen=True)
 class Moves:
     """What can change of placed calls: a step says by how much.
 
+    Calls at the same position stay together, and the row between them, which changes nothing, stays as it is.
+
     Attributes:
         places: of the calls, `[N]`.
         rows: theirs, with zeros for the features that they could read.
         free: per row, how many coefficients can change; features are split by guidance scale.
-        room: per call, the distance that its timestep's change is measured in, `[N]`; 0: it stays.
         last: the largest position.
     """
 
     places: Tensor
     rows: tuple[Tensor, ...]
     free: tuple[int, ...]
-    room: Tensor
     last: int
 
     @staticmethod
     def of(placed: Placed, runs: Trajectories) -> Moves:
         """Of `placed`, calls in the place of `runs`."""
         places = torch.tensor(placed.positions, device=runs.noise.device)
-        gaps = places.diff(append=places.new_tensor([float(runs.last)])).clamp_min(0.05)
-        room = torch.minimum(gaps, gaps.roll(1))
-        room[0] = 0  # Another timestep for the first call gained nothing; see docs/recipe.md.
-        free = tuple(runs.scale_count * min(NEWEST, call + 2) for call in range(len(places)))
+        followed = [*(a == b for a, b in pairwise(placed.positions)), False]
+        free = tuple(
+            0 if same else runs.scale_count * min(NEWEST, call + 2)
+            for call, same in enumerate(followed)
+        )
         rows = tuple(
             torch.nn.functional.pad(row, (0, max(0, count - len(row))))
             for row, count in zip(placed.rows, free, strict=True)
         )
-        return Moves(places, rows, free, room, runs.last)
+        return Moves(places, rows, free, runs.last)
+
+    @cached_property
+    def first_calls(self) -> tuple[int, ...]:
+        """The first call at each place."""
+        changes = self.places.diff().ne(0).tolist()
+        return (0, *(call + 1 for call, is_new in enumerate(changes) if is_new))
+
+    @cached_property
+    def _place_of(self) -> list[int]:
+        """Per call, the number of its place."""
+        return [
+            sum(first <= call for first in self.first_calls) - 1 for call in range(len(self.rows))
+        ]
+
+    @cached_property
+    def room(self) -> Tensor:
+        """Per place, the distance that its change is measured in; 0: it stays."""
+        distinct = self.places[list(self.first_calls)]
+        gaps = distinct.diff(append=distinct.new_tensor([float(self.last)])).clamp_min(LEAST)
+        room = torch.minimum(gaps, gaps.roll(1))
+        room[0] = 0  # Another timestep for the first call gained nothing; see docs/recipe.md.
+        return room
 
     @property
     def size(self) -> int:
-        """How many numbers a step has: those of all rows, and one per call."""
+        """How many numbers a step has: those of all rows, and one per place."""
         return sum(self.free) + len(self.room)
 
     def after(self, step: Tensor) -> Placed:
         """The calls after a step `[size]`, not evaluated; none before the first or after the last position."""
         parts = torch.split(step.to(self.room), [*self.free, len(self.room)])
-        places = (self.places + self.room * parts[-1]).clamp(0, self.last)
         rows = []
         for row, part in zip(self.rows, parts[:-1], strict=True):
             rows.append(row + torch.nn.functional.pad(part, (0, len(row) - len(part))))
-        return Placed(tuple(places.tolist()), tuple(rows), torch.inf)
+        return Placed(tuple(self._moved(parts[-1]).tolist()), tuple(rows), torch.inf)
 
-    def shifted(self, call: int, by: float) -> Calls:
-        """The calls, one of them moved by a part of its room."""
-        places = self.places.clone()
-        places[call] += by * self.room[call]
-        return Calls.at(list(places))
+    def shifted(self, place: int, by: float) -> Calls:
+        """The calls, those of a place moved by a part of its room."""
+        parts = torch.zeros_like(self.room)
+        parts[place] = by
+        return Calls.at(list(self._moved(parts)))
+
+    def _moved(self, parts: Tensor) -> Tensor:
+        return (self.places + (self.room * parts)[self._place_of]).clamp(0, self.last)

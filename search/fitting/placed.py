@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from search.fitting.rows import Calls, fit_chain, run_chain
+from search.fitting.rows import HISTORY, Calls, fit_chain, run_chain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,13 +45,19 @@ def evaluate(held_out: Trajectories, calls: Calls, rows: tuple[Tensor, ...]) -> 
     return Placed(positions, rows, error if math.isfinite(error) else math.inf, each)
 
 
-def assess(fitted_on: Trajectories, held_out: Trajectories, positions: Sequence[float]) -> Placed:
+def assess(
+    fitted_on: Trajectories,
+    held_out: Trajectories,
+    positions: Sequence[float],
+    *,
+    history: int = HISTORY,
+) -> Placed:
     """Fit rows at `positions` on some runs, twice for robust weights, and evaluate them on others."""
     calls = Calls.at_numbers(positions, fitted_on)
     with torch.no_grad():
-        first = fit_chain(fitted_on, calls)
+        first = fit_chain(fitted_on, calls, history=history)
         weights = robust_weights(fitted_on.error(first.final))
-        chain = fit_chain(fitted_on, calls, weights=weights)
+        chain = fit_chain(fitted_on, calls, history=history, weights=weights)
     return evaluate(held_out, calls, chain.rows)
 
 

@@ -10,8 +10,10 @@ from search.core.errors import SearchError
 from search.core.table import keep_of, whole_count, with_rows
 from search.fitting.effort import COMPARED, USUAL, Effort, thin_count
 from search.fitting.half_calls import MORE, HalfCalls, gated_runs, unconditional_calls
+from search.fitting.paired import can_pair, paired
 from search.fitting.placed import assess, best_of
 from search.fitting.records import CarveRun
+from search.fitting.rows import HISTORY
 from search.fitting.scaled import fitted_sampler
 from search.fitting.scheduled import karras_positions, scheduled, scheduled_positions
 from search.fitting.thin import placed_of, thin_calls
@@ -89,7 +91,7 @@ def place_calls(
     if search.halves:
         search.counts |= {more for count in counts.values() for more in search.more_than(count)}
     found = {
-        keep: search.better(keep, count) if keep in tried else search.best_calls(keep, count)
+        keep: search.better(keep, count) if keep in tried else search.in_halves(keep, count)
         for keep, count in counts.items()
     }
     return [replace(found[keep], method=f"carve keep {keep:g}") for keep in keeps]
@@ -207,6 +209,28 @@ class _Search:
         name, label = f"calls-{count}-halves-keep-{keep:g}", f"more calls than {count}"
         return self._once(name, label, self.effort.iterations, make)
 
+    def in_halves(self, keep: float, count: int) -> SubNet:
+        """`best_calls`, or the same with rows that read both halves of guidance."""
+        found = self.best_calls(keep, count)
+        if not self.halves or not can_pair(found.topology):
+            return found
+
+        def make(refinement: Refinement) -> SubNet:
+            fitted_on, held_out = self.runs
+            pairs = paired(found, held_out)
+            self.report(f"{count} calls: rows of both halves of guidance")
+            with gated_runs(self.pipeline, pairs.whole, pairs.subnet, *self.runs) as gated:
+                few, others = gated
+                start = assess(few, others, pairs.placed.positions, history=2 * HISTORY)
+                refinement = replace(refinement, fitted_on=few, held_out=others)
+                placed = refinement.best(pairs.placed, start)
+            if placed.error >= pairs.placed.error:
+                return found
+            return replace(pairs.subnet, fitted=fitted_sampler(fitted_on, placed))
+
+        name, label = f"calls-{count}-pairs-keep-{keep:g}", f"{count} calls in halves"
+        return self._once(name, label, self.effort.iterations // 2, make)
+
     def more_than(self, count: int) -> range:
         """The numbers of calls that half calls may pay for."""
         return range(count + 1, min(count + MORE, self.full.full_calls) + 1)
@@ -230,7 +254,7 @@ class _Search:
 
     def better(self, keep: float, count: int) -> SubNet:
         """The better of that many calls, and of one more with blocks left out."""
-        fewer, more = self.best_calls(keep, count), self.whole(count + 1)
+        fewer, more = self.in_halves(keep, count), self.whole(count + 1)
 
         def make(refinement: Refinement) -> SubNet:
             error = self._error(fewer)

@@ -73,7 +73,8 @@ def fit_chain(
 ) -> Chain:
     """Fit the rows call by call, each to the full sampler's latents at the next call, or its final ones.
 
-    Our own latents are fed forward, so that later rows correct earlier errors.
+    Our own latents are fed forward, so that later rows correct earlier errors. Between two calls at the same
+    position they stay as they are.
 
     Args:
         runs: of the full sampler.
@@ -85,6 +86,9 @@ def fit_chain(
 
     def fit(number: int, features: list[Tensor]) -> Tensor:
         is_last = number + 1 == len(calls.positions)
+        if not is_last and calls.positions[number + 1] == calls.positions[number]:
+            rows.append(features[0].new_ones(runs.scale_count))
+            return rows[-1]
         target = runs.final if is_last else runs.latents_at(calls.positions[number + 1])
         rows.append(least_squares(features[: (1 + history) * runs.scale_count], target, weights))
         return rows[-1]

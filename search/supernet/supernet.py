@@ -144,6 +144,10 @@ class SuperNet:
         """Of the gates: steps, blocks, choices."""
         return self.full.steps, len(self.topology.blocks), len(self.choices)
 
+    def inside(self, block: int) -> list[int]:
+        """A block and those within it."""
+        return self._inside[block]
+
     def case(self, prompts: Sequence[str], noise: Tensor, *, negative: str = "") -> Case:
         """Ask for one picture per prompt, from `noise` `[B, ...]` of unit variance."""
         binding = self.full.binding

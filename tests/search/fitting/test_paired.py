@@ -1,0 +1,144 @@
+"""Rows that read both halves of guidance, against whole calls and the gated reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from search import apply
+from search.core.actions import Action
+from search.core.sampler import FittedSampler
+from search.core.subnet import SubNet
+from search.core.table import keep_of
+from search.fitting.fit import final_latents
+from search.fitting.half_calls import Halves, gated_runs
+from search.fitting.paired import can_pair, paired
+from search.fitting.placed import assess
+from search.fitting.rows import HISTORY, Calls, run_chain
+from search.fitting.trajectories import Trajectories, sample_trajectories
+from search.methods.options import Options
+from search.methods.whole import full
+from search.model.opening import open_asked, open_pipeline
+from search.model.pipeline import Pipeline
+
+STEPS, GUIDANCE = 3, 5.0
+PROMPTS = ("a red cross", "a blue circle", "a green field", "a black star")
+Find = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def opened(pipelines: Find) -> Pipeline:
+    return open_asked(pipelines("three-levels"), scheduler=None, split_streams=True)
+
+
+@pytest.fixture(scope="module")
+def whole(opened: Pipeline) -> SubNet:
+    found = full(opened, Options(steps=STEPS, guidance=GUIDANCE))
+    table = opened.sampler(found.binding.grid, opened.size(found.binding.noise_shape))
+    return replace(found, fitted=FittedSampler(found.timesteps, table))
+
+
+def sampled(opened: Pipeline, whole: SubNet, seed: int, steps: int = STEPS) -> Trajectories:
+    longer = full(opened, Options(steps=steps, guidance=GUIDANCE))
+    return sample_trajectories(
+        opened,
+        PROMPTS,
+        grid=longer.binding.grid,
+        guidance=GUIDANCE,
+        noise_shape=whole.binding.noise_shape,
+        seed=seed,
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(opened: Pipeline, whole: SubNet) -> Trajectories:
+    return sampled(opened, whole, 3)
+
+
+def test_the_same_rows_make_the_same_pictures_at_the_same_cost(
+    opened: Pipeline, whole: SubNet, runs: Trajectories
+) -> None:
+    halved = Halves(1, 0).of(whole)
+    assert halved is not None
+    for subnet, steps in ((whole, 6), (halved, 5)):
+        pairs = paired(subnet, runs)
+        assert pairs.subnet.steps == steps
+        assert keep_of(pairs.subnet) == pytest.approx(keep_of(subnet), rel=0.01)
+        assert subnet.fitted is not None
+        assert pairs.subnet.fitted is not None
+        expected = final_latents(opened, subnet, subnet.fitted.table, runs)
+        reference = final_latents(opened, pairs.subnet, pairs.subnet.fitted.table, runs)
+        calls = Calls.at_numbers(pairs.placed.positions, runs)
+        with gated_runs(opened, pairs.whole, pairs.subnet, runs) as (gated,), torch.no_grad():
+            found = run_chain(gated, calls, pairs.placed.rows)
+        for made in (reference, found):
+            assert float((made - expected).norm() / expected.norm()) < 1e-4
+
+
+def test_a_half_call_stays_one_step(whole: SubNet, runs: Trajectories) -> None:
+    halved = Halves(0, 1, Action.DELTA).of(whole)
+    assert halved is not None
+    cells = [
+        tuple(row[whole.topology.blocks.index(name)] for name in ("cond", "uncond"))
+        for row in paired(halved, runs).subnet.actions
+    ]
+    pair = [(Action.RUN, Action.SKIP), (Action.REUSE, Action.RUN)]
+    assert cells == [*pair, *pair, (Action.RUN, Action.DELTA)]
+
+
+def test_rows_of_both_halves_come_closer(opened: Pipeline, whole: SubNet) -> None:
+    few, others = (sampled(opened, whole, seed, steps=12) for seed in (1, 2))
+    alone = assess(few, others, [0.0, 4.0, 8.0])
+    pairs = paired(whole, few)
+    positions = [0.0, 0.0, 4.0, 4.0, 8.0, 8.0]
+    with gated_runs(opened, pairs.whole, pairs.subnet, few, others) as gated:
+        both = assess(*gated, positions, history=2 * HISTORY)  # type: ignore[misc]
+    assert both.error < 0.95 * alone.error
+
+
+def test_a_call_that_is_left_out_is_not_computed_in_the_search(
+    opened: Pipeline, whole: SubNet, runs: Trajectories
+) -> None:
+    """All but the first of the calls with the negative prompt, before which nothing has been computed."""
+    pairs, made = paired(whole, runs), []
+    calls = Calls.at_numbers(pairs.placed.positions, runs)
+    block = opened.denoiser.mid_block
+    handle = block.register_forward_hook(lambda *_: made.append(1))
+    try:
+        with gated_runs(opened, pairs.whole, pairs.subnet, runs) as (gated,), torch.no_grad():
+            run_chain(gated, calls, pairs.placed.rows)
+            again = len(made)
+            run_chain(gated, calls, pairs.placed.rows)
+    finally:
+        handle.remove()
+    assert len(made) - again <= 2 * STEPS + 1
+
+
+def test_applied_to_a_pipeline_it_makes_what_the_reference_makes(
+    opened: Pipeline, whole: SubNet, runs: Trajectories, pipelines: Find
+) -> None:
+    subnet = paired(whole, runs).subnet
+    assert subnet.fitted is not None
+    one = runs.first_pictures(1)
+    expected = final_latents(opened, subnet, subnet.fitted.table, one)
+    pipe = open_pipeline(pipelines("three-levels")).pipe
+    with apply(pipe, subnet):
+        made = pipe(
+            PROMPTS[0],
+            num_inference_steps=subnet.steps,
+            guidance_scale=GUIDANCE,
+            latents=one.noise,
+            output_type="latent",
+        ).images
+    np.testing.assert_allclose(made.numpy(), expected.numpy(), atol=1e-4)
+
+
+def test_one_call_for_both_halves_has_none(pipelines: Find, whole: SubNet) -> None:
+    assert can_pair(whole.topology)
+    plain = full(open_pipeline(pipelines("three-levels")), Options(steps=STEPS, guidance=GUIDANCE))
+    assert not can_pair(plain.topology)
