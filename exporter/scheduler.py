@@ -14,6 +14,8 @@ from search.core.sampler import FittedSampler
 from search.model import fitted_scheduler
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from search.core.sampler import SamplerTable
     from search.core.subnet import SubNet
     from search.model.fitted_scheduler import FittedScheduler
@@ -46,7 +48,7 @@ def reduced_sampler(subnet: SubNet, table: SamplerTable) -> FittedSampler:
         table: its fitted sampler's, or that of the scheduler it is bound to.
 
     Raises:
-        ExportError: see `predicting_steps`; or the sampler draws noise.
+        ExportError: see `predicting_steps`; the sampler draws noise, or steps leave out a half of guidance.
     """
     steps = predicting_steps(subnet)
     if table.noises > 1:
@@ -55,12 +57,31 @@ def reduced_sampler(subnet: SubNet, table: SamplerTable) -> FittedSampler:
             "scheduler itself, or export a SubNet whose scheduler draws none"
         )
         raise ExportError(msg)
+    _require_whole_calls(subnet, steps)
     timesteps, origins = tuple(subnet.timesteps[step] for step in steps), _origins(subnet)
     by_scale = None if subnet.fitted is None else subnet.fitted.by_scale
     if by_scale is not None:
         powers = tuple(power.merge(origins, steps) for power in by_scale.powers)
         by_scale = replace(by_scale, powers=powers)
     return FittedSampler(timesteps, table.merge(origins, steps), by_scale)
+
+
+def _require_whole_calls(subnet: SubNet, steps: Sequence[int]) -> None:
+    """Refuse rows that read predictions with a half of guidance left out."""
+    blocks = subnet.topology.blocks
+    calls = [blocks.index(stream) for stream in subnet.topology.streams if stream in blocks]
+    halves = [
+        step
+        for step in steps
+        if any(subnet.actions[step][call] is not Action.RUN for call in calls)
+    ]
+    if halves:
+        msg = (
+            f"{len(halves)} of {len(steps)} steps leave out a half of guidance, and the coefficients are for "
+            "what the others predict, but with a scheduler alone every step has both halves; use "
+            "search.apply, or search again with --no-thin"
+        )
+        raise ExportError(msg)
 
 
 def _origins(subnet: SubNet) -> tuple[int, ...]:

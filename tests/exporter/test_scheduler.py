@@ -23,12 +23,13 @@ from search.core.actions import Action
 from search.core.sampler import FittedSampler, SamplerTable
 from search.core.subnet import SubNet
 from search.core.table import with_actions
+from search.fitting.half_calls import Halves
 from search.methods.options import Options
 from search.methods.whole import full
 from search.model.bound_scheduler import fitted_scheduler
 from search.model.family import Request
 from search.model.fitted_scheduler import FittedScheduler
-from search.model.opening import open_pipeline
+from search.model.opening import open_asked, open_pipeline
 from search.model.pipeline import Pipeline
 from search.model.reference import sample
 
@@ -272,3 +273,16 @@ def test_samplers_that_rows_cannot_be_are_refused(pipelines: Callable[[str], Pat
         ExportError, match="EulerAncestralDiscreteScheduler draws noise at its steps"
     ):
         reduced_sampler(drawing, own_table(opened, drawing))
+
+
+def test_steps_with_a_half_of_guidance_are_refused(pipelines: Callable[[str], Path]) -> None:
+    opened = open_asked(pipelines("three-levels"), scheduler=None, split_streams=True)
+    whole = full(opened, Options(steps=4))
+    table = own_table(opened, whole)
+    assert reduced_sampler(whole, table).timesteps == whole.timesteps
+    halved = Halves(1, 0).of(whole)
+    assert halved is not None
+    with pytest.raises(
+        ExportError, match=r"1 of 4 steps leave out a half .* use search\.apply, or"
+    ):
+        reduced_sampler(halved, table)
