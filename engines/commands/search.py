@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 def _defaults(name: str, of: Callable[[Method], object]) -> str:
-    """The methods' own defaults of an option, such as `[default: 28 (carve), 1000 (dip-go)]`."""
+    """The methods' own defaults of an option, such as `[default: 8 (carve), 1000 (dip-go)]`."""
     methods: dict[str, list[str]] = {}
     for method in METHODS:
         if name in (*method.own, "granularity"):
@@ -158,7 +158,7 @@ def _methods() -> str:
     ),
     _for(
         "iterations",
-        "Number of optimiser iterations.  "
+        "Number of optimiser iterations. By default, carve makes fewer where more than eight calls are kept.  "
         + _defaults("iterations", lambda m: m.defaults["iterations"]),
         type=AT_LEAST_1,
     ),

@@ -75,7 +75,9 @@ class Work:
             granularity=method.granularity,
             prompts=self.prompts[0],
             pictures=scaled(usual.get("pictures"), tier.pictures, LEAST_PICTURES),
-            iterations=scaled(usual.get("iterations"), tier.iterations, LEAST_ITERATIONS),
+            iterations=None
+            if tier.iterations == 1
+            else scaled(usual.get("iterations"), tier.iterations, LEAST_ITERATIONS),
         )
 
     @cached_property

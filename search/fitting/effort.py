@@ -11,6 +11,11 @@ from search.fitting.trajectories import CHUNK
 
 STARTS = 7
 """Sets of calls that a search begins by comparing."""
+ITERATIONS = 8
+"""The default number of iterations of the refinement, where calls are few."""
+WORTH = 40_000
+"""Calls of the denoiser, each for one picture, that the refinement is worth: with more calls, each iteration takes
+longer, and less is left to gain."""
 REFINED = 2
 """Starts of which the refinement decides which is better, besides the scheduler's own steps."""
 COMPARED = 24
@@ -36,18 +41,19 @@ class Effort:
         held_out: other pictures, to choose by.
         work: calls times pictures that differences are taken on, so that few calls, where most is left to
             gain and most depends on chance, see more pictures.
-        iterations: of the refinement, per keep.
+        iterations: of the refinement, per keep; None: see `iterations_of`.
     """
 
     fitted_on: int = 64
     held_out: int = 32
     work: int = 240
-    iterations: int = 8
+    iterations: int | None = None
 
-    @property
-    def quarter(self) -> int:
-        """A quarter of the iterations, for each start that is compared."""
-        return self.iterations // 4
+    def iterations_of(self, count: int) -> int:
+        """Of the refinement of `count` calls; by default fewer where each takes longer."""
+        if self.iterations is not None:
+            return self.iterations
+        return max(1, min(ITERATIONS, round(WORTH / self.calls_of_iteration(count))))
 
     def schedule(self, count: int, iterations: int, seed: int) -> Schedule:
         """The schedule of a refinement with `count` calls."""
@@ -60,15 +66,16 @@ class Effort:
         more = thin_count(keep, full_calls) if thin else None
         if more is not None:
             effects = self.fitted_on * more * (1 + PROBES * (BACKWARD - 1))
-            calls += (
-                self._whole(more) + effects + self.iterations / 2 * self.calls_of_iteration(more)
-            )
+            calls += self._whole(more) + effects + self._refinement(more) / 2
         return calls
 
     def _whole(self, count: int) -> float:
         starts = STARTS * count * (2 * min(COMPARED, self.fitted_on) + self.held_out)
         again = REFINED * count * 2 * self.fitted_on
-        return starts + again + self.iterations * self.calls_of_iteration(count)
+        return starts + again + self._refinement(count)
+
+    def _refinement(self, count: int) -> float:
+        return self.iterations_of(count) * self.calls_of_iteration(count)
 
     def calls_of_iteration(self, count: int) -> int:
         """About how many calls, each for one picture, an iteration of the refinement of `count` calls makes.
@@ -92,7 +99,7 @@ class Effort:
             USUAL,
             fitted_on=count - held_out,
             held_out=held_out,
-            iterations=USUAL.iterations if iterations is None else iterations,
+            iterations=iterations,
         )
 
 

@@ -180,7 +180,9 @@ class _Search:
             placed = search_calls(self.starts[count], plain, refinement)
             return subnet_of(self.full, fitted_on, placed)
 
-        return self._once(f"calls-{count}", f"{count} calls", self.effort.iterations, make)
+        return self._once(
+            f"calls-{count}", f"{count} calls", self.effort.iterations_of(count), make
+        )
 
     def best_calls(self, keep: float, count: int) -> SubNet:
         """That many whole calls, or more of which some are without the negative prompt."""
@@ -207,7 +209,7 @@ class _Search:
             return replace(chosen.subnet, fitted=fitted_sampler(runs[0], placed))
 
         name, label = f"calls-{count}-halves-keep-{keep:g}", f"more calls than {count}"
-        return self._once(name, label, self.effort.iterations, make)
+        return self._once(name, label, self.effort.iterations_of(count), make)
 
     def in_halves(self, keep: float, count: int) -> SubNet:
         """`best_calls`, or the same with rows that read both halves of guidance."""
@@ -229,7 +231,7 @@ class _Search:
             return replace(pairs.subnet, fitted=fitted_sampler(fitted_on, placed))
 
         name, label = f"calls-{count}-pairs-keep-{keep:g}", f"{count} calls in halves"
-        return self._once(name, label, self.effort.iterations // 2, make)
+        return self._once(name, label, self.effort.iterations_of(count) // 2, make)
 
     def more_than(self, count: int) -> range:
         """The numbers of calls that half calls may pay for."""
@@ -262,7 +264,7 @@ class _Search:
             return fewer if thin is None or thin.error >= error else thin.subnet
 
         name, label = f"calls-{count}-keep-{keep:g}", f"{count + 1} thin calls"
-        return self._once(name, label, self.effort.iterations // 2, make)
+        return self._once(name, label, self.effort.iterations_of(count) // 2, make)
 
     def _error(self, subnet: SubNet) -> float:
         """Of held-out pictures."""
@@ -286,8 +288,8 @@ class _Search:
             text = f"{label}: iteration {iteration} of {iterations}, error {error:.4f}"
             self.report(text, iteration / iterations)
 
-        effort = replace(self.effort, iterations=iterations)
-        self.made[name] = make(Refinement(*self.runs, effort, self.seed, tell))
+        refinement = Refinement(*self.runs, self.effort, iterations, self.seed, tell)
+        self.made[name] = make(refinement)
         if self.run is not None:
             self.run.save(name, self.made[name])
         return self.made[name]

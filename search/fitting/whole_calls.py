@@ -66,6 +66,7 @@ class Refinement:
         fitted_on: runs to fit to.
         held_out: other runs, to choose by.
         effort: how much work to do.
+        iterations: all of them.
         seed: of the order of the pictures.
         tell: called with the number of the iteration and its error.
         done: iterations so far.
@@ -74,17 +75,18 @@ class Refinement:
     fitted_on: Trajectories
     held_out: Trajectories
     effort: Effort
+    iterations: int
     seed: int
     tell: Callable[[int, float], None]
     done: int = 0
 
     def best(self, *starts: Placed) -> Placed:
-        """The best result of several starts: each is tried, and the better one is refined."""
+        """The best result of several starts: each is refined for a quarter of the iterations, and the best one on."""
         likely = min(start.error for start in starts) * PLAUSIBLE
         tried = [start for start in starts if start.error <= likely]
         if len(tried) > 1:
-            tried = [self._refined(start, self.effort.quarter) for start in tried]
-        return self._refined(best_of(*tried), self.effort.iterations - self.done)
+            tried = [self._refined(start, self.iterations // 4) for start in tried]
+        return self._refined(best_of(*tried), self.iterations - self.done)
 
     def _refined(self, start: Placed, iterations: int) -> Placed:
         if iterations == 0:

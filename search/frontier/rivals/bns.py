@@ -34,13 +34,17 @@ def _make(calibration: Calibration, report: Report) -> list[Candidate]:
             )
             raise SearchError(msg)
 
-        def tell(iteration: int, error: float, keep: float = keep) -> None:
+        iterations = effort.iterations_of(count)
+
+        def tell(
+            iteration: int, error: float, keep: float = keep, iterations: int = iterations
+        ) -> None:
             report(
-                f"bns: keep {keep:g}, iteration {iteration} of {effort.iterations}, error {error:.4f}",
-                iteration / effort.iterations,
+                f"bns: keep {keep:g}, iteration {iteration} of {iterations}, error {error:.4f}",
+                iteration / iterations,
             )
 
-        schedule = effort.schedule(count, effort.iterations, calibration.settings.seed)
+        schedule = effort.schedule(count, iterations, calibration.settings.seed)
         placed = refine(fitted_on, held_out, own, schedule, progress=tell)
         subnet = subnet_of(whole, fitted_on, placed, f"bns keep {keep:g}")
         assert subnet.fitted is not None

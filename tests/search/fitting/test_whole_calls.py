@@ -15,7 +15,7 @@ from search.fitting.placed import Placed, assess
 from search.fitting.whole_calls import Refinement, search_calls, spaced
 from tests.search.fitting.toy import linear_runs
 
-EFFORT = Effort(fitted_on=4, held_out=4, iterations=8)
+EFFORT = Effort(fitted_on=4, held_out=4)
 
 
 def placed(name: float, error: float) -> Placed:
@@ -25,7 +25,7 @@ def placed(name: float, error: float) -> Placed:
 
 @pytest.fixture
 def refinement() -> Refinement:
-    return Refinement(linear_runs(seed=0), linear_runs(seed=1), EFFORT, 0, lambda _i, _e: None)
+    return Refinement(linear_runs(seed=0), linear_runs(seed=1), EFFORT, 8, 0, lambda _i, _e: None)
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_both_plausible_starts_are_tried_and_the_better_goes_on(
     found = refinement.best(placed(1.0, 0.3), placed(2.0, 0.2))
     assert stages == [(1.0, 2), (2.0, 2), (2.0, 4)]
     assert found.error == pytest.approx(0.05)
-    assert refinement.done == EFFORT.iterations
+    assert refinement.done == refinement.iterations
 
 
 def test_a_start_that_is_far_behind_is_not_tried(

@@ -16,7 +16,7 @@ from cli import main
 from search.core.errors import SearchError
 from search.core.granularity import Granularity
 from search.dipgo.recipe import PAPER
-from search.fitting.effort import Effort
+from search.fitting.effort import ITERATIONS, Effort
 from search.frontier.registry import SERIES
 from search.laptop.by_hand import VARIANTS as PUBLISHED
 from search.methods import registry
@@ -52,7 +52,7 @@ def test_defaults_are_those_of_what_is_called() -> None:
     usual = Effort()
     assert method_of("carve").defaults == {
         "pictures": usual.fitted_on + usual.held_out,
-        "iterations": usual.iterations,
+        "iterations": ITERATIONS,
     }
     assert method_of("dip-go").defaults == {"iterations": PAPER.iterations}
     assert (*PUBLISHED, "keep") == VARIANTS
@@ -108,7 +108,7 @@ def test_the_help_names_every_method_and_what_uses_an_option() -> None:
     for method in METHODS:
         assert re.search(rf"{re.escape(method.name)} +{re.escape(method.help[:25])}", words)
     assert "[used by: deepcache]" in words
-    assert "[default: 28 (carve), 1000 (dip-go)]" in words
+    assert "[default: 8 (carve), 1000 (dip-go)]" in words
 
 
 def test_the_frontier_compares_every_method_that_decides_step_by_step() -> None:

@@ -1,0 +1,33 @@
+"""How much work a search does."""
+
+from __future__ import annotations
+
+import pytest
+
+from search.fitting.effort import ITERATIONS, WORTH, Effort
+
+COUNTS = range(1, 60)
+
+
+def test_few_calls_have_all_iterations_and_many_calls_fewer() -> None:
+    found = [Effort().iterations_of(count) for count in COUNTS]
+    assert found == sorted(found, reverse=True)
+    assert (found[0], found[-1]) == (ITERATIONS, 1)
+
+
+def test_a_given_number_of_iterations_is_made() -> None:
+    assert {Effort(iterations=3).iterations_of(count) for count in COUNTS} == {3}
+
+
+@pytest.mark.parametrize("count", [10, 25])
+def test_refinements_are_worth_as_much_as_one_iteration_allows(count: int) -> None:
+    effort = Effort()
+    calls = effort.iterations_of(count) * effort.calls_of_iteration(count)
+    assert abs(calls - WORTH) <= 0.5 * effort.calls_of_iteration(count)
+
+
+def test_more_pictures_and_calls_take_more() -> None:
+    assert Effort.of(192, None).denoiser_calls(50, 0.2, thin=False) > Effort().denoiser_calls(
+        50, 0.2, thin=False
+    )
+    assert Effort().denoiser_calls(50, 0.9, thin=True) > Effort().denoiser_calls(50, 0.1, thin=True)
