@@ -77,9 +77,8 @@ def _require_whole_calls(subnet: SubNet, steps: Sequence[int]) -> None:
     ]
     if halves:
         msg = (
-            f"{len(halves)} of {len(steps)} steps leave out a half of guidance, and the coefficients are for "
-            "what the others predict, but with a scheduler alone every step has both halves; use "
-            "search.apply, or search again with --no-thin"
+            f"{len(halves)} of {len(steps)} steps leave out a half of guidance, and the coefficients are for these "
+            "predictions; a scheduler alone cannot leave it out; use search.apply, or search again with --no-thin"
         )
         raise ExportError(msg)
 

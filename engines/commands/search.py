@@ -158,7 +158,7 @@ def _methods() -> str:
     ),
     _for(
         "iterations",
-        "Number of optimiser iterations. By default, carve makes fewer where more than eight calls are kept.  "
+        "Number of optimiser iterations. By default, carve makes fewer where many calls are kept.  "
         + _defaults("iterations", lambda m: m.defaults["iterations"]),
         type=AT_LEAST_1,
     ),

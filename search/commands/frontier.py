@@ -99,7 +99,7 @@ def _names() -> tuple[str, ...]:
     cloup.option(
         "--iterations",
         type=AT_LEAST_1,
-        help="Number of iterations of carve and bns, for each keep. By default, fewer where more than eight calls are kept.  "
+        help="Number of iterations of carve and bns, for each keep. By default, fewer where many calls are kept.  "
         f"[default: {carve.METHOD.defaults['iterations']}]",
     ),
     cloup.option(

@@ -88,7 +88,7 @@ class Effort:
         differences = rows + sum(left + 1 for left in behind[1:])
         pictures = min(self.fitted_on, max(CHUNK, self.work // count))
         looks = count * (2 * self.fitted_on + self.held_out)
-        return pictures * (differences + 2 * count) + looks
+        return pictures * (differences + count) + looks
 
     @staticmethod
     def of(pictures: int | None, iterations: int | None) -> Effort:

@@ -102,7 +102,7 @@ class GatedPredictor:
     def _call(
         self, number: int, sample: Tensor, timestep: Tensor, body: Body, came: Carry
     ) -> tuple[Tensor, Carry]:
-        """One call of the denoiser; on the way back it is computed again, as in `Predictor`."""
+        """One call of the denoiser; on the way back it is computed again."""
 
         def run(part: Tensor, time: Tensor, gates: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
             carry = Carry.of_layout(self._layouts[number], tensors)

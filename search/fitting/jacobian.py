@@ -36,6 +36,11 @@ class NormalEquations:
     matrix: Tensor
     vector: Tensor
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether all runs that differences were taken of stayed finite."""
+        return bool(self.matrix.isfinite().all() and self.vector.isfinite().all())
+
     def step(self, damping: float) -> Tensor:
         """The step `[N]` that lowers the linear model most; the more damping, the shorter."""
         sums = torch.diag(self.matrix)
@@ -64,13 +69,13 @@ def normal_equations(
     with torch.no_grad():
         for part in runs.calls():
             columns, left, errors = _columns(part, moves, small)
-            scale = weights_of(errors).sqrt() / part.final.flatten(1).norm(dim=1)
-            scaled = torch.stack(
-                [(column.flatten(1) * scale[:, None]).flatten() for column in columns]
-            )
-            rest = (left.flatten(1) * scale[:, None]).flatten()
-            matrix += scaled.double() @ scaled.double().T
-            vector += scaled.double() @ rest.double()
+            # Picture by picture, so that little is in float64 at a time.
+            scales = weights_of(errors).sqrt() / part.final.flatten(1).norm(dim=1)
+            for picture, scale in enumerate(scales.double()):
+                each = torch.stack([column[picture].flatten() for column in columns]).double()
+                rest = left[picture].flatten().double()
+                matrix += scale.square() * (each @ each.T)
+                vector += scale.square() * (each @ rest)
     return NormalEquations(matrix, vector)
 
 
@@ -84,7 +89,7 @@ def _columns(runs: Trajectories, moves: Moves, small: float) -> tuple[list[Tenso
         # Pictures have one guidance scale each, so coefficients of all scales are tried together.
         for first in range(0, free, runs.scale_count):
             feature = torch.stack(features[first : first + runs.scale_count]).sum(dim=0)
-            change = small * made.norm() / feature.norm().clamp_min(TINY)
+            change = small * made.float().norm() / feature.float().norm().clamp_min(TINY)
             other = run_chain(runs, calls, rows, replace(after, sample=made + change * feature))
             columns += runs.split((other - final) / change)
     for place, call in enumerate(moves.first_calls):

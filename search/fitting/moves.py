@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -26,7 +25,7 @@ LEAST = 0.05
 class Moves:
     """What can change of placed calls: a step says by how much.
 
-    Calls at the same position stay together, and the row between them, which changes nothing, stays as it is.
+    A row that changes nothing stays as it is, and the calls before and after it stay together.
 
     Attributes:
         places: of the calls, `[N]`.
@@ -42,12 +41,13 @@ class Moves:
 
     @staticmethod
     def of(placed: Placed, runs: Trajectories) -> Moves:
-        """Of `placed`, calls in the place of `runs`."""
+        """What can change of `placed`, which approximates `runs`."""
         places = torch.tensor(placed.positions, device=runs.noise.device)
-        followed = [*(a == b for a, b in pairwise(placed.positions)), False]
         free = tuple(
-            0 if same else runs.scale_count * min(NEWEST, call + 2)
-            for call, same in enumerate(followed)
+            0
+            if _changes_nothing(row, runs.scale_count)
+            else runs.scale_count * min(NEWEST, call + 2)
+            for call, row in enumerate(placed.rows)
         )
         rows = tuple(
             torch.nn.functional.pad(row, (0, max(0, count - len(row))))
@@ -58,8 +58,7 @@ class Moves:
     @cached_property
     def first_calls(self) -> tuple[int, ...]:
         """The first call at each place."""
-        changes = self.places.diff().ne(0).tolist()
-        return (0, *(call + 1 for call, is_new in enumerate(changes) if is_new))
+        return (0, *(call + 1 for call, free in enumerate(self.free[:-1]) if free))
 
     @cached_property
     def _place_of(self) -> list[int]:
@@ -72,7 +71,7 @@ class Moves:
     def room(self) -> Tensor:
         """Per place, the distance that its change is measured in; 0: it stays."""
         distinct = self.places[list(self.first_calls)]
-        gaps = distinct.diff(append=distinct.new_tensor([float(self.last)])).clamp_min(LEAST)
+        gaps = distinct.diff(append=distinct.new_tensor([self.last + 1.0])).clamp_min(LEAST)
         room = torch.minimum(gaps, gaps.roll(1))
         room[0] = 0  # Another timestep for the first call gained nothing; see docs/recipe.md.
         return room
@@ -98,3 +97,7 @@ class Moves:
 
     def _moved(self, parts: Tensor) -> Tensor:
         return (self.places + (self.room * parts)[self._place_of]).clamp(0, self.last)
+
+
+def _changes_nothing(row: Tensor, scales: int) -> bool:
+    return len(row) == scales and bool((row == 1).all())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ import torch
 from search.core.actions import Action
 from search.core.table import with_rows
 from search.fitting.half_calls import unconditional_calls
+from search.fitting.placed import Placed, assess, evaluate
+from search.fitting.rows import HISTORY, Calls
 from search.fitting.scaled import fitted_sampler
 from search.fitting.thin import placed_of
 
@@ -20,7 +23,6 @@ if TYPE_CHECKING:
 
     from search.core.subnet import SubNet
     from search.core.topology import Topology
-    from search.fitting.placed import Placed
     from search.fitting.trajectories import Trajectories
 
 
@@ -31,12 +33,30 @@ class Paired:
     Attributes:
         whole: as many steps, all in full.
         subnet: what the steps do: the call with the prompt, and then the one with the negative prompt.
-        placed: its calls and rows.
+        placed: its calls and rows, not evaluated.
     """
 
     whole: SubNet
     subnet: SubNet
     placed: Placed
+
+    def evaluated(self, runs: Trajectories) -> Placed:
+        """Its calls and rows, by gated runs of `subnet`."""
+        calls = Calls.at_numbers(self.placed.positions, runs)
+        return evaluate(runs, calls, self.placed.rows)
+
+    def fitted(self, fitted_on: Trajectories, held_out: Trajectories) -> Placed:
+        """Its calls with rows in closed form, which read as many pairs as those of whole calls read calls."""
+        kept = frozenset(n for n, row in enumerate(self.subnet.actions) if self._is_first(n, row))
+        return assess(
+            fitted_on, held_out, self.placed.positions, history=2 * HISTORY, unchanged=kept
+        )
+
+    def _is_first(self, step: int, row: Sequence[Action]) -> bool:
+        """Whether the next step makes the other call of a pair."""
+        first = self.subnet.topology.blocks.index(self.subnet.topology.streams[0])
+        after = self.subnet.actions[step + 1 :][:1]
+        return row[first] is Action.RUN and any(then[first] is Action.REUSE for then in after)
 
 
 def can_pair(topology: Topology) -> bool:
@@ -68,9 +88,11 @@ def paired(subnet: SubNet, runs: Trajectories) -> Paired:
         rows += [list(row), list(row)] if pair else [list(row)]
         if pair:
             rows[-2][later], rows[-1][first] = Action.SKIP, Action.REUSE
-    steps, fitted = len(rows), fitted_sampler(runs, placed)
     whole = replace(
-        subnet, actions=((Action.RUN,) * len(blocks),) * steps, coefficients=(), fitted=fitted
+        subnet,
+        actions=(subnet.actions[is_whole.index(True)],) * len(rows),
+        coefficients=(),
+        fitted=fitted_sampler(runs, placed),
     )
     return Paired(whole, with_rows(whole, rows), placed)
 
@@ -85,7 +107,7 @@ def _rows_of_pairs(placed: Placed, is_whole: Sequence[bool], scales: int) -> Pla
             rows.append(row.new_ones(scales))
         positions.append(position)
         rows.append(_spread(row.view(-1, scales), is_whole[call::-1]).flatten())
-    return replace(placed, positions=tuple(positions), rows=tuple(rows))
+    return Placed(tuple(positions), tuple(rows), math.inf)
 
 
 def _spread(row: Tensor, newest: Sequence[bool]) -> Tensor:

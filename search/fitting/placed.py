@@ -12,7 +12,7 @@ from torch import Tensor
 from search.fitting.rows import HISTORY, Calls, fit_chain, run_chain
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
 
     from search.fitting.trajectories import Trajectories
 
@@ -51,13 +51,14 @@ def assess(
     positions: Sequence[float],
     *,
     history: int = HISTORY,
+    unchanged: Container[int] = (),
 ) -> Placed:
     """Fit rows at `positions` on some runs, twice for robust weights, and evaluate them on others."""
     calls = Calls.at_numbers(positions, fitted_on)
     with torch.no_grad():
-        first = fit_chain(fitted_on, calls, history=history)
+        first = fit_chain(fitted_on, calls, history=history, unchanged=unchanged)
         weights = robust_weights(fitted_on.error(first.final))
-        chain = fit_chain(fitted_on, calls, history=history, weights=weights)
+        chain = fit_chain(fitted_on, calls, history=history, weights=weights, unchanged=unchanged)
     return evaluate(held_out, calls, chain.rows)
 
 

@@ -13,10 +13,10 @@ from search.fitting.half_calls import MORE, HalfCalls, gated_runs, unconditional
 from search.fitting.paired import can_pair, paired
 from search.fitting.placed import assess, best_of
 from search.fitting.records import CarveRun
-from search.fitting.rows import HISTORY
 from search.fitting.scaled import fitted_sampler
 from search.fitting.scheduled import karras_positions, scheduled, scheduled_positions
 from search.fitting.thin import placed_of, thin_calls
+from search.fitting.thinning import SLACK
 from search.fitting.trajectories import sample_both
 from search.fitting.whole_calls import Refinement, search_calls, starts_of
 
@@ -91,7 +91,9 @@ def place_calls(
     if search.halves:
         search.counts |= {more for count in counts.values() for more in search.more_than(count)}
     found = {
-        keep: search.better(keep, count) if keep in tried else search.in_halves(keep, count)
+        keep: search.better(keep, count)
+        if keep in tried
+        else search.with_rows_of_halves(keep, count)
         for keep, count in counts.items()
     }
     return [replace(found[keep], method=f"carve keep {keep:g}") for keep in keeps]
@@ -211,7 +213,7 @@ class _Search:
         name, label = f"calls-{count}-halves-keep-{keep:g}", f"more calls than {count}"
         return self._once(name, label, self.effort.iterations_of(count), make)
 
-    def in_halves(self, keep: float, count: int) -> SubNet:
+    def with_rows_of_halves(self, keep: float, count: int) -> SubNet:
         """`best_calls`, or the same with rows that read both halves of guidance."""
         found = self.best_calls(keep, count)
         if not self.halves or not can_pair(found.topology):
@@ -220,17 +222,18 @@ class _Search:
         def make(refinement: Refinement) -> SubNet:
             fitted_on, held_out = self.runs
             pairs = paired(found, held_out)
-            self.report(f"{count} calls: rows of both halves of guidance")
+            self.report(f"{found.steps} calls: rows of both halves of guidance")
             with gated_runs(self.pipeline, pairs.whole, pairs.subnet, *self.runs) as gated:
                 few, others = gated
-                start = assess(few, others, pairs.placed.positions, history=2 * HISTORY)
+                own = pairs.evaluated(others)
+                start = pairs.fitted(few, others)
                 refinement = replace(refinement, fitted_on=few, held_out=others)
-                placed = refinement.best(pairs.placed, start)
-            if placed.error >= pairs.placed.error:
+                placed = refinement.best(own, start)
+            if placed.error >= own.error or self.cost(pairs.subnet) > keep + SLACK:
                 return found
             return replace(pairs.subnet, fitted=fitted_sampler(fitted_on, placed))
 
-        name, label = f"calls-{count}-pairs-keep-{keep:g}", f"{count} calls in halves"
+        name, label = f"calls-{count}-pairs-keep-{keep:g}", f"rows of both halves, keep {keep:g}"
         return self._once(name, label, self.effort.iterations_of(count) // 2, make)
 
     def more_than(self, count: int) -> range:
@@ -256,7 +259,7 @@ class _Search:
 
     def better(self, keep: float, count: int) -> SubNet:
         """The better of that many calls, and of one more with blocks left out."""
-        fewer, more = self.in_halves(keep, count), self.whole(count + 1)
+        fewer, more = self.with_rows_of_halves(keep, count), self.whole(count + 1)
 
         def make(refinement: Refinement) -> SubNet:
             error = self._error(fewer)

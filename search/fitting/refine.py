@@ -28,7 +28,7 @@ ENOUGH = 2e-3
 IDLE = 2
 """Iterations in a row without such a gain, after which the refinement ends."""
 SMALL = 0.01
-"""The most that differences are taken over, relative to the latents; they must be above rounding, too."""
+"""The change that differences are taken over, relative to the latents: at most this, unless rounding asks for more."""
 EXACT = 1e-6
 """Errors below this are rounding."""
 SOFT = 1e-3
@@ -70,7 +70,7 @@ def refine(
         held_out: other runs, to choose by.
         start: fitted calls.
         schedule: how long.
-        progress: called with the number of the iteration and the error.
+        progress: called with the number of the iteration and the error of the pictures that are fitted to.
     """
     best, present, error, damping = start, start, _evaluated(fitted_on, start).error, DAMPING
     batches, idle = fitted_on.batches(schedule.batch, schedule.seed), 0
@@ -81,6 +81,8 @@ def refine(
         moves = Moves.of(present, batch)
         small = max(min(error, SMALL), fitted_on.rounding**0.5)
         normal = normal_equations(batch, moves, _weights, small)
+        if not normal.is_finite:
+            break
         for _ in range(TRIES):
             tried = _evaluated(fitted_on, moves.after(normal.step(damping)))
             if tried.error < error:
@@ -102,5 +104,5 @@ def _evaluated(runs: Trajectories, placed: Placed) -> Placed:
 
 
 def _weights(errors: Tensor) -> Tensor:
-    """Of squares of errors `[S]`: the derivative of their roots' roots, whose mean `overall` is made of."""
+    """Weights of the squared errors: `overall` is made of their fourth roots, and this is the derivative, up to a factor."""
     return (SOFT + errors) ** -1.5

@@ -15,7 +15,7 @@ from search.core.sampler import SamplerTable
 from search.model.scheduler import combine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Container, Sequence
 
     from search.fitting.gated_calls import GatedPredictor
     from search.fitting.trajectories import Trajectories
@@ -70,23 +70,24 @@ def fit_chain(
     *,
     history: int = HISTORY,
     weights: Tensor | None = None,
+    unchanged: Container[int] = (),
 ) -> Chain:
     """Fit the rows call by call, each to the full sampler's latents at the next call, or its final ones.
 
-    Our own latents are fed forward, so that later rows correct earlier errors. Between two calls at the same
-    position they stay as they are.
+    Our own latents are fed forward, so that later rows correct earlier errors.
 
     Args:
         runs: of the full sampler.
         calls: to make.
         history: noise predictions per row.
         weights: of the pictures in the fit, `[S]`; None weighs them equally.
+        unchanged: calls after which the latents stay as they are.
     """
     rows: list[Tensor] = []
 
     def fit(number: int, features: list[Tensor]) -> Tensor:
         is_last = number + 1 == len(calls.positions)
-        if not is_last and calls.positions[number + 1] == calls.positions[number]:
+        if number in unchanged:
             rows.append(features[0].new_ones(runs.scale_count))
             return rows[-1]
         target = runs.final if is_last else runs.latents_at(calls.positions[number + 1])

@@ -81,7 +81,7 @@ class Refinement:
     done: int = 0
 
     def best(self, *starts: Placed) -> Placed:
-        """The best result of several starts: each is refined for a quarter of the iterations, and the best one on."""
+        """The best result: starts within `PLAUSIBLE` of the best get a quarter of the iterations each, the best of these the rest."""
         likely = min(start.error for start in starts) * PLAUSIBLE
         tried = [start for start in starts if start.error <= likely]
         if len(tried) > 1:
@@ -114,7 +114,8 @@ def search_calls(
     fitted_on, held_out = refinement.fitted_on, refinement.held_out
     few = fitted_on.some(COMPARED)
     compared = sorted(
-        (assess(few, held_out, start) for start in starts), key=lambda placed: placed.error
+        (assess(few, held_out, start) for start in dict.fromkeys(map(tuple, starts))),
+        key=lambda placed: placed.error,
     )
     begin = [assess(fitted_on, held_out, each.positions) for each in compared[:REFINED]]
     return refinement.best(*begin, *(() if plain is None else (plain,)))

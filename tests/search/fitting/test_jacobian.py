@@ -26,7 +26,7 @@ from tests.search.fitting.toy import guided_runs, linear_runs
 SCALES = ScaleRange(1.0, 5.0, 3.0)
 RUNS = {
     "one-call": lambda: linear_runs(steps=12),
-    "several-calls": lambda: linear_runs(steps=12, pictures=5),
+    "several-calls": lambda: guided_runs((3.0,), rounds=2, size=12, steps=12),
     "several-scales": lambda: guided_runs(SCALES.fitted_at, SCALES, steps=12),
 }
 

@@ -18,8 +18,8 @@ from search.core.table import keep_of
 from search.fitting.fit import final_latents
 from search.fitting.half_calls import Halves, gated_runs
 from search.fitting.paired import can_pair, paired
-from search.fitting.placed import assess
-from search.fitting.rows import HISTORY, Calls, run_chain
+from search.fitting.placed import assess, overall
+from search.fitting.rows import Calls, run_chain
 from search.fitting.trajectories import Trajectories, sample_trajectories
 from search.methods.options import Options
 from search.methods.whole import full
@@ -76,6 +76,8 @@ def test_the_same_rows_make_the_same_pictures_at_the_same_cost(
         calls = Calls.at_numbers(pairs.placed.positions, runs)
         with gated_runs(opened, pairs.whole, pairs.subnet, runs) as (gated,), torch.no_grad():
             found = run_chain(gated, calls, pairs.placed.rows)
+            error = pairs.evaluated(gated).error
+        assert error == pytest.approx(float(overall(runs.error(expected))), rel=1e-3, abs=1e-5)
         for made in (reference, found):
             assert float((made - expected).norm() / expected.norm()) < 1e-4
 
@@ -95,9 +97,10 @@ def test_rows_of_both_halves_come_closer(opened: Pipeline, whole: SubNet) -> Non
     few, others = (sampled(opened, whole, seed, steps=12) for seed in (1, 2))
     alone = assess(few, others, [0.0, 4.0, 8.0])
     pairs = paired(whole, few)
-    positions = [0.0, 0.0, 4.0, 4.0, 8.0, 8.0]
+    positions = (0.0, 0.0, 4.0, 4.0, 8.0, 8.0)
+    pairs = replace(pairs, placed=replace(pairs.placed, positions=positions))
     with gated_runs(opened, pairs.whole, pairs.subnet, few, others) as gated:
-        both = assess(*gated, positions, history=2 * HISTORY)  # type: ignore[misc]
+        both = pairs.fitted(*gated)
     assert both.error < 0.95 * alone.error
 
 
@@ -105,18 +108,18 @@ def test_a_call_that_is_left_out_is_not_computed_in_the_search(
     opened: Pipeline, whole: SubNet, runs: Trajectories
 ) -> None:
     """All but the first of the calls with the negative prompt, before which nothing has been computed."""
-    pairs, made = paired(whole, runs), []
+    pairs, made = paired(whole, runs), list[int]()
     calls = Calls.at_numbers(pairs.placed.positions, runs)
     block = opened.denoiser.mid_block
     handle = block.register_forward_hook(lambda *_: made.append(1))
     try:
         with gated_runs(opened, pairs.whole, pairs.subnet, runs) as (gated,), torch.no_grad():
             run_chain(gated, calls, pairs.placed.rows)
-            again = len(made)
+            before = len(made)
             run_chain(gated, calls, pairs.placed.rows)
     finally:
         handle.remove()
-    assert len(made) - again <= 2 * STEPS + 1
+    assert len(made) - before == 2 * STEPS + 1
 
 
 def test_applied_to_a_pipeline_it_makes_what_the_reference_makes(

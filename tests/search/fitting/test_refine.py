@@ -52,6 +52,7 @@ def test_it_tells_each_iteration_and_ends_where_nothing_is_gained() -> None:
     assert len(seen) < 50
     errors = [error for _, error in seen]
     assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < errors[0]
 
 
 def test_rows_read_predictions_that_least_squares_left_out() -> None:
