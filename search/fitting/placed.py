@@ -24,7 +24,7 @@ class Placed:
     Attributes:
         positions: of the calls.
         rows: per call, as in a `Chain`.
-        error: `overall` relative L2 of the final latents of held-out pictures, which no row was fitted
+        error: `overall` relative L2 of the final latents of some pictures, which in results no row was fitted
             to; infinite where one of them is not finite.
         errors: the same of the pictures of each guidance scale.
     """
@@ -35,13 +35,13 @@ class Placed:
     errors: tuple[float, ...] = ()
 
 
-def evaluate(held_out: Trajectories, calls: Calls, rows: tuple[Tensor, ...]) -> Placed:
-    """`rows` with their error."""
+def evaluate(runs: Trajectories, calls: Calls, rows: tuple[Tensor, ...]) -> Placed:
+    """`rows` with their error in the place of `runs`."""
     with torch.no_grad():
-        found = held_out.error(run_chain(held_out, calls, rows))
+        found = runs.error(run_chain(runs, calls, rows))
     positions = tuple(float(position) for position in calls.positions)
     error = float(overall(found))
-    each = tuple(float(overall(found[mask])) for mask in held_out.masks())
+    each = tuple(float(overall(found[mask])) for mask in runs.masks())
     return Placed(positions, rows, error if math.isfinite(error) else math.inf, each)
 
 

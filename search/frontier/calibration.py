@@ -93,7 +93,7 @@ class Calibration:
 
     @property
     def effort(self) -> Effort:
-        """Of whatever is optimised by gradients, the same for all."""
+        """Of whatever is refined, the same for all."""
         return Effort.of(self.settings.pictures, self.settings.iterations)
 
 

@@ -36,7 +36,7 @@ class FrontierSettings:
         dip_go_iterations: of the paper's search, which publishes 1000; with fewer, its learning rate
             rises to make up for them.
         random: tables or sets of steps that random search and annealing try per keep; the default is
-            more than carve tries sets of calls (for its starts and its refinement).
+            more than carve tries sets of calls.
         seed: of noise and random choices.
         judge: an ONNX classifier that reads attributes off pictures, or None.
         features: a `.npy` file with what the judge makes of real pictures, `[M, F]`, or None.

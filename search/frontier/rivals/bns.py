@@ -1,7 +1,8 @@
 """BNS, bespoke non-stationary solvers (arXiv 2403.01329): all coefficients and times optimised.
 
-Reproduced from its paper: the solver begins as the scheduler's own with as many steps, and every
-coefficient and time is optimised on the error of the final latents. There is no placement.
+Reproduced from its paper: the solver begins as the scheduler's own with as many steps, and the coefficients of the
+input and the six newest predictions of each row, and all times but the first, are optimised on the error of the final
+latents. There is no placement.
 """
 
 from __future__ import annotations

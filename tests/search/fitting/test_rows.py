@@ -27,14 +27,6 @@ def test_a_picture_without_weight_does_not_count() -> None:
     assert least_squares([feature], target).item() > 2
 
 
-def test_the_fit_is_differentiable() -> None:
-    feature = torch.randn(2, 1, 2, 2, dtype=torch.float64, requires_grad=True)
-    target = torch.randn(2, 1, 2, 2, dtype=torch.float64)
-    assert torch.autograd.gradcheck(
-        lambda f: least_squares([f, f**2], target).sum(), (feature,), rtol=1e-3
-    )
-
-
 def test_all_calls_of_the_full_sampler_reach_its_end() -> None:
     runs = linear_runs()
     places = [torch.tensor(float(i)) for i in range(runs.last + 1)]

@@ -55,7 +55,7 @@ RIVALS = tuple(
 )
 """All that a transformer with both predictions in one call can have."""
 LONG = frozenset({"unipc", "dpm-solver", "hold-spaced", "guidance-interval", "taylorseer", "bns"})
-"""They try many settings, or take gradients."""
+"""They try many settings, or refine."""
 
 
 def silent(text: str, share: float | None = None) -> None:
