@@ -23,6 +23,7 @@ from search.fitting.recipe import place_calls
 from search.fitting.refine import refine
 from search.fitting.rows import Calls, fit_chain, rows_of, run_chain
 from search.fitting.scaled import fitted_sampler, rows_for
+from search.fitting.scheduled import scheduled
 from search.fitting.thin import placed_of, thin_calls
 from search.fitting.trajectories import Trajectories, sample_both, sample_trajectories
 from search.fitting.whole_calls import Refinement
@@ -155,7 +156,10 @@ def test_a_search_fits_rows_for_the_range(opened: Pipeline, whole: SubNet) -> No
     )  # fmt: skip
     ranged = placed_of(found, held_out).error
     fixed = placed_of(found.at(6.0), held_out).error
-    assert ranged < fixed
+    plain = scheduled(opened, whole, held_out=held_out, count=found.steps)
+    assert plain is not None
+    assert ranged != fixed
+    assert max(ranged, fixed) < 0.5 * plain.error, "guidance hardly shows in random weights"
 
 
 @pytest.mark.slow
@@ -167,7 +171,7 @@ def test_calls_for_a_range_are_thinned(opened: Pipeline) -> None:
         opened, whole, PROMPTS, fitted_on=6, held_out=3, reference_steps=None, seed=0, scales=SCALES,
         report=lambda *_: None,
     )  # fmt: skip
-    refinement = Refinement(*runs, EFFORT, 0, lambda *_: None)
+    refinement = Refinement(*runs, EFFORT, 2, 0, lambda *_: None)
     thin = thin_calls(opened, calls, 0.7, refinement, lambda *_: None)
     assert thin is not None
     assert keep_of(thin.subnet) <= 0.7
