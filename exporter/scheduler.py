@@ -68,13 +68,8 @@ def reduced_sampler(subnet: SubNet, table: SamplerTable) -> FittedSampler:
 
 def _require_whole_calls(subnet: SubNet, steps: Sequence[int]) -> None:
     """Refuse rows that read predictions with a half of guidance left out."""
-    blocks = subnet.topology.blocks
-    calls = [blocks.index(stream) for stream in subnet.topology.streams if stream in blocks]
-    halves = [
-        step
-        for step in steps
-        if any(subnet.actions[step][call] is not Action.RUN for call in calls)
-    ]
+    calls = subnet.topology.call_blocks
+    halves = [s for s in steps if any(subnet.actions[s][call] is not Action.RUN for call in calls)]
     if halves:
         msg = (
             f"{len(halves)} of {len(steps)} steps leave out a half of guidance, and the coefficients are for these "

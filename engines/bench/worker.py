@@ -7,6 +7,7 @@ import os
 import threading
 import time
 import warnings
+from bisect import bisect_right
 from contextlib import ExitStack, suppress
 from functools import cache, partial
 from itertools import accumulate, pairwise
@@ -18,7 +19,6 @@ from engines.memory import Memory, while_running
 from engines.parity import given_latents
 from engines.runner import Runner
 from exporter.bundle import Bundle
-from search.core.liveness import unroll
 from search.core.precision import precision_named
 
 if TYPE_CHECKING:
@@ -163,8 +163,7 @@ class InTorch:
         self._networks = [
             network for network, _ in called_networks(self._opened.networks, subnet.topology)
         ]
-        steps = range(subnet.full_calls) if self._subnet is None else unroll(subnet).calls
-        self._ends = forwards_before(subnet.topology, steps)
+        self._ends = forwards_before(subnet.topology, range(subnet.full_calls))
         self._forwards, self._enough = self._prepared(contender), contender.calls
 
     def _prepared(self, contender: Contender) -> list[Callable[..., Any]]:
@@ -187,16 +186,18 @@ class InTorch:
 
         from search.model.reference import forward_replaced, sample
 
-        marks: list[float] = []
+        marks, steps = list[float](), list[int]()
 
         def timed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            step = self._step_of(len(steps))
+            if self._enough is not None and len({*steps, step}) > self._enough:
+                raise _EnoughError
             if not marks:
                 marks.append(time.perf_counter())
             output = forward(*args, **kwargs)
             self._wait()
             marks.append(time.perf_counter())
-            if self._enough is not None and len(marks) - 1 == self._ends[self._enough]:
-                raise _EnoughError
+            steps.append(step)
             return output
 
         began = time.perf_counter()
@@ -211,11 +212,14 @@ class InTorch:
                 grid=self._grid,
             )
         total = time.perf_counter() - began
-        return Sample(
-            total,
-            marks[-1] - marks[0],
-            _between([marks[end] for end in self._ends if end < len(marks)]),
-        )
+        ends = dict(zip(steps, marks[1:], strict=True))
+        return Sample(total, marks[-1] - marks[0], _between([marks[0], *ends.values()]))
+
+    def _step_of(self, forward: int) -> int:
+        """The step that a forward of a network belongs to; a gated step may leave some of its own out."""
+        from search.model.current_step import current_step
+
+        return bisect_right(self._ends, forward) if self._subnet is None else current_step()
 
 
 def forwards_before(topology: Topology, steps: Iterable[int]) -> tuple[int, ...]:

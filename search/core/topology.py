@@ -326,6 +326,11 @@ class Topology:
         return tuple(name for name in self.blocks if name in inside) or ("",)
 
     @cached_property
+    def call_blocks(self) -> tuple[int, ...]:
+        """The blocks that are a whole call of a network."""
+        return tuple(i for i, name in enumerate(self.blocks) if name in self.streams)
+
+    @cached_property
     def later_calls(self) -> tuple[str, ...]:
         """The calls that are not the first of any step, such as the one with the negative prompt."""
         groups = (self.streams,) if self.groups is None else self.groups.calls

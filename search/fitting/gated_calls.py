@@ -131,7 +131,7 @@ def gates_of(net: SuperNet, subnet: SubNet) -> Tensor:
         for block, action in enumerate(row):
             runs = action is net.full.actions[call][block]
             gates[call, block, RUN if runs else net.choices.index(action)] = 1
-        for block in _whole_calls(net):
+        for block in net.topology.call_blocks:
             if row[block] is Action.RUN:
                 ran.add(block)
             elif block in ran:
@@ -139,12 +139,6 @@ def gates_of(net: SuperNet, subnet: SubNet) -> Tensor:
                 gates[call, inside] = 0
                 gates[call, inside, REUSE] = 1
     return gates
-
-
-def _whole_calls(net: SuperNet) -> list[int]:
-    """The blocks that are a whole call of the denoiser."""
-    blocks = net.topology.blocks
-    return [blocks.index(stream) for stream in net.topology.streams if stream in blocks]
 
 
 def _everything(net: SuperNet) -> list[Needed]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from search.fitting.placed import Placed
-from search.fitting.rows import Calls
+from search.fitting.rows import Calls, changes_nothing
 
 if TYPE_CHECKING:
     from search.fitting.trajectories import Trajectories
@@ -45,7 +45,7 @@ class Moves:
         places = torch.tensor(placed.positions, device=runs.noise.device)
         free = tuple(
             0
-            if _changes_nothing(row, runs.scale_count)
+            if changes_nothing(row, runs.scale_count)
             else runs.scale_count * min(NEWEST, call + 2)
             for call, row in enumerate(placed.rows)
         )
@@ -97,7 +97,3 @@ class Moves:
 
     def _moved(self, parts: Tensor) -> Tensor:
         return (self.places + (self.room * parts)[self._place_of]).clamp(0, self.last)
-
-
-def _changes_nothing(row: Tensor, scales: int) -> bool:
-    return len(row) == scales and bool((row == 1).all())

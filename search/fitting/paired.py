@@ -12,7 +12,7 @@ from search.core.actions import Action
 from search.core.table import with_rows
 from search.fitting.half_calls import unconditional_calls
 from search.fitting.placed import Placed, assess, evaluate
-from search.fitting.rows import HISTORY, Calls
+from search.fitting.rows import HISTORY, Calls, changes_nothing
 from search.fitting.scaled import fitted_sampler
 from search.fitting.thin import placed_of
 
@@ -47,16 +47,14 @@ class Paired:
 
     def fitted(self, fitted_on: Trajectories, held_out: Trajectories) -> Placed:
         """Its calls with rows in closed form, which read as many pairs as those of whole calls read calls."""
-        kept = frozenset(n for n, row in enumerate(self.subnet.actions) if self._is_first(n, row))
+        first = [
+            step
+            for step, row in enumerate(self.placed.rows)
+            if changes_nothing(row, fitted_on.scale_count)
+        ]
         return assess(
-            fitted_on, held_out, self.placed.positions, history=2 * HISTORY, unchanged=kept
+            fitted_on, held_out, self.placed.positions, history=2 * HISTORY, unchanged=first
         )
-
-    def _is_first(self, step: int, row: Sequence[Action]) -> bool:
-        """Whether the next step makes the other call of a pair."""
-        first = self.subnet.topology.blocks.index(self.subnet.topology.streams[0])
-        after = self.subnet.actions[step + 1 :][:1]
-        return row[first] is Action.RUN and any(then[first] is Action.REUSE for then in after)
 
 
 def can_pair(topology: Topology) -> bool:

@@ -216,9 +216,7 @@ class _Search:
     def with_rows_of_halves(self, keep: float, count: int) -> SubNet:
         """`best_calls`, or the same with rows that read both halves of guidance."""
         found = self.best_calls(keep, count)
-        # bench cannot yet assign the forwards of PyTorch to such steps where a pipeline makes two calls by itself.
-        is_asked = self.halves and found.binding.split_streams
-        if not is_asked or not can_pair(found.topology):
+        if not self.halves or not can_pair(found.topology):
             return found
 
         def make(refinement: Refinement) -> SubNet:

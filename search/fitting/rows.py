@@ -181,6 +181,11 @@ def least_squares(
     return found.to(target.dtype)
 
 
+def changes_nothing(row: Tensor, scales: int) -> bool:
+    """Whether a row hands its input on, at each of the guidance scales."""
+    return len(row) == scales and bool((row == 1).all())
+
+
 def table_of(
     rows: Sequence[Tensor],
     first: float,

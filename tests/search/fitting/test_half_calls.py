@@ -28,8 +28,9 @@ from search.fitting.thin import placed_of
 from search.fitting.trajectories import Trajectories, sample_trajectories
 from search.methods.options import Options
 from search.methods.whole import full
-from search.model.opening import open_asked, open_pipeline
+from search.model.opening import open_pipeline
 from search.model.pipeline import Pipeline
+from tests.search.fitting.two_calls import opened_in_two, with_own_rows
 
 STEPS, GUIDANCE = 4, 3.0
 PROMPTS = ("a red cross", "a blue circle")
@@ -38,14 +39,12 @@ EFFORT = Effort(fitted_on=3, held_out=2, iterations=2)
 
 @pytest.fixture(scope="module")
 def opened(pipelines: Callable[[str], Path]) -> Pipeline:
-    return open_asked(pipelines("three-levels"), scheduler=None, split_streams=True)
+    return opened_in_two(pipelines("three-levels"))
 
 
 @pytest.fixture(scope="module")
 def whole(opened: Pipeline) -> SubNet:
-    found = full(opened, Options(steps=STEPS, guidance=GUIDANCE))
-    table = opened.sampler(found.binding.grid, opened.size(found.binding.noise_shape))
-    return replace(found, fitted=FittedSampler(found.timesteps, table))
+    return with_own_rows(opened, steps=STEPS, guidance=GUIDANCE)
 
 
 @pytest.fixture(scope="module")

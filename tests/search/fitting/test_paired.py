@@ -12,7 +12,6 @@ import torch
 
 from search import apply
 from search.core.actions import Action
-from search.core.sampler import FittedSampler
 from search.core.subnet import SubNet
 from search.core.table import keep_of
 from search.fitting.fit import final_latents
@@ -23,8 +22,9 @@ from search.fitting.rows import Calls, run_chain
 from search.fitting.trajectories import Trajectories, sample_trajectories
 from search.methods.options import Options
 from search.methods.whole import full
-from search.model.opening import open_asked, open_pipeline
+from search.model.opening import open_pipeline
 from search.model.pipeline import Pipeline
+from tests.search.fitting.two_calls import opened_in_two, with_own_rows
 
 STEPS, GUIDANCE = 3, 5.0
 PROMPTS = ("a red cross", "a blue circle", "a green field", "a black star")
@@ -33,14 +33,12 @@ Find = Callable[[str], Path]
 
 @pytest.fixture(scope="module")
 def opened(pipelines: Find) -> Pipeline:
-    return open_asked(pipelines("three-levels"), scheduler=None, split_streams=True)
+    return opened_in_two(pipelines("three-levels"))
 
 
 @pytest.fixture(scope="module")
 def whole(opened: Pipeline) -> SubNet:
-    found = full(opened, Options(steps=STEPS, guidance=GUIDANCE))
-    table = opened.sampler(found.binding.grid, opened.size(found.binding.noise_shape))
-    return replace(found, fitted=FittedSampler(found.timesteps, table))
+    return with_own_rows(opened, steps=STEPS, guidance=GUIDANCE)
 
 
 def sampled(opened: Pipeline, whole: SubNet, seed: int, steps: int = STEPS) -> Trajectories:
