@@ -156,7 +156,7 @@ def test_a_video(tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = stepcarve("optimize", tmp_path / "wan", "-o", out, *OPTIONS, *size, *call)
     assert done.exit_code == 0, done.output
-    checked(out, 3)
+    checked(out, 6)  # three calls, each of two steps: with the prompt, and with the negative one
     with Image.open(out / "quality" / "ours-0.png") as shown:
         assert shown.size == (32, 32)
     rows = json.loads((out / "bench" / "float32" / "bench.json").read_text())["rows"]
