@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from search.core.actions import Action
+from search.core.streams import is_inside
 from search.core.table import with_rows
 from search.fitting.half_calls import unconditional_calls
 from search.fitting.placed import Placed, assess, evaluate
@@ -67,44 +68,68 @@ def can_pair(topology: Topology) -> bool:
     )
 
 
-def paired(subnet: SubNet, runs: Trajectories) -> Paired:
-    """The same calls, rows and costs, with two steps in the place of each whole call.
+def paired(full: SubNet, subnet: SubNet, runs: Trajectories) -> Paired:
+    """The same calls, rows and costs, with two steps in the place of each call with both halves.
 
     The first of the two is without guidance, and the second one reuses its call. So rows can read both, and
     weigh the halves of guidance as they like. Here they read what those of `subnet` read.
 
     Args:
-        subnet: placed calls with fitted rows, whole or half.
+        full: runs everything.
+        subnet: placed calls with fitted rows; whole, half or thin.
         runs: of the full sampler.
     """
-    blocks = subnet.topology.blocks
-    first, (later,) = blocks.index(subnet.topology.streams[0]), unconditional_calls(subnet.topology)
-    is_whole = [row[later] is Action.RUN for row in subnet.actions]
-    placed = _rows_of_pairs(placed_of(subnet, runs), is_whole, runs.scale_count)
+    first, (later,) = full.topology.call_blocks[0], unconditional_calls(full.topology)
+    is_pair = [row[first] is row[later] is Action.RUN for row in subnet.actions]
+    placed = _rows_of_pairs(placed_of(subnet, runs), is_pair, runs.scale_count)
     rows: list[list[Action]] = []
-    for row, pair in zip(subnet.actions, is_whole, strict=True):
-        rows += [list(row), list(row)] if pair else [list(row)]
+    calls: list[int] = []
+    for call, (row, pair) in enumerate(zip(subnet.actions, is_pair, strict=True)):
         if pair:
-            rows[-2][later], rows[-1][first] = Action.SKIP, Action.REUSE
+            rows.append(_without(full, row, later, Action.SKIP, is_first=not rows))
+            rows.append(_without(full, row, first, Action.REUSE, is_first=False))
+        else:
+            rows.append([*row])
+        calls += [call] * (1 + pair)
     whole = replace(
         subnet,
-        actions=(subnet.actions[is_whole.index(True)],) * len(rows),
+        actions=full.actions[:1] * len(rows),
         coefficients=(),
         fitted=fitted_sampler(runs, placed),
     )
-    return Paired(whole, with_rows(whole, rows), placed)
+    found = with_rows(whole, rows)
+    weights = {(call, block): each for call, block, each in subnet.coefficients}
+    own = tuple((step, block, weights[calls[step], block]) for step, block, _ in found.coefficients)
+    return Paired(whole, replace(found, coefficients=own), placed)
 
 
-def _rows_of_pairs(placed: Placed, is_whole: Sequence[bool], scales: int) -> Placed:
-    """`placed` with two positions and rows per whole call; the first row of the two changes nothing."""
+def _without(
+    full: SubNet, row: Sequence[Action], left_out: int, instead: Action, *, is_first: bool
+) -> list[Action]:
+    """`row` with another action in the place of one of its calls.
+
+    The blocks of that call keep what they have emitted, so that later steps read it; before the first step there is nothing to
+    keep.
+    """
+    names = full.topology.blocks
+    found = [
+        Action.REUSE if not is_first and is_inside(name, names[left_out]) else action
+        for name, action in zip(names, row, strict=True)
+    ]
+    found[left_out] = instead
+    return found
+
+
+def _rows_of_pairs(placed: Placed, is_pair: Sequence[bool], scales: int) -> Placed:
+    """`placed` with two positions and rows per pair; the first row of the two changes nothing."""
     positions: list[float] = []
     rows: list[Tensor] = []
     for call, (position, row) in enumerate(zip(placed.positions, placed.rows, strict=True)):
-        if is_whole[call]:
+        if is_pair[call]:
             positions.append(position)
             rows.append(row.new_ones(scales))
         positions.append(position)
-        rows.append(_spread(row.view(-1, scales), is_whole[call::-1]).flatten())
+        rows.append(_spread(row.view(-1, scales), is_pair[call::-1]).flatten())
     return Placed(tuple(positions), tuple(rows), math.inf)
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from search.fitting.trajectories import Trajectories
     from search.model.pipeline import Pipeline
 
-RECIPE = 5
+RECIPE = 6
 """Raised when the same effort gives another result, so that no other version resumes a search."""
 
 
@@ -91,9 +91,7 @@ def place_calls(
     if search.halves:
         search.counts |= {more for count in counts.values() for more in search.more_than(count)}
     found = {
-        keep: search.better(keep, count)
-        if keep in tried
-        else search.with_rows_of_halves(keep, count)
+        keep: search.with_rows_of_halves(keep, count, thin=keep in tried)
         for keep, count in counts.items()
     }
     return [replace(found[keep], method=f"carve keep {keep:g}") for keep in keeps]
@@ -213,15 +211,15 @@ class _Search:
         name, label = f"calls-{count}-halves-keep-{keep:g}", f"more calls than {count}"
         return self._once(name, label, self.effort.iterations_of(count), make)
 
-    def with_rows_of_halves(self, keep: float, count: int) -> SubNet:
-        """`best_calls`, or the same with rows that read both halves of guidance."""
-        found = self.best_calls(keep, count)
+    def with_rows_of_halves(self, keep: float, count: int, *, thin: bool) -> SubNet:
+        """The best calls, or the same with rows that read both halves of guidance."""
+        found = self.with_thin(keep, count) if thin else self.best_calls(keep, count)
         if not self.halves or not can_pair(found.topology):
             return found
 
         def make(refinement: Refinement) -> SubNet:
             fitted_on, held_out = self.runs
-            pairs = paired(found, held_out)
+            pairs = paired(self.full, found, held_out)
             self.report(f"{found.steps} calls: rows of both halves of guidance")
             with gated_runs(self.pipeline, pairs.whole, pairs.subnet, *self.runs) as gated:
                 few, others = gated
@@ -257,9 +255,9 @@ class _Search:
         own = scheduled_positions(self.pipeline, self.full, self.runs[0], count)
         return [*self.starts[count], *([] if own is None else [own])]
 
-    def better(self, keep: float, count: int) -> SubNet:
-        """The better of that many calls, and of one more with blocks left out."""
-        fewer, more = self.with_rows_of_halves(keep, count), self.whole(count + 1)
+    def with_thin(self, keep: float, count: int) -> SubNet:
+        """`best_calls`, or one call more with blocks left out."""
+        fewer, more = self.best_calls(keep, count), self.whole(count + 1)
 
         def make(refinement: Refinement) -> SubNet:
             error = self._error(fewer)
