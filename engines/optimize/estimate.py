@@ -41,7 +41,7 @@ def estimate(work: Work, engines: int, schemes: int = 0) -> str:
     call = seconds_per_call(work)
     calls, tier = whole.full_calls, work.settings.tier
     goal = work.settings.goal
-    searches = [_search_calls(work, keep, calls) for keep in goal.keeps]
+    searches = [_search_calls(work, keep) for keep in goal.keeps]
     search = (
         None if None in searches else sum(filter(None, searches)) * _share(len(searches)) * call
     )
@@ -76,10 +76,10 @@ def seconds_per_call(work: Work) -> float:
     return (time.perf_counter() - began) / pictures
 
 
-def _search_calls(work: Work, keep: float, calls: int) -> float | None:
+def _search_calls(work: Work, keep: float) -> float | None:
     """Calls of the denoiser that the search takes, one for each picture; None if unknown."""
     of = method_of(work.settings.method).calls
-    return None if of is None else of(work.options, calls, keep)
+    return None if of is None else of(work.options, work.whole, keep)
 
 
 def _quantising_calls(work: Work, calls: int, keep: float) -> float:

@@ -24,6 +24,8 @@ PROBED = 8
 """Pictures with which the propagation of errors is measured."""
 BACKWARD = 4
 """Cost of a call that is differentiated, and made twice for that, as a multiple of one that is not."""
+HALVES = 6
+"""Choices of half calls that are compared."""
 PROBES = 4
 """Random directions per picture that the effects of blocks are measured along."""
 FEW = 8
@@ -59,15 +61,31 @@ class Effort:
         """The schedule of a refinement with `count` calls."""
         return Schedule(iterations, max(CHUNK, self.work // count), seed)
 
-    def denoiser_calls(self, full_calls: int, keep: float, *, thin: bool) -> float:
-        """About how many calls of the denoiser, each for one picture, a search for `keep` makes."""
+    def denoiser_calls(self, full_calls: int, keep: float, *, thin: bool, halves: bool) -> float:
+        """About how many calls of the denoiser, each for one picture, a search for `keep` makes.
+
+        Args:
+            full_calls: of the full sampler.
+            keep: fraction of them.
+            thin: whether thin calls are tried.
+            halves: whether half calls are tried, and rows of both halves.
+        """
         count = max(1, whole_count(keep, full_calls))
         calls = (self.fitted_on + self.held_out) * full_calls + PROBED * 90 + self._whole(count)
+        if halves:
+            calls += self._halves(count)
         more = thin_count(keep, full_calls) if thin else None
         if more is not None:
             effects = self.fitted_on * more * (1 + PROBES * (BACKWARD - 1))
             calls += self._whole(more) + effects + self._refinement(more) / 2
         return calls
+
+    def _halves(self, count: int) -> float:
+        """Half calls that pay for one call more, and rows of both halves, whose steps cost half of a call."""
+        more = count + 1
+        chosen = (STARTS + HALVES) * 3 * COMPARED * more
+        pairs = self.iterations_of(count) // 2 * self.calls_of_iteration(2 * count) / 2
+        return chosen + self._refinement(more) + pairs
 
     def _whole(self, count: int) -> float:
         starts = STARTS * count * (2 * min(COMPARED, self.fitted_on) + self.held_out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from search.core.errors import SearchError
 from search.core.table import keep_of, whole_count, with_rows
@@ -15,9 +15,9 @@ from search.fitting.placed import assess, best_of
 from search.fitting.records import CarveRun
 from search.fitting.scaled import fitted_sampler
 from search.fitting.scheduled import karras_positions, scheduled, scheduled_positions
+from search.fitting.target import Target
 from search.fitting.thin import placed_of, thin_calls
 from search.fitting.thinning import SLACK
-from search.fitting.trajectories import sample_both
 from search.fitting.whole_calls import Refinement, search_calls, starts_of
 
 if TYPE_CHECKING:
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from search.fitting.placed import Placed
     from search.fitting.trajectories import Trajectories
     from search.model.pipeline import Pipeline
-
-RECIPE = 6
-"""Raised when the same effort gives another result, so that no other version resumes a search."""
 
 
 def place_calls(
@@ -76,16 +73,14 @@ def place_calls(
         SearchError: a keep pays for no call.
     """
     counts = {keep: _calls(keep, full.full_calls) for keep in keeps}
+    target = Target(pipeline, full, prompts, effort, reference_steps, scales, seed)
     run = None
     if folder is not None:
-        identity = _identity(full, prompts, effort, reference_steps, scales, seed)
         measured = {} if cost is keep_of else {"cost": getattr(cost, "name", "latency")}
-        run = CarveRun(folder, {**identity, **measured, "dtype": pipeline.dtype})
+        run = CarveRun(folder, target.identity() | measured)
         run.start(resume=resume)
-    search = _Search(
-        pipeline, full, prompts, effort, cost, reference_steps, scales, seed, report, run, runs,
-        halves=thin and bool(unconditional_calls(full.topology)),
-    )  # fmt: skip
+    halves = thin and bool(unconditional_calls(full.topology))
+    search = _Search(target, cost, report, run, runs, halves=halves)
     tried = {keep for keep in keeps if thin and thin_count(keep, full.full_calls)}
     search.counts |= {*counts.values(), *(counts[keep] + 1 for keep in tried)}
     if search.halves:
@@ -97,47 +92,23 @@ def place_calls(
     return [replace(found[keep], method=f"carve keep {keep:g}") for keep in keeps]
 
 
-def _identity(
-    full: SubNet,
-    prompts: Sequence[str],
-    effort: Effort,
-    reference_steps: int | None,
-    scales: ScaleRange | None,
-    seed: int,
-) -> dict[str, Any]:
-    """What must be equal to resume a search: all that changes its result, except the keeps."""
-    return {
-        "recipe": RECIPE,
-        **vars(effort),
-        "reference_steps": reference_steps,
-        "seed": seed,
-        "binding": full.binding.to_json(),
-        "guidance": full.guidance,
-        **({} if scales is None else {"guidance_range": [scales.low, scales.high]}),
-        "blocks": full.topology.blocks,
-        "prompts": list(prompts),
-    }
-
-
 @dataclass
 class _Search:
     """What all keeps of a search share; see `place_calls`.
 
     Attributes:
+        target: what it comes close to.
+        cost: of a SubNet, as a fraction of the full sampler's.
+        report: called with a message and the completed fraction.
+        run: where finished SubNets are kept; None: nowhere.
         given: runs to fit to and to choose by, if they are there already.
         halves: whether calls without the negative prompt are tried.
         counts: numbers of whole calls that are wanted.
         made: what is finished, by name.
     """
 
-    pipeline: Pipeline
-    full: SubNet
-    prompts: Sequence[str]
-    effort: Effort
+    target: Target
     cost: Cost
-    reference_steps: int | None
-    scales: ScaleRange | None
-    seed: int
     report: Callable[..., None]
     run: CarveRun | None
     given: tuple[Trajectories, Trajectories] | None
@@ -148,17 +119,7 @@ class _Search:
     @cached_property
     def runs(self) -> tuple[Trajectories, Trajectories]:
         """To fit to, and to choose by."""
-        return self.given or sample_both(
-            self.pipeline,
-            self.full,
-            self.prompts,
-            fitted_on=self.effort.fitted_on,
-            held_out=self.effort.held_out,
-            reference_steps=self.reference_steps,
-            seed=self.seed,
-            scales=self.scales,
-            report=self.report,
-        )
+        return self.given or self.target.sampled(self.report)
 
     @cached_property
     def starts(self) -> dict[int, list[list[float]]]:
@@ -166,7 +127,7 @@ class _Search:
         runs = self.runs[0]
         found = starts_of(runs, sorted(self.counts), self.report)
         for count, starts in found.items():
-            karras = karras_positions(self.pipeline, self.full, runs, count)
+            karras = karras_positions(self.target.pipeline, self.target.full, runs, count)
             starts += [] if karras is None else [karras]
         return found
 
@@ -175,13 +136,15 @@ class _Search:
 
         def make(refinement: Refinement) -> SubNet:
             fitted_on, held_out = self.runs
-            plain = scheduled(self.pipeline, self.full, held_out=held_out, count=count)
+            plain = scheduled(
+                self.target.pipeline, self.target.full, held_out=held_out, count=count
+            )
             self.report(f"{count} calls: {len(self.starts[count])} starts")
             placed = search_calls(self.starts[count], plain, refinement)
-            return subnet_of(self.full, fitted_on, placed)
+            return subnet_of(self.target.full, fitted_on, placed)
 
         return self._once(
-            f"calls-{count}", f"{count} calls", self.effort.iterations_of(count), make
+            f"calls-{count}", f"{count} calls", self.target.effort.iterations_of(count), make
         )
 
     def best_calls(self, keep: float, count: int) -> SubNet:
@@ -197,7 +160,7 @@ class _Search:
             calls = chosen.whole.steps
             self.report(f"{calls} calls: {chosen.halves}")
             runs = refinement.fitted_on, refinement.held_out
-            with gated_runs(self.pipeline, chosen.whole, chosen.subnet, *runs) as gated:
+            with gated_runs(self.target.pipeline, chosen.whole, chosen.subnet, *runs) as gated:
                 fitted_on, held_out = gated
                 placed = search_calls(
                     self._starts(calls),
@@ -209,7 +172,7 @@ class _Search:
             return replace(chosen.subnet, fitted=fitted_sampler(runs[0], placed))
 
         name, label = f"calls-{count}-halves-keep-{keep:g}", f"more calls than {count}"
-        return self._once(name, label, self.effort.iterations_of(count), make)
+        return self._once(name, label, self.target.effort.iterations_of(count), make)
 
     def with_rows_of_halves(self, keep: float, count: int, *, thin: bool) -> SubNet:
         """The best calls, or the same with rows that read both halves of guidance."""
@@ -219,9 +182,9 @@ class _Search:
 
         def make(refinement: Refinement) -> SubNet:
             fitted_on, held_out = self.runs
-            pairs = paired(self.full, found, held_out)
+            pairs = paired(self.target.full, found, held_out)
             self.report(f"{found.steps} calls: rows of both halves of guidance")
-            with gated_runs(self.pipeline, pairs.whole, pairs.subnet, *self.runs) as gated:
+            with gated_runs(self.target.pipeline, pairs.whole, pairs.subnet, *self.runs) as gated:
                 few, others = gated
                 own = pairs.evaluated(others)
                 start = pairs.fitted(few, others)
@@ -232,11 +195,11 @@ class _Search:
             return replace(pairs.subnet, fitted=fitted_sampler(fitted_on, placed))
 
         name, label = f"calls-{count}-pairs-keep-{keep:g}", f"rows of both halves, keep {keep:g}"
-        return self._once(name, label, self.effort.iterations_of(count) // 2, make)
+        return self._once(name, label, self.target.effort.iterations_of(count) // 2, make)
 
     def more_than(self, count: int) -> range:
         """The numbers of calls that half calls may pay for."""
-        return range(count + 1, min(count + MORE, self.full.full_calls) + 1)
+        return range(count + 1, min(count + MORE, self.target.full.full_calls) + 1)
 
     def _halved(self, keep: float, count: int) -> Halved | None:
         """More calls of which some are half calls, if they are better than `count` whole ones."""
@@ -245,14 +208,16 @@ class _Search:
         def placed(count: int) -> Placed:
             return best_of(*(assess(fitted_on, held_out, each) for each in self._starts(count)))
 
-        own = scheduled(self.pipeline, self.full, held_out=held_out, count=count)
+        own = scheduled(self.target.pipeline, self.target.full, held_out=held_out, count=count)
         error = best_of(*(each for each in (placed(count), own) if each is not None)).error
-        whole = (subnet_of(self.full, fitted_on, placed(n)) for n in self.more_than(count))
-        return HalfCalls(self.pipeline, keep, self.cost, fitted_on, held_out).chosen(whole, error)
+        whole = (subnet_of(self.target.full, fitted_on, placed(n)) for n in self.more_than(count))
+        return HalfCalls(self.target.pipeline, keep, self.cost, fitted_on, held_out).chosen(
+            whole, error
+        )
 
     def _starts(self, count: int) -> list[list[float]]:
         """Where that many calls may be; at last the scheduler's own steps."""
-        own = scheduled_positions(self.pipeline, self.full, self.runs[0], count)
+        own = scheduled_positions(self.target.pipeline, self.target.full, self.runs[0], count)
         return [*self.starts[count], *([] if own is None else [own])]
 
     def with_thin(self, keep: float, count: int) -> SubNet:
@@ -261,16 +226,16 @@ class _Search:
 
         def make(refinement: Refinement) -> SubNet:
             error = self._error(fewer)
-            thin = thin_calls(self.pipeline, more, keep, refinement, self.report, self.cost)
+            thin = thin_calls(self.target.pipeline, more, keep, refinement, self.report, self.cost)
             return fewer if thin is None or thin.error >= error else thin.subnet
 
         name, label = f"calls-{count}-keep-{keep:g}", f"{count + 1} thin calls"
-        return self._once(name, label, self.effort.iterations_of(count) // 2, make)
+        return self._once(name, label, self.target.effort.iterations_of(count) // 2, make)
 
     def _error(self, subnet: SubNet) -> float:
         """Of held-out pictures."""
-        whole = with_rows(subnet, self.full.actions[:1] * subnet.steps)
-        with gated_runs(self.pipeline, whole, subnet, self.runs[1]) as (held_out,):
+        whole = with_rows(subnet, self.target.full.actions[:1] * subnet.steps)
+        with gated_runs(self.target.pipeline, whole, subnet, self.runs[1]) as (held_out,):
             return placed_of(subnet, held_out).error
 
     def _once(
@@ -289,7 +254,7 @@ class _Search:
             text = f"{label}: iteration {iteration} of {iterations}, error {error:.4f}"
             self.report(text, iteration / iterations)
 
-        refinement = Refinement(*self.runs, self.effort, iterations, self.seed, tell)
+        refinement = Refinement(*self.runs, self.target.effort, iterations, self.target.seed, tell)
         self.made[name] = make(refinement)
         if self.run is not None:
             self.run.save(name, self.made[name])

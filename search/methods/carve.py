@@ -35,11 +35,13 @@ def _make(task: Task) -> list[SubNet]:
     )
 
 
-def _calls(options: Options, full_calls: int, keep: float) -> float:
+def _calls(options: Options, whole: SubNet, keep: float) -> float:
     from search.fitting.effort import Effort
+    from search.fitting.paired import can_pair
 
     effort = Effort.of(options.pictures, options.iterations)
-    return effort.denoiser_calls(full_calls, keep, thin=options.thin)
+    halves = options.thin and can_pair(whole.topology)
+    return effort.denoiser_calls(whole.full_calls, keep, thin=options.thin, halves=halves)
 
 
 METHOD = Method(

@@ -110,7 +110,7 @@ class Method:
         fits_itself: whether its SubNets always have a fitted sampler.
         idle: names of its options that have no effect beside the values of the others.
         calls: of the denoiser, one for each picture, that a search takes, from its options, the full
-            sampler's calls and the keep; None: unknown.
+            sampler and the keep; None: unknown.
     """
 
     name: str
@@ -127,7 +127,7 @@ class Method:
     needs_weights: bool = False
     fits_itself: bool = False
     idle: Callable[[Options], tuple[str, ...]] = lambda _: ()
-    calls: Callable[[Options, int, float], float] | None = None
+    calls: Callable[[Options, SubNet, float], float] | None = None
 
     @property
     def granularity(self) -> Granularity:

@@ -26,8 +26,10 @@ def test_refinements_are_worth_as_much_as_one_iteration_allows(count: int) -> No
     assert abs(calls - WORTH) <= 0.5 * effort.calls_of_iteration(count)
 
 
-def test_more_pictures_and_calls_take_more() -> None:
-    assert Effort.of(192, None).denoiser_calls(50, 0.2, thin=False) > Effort().denoiser_calls(
-        50, 0.2, thin=False
-    )
-    assert Effort().denoiser_calls(50, 0.9, thin=True) > Effort().denoiser_calls(50, 0.1, thin=True)
+def test_more_pictures_calls_and_choices_take_more() -> None:
+    def calls(pictures: int, keep: float, *, thin: bool = False, halves: bool = False) -> float:
+        return Effort.of(pictures, None).denoiser_calls(50, keep, thin=thin, halves=halves)
+
+    assert calls(192, 0.2) > calls(96, 0.2)
+    assert calls(96, 0.9, thin=True) > calls(96, 0.1, thin=True)
+    assert calls(96, 0.1, halves=True) > calls(96, 0.1)
