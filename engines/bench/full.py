@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from engines.errors import EngineError
@@ -68,7 +69,9 @@ def full_bundle(
 
 
 def full_subnet(subnet: SubNet, pipeline: Path) -> SubNet:
-    """Every block at every step of the sampler that `subnet` stands in for.
+    """Every block at every step of the sampler that `subnet` stands in for, as the pipeline makes its calls.
+
+    Calls that were split for the SubNet are one call again, which is faster.
 
     Raises:
         EngineError: the SubNet does not say which sampler that is.
@@ -77,11 +80,12 @@ def full_subnet(subnet: SubNet, pipeline: Path) -> SubNet:
     from search.model.opening import open_for
     from search.model.whole import full_of
 
-    found = whole_table(subnet)
-    if found is not None:
+    found, binding = whole_table(subnet), subnet.binding
+    if found is not None and not binding.split_streams:
         return found
+    together = replace(subnet, binding=replace(binding, split_streams=False))
     try:
-        return full_of(open_for(subnet, pipeline, weights=False), subnet)
+        return full_of(open_for(together, pipeline, weights=False), subnet)
     except SearchError as error:
         msg = f"{error}; or export the full sampler and give it with --full"
         raise EngineError(msg) from error

@@ -67,6 +67,7 @@ SCHEMES = tuple(
         default=SEARCHES[0],
         help="Search with this method.",
     ),
+    shared.split_streams_option,
     cloup.option(
         "--prompts",
         type=PROMPTS_FILE,
@@ -146,6 +147,7 @@ def command(
     scheduler: str | None,
     scheduler_options: tuple[tuple[str, Any], ...],
     call: tuple[tuple[str, Any], ...],
+    split_streams: bool,
     as_json: bool,
     **values: Any,
 ) -> None:
@@ -172,6 +174,7 @@ def command(
         scheduler=scheduler,
         scheduler_options=scheduler_options,
         call=call,
+        split_streams=split_streams,
         engines=engines,
         dtypes=dtypes,
         precisions=precisions and tuple(each for each in precisions if each != NONE),

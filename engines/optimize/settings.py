@@ -134,6 +134,7 @@ class OptimizeSettings:
         scheduler: a class or a short name; None is the pipeline's own.
         scheduler_options: settings of it to change.
         call: further arguments of the pipeline's call.
+        split_streams: search with a call for each half of guidance where the pipeline makes one for both.
         engines: to choose from; none stands for all that run here.
         dtypes: to choose from; what is not quantised is in the first.
         precisions: schemes of quantisation to choose from too; None: what the engines multiply fast in,
@@ -151,6 +152,7 @@ class OptimizeSettings:
     scheduler: str | None = None
     scheduler_options: tuple[tuple[str, Any], ...] = ()
     call: tuple[tuple[str, Any], ...] = ()
+    split_streams: bool = False
     engines: tuple[str, ...] = ()
     dtypes: tuple[str, ...] = ("float32",)
     precisions: tuple[str, ...] | None = None

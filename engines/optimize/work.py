@@ -54,6 +54,7 @@ class Work:
             scheduler=settings.scheduler,
             scheduler_options=settings.scheduler_options,
             call=settings.call,
+            split_streams=settings.split_streams,
             device=settings.device,
         )
 

@@ -212,13 +212,18 @@ class Pipeline(NetworksOfPipe):
         self._call.update(arguments)
         self.family.settings = {**self.family.settings, **arguments}
 
+    @property
+    def is_split(self) -> bool:
+        """Whether its one call for both halves of guidance is made as two."""
+        return bool(self._split)
+
     def split_streams(self) -> None:
         """Make the denoiser's call for both halves of guidance as two, for good.
 
         Raises:
             SearchError: the pipeline does not put both halves into one batch.
         """
-        if not self._split:
+        if not self.is_split:
             split_streams(self)
             self._split.append(True)
             self._bodies.clear()
@@ -342,5 +347,5 @@ class Pipeline(NetworksOfPipe):
             guided=guided,
             picture=self.size(noise_shape),
             call=dict(self._call),
-            split_streams=bool(self._split),
+            split_streams=self.is_split,
         )

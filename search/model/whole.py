@@ -145,17 +145,17 @@ def full_of(pipeline: Pipeline, subnet: SubNet) -> SubNet:
 
     Args:
         pipeline: with the scheduler that `subnet` is bound to; it needs no weights.
-        subnet: bound to that pipeline.
+        subnet: bound to that pipeline, or to the same one with its calls split.
 
     Raises:
         SearchError: the SubNet is a sampler of fewer steps, and that scheduler makes no full one.
     """
-    found = whole_table(subnet)
-    if found is not None:
-        return found
+    known = whole_table(subnet)
+    if known is not None and subnet.binding.split_streams == pipeline.is_split:
+        return known
     found = whole_subnet(
         pipeline,
-        grid=TimestepGrid(subnet.full_calls),
+        grid=TimestepGrid(subnet.full_calls) if known is None else subnet.binding.grid,
         granularity=subnet.granularity,
         guidance=subnet.guidance,
         size=pipeline.size(subnet.binding.noise_shape),

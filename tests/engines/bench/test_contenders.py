@@ -18,7 +18,7 @@ from search.core.quantisation import Quantisation, scheme_named
 from search.core.subnet import Granularity, SubNet
 from search.methods.options import Options
 from search.methods.registry import search
-from search.model.opening import open_pipeline
+from search.model.opening import open_asked, open_pipeline
 
 PIPELINE = "three-levels"
 STEPS = 6
@@ -129,6 +129,18 @@ def test_a_sampler_of_fewer_steps_stands_in_for_more(
     assert (fewer.steps, full.steps) == (3, STEPS)
     assert is_full(full)
     assert not is_full(fewer)
+
+
+@pytest.mark.parametrize("method", ["fewer-steps", "random"])
+def test_split_calls_are_compared_with_the_pipelines_own(
+    method: str, pipelines: Callable[[str], Path]
+) -> None:
+    path = pipelines(PIPELINE)
+    opened = open_asked(path, scheduler=None, split_streams=True)
+    full = full_subnet(search(opened, method, Options(steps=STEPS, keep=0.5)), path)
+    assert (full.topology.streams, full.binding.split_streams) == (("",), False)
+    assert is_full(full)
+    assert full.steps == STEPS
 
 
 @pytest.mark.slow

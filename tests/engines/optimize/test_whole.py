@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
+from search.core.subnet import SubNet
 from tests.command_line import stepcarve
 from tests.pipelines import RANDOM
 
@@ -71,6 +72,20 @@ def test_classes_and_two_streams_of_tokens(
     done = stepcarve("optimize", pipelines(name), "-o", tmp_path / "out", *OPTIONS)
     assert done.exit_code == 0, done.output
     assert option in str(checked(tmp_path / "out", 3)["run"]).split()
+
+
+@pytest.mark.slow
+def test_both_halves_of_guidance_are_searched_and_compared_with_one_call(
+    pipelines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    done = stepcarve("optimize", pipelines("sd3"), "-o", out, *OPTIONS, "--split-streams")
+    assert done.exit_code == 0, done.output
+    found = SubNet.load(out / "subnet.json")
+    checked(out, found.steps)
+    assert found.binding.split_streams
+    full = SubNet.load(out / "full" / "float32" / "subnet.json")
+    assert not full.binding.split_streams
 
 
 @pytest.mark.slow
