@@ -1,7 +1,7 @@
 """Which pictures of the emoji pipeline the judge reads right: `python -m benchmarks.top1 SUBNET...`.
 
-The full sampler and each SubNet are exported and run on an engine, every held-out caption from the same noise.
-Whether two samplers differ is decided by the pictures that only one of them gets right.
+The full sampler and each SubNet are exported and run on an engine. Each held-out caption has noise of its own, the
+same for all samplers. Whether two samplers differ is decided by the pictures that only one of them gets right.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SEED = 1000
-"""Of the first caption; each has its own."""
+"""Of the first caption's noise; each further caption adds one."""
 
 
 def right(subnet: SubNet, texts: Sequence[str], engine: str) -> NDArray[np.bool_]:
@@ -48,11 +48,11 @@ def right(subnet: SubNet, texts: Sequence[str], engine: str) -> NDArray[np.bool_
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--engine", default="openvino")
+@click.option("--engine", default="openvino", help="To run them on.")
 @click.option("--count", default=512, help="Held-out captions.")
 @click.option("--as", "suffix", default="", help="Part of the result's name.")
 def main(files: tuple[Path, ...], engine: str, count: int, suffix: str) -> None:
-    """Judge SubNets of emoji-sd3 and write results/top1-emoji-sd3.json."""
+    """Judge SubNets of emoji-sd3 and write results/top1-emoji-sd3SUFFIX.json."""
     assert EMOJI_SD3.held_out is not None
     texts = EMOJI_SD3.held_out.read_text().splitlines()[:count]
     whole = full(EMOJI_SD3.open(), Options(steps=EMOJI_SD3.steps, guidance=EMOJI_SD3.guidance))
@@ -61,14 +61,15 @@ def main(files: tuple[Path, ...], engine: str, count: int, suffix: str) -> None:
     for file in files:
         subnet = SubNet.load(file)
         found = right(subnet, texts, engine)
-        rows[portable(str(file))] = {
+        row = {
             "keep": keep_of(subnet),
             "steps": subnet.steps,
             "top1": float(found.mean()),
             "only_full": int((own & ~found).sum()),
-            "only_it": int((found & ~own).sum()),
+            "only_subnet": int((found & ~own).sum()),
         }
-        click.echo(f"{file.name}: {rows[portable(str(file))]}, full {own.mean():.4f}")
+        rows[portable(str(file))] = row
+        click.echo(f"{file.name}: {row}, full {own.mean():.4f}")
     click.echo(
         write(
             f"top1-emoji-sd3{suffix}", {"engine": engine, "captions": len(texts), "subnets": rows}

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 def is_full(subnet: SubNet) -> bool:
-    """Whether it runs every block at every step of the sampler that it stands in for."""
-    return subnet.fitted is None and keep_of(subnet) == 1
+    """Whether it runs every block at every step of the sampler that it stands in for, and splits no call."""
+    return subnet.fitted is None and keep_of(subnet) == 1 and not subnet.binding.split_streams
 
 
 def full_bundle(
@@ -102,6 +102,7 @@ def _require(bundle: Bundle, full: Bundle) -> None:
     pairs = {
         "denoiser": (mine.binding.fingerprint, theirs.binding.fingerprint),
         "scheduler": (mine.binding.scheduler, theirs.binding.scheduler),
+        "split calls": (False, theirs.binding.split_streams),
         "number of calls": (mine.full_calls, theirs.full_calls),
         "dtype": (bundle.dtype, full.dtype),
         "precision": (bundle.dtype, full.precision),

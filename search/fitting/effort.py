@@ -83,8 +83,9 @@ class Effort:
     def _halves(self, count: int) -> float:
         """Half calls that pay for one call more, and rows of both halves, whose steps cost half of a call."""
         more = count + 1
-        chosen = (STARTS + HALVES) * 3 * COMPARED * more
-        pairs = self.iterations_of(count) // 2 * self.calls_of_iteration(2 * count) / 2
+        compared = 2 * min(COMPARED, self.fitted_on) + min(COMPARED, self.held_out)
+        chosen = (STARTS + HALVES) * compared * more
+        pairs = self.iterations_of(count) // 2 * self.calls_of_iteration(2 * more) / 2
         return chosen + self._refinement(more) + pairs
 
     def _whole(self, count: int) -> float:

@@ -108,8 +108,8 @@ def _without(
 ) -> list[Action]:
     """`row` with another action in the place of one of its calls.
 
-    The blocks of that call keep what they have emitted, so that later steps read it; before the first step there is nothing to
-    keep.
+    The blocks of that call keep what they emitted, for later steps to read. Before the first step there is
+    nothing to keep.
     """
     names = full.topology.blocks
     found = [

@@ -58,8 +58,8 @@ def place_calls(
         keeps: fractions of the full sampler's cost, largest allowed.
         prompts: to calibrate on, repeated with other noise if they are few.
         effort: how much work to do.
-        thin: also try more calls, with the negative prompt left out at some of them, and one more call with
-            blocks left out, where few have to be.
+        thin: also try more calls, of which some leave out the negative prompt or blocks, and rows of both
+            halves of guidance.
         cost: of a SubNet, as a fraction of the full sampler's; decides how many blocks those are.
         reference_steps: inference steps of the sampler to come close to; None is the full sampler's.
         scales: the range of guidance scales that rows are for; None: that of `full` alone.
@@ -85,10 +85,7 @@ def place_calls(
     search.counts |= {*counts.values(), *(counts[keep] + 1 for keep in tried)}
     if search.halves:
         search.counts |= {more for count in counts.values() for more in search.more_than(count)}
-    found = {
-        keep: search.with_rows_of_halves(keep, count, thin=keep in tried)
-        for keep, count in counts.items()
-    }
+    found = {keep: search.best(keep, count, thin=keep in tried) for keep, count in counts.items()}
     return [replace(found[keep], method=f"carve keep {keep:g}") for keep in keeps]
 
 
@@ -147,7 +144,7 @@ class _Search:
             f"calls-{count}", f"{count} calls", self.target.effort.iterations_of(count), make
         )
 
-    def best_calls(self, keep: float, count: int) -> SubNet:
+    def whole_or_half(self, keep: float, count: int) -> SubNet:
         """That many whole calls, or more of which some are without the negative prompt."""
         fewer = self.whole(count)
         if not self.halves:
@@ -174,15 +171,17 @@ class _Search:
         name, label = f"calls-{count}-halves-keep-{keep:g}", f"more calls than {count}"
         return self._once(name, label, self.target.effort.iterations_of(count), make)
 
-    def with_rows_of_halves(self, keep: float, count: int, *, thin: bool) -> SubNet:
-        """The best calls, or the same with rows that read both halves of guidance."""
-        found = self.with_thin(keep, count) if thin else self.best_calls(keep, count)
+    def best(self, keep: float, count: int, *, thin: bool) -> SubNet:
+        """Whole, half or thin calls, with rows of both halves of guidance if these are better."""
+        found = self.or_thin(keep, count) if thin else self.whole_or_half(keep, count)
         if not self.halves or not can_pair(found.topology):
             return found
 
         def make(refinement: Refinement) -> SubNet:
             fitted_on, held_out = self.runs
             pairs = paired(self.target.full, found, held_out)
+            if self.cost(pairs.subnet) > keep + SLACK:
+                return found
             self.report(f"{found.steps} calls: rows of both halves of guidance")
             with gated_runs(self.target.pipeline, pairs.whole, pairs.subnet, *self.runs) as gated:
                 few, others = gated
@@ -190,7 +189,7 @@ class _Search:
                 start = pairs.fitted(few, others)
                 refinement = replace(refinement, fitted_on=few, held_out=others)
                 placed = refinement.best(own, start)
-            if placed.error >= own.error or self.cost(pairs.subnet) > keep + SLACK:
+            if placed.error >= own.error:
                 return found
             return replace(pairs.subnet, fitted=fitted_sampler(fitted_on, placed))
 
@@ -220,9 +219,9 @@ class _Search:
         own = scheduled_positions(self.target.pipeline, self.target.full, self.runs[0], count)
         return [*self.starts[count], *([] if own is None else [own])]
 
-    def with_thin(self, keep: float, count: int) -> SubNet:
-        """`best_calls`, or one call more with blocks left out."""
-        fewer, more = self.best_calls(keep, count), self.whole(count + 1)
+    def or_thin(self, keep: float, count: int) -> SubNet:
+        """`whole_or_half`, or one call more with blocks left out."""
+        fewer, more = self.whole_or_half(keep, count), self.whole(count + 1)
 
         def make(refinement: Refinement) -> SubNet:
             error = self._error(fewer)
