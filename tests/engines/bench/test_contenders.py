@@ -141,6 +141,7 @@ def test_split_calls_are_compared_with_the_pipelines_own(
     assert (full.topology.streams, full.binding.split_streams) == (("",), False)
     assert is_full(full)
     assert full.steps == STEPS
+    assert not is_full(search(opened, "full", Options(steps=STEPS))), "its calls are split"
 
 
 @pytest.mark.slow
